@@ -1,0 +1,48 @@
+"""One alphabet for shapes, and the logical axis names that sharding rules map.
+
+Letters, used by every docstring and einsum of the project:
+
+  B batch rows      T decoder tokens   S keys (cache length)
+  N heads           K key/value heads  H head width
+  D decoder width   E vision width     F hidden width of an MLP
+  V vocabulary      P patches          Q queries
+  I image slots of a row               M images of a batch    L layers
+
+An image is Q + 1 decoder tokens: Q queries and the learned end token.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Axes of parameters.
+LAYERS: Final = "layers"
+EMBED: Final = "embed"  # D, the width that stays along the residual stream
+HEADS: Final = "heads"  # N
+KV_HEADS: Final = "kv_heads"  # K
+HEAD_WIDTH: Final = "head_width"  # H
+HIDDEN: Final = "hidden"  # F
+VOCAB: Final = "vocab"  # V
+VISION_EMBED: Final = "vision_embed"  # E
+QKV: Final = "qkv"  # the three parts of a fused projection
+POSITIONS: Final = "positions"  # rows of a position table
+QUERIES: Final = "queries"  # Q
+
+# Axes of activations.
+BATCH: Final = "batch"  # B
+LENGTH: Final = "length"  # T
+IMAGES: Final = "images"  # M
+CACHE: Final = "cache"  # S
+ACT_EMBED: Final = "act_embed"  # D or E of an activation
+ACT_HEADS: Final = "act_heads"  # N or K of an activation
+ACT_HIDDEN: Final = "act_hidden"  # F of an activation
+ACT_VOCAB: Final = "act_vocab"  # V of the logits
+
+PARAMETER_AXES: Final = (
+    LAYERS, EMBED, HEADS, KV_HEADS, HEAD_WIDTH, HIDDEN, VOCAB, VISION_EMBED, QKV, POSITIONS, QUERIES,
+)  # fmt: skip
+ACTIVATION_AXES: Final = (BATCH, LENGTH, IMAGES, CACHE, ACT_EMBED, ACT_HEADS, ACT_HIDDEN, ACT_VOCAB)
+
+# Values in token and label arrays that are not token ids.
+IMAGE_TOKEN: Final = -200  # an image placeholder in unexpanded ids
+IGNORE_LABEL: Final = -100  # a position without loss
