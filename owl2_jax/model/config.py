@@ -1,0 +1,157 @@
+"""Sizes and numerical choices of the model, as frozen dataclasses.
+
+The defaults are those of the released checkpoint (mPLUG-Owl2, LLaMA-2-7B).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from owl2_jax.core import fields
+from owl2_jax.core.errors import Owl2Error
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+def _require_divisible(name: str, value: int, divisor_name: str, divisor: int) -> None:
+    if divisor < 1 or value % divisor:
+        raise Owl2Error(f"{name} {value} must be a multiple of {divisor_name} {divisor}")
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """CLIP ViT encoder. Defaults: ViT-L/14 at 448 pixels."""
+
+    width: int = 1024
+    num_layers: int = 24
+    num_heads: int = 16
+    mlp_dim: int = 4096
+    patch_size: int = 14
+    image_size: int = 448  # pixels
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _require_divisible("vision.width", self.width, "vision.num_heads", self.num_heads)
+        _require_divisible("vision.image_size", self.image_size, "vision.patch_size", self.patch_size)
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of a picture, the class token not counted."""
+        return self.grid_size**2
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.num_heads
+
+
+@dataclass(frozen=True)
+class AbstractorConfig:
+    """Query-based visual abstractor; its width is the vision width."""
+
+    num_layers: int = 6
+    num_heads: int = 16
+    mlp_dim: int = 2816
+    num_queries: int = 64
+    norm_eps: float = 1e-6  # of the norm inside the MLP; the three others are fixed at 1e-5
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """LLaMA-2 decoder with the modality-adaptive module.
+
+    `adaptive` chooses what has a copy per modality: "full" (norms, keys and
+    values: the paper), "norms", "kv", or "none" (a plain LLaMA-2).
+    """
+
+    vocab_size: int = 32000
+    width: int = 4096
+    num_layers: int = 32
+    num_heads: int = 32
+    num_kv_heads: int = 32
+    mlp_dim: int = 11008
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-5
+    max_length: int = 2048
+    adaptive: Literal["full", "norms", "kv", "none"] = "full"
+
+    def __post_init__(self) -> None:
+        _require_divisible("decoder.width", self.width, "decoder.num_heads", self.num_heads)
+        _require_divisible("decoder.num_heads", self.num_heads, "decoder.num_kv_heads", self.num_kv_heads)
+        _require_divisible("decoder head width", self.head_width, "the rotary pair", 2)
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.num_heads
+
+    @property
+    def adapts_norms(self) -> bool:
+        return self.adaptive in ("full", "norms")
+
+    @property
+    def adapts_kv(self) -> bool:
+        return self.adaptive in ("full", "kv")
+
+
+@dataclass(frozen=True)
+class Owl2Config:
+    """The whole model.
+
+    Attributes:
+      dtype: of activations and matrix products; norms, softmax and logits are
+        float32 in any case.
+      param_dtype: of stored parameters.
+      remat: what the backward pass computes again; a name of
+        `owl2_jax.model.remat.POLICIES`.
+      attention: kernel of the decoder's full-sequence attention; a name of
+        `owl2_jax.model.attention.KERNELS`, or "auto" for the device's best.
+      image_kv: "gather" projects image keys and values only where an image
+        stands; "select" projects everywhere and selects (the reference).
+      scan_unroll: decoder and vision layers per iteration of the layer scan.
+    """
+
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    abstractor: AbstractorConfig = field(default_factory=AbstractorConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    dtype: Dtype = "float32"
+    param_dtype: Dtype = "float32"
+    remat: str = "none"
+    attention: str = "auto"
+    image_kv: Literal["gather", "select"] = "gather"
+    scan_unroll: int = 1
+
+    def __post_init__(self) -> None:
+        width = self.vision.width
+        _require_divisible("vision.width", width, "abstractor.num_heads", self.abstractor.num_heads)
+        _require_divisible("vision.width", width, "the sin-cos position table", 4)
+
+    @property
+    def tokens_per_image(self) -> int:
+        """Decoder tokens of a picture: the queries and the end token."""
+        return self.abstractor.num_queries + 1
+
+    def to_dict(self) -> dict[str, Any]:
+        return fields.to_dict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Owl2Config:
+        """Raises `Owl2Error` for unknown fields, wrong types and sizes that do not fit."""
+        return fields.from_dict(cls, values, "model")
+
+    def replace(self, **changes: Any) -> Owl2Config:
+        """A copy with changed fields; dotted names reach inside ("vision.image_size")."""
+        values = self.to_dict()
+        for name, value in changes.items():
+            *parents, last = name.replace("__", ".").split(".")
+            node = values
+            for parent in parents:
+                node = node[parent]
+            node[last] = fields.to_dict(value) if dataclasses.is_dataclass(value) else value
+        return Owl2Config.from_dict(values)
