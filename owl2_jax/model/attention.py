@@ -1,0 +1,114 @@
+"""Attention: masks, the reference product, and the choice of kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from owl2_jax.core.errors import unknown_name
+
+Array = jax.Array
+
+# Finite, so that a row without any key gives numbers instead of NaN.
+MASKED: Final = -1e30
+
+
+def query_segments(segment_ids: Array) -> Array:
+    """Segments as the queries see them: trailing padding looks at the segment before it.
+
+    A row of softmax is then never empty, and padding positions compute what
+    the released model computes there.
+
+        segment_ids   1 1 2 2 0 0
+        queries       1 1 2 2 2 2
+        keys          1 1 2 2 0 0
+
+    Args:
+      segment_ids: int32[B, T], 0 for padding.
+
+    Returns:
+      int32[B, T].
+    """
+    return lax.cummax(segment_ids, axis=1)
+
+
+def causal_segment_mask(queries: Array, keys: Array) -> Array:
+    """True where a query may look: not ahead, and inside its own segment.
+
+        segments 1 1 2 2      1 . . .
+                              1 1 . .
+                              . . 1 .
+                              . . 1 1
+
+    Args:
+      queries: int32[B, T] segments of the queries.
+      keys: int32[B, T] segments of the keys.
+
+    Returns:
+      bool[B, T, T].
+    """
+    length = queries.shape[1]
+    causal = jnp.tri(length, dtype=bool)
+    return causal & (queries[:, :, None] == keys[:, None, :])
+
+
+def cache_mask(positions: Array, cache_length: int) -> Array:
+    """True where a query may look in a cache whose slot number is the position.
+
+    Args:
+      positions: int32[B, T] positions of the queries.
+      cache_length: S.
+
+    Returns:
+      bool[B, T, S]: slots up to and including the query's own.
+    """
+    return jnp.arange(cache_length) <= positions[:, :, None]
+
+
+def dot_product(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array]:
+    """Softmax attention written out; every kernel must agree with it.
+
+    Args:
+      q: dtype[B, T, N, H]. k, v: dtype[B, S, K, H], N a multiple of K.
+      mask: bool[B, T, S], or None to look everywhere.
+
+    Returns:
+      context dtype[B, T, N, H] and probabilities float32[B, N, T, S].
+    """
+    batch, length, heads, width = q.shape
+    kv_heads = k.shape[2]
+    q = q.reshape(batch, length, kv_heads, heads // kv_heads, width)
+    scores = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=jnp.float32) * width**-0.5
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None], scores, MASKED)
+    probabilities = jax.nn.softmax(scores, axis=-1)
+    context = jnp.einsum("bkgts,bskh->btkgh", probabilities.astype(v.dtype), v)
+    return (
+        context.reshape(batch, length, heads, width),
+        probabilities.reshape(batch, heads, length, -1),
+    )
+
+
+def _xla(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
+    mask = causal_segment_mask(query_segments(segment_ids), segment_ids)
+    return dot_product(q, k, v, mask)[0]
+
+
+# Causal self-attention over packed segments: (q, k, v, segment_ids[B, T]) -> context.
+KERNELS: Final[dict[str, Callable[[Array, Array, Array, Array], Array]]] = {"xla": _xla}
+
+
+def kernel(name: str) -> Callable[[Array, Array, Array, Array], Array]:
+    """The named kernel; "auto" takes the best one for the default device.
+
+    Raises `UnknownNameError` with the nearest names.
+    """
+    if name == "auto":
+        name = "xla"
+    if name not in KERNELS:
+        raise unknown_name("attention kernel", name, [*KERNELS, "auto"])
+    return KERNELS[name]

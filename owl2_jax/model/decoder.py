@@ -1,0 +1,269 @@
+"""LLaMA-2 decoder with the modality-adaptive module (mPLUG-Owl2, section 3.2).
+
+Each layer has its two norms and its key and value projections twice, for text
+and for images; everything else is shared.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+
+from owl2_jax.core import axes
+from owl2_jax.model import attention, modality, remat
+from owl2_jax.model.cache import Cache
+from owl2_jax.model.config import Owl2Config
+from owl2_jax.model.layers import Linear, Scale, partitioned, rms_normalize, rotary_angles, rotate
+
+Array = jax.Array
+Carry = tuple[Array, Array | None, Array | None]
+
+_STREAM = (axes.BATCH, axes.LENGTH, axes.ACT_EMBED)
+
+
+@flax.struct.dataclass
+class LayerInputs:
+    """What every layer needs besides the stream; the same for all layers.
+
+    Attributes:
+      sin, cos: float32[B, T, 1, H / 2], rotary angles of the tokens.
+      starts: int32[B, I], first positions of images (T for empty slots), or
+        None when no row has an image slot.
+      is_image: bool[B, T], the modality indicator, or None likewise.
+      segment_ids: int32[B, T] when attention is among these T tokens, or None
+        when it is over the cache.
+      slots: int32[B, T], cache slots that the tokens are written to, or None
+        without a cache.
+    """
+
+    sin: Array
+    cos: Array
+    starts: Array | None
+    is_image: Array | None
+    segment_ids: Array | None
+    slots: Array | None
+
+
+class DecoderAttention(nn.Module):
+    """Causal self-attention whose keys and values have a projection per modality."""
+
+    config: Owl2Config
+
+    @nn.compact
+    def __call__(
+        self, x: Array, inputs: LayerInputs, layer: Array, keys: Array | None, values: Array | None
+    ) -> tuple[Array, Array | None, Array | None]:
+        """One layer's attention.
+
+        Args:
+          x: dtype[B, T, D], normed.
+          layer: int32[], which layer of the cache this is.
+          keys, values: dtype[L, B, S, K, H], the cache of all layers, or None.
+
+        Returns:
+          dtype[B, T, D] and the updated cache arrays.
+        """
+        decoder = self.config.decoder
+        q = self._project("q", decoder.num_heads, axes.HEADS)(x)
+        q = rotate(q, inputs.sin, inputs.cos)
+        k = rotate(self._keys_or_values("k", x, inputs), inputs.sin, inputs.cos)
+        v = self._keys_or_values("v", x, inputs)
+        q, k, v = (
+            checkpoint_name(
+                nn.with_logical_constraint(part, (axes.BATCH, axes.LENGTH, axes.ACT_HEADS, None)),
+                remat.PROJECTIONS,
+            )
+            for part in (q, k, v)
+        )
+        if keys is not None and values is not None:
+            rows = jnp.arange(x.shape[0])[:, None]
+            keys = keys.at[layer, rows, inputs.slots].set(k.astype(keys.dtype), mode="drop")
+            values = values.at[layer, rows, inputs.slots].set(v.astype(values.dtype), mode="drop")
+        context = checkpoint_name(self._attend(q, k, v, inputs, layer, keys, values), remat.CONTEXT)
+        out = self._linear(
+            "out", (decoder.num_heads, decoder.head_width), (decoder.width,),
+            (axes.HEADS, axes.HEAD_WIDTH), (axes.EMBED,),
+        )(context)  # fmt: skip
+        return out, keys, values
+
+    def _attend(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        inputs: LayerInputs,
+        layer: Array,
+        keys: Array | None,
+        values: Array | None,
+    ) -> Array:
+        """Attention among the tokens when they have segments, over the cache otherwise."""
+        if inputs.segment_ids is None:
+            mask = attention.cache_mask(inputs.slots, keys.shape[2])
+            context, probabilities = attention.dot_product(q, keys[layer], values[layer], mask)
+        elif self.is_mutable_collection("intermediates"):
+            # Only the written-out product has probabilities to show.
+            segments = attention.query_segments(inputs.segment_ids)
+            mask = attention.causal_segment_mask(segments, inputs.segment_ids)
+            context, probabilities = attention.dot_product(q, k, v, mask)
+        else:
+            return attention.kernel(self.config.attention)(q, k, v, inputs.segment_ids)
+        self.sow("intermediates", "attention", probabilities)
+        return context
+
+    def _keys_or_values(self, which: str, x: Array, inputs: LayerInputs) -> Array:
+        """Projects text everywhere and images where they stand: dtype[B, T, K, H]."""
+        decoder = self.config.decoder
+
+        def project(modality_name: str) -> Linear:
+            return self._project(f"{which}_{modality_name}", decoder.num_kv_heads, axes.KV_HEADS)
+
+        text = project("text")(x)
+        if inputs.starts is None or not decoder.adapts_kv:
+            return text
+        if self.config.image_kv == "select":
+            return jnp.where(inputs.is_image[:, :, None, None], project("image")(x), text)
+        images = modality.take_images(x, inputs.starts, self.config.tokens_per_image)
+        return modality.put_images(text, inputs.starts, project("image")(images))
+
+    def _project(self, name: str, heads: int, heads_axis: str) -> Linear:
+        decoder = self.config.decoder
+        return self._linear(
+            name, (decoder.width,), (heads, decoder.head_width), (axes.EMBED,), (heads_axis, axes.HEAD_WIDTH)
+        )
+
+    def _linear(self, name: str, *shapes_and_axes: Any) -> Linear:
+        return Linear(
+            *shapes_and_axes, dtype=self.config.dtype, param_dtype=self.config.param_dtype, name=name
+        )
+
+
+class DecoderMlp(nn.Module):
+    """SwiGLU: `down(silu(gate x) * up x)`."""
+
+    config: Owl2Config
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        decoder = self.config.decoder
+        kwargs: dict[str, Any] = {"dtype": self.config.dtype, "param_dtype": self.config.param_dtype}
+        width, hidden = (decoder.width,), (decoder.mlp_dim,)
+        embed, inner = (axes.EMBED,), (axes.HIDDEN,)
+        gate = Linear(width, hidden, embed, inner, name="gate", **kwargs)(x)
+        up = Linear(width, hidden, embed, inner, name="up", **kwargs)(x)
+        x = nn.with_logical_constraint(nn.silu(gate) * up, (axes.BATCH, axes.LENGTH, axes.ACT_HIDDEN))
+        x = checkpoint_name(x, remat.MLP_HIDDEN)
+        return Linear(hidden, width, inner, embed, name="down", **kwargs)(x)
+
+
+class DecoderBlock(nn.Module):
+    """One layer; the signature is that of a scan body carrying the stream and the cache."""
+
+    config: Owl2Config
+
+    @nn.compact
+    def __call__(self, carry: Carry, layer: Array, inputs: LayerInputs) -> tuple[Carry, None]:
+        x, keys, values = carry
+        normed = self._norm("attention_norm", x, inputs)
+        update, keys, values = DecoderAttention(self.config, name="attention")(
+            normed, inputs, layer, keys, values
+        )
+        x = nn.with_logical_constraint(x + update, _STREAM)
+        x = x + DecoderMlp(self.config, name="mlp")(self._norm("mlp_norm", x, inputs))
+        x = nn.with_logical_constraint(x, _STREAM)
+        self.sow("intermediates", "hidden", x)
+        return (x, keys, values), None
+
+    def _norm(self, name: str, x: Array, inputs: LayerInputs) -> Array:
+        """RMSNorm whose scale is the token's modality's; both share one normalisation."""
+        decoder = self.config.decoder
+
+        def scale(modality_name: str) -> Array:
+            return Scale(
+                decoder.width, axes.EMBED, self.config.param_dtype, name=f"{name}_{modality_name}"
+            )()
+
+        normed = rms_normalize(x, decoder.norm_eps).astype(x.dtype)
+        chosen = scale("text").astype(x.dtype)
+        if inputs.is_image is not None and decoder.adapts_norms:
+            chosen = jnp.where(inputs.is_image[:, :, None], scale("image").astype(x.dtype), chosen)
+        return normed * chosen
+
+
+class Decoder(nn.Module):
+    """Embedding, layers, final norm and head."""
+
+    config: Owl2Config
+
+    def setup(self) -> None:
+        config, decoder = self.config, self.config.decoder
+        self.embedding = self.param(
+            "embedding",
+            partitioned(nn.initializers.normal(0.02), (axes.VOCAB, axes.EMBED)),
+            (decoder.vocab_size, decoder.width),
+            config.param_dtype,
+        )
+        blocks = nn.scan(
+            remat.remat_block(DecoderBlock, config.remat),
+            variable_axes={"params": 0, "intermediates": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast),
+            length=decoder.num_layers,
+            unroll=config.scan_unroll,
+            metadata_params={nn.PARTITION_NAME: axes.LAYERS},
+        )
+        self.layers = blocks(config)
+        self.final_norm = Scale(decoder.width, axes.EMBED, config.param_dtype)
+        self.head = Linear(
+            (decoder.width,), (decoder.vocab_size,), (axes.EMBED,), (axes.VOCAB,),
+            dtype=config.dtype, param_dtype=config.param_dtype,
+        )  # fmt: skip
+
+    def embed(self, tokens: Array) -> Array:
+        """int32[B, T] to dtype[B, T, D]; an id of V or more is no token and gives zeros."""
+        x = self.embedding.astype(self.config.dtype).at[tokens].get(mode="fill", fill_value=0)
+        return nn.with_logical_constraint(x, _STREAM)
+
+    def __call__(
+        self, x: Array, positions: Array, segment_ids: Array | None, starts: Array | None, cache: Cache | None
+    ) -> tuple[Array, Cache | None]:
+        """Runs the layers.
+
+        Args:
+          x: dtype[B, T, D], embedded text and images.
+          positions: int32[B, T].
+          segment_ids: int32[B, T], 0 for padding, for attention among these
+            tokens; None for attention over the cache.
+          starts: int32[B, I] from `modality.slot_starts`, or None without images.
+          cache: written at `positions` and returned (lengths unchanged), or None.
+
+        Returns:
+          dtype[B, T, D] after the final norm, and the cache.
+        """
+        decoder = self.config.decoder
+        sin, cos = rotary_angles(positions, decoder.head_width, decoder.rope_theta)
+        is_image = None
+        if starts is not None:
+            is_image = modality.image_mask(starts, x.shape[1], self.config.tokens_per_image)
+        inputs = LayerInputs(
+            sin=sin,
+            cos=cos,
+            starts=starts,
+            is_image=is_image,
+            segment_ids=segment_ids,
+            slots=None if cache is None else positions,
+        )
+        carry = (x, None, None) if cache is None else (x, cache.keys, cache.values)
+        (x, keys, values), _ = self.layers(carry, jnp.arange(decoder.num_layers), inputs)
+        if cache is not None:
+            cache = cache.replace(keys=keys, values=values)
+        normed = rms_normalize(x, decoder.norm_eps).astype(x.dtype)
+        return normed * self.final_norm().astype(x.dtype), cache
+
+    def logits(self, hidden: Array) -> Array:
+        """dtype[..., D] after the final norm to float32[..., V]."""
+        return self.head(hidden).astype(jnp.float32)

@@ -1,0 +1,158 @@
+"""Building blocks: linear maps over named axes, norms, activations, positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+
+Array = jax.Array
+Initializer = nn.initializers.Initializer
+
+# Eps of the three norms around the abstractor's attention; no config changes it.
+ABSTRACTOR_NORM_EPS = 1e-5
+
+
+def partitioned(init: Initializer, axes: Sequence[str]) -> Initializer:
+    """Attaches one logical axis name per dimension to what `init` makes."""
+    return nn.with_logical_partitioning(init, tuple(axes))
+
+
+def fan_in_normal(num_in_axes: int) -> Initializer:
+    """Normal with standard deviation fan_in**-0.5; the first `num_in_axes` axes are the input."""
+
+    def init(key: Array, shape: Sequence[int], dtype: Any) -> Array:
+        fan_in = int(np.prod(shape[:num_in_axes]))
+        return jax.random.normal(key, tuple(shape), dtype) * jnp.asarray(fan_in**-0.5, dtype)
+
+    return init
+
+
+class Linear(nn.Module):
+    """`y = x @ kernel (+ bias)`, contracting the trailing axes of x.
+
+    Attributes:
+      in_shape, out_shape: sizes of the contracted and the new axes.
+      in_axes, out_axes: their logical names.
+      use_bias: add a bias of `out_shape`.
+      dtype, param_dtype: of the product and of the stored parameters.
+    """
+
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    in_axes: tuple[str, ...]
+    out_axes: tuple[str, ...]
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """dtype[..., *in_shape] to dtype[..., *out_shape]."""
+        kernel = self.param(
+            "kernel",
+            partitioned(fan_in_normal(len(self.in_shape)), self.in_axes + self.out_axes),
+            self.in_shape + self.out_shape,
+            self.param_dtype,
+        )
+        count = len(self.in_shape)
+        contracted = tuple(range(x.ndim - count, x.ndim)), tuple(range(count))
+        y = lax.dot_general(x.astype(self.dtype), kernel.astype(self.dtype), (contracted, ((), ())))
+        if self.use_bias:
+            zeros = partitioned(nn.initializers.zeros, self.out_axes)
+            y = y + self.param("bias", zeros, self.out_shape, self.param_dtype).astype(self.dtype)
+        return y
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm over the last axis, computed in float32, returned in x's dtype."""
+
+    width: int
+    eps: float
+    axis: str
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        ones, zeros = (
+            partitioned(init, (self.axis,)) for init in (nn.initializers.ones, nn.initializers.zeros)
+        )
+        scale = self.param("scale", ones, (self.width,), self.param_dtype)
+        bias = self.param("bias", zeros, (self.width,), self.param_dtype)
+        wide = x.astype(jnp.float32)
+        centred = wide - wide.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        normed = centred * lax.rsqrt(variance + self.eps)
+        return (normed * scale + bias).astype(x.dtype)
+
+
+class Scale(nn.Module):
+    """The learned scale of an RMSNorm, apart from the normalisation so that two can share one."""
+
+    width: int
+    axis: str
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self) -> Array:
+        """Returns the scale, param_dtype[width]."""
+        ones = partitioned(nn.initializers.ones, (self.axis,))
+        return self.param("scale", ones, (self.width,), self.param_dtype)
+
+
+def rms_normalize(x: Array, eps: float) -> Array:
+    """x divided by its root mean square over the last axis; float32 of x's shape."""
+    wide = x.astype(jnp.float32)
+    return wide * lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + eps)
+
+
+def quick_gelu(x: Array) -> Array:
+    """CLIP's activation, `x * sigmoid(1.702 x)`."""
+    return x * nn.sigmoid(1.702 * x)
+
+
+def rotary_angles(positions: Array, head_width: int, theta: float) -> tuple[Array, Array]:
+    """Sine and cosine of the rotary embedding.
+
+    Args:
+      positions: int32[B, T].
+
+    Returns:
+      (sin, cos), each float32[B, T, 1, H / 2].
+    """
+    frequencies = theta ** -(jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width)
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies
+    return jnp.sin(angles), jnp.cos(angles)
+
+
+def rotate(x: Array, sin: Array, cos: Array) -> Array:
+    """Applies the rotary embedding in LLaMA's half-rotation layout to x[B, T, N, H]."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)
+
+
+def sincos_1d(index: np.ndarray, width: int) -> np.ndarray:
+    """[sin, cos] of `index / 10000**(i / (width / 2))`, float32[len(index), width]."""
+    frequencies = 10000.0 ** -(np.arange(width // 2, dtype=np.float64) / (width / 2))
+    angles = np.asarray(index, np.float64)[:, None] * frequencies
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+
+
+def sincos_2d(grid_size: int, width: int) -> np.ndarray:
+    """2-D table of a patch grid with a zero row in front for the class token.
+
+    Returns:
+      float32[grid_size**2 + 1, width]: first half of the channels from the
+      column index, second half from the row index.
+    """
+    rows, columns = np.meshgrid(np.arange(grid_size), np.arange(grid_size), indexing="ij")
+    table = np.concatenate(
+        [sincos_1d(columns.ravel(), width // 2), sincos_1d(rows.ravel(), width // 2)], axis=1
+    )
+    return np.concatenate([np.zeros((1, width), np.float32), table])

@@ -1,0 +1,75 @@
+"""Where images stand in a row, and the two copies of a layer's norms, keys and values.
+
+An image occupies T_i = Q + 1 consecutive positions of its row, so one start
+per image slot says everything; a start of T (past the end) marks an empty slot.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+
+
+def slot_starts(image_index: Array, image_starts: Array, length: int) -> Array:
+    """Starts with empty slots moved past the end, where reads are ignored and writes dropped.
+
+    Args:
+      image_index: int32[B, I], -1 for an empty slot.
+      image_starts: int32[B, I].
+      length: T.
+
+    Returns:
+      int32[B, I].
+    """
+    return jnp.where(image_index < 0, length, image_starts)
+
+
+def image_mask(starts: Array, length: int, span: int) -> Array:
+    """Modality indicator: True at the positions of an image, its end token included.
+
+    Args:
+      starts: int32[B, I] from `slot_starts`.
+      length: T.
+      span: Q + 1.
+
+    Returns:
+      bool[B, T].
+    """
+    offset = jnp.arange(length)[None, :, None] - starts[:, None, :]
+    return jnp.any((offset >= 0) & (offset < span), axis=-1)
+
+
+def take_images(x: Array, starts: Array, span: int) -> Array:
+    """Reads the image positions of x[B, T, ...] into [B, I, span, ...].
+
+    Empty slots read some positions of the row; `put_images` drops them again.
+    """
+
+    def row(values: Array, row_starts: Array) -> Array:
+        return jax.vmap(lambda start: lax.dynamic_slice_in_dim(values, start, span))(row_starts)
+
+    return jax.vmap(row)(x, starts)
+
+
+def put_images(x: Array, starts: Array, values: Array) -> Array:
+    """Writes values[B, I, span, ...] over the image positions of x[B, T, ...]; drops empty slots."""
+
+    def row(target: Array, row_starts: Array, update: Array) -> Array:
+        numbers = lax.ScatterDimensionNumbers(
+            update_window_dims=tuple(range(1, update.ndim)),
+            inserted_window_dims=(),
+            scatter_dims_to_operand_dims=(0,),
+        )
+        return lax.scatter(
+            target,
+            row_starts[:, None],
+            update,
+            numbers,
+            unique_indices=True,  # images do not overlap; writes of empty slots are dropped
+            mode=lax.GatherScatterMode.FILL_OR_DROP,
+        )
+
+    return jax.vmap(row)(x, starts, values.astype(x.dtype))

@@ -1,0 +1,190 @@
+"""mPLUG-Owl2: vision encoder, visual abstractor and modality-adaptive decoder in one module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from owl2_jax.core import axes
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.model import modality
+from owl2_jax.model.abstractor import Abstractor
+from owl2_jax.model.cache import Cache, empty_cache
+from owl2_jax.model.config import Owl2Config
+from owl2_jax.model.decoder import Decoder
+from owl2_jax.model.vision import VisionEncoder
+
+Array = jax.Array
+
+
+class Owl2(nn.Module):
+    """The model as a pure function of its parameters.
+
+    Shared arguments of the methods:
+      tokens: int32[B, T], text ids; what stands at image positions is ignored.
+      positions: int32[B, T], 0, 1, ... from the start of each segment.
+      segment_ids: int32[B, T], 0 for padding, 1, 2, ... for packed samples.
+      images: uint8[M, H, W, 3] RGB or normalised float32; M pictures of the
+        whole batch, 0 allowed.
+      features: dtype[M, Q + 1, D], what `encode_images` returned.
+      image_index: int32[B, I], which of the M pictures stands in slot i of
+        row b; -1 for an empty slot. I may be 0, and rows may share a picture.
+      image_starts: int32[B, I], position of the picture's first token.
+    """
+
+    config: Owl2Config
+
+    def setup(self) -> None:
+        self.vision = VisionEncoder(self.config)
+        self.abstractor = Abstractor(self.config)
+        self.decoder = Decoder(self.config)
+
+    def __call__(
+        self,
+        tokens: Array,
+        positions: Array,
+        segment_ids: Array,
+        images: Array,
+        image_index: Array,
+        image_starts: Array,
+    ) -> Array:
+        """Logits of every position, float32[B, T, V]."""
+        hidden = self.hidden(tokens, positions, segment_ids, images, image_index, image_starts)
+        return self.logits(hidden)
+
+    def hidden(
+        self,
+        tokens: Array,
+        positions: Array,
+        segment_ids: Array,
+        images: Array,
+        image_index: Array,
+        image_starts: Array,
+    ) -> Array:
+        """States after the final norm, dtype[B, T, D]; a loss takes logits of them in chunks."""
+        size = self.config.vision.image_size
+        chex.assert_shape([positions, segment_ids], tokens.shape)
+        chex.assert_shape(images, (None, size, size, 3))
+        chex.assert_equal_shape([image_index, image_starts])
+        features = self.encode_images(images) if images.shape[0] else None
+        x, starts = self.embed(tokens, features, image_index, image_starts)
+        return self.decoder(x, positions, segment_ids, starts, None)[0]
+
+    def encode_images(self, images: Array) -> Array:
+        """Pictures to decoder tokens: [M, H, W, 3] to dtype[M, Q + 1, D]."""
+        images = nn.with_logical_constraint(images, (axes.IMAGES, None, None, None))
+        return self.abstractor(self.vision(images))
+
+    def embed(
+        self, tokens: Array, features: Array | None, image_index: Array, image_starts: Array
+    ) -> tuple[Array, Array | None]:
+        """Embeds text and writes pictures over their positions.
+
+        Returns:
+          dtype[B, T, D], and the starts int32[B, I] with empty slots past the
+          end, or None when there is no image slot.
+        """
+        x = self.decoder.embed(tokens)
+        if features is None or image_index.shape[1] == 0:
+            return x, None
+        starts = modality.slot_starts(image_index, image_starts, tokens.shape[1])
+        rows = jnp.take(features, image_index, axis=0, mode="clip")
+        x = modality.put_images(x, starts, rows)
+        return nn.with_logical_constraint(x, (axes.BATCH, axes.LENGTH, axes.ACT_EMBED)), starts
+
+    def logits(self, hidden: Array) -> Array:
+        """dtype[..., D] to float32[..., V]."""
+        return self.decoder.logits(hidden)
+
+    def prefill(
+        self,
+        tokens: Array,
+        positions: Array,
+        segment_ids: Array,
+        features: Array | None,
+        image_index: Array,
+        image_starts: Array,
+        cache_length: int,
+    ) -> tuple[Array, Cache]:
+        """Runs right-padded prompts and fills a new cache of `cache_length` slots.
+
+        Returns:
+          States after the final norm, dtype[B, T, D], and the cache; the next
+          token's logits of row b are those of position `cache.lengths[b] - 1`.
+        """
+        cache = empty_cache(self.config, tokens.shape[0], cache_length)
+        x, starts = self.embed(tokens, features, image_index, image_starts)
+        hidden, cache = self.decoder(x, positions, segment_ids, starts, cache)
+        return hidden, cache.replace(lengths=jnp.sum(segment_ids > 0, axis=1, dtype=jnp.int32))
+
+    def extend(
+        self,
+        tokens: Array,
+        cache: Cache,
+        counts: Array | None = None,
+        features: Array | None = None,
+        image_index: Array | None = None,
+        image_starts: Array | None = None,
+    ) -> tuple[Array, Cache]:
+        """Appends tokens to each row at its own length; decoding is T = 1.
+
+        Args:
+          tokens: int32[B, T].
+          cache: from `prefill`; it needs room for T more slots.
+          counts: int32[B], how many of the T tokens are real in each row; all
+            by default. What lies behind is hidden, then overwritten.
+          features, image_index, image_starts: pictures among the new tokens,
+            starts counted from the first of them.
+
+        Returns:
+          States after the final norm, dtype[B, T, D], and the longer cache.
+        """
+        batch, length = tokens.shape
+        if features is None:
+            x, starts = self.decoder.embed(tokens), None
+        else:
+            x, starts = self.embed(tokens, features, image_index, image_starts)
+        positions = cache.lengths[:, None] + jnp.arange(length, dtype=jnp.int32)
+        hidden, cache = self.decoder(x, positions, None, starts, cache)
+        counts = jnp.full((batch,), length, jnp.int32) if counts is None else counts
+        return hidden, cache.replace(lengths=cache.lengths + counts)
+
+
+def init_inputs(config: Owl2Config) -> tuple[Array, ...]:
+    """Smallest arguments of `Owl2.__call__` that touch every parameter: one row, one picture."""
+    length, size = config.tokens_per_image + 1, config.vision.image_size
+    row = jnp.zeros((1, length), jnp.int32)
+    slot = jnp.zeros((1, 1), jnp.int32)
+    images = jnp.zeros((1, size, size, 3), jnp.uint8)
+    return row, row, row + 1, images, slot, slot
+
+
+def init_params(config: Owl2Config, rng: Array) -> dict[str, Any]:
+    """Random parameters: a nested dict of param_dtype arrays, layers stacked on axis 0."""
+    return nn.meta.unbox(Owl2(config).init(rng, *init_inputs(config))["params"])
+
+
+def abstract_params(config: Owl2Config) -> dict[str, Any]:
+    """Shapes and dtypes of the parameters as `jax.ShapeDtypeStruct`, without computing anything."""
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+
+
+def logical_axes(config: Owl2Config) -> dict[str, Any]:
+    """The tree of `abstract_params` with a tuple of logical axis names (or None) at each leaf."""
+    boxed = jax.eval_shape(lambda: Owl2(config).init(jax.random.key(0), *init_inputs(config)))["params"]
+    return jax.tree.map(
+        lambda leaf: tuple(leaf.names), boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
+    )
+
+
+def check_row_length(config: Owl2Config, length: int) -> None:
+    """Raises `Owl2Error` when `length` positions are more than the decoder knows."""
+    if length > config.decoder.max_length:
+        raise Owl2Error(
+            f"{length} tokens are more than the model's {config.decoder.max_length}; "
+            "shorten the prompt or raise decoder.max_length"
+        )
