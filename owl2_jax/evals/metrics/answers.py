@@ -17,11 +17,11 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-PUNCTUATION = frozenset(";/[]\"{}()=+\\_-><@`,?!")
+PUNCTUATION = frozenset(';/[]"{}()=+\\_-><@`,?!')
 ARTICLES = frozenset(("a", "an", "the"))
 NUMBER_WORDS = {
     word: str(value)
-    for value, word in enumerate("zero one two three four five six seven eight nine ten".split())
+    for value, word in enumerate("zero one two three four five six seven eight nine ten".split())  # noqa: SIM905
 } | {"none": "0"}
 
 _DIGIT_COMMA = re.compile(r"\d,\d")
@@ -38,7 +38,7 @@ _CONTRACTIONS = """
     they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's
     where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
     wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
-""".split()
+""".split()  # noqa: SIM905
 
 
 def _missing_one_apostrophe(word: str) -> list[str]:
@@ -58,8 +58,7 @@ def strip_punctuation(text: str) -> str:
     if marks:
         delete_all = _DIGIT_COMMA.search(text) is not None
         table = {
-            ord(mark): "" if delete_all or mark + " " in text or " " + mark in text else " "
-            for mark in marks
+            ord(mark): "" if delete_all or mark + " " in text or " " + mark in text else " " for mark in marks
         }
         # The rule looks at the original text for every mark, so one pass is the same as twenty-one.
         stripped = text.translate(table)

@@ -58,9 +58,7 @@ def _same_person_counts(matches: list[int], answers: Sequence[str | Mapping]) ->
     if any(isinstance(answers[place], str) or "answer_id" in answers[place] for place in matches):
         return [1] * len(matches)
     # Equal texts after normalisation: what is left to tell rows apart is the other keys.
-    keys = [
-        {key: value for key, value in answers[place].items() if key != "answer"} for place in matches
-    ]
+    keys = [{key: value for key, value in answers[place].items() if key != "answer"} for place in matches]
     return [keys.count(key) for key in keys]
 
 
