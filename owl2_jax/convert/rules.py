@@ -1,0 +1,175 @@
+"""The one table of names: our path, their name, the operation between them.
+
+It is read in both directions. A path with "/layers/" is stacked over layers on
+its leading axis, and its name has "{i}" where the layer index goes. The rows
+stand in the order of the released checkpoint, which is the order of export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from owl2_jax.convert.ops import Convolution, Flat, Linear, Op, QkvPart, Same, Shape
+
+LINEAR: Final = Linear()
+SAME: Final = Same()
+FLAT: Final = Flat()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row: leaf `ours` of the parameter tree, their `theirs`, and `op` on one layer's tensor."""
+
+    ours: str
+    theirs: str
+    op: Op
+
+    @property
+    def stacked(self) -> bool:
+        return "{i}" in self.theirs
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One tensor of theirs and where it stands in ours.
+
+    Attributes:
+      theirs: full name.
+      rule: the row it comes from.
+      layer: index on the leading axis of our leaf; None when it has none.
+      shape: of our tensor, without the layer axis.
+    """
+
+    theirs: str
+    rule: Rule
+    layer: int | None
+    shape: Shape
+
+    @property
+    def their_shape(self) -> Shape:
+        return self.rule.op.their_shape(self.shape)
+
+
+def _norm(ours: str, theirs: str) -> list[Rule]:
+    return [Rule(f"{ours}/scale", f"{theirs}.weight", SAME), Rule(f"{ours}/bias", f"{theirs}.bias", SAME)]
+
+
+def _dense(ours: str, theirs: str, in_axes: int = 1) -> list[Rule]:
+    return [
+        Rule(f"{ours}/kernel", f"{theirs}.weight", Linear(in_axes)),
+        Rule(f"{ours}/bias", f"{theirs}.bias", FLAT),
+    ]
+
+
+def _vision() -> list[Rule]:
+    ours, theirs = "vision/layers", "model.vision_model.encoder.layers.{i}"
+    embeddings = "model.vision_model.embeddings"
+    return [
+        Rule("vision/cls_token", f"{embeddings}.cls_token", Same(2)),
+        Rule("vision/position_embedding", f"{embeddings}.position_embedding", Same(1)),
+        Rule("vision/patch_embed/kernel", f"{embeddings}.patch_embed.weight", Convolution()),
+        *_norm("vision/pre_norm", f"{embeddings}.pre_layernorm"),
+        *_dense(f"{ours}/attention/qkv", f"{theirs}.self_attn.query_key_value"),
+        *_dense(f"{ours}/attention/out", f"{theirs}.self_attn.dense", in_axes=2),
+        *_norm(f"{ours}/attention_norm", f"{theirs}.input_layernorm"),
+        *_dense(f"{ours}/mlp/fc1", f"{theirs}.mlp.fc1"),
+        *_dense(f"{ours}/mlp/fc2", f"{theirs}.mlp.fc2"),
+        *_norm(f"{ours}/mlp_norm", f"{theirs}.post_attention_layernorm"),
+        *_norm("vision/post_norm", "model.vision_model.post_layernorm"),
+    ]
+
+
+def _abstractor() -> list[Rule]:
+    root = "model.visual_abstractor"
+    ours, theirs = "abstractor/layers", root + ".encoder.layers.{i}.crossattention"
+    return [
+        Rule("abstractor/queries", f"{root}.query_embeds", Same(1)),
+        Rule("abstractor/end_token", f"{root}.vit_eos", Same(2)),
+        *_dense(f"{ours}/attention/q", f"{theirs}.attention.query"),
+        *_dense(f"{ours}/attention/k", f"{theirs}.attention.key"),
+        *_dense(f"{ours}/attention/v", f"{theirs}.attention.value"),
+        *_dense(f"{ours}/attention/out", f"{theirs}.output.out_proj", in_axes=2),
+        *_norm(f"{ours}/mlp_norm", f"{theirs}.output.norm2"),
+        *_dense(f"{ours}/mlp/w1", f"{theirs}.output.mlp.w1"),
+        *_dense(f"{ours}/mlp/w2", f"{theirs}.output.mlp.w2"),
+        *_dense(f"{ours}/mlp/w3", f"{theirs}.output.mlp.w3"),
+        *_norm(f"{ours}/mlp/norm", f"{theirs}.output.mlp.ffn_ln"),
+        *_norm(f"{ours}/query_norm", f"{theirs}.norm1"),
+        *_norm(f"{ours}/image_norm", f"{theirs}.normk"),
+        *_dense("abstractor/project", f"{root}.visual_fc"),
+    ]
+
+
+# Their names of the four things that have a copy per modality, and ours.
+_PER_MODALITY: Final = (
+    ("attention/k_{m}/kernel", "self_attn.k_proj", LINEAR),
+    ("attention/v_{m}/kernel", "self_attn.v_proj", LINEAR),
+    ("attention_norm_{m}/scale", "input_layernorm", SAME),
+    ("mlp_norm_{m}/scale", "post_attention_layernorm", SAME),
+)
+_MODALITIES: Final = (("text", ".multiway.0"), ("image", ".multiway.1"))
+
+
+def _decoder(modalities: Sequence[tuple[str, str]]) -> list[Rule]:
+    """Rows of the decoder; `modalities` pairs our branch with the part of their name that means it."""
+    ours, theirs = "decoder/layers", "model.layers.{i}"
+    both = [
+        Rule(f"{ours}/{path.format(m=branch)}", f"{theirs}.{name}{suffix}.weight", op)
+        for path, name, op in _PER_MODALITY
+        for branch, suffix in modalities
+    ]
+    return [
+        Rule("decoder/embedding", "model.embed_tokens.weight", SAME),
+        Rule(f"{ours}/attention/q/kernel", f"{theirs}.self_attn.q_proj.weight", LINEAR),
+        *both[: 2 * len(modalities)],
+        Rule(f"{ours}/attention/out/kernel", f"{theirs}.self_attn.o_proj.weight", Linear(2)),
+        Rule(f"{ours}/mlp/gate/kernel", f"{theirs}.mlp.gate_proj.weight", LINEAR),
+        Rule(f"{ours}/mlp/up/kernel", f"{theirs}.mlp.up_proj.weight", LINEAR),
+        Rule(f"{ours}/mlp/down/kernel", f"{theirs}.mlp.down_proj.weight", LINEAR),
+        *both[2 * len(modalities) :],
+        Rule("decoder/final_norm/scale", "model.norm.weight", SAME),
+        Rule("decoder/head/kernel", "lm_head.weight", LINEAR),
+    ]
+
+
+def _clip() -> list[Rule]:
+    ours, theirs = "vision/layers", "vision_model.encoder.layers.{i}"
+    fused = [
+        Rule(f"{ours}/attention/qkv/{leaf}", f"{theirs}.self_attn.{name}_proj.{suffix}", QkvPart(part))
+        for leaf, suffix in (("kernel", "weight"), ("bias", "bias"))
+        for part, name in enumerate("qkv")
+    ]
+    return [
+        Rule("vision/cls_token", "vision_model.embeddings.class_embedding", SAME),
+        Rule("vision/position_embedding", "vision_model.embeddings.position_embedding.weight", SAME),
+        Rule("vision/patch_embed/kernel", "vision_model.embeddings.patch_embedding.weight", Convolution()),
+        *_norm("vision/pre_norm", "vision_model.pre_layrnorm"),  # spelled so in CLIP checkpoints
+        *fused,
+        *_dense(f"{ours}/attention/out", f"{theirs}.self_attn.out_proj", in_axes=2),
+        *_norm(f"{ours}/attention_norm", f"{theirs}.layer_norm1"),
+        *_dense(f"{ours}/mlp/fc1", f"{theirs}.mlp.fc1"),
+        *_dense(f"{ours}/mlp/fc2", f"{theirs}.mlp.fc2"),
+        *_norm(f"{ours}/mlp_norm", f"{theirs}.layer_norm2"),
+        *_norm("vision/post_norm", "vision_model.post_layernorm"),
+    ]
+
+
+# The released format.
+OWL2: Final = (*_decoder(_MODALITIES), *_vision(), *_abstractor())
+# LLaMA has one copy of what has one per modality here; both branches read it.
+LLAMA: Final = tuple(_decoder([(branch, "") for branch, _ in _MODALITIES]))
+# CLIP keeps queries, keys and values apart; three rows fill one leaf of ours.
+CLIP: Final = tuple(_clip())
+
+
+def pairs(rules: Sequence[Rule], shapes: Mapping[str, Shape]) -> Iterator[Pair]:
+    """Lists every tensor of theirs, for leaves of `shapes` ({our path: shape, layers stacked})."""
+    for rule in rules:
+        shape = tuple(shapes[rule.ours])
+        if not rule.stacked:
+            yield Pair(rule.theirs, rule, None, shape)
+            continue
+        for layer in range(shape[0]):
+            yield Pair(rule.theirs.format(i=layer), rule, layer, shape[1:])
