@@ -1,0 +1,263 @@
+"""Dialogues to token ids and labels, and placeholders to model positions.
+
+A template (`templates.py`) renders a dialogue (`messages.py`) as spans of text,
+each with the word whether the model learns it. Ids and labels are made from the
+same span in the same moment, so that the two can never disagree.
+
+Text is split at the image tag and every part is encoded by itself. `<s>` comes
+once, in front; where a picture comes first (`plain`), `<s>` stands at the start
+of each later part instead. Both are what the released checkpoint was trained on.
+
+Expansion then gives every picture its positions in the decoder's sequence, and
+truncation shortens that sequence without ever cutting a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from owl2_jax.data.messages import (
+    IMAGE_TAGS,
+    ConversationError,
+    ImageCountError,
+    ImageTagError,
+    Message,
+    check_messages,
+    from_llava,
+)
+from owl2_jax.data.templates import TEMPLATES, Template, get_template, render, spans
+from owl2_jax.data.tokenizer import Tokenizer
+
+__all__ = [
+    "IGNORE",
+    "IMAGE_ID",
+    "IMAGE_TAGS",
+    "TEMPLATES",
+    "ConversationError",
+    "Encoded",
+    "Expanded",
+    "ImageCountError",
+    "ImageTagError",
+    "Message",
+    "Template",
+    "Truncated",
+    "check_messages",
+    "count_supervised",
+    "encode_dialogue",
+    "encode_prompt",
+    "encode_text",
+    "expand",
+    "from_llava",
+    "get_template",
+    "render",
+    "truncate",
+]
+
+IMAGE_ID = -200  # stands in `ids` where a picture goes
+IGNORE = -100  # label of a position that is not learnt
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A dialogue as ids; a picture is one placeholder.
+
+    Attributes:
+      ids: int32[n], `IMAGE_ID` where a picture stands.
+      labels: int32[n], the id where it is learnt and `IGNORE` elsewhere.
+      empty_answers: answers of no characters at all; they teach nothing.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    empty_answers: int = 0
+
+    @property
+    def num_images(self) -> int:
+        return int((self.ids == IMAGE_ID).sum())
+
+    @property
+    def num_supervised(self) -> int:
+        return count_supervised(self.labels)
+
+
+@dataclass(frozen=True)
+class Expanded:
+    """A sample as the decoder sees it: Q + 1 positions per picture.
+
+    Attributes:
+      tokens: int32[T], 0 at the positions of a picture.
+      labels: int32[T], aligned with `tokens`, `IGNORE` at pictures.
+      image_starts: int32[I], the first position of each picture.
+    """
+
+    tokens: np.ndarray
+    labels: np.ndarray
+    image_starts: np.ndarray
+
+    @property
+    def num_supervised(self) -> int:
+        return count_supervised(self.labels)
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """A sample cut to a length, and what the cut took away.
+
+    Attributes:
+      sample: the rest; its pictures are the first `len(sample.image_starts)`.
+      dropped_tokens: positions cut off, those of pictures included.
+      dropped_images: pictures cut off.
+      dropped_supervised: learnt positions cut off.
+    """
+
+    sample: Expanded
+    dropped_tokens: int = 0
+    dropped_images: int = 0
+    dropped_supervised: int = 0
+
+
+def count_supervised(labels: np.ndarray) -> int:
+    """Counts the targets of `int32[n]` labels; 0 means that nothing can be learnt.
+
+    The first position has nothing before it to be predicted from.
+    """
+    return int((labels[1:] != IGNORE).sum())
+
+
+def encode_dialogue(
+    messages: Sequence[Message],
+    template: str | Template,
+    tokenizer: Tokenizer,
+    image_tag: str = "<|image|>",
+    num_images: int | None = None,
+) -> Encoded:
+    """Encodes a dialogue with its answers, for training.
+
+    Everything after `ASSISTANT:` is learnt, the word-boundary piece and the
+    closing `</s>` included. An empty answer is rendered as the released code
+    does, as a turn still open, and nothing of it is learnt; the same holds for a
+    last question without an answer.
+
+    `num_images` is the number of pictures that belong to the dialogue; None
+    leaves it unchecked.
+
+    Raises: what `check_messages` and `spans` raise.
+    """
+    template = get_template(template)
+    check_messages(messages, image_tag, num_images)
+    builder = _Builder(tokenizer, image_tag)
+    for text, learnt in spans(messages, template, image_tag):
+        builder.add(text, learnt)
+    empty = sum(m["role"] == "assistant" and not m["content"] for m in messages)
+    return builder.encoded(empty)
+
+
+def encode_prompt(
+    messages: Sequence[Message],
+    template: str | Template,
+    tokenizer: Tokenizer,
+    image_tag: str = "<|image|>",
+    num_images: int | None = None,
+    trailing_space: bool = False,
+) -> Encoded:
+    """Encodes a dialogue whose last turn is the user's, for the model to answer.
+
+    The ids are those `encode_dialogue` puts in front of the answer; no position
+    is learnt. With `trailing_space` the prompt ends in `ASSISTANT: `, a lone
+    word-boundary piece, as the published evaluations write it.
+
+    Raises: as `encode_dialogue`, and ConversationError when the assistant has
+      the last turn.
+    """
+    template = get_template(template)
+    check_messages(messages, image_tag, num_images)
+    if messages[-1]["role"] != "user":
+        raise ConversationError("the last message is the assistant's, expected the user's; add a question")
+    builder = _Builder(tokenizer, image_tag)
+    for text, _ in spans(messages, template, image_tag, trailing_space):
+        builder.add(text, learnt=False)
+    if template.caption:
+        builder.open_caption()
+    return builder.encoded()
+
+
+def encode_text(text: str, tokenizer: Tokenizer, image_tag: str = "<|image|>") -> np.ndarray:
+    """Returns the ids int32[n] of a finished prompt string with image tags in it."""
+    builder = _Builder(tokenizer, image_tag)
+    builder.add(text, learnt=False)
+    return builder.encoded().ids
+
+
+def expand(ids: np.ndarray, labels: np.ndarray, tokens_per_image: int) -> Expanded:
+    """Gives each placeholder in `ids` its Q + 1 positions.
+
+    Args:
+      ids: int32[n] with `IMAGE_ID` for pictures.
+      labels: int32[n].
+      tokens_per_image: Q + 1, queries and end token.
+    """
+    is_image = ids == IMAGE_ID
+    widths = np.where(is_image, tokens_per_image, 1)
+    starts = np.cumsum(widths) - widths
+    return Expanded(
+        tokens=np.repeat(np.where(is_image, 0, ids), widths).astype(np.int32),
+        labels=np.repeat(np.where(is_image, IGNORE, labels), widths).astype(np.int32),
+        image_starts=starts[is_image].astype(np.int32),
+    )
+
+
+def truncate(sample: Expanded, max_length: int, tokens_per_image: int) -> Truncated:
+    """Cuts a sample to at most `max_length` positions, from the end.
+
+    A picture that does not fit whole goes as a whole, and so does everything
+    behind it; the ones in front stay in their places.
+    """
+    length, starts = len(sample.tokens), sample.image_starts
+    if length <= max_length:
+        return Truncated(sample)
+    unfit = starts[starts + tokens_per_image > max_length]
+    cut = min([max_length, *unfit.tolist()])
+    kept = Expanded(sample.tokens[:cut], sample.labels[:cut], starts[starts < cut])
+    return Truncated(
+        kept,
+        dropped_tokens=length - cut,
+        dropped_images=len(starts) - len(kept.image_starts),
+        dropped_supervised=sample.num_supervised - kept.num_supervised,
+    )
+
+
+class _Builder:
+    """Grows ids and labels together from spans of text."""
+
+    def __init__(self, tokenizer: Tokenizer, image_tag: str):
+        self.tokenizer, self.image_tag = tokenizer, image_tag
+        self.ids: list[int] = []
+        self.labels: list[int] = []
+
+    def add(self, text: str, learnt: bool) -> None:
+        for index, part in enumerate(text.split(self.image_tag)):
+            if index:
+                self._append([IMAGE_ID], learnt=False)
+            if part:
+                self._append(self._encode(part), learnt)
+
+    def open_caption(self) -> None:
+        """Puts the `<s>` in front of a caption, so that the caption's words come next."""
+        self._append([self.tokenizer.bos_id], learnt=False)
+
+    def encoded(self, empty_answers: int = 0) -> Encoded:
+        return Encoded(np.array(self.ids, np.int32), np.array(self.labels, np.int32), empty_answers)
+
+    def _encode(self, part: str) -> list[int]:
+        last = self.ids[-1] if self.ids else IMAGE_ID
+        if last not in (IMAGE_ID, self.tokenizer.eos_id):
+            return self.tokenizer.encode_continuation(part)
+        bos_each_part = not self.ids or self.ids[0] == IMAGE_ID
+        return self.tokenizer.encode(part, bos=last == IMAGE_ID and bos_each_part)
+
+    def _append(self, ids: list[int], learnt: bool) -> None:
+        self.ids += ids
+        self.labels += ids if learnt else [IGNORE] * len(ids)

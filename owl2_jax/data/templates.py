@@ -1,0 +1,130 @@
+"""Templates: how a dialogue becomes text, and which of the text is learnt.
+
+mplug_owl2   USER: <|image|>What? ASSISTANT: A dog.</s>USER: ...
+learnt       -----------------------------+++++++++++-----------
+plain        <|image|>A dog on a beach.
+learnt       ---------+++++++++++++++++++
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+from owl2_jax.core.errors import unknown_name
+from owl2_jax.data.messages import ConversationError, Message, check_messages
+
+EOS = "</s>"
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a dialogue becomes text.
+
+    Attributes:
+      name: the key in `TEMPLATES`.
+      system: sentence in front of the first turn; empty for none.
+      user, assistant: what each turn starts with, a colon added.
+      caption: there are no turns: the pictures of the one user message (its
+        words are left out, as in the released pre-training), then the caption
+        and a space, without a closing `</s>`.
+    """
+
+    name: str
+    system: str = ""
+    user: str = "USER"
+    assistant: str = "ASSISTANT"
+    caption: bool = False
+
+
+_ASSISTANT_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+TEMPLATES: dict[str, Template] = {
+    "mplug_owl2": Template("mplug_owl2"),
+    "v1": Template("v1", system=_ASSISTANT_SYSTEM),
+    "plain": Template("plain", caption=True),
+}
+
+
+def get_template(template: str | Template) -> Template:
+    """Returns the template of a name. Raises UnknownNameError for any other name."""
+    if isinstance(template, Template):
+        return template
+    if template not in TEMPLATES:
+        raise unknown_name("template", template, TEMPLATES)
+    return TEMPLATES[template]
+
+
+def render(
+    messages: Sequence[Message],
+    template: str | Template,
+    image_tag: str = "<|image|>",
+    trailing_space: bool = False,
+) -> str:
+    """Returns the dialogue as the text the model reads, image tags in place.
+
+    With `trailing_space` an open turn ends in `ASSISTANT: ` instead of `ASSISTANT:`.
+
+    Raises: what `check_messages` and `spans` raise.
+    """
+    check_messages(messages, image_tag)
+    return "".join(text for text, _ in spans(messages, get_template(template), image_tag, trailing_space))
+
+
+def spans(
+    messages: Sequence[Message], template: Template, image_tag: str, trailing_space: bool = False
+) -> Iterator[tuple[str, bool]]:
+    """Yields the dialogue as (text, learnt) in order.
+
+    A learnt span that follows on other text starts with a space; spans after
+    `</s>` or a picture are encoded afresh.
+
+    Raises: ConversationError for messages the template has no place for, and for
+      `trailing_space` where no turn is open.
+    """
+    if template.caption:
+        turns = _caption_spans(messages, image_tag)
+    else:
+        turns = _turn_spans(messages, template)
+    open_turn = yield from turns
+    if trailing_space and not open_turn:
+        raise ConversationError("a trailing space belongs after an open 'ASSISTANT:'; no turn is open here")
+    if trailing_space:
+        open_turn += " "
+    yield open_turn, False
+
+
+def _turn_spans(messages: Sequence[Message], template: Template) -> Generator[tuple[str, bool], None, str]:
+    # An empty answer leaves its turn open, and the next turn is encoded with it.
+    pending = f"{template.system} " if template.system else ""
+    for index, message in enumerate(messages):
+        content = message["content"]
+        if message["role"] == "user":
+            if not content:
+                raise ConversationError(
+                    f"message {index}, the user's, is empty; write a question or a picture"
+                )
+            pending += f"{template.user}: {content} {template.assistant}:"
+        elif content:
+            yield pending, False
+            yield f" {content}{EOS}", True
+            pending = ""
+    return pending
+
+
+def _caption_spans(messages: Sequence[Message], image_tag: str) -> Generator[tuple[str, bool], None, str]:
+    if len(messages) > 2:
+        raise ConversationError(f"a caption has one user and one assistant message, found {len(messages)}")
+    question = messages[0]["content"]
+    pictures = image_tag * question.count(image_tag)
+    if question and not pictures:
+        raise ConversationError(
+            f"the user message {question[:40]!r} has no picture, and template 'plain' keeps nothing else of it; "
+            "leave it empty or choose 'mplug_owl2'"
+        )
+    yield pictures, False
+    if len(messages) == 2 and messages[1]["content"]:
+        yield f"{messages[1]['content']} ", True
+    return ""
