@@ -1,0 +1,128 @@
+"""What every source of examples offers, and the error for a record that is no example.
+
+An example is a dictionary:
+
+    id        str, unique in the source
+    dataset   str, the short name that counts and weights go by
+    messages  [{"role": "user" | "assistant", "content": str with image tags}, ...]
+    images    [bytes | str path, ...], as many as there are image tags
+
+and, where the data has them, `kind` (what sort of question), `question`,
+`answer`, `answers` (several annotators') and `image_keys` (a name per
+picture; equal names mean equal pictures, so that decoded ones can be cached).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from owl2_jax.core.errors import Owl2Error
+
+Example = dict[str, Any]
+
+IMAGE_TAGS = ("<|image|>", "<image>")
+DEFAULT_IMAGE_TAG = "<|image|>"
+
+# The reasons a record is rejected for; pipelines count by them.
+REASONS = (
+    "missing_picture",
+    "corrupt_picture",
+    "corrupt_record",
+    "missing_field",
+    "image_count",
+    "wrong_tag",
+)
+
+
+class RecordError(Owl2Error):
+    """One record cannot become an example.
+
+    Attributes:
+      source: Name of the source.
+      index: Position of the record in it.
+      reason: One of `REASONS`.
+      detail: What was found and what was expected.
+    """
+
+    def __init__(self, source: str, index: int, reason: str, detail: str):
+        super().__init__(f"{source}[{index}]: {reason}: {detail}")
+        self.source, self.index, self.reason, self.detail = source, index, reason, detail
+
+    def __reduce__(self):
+        # Worker processes send errors by pickle, which would call with the message alone.
+        return type(self), (self.source, self.index, self.reason, self.detail)
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A finite, randomly accessible list of examples."""
+
+    def __len__(self) -> int:
+        """Number of records, known without reading them."""
+
+    def __getitem__(self, index: int) -> Example:
+        """The example at `index`; raises `RecordError` where the record is bad."""
+
+    def description(self) -> str:
+        """One line for logs: kind, files and settings."""
+
+
+def checked_index(index: int, length: int, name: str) -> int:
+    """Returns `index` as a number from 0 to `length` - 1; negative ones count from the end.
+
+    Raises:
+      IndexError: It is outside; iteration over a source ends by this.
+    """
+    position = index + length if index < 0 else index
+    if not 0 <= position < length:
+        raise IndexError(f"{name} has {length} records, no number {index}")
+    return position
+
+
+def question_example(
+    *,
+    identity: str,
+    dataset: str,
+    question: str,
+    answer: str,
+    images: Sequence[bytes | str] = (),
+    image_tag: str = DEFAULT_IMAGE_TAG,
+    prompt: str = "{question}",
+    **extra: Any,
+) -> Example:
+    """Builds a one-turn example: pictures, then `prompt` around the question, then the answer."""
+    content = image_tag * len(images) + prompt.replace("{question}", question)
+    return {
+        "id": identity,
+        "dataset": dataset,
+        "messages": [{"role": "user", "content": content}, {"role": "assistant", "content": answer}],
+        "images": list(images),
+        "question": question,
+        "answer": answer,
+        **extra,
+    }
+
+
+def check_prompt(prompt: str) -> str:
+    """Returns `prompt` if it has a place for the question.
+
+    Raises:
+      Owl2Error: It has none.
+    """
+    if "{question}" not in prompt:
+        raise Owl2Error(f"the prompt {prompt!r} has no {{question}} in it; write where the question belongs")
+    return prompt
+
+
+def check_image_tag(tag: str) -> str:
+    """Returns `tag` if it is one the project knows.
+
+    Raises:
+      UnknownNameError: It is another.
+    """
+    from owl2_jax.core.errors import unknown_name
+
+    if tag not in IMAGE_TAGS:
+        raise unknown_name("image tag", tag, IMAGE_TAGS)
+    return tag

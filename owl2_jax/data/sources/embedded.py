@@ -1,0 +1,142 @@
+"""The corpus inside the package: easy-VQA, drawn pictures, captions and text-only facts.
+
+The layout of the files is described in `owl2_jax.data.corpus.records`. A
+split's text and the pictures it shows are read once and kept in memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.data.corpus.records import MANIFEST, PICTURES
+from owl2_jax.data.sources.base import (
+    DEFAULT_IMAGE_TAG,
+    Example,
+    check_image_tag,
+    check_prompt,
+    checked_index,
+    question_example,
+)
+
+FOLDER = Path(__file__).parents[1] / "embedded"
+TOKENIZER = FOLDER / "tokenizer.model"
+
+
+class EmbeddedSource:
+    """One split of the embedded corpus.
+
+    Args:
+      dataset: "easy_vqa", "drawn_vqa", "captions" or "facts".
+      split: "train", or "test" where the dataset has one.
+      kinds: Keeps only these kinds of question, in any order; None keeps all.
+      prompt: Text around the question, with `{question}` in it.
+      image_tag: The tag that marks the picture in the messages.
+      folder: Another folder built by `owl2_jax.data.corpus.build`.
+
+    Raises:
+      UnknownNameError: The corpus has no such dataset, split or kind.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        split: str = "train",
+        *,
+        kinds: Sequence[str] | None = None,
+        prompt: str = "{question}",
+        image_tag: str = DEFAULT_IMAGE_TAG,
+        folder: str | Path = FOLDER,
+    ):
+        self.dataset, self.split = dataset, split
+        self.prompt, self.image_tag = check_prompt(prompt), check_image_tag(image_tag)
+        self.folder = Path(folder)
+        self.name = f"{dataset}-{split}"
+        known = manifest(self.folder)["splits"]
+        if self.name not in known:
+            raise unknown_name("embedded dataset and split", self.name, known)
+        for kind in kinds or ():
+            if kind not in known[self.name]["kinds"]:
+                raise unknown_name(f"kind of {self.name}", kind, known[self.name]["kinds"])
+        records = _read_split(self.folder, self.name)
+        self._records = [record for record in records if kinds is None or record["kind"] in kinds]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Example:
+        record = self._records[checked_index(index, len(self), self.name)]
+        picture = record["picture"]
+        shown = [] if picture is None else [picture]
+        return question_example(
+            identity=record["id"],
+            dataset=self.dataset,
+            question=record["question"],
+            answer=record["answer"],
+            images=[_read_pictures(self.folder)[number] for number in shown],
+            image_tag=self.image_tag,
+            prompt=self.prompt,
+            kind=record["kind"],
+            image_keys=[f"embedded/{number}" for number in shown],
+        )
+
+    def description(self) -> str:
+        """One line: what the split is and how much it holds."""
+        kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(self.kind_counts().items()))
+        return f"embedded {self.name}: {len(self)} examples ({kinds})"
+
+    def kind_counts(self) -> dict[str, int]:
+        """Number of examples of each kind."""
+        return dict(Counter(record["kind"] for record in self._records))
+
+    def answers_by_kind(self) -> dict[str, Counter[str]]:
+        """How often each answer occurs, for each kind of question."""
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        for record in self._records:
+            counts[record["kind"]][record["answer"]] += 1
+        return dict(counts)
+
+    def question_answers(self) -> list[tuple[str, str, str]]:
+        """(kind, question, answer) of every example, without pictures."""
+        return [(record["kind"], record["question"], record["answer"]) for record in self._records]
+
+
+@functools.lru_cache(maxsize=4)
+def manifest(folder: Path = FOLDER) -> dict:
+    """The manifest of a corpus folder.
+
+    Raises:
+      Owl2Error: The folder holds none; it is written last, so the build did not finish.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise Owl2Error(
+            f"no {MANIFEST} in {folder}; build it: python -m owl2_jax.data.corpus.build --output DIR"
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@functools.lru_cache(maxsize=16)
+def _read_split(folder: Path, name: str) -> list[dict]:
+    stem = name.replace("-", "/")
+    lines = [
+        line for block in _read_file(folder / f"{name}.array_record") for line in block.decode().split("\n")
+    ]
+    return [{"id": f"{stem}/{number:05d}", **json.loads(line)} for number, line in enumerate(lines)]
+
+
+@functools.lru_cache(maxsize=2)
+def _read_pictures(folder: Path) -> list[bytes]:
+    return _read_file(folder / PICTURES)
+
+
+def _read_file(path: Path) -> list[bytes]:
+    # Imported here: Grain takes a second, and most commands need no data.
+    import grain
+
+    source = grain.sources.ArrayRecordDataSource(str(path))
+    return list(source.__getitems__(range(len(source))))
