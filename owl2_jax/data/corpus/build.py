@@ -20,11 +20,14 @@ from owl2_jax.data.corpus.concepts import Concept, read_concepts
 from owl2_jax.data.corpus.countries import read_countries
 from owl2_jax.data.corpus.notice import notice
 from owl2_jax.data.corpus.packages import PACKAGES, download_wheels, unpack_packages
-from owl2_jax.data.corpus.pieces import VOCAB_SIZE, train_pieces
 from owl2_jax.data.corpus.records import MANIFEST, Record, sha256, write_pictures, write_split
+from owl2_jax.data.tokenizer import train_tokenizer
 
 FORMAT = 1
 SEED = 0
+VOCAB_SIZE = 4096
+# The words of the dialogue template, so that they are whole pieces.
+DIALOGUE = "USER: {} ASSISTANT: {}"
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,12 @@ def _shift(records: Sequence[Record], offset: int) -> list[Record]:
 def _write_tokenizer(path: Path, corpus: Corpus, vocab_size: int) -> dict:
     """Trains on the training splits alone, so that held-out names stay unseen."""
     texts = [
-        (record.question, record.answer)
+        DIALOGUE.format(record.question, record.answer)
         for (_, split), records in corpus.splits.items()
         if split == "train"
         for record in records
     ]
-    path.write_bytes(train_pieces(texts, vocab_size))
+    path.write_bytes(train_tokenizer(texts, vocab_size))
     return {"file": path.name, "pieces": vocab_size, "sha256": sha256(path)}
 
 

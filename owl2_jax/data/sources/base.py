@@ -17,21 +17,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.data.messages import IMAGE_TAGS
 
 Example = dict[str, Any]
 
-IMAGE_TAGS = ("<|image|>", "<image>")
-DEFAULT_IMAGE_TAG = "<|image|>"
+DEFAULT_IMAGE_TAG = IMAGE_TAGS[0]
 
-# The reasons a record is rejected for; pipelines count by them.
+# Why a record is rejected; pipelines count by these. The first two are this
+# room's, the others those of messages and pictures.
 REASONS = (
-    "missing_picture",
-    "corrupt_picture",
     "corrupt_record",
     "missing_field",
-    "image_count",
+    "bad_conversation",
     "wrong_tag",
+    "image_count",
+    "missing",
+    "corrupt",
+    "unsupported",
+    "oversized",
 )
 
 
@@ -121,8 +125,6 @@ def check_image_tag(tag: str) -> str:
     Raises:
       UnknownNameError: It is another.
     """
-    from owl2_jax.core.errors import unknown_name
-
     if tag not in IMAGE_TAGS:
         raise unknown_name("image tag", tag, IMAGE_TAGS)
     return tag

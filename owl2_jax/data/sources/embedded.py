@@ -34,7 +34,8 @@ class EmbeddedSource:
       dataset: "easy_vqa", "drawn_vqa", "captions" or "facts".
       split: "train", or "test" where the dataset has one.
       kinds: Keeps only these kinds of question, in any order; None keeps all.
-      prompt: Text around the question, with `{question}` in it.
+      prompt: Text around the question, with `{question}` in it; the whole
+        request where the split has captions and no questions.
       image_tag: The tag that marks the picture in the messages.
       folder: Another folder built by `owl2_jax.data.corpus.build`.
 
@@ -53,7 +54,7 @@ class EmbeddedSource:
         folder: str | Path = FOLDER,
     ):
         self.dataset, self.split = dataset, split
-        self.prompt, self.image_tag = check_prompt(prompt), check_image_tag(image_tag)
+        self.prompt, self.image_tag = prompt, check_image_tag(image_tag)
         self.folder = Path(folder)
         self.name = f"{dataset}-{split}"
         known = manifest(self.folder)["splits"]
@@ -64,6 +65,8 @@ class EmbeddedSource:
                 raise unknown_name(f"kind of {self.name}", kind, known[self.name]["kinds"])
         records = _read_split(self.folder, self.name)
         self._records = [record for record in records if kinds is None or record["kind"] in kinds]
+        if any(record["question"] for record in self._records):
+            check_prompt(prompt)
 
     def __len__(self) -> int:
         return len(self._records)
