@@ -1,0 +1,101 @@
+"""Host arrays to global arrays: which rows a process reads, and how its rows become one batch.
+
+The batch axes of a mesh cut a batch into pieces. A process holds some of the
+pieces, often but not always neighbours (a torus is walked in odd orders), and
+processes along a tensor axis hold the same ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.parallel.shardings import batch_sharding, batch_ways
+
+
+def pieces_by_process(mesh: Mesh) -> dict[int, tuple[int, ...]]:
+    """{process: numbers of the batch pieces that its devices hold}."""
+    pieces: dict[int, list[int]] = {}
+    for piece, devices in enumerate(mesh.devices.reshape(batch_ways(mesh), -1)):
+        for process in sorted({device.process_index for device in devices}):
+            pieces.setdefault(process, []).append(piece)
+    return {process: tuple(held) for process, held in pieces.items()}
+
+
+def data_shard(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
+    """Which part of every global batch a process reads: (index, count).
+
+    Processes that hold the same pieces get the same index and must read the
+    same data. All parts have the same number of rows.
+
+    Args:
+      mesh: the mesh over all processes.
+      process: its number; this process by default.
+
+    Raises:
+      Owl2Error: processes whose pieces overlap only in part.
+    """
+    held = pieces_by_process(mesh)
+    shards = sorted(set(held.values()))
+    if len({piece for shard in shards for piece in shard}) != sum(map(len, shards)):
+        raise Owl2Error(
+            f"mesh {dict(mesh.shape)}: processes share some batch rows but not all ({shards}); choose a "
+            "tensor axis that divides the devices of a process, or is a multiple of them"
+        )
+    return shards.index(held[jax.process_index() if process is None else process]), len(shards)
+
+
+def place(batch: Any, mesh: Mesh, accumulated: bool = False) -> Any:
+    """This process's rows to global device arrays.
+
+    Args:
+      batch: pytree of host arrays with this process's rows (or pictures)
+        along the batch dimension; every process has equally many.
+      accumulated: arrays are [A, B, ...] instead of [B, ...].
+
+    Returns:
+      The pytree of arrays sharded by `batch_sharding`.
+    """
+    sharding = batch_sharding(mesh, accumulated)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    held = pieces_by_process(mesh)[jax.process_index()]
+    axis = int(accumulated)
+
+    def assemble(leaf: Any) -> jax.Array:
+        local = np.asarray(leaf)
+        rows = local.shape[axis] // len(held)
+        shape = list(local.shape)
+        shape[axis] = rows * batch_ways(mesh)
+
+        def piece(index: tuple[slice, ...]) -> np.ndarray:
+            position = held.index((index[axis].start or 0) // rows) if rows else 0
+            return local.take(range(position * rows, (position + 1) * rows), axis)
+
+        return jax.make_array_from_callback(tuple(shape), sharding, piece)
+
+    return jax.tree.map(assemble, batch)
+
+
+def global_image_index(image_index: np.ndarray, pictures: int, mesh: Mesh) -> np.ndarray:
+    """Numbers pictures over all processes.
+
+    A process numbers its own pictures from 0; this gives each the place where
+    `place` puts it among the pictures of the whole batch.
+
+    Args:
+      image_index: int32[..., B, I], -1 for an empty slot.
+      pictures: number of pictures M of each process.
+
+    Returns:
+      int32 of the same shape; empty slots stay -1.
+    """
+    held = np.asarray(pieces_by_process(mesh)[jax.process_index()])
+    per_piece = max(pictures // len(held), 1)
+    local = np.maximum(image_index, 0)
+    placed = held[np.minimum(local // per_piece, len(held) - 1)] * per_piece + local % per_piece
+    return np.where(image_index < 0, -1, placed).astype(np.int32)

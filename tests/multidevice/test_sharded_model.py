@@ -1,0 +1,101 @@
+"""The model over eight fake devices computes what it computes on one."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from owl2_jax.model.owl2 import Owl2, logical_axes
+from owl2_jax.parallel.mesh import make_mesh
+from owl2_jax.parallel.placement import place
+from owl2_jax.parallel.rules import activate
+from owl2_jax.parallel.shardings import check_params, param_shardings, replicated
+from owl2_jax.testing import tiny
+
+MESHES = [
+    {"data": 8},
+    {"fsdp": 8},
+    {"data": 2, "fsdp": 2, "tensor": 2},
+    {"dcn": 2, "fsdp": 4},
+    {"fsdp": 4, "tensor": 2},
+]
+ROWS = 8
+# Compiling is what takes the time here, and nothing runs long.
+COMPILE_FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def config(image_kv="gather"):
+    return tiny.tiny_config(**{"remat": "context", "image_kv": image_kv, "vision.num_layers": 2})
+
+
+@functools.cache
+def inputs():
+    """Eight rows, the pictures padded to eight."""
+    values = tiny.tiny_inputs(config(), rows=ROWS)
+    images = values["images"]
+    values["images"] = np.concatenate(
+        [images, np.zeros((ROWS - len(images), *images.shape[1:]), images.dtype)]
+    )
+    return values
+
+
+def loss(config, params, batch):
+    labels = batch["labels"]
+    arguments = {name: value for name, value in batch.items() if name != "labels"}
+    logits = Owl2(config).apply({"params": params}, **arguments)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], jnp.maximum(labels[:, 1:], 0))
+    return jnp.mean(losses * (labels[:, 1:] >= 0)), logits
+
+
+@functools.cache
+def params():
+    return tiny.tiny_params(config())
+
+
+@functools.cache
+def expected():
+    run = jax.jit(
+        jax.value_and_grad(functools.partial(loss, config("select")), has_aux=True),
+        compiler_options=COMPILE_FAST,
+    )
+    (value, logits), gradients = run(params(), inputs())
+    return jax.device_get((value, logits, gradients))
+
+
+@pytest.mark.parametrize(
+    ("spec", "image_kv"), [*((spec, "gather") for spec in MESHES), (MESHES[2], "select")], ids=str
+)
+def test_logits_and_gradients_over_eight_devices_equal_one_device(spec, image_kv):
+    mesh, axes = make_mesh(spec), logical_axes(config())
+    check_params(axes, params(), mesh)
+    stored = param_shardings(axes, mesh)
+    step = activate(mesh)(jax.value_and_grad(functools.partial(loss, config(image_kv)), has_aux=True))
+    run = jax.jit(step, out_shardings=((replicated(mesh), None), stored), compiler_options=COMPILE_FAST)
+    (value, logits), gradients = run(jax.device_put(params(), stored), place(inputs(), mesh))
+
+    want_value, want_logits, want_gradients = expected()
+    real = inputs()["segment_ids"] > 0
+    np.testing.assert_allclose(value, want_value, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(logits)[real], want_logits[real], atol=2e-4, rtol=1e-4)
+    jax.tree.map(
+        lambda got, want: np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max() + 1e-6),
+        gradients,
+        want_gradients,
+    )
+
+
+def test_one_device_adds_no_constraint_to_the_program():
+    mesh = make_mesh({}, jax.devices()[:1])
+
+    def forward(params, batch):
+        return loss(config(), params, batch)
+
+    arguments = (params(), inputs())
+    text = jax.jit(activate(mesh)(forward)).lower(*arguments).as_text()
+    assert text == jax.jit(forward).lower(*arguments).as_text()
+    assert "sharding" not in text
