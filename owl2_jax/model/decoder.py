@@ -225,7 +225,8 @@ class Decoder(nn.Module):
 
     def embed(self, tokens: Array) -> Array:
         """int32[B, T] to dtype[B, T, D]; an id of V or more is no token and gives zeros."""
-        x = self.embedding.astype(self.config.dtype).at[tokens].get(mode="fill", fill_value=0)
+        table = jnp.asarray(self.embedding, self.config.dtype)
+        x = jnp.take(table, tokens, axis=0, mode="fill", fill_value=0)
         return nn.with_logical_constraint(x, _STREAM)
 
     def __call__(

@@ -1,0 +1,116 @@
+"""Settings of a training run, as frozen dataclasses. Defaults live here alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from owl2_jax.core.errors import Owl2Error
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over steps: linear warm-up from 0, then a cosine down to `end_lr`."""
+
+    peak_lr: float = 2e-5
+    end_lr: float = 0.0
+    warmup_steps: int = 250
+
+
+@dataclass(frozen=True)
+class GroupConfig:
+    """Parameters that are trained alike.
+
+    Attributes:
+      name: what the table and the logs call the group.
+      pattern: regex over whole parameter names; of all groups the first that
+        matches takes the parameter.
+      lr: multiplier of the schedule's learning rate; None freezes the group,
+        which then has no gradient and no optimiser state.
+      weight_decay: decoupled weight decay; None takes the optimiser's.
+      layer_decay: factor per layer counted from the top, for stacked layers:
+        the top layer has factor 1 * layer_decay, what feeds the first layer
+        layer_decay ** (L + 1) (BEiT's layer-wise decay); 1 for none.
+      depth: layers of the tower the group belongs to, when it lies below a
+        stack of layers and is not itself stacked; it then decays by
+        layer_decay ** (depth + 1). 0 for leaves above the stack.
+      schedule: own schedule of the group; None takes the run's.
+    """
+
+    name: str
+    pattern: str
+    lr: float | None = 1.0
+    weight_decay: float | None = None
+    layer_decay: float = 1.0
+    depth: int = 0
+    schedule: ScheduleConfig | None = None
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov and Hutter 2019) after clipping by global norm."""
+
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
+    decay_vectors: bool = False  # also decay biases, norm scales and other vectors
+
+
+def _default_groups() -> tuple[GroupConfig, ...]:
+    return (GroupConfig(name="all", pattern=".*"),)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Attributes:
+      total_steps, total_examples: the run's length; exactly one is set.
+      examples_per_step: samples of a step, needed to count in examples.
+      start_from: checkpoint whose parameters the run starts from; None starts
+        at random.
+      accumulate_steps: equal parts that a batch is computed in.
+      max_targets: most supervised positions of a row; the loss looks at no
+        more of them (0: every position).
+      loss_chunk: positions whose logits exist at a time (0: all at once).
+      save_every_steps, keep_checkpoints: how often to save, how many to keep.
+      max_bad_steps: non-finite steps in a row before the run stops.
+    """
+
+    total_steps: int | None = None
+    total_examples: int | None = None
+    examples_per_step: int | None = None
+    seed: int = 0
+    start_from: str | None = None
+    groups: tuple[GroupConfig, ...] = field(default_factory=_default_groups)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    accumulate_steps: int = 1
+    max_targets: int = 0
+    loss_chunk: int = 0
+    log_every_steps: int = 20
+    save_every_steps: int = 500
+    keep_checkpoints: int = 2
+    max_bad_steps: int = 10
+
+    def __post_init__(self) -> None:
+        if (self.total_steps is None) == (self.total_examples is None):
+            raise Owl2Error(
+                f"train: set exactly one of total_steps ({self.total_steps}) and total_examples "
+                f"({self.total_examples})"
+            )
+        if self.total_examples is not None and not self.examples_per_step:
+            raise Owl2Error("train: total_examples needs examples_per_step")
+        for name in ("accumulate_steps", "log_every_steps", "save_every_steps", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise Owl2Error(f"train.{name} must be at least 1, found {getattr(self, name)}")
+
+    @property
+    def num_steps(self) -> int:
+        if self.total_steps is not None:
+            return self.total_steps
+        assert self.total_examples is not None and self.examples_per_step is not None
+        return -(-self.total_examples // self.examples_per_step)
