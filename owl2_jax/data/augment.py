@@ -1,0 +1,66 @@
+"""Random resized crop and horizontal flip: what stage 1 trains on instead of `images.fit`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from owl2_jax.core.errors import Owl2Error
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random resized crop and horizontal flip, the augmentation of stage 1.
+
+    Attributes:
+      scale: smallest and largest share of the picture's area.
+      ratio: smallest and largest width / height of the crop.
+      flip: probability of a horizontal flip.
+    """
+
+    scale: tuple[float, float] = (0.5, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+
+    def __post_init__(self):
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise Owl2Error(f"augmentation scale is {self.scale}; expected 0 < smallest <= largest <= 1")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise Owl2Error(f"augmentation ratio is {self.ratio}; expected 0 < smallest <= largest")
+        if not 0 <= self.flip <= 1:
+            raise Owl2Error(f"augmentation flip is {self.flip}; expected a probability from 0 to 1")
+
+
+def augment(
+    image: Image.Image, size: int, rng: np.random.Generator, settings: Augment = Augment()
+) -> np.ndarray:
+    """Cuts a random part out of an RGB picture, resizes and perhaps flips it.
+
+    Everything random comes from `rng`, so that a record with its own seed gives
+    the same uint8[size, size, 3] anywhere.
+    """
+    box = random_box(image.width, image.height, rng, settings)
+    image = image.crop(box).resize((size, size), Image.Resampling.BICUBIC)
+    if rng.random() < settings.flip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(image)
+
+
+def random_box(
+    width: int, height: int, rng: np.random.Generator, settings: Augment
+) -> tuple[int, int, int, int]:
+    """Draws a crop (left, top, right, bottom): uniform in area, log-uniform in ratio."""
+    for _ in range(10):
+        area = width * height * rng.uniform(*settings.scale)
+        ratio = np.exp(rng.uniform(*np.log(settings.ratio)))
+        w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    # Too long or thin for such a crop: the largest one in the middle instead.
+    w = min(width, max(1, round(height * settings.ratio[1])))
+    h = min(height, max(1, round(width / settings.ratio[0])))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from owl2_jax.core.errors import UnknownNameError
+from owl2_jax.data.images import MODES, PAD_COLOUR, ImageError, decode, fit, load, normalize
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "images"
+PICTURES = ("rand_100x60", "grad_60x100", "grad_448x448", "rand_37x301")
+WHITE = (255, 255, 255)
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    levels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(levels)
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def corner(pixels: Image.Image) -> tuple[int, ...]:
+    return pixels.getpixel((0, 0))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that declares a size and holds no pixels to speak of."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 64))
+        + chunk(b"IEND", b"")
+    )
+
+
+# ---- golden data -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", sorted(MODES))
+@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize(("file", "size", "step"), [("pixels_56", 56, 1), ("pixels_448_every7th", 448, 7)])
+def test_pixels_equal_the_golden_ones_to_the_last_bit(mode, picture, file, size, step):
+    pixels = normalize(load(GOLDEN / f"{picture}.png", mode, size))
+    with np.load(GOLDEN / f"{file}.npz") as golden:
+        expected = golden[f"{mode}/{picture}"]
+    assert pixels.dtype == expected.dtype == np.float32
+    np.testing.assert_array_equal(pixels.transpose(2, 0, 1)[:, ::step, ::step], expected)
+
+
+def test_the_pad_colour_is_the_golden_configurations_mean():
+    config = json.loads((GOLDEN / "preprocessor_config.json").read_text(encoding="utf-8"))
+    assert tuple(int(255 * mean) for mean in config["image_mean"]) == PAD_COLOUR
+
+
+def test_padding_after_the_row_pass_equals_padding_before():
+    for width, height, size in [(640, 480, 448), (301, 37, 56), (480, 640, 224), (50, 49, 98), (9, 1, 28)]:
+        image = noise(width, height)
+        edge = max(width, height)
+        square = Image.new("RGB", (edge, edge), PAD_COLOUR)
+        square.paste(image, ((edge - width) // 2, (edge - height) // 2))
+        expected = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC))
+        np.testing.assert_array_equal(fit(image, "pad", size), expected)
+
+
+@pytest.mark.parametrize("mode", sorted(MODES))
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (33, 57), (14, 14)])
+@pytest.mark.parametrize("size", [14, 28, 57])
+def test_every_mode_gives_a_square_of_any_size(mode, shape, size):
+    pixels = fit(noise(*shape), mode, size)
+    assert pixels.shape == (size, size, 3)
+    assert pixels.dtype == np.uint8
+
+
+def test_normalize_is_clips():
+    pixels = np.array([[[0, 128, 255]]], np.uint8)
+    expected = [
+        (0 - 0.48145466) / 0.26862954,
+        (128 / 255 - 0.4578275) / 0.26130258,
+        (1 - 0.40821073) / 0.27577711,
+    ]
+    np.testing.assert_allclose(normalize(pixels)[0, 0], expected, rtol=1e-6)
+
+
+# ---- kinds of files --------------------------------------------------------
+
+
+def test_bytes_and_path_give_the_same_pixels():
+    path = GOLDEN / "rand_100x60.png"
+    np.testing.assert_array_equal(load(path, "pad", 28), load(path.read_bytes(), "pad", 28))
+    np.testing.assert_array_equal(load(str(path), "pad", 28), load(path, "pad", 28))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "WEBP", "JPEG2000"])
+def test_lossless_formats_keep_every_pixel(kind):
+    image = noise(20, 13)
+    options = {"WEBP": {"lossless": True}, "JPEG2000": {"irreversible": False}}.get(kind, {})
+    np.testing.assert_array_equal(decode(encoded(image, kind, **options)), image)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_exif_orientation_is_applied(kind, orientation):
+    # Four flat quarters, so that lossy formats keep them apart.
+    quarters = np.kron(np.array([[0, 80], [160, 240]], np.uint8), np.ones((16, 24), np.uint8))
+    image = Image.fromarray(quarters).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.asarray(decode(encoded(image, kind, exif=exif)))[..., 0]
+    turn = {
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.T,
+        6: lambda a: a.T[:, ::-1],
+        7: lambda a: a[::-1, ::-1].T,
+        8: lambda a: a.T[::-1],
+    }.get(orientation, lambda a: a)
+    expected = turn(quarters)
+    assert pixels.shape == expected.shape
+    assert np.abs(pixels.astype(int) - expected).max() <= 8
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P"])
+def test_grey_and_palette_pictures_become_rgb(mode):
+    image = noise(12, 12).convert(mode)
+    np.testing.assert_array_equal(decode(encoded(image, "PNG")), image.convert("RGB"))
+
+
+def test_transparency_is_laid_on_white():
+    clear, half = Image.new("RGBA", (4, 4), (10, 20, 30, 0)), Image.new("RGBA", (4, 4), (0, 0, 0, 128))
+    assert corner(decode(encoded(clear, "PNG"))) == WHITE
+    assert corner(decode(encoded(half, "PNG"))) == (127, 127, 127)
+    assert corner(decode(encoded(Image.new("LA", (4, 4), (9, 0)), "PNG"))) == WHITE
+
+
+def test_a_transparent_palette_entry_or_colour_is_laid_on_white():
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([10, 20, 30] * 256)
+    assert corner(decode(encoded(palette, "GIF", transparency=0))) == WHITE
+    assert corner(decode(encoded(palette, "PNG", transparency=0))) == WHITE
+    assert (
+        corner(decode(encoded(Image.new("RGB", (4, 4), (1, 2, 3)), "PNG", transparency=(1, 2, 3)))) == WHITE
+    )
+    assert corner(decode(encoded(Image.new("L", (4, 4), 7), "PNG", transparency=7))) == WHITE
+
+
+def test_cmyk_becomes_rgb():
+    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    for kind in ("JPEG", "TIFF"):
+        red, green, blue = corner(decode(encoded(image, kind)))
+        assert red > 200 and green < 60 and blue < 60
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_an_animation_gives_its_first_frame(kind):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ((255, 0, 0), (0, 0, 255))]
+    options = {"WEBP": {"lossless": True}}.get(kind, {})
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert Image.open(io.BytesIO(data)).n_frames == 2
+    assert corner(decode(data)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_keep_the_upper_eight(kind):
+    levels = np.array([[0, 255, 256, 0x1234, 0x8000, 0xFFFF]], np.uint16)
+    pixels = np.asarray(decode(encoded(Image.fromarray(levels), kind)))
+    assert pixels[0, :, 0].tolist() == [0, 0, 1, 0x12, 0x80, 0xFF]
+
+
+# ---- bad input -------------------------------------------------------------
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ImageError, match="no_such.jpg: No such file") as error:
+        decode(tmp_path / "no_such.jpg")
+    assert error.value.reason == "missing"
+    with pytest.raises(ImageError, match="Is a directory|Permission"):
+        decode(tmp_path)
+    with pytest.raises(ImageError, match="null byte") as error:
+        decode("a\0b.png")
+    assert error.value.reason == "missing"
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"not a picture", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
+)
+def test_a_file_that_is_no_picture_is_named(data):
+    with pytest.raises(ImageError, match=r"shop/7.jpg \(\d+ bytes\) is no picture of a known kind") as error:
+        decode(data, name="shop/7.jpg")
+    assert error.value.reason == "corrupt"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_a_truncated_file_is_named(kind, tmp_path):
+    data = encoded(noise(64, 64), kind)
+    path = tmp_path / "half"
+    path.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(ImageError, match=f"{path} ") as error:
+        decode(path)
+    assert error.value.reason == "corrupt"
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("width", [100_000, 2_000_000_000])
+def test_a_huge_picture_is_refused_before_its_pixels_are_decoded(width):
+    with pytest.raises(ImageError, match="bomb.png") as error:
+        decode(png_header(width, 100_000), name="bomb.png")
+    assert error.value.reason == "oversized"
+
+
+def test_the_pixel_limit_is_the_callers():
+    data = encoded(noise(30, 20), "PNG")
+    assert decode(data, max_pixels=600).size == (30, 20)
+    with pytest.raises(ImageError, match="takes 30 x 20 pixels, expected at most 599"):
+        decode(data, max_pixels=599)
+
+
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_a_long_thin_picture_cannot_blow_up_in_between(mode):
+    with pytest.raises(ImageError, match="strip.*expected at most") as error:
+        fit(Image.new("RGB", (300_000, 1)), mode, 448, name="strip")
+    assert error.value.reason == "oversized"
+
+
+def test_pixels_without_a_known_range_are_refused():
+    floats = Image.fromarray(np.ones((3, 3), np.float32))
+    integers = Image.fromarray(np.full((3, 3), 70_000, np.int32))
+    for image, message in ((floats, "floating-point"), (integers, "32-bit")):
+        with pytest.raises(ImageError, match=message) as error:
+            decode(encoded(image, "TIFF"))
+        assert error.value.reason == "unsupported"
+
+
+def test_an_unknown_mode_is_refused_with_the_nearest_name(tmp_path):
+    with pytest.raises(UnknownNameError, match="unknown image mode 'padding'; did you mean 'pad'"):
+        fit(noise(4, 4), "padding", 14)
+    with pytest.raises(UnknownNameError, match="image mode"):
+        load(tmp_path / "not_even_there.png", "crop", 14)
+
+
+def test_an_image_error_survives_the_way_back_from_a_worker_process():
+    error = pickle.loads(pickle.dumps(ImageError("the picture x is damaged", "corrupt")))
+    assert (str(error), error.reason) == ("the picture x is damaged", "corrupt")
+
+
+def mutated(data: bytes, rng: np.random.Generator) -> bytes:
+    """Changes bytes, most of them in the header, and sometimes cuts, repeats or inserts."""
+    data = bytearray(data)
+    for _ in range(rng.integers(1, 8)):
+        where = rng.integers(0, min(len(data), 200) if rng.random() < 0.7 else len(data))
+        data[where] = rng.integers(0, 256)
+    kind = rng.integers(0, 6)
+    where = rng.integers(0, len(data))
+    if kind == 0:
+        del data[where:]
+    elif kind == 1:
+        data[where:where] = data[: rng.integers(0, len(data))]
+    elif kind == 2:
+        data[where:where] = rng.bytes(4)
+    return bytes(data)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mutated_pictures_decode_or_raise_an_image_error():
+    image, rng = noise(24, 17), np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    originals = [encoded(image, kind, exif=exif) for kind in ("JPEG", "PNG", "WEBP", "TIFF")]
+    originals += [encoded(image.convert(mode), "PNG") for mode in ("P", "RGBA", "1", "LA")]
+    originals += [encoded(image, kind) for kind in ("GIF", "BMP", "PPM", "JPEG2000")]
+    originals += [encoded(image, "TIFF", compression="tiff_lzw"), encoded(image.convert("CMYK"), "JPEG")]
+    outcomes = {"decoded": 0, "corrupt": 0, "oversized": 0, "unsupported": 0}
+    for index in range(1500):
+        data = mutated(originals[index % len(originals)], rng)
+        try:
+            assert load(data, "pad", 14, name="mutant", max_pixels=10**6).shape == (14, 14, 3)
+            outcomes["decoded"] += 1
+        except ImageError as error:
+            assert "mutant" in str(error)
+            outcomes[error.reason] += 1
+    assert min(outcomes["decoded"], outcomes["corrupt"]) > 200
