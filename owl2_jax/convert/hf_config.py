@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from owl2_jax.convert.hf_defaults import NESTED_DEFAULTS, TRANSFORMERS_VERSION
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.model.config import AbstractorConfig, DecoderConfig, Owl2Config, VisionConfig
 
@@ -125,18 +126,19 @@ def _size(values: Mapping[str, Any], name: str, where: str, default: int | None 
     return value
 
 
-def write_hf_config(config: Owl2Config, torch_dtype: str) -> dict[str, Any]:
-    """The `config.json` that the original loader needs for `config`.
+def write_hf_config(config: Owl2Config, torch_dtype: str, bos_id: int = 1, eos_id: int = 2) -> dict[str, Any]:
+    """The `config.json` that the original writes, and needs, for `config`.
 
     Args:
       torch_dtype: "float32", "float16" or "bfloat16", of the weights beside it.
+      bos_id, eos_id: token ids of the tokenizer beside it.
     """
     decoder = config.decoder
     return {
         "architectures": [ARCHITECTURE],
         "attention_bias": False,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
+        "bos_token_id": bos_id,
+        "eos_token_id": eos_id,
         "hidden_act": "silu",
         "hidden_size": decoder.width,
         "initializer_range": 0.02,
@@ -152,7 +154,7 @@ def write_hf_config(config: Owl2Config, torch_dtype: str) -> dict[str, Any]:
         "rope_theta": decoder.rope_theta,
         "tie_word_embeddings": False,
         "torch_dtype": torch_dtype,
-        "transformers_version": "4.31.0",
+        "transformers_version": TRANSFORMERS_VERSION,
         "use_cache": True,
         "visual_config": {
             "visual_abstractor": _write_abstractor(config),
@@ -164,6 +166,7 @@ def write_hf_config(config: Owl2Config, torch_dtype: str) -> dict[str, Any]:
 
 def _write_vision(vision: VisionConfig) -> dict[str, Any]:
     return {
+        **NESTED_DEFAULTS,
         "attention_dropout": 0.0,
         "hidden_act": "quick_gelu",
         "hidden_size": vision.width,
@@ -187,6 +190,7 @@ def _write_vision(vision: VisionConfig) -> dict[str, Any]:
 def _write_abstractor(config: Owl2Config) -> dict[str, Any]:
     abstractor = config.abstractor
     return {
+        **NESTED_DEFAULTS,
         "add_v2t_pos_emb": False,
         "attention_probs_dropout_prob": 0.0,
         "encoder_hidden_size": config.vision.width,

@@ -16,6 +16,18 @@ import numpy as np
 Shape = tuple[int, ...]
 
 
+_BLOCK = 32  # rows moved at a time, so that reads and writes both stay in cache
+
+
+def transposed(matrix: np.ndarray) -> np.ndarray:
+    """A contiguous copy of `matrix.T`, several times as fast as numpy's own."""
+    bits = matrix.view(f"u{matrix.dtype.itemsize}")  # numpy moves integers faster than bfloat16
+    out = np.empty(bits.shape[::-1], bits.dtype)
+    for start in range(0, bits.shape[0], _BLOCK):
+        out[:, start : start + _BLOCK] = bits[start : start + _BLOCK].T
+    return out.view(matrix.dtype)
+
+
 @dataclass(frozen=True)
 class Op(abc.ABC):
     """Base of the operations on one tensor (of one layer)."""
@@ -73,11 +85,11 @@ class Linear(Op):
         return math.prod(shape[self.in_axes :]), math.prod(shape[: self.in_axes])
 
     def to_ours(self, theirs: np.ndarray, shape: Shape) -> np.ndarray:
-        return theirs.T.reshape(shape)
+        return transposed(theirs).reshape(shape)
 
     def to_theirs(self, ours: np.ndarray) -> np.ndarray:
         rows, columns = self.their_shape(ours.shape)
-        return ours.reshape(columns, rows).T
+        return transposed(ours.reshape(columns, rows))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ stand in the order of the released checkpoint, which is the order of export.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -130,7 +130,6 @@ def _decoder(modalities: Sequence[tuple[str, str]]) -> list[Rule]:
         Rule(f"{ours}/mlp/down/kernel", f"{theirs}.mlp.down_proj.weight", LINEAR),
         *both[2 * len(modalities) :],
         Rule("decoder/final_norm/scale", "model.norm.weight", SAME),
-        Rule("decoder/head/kernel", "lm_head.weight", LINEAR),
     ]
 
 
@@ -156,10 +155,11 @@ def _clip() -> list[Rule]:
     ]
 
 
+_HEAD: Final = Rule("decoder/head/kernel", "lm_head.weight", LINEAR)
 # The released format.
-OWL2: Final = (*_decoder(_MODALITIES), *_vision(), *_abstractor())
+OWL2: Final = (*_decoder(_MODALITIES), *_vision(), *_abstractor(), _HEAD)
 # LLaMA has one copy of what has one per modality here; both branches read it.
-LLAMA: Final = tuple(_decoder([(branch, "") for branch, _ in _MODALITIES]))
+LLAMA: Final = (*_decoder([(branch, "") for branch, _ in _MODALITIES]), _HEAD)
 # CLIP keeps queries, keys and values apart; three rows fill one leaf of ours.
 CLIP: Final = tuple(_clip())
 
@@ -173,3 +173,21 @@ def pairs(rules: Sequence[Rule], shapes: Mapping[str, Shape]) -> Iterator[Pair]:
             continue
         for layer in range(shape[0]):
             yield Pair(rule.theirs.format(i=layer), rule, layer, shape[1:])
+
+
+def in_their_order(listed: Iterable[Pair]) -> list[Pair]:
+    """Sorts tensors as released checkpoints hold them: layer by layer inside each stack of layers."""
+    listed = list(listed)
+    first: dict[str, int] = {}  # where the stack that a rule belongs to begins
+    for position, pair in enumerate(listed):
+        first.setdefault(_stack(pair), position)
+    order = {id(pair): position for position, pair in enumerate(listed)}
+    return sorted(
+        listed,
+        key=lambda pair: (first[_stack(pair)], -1 if pair.layer is None else pair.layer, order[id(pair)]),
+    )
+
+
+def _stack(pair: Pair) -> str:
+    """What tensors of one stack of layers share; the full name for a tensor outside."""
+    return pair.theirs if pair.layer is None else pair.rule.theirs.partition("{i}")[0]

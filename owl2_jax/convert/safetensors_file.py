@@ -159,25 +159,16 @@ class SafetensorsWriter:
         raw = json.dumps(header, separators=(",", ":")).encode()
         raw += b" " * (-len(raw) % 8)  # so that data is aligned
         self._data_start = 8 + len(raw)
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        self._write_all(len(raw).to_bytes(8, "little") + raw, 0)
-        os.truncate(self._fd, self._data_start + position)
+        self.path = path
+        path.write_bytes(len(raw).to_bytes(8, "little") + raw)
+        os.truncate(path, self._data_start + position)
 
     def write(self, name: str, values: np.ndarray) -> None:
         """Stores `values`, cast to the dtype announced for `name`."""
         spec = self.specs[name]
         if values.shape != spec.shape:
             raise ValueError(f"{name}: shape {values.shape}, announced {spec.shape}")
-        data = np.ascontiguousarray(values, dtype=spec.dtype)
-        self._write_all(data.reshape(-1).view(np.uint8).data, self._data_start + self._begins[name])
-
-    def _write_all(self, data: bytes | memoryview, offset: int) -> None:
-        view = memoryview(data)
-        while view:  # one call writes 2 GB at most
-            written = os.pwrite(self._fd, view, offset)
-            view, offset = view[written:], offset + written
-
-    def close(self) -> None:
-        """Closes the file; the last errors of a full disk show here."""
-        os.fsync(self._fd)
-        os.close(self._fd)
+        # Opened each time: an export may have more shards than a process may have files.
+        with self.path.open("r+b") as file:
+            file.seek(self._data_start + self._begins[name])
+            file.write(np.ascontiguousarray(values, dtype=spec.dtype).reshape(-1).view(np.uint8).data)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from owl2_jax.convert.hf_config import read_hf_config
 from owl2_jax.convert.ops import QkvPart, Shape
 from owl2_jax.convert.rules import OWL2, Pair, pairs
 from owl2_jax.convert.source import Source
+from owl2_jax.convert.tokenizer_files import read_tokenizer_file
+from owl2_jax.core.array_store import StreamedLeaf
+from owl2_jax.core.outputs import refuse_existing
+from owl2_jax.core.params_io import TOKENIZER_FILE, model_json, write_model_directory
 from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import abstract_params
@@ -69,24 +74,49 @@ def by_leaf(listed: Iterable[Pair]) -> dict[str, list[Pair]]:
     return grouped
 
 
-def put(leaf: np.ndarray, pair: Pair, theirs: np.ndarray) -> None:
-    """Writes one tensor of theirs into its place in a leaf of ours, cast to the leaf's dtype."""
-    target = leaf if pair.layer is None else leaf[pair.layer]
-    if isinstance(pair.rule.op, QkvPart):
-        target = target[..., pair.rule.op.part, :]
-    target[...] = pair.rule.op.to_ours(theirs, pair.shape)
+def blocks(source: Source, listed: Sequence[Pair], dtype: np.dtype) -> Iterator[np.ndarray]:
+    """The values of one leaf: layer by layer as [1, ...], or whole when it is not stacked."""
+    by_layer: dict[int | None, list[Pair]] = {}
+    for pair in listed:
+        by_layer.setdefault(pair.layer, []).append(pair)
+    for layer, parts in by_layer.items():
+        values = _assemble(source, parts).astype(dtype, copy=False)
+        yield values if layer is None else values[None]
 
 
-def read_params(
-    source: Source, grouped: Mapping[str, list[Pair]], shapes: Mapping[str, Shape], dtype: Any
-) -> dict[str, Any]:
-    """Reads whole leaves into memory: nested dict of `dtype` arrays."""
-    leaves = {}
-    for path, listed in grouped.items():
-        leaves[path] = np.empty(shapes[path], dtype)
-        for pair in listed:
-            put(leaves[path], pair, source.read(pair.theirs))
-    return unflatten(leaves)
+def _assemble(source: Source, parts: Sequence[Pair]) -> np.ndarray:
+    """One layer's tensor of ours, from one of theirs or from separate q, k and v."""
+    tensors = [pair.rule.op.to_ours(source.read(pair.theirs), pair.shape) for pair in parts]
+    if isinstance(parts[0].rule.op, QkvPart):
+        return np.stack(tensors, axis=-2)
+    (tensor,) = tensors
+    return tensor
+
+
+def streamed_leaves(
+    source: Source, grouped: Mapping[str, Sequence[Pair]], shapes: Mapping[str, Shape], dtype: str
+) -> dict[str, StreamedLeaf]:
+    """{path: leaf} that reads its tensors when it is written."""
+    width = numpy_dtype(dtype)
+    return {
+        path: StreamedLeaf(
+            shapes[path], width, partial(blocks, source, listed, width), listed[0].layer is not None
+        )
+        for path, listed in grouped.items()
+    }
+
+
+def materialize(leaf: StreamedLeaf) -> np.ndarray:
+    """The whole leaf in memory."""
+    values = np.empty(leaf.shape, leaf.dtype)
+    for index, block in enumerate(leaf.blocks()):
+        values[index if leaf.stacked else ...] = block[0] if leaf.stacked else block
+    return values
+
+
+def numpy_dtype(name: str) -> np.dtype:
+    """ "float32", "float16" or "bfloat16" as a numpy dtype."""
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
 def load_hf_params(path: str | Path, dtype: str = "float32") -> tuple[Owl2Config, dict[str, Any]]:
@@ -106,6 +136,36 @@ def load_hf_params(path: str | Path, dtype: str = "float32") -> tuple[Owl2Config
       Owl2Error: a missing, damaged or unfitting file.
     """
     checkpoint = ReleasedCheckpoint(path)
-    config = checkpoint.config.replace(param_dtype=dtype)
-    width = np.dtype(np.float32 if dtype == "float32" else ml_dtypes.bfloat16)
-    return config, read_params(checkpoint.source, checkpoint.pairs, checkpoint.shapes, width)
+    leaves = streamed_leaves(checkpoint.source, checkpoint.pairs, checkpoint.shapes, dtype)
+    params = unflatten({name: materialize(leaf) for name, leaf in leaves.items()})
+    return checkpoint.config.replace(param_dtype=dtype), params
+
+
+def convert_to_jax(
+    source: str | Path, output: str | Path, *, dtype: str | None = None, tokenizer: str | Path | None = None
+) -> dict[str, Any]:
+    """Converts a released directory to a model directory, one tensor in memory at a time.
+
+    Args:
+      source: released directory.
+      output: model directory to make.
+      dtype: of the stored parameters, "float32" or "bfloat16"; by default the
+        narrowest of the two that changes no value.
+      tokenizer: SentencePiece file; by default `tokenizer.model` in `source`,
+        and none when it has none.
+
+    Returns:
+      The content of the new `model.json`.
+
+    Raises:
+      Owl2Error: a missing, damaged or unfitting file, or an output that
+        exists or does not fit on the disk.
+    """
+    refuse_existing(output)
+    checkpoint = ReleasedCheckpoint(source)
+    config = checkpoint.config.replace(param_dtype=dtype or checkpoint.config.param_dtype)
+    leaves = streamed_leaves(checkpoint.source, checkpoint.pairs, checkpoint.shapes, config.param_dtype)
+    pieces = read_tokenizer_file(source, tokenizer, config.decoder.vocab_size)
+    model = model_json(config.to_dict(), tokenizer=None if pieces is None else TOKENIZER_FILE)
+    write_model_directory(output, model, unflatten(leaves), pieces)
+    return model

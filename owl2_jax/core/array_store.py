@@ -242,19 +242,26 @@ def restore_params(
     return _restore(Path(params), targets)
 
 
-def restore_leaf(params: str | Path, name: str) -> np.ndarray:
-    """Loads one leaf as a numpy array of its stored dtype.
+class ParamsReader:
+    """An Orbax checkpoint read one leaf at a time.
+
+    Attributes:
+      shapes: {name: shape} of what is stored.
 
     Raises:
-      Owl2Error: the checkpoint is damaged, or has no leaf of that name.
+      Owl2Error: the checkpoint is missing or damaged.
     """
-    stored = stored_arrays(params)
-    if name not in stored:
-        raise unknown_name(f"parameter of {params}", name, stored)
-    node = _restore(Path(params), {name: _Target(*stored[name], None)})
-    for key in name.split("/"):
-        node = node[key]
-    return node  # type: ignore[return-value]
+
+    def __init__(self, params: str | Path) -> None:
+        self._params = Path(params)
+        self._stored = stored_arrays(params)
+        self.shapes = {name: shape for name, (shape, _) in self._stored.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """The leaf `name` as a numpy array of its stored dtype."""
+        if name not in self._stored:
+            raise unknown_name(f"parameter of {self._params}", name, self._stored)
+        return flatten(_restore(self._params, {name: _Target(*self._stored[name], None)}))[name]
 
 
 @dataclass(frozen=True)

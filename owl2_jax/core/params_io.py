@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from owl2_jax.core.array_store import (
+    ParamsReader,
     check_complete,
     check_fit,
     listing,
-    restore_leaf,
     restore_params,
     stored_arrays,
     streamed,
@@ -29,8 +29,8 @@ from owl2_jax.core.outputs import new_directory
 from owl2_jax.core.tree import flatten
 
 __all__ = [
-    "Checkpoint", "check_fit", "model_json", "read_model_json", "read_tokenizer", "resolve_checkpoint",
-    "restore_leaf", "restore_params", "stored_arrays", "write_model_directory",
+    "Checkpoint", "ParamsReader", "check_fit", "model_json", "read_model_json", "read_tokenizer",
+    "resolve_checkpoint", "restore_params", "stored_arrays", "write_model_directory",
 ]  # fmt: skip
 
 FORMAT: Final = 1

@@ -1,0 +1,173 @@
+"""Our parameters to the released PyTorch format."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from owl2_jax.convert import tokenizer_files
+from owl2_jax.convert.buffers import buffers
+from owl2_jax.convert.hf_config import write_hf_config
+from owl2_jax.convert.ops import Shape
+from owl2_jax.convert.rules import OWL2, Pair, Rule, in_their_order, pairs
+from owl2_jax.convert.safetensors_file import SafetensorsWriter, TensorSpec
+from owl2_jax.convert.to_flax import by_leaf, leaf_shapes, numpy_dtype
+from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.outputs import new_directory, refuse_existing
+from owl2_jax.core.params_io import (
+    TOKENIZER_FILE,
+    ParamsReader,
+    check_fit,
+    read_model_json,
+    read_tokenizer,
+    resolve_checkpoint,
+)
+from owl2_jax.model.config import Owl2Config
+
+DTYPES: Final = ("float32", "float16", "bfloat16")
+DEFAULT_SHARD: Final = "5GB"
+_UNITS: Final = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def convert_to_torch(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    dtype: str | None = None,
+    max_shard_size: str | int = DEFAULT_SHARD,
+    with_buffers: bool = False,
+) -> list[str]:
+    """Writes a directory that the original's `from_pretrained` loads.
+
+    Args:
+      checkpoint: model or run directory.
+      output: directory to make.
+      dtype: of the weights; by default that of the checkpoint.
+      max_shard_size: bytes, or text such as "5GB" (10**9) or "500MiB".
+      with_buffers: write the fixed position tables and rotary frequencies too
+        (float32, as the original keeps them).
+
+    Returns:
+      Names of the weight files.
+
+    Raises:
+      Owl2Error: a checkpoint that is damaged or does not fit its own
+        configuration, a value that `dtype` cannot hold, or an output that
+        exists or does not fit on the disk.
+    """
+    refuse_existing(output)
+    limit = parse_size(max_shard_size)
+    found = resolve_checkpoint(checkpoint)
+    config = Owl2Config.from_dict(read_model_json(found.directory)["model"])
+    dtype = dtype or config.param_dtype
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
+    reader, shapes = ParamsReader(found.params), leaf_shapes(config)
+    check_fit(reader.shapes, shapes, str(found.params))
+    listed = list(in_their_order(pairs(export_rules(shapes), shapes)))
+    fixed = dict(buffers(config)) if with_buffers else {}
+    specs = {pair.theirs: TensorSpec(pair.their_shape, numpy_dtype(dtype)) for pair in listed}
+    specs |= {name: TensorSpec(values.shape, values.dtype) for name, values in fixed.items()}
+    with new_directory(output, sum(spec.nbytes for spec in specs.values())) as directory:
+        _write_settings(directory, config, dtype, read_tokenizer(found.directory))
+        writers = _open_shards(directory, specs, limit)
+        for name, values in fixed.items():
+            writers[name].write(name, values)
+        for path, leaf_pairs in by_leaf(listed).items():
+            _export_leaf(reader.read(path), leaf_pairs, writers)
+    return sorted({writer.path.name for writer in writers.values()})
+
+
+def export_rules(shapes: Mapping[str, Shape]) -> list[Rule]:
+    """The rules for a model of `shapes`; without a branch for images, both of theirs get ours for text."""
+    return [
+        rule if rule.ours in shapes else Rule(rule.ours.replace("_image/", "_text/"), rule.theirs, rule.op)
+        for rule in OWL2
+    ]
+
+
+def _export_leaf(
+    leaf: np.ndarray, leaf_pairs: Iterable[Pair], writers: Mapping[str, SafetensorsWriter]
+) -> None:
+    for pair in leaf_pairs:
+        ours = leaf if pair.layer is None else leaf[pair.layer]
+        writer = writers[pair.theirs]
+        writer.write(pair.theirs, _cast(pair.rule.op.to_theirs(ours), writer.specs[pair.theirs].dtype, pair))
+
+
+def _cast(values: np.ndarray, dtype: np.dtype, pair: Pair) -> np.ndarray:
+    if values.dtype == dtype:
+        return values
+    with np.errstate(over="ignore"):
+        cast = values.astype(dtype)
+    if dtype == np.float16 and not np.isfinite(cast).all():
+        raise Owl2Error(
+            f"{pair.rule.ours} has values beyond float16 (largest {np.abs(values.astype(np.float32)).max():.3g}); "
+            "export with --dtype bfloat16 or float32"
+        )
+    return cast
+
+
+def parse_size(size: str | int) -> int:
+    """Bytes of "5GB", "500MiB" or a plain number; raises `Owl2Error` for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
+    if match is None or match[2].upper() not in _UNITS or float(match[1]) <= 0:
+        raise Owl2Error(f"shard size {size!r} is not understood; write for example 5GB, 500MB or 2GiB")
+    return max(1, int(float(match[1]) * _UNITS[match[2].upper()]))
+
+
+def plan_shards(specs: Mapping[str, TensorSpec], limit: int) -> list[list[str]]:
+    """Names in shards of at most `limit` bytes, in order; a larger tensor has a shard of its own."""
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, spec in specs.items():
+        if shards[-1] and filled + spec.nbytes > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += spec.nbytes
+    return shards
+
+
+def _open_shards(
+    directory: Path, specs: Mapping[str, TensorSpec], limit: int
+) -> dict[str, SafetensorsWriter]:
+    """Makes the files, and the index when there is more than one: {tensor name: its file}."""
+    shards = plan_shards(specs, limit)
+    writers: dict[str, SafetensorsWriter] = {}
+    for number, names in enumerate(shards, start=1):
+        file = "model.safetensors"
+        if len(shards) > 1:
+            file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        writer = SafetensorsWriter(directory / file, {name: specs[name] for name in names})
+        writers.update(dict.fromkeys(names, writer))
+    if len(shards) > 1:
+        index = {
+            "metadata": {"total_size": sum(spec.nbytes for spec in specs.values())},
+            "weight_map": {name: writers[name].path.name for name in sorted(writers)},
+        }
+        _write_json(directory / "model.safetensors.index.json", index)
+    return writers
+
+
+def _write_settings(directory: Path, config: Owl2Config, dtype: str, tokenizer: bytes | None) -> None:
+    """Every file of the released format except the weights."""
+    bos_id, eos_id = tokenizer_files.special_ids(tokenizer)
+    _write_json(directory / "config.json", write_hf_config(config, dtype, bos_id, eos_id))
+    _write_json(directory / "generation_config.json", tokenizer_files.generation_config(bos_id, eos_id))
+    size = config.vision.image_size
+    _write_json(directory / "preprocessor_config.json", tokenizer_files.preprocessor_config(size))
+    if tokenizer is not None:
+        (directory / TOKENIZER_FILE).write_bytes(tokenizer)
+        length = config.decoder.max_length
+        _write_json(directory / "tokenizer_config.json", tokenizer_files.tokenizer_config(length))
+        _write_json(directory / "special_tokens_map.json", tokenizer_files.special_tokens_map())
+
+
+def _write_json(path: Path, values: Mapping[str, Any] | Sequence[Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,110 @@
+"""The tokenizer and image-processor files that stand beside released weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.params_io import TOKENIZER_FILE
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def read_tokenizer_file(directory: str | Path, given: str | Path | None, vocab_size: int) -> bytes | None:
+    """The SentencePiece model: the file `given`, else the one in `directory`, else None.
+
+    Raises:
+      Owl2Error: `given` is missing, it is no SentencePiece model, or it has
+        more pieces than the model has embeddings.
+    """
+    path = Path(given) if given is not None else Path(directory) / TOKENIZER_FILE
+    if not path.is_file():
+        if given is None:
+            return None
+        raise Owl2Error(f"tokenizer {path} is missing")
+    model = path.read_bytes()
+    pieces = _load(model, path).vocab_size()
+    if pieces > vocab_size:
+        raise Owl2Error(
+            f"{path} has {pieces} pieces, the model only {vocab_size} embeddings; give its own tokenizer"
+        )
+    return model
+
+
+def special_ids(model: bytes | None) -> tuple[int, int]:
+    """(bos, eos) ids of a SentencePiece model; LLaMA's when there is none."""
+    if model is None:
+        return 1, 2
+    processor = _load(model, Path(TOKENIZER_FILE))
+    return processor.bos_id(), processor.eos_id()
+
+
+def _load(model: bytes, path: Path) -> Any:
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        processor.LoadFromSerializedProto(model)
+    except RuntimeError as error:
+        raise Owl2Error(f"{path} is no SentencePiece model: {' '.join(str(error).split())}") from None
+    return processor
+
+
+def special_tokens_map() -> dict[str, Any]:
+    """`special_tokens_map.json` of a LlamaTokenizer."""
+    return {name: _added_token(text) for name, text in _SPECIAL.items()}
+
+
+def tokenizer_config(max_length: int) -> dict[str, Any]:
+    """`tokenizer_config.json` of a LlamaTokenizer with the legacy behaviour."""
+    return {
+        "add_bos_token": True,
+        "add_eos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "legacy": True,
+        "model_max_length": max_length,
+        "pad_token": None,
+        "padding_side": "right",
+        "sp_model_kwargs": {},
+        "tokenizer_class": "LlamaTokenizer",
+        **{name: {"__type": "AddedToken", **_added_token(text)} for name, text in _SPECIAL.items()},
+    }
+
+
+_SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+def _added_token(content: str) -> dict[str, Any]:
+    return {
+        "content": content, "lstrip": False, "normalized": True, "rstrip": False, "single_word": False,
+    }  # fmt: skip
+
+
+def generation_config(bos_id: int, eos_id: int) -> dict[str, Any]:
+    """`generation_config.json`."""
+    return {
+        "_from_model_config": True,
+        "bos_token_id": bos_id,
+        "eos_token_id": eos_id,
+        "transformers_version": "4.31.0",
+    }
+
+
+def preprocessor_config(image_size: int) -> dict[str, Any]:
+    """`preprocessor_config.json` of a CLIPImageProcessor at `image_size` pixels."""
+    return {
+        "crop_size": {"height": image_size, "width": image_size},
+        "do_center_crop": True,
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": list(CLIP_MEAN),
+        "image_processor_type": "CLIPImageProcessor",
+        "image_std": list(CLIP_STD),
+        "resample": 3,  # bicubic
+        "rescale_factor": 1 / 255,
+        "size": {"shortest_edge": image_size},
+    }
