@@ -94,8 +94,8 @@ _ALL = (
         "{passage}Q: {question} Answer Choices: {options}\nA: Among A through {last}, the answer is",
     ),
     _raw("agieval_cloze", "{passage}Q: {question}\nA: The answer is"),
-    # The embedded corpus asks its questions in its own words, in plain turns of the template.
-    Prompt("as_asked", "{question}", ending=" ASSISTANT:"),
+    # The embedded corpus asks in its own words; the checkpoint's template goes around them.
+    _raw("as_asked", "{question}"),
 )
 
 PROMPTS: dict[str, Prompt] = {prompt.name: prompt for prompt in _ALL}

@@ -44,7 +44,7 @@ LETTER = b"Answer with the option\xe2\x80\x99s letter from the given choices dir
             b"USER: See <|image|>.\nAnswer the question using a single word or phrase. ASSISTANT: ",
         ),
         ("question", {"question": "Why?"}, b"USER: <|image|>Why? ASSISTANT: "),
-        ("as_asked", {"question": "<|image|>Why?"}, b"USER: <|image|>Why? ASSISTANT:"),
+        ("as_asked", {"question": "<|image|>Why?"}, b"<|image|>Why?"),
         ("arc", {"question": "Why?", "options": "A. x"}, b"Question: Why?\nA. x\nAnswer:"),
     ],
 )

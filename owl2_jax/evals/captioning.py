@@ -1,0 +1,184 @@
+"""Captioning: COCO (Karpathy test), Flickr30k, NoCaps, TextCaps.
+
+Scores are percent, as papers print them: CIDEr 137.3 is the package's 1.373.
+A picture's own score in the result file is its CIDEr, which exists only after
+the whole corpus is known, since rare words count more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from owl2_jax.data.prompts import PROMPTS
+from owl2_jax.evals.base import Answered, Benchmark, Decoding, Question, Summary
+from owl2_jax.evals.files import DataFile, parse_rows, read_json
+from owl2_jax.evals.metrics.captions import DEFAULT_METRICS, caption_scores, require_captions
+
+KARPATHY = "cs.stanford.edu/people/karpathy/deepimagesent"
+COCO = "cocodataset.org/#download"
+
+
+class Captioning(Benchmark):
+    """One sentence a picture, scored against several by people."""
+
+    prompt = PROMPTS["caption"]
+    metric = "CIDEr"
+    decoding = Decoding(max_new_tokens=60, min_new_tokens=8)
+    scale = 150.0
+
+    def question(self, name: str, picture: Path, references: list[str] | None, **info: Any) -> Question:
+        """One picture; `references` None where they are secret."""
+        if references is not None and not references:
+            raise ValueError("no reference caption")
+        return Question(name, self.prompt.text(), self.prompt.hash, references, (picture,), info=info)
+
+    def check(self) -> None:
+        require_captions()
+
+    def score(self, question: Question, prediction: str) -> float | None:
+        return None
+
+    def summarise(self, answered: Sequence[Answered]) -> Summary:
+        known = [answer for answer in answered if answer.question.answer is not None]
+        if not known or len(known) < len(answered):
+            return Summary({}, [None] * len(answered))
+        corpus, pictures = _corpus_scores(known)
+        return Summary(corpus, [pictures[answer.question.id] for answer in known])
+
+    def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:
+        """The COCO result format: a list of image_id and caption."""
+        rows = [
+            {"image_id": _number(answer.question.id), "caption": answer.prediction} for answer in answered
+        ]
+        path = folder / "captions_results.json"
+        path.write_text(json.dumps(rows), encoding="utf-8")
+        return [path]
+
+
+def _corpus_scores(answered: Sequence[Answered]) -> tuple[dict[str, float], dict[str, float]]:
+    """(corpus scores in percent, CIDEr of each picture as a fraction)."""
+    corpus, pictures = caption_scores(
+        {answer.question.id: answer.prediction for answer in answered},
+        {answer.question.id: answer.question.answer for answer in answered},
+        DEFAULT_METRICS,
+    )
+    return (
+        {metric: 100.0 * value for metric, value in corpus.items()},
+        {name: scores["CIDEr"] for name, scores in pictures.items()},
+    )
+
+
+def _number(name: str) -> int | str:
+    return int(name) if name.isdigit() else name
+
+
+class CocoCaptions(Captioning):
+    """COCO 2014, the 5 000 test pictures of Karpathy's split."""
+
+    title = "COCO captions"
+    published = 137.3
+    files = (
+        DataFile("coco/dataset_coco.json", f"{KARPATHY} (caption_datasets.zip)"),
+        DataFile("coco/val2014", f"{COCO} (2014 val images)"),
+    )
+
+    def questions(self, root: Path) -> Iterator[Question]:
+        path = self.data_file(root)
+        self.data_file(root, 1)
+
+        def parse(row: dict) -> Question | None:
+            if row["split"] != "test":
+                return None
+            picture = root / "coco" / row["filepath"] / row["filename"]
+            return self.question(str(row["cocoid"]), picture, _sentences(row))
+
+        yield from parse_rows(path, read_json(path, "images"), parse)
+
+
+class Flickr30k(Captioning):
+    """Flickr30k, the 1 000 test pictures of Karpathy's split."""
+
+    title = "Flickr30k captions"
+    published = 85.1
+    files = (
+        DataFile("flickr30k/dataset_flickr30k.json", f"{KARPATHY} (caption_datasets.zip)"),
+        DataFile("flickr30k/flickr30k-images", "shannon.cs.illinois.edu/DenotationGraph"),
+    )
+
+    def questions(self, root: Path) -> Iterator[Question]:
+        path, pictures = self.data_file(root), self.data_file(root, 1)
+
+        def parse(row: dict) -> Question | None:
+            if row["split"] != "test":
+                return None
+            return self.question(row["filename"], pictures / row["filename"], _sentences(row))
+
+        yield from parse_rows(path, read_json(path, "images"), parse)
+
+    def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:
+        return []  # every reference is public, and no server scores it
+
+
+def _sentences(row: dict) -> list[str]:
+    return [sentence["raw"] for sentence in row["sentences"]]
+
+
+class NoCaps(Captioning):
+    """NoCaps validation: 4 500 pictures, scored whole and by how near they are to COCO."""
+
+    title = "NoCaps val"
+    files = (
+        DataFile("nocaps/nocaps_val_4500_captions.json", "nocaps.org/download"),
+        DataFile("nocaps/val", "nocaps.org/download (images, by file_name)"),
+    )
+
+    def questions(self, root: Path) -> Iterator[Question]:
+        path, pictures = self.data_file(root), self.data_file(root, 1)
+        references: dict[int, list[str]] = {}
+        pairs = parse_rows(
+            path, read_json(path, "annotations"), lambda row: (row["image_id"], row["caption"])
+        )
+        for image, caption in pairs:
+            references.setdefault(image, []).append(caption)
+
+        def parse(row: dict) -> Question:
+            picture = pictures / row["file_name"]
+            return self.question(str(row["id"]), picture, references[row["id"]], domain=row["domain"])
+
+        yield from parse_rows(path, read_json(path, "images"), parse)
+
+    def summarise(self, answered: Sequence[Answered]) -> Summary:
+        summary = super().summarise(answered)
+        domains = dict.fromkeys(answer.question.info["domain"] for answer in answered)
+        for domain in domains if summary.metrics else ():
+            # Each part is a corpus of its own, as on the benchmark's server.
+            part = [answer for answer in answered if answer.question.info["domain"] == domain]
+            summary.metrics[f"CIDEr {domain}"] = _corpus_scores(part)[0]["CIDEr"]
+        return summary
+
+
+class TextCaps(Captioning):
+    """TextCaps validation: captions that read the text in 3 166 pictures."""
+
+    title = "TextCaps val"
+    files = (
+        DataFile("textcaps/TextCaps_0.1_val.json", "textvqa.org/textcaps/dataset"),
+        DataFile("textvqa/train_images", "textvqa.org/dataset (train_val_images.zip)"),
+    )
+
+    def questions(self, root: Path) -> Iterator[Question]:
+        path, pictures = self.data_file(root), self.data_file(root, 1)
+
+        def parse(row: dict) -> Question:
+            picture = pictures / f"{row['image_id']}.jpg"
+            return self.question(row["image_id"], picture, row["reference_strs"])
+
+        # The file has a row for each caption; all rows of a picture hold all its references.
+        asked: set[str] = set()
+        for question in parse_rows(path, read_json(path, "data"), parse):
+            if question.id not in asked:
+                asked.add(question.id)
+                yield question

@@ -1,0 +1,276 @@
+"""Short-answer questions about pictures: VQAv2, OKVQA, A-OKVQA, GQA, VizWiz, TextVQA, OCR-VQA.
+
+All use the prompt `vqa` and ten new tokens. Data sets with ten human answers a
+question are scored by leave-one-out VQA accuracy, the others by exact match.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.prompts import PROMPTS
+from owl2_jax.evals.base import Answered, Benchmark, Picture, Question, Summary, percent, percent_by
+from owl2_jax.evals.files import DataFile, parse_rows, read_json
+from owl2_jax.evals.metrics.answers import exact_match, normalise_for_server
+from owl2_jax.evals.metrics.vqa import summarise, vqa_accuracy
+
+COCO = "cocodataset.org/#download"
+VQA = "visualqa.org/download"
+OKVQA_SITE = "okvqa.allenai.org/download"
+
+
+class ShortAnswer(Benchmark):
+    """A question about one picture, answered in a word or a phrase."""
+
+    prompt = PROMPTS["vqa"]
+
+    def question(self, name: str, question: str, picture: Picture, answer: Any, **info: Any) -> Question:
+        text = self.prompt.text(question=question)
+        return Question(name, text, self.prompt.hash, answer, (picture,), info=info)
+
+    def score(self, question: Question, prediction: str) -> float | None:
+        return None if question.answer is None else exact_match(prediction, question.answer)
+
+
+class HumanAnswers(ShortAnswer):
+    """Questions with several human answers, scored by VQA accuracy."""
+
+    metric = "vqa_accuracy"
+
+    def score(self, question: Question, prediction: str) -> float | None:
+        return None if question.answer is None else vqa_accuracy(prediction, question.answer)
+
+    def summarise(self, answered: Sequence[Answered]) -> Summary:
+        """Overall and by answer type, rounded to 2 decimals as the original prints them."""
+        scores = [answer.score for answer in answered]
+        if not scores or None in scores:
+            return Summary({}, scores)
+        kinds = [answer.question.info.get("answer_type", "") for answer in answered]
+        totals = summarise((score, "", kind) for score, kind in zip(scores, kinds, strict=True))
+        by_kind = {kind: value for kind, value in totals["perAnswerType"].items() if kind}
+        return Summary({self.metric: totals["overall"], **by_kind}, scores)
+
+
+class QuestionsAndAnnotations(HumanAnswers):
+    """VQA's two files: questions, and the answers to them by question id."""
+
+    picture_name: str
+
+    def questions(self, root: Path) -> Iterator[Question]:
+        path, pictures = self.data_file(root, 0), self.files[-1].require(root)
+        answers = self._annotations(root)
+
+        def parse(row: dict) -> Question:
+            name = row["question_id"]
+            if answers is not None and name not in answers:
+                raise ValueError(f"question {name} has no annotation in {self.files[1].path}")
+            known = answers[name] if answers is not None else {}
+            return self.question(
+                str(name),
+                row["question"],
+                pictures / self.picture_name.format(row["image_id"]),
+                known.get("answers"),
+                answer_type=known.get("answer_type", ""),
+            )
+
+        yield from parse_rows(path, read_json(path, "questions"), parse)
+
+    def _annotations(self, root: Path) -> Mapping[int, dict] | None:
+        if len(self.files) < 3:
+            return None
+        path = self.data_file(root, 1)
+        rows = read_json(path, "annotations")
+        return dict(parse_rows(path, rows, lambda row: (row["question_id"], _annotation(row))))
+
+
+def _annotation(row: dict) -> dict[str, Any]:
+    answers = [{"answer": a["answer"], "answer_id": a["answer_id"]} for a in row["answers"]]
+    return {"answers": answers, "answer_type": row["answer_type"]}
+
+
+class VQAv2(QuestionsAndAnnotations):
+    """VQA v2, validation: 214 354 questions."""
+
+    title = "VQAv2 val"
+    picture_name = "COCO_val2014_{:012d}.jpg"
+    files = (
+        DataFile("vqav2/v2_OpenEnded_mscoco_val2014_questions.json", VQA),
+        DataFile("vqav2/v2_mscoco_val2014_annotations.json", VQA),
+        DataFile("coco/val2014", f"{COCO} (2014 val images)"),
+    )
+
+
+class VQAv2TestDev(QuestionsAndAnnotations):
+    """VQA v2, test-dev: answers are secret; writes the file that the server scores."""
+
+    title = "VQAv2 test-dev"
+    published = 79.4
+    picture_name = "COCO_test2015_{:012d}.jpg"
+    files = (
+        DataFile("vqav2/v2_OpenEnded_mscoco_test-dev2015_questions.json", VQA),
+        DataFile("coco/test2015", f"{COCO} (2015 test images)"),
+    )
+
+    def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:
+        rows = [
+            {
+                "question_id": int(answer.question.id),
+                "answer": normalise_for_server(answer.prediction),
+            }
+            for answer in answered
+        ]
+        path = folder / "v2_OpenEnded_mscoco_test-dev2015_owl2_results.json"
+        path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+        return [path]
+
+
+class OKVQA(QuestionsAndAnnotations):
+    """OK-VQA, validation (its test set): 5 046 questions that need outside knowledge."""
+
+    title = "OKVQA val"
+    published = 57.7
+    picture_name = "COCO_val2014_{:012d}.jpg"
+    files = (
+        DataFile("okvqa/OpenEnded_mscoco_val2014_questions.json", OKVQA_SITE),
+        DataFile("okvqa/mscoco_val2014_annotations.json", OKVQA_SITE),
+        DataFile("coco/val2014", f"{COCO} (2014 val images)"),
+    )
+
+
+class AOKVQA(ShortAnswer):
+    """A-OKVQA validation, direct answers: min(1, equal answers / 3) over ten answers."""
+
+    title = "A-OKVQA val, direct answer"
+    metric = "direct_answer"
+    files = (
+        DataFile("aokvqa/aokvqa_v1p0_val.json", "allenai.org/project/a-okvqa"),
+        DataFile("coco/val2017", f"{COCO} (2017 val images)"),
+    )
+
+    def questions(self, root: Path) -> Iterator[Question]:
+        path, pictures = self.data_file(root), self.data_file(root, 1)
+
+        def parse(row: dict) -> Question:
+            picture = pictures / f"{row['image_id']:012d}.jpg"
+            return self.question(row["question_id"], row["question"], picture, row["direct_answers"])
+
+        yield from parse_rows(path, read_json(path), parse)
+
+    def score(self, question: Question, prediction: str) -> float | None:
+        """The authors compare exact strings; the letter case and final stop of a model are not its answer."""
+        return min(1.0, sum(exact_match(prediction, answer) for answer in question.answer) / 3)
+
+
+class GQA(ShortAnswer):
+    """GQA test-dev balanced: 12 578 questions, one answer each."""
+
+    title = "GQA test-dev balanced"
+    published = 56.1
+    files = (
+        DataFile("gqa/testdev_balanced_questions.json", "cs.stanford.edu/people/dorarad/gqa/download"),
+        DataFile("gqa/images", "cs.stanford.edu/people/dorarad/gqa/download"),
+    )
+
+    def questions(self, root: Path) -> Iterator[Question]:
+        path, pictures = self.data_file(root), self.data_file(root, 1)
+
+        def parse(item: tuple[str, dict]) -> Question:
+            name, row = item
+            picture = pictures / f"{row['imageId']}.jpg"
+            kind = row["types"]["structural"]
+            return self.question(name, row["question"], picture, row["answer"], kind=kind)
+
+        yield from parse_rows(path, _items(path, read_json(path)), parse)
+
+    def summarise(self, answered: Sequence[Answered]) -> Summary:
+        scores = [answer.score for answer in answered]
+        kinds = [answer.question.info["kind"] for answer in answered]
+        return Summary({self.metric: percent(scores), **percent_by(kinds, scores)}, scores)
+
+
+class VizWiz(HumanAnswers):
+    """VizWiz validation: 4 319 pictures taken, and questions asked, by blind people.
+
+    Its answers carry no ids, so equal ones would drop out of the original's
+    leave-one-out together; here each is a person of its own.
+    """
+
+    title = "VizWiz val"
+    published = 54.5
+    files = (
+        DataFile("vizwiz/val.json", "vizwiz.org/tasks-and-datasets/vqa (Annotations.zip)"),
+        DataFile("vizwiz/val", "vizwiz.org/tasks-and-datasets/vqa (val.zip)"),
+    )
+
+    def questions(self, root: Path) -> Iterator[Question]:
+        path, pictures = self.data_file(root), self.data_file(root, 1)
+
+        def parse(row: dict) -> Question:
+            answers = [answer["answer"] for answer in row["answers"]]
+            return self.question(
+                row["image"],
+                row["question"],
+                pictures / row["image"],
+                answers,
+                answer_type=row["answer_type"],
+            )
+
+        yield from parse_rows(path, read_json(path), parse)
+
+
+class TextVQA(HumanAnswers):
+    """TextVQA validation: 5 000 questions about text in pictures."""
+
+    title = "TextVQA val"
+    published = 54.3
+    published_note = "58.2 with OCR tokens in the prompt"
+    files = (
+        DataFile("textvqa/TextVQA_0.5.1_val.json", "textvqa.org/dataset"),
+        DataFile("textvqa/train_images", "textvqa.org/dataset (train_val_images.zip)"),
+    )
+
+    def questions(self, root: Path) -> Iterator[Question]:
+        path, pictures = self.data_file(root), self.data_file(root, 1)
+
+        def parse(row: dict) -> Question:
+            picture = pictures / f"{row['image_id']}.jpg"
+            return self.question(str(row["question_id"]), row["question"], picture, row["answers"])
+
+        yield from parse_rows(path, read_json(path, "data"), parse)
+
+
+class OCRVQA(ShortAnswer):
+    """OCR-VQA test: questions about 20 000 book covers; split 3 of the one file."""
+
+    title = "OCR-VQA test"
+    files = (
+        DataFile("ocrvqa/dataset.json", "ocr-vqa.github.io"),
+        DataFile("ocrvqa/images", "ocr-vqa.github.io (loadDataset.py fetches them)"),
+    )
+
+    def questions(self, root: Path) -> Iterator[Question]:
+        path, pictures = self.data_file(root), self.data_file(root, 1)
+
+        def parse(item: tuple[str, dict]) -> list[Question]:
+            name, row = item
+            if row["split"] != 3:
+                return []
+            picture = pictures / (name + PurePosixPath(row["imageURL"]).suffix)
+            pairs = zip(row["questions"], row["answers"], strict=True)
+            return [
+                self.question(f"{name}-{index}", question, picture, answer)
+                for index, (question, answer) in enumerate(pairs)
+            ]
+
+        for questions in parse_rows(path, _items(path, read_json(path)), parse):
+            yield from questions
+
+
+def _items(path: Path, value: Any) -> Sequence[tuple[str, dict]]:
+    if not isinstance(value, Mapping):
+        raise Owl2Error(f"{path} holds a {type(value).__name__}; expected an object of questions by id")
+    return list(value.items())
