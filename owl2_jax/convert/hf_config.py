@@ -99,7 +99,7 @@ def _check_agreement(config: Owl2Config, abstractor: Mapping[str, Any], where: s
         found = abstractor.get(name, expected)
         if found != expected:
             raise Owl2Error(
-                f"{where}: visual_abstractor.{name} is {found}, but {source} is {expected}; they must be equal"
+                f"{where}: visual_abstractor.{name} is {found}, but {source} is {expected}; make them equal"
             )
 
 

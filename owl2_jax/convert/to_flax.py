@@ -128,7 +128,7 @@ def load_hf_params(path: str | Path, dtype: str = "float32") -> tuple[Owl2Config
       dtype: of the parameters, "float32" or "bfloat16".
 
     Returns:
-      The configuration (param_dtype is `dtype`), and the nested dict of numpy
+      The configuration (dtype and param_dtype are `dtype`), and the nested dict of numpy
       arrays; `jax.tree.map(jnp.asarray, ...)` of it is what `Owl2.apply` takes as
       "params".
 
@@ -138,7 +138,7 @@ def load_hf_params(path: str | Path, dtype: str = "float32") -> tuple[Owl2Config
     checkpoint = ReleasedCheckpoint(path)
     leaves = streamed_leaves(checkpoint.source, checkpoint.pairs, checkpoint.shapes, dtype)
     params = unflatten({name: materialize(leaf) for name, leaf in leaves.items()})
-    return checkpoint.config.replace(param_dtype=dtype), params
+    return checkpoint.config.replace(dtype=dtype, param_dtype=dtype), params
 
 
 def convert_to_jax(
@@ -163,7 +163,8 @@ def convert_to_jax(
     """
     refuse_existing(output)
     checkpoint = ReleasedCheckpoint(source)
-    config = checkpoint.config.replace(param_dtype=dtype or checkpoint.config.param_dtype)
+    dtype = dtype or checkpoint.config.param_dtype
+    config = checkpoint.config.replace(dtype=dtype, param_dtype=dtype)
     leaves = streamed_leaves(checkpoint.source, checkpoint.pairs, checkpoint.shapes, config.param_dtype)
     pieces = read_tokenizer_file(source, tokenizer, config.decoder.vocab_size)
     model = model_json(config.to_dict(), tokenizer=None if pieces is None else TOKENIZER_FILE)

@@ -106,8 +106,9 @@ def _cast(values: np.ndarray, dtype: np.dtype, pair: Pair) -> np.ndarray:
     with np.errstate(over="ignore"):
         cast = values.astype(dtype)
     if dtype == np.float16 and not np.isfinite(cast).all():
+        largest = np.abs(values.astype(np.float32)).max()
         raise Owl2Error(
-            f"{pair.rule.ours} has values beyond float16 (largest {np.abs(values.astype(np.float32)).max():.3g}); "
+            f"{pair.rule.ours} has values beyond float16 (largest {largest:.3g}); "
             "export with --dtype bfloat16 or float32"
         )
     return cast

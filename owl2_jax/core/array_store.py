@@ -246,7 +246,7 @@ class ParamsReader:
     """An Orbax checkpoint read one leaf at a time.
 
     Attributes:
-      shapes: {name: shape} of what is stored.
+      shapes, dtypes: by name, of what is stored.
 
     Raises:
       Owl2Error: the checkpoint is missing or damaged.
@@ -256,6 +256,7 @@ class ParamsReader:
         self._params = Path(params)
         self._stored = stored_arrays(params)
         self.shapes = {name: shape for name, (shape, _) in self._stored.items()}
+        self.dtypes = {name: dtype for name, (_, dtype) in self._stored.items()}
 
     def read(self, name: str) -> np.ndarray:
         """The leaf `name` as a numpy array of its stored dtype."""

@@ -64,7 +64,13 @@ def model_json(
     image_tag: str = "<|image|>",
     image_mode: str = "resize",
 ) -> dict[str, Any]:
-    """The content of `model.json`; `model` is `Owl2Config.to_dict()`, a tokenizer of None means there is none."""
+    """The content of `model.json`.
+
+    Args:
+      model: `Owl2Config.to_dict()`.
+      tokenizer: name of the file beside it; None when there is none.
+      template, image_tag, image_mode: names of the data room.
+    """
     return {
         "format": FORMAT,
         "model": dict(model),

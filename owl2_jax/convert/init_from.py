@@ -1,0 +1,165 @@
+"""The start of stage 1: LLaMA-2 in both modality branches, CLIP in the encoder, a random abstractor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from owl2_jax.convert.coverage import check_coverage
+from owl2_jax.convert.hf_config import check_fixed, read_decoder, read_vision
+from owl2_jax.convert.resize import resize_position_table, resized_config
+from owl2_jax.convert.rules import CLIP, LLAMA, Pair, pairs
+from owl2_jax.convert.source import Source
+from owl2_jax.convert.to_flax import by_leaf, exact_dtype, leaf_shapes, materialize, streamed_leaves
+from owl2_jax.convert.tokenizer_files import read_tokenizer_file
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.outputs import refuse_existing
+from owl2_jax.core.params_io import TOKENIZER_FILE, model_json, write_model_directory
+from owl2_jax.core.tree import flatten, unflatten
+from owl2_jax.model.abstractor import Abstractor
+from owl2_jax.model.config import AbstractorConfig, DecoderConfig, Owl2Config, VisionConfig
+
+_LLAMA_TYPES: Final = ("llama", "mistral")
+_LLAMA_FIXED: Final = {"mlp_bias": False, "sliding_window": None}
+_CLIP_TYPES: Final = ("clip", "clip_vision_model")
+_CLIP_FIXED: Final = {"hidden_act": "quick_gelu", "num_channels": 3}
+# What transformers takes for settings that a CLIP file leaves out.
+_CLIP_DEFAULTS: Final = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "patch_size": 32, "image_size": 224, "layer_norm_eps": 1e-5,
+}  # fmt: skip
+# Parts of a CLIP checkpoint that are not its image encoder.
+_CLIP_OTHER: Final = (
+    "text_model.", "text_projection", "visual_projection", "logit_scale",
+    "vision_model.embeddings.position_ids",
+)  # fmt: skip
+_HEAD: Final = "lm_head.weight"
+_EMBEDDING: Final = "model.embed_tokens.weight"
+
+
+def init_checkpoint(
+    llama: str | Path,
+    clip: str | Path,
+    output: str | Path,
+    *,
+    image_size: int = 224,
+    num_queries: int = 64,
+    abstractor_layers: int = 6,
+    seed: int = 0,
+    dtype: str | None = None,
+) -> Owl2Config:
+    """Writes a model directory to start stage 1 from.
+
+    Args:
+      llama: a LLaMA-architecture directory (grouped-query attention and tied
+        embeddings allowed).
+      clip: a CLIP directory, whole or image encoder only.
+      output: must not exist yet.
+      image_size: pixels; CLIP's position table is resized when its own differs.
+      num_queries: of the abstractor.
+      abstractor_layers: of the abstractor; its MLP is 2.75 times the width.
+      seed: of the abstractor's random parameters.
+      dtype: "float32" or "bfloat16"; by default the narrowest of the two that
+        changes no weight of either source.
+
+    Returns:
+      The configuration of the new model.
+
+    Raises:
+      Owl2Error: a damaged source, one of another architecture or whose sizes
+        do not fit, or an output that exists or does not fit on the disk.
+    """
+    refuse_existing(output)
+    language, images = Source(llama), Source(clip)
+    decoder, vision = _llama_config(language), _clip_config(images)
+    native = Owl2Config(vision, _abstractor_config(vision, num_queries, abstractor_layers), decoder)
+    shapes = leaf_shapes(native)
+    text_pairs, image_pairs = _llama_pairs(language, shapes), list(pairs(CLIP, shapes))
+    _check_llama(language, text_pairs, decoder)
+    check_coverage(images.specs, image_pairs, {}, str(images.directory), lambda n: n.startswith(_CLIP_OTHER))
+    widest = {exact_dtype(language, text_pairs), exact_dtype(images, image_pairs)}
+    dtype = dtype or ("float32" if "float32" in widest else "bfloat16")
+    config = resized_config(native.replace(dtype=dtype, param_dtype=dtype), image_size, None)
+
+    leaves: dict[str, Any] = {
+        **streamed_leaves(language, by_leaf(text_pairs), shapes, dtype),
+        **streamed_leaves(images, by_leaf(image_pairs), shapes, dtype),
+        **random_abstractor(config, seed),
+    }
+    table = "vision/position_embedding"
+    leaves[table] = resize_position_table(materialize(leaves[table]), config.vision.grid_size)
+    pieces = read_tokenizer_file(llama, None, decoder.vocab_size)
+    if pieces is None:
+        raise Owl2Error(f"{language.directory} has no {TOKENIZER_FILE}; copy the SentencePiece model there")
+    write_model_directory(output, model_json(config.to_dict()), unflatten(leaves), pieces)
+    return config
+
+
+def random_abstractor(config: Owl2Config, seed: int) -> dict[str, np.ndarray]:
+    """{path: values} of the abstractor's leaves, from its own initializers."""
+    image = jnp.zeros((1, config.vision.num_patches + 1, config.vision.width), config.dtype)
+    init = jax.jit(partial(Abstractor(config).init, jax.random.key(seed)))
+    params = nn.meta.unbox(init(image)["params"])
+    return {f"abstractor/{path}": np.asarray(values) for path, values in flatten(params).items()}
+
+
+def _abstractor_config(vision: VisionConfig, num_queries: int, num_layers: int) -> AbstractorConfig:
+    """The released proportions: heads as in the encoder, an MLP of 2.75 widths."""
+    if num_queries < 1 or num_layers < 1:
+        raise Owl2Error(f"num_queries {num_queries} and abstractor layers {num_layers} should be at least 1")
+    return AbstractorConfig(num_layers, vision.num_heads, vision.width * 11 // 4, num_queries)
+
+
+def _llama_config(source: Source) -> DecoderConfig:
+    values, where = source.config(), f"{source.directory}/config.json"
+    if values.get("model_type") not in _LLAMA_TYPES:
+        raise Owl2Error(
+            f"{where}: model_type is {values.get('model_type')!r}, expected one of {', '.join(_LLAMA_TYPES)}"
+        )
+    # Newer files keep theta in a group of its own.
+    rope = values.get("rope_parameters") or {}
+    check_fixed(rope, {"rope_type": "default"}, f"{where} rope_parameters")
+    if "rope_theta" in rope:
+        values = {**values, "rope_theta": rope["rope_theta"]}
+    check_fixed(values, _LLAMA_FIXED, where)
+    config = read_decoder(values, where)
+    check_fixed({**values, "head_dim": values.get("head_dim") or config.head_width},
+                {"head_dim": config.head_width}, where)  # fmt: skip
+    return config
+
+
+def _llama_pairs(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> list[Pair]:
+    """What is read from LLaMA; with tied embeddings the head comes from the embedding."""
+    listed = list(pairs(LLAMA, shapes))
+    if _HEAD in source.specs or not source.config().get("tie_word_embeddings", False):
+        return listed
+    return [
+        Pair(_EMBEDDING, pair.rule, pair.layer, pair.shape) if pair.theirs == _HEAD else pair
+        for pair in listed
+    ]
+
+
+def _check_llama(source: Source, listed: Sequence[Pair], decoder: DecoderConfig) -> None:
+    frequencies = {
+        f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": (decoder.head_width // 2,)
+        for layer in range(decoder.num_layers)
+    }
+    check_coverage(source.specs, listed, frequencies, str(source.directory))
+
+
+def _clip_config(source: Source) -> VisionConfig:
+    values, where = source.config(), f"{source.directory}/config.json"
+    if values.get("model_type") not in _CLIP_TYPES:
+        raise Owl2Error(
+            f"{where}: model_type is {values.get('model_type')!r}, expected one of {', '.join(_CLIP_TYPES)}"
+        )
+    values = {**_CLIP_DEFAULTS, **values.get("vision_config", values)}
+    check_fixed(values, _CLIP_FIXED, where)
+    return read_vision(values, where)

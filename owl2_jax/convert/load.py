@@ -1,0 +1,66 @@
+"""A released directory loaded into memory, or onto a mesh, without converting it first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from owl2_jax.convert.to_flax import ReleasedCheckpoint, materialize, streamed_leaves
+from owl2_jax.convert.tokenizer_files import read_tokenizer_file
+from owl2_jax.core.params_io import TOKENIZER_FILE, model_json
+from owl2_jax.core.tree import flatten, unflatten
+from owl2_jax.model.config import Owl2Config
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory.
+
+    Attributes:
+      config: sizes and dtypes.
+      params: nested dict of arrays.
+      model: what `model.json` of a model directory would say.
+      tokenizer: bytes of the SentencePiece model; None when the directory has none.
+    """
+
+    config: Owl2Config
+    params: dict[str, Any]
+    model: dict[str, Any]
+    tokenizer: bytes | None
+
+
+def load_hf(path: str | Path, *, dtype: str | None = None, shardings: Any = None) -> Loaded:
+    """Loads a directory in the released format.
+
+    Args:
+      path: holds config.json, weights and (for text) tokenizer.model.
+      dtype: of the parameters, "float32" or "bfloat16"; by default the
+        narrowest of the two that changes no value.
+      shardings: one sharding for all leaves, or a tree of them: leaves then go
+        to their devices one after the other. None gives numpy arrays.
+
+    Raises:
+      Owl2Error: a missing, damaged or unfitting file.
+    """
+    import jax
+
+    checkpoint = ReleasedCheckpoint(path)
+    dtype = dtype or checkpoint.config.param_dtype
+    config = checkpoint.config.replace(dtype=dtype, param_dtype=dtype)
+    tokenizer = read_tokenizer_file(path, None, config.decoder.vocab_size)
+    by_path = flatten(shardings) if isinstance(shardings, Mapping) else None
+    leaves: dict[str, Any] = {}
+    for name, leaf in streamed_leaves(checkpoint.source, checkpoint.pairs, checkpoint.shapes, dtype).items():
+        values = materialize(leaf)
+        sharding = shardings if by_path is None else by_path[name]
+        leaves[name] = values if sharding is None else jax.device_put(values, sharding)
+    model = model_json(config.to_dict(), tokenizer=None if tokenizer is None else TOKENIZER_FILE)
+    return Loaded(config, unflatten(dict(sorted(leaves.items()))), model, tokenizer)
+
+
+def is_released_directory(path: str | Path) -> bool:
+    """Whether `path` looks like released weights: a config.json, and no model.json of ours."""
+    path = Path(path)
+    return (path / "config.json").is_file() and not (path / "model.json").exists()

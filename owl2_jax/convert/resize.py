@@ -1,0 +1,156 @@
+"""Another picture size or number of queries for a trained model.
+
+The patch rows of the position table are resized as an image (bicubic); the
+class row stays. Queries keep their index, as each was trained together with
+the fixed position code of its index: fewer queries are the first ones, more
+are the old ones followed by copies of them in order, which the position codes
+of the new indices tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from owl2_jax.convert.to_flax import leaf_shapes
+from owl2_jax.core.array_store import StreamedLeaf
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.outputs import refuse_existing
+from owl2_jax.core.params_io import (
+    ParamsReader,
+    check_fit,
+    read_model_json,
+    read_tokenizer,
+    resolve_checkpoint,
+    write_model_directory,
+)
+from owl2_jax.core.tree import unflatten
+from owl2_jax.model.config import Owl2Config
+
+_SHARPNESS: Final = -0.75  # the parameter of the cubic kernel that PyTorch uses
+
+
+def resize_checkpoint(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    image_size: int | None = None,
+    num_queries: int | None = None,
+) -> Owl2Config:
+    """Writes the model directory `output`: `checkpoint` with another picture size or query count.
+
+    Args:
+      checkpoint: model or run directory.
+      output: must not exist yet.
+      image_size: pixels, a multiple of the patch size; None keeps it.
+      num_queries: None keeps it.
+
+    Returns:
+      The new configuration.
+
+    Raises:
+      Owl2Error: a size that does not fit, a damaged checkpoint, or an output
+        that exists or does not fit on the disk.
+    """
+    refuse_existing(output)
+    found = resolve_checkpoint(checkpoint)
+    model = read_model_json(found.directory)
+    old = Owl2Config.from_dict(model["model"])
+    new = resized_config(old, image_size, num_queries)
+    reader, shapes = ParamsReader(found.params), leaf_shapes(old)
+    check_fit(reader.shapes, shapes, str(found.params))
+    changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "vision/position_embedding": partial(resize_position_table, grid_size=new.vision.grid_size),
+        "abstractor/queries": partial(resize_queries, count=new.abstractor.num_queries),
+    }
+    leaves: dict[str, Any] = {}
+    for path in shapes:
+        leaves[path] = changes[path](reader.read(path)) if path in changes else _copied(reader, path)
+    write_model_directory(
+        output, {**model, "model": new.to_dict()}, unflatten(leaves), read_tokenizer(found.directory)
+    )
+    return new
+
+
+def resized_config(config: Owl2Config, image_size: int | None, num_queries: int | None) -> Owl2Config:
+    """`config` with the sizes that are given; raises `Owl2Error` when they do not fit."""
+    if num_queries is not None and num_queries < 1:
+        raise Owl2Error(f"num_queries {num_queries} should be at least 1")
+    if image_size is not None and image_size < config.vision.patch_size:
+        raise Owl2Error(
+            f"image size {image_size} is smaller than a patch ({config.vision.patch_size} pixels)"
+        )
+    changes: dict[str, Any] = {}
+    if image_size is not None:
+        changes["vision.image_size"] = image_size
+    if num_queries is not None:
+        changes["abstractor.num_queries"] = num_queries
+    return config.replace(**changes)
+
+
+def _copied(reader: ParamsReader, path: str) -> StreamedLeaf:
+    """A leaf as it is stored, read when it is written."""
+
+    def blocks() -> Iterator[np.ndarray]:
+        values = reader.read(path)
+        if not stacked:
+            yield values
+            return
+        for layer in range(len(values)):
+            yield values[layer : layer + 1]
+
+    stacked = "/layers/" in path
+    return StreamedLeaf(reader.shapes[path], reader.dtypes[path], blocks, stacked)
+
+
+def resize_position_table(table: np.ndarray, grid_size: int) -> np.ndarray:
+    """Position table for another grid: [P + 1, E] to [grid_size**2 + 1, E] of the same dtype."""
+    old = round((len(table) - 1) ** 0.5)
+    if old == grid_size:
+        return table
+    patches = table[1:].astype(np.float32).reshape(old, old, -1)
+    resized = bicubic_resize(patches, grid_size, grid_size).reshape(grid_size**2, -1)
+    return np.concatenate([table[:1], resized.astype(table.dtype)])
+
+
+def resize_queries(queries: np.ndarray, count: int) -> np.ndarray:
+    """Learned queries for another count: [Q, E] to [count, E]; see the module's text for the method."""
+    return queries[np.arange(count) % len(queries)]
+
+
+def bicubic_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resizes as PyTorch's `interpolate(mode="bicubic", align_corners=False)` does, without antialiasing.
+
+    Args:
+      image: float32[H, W, E].
+      height, width: of the result.
+
+    Returns:
+      float32[height, width, E].
+    """
+    rows = _weights(image.shape[0], height)
+    columns = _weights(image.shape[1], width)
+    return np.einsum("ha,wb,abe->hwe", rows, columns, image, optimize=True).astype(np.float32)
+
+
+def _weights(old: int, new: int) -> np.ndarray:
+    """Share of each old sample in each new one, float64[new, old]; samples beyond the edge repeat it."""
+    centres = (np.arange(new) + 0.5) * (old / new) - 0.5
+    first = np.floor(centres).astype(int)
+    weights = np.zeros((new, old))
+    for tap in range(-1, 3):
+        index = np.clip(first + tap, 0, old - 1)
+        np.add.at(weights, (np.arange(new), index), _cubic(np.abs(centres - first - tap)))
+    return weights
+
+
+def _cubic(distance: np.ndarray) -> np.ndarray:
+    """Keys' cubic convolution kernel with parameter a, for distances below 2."""
+    a, x = _SHARPNESS, distance
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return np.where(x <= 1, near, far)
