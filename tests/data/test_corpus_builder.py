@@ -194,7 +194,8 @@ def test_downloads_by_name_and_version_only(tmp_path, monkeypatch):
     assert commands[0][-len(packages.PACKAGES) :] == [
         f"{p.name}=={p.version}" for p in packages.PACKAGES.values()
     ]
-    assert "--no-deps" in commands[0] and not any("index" in word for word in commands[0])
+    assert "--no-deps" in commands[0]
+    assert not any("index" in word for word in commands[0])
 
 
 def test_held_out_concepts_occur_in_no_training_example(folders, corpus):
@@ -228,7 +229,8 @@ def test_every_choice_question_has_its_answer_among_four_options(corpus):
     assert choices
     for record in choices:
         options = dict(line.split(". ", 1) for line in record.question.split("\n")[1:])
-        assert list(options) == list("ABCD") and len(set(options.values())) == 4
+        assert list(options) == list("ABCD")
+        assert len(set(options.values())) == 4
         assert options[record.answer] == named[record.picture]
 
 

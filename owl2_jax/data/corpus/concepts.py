@@ -171,7 +171,7 @@ def main_color(rgba: np.ndarray) -> str | None:
     names = [name for name, anchors in COLOR_ANCHORS.items() for _ in anchors]
     anchors = np.array([list(bytes.fromhex(code)) for codes in COLOR_ANCHORS.values() for code in codes])
     nearest = np.square(pixels[:, None] - anchors[None]).sum(-1).argmin(-1)
-    shares = {name: 0.0 for name in COLOR_ANCHORS}
+    shares = dict.fromkeys(COLOR_ANCHORS, 0.0)
     for anchor, count in enumerate(np.bincount(nearest, minlength=len(names))):
         shares[names[anchor]] += count / len(pixels)
     best = max(shares, key=shares.get)

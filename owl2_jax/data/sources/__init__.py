@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from owl2_jax.core.errors import unknown_name
-from owl2_jax.data.sources.base import Example, RecordError, Source
+from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.data.sources.arrayrecord import ArrayRecordSource
+from owl2_jax.data.sources.base import Example, RecordError, Source, Style
+from owl2_jax.data.sources.coco import CocoCaptionsSource
 from owl2_jax.data.sources.embedded import EmbeddedSource
+from owl2_jax.data.sources.fields import Fields
+from owl2_jax.data.sources.llava import LlavaSource
+from owl2_jax.data.sources.parquet import ParquetSource
+from owl2_jax.data.sources.tfds_builder import TfdsSource
+from owl2_jax.data.sources.vqa import VqaSource
+from owl2_jax.data.sources.webdataset import WebDatasetSource
 
 # Kind, as a config names it -> class.
 SOURCES: dict[str, type] = {
     "embedded": EmbeddedSource,
+    "llava": LlavaSource,
+    "arrayrecord": ArrayRecordSource,
+    "parquet": ParquetSource,
+    "webdataset": WebDatasetSource,
+    "coco_captions": CocoCaptionsSource,
+    "vqa": VqaSource,
+    "tfds": TfdsSource,
 }
 
 
@@ -18,11 +33,41 @@ def make_source(kind: str, **settings: Any) -> Source:
     """Builds the source of a `kind` of `SOURCES` with that class's settings.
 
     Raises:
-      UnknownNameError: No such kind.
+      UnknownNameError: No such kind, or no such setting of it.
+      Owl2Error: A setting is missing, or the source cannot be opened.
     """
     if kind not in SOURCES:
         raise unknown_name("source kind", kind, SOURCES)
+    _check_settings(kind, settings)
     return SOURCES[kind](**settings)
 
 
-__all__ = ["SOURCES", "EmbeddedSource", "Example", "RecordError", "Source", "make_source"]
+def _check_settings(kind: str, settings: dict[str, Any]) -> None:
+    import inspect
+
+    known = inspect.signature(SOURCES[kind]).parameters
+    for name in settings:
+        if name not in known:
+            raise unknown_name(f"setting of source {kind!r}", name, known)
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in settings:
+            raise Owl2Error(f"source {kind!r} needs the setting {name!r}; known: {', '.join(known)}")
+
+
+__all__ = [
+    "SOURCES",
+    "ArrayRecordSource",
+    "CocoCaptionsSource",
+    "EmbeddedSource",
+    "Example",
+    "Fields",
+    "LlavaSource",
+    "ParquetSource",
+    "RecordError",
+    "Source",
+    "Style",
+    "TfdsSource",
+    "VqaSource",
+    "WebDatasetSource",
+    "make_source",
+]

@@ -15,6 +15,7 @@ picture; equal names mean equal pictures, so that decoded ones can be cached).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
@@ -84,47 +85,55 @@ def checked_index(index: int, length: int, name: str) -> int:
     return position
 
 
-def question_example(
-    *,
-    identity: str,
-    dataset: str,
-    question: str,
-    answer: str,
-    images: Sequence[bytes | str] = (),
-    image_tag: str = DEFAULT_IMAGE_TAG,
-    prompt: str = "{question}",
-    **extra: Any,
-) -> Example:
-    """Builds a one-turn example: pictures, then `prompt` around the question, then the answer."""
-    content = image_tag * len(images) + prompt.replace("{question}", question)
-    return {
-        "id": identity,
-        "dataset": dataset,
-        "messages": [{"role": "user", "content": content}, {"role": "assistant", "content": answer}],
-        "images": list(images),
-        "question": question,
-        "answer": answer,
-        **extra,
-    }
+@dataclass(frozen=True)
+class Style:
+    """How the records of a source are worded.
 
-
-def check_prompt(prompt: str) -> str:
-    """Returns `prompt` if it has a place for the question.
+    Attributes:
+      dataset: The short name that counts and weights go by.
+      prompt: Text around a question, with `{question}` in it; the whole
+        request where the records are captions.
+      image_tag: The tag that marks pictures in the messages.
 
     Raises:
-      Owl2Error: It has none.
+      UnknownNameError: `image_tag` is none of `IMAGE_TAGS`.
     """
-    if "{question}" not in prompt:
-        raise Owl2Error(f"the prompt {prompt!r} has no {{question}} in it; write where the question belongs")
-    return prompt
 
+    dataset: str
+    prompt: str = "{question}"
+    image_tag: str = DEFAULT_IMAGE_TAG
 
-def check_image_tag(tag: str) -> str:
-    """Returns `tag` if it is one the project knows.
+    def __post_init__(self):
+        if self.image_tag not in IMAGE_TAGS:
+            raise unknown_name("image tag", self.image_tag, IMAGE_TAGS)
 
-    Raises:
-      UnknownNameError: It is another.
-    """
-    if tag not in IMAGE_TAGS:
-        raise unknown_name("image tag", tag, IMAGE_TAGS)
-    return tag
+    def require_question(self) -> None:
+        """Raises Owl2Error if a question would have no place in the prompt."""
+        if "{question}" not in self.prompt:
+            raise Owl2Error(
+                f"the prompt {self.prompt!r} of {self.dataset} has no {{question}} in it; "
+                "write where the question belongs"
+            )
+
+    def example(
+        self,
+        identity: str,
+        question: str,
+        answer: str | None,
+        images: Sequence[bytes | str] = (),
+        **extra: Any,
+    ) -> Example:
+        """Builds an example of one turn; without an `answer` it ends with the question."""
+        content = self.image_tag * len(images) + self.prompt.replace("{question}", question)
+        example = {
+            "id": identity,
+            "dataset": self.dataset,
+            "messages": [{"role": "user", "content": content}],
+            "images": list(images),
+            "question": question,
+            **extra,
+        }
+        if answer is not None:
+            example["messages"].append({"role": "assistant", "content": answer})
+            example["answer"] = answer
+        return example

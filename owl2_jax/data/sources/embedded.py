@@ -17,10 +17,8 @@ from owl2_jax.data.corpus.records import MANIFEST, PICTURES
 from owl2_jax.data.sources.base import (
     DEFAULT_IMAGE_TAG,
     Example,
-    check_image_tag,
-    check_prompt,
+    Style,
     checked_index,
-    question_example,
 )
 
 FOLDER = Path(__file__).parents[1] / "embedded"
@@ -54,7 +52,7 @@ class EmbeddedSource:
         folder: str | Path = FOLDER,
     ):
         self.dataset, self.split = dataset, split
-        self.prompt, self.image_tag = prompt, check_image_tag(image_tag)
+        self.style = Style(dataset, prompt, image_tag)
         self.folder = Path(folder)
         self.name = f"{dataset}-{split}"
         known = manifest(self.folder)["splits"]
@@ -66,7 +64,7 @@ class EmbeddedSource:
         records = _read_split(self.folder, self.name)
         self._records = [record for record in records if kinds is None or record["kind"] in kinds]
         if any(record["question"] for record in self._records):
-            check_prompt(prompt)
+            self.style.require_question()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -75,14 +73,12 @@ class EmbeddedSource:
         record = self._records[checked_index(index, len(self), self.name)]
         picture = record["picture"]
         shown = [] if picture is None else [picture]
-        return question_example(
-            identity=record["id"],
-            dataset=self.dataset,
-            question=record["question"],
-            answer=record["answer"],
-            images=[_read_pictures(self.folder)[number] for number in shown],
-            image_tag=self.image_tag,
-            prompt=self.prompt,
+        pictures = _read_pictures(self.folder) if shown else []
+        return self.style.example(
+            record["id"],
+            record["question"],
+            record["answer"],
+            [pictures[number] for number in shown],
             kind=record["kind"],
             image_keys=[f"embedded/{number}" for number in shown],
         )

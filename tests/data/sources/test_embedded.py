@@ -33,7 +33,8 @@ def test_caption_splits_take_a_prompt_without_a_question():
 
 def test_text_only_examples_have_no_tag_and_no_picture():
     example = EmbeddedSource("facts", "test")[0]
-    assert example["images"] == [] and "<" not in example["messages"][0]["content"]
+    assert example["images"] == []
+    assert "<" not in example["messages"][0]["content"]
 
 
 def test_kinds_select_examples():

@@ -1,0 +1,151 @@
+"""ArrayRecord files of examples, the project's own format for large sets.
+
+A record is
+
+    b"OWL2"  |  length of the header, uint32 little-endian  |  header  |  pictures
+
+with the header a JSON object of the example in which each picture is replaced
+by its length in bytes; the pictures follow in order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.messages import ConversationError, check_messages
+from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
+from owl2_jax.data.sources.files import expand_paths, parse_record
+
+MAGIC = b"OWL2"
+_LENGTH = struct.Struct("<I")
+_START = len(MAGIC) + _LENGTH.size
+
+
+def encode_example(example: Example) -> bytes:
+    """Encodes an example whose pictures are bytes.
+
+    Raises:
+      Owl2Error: A picture is a path; read it first.
+    """
+    pictures = example["images"]
+    for picture in pictures:
+        if not isinstance(picture, bytes):
+            raise Owl2Error(f"the picture {picture!r} of {example['id']} is a path; expected its bytes")
+    header = json.dumps(
+        {**example, "images": [len(picture) for picture in pictures]},
+        ensure_ascii=False,
+        separators=(",", ":"),
+    ).encode("utf-8", "surrogatepass")
+    return b"".join([MAGIC, _LENGTH.pack(len(header)), header, *pictures])
+
+
+def decode_example(data: bytes, source: str, index: int) -> Example:
+    """Decodes what `encode_example` made.
+
+    Raises:
+      RecordError: `corrupt_record`: another format, or cut off.
+    """
+    if len(data) < _START or not data.startswith(MAGIC):
+        detail = f"starts with {data[:4]!r}, expected {MAGIC!r}; was the file written by this project?"
+        raise RecordError(source, index, "corrupt_record", detail)
+    end = _START + _LENGTH.unpack_from(data, len(MAGIC))[0]
+    example = parse_record(data[_START:end], source, index)
+    sizes = example.get("images")
+    if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+        raise RecordError(source, index, "corrupt_record", f"'images' is {sizes!r:.60}, expected lengths")
+    if end + sum(sizes) != len(data):
+        detail = f"has {len(data)} bytes, expected {end + sum(sizes)}"
+        raise RecordError(source, index, "corrupt_record", detail)
+    example["images"] = []
+    for size in sizes:
+        example["images"].append(data[end : end + size])
+        end += size
+    return example
+
+
+class ArrayRecordSource:
+    """Examples in one or many ArrayRecord files.
+
+    Args:
+      paths: Files, patterns or ranges (`part-{00000..00099}.array_record`).
+      dataset: Replaces the records' own dataset name if given.
+      file_tag: The image tag in the records.
+      image_tag: The image tag of the examples.
+
+    Raises:
+      UnknownNameError: A tag is not one of the known ones.
+      Owl2Error: No file matches, or one is no ArrayRecord file.
+    """
+
+    def __init__(
+        self,
+        paths: str | os.PathLike | Sequence[str | os.PathLike],
+        *,
+        dataset: str | None = None,
+        file_tag: str = DEFAULT_IMAGE_TAG,
+        image_tag: str = DEFAULT_IMAGE_TAG,
+    ):
+        self.dataset = dataset
+        self.file_tag = Style("", image_tag=file_tag).image_tag
+        self.image_tag = Style("", image_tag=image_tag).image_tag
+        self.paths = expand_paths(paths)
+        self.name = (
+            self.paths[0] if len(self.paths) == 1 else f"{self.paths[0]} and {len(self.paths) - 1} more"
+        )
+        self._records = open_array_record(self.paths)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Example:
+        position = checked_index(index, len(self), self.name)
+        try:
+            data = self._records[position]
+        except Exception as error:  # the reader has no error type of its own
+            raise RecordError(self.name, position, "corrupt_record", f"unreadable: {error}") from error
+        example = decode_example(data, self.name, position)
+        return self._checked(example, position)
+
+    def description(self) -> str:
+        """One line: files and number of examples."""
+        return f"arrayrecord {self.name}: {len(self)} examples"
+
+    def _checked(self, example: dict[str, Any], index: int) -> Example:
+        for field in ("id", "dataset", "messages"):
+            if field not in example:
+                raise RecordError(
+                    self.name, index, "missing_field", f"no {field!r}; found {', '.join(example)}"
+                )
+        try:
+            check_messages(example["messages"], self.file_tag, len(example["images"]))
+        except ConversationError as error:
+            raise RecordError(self.name, index, error.reason, str(error)) from error
+        if self.file_tag != self.image_tag:
+            for message in example["messages"]:
+                message["content"] = message["content"].replace(self.file_tag, self.image_tag)
+        return {**example, "dataset": self.dataset} if self.dataset else example
+
+
+def open_array_record(paths: Sequence[str]) -> Any:
+    """Opens ArrayRecord files as one list of bytes.
+
+    Raises:
+      Owl2Error: One of them cannot be read.
+    """
+    # Imported here: Grain takes a second, and most commands need no data.
+    import grain
+
+    for path in paths:
+        if os.path.getsize(path) == 0:
+            raise Owl2Error(f"{path} is empty; expected an ArrayRecord file, was its writing interrupted?")
+    try:
+        records = grain.sources.ArrayRecordDataSource(list(paths))
+        len(records)
+    except Exception as error:
+        raise Owl2Error(f"cannot open {', '.join(paths[:3])} as ArrayRecord: {error}") from error
+    return records

@@ -1,0 +1,92 @@
+"""Captions in COCO's JSON format.
+
+{"images": [{"id": 9, "file_name": "000000000009.jpg"}, ...],
+ "annotations": [{"id": 661611, "image_id": 9, "caption": "..."}, ...]}
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
+from owl2_jax.data.sources.files import picture_path, read_json
+
+UNITS = ("caption", "image")
+
+
+class CocoCaptionsSource:
+    """Captions of one annotation file.
+
+    Args:
+      annotations: The JSON file.
+      image_folder: Where the pictures lie.
+      unit: "caption" gives one example per caption, for training; "image" one
+        per picture with all its captions in `answers`, for evaluation.
+      dataset: Short name of the set.
+      prompt, image_tag: Wording of the examples; see `Style`.
+
+    Raises:
+      UnknownNameError: Another unit.
+      Owl2Error: The file is missing or not in the format.
+    """
+
+    def __init__(
+        self,
+        annotations: str | os.PathLike,
+        image_folder: str | os.PathLike,
+        *,
+        unit: str = "caption",
+        dataset: str = "coco_captions",
+        prompt: str = "",
+        image_tag: str = DEFAULT_IMAGE_TAG,
+    ):
+        if unit not in UNITS:
+            raise unknown_name("unit of COCO captions", unit, UNITS)
+        self.path, self.image_folder, self.unit = os.fspath(annotations), os.fspath(image_folder), unit
+        self.style = Style(dataset, prompt, image_tag)
+        self._names, self._items = _read(self.path, unit)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Example:
+        position = checked_index(index, len(self), self.path)
+        identity, image_id, captions = self._items[position]
+        if not captions or not all(isinstance(caption, str) for caption in captions):
+            raise RecordError(self.path, position, "missing_field", f"no caption for picture {image_id}")
+        if image_id not in self._names:
+            raise RecordError(self.path, position, "missing", f"'images' has no picture {image_id}")
+        picture = picture_path(self.image_folder, self._names[image_id], self.path, position)
+        return self.style.example(
+            str(identity),
+            "",
+            captions[0].strip(),
+            [picture],
+            answers=[caption.strip() for caption in captions],
+            image_keys=[f"{self.style.dataset}/{image_id}"],
+        )
+
+    def description(self) -> str:
+        """One line: file, unit and number of examples."""
+        folder = Path(self.image_folder)
+        return f"coco_captions {self.path}: {len(self)} examples, one per {self.unit}, pictures in {folder}"
+
+
+def _read(path: str, unit: str) -> tuple[dict, list[tuple]]:
+    """Reads (file name by picture, [(identity, picture, captions)])."""
+    content = read_json(path)
+    try:
+        names = {image["id"]: image["file_name"] for image in content["images"]}
+        rows = [(row["id"], row["image_id"], row.get("caption")) for row in content["annotations"]]
+        if unit == "caption":
+            return names, [(identity, image, [caption]) for identity, image, caption in rows]
+        captions: dict = {image: [] for image in names}
+        for _, image, caption in rows:
+            captions.setdefault(image, []).append(caption)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Owl2Error(
+            f"{path} is not in COCO's caption format: {error!r}; see 'images' and 'annotations'"
+        ) from error
+    return names, [(image, image, captions[image]) for image in captions]

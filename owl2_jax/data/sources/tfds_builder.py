@@ -1,0 +1,98 @@
+"""Data sets of TensorFlow Datasets, read at random without TensorFlow.
+
+The set has to be prepared on disk as ArrayRecord or Parquet, for example with
+`tfds build NAME --file_format=array_record`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
+from owl2_jax.data.sources.fields import Fields, Reader
+
+
+class TfdsSource:
+    """One split of a builder.
+
+    Args:
+      builder: Name of the set, with config and version if wanted (`name/config:1.0.0`).
+      split: Name of the split, or a slice such as `train[:10%]`.
+      fields: Which features hold what; see `Fields`.
+      data_dir: Where prepared sets lie; TFDS's own default if None.
+      dataset: Short name of the set; the builder's name if None.
+      file_tag: The image tag inside a `conversations` feature.
+      prompt, image_tag: Wording of the examples; see `Style`.
+
+    Raises:
+      UnknownNameError: A feature does not exist.
+      Owl2Error: The set or split is unknown, or not prepared for random access.
+    """
+
+    def __init__(
+        self,
+        builder: str,
+        split: str,
+        fields: Fields | Mapping[str, str | None],
+        *,
+        data_dir: str | os.PathLike | None = None,
+        dataset: str | None = None,
+        file_tag: str = "<image>",
+        prompt: str = "{question}",
+        image_tag: str = DEFAULT_IMAGE_TAG,
+    ):
+        fields = fields if isinstance(fields, Fields) else Fields(**fields)
+        style = Style(dataset or builder.split("/")[0].split(":")[0], prompt, image_tag)
+        if fields.question:
+            style.require_question()
+        self.name = f"{builder}[{split}]"
+        self._rows, features = _open(builder, split, fields, data_dir)
+        names = {name: feature.names for name, feature in features.items() if hasattr(feature, "names")}
+        self._reader = Reader(self.name, fields, style, file_tag=file_tag, names=names)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Example:
+        position = checked_index(index, len(self), self.name)
+        try:
+            row = self._rows[position]
+        except Exception as error:  # features raise many types on damaged records
+            raise RecordError(self.name, position, "corrupt_record", f"unreadable: {error}") from error
+        return self._reader.example(row, position)
+
+    def description(self) -> str:
+        """One line: builder, split and number of examples."""
+        return f"tfds {self.name}: {len(self)} examples"
+
+
+def _open(builder: str, split: str, fields: Fields, data_dir: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Opens a split with its pictures left encoded; returns (rows, features)."""
+    import tensorflow_datasets as tfds
+
+    try:
+        made = tfds.builder(builder, data_dir=data_dir)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise Owl2Error(f"TFDS has no data set {builder!r}: {reason} Prepare it, or set data_dir") from error
+    features = made.info.features
+    for name in fields.columns():
+        if name not in features:
+            raise unknown_name(f"feature of {builder}", name, features)
+    # A picture travels as its file, to be decoded where all pictures are.
+    pictures = {
+        name: tfds.decode.SkipDecoding()
+        for name in features
+        if isinstance(features[name], tfds.features.Image)
+    }
+    try:
+        return made.as_data_source(split=split, decoders=pictures), features
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise Owl2Error(
+            f"cannot read the split {split!r} of {builder}: {reason} "
+            "Prepare it with: tfds build --file_format=array_record"
+        ) from error
