@@ -87,9 +87,15 @@ class Encoder:
         if dropped_images:
             return "truncated", f"{dropped_images} pictures lie behind the {self.max_length}th position"
         if len(sample.image_starts) > self.max_images:
-            return "too_many_images", f"{len(sample.image_starts)} pictures, a row has {self.max_images} slots"
+            return (
+                "too_many_images",
+                f"{len(sample.image_starts)} pictures, a row has {self.max_images} slots",
+            )
         if self.max_targets and sample.num_supervised > self.max_targets:
-            return "too_many_targets", f"{sample.num_supervised} supervised tokens, data.max_targets is {self.max_targets}"
+            return (
+                "too_many_targets",
+                f"{sample.num_supervised} supervised tokens, data.max_targets is {self.max_targets}",
+            )
         return None
 
     def _pictures(self, pictures: list[Any]) -> np.ndarray:

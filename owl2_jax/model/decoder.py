@@ -183,9 +183,7 @@ class DecoderBlock(nn.Module):
         decoder = self.config.decoder
 
         def scale(modality_name: str) -> Array:
-            return Scale(
-                decoder.width, axes.EMBED, self.config.param_dtype, name=f"{name}_{modality_name}"
-            )()
+            return Scale(decoder.width, axes.EMBED, self.config.param_dtype, name=f"{name}_{modality_name}")()
 
         normed = rms_normalize(x, decoder.norm_eps).astype(x.dtype)
         chosen = scale("text").astype(x.dtype)

@@ -121,9 +121,7 @@ def test_prefill_cache_holds_the_originals_keys_and_values(model: str) -> None:
 
     def prefill(m: Owl2, tokens, positions, segment_ids, images, image_index, image_starts):
         features = m.encode_images(images)
-        return m.prefill(
-            tokens, positions, segment_ids, features, image_index, image_starts, length + 3
-        )
+        return m.prefill(tokens, positions, segment_ids, features, image_index, image_starts, length + 3)
 
     hidden, cache = apply(config, prefill)({"params": params}, *inputs.inputs)
     assert_close(hidden, golden["i/hidden_states"][-1])

@@ -1,0 +1,34 @@
+"""Stage 1 of the tiny model: captions; trains what the paper's stage 1 trains, the rest is frozen.
+
+owl2 train --config=configs/tiny/stage1.py --workdir=runs/quickstart/stage1
+"""
+
+from common import base, embedded
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = base()
+    config.data.update(
+        {
+            "datasets": {"captions": embedded("captions", 1.0)},
+            "rows": 16,
+            "image_slots": 5,
+            "images": 64,
+        }
+    )
+    config.train.update(
+        {
+            "total_steps": 300,
+            "start_from": "runs/quickstart/warmup",
+            "groups": [
+                {"name": "vision", "pattern": "vision/.*"},
+                {"name": "abstractor", "pattern": "abstractor/.*"},
+                {"name": "image branch", "pattern": "decoder/.*_image/.*"},
+                {"name": "rest of the decoder", "pattern": "decoder/.*", "lr": None},
+            ],
+            "schedule": {"peak_lr": 1e-3, "end_lr": 1e-4, "warmup_steps": 50},
+            "optimizer": {"b2": 0.98, "eps": 1e-6, "weight_decay": 0.05},
+        }
+    )
+    return config.lock()

@@ -1,0 +1,37 @@
+"""Stage 2 of the tiny model: captions, questions and text alone; everything trains.
+
+owl2 train --config=configs/tiny/stage2.py --workdir=runs/quickstart/stage2
+"""
+
+from common import base, embedded
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = base()
+    config.data.update(
+        {
+            "datasets": {
+                "easy_vqa": embedded("easy_vqa", 0.6),
+                "drawn_vqa": embedded("drawn_vqa", 0.2),
+                "captions": embedded("captions", 0.1),
+                "facts": embedded("facts", 0.1),
+            },
+            "rows": 20,
+            "image_slots": 5,
+            "images": 64,
+        }
+    )
+    config.train.update(
+        {
+            "total_steps": 1800,
+            "start_from": "runs/quickstart/stage1",
+            "groups": [
+                {"name": "vision", "pattern": "vision/.*"},
+                {"name": "abstractor", "pattern": "abstractor/.*"},
+                {"name": "decoder", "pattern": "decoder/.*"},
+            ],
+            "schedule": {"peak_lr": 7e-4, "end_lr": 0.0, "warmup_steps": 100},
+        }
+    )
+    return config.lock()

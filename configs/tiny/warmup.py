@@ -1,0 +1,30 @@
+"""Text warm-up of the tiny decoder; stands in for the LLaMA-2 that the full model starts from.
+
+owl2 train --config=configs/tiny/warmup.py --workdir=runs/quickstart/warmup
+"""
+
+from common import base, embedded
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = base()
+    config.data.update(
+        {
+            "datasets": {"facts": embedded("facts", 1.0)},
+            "rows": 32,
+            "image_slots": 0,
+            "images": 0,
+        }
+    )
+    config.train.update(
+        {
+            "total_steps": 250,
+            "groups": [
+                {"name": "decoder", "pattern": "decoder/.*"},
+                {"name": "vision and abstractor", "pattern": "(vision|abstractor)/.*", "lr": None},
+            ],
+            "schedule": {"peak_lr": 2e-3, "end_lr": 2e-4, "warmup_steps": 50},
+        }
+    )
+    return config.lock()

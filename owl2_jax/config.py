@@ -1,0 +1,196 @@
+"""The configuration of a run: a config file, overrides, and the dataclasses that own the fields.
+
+A config file defines `get_config()`, or `get_config(argument)`, and returns a
+locked `ml_collections.ConfigDict` that sets only what differs from the
+defaults. Everything is checked here, before a device is touched.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import runpy
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from owl2_jax.core import fields
+from owl2_jax.core.errors import Owl2Error, nearest, unknown_name
+from owl2_jax.data.config import DataConfig
+from owl2_jax.model.config import Owl2Config
+from owl2_jax.model.presets import preset
+from owl2_jax.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a training run is made of.
+
+    Attributes:
+      mesh: sizes of the mesh axes ("data", "fsdp", "tensor", "dcn"); -1 once
+        for "what is left".
+    """
+
+    model: Owl2Config
+    data: DataConfig
+    train: TrainConfig
+    mesh: dict[str, int] = field(default_factory=lambda: {"data": -1})
+
+    def __post_init__(self) -> None:
+        check_run(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        return fields.to_dict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Raises `Owl2Error` for unknown names, wrong types and values that do not fit together.
+
+        `values["model"]` may name a "preset"; its other fields then override the preset's.
+        """
+        values = dict(values)
+        if "model" not in values:
+            raise Owl2Error('config: required model not given; for example {"preset": "owl2_tiny"}')
+        values["model"] = _model_values(values["model"])
+        return fields.from_dict(cls, values)
+
+
+def check_run(config: RunConfig) -> None:
+    """Checks what no room can check alone. Raises `Owl2Error` with the arithmetic."""
+    model, data, train = config.model, config.data, config.train
+    if data.row_length > model.decoder.max_length:
+        raise Owl2Error(
+            f"data.row_length {data.row_length} is more than model.decoder.max_length {model.decoder.max_length}"
+        )
+    if data.image_slots and model.tokens_per_image >= data.row_length:
+        raise Owl2Error(
+            f"a picture takes {model.tokens_per_image} tokens (num_queries + 1), data.row_length is "
+            f"{data.row_length}: no text would fit beside it"
+        )
+    if data.lanes % train.accumulate_steps:
+        raise Owl2Error(
+            f"train.accumulate_steps {train.accumulate_steps} does not divide data.lanes {data.lanes}; "
+            "make lanes a multiple of it"
+        )
+    if train.max_targets != data.max_targets:
+        raise Owl2Error(
+            f"train.max_targets {train.max_targets} and data.max_targets {data.max_targets} must be equal"
+        )
+
+
+def load_config(location: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads "FILE.py" or "FILE.py:ARGUMENT" and applies "a.b.c=value" overrides.
+
+    Raises:
+      Owl2Error: a missing file, one without `get_config`, or a bad field.
+    """
+    return RunConfig.from_dict(apply_overrides(read_config_file(location), overrides))
+
+
+def read_config_file(location: str) -> dict[str, Any]:
+    """The plain dict of a config file. Raises `Owl2Error`."""
+    name, _, argument = location.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        close = nearest(str(path), siblings) or siblings[:3]
+        hint = f"; there is {', '.join(close)}" if close else ""
+        raise Owl2Error(f"config file {path} does not exist{hint}")
+    sys.path.insert(0, str(path.parent))  # config files may share a module that lies beside them
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+    finally:
+        sys.path.pop(0)
+    if get_config is None:
+        raise Owl2Error(f"{path} defines no get_config()")
+    takes_argument = bool(inspect.signature(get_config).parameters)
+    if argument and not takes_argument:
+        raise Owl2Error(f"{path} takes no argument, found {argument!r}")
+    config = get_config(argument) if takes_argument else get_config()
+    return config.to_dict() if hasattr(config, "to_dict") else dict(config)
+
+
+def parse_argument(argument: str, **defaults: Any) -> dict[str, Any]:
+    """Parses a config argument "name=value,name=value" against typed defaults.
+
+    Raises:
+      UnknownNameError: a name without default, with the nearest names.
+      Owl2Error: a value that is not of the default's type.
+    """
+    values = dict(defaults)
+    for item in filter(None, argument.split(",")):
+        name, equals, text = item.partition("=")
+        if name not in defaults:
+            raise unknown_name("config argument", name, defaults)
+        if not equals and isinstance(defaults[name], bool):
+            text = "True"
+        value = _literal(text)
+        expected = type(defaults[name])
+        if expected is float and type(value) is int:
+            value = float(value)
+        if type(value) is not expected:
+            raise Owl2Error(f"config argument {name}: expected {expected.__name__}, found {text!r}")
+        values[name] = value
+    return values
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Sets dotted fields, "train.total_steps=100"; values are Python literals or plain text.
+
+    Raises:
+      Owl2Error: an override without "=", or one that reaches into a field that is no group.
+    """
+    result = _copy(values)
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals:
+            raise Owl2Error(f"override {override!r} has no value; write NAME=VALUE, as train.total_steps=100")
+        *parents, last = name.split(".")
+        node = result
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise Owl2Error(f"override {override!r}: {parent!r} is no group of fields")
+        node[last] = _literal(text)
+    return result
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
+    """Lines "field: old -> new" for every field in which two configs differ."""
+    lines = []
+    for key in sorted({*old, *new}):
+        path = f"{where}.{key}" if where else key
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += differences(before, after, path)
+        elif before != after:
+            lines.append(f"{path}: {before!r} -> {after!r}")
+    return lines
+
+
+def _model_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    values = dict(values)
+    if "preset" not in values:
+        return values
+    return _merge(preset(values.pop("preset")).to_dict(), values)
+
+
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _copy(values: Any) -> Any:
+    return {key: _copy(value) for key, value in values.items()} if isinstance(values, Mapping) else values
