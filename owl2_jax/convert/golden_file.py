@@ -1,0 +1,162 @@
+"""Golden files: what the original computed, as arguments of our model.
+
+A file is an .npz with keys "<group>/<array>". A group with `input_ids` is a
+case: ids with -200 where pictures go, `images` as the original takes them, and
+results after expansion.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from owl2_jax.core.axes import IGNORE_LABEL, IMAGE_TOKEN
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.model.config import Owl2Config
+
+INPUTS: Final = ("input_ids", "images", "labels", "attention_mask", "pixel_values")
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arguments of `Owl2.__call__`, labels int32[B, T], and the true sizes before padding."""
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    segment_ids: np.ndarray
+    images: np.ndarray
+    image_index: np.ndarray
+    image_starts: np.ndarray
+    labels: np.ndarray
+    rows: int
+    length: int
+
+    @property
+    def inputs(self) -> tuple[np.ndarray, ...]:
+        return tuple(getattr(self, field.name) for field in fields(self)[:6])
+
+
+def read_golden(path: str | Path) -> dict[str, np.ndarray]:
+    """All arrays of a golden file; raises `Owl2Error` when it is missing or damaged."""
+    try:
+        with np.load(path) as file:
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise Owl2Error(f"golden file {path} is missing") from None
+    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise Owl2Error(f"golden file {path} is no readable .npz: {error}") from None
+
+
+def read_case(arrays: Arrays, name: str, config: Owl2Config) -> Case:
+    """Expands case `name`: each placeholder becomes Q + 1 positions, short rows are padded at the right.
+
+    Raises:
+      Owl2Error: its inputs are not in the file, or its pictures are of
+        another size than the model's.
+    """
+    if f"{name}/input_ids" not in arrays:
+        raise Owl2Error(f"the golden file has no {name}/input_ids, which its {name} results need")
+    ids = arrays[f"{name}/input_ids"]
+    labels = arrays.get(f"{name}/labels", np.full(ids.shape, IGNORE_LABEL))
+    mask = arrays.get(f"{name}/attention_mask", np.ones(ids.shape, bool))
+    images, per_tag = _images(arrays.get(f"{name}/images"), name, config)
+    rows, picture = [], 0
+    for row in zip(ids, labels, mask, strict=True):
+        expanded = _expand(*row, config.tokens_per_image, per_tag, picture)
+        # A text-only row of the original takes one picture and looks at none.
+        picture += max(1, len(expanded["index"]))
+        rows.append(expanded)
+    length, slots = (max(len(row[key]) for row in rows) for key in ("tokens", "index"))
+    case = Case(
+        tokens=_stack(rows, "tokens", config.decoder.vocab_size, length),
+        positions=np.tile(np.arange(length, dtype=np.int32), (len(rows), 1)),
+        segment_ids=_stack(rows, "segments", 0, length),
+        images=images,
+        image_index=_stack(rows, "index", -1, slots),
+        image_starts=_stack(rows, "starts", 0, slots),
+        labels=_stack(rows, "labels", IGNORE_LABEL, length),
+        rows=len(rows),
+        length=length,
+    )
+    if len(images) <= case.image_index.max(initial=-1):
+        raise Owl2Error(f"golden case {name} has more placeholders than pictures ({len(images)})")
+    return case
+
+
+def check_pixels(pixels: np.ndarray, name: str, config: Owl2Config) -> None:
+    """Raises `Owl2Error` when pictures [..., 3, H, W] are not of the model's size."""
+    size = config.vision.image_size
+    if pixels.shape[-3:] != (3, size, size):
+        raise Owl2Error(
+            f"golden {name} has shape {list(pixels.shape)}, the model takes pictures of {size} pixels; "
+            "is the golden file of another model?"
+        )
+
+
+def _images(images: np.ndarray | None, name: str, config: Owl2Config) -> tuple[np.ndarray, int]:
+    """Pictures float32[M, H, W, 3], and how many stand for one placeholder."""
+    if images is None:
+        size = config.vision.image_size
+        return np.zeros((0, size, size, 3), np.float32), 1
+    check_pixels(images, f"{name}/images", config)
+    per_tag = images.shape[1] if images.ndim == 5 else 1
+    flat = images.reshape(-1, *images.shape[-3:])
+    return np.ascontiguousarray(flat.transpose(0, 2, 3, 1)), per_tag
+
+
+def _expand(
+    ids: np.ndarray, labels: np.ndarray, mask: np.ndarray, span: int, per_tag: int, picture: int
+) -> dict[str, np.ndarray]:
+    """One row, where `picture` is the first of its pictures."""
+    repeats = np.where(ids == IMAGE_TOKEN, span * per_tag, 1)
+    is_image = np.repeat(ids == IMAGE_TOKEN, repeats)
+    firsts = np.flatnonzero(is_image)[::span]  # adjacent pictures are whole spans, too
+    return {
+        "tokens": np.where(is_image, 0, np.repeat(ids, repeats)),
+        "labels": np.where(is_image, IGNORE_LABEL, np.repeat(labels, repeats)),
+        "segments": np.where(is_image, 1, np.repeat(mask.astype(int), repeats)),
+        "index": picture + np.arange(len(firsts)),
+        "starts": firsts,
+    }
+
+
+def _stack(rows: list[dict[str, np.ndarray]], key: str, fill: int, size: int) -> np.ndarray:
+    padded = [np.pad(row[key], (0, size - len(row[key])), constant_values=fill) for row in rows]
+    return np.stack(padded).astype(np.int32)
+
+
+def pad_alike(cases: Mapping[str, Case], vocab_size: int) -> dict[str, Case]:
+    """Pads all cases to the largest rows, length, slots and pictures, so that one compilation serves all.
+
+    What the original puts behind a short row is a zero vector; id `vocab_size`
+    embeds as one. Added rows and positions have segment 0.
+    """
+    rows = max(case.rows for case in cases.values())
+    length = max(case.length for case in cases.values())
+    slots = max(1, *(case.image_index.shape[1] for case in cases.values()))
+    pictures = max(1, *(len(case.images) for case in cases.values()))
+    positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+    return {
+        name: replace(
+            case,
+            tokens=_fill(case.tokens, vocab_size, rows, length),
+            positions=positions,
+            segment_ids=_fill(case.segment_ids, 0, rows, length),
+            images=_fill(case.images, 0, pictures),
+            image_index=_fill(case.image_index, -1, rows, slots),
+            image_starts=_fill(case.image_starts, 0, rows, slots),
+            labels=_fill(case.labels, IGNORE_LABEL, rows, length),
+        )
+        for name, case in cases.items()
+    }
+
+
+def _fill(values: np.ndarray, fill: int, *sizes: int) -> np.ndarray:
+    widths = [(0, size - have) for size, have in zip(sizes, values.shape, strict=False)]
+    return np.pad(values, widths + [(0, 0)] * (values.ndim - len(widths)), constant_values=fill)
