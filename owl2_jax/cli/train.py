@@ -24,7 +24,8 @@ def main(args: argparse.Namespace) -> int:
     from owl2_jax.parallel.placement import data_shard
     from owl2_jax.parallel.shardings import check_batch
     from owl2_jax.training.checkpoints import open_run_directory
-    from owl2_jax.training.loop import make_trainer, train
+    from owl2_jax.training.loop import train
+    from owl2_jax.training.trainer import make_trainer
 
     tokenizer = load_tokenizer(config.data)
     check_tokenizer(tokenizer.vocab_size, config.model.decoder.vocab_size)

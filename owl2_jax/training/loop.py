@@ -7,80 +7,25 @@ import functools
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from owl2_jax.core import params_io
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.batch import Batch
 from owl2_jax.data.pipeline import Pipeline
-from owl2_jax.model.config import Owl2Config
-from owl2_jax.model.owl2 import Owl2, abstract_params, init_params, logical_axes
-from owl2_jax.parallel import placement, rules, shardings
+from owl2_jax.model.owl2 import abstract_params, init_params
+from owl2_jax.parallel import placement
 from owl2_jax.training import groups
 from owl2_jax.training.checkpoints import Checkpoints
-from owl2_jax.training.config import TrainConfig
 from owl2_jax.training.metrics import MetricWriter, Stopwatch, TerminalProgress, print_groups
-from owl2_jax.training.optimizer import make_optimizer, schedule
-from owl2_jax.training.state import TrainState, create_state
-from owl2_jax.training.step import DeviceBatch, train_step
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """What is fixed during a run: model, plan, optimiser, mesh, and the compiled step.
-
-    Attributes:
-      state_shardings: a sharding at each leaf of the state.
-      step: (state, batch) to (state, metrics); the state is donated.
-    """
-
-    model: Owl2
-    config: TrainConfig
-    plans: dict[str, groups.LeafPlan]
-    optimizer: optax.GradientTransformation
-    mesh: jax.sharding.Mesh
-    state_shardings: TrainState
-    step: Any
-
-    def create(self, params: dict[str, Any]) -> TrainState:
-        """A state at step 0 over parameters that are already on the mesh."""
-        create = functools.partial(create_state, plans=self.plans, optimizer=self.optimizer)
-        return jax.jit(create, out_shardings=self.state_shardings)(params)
-
-    def abstract_state(self) -> TrainState:
-        """Shapes, dtypes and shardings of the state."""
-        create = functools.partial(create_state, plans=self.plans, optimizer=self.optimizer)
-        shapes = jax.eval_shape(create, abstract_params(self.model.config))
-        return jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            shapes,
-            self.state_shardings,
-        )
-
-
-def make_trainer(model_config: Owl2Config, config: TrainConfig, mesh: jax.sharding.Mesh) -> Trainer:
-    """Plans the parameters and prepares the step. Raises `Owl2Error` for groups or sizes that do not fit."""
-    model, shapes, axes = Owl2(model_config), abstract_params(model_config), logical_axes(model_config)
-    shardings.check_params(axes, shapes, mesh)
-    plans = groups.plan_leaves(shapes, config)
-    optimizer = make_optimizer(config, plans)
-    abstract = jax.eval_shape(functools.partial(create_state, plans=plans, optimizer=optimizer), shapes)
-    leaf_shardings = shardings.param_shardings(axes, mesh)
-    state_shardings = shardings.like_params(abstract, leaf_shardings, shapes, mesh)
-    step = functools.partial(train_step, model=model, optimizer=optimizer, plans=plans, config=config)
-    compiled = jax.jit(
-        rules.activate(mesh)(step),
-        in_shardings=(state_shardings, shardings.batch_sharding(mesh)),
-        out_shardings=(state_shardings, None),
-        donate_argnums=0,
-    )
-    return Trainer(model, config, plans, optimizer, mesh, state_shardings, compiled)
+from owl2_jax.training.optimizer import schedule
+from owl2_jax.training.state import TrainState
+from owl2_jax.training.step import DeviceBatch
+from owl2_jax.training.trainer import Trainer
 
 
 def starting_params(trainer: Trainer) -> dict[str, Any]:
