@@ -10,7 +10,7 @@ from typing import Any, Final
 import jax
 import numpy as np
 
-from owl2_jax.convert.golden_file import read_golden
+from owl2_jax.convert.golden_file import INPUTS, read_golden
 from owl2_jax.convert.golden_model import GoldenModel
 from owl2_jax.convert.load import is_released_directory, load_hf
 from owl2_jax.convert.to_flax import leaf_shapes
@@ -67,6 +67,8 @@ def verify_checkpoint(checkpoint: str | Path, golden: str | Path) -> Iterator[Di
       Owl2Error: a damaged checkpoint or file, or a file of a model of another size.
     """
     arrays = read_golden(golden)
+    if not any(name.partition("/")[2] not in INPUTS for name in arrays):
+        raise Owl2Error(f"golden file {golden} holds no results to compare")
     config, params = load_any(checkpoint)
     with jax.default_matmul_precision("highest"):
         for name, actual in GoldenModel(config, params, arrays).answers():

@@ -1,0 +1,160 @@
+"""`owl2 convert`: PyTorch checkpoints in and out, the start of stage 1, other sizes, verification."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_to_jax(commands)
+    _add_to_torch(commands)
+    _add_init(commands)
+    _add_resize(commands)
+    _add_verify(commands)
+
+
+def main(args: argparse.Namespace) -> int:
+    actions: dict[str, Callable[[argparse.Namespace], int]] = {
+        "to-jax": _to_jax,
+        "to-torch": _to_torch,
+        "init": _init,
+        "resize": _resize,
+        "verify": _verify,
+    }
+    return actions[args.action](args)
+
+
+def _add_to_jax(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("to-jax", help="released PyTorch directory to a model directory")
+    parser.add_argument("--source", required=True, type=Path, metavar="HF_DIR")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="must not exist")
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="when HF_DIR has no tokenizer.model")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of the stored parameters; by default the narrowest of the two that changes no value",
+    )
+
+
+def _to_jax(args: argparse.Namespace) -> int:
+    from owl2_jax.convert.to_flax import convert_to_jax
+
+    model = convert_to_jax(args.source, args.output, dtype=args.dtype, tokenizer=args.tokenizer)
+    print(f"wrote {args.output} ({model['model']['param_dtype']})")
+    if model["tokenizer"] is None:
+        print(
+            f"note: {args.source} has no tokenizer.model, so {args.output} takes token ids only; "
+            "give one with --tokenizer to chat or evaluate"
+        )
+    return 0
+
+
+def _add_to_torch(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("to-torch", help="model or run directory to the released PyTorch format")
+    parser.add_argument("--checkpoint", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--output", required=True, type=Path, metavar="HF_DIR", help="must not exist")
+    parser.add_argument(
+        "--dtype", choices=("float16", "bfloat16", "float32"), help="of the weights; by default as stored"
+    )
+    parser.add_argument("--max-shard-size", default="5GB", metavar="SIZE", help="for example 5GB or 500MiB")
+    parser.add_argument(
+        "--with-buffers", action="store_true", help="write fixed position tables and rotary frequencies too"
+    )
+
+
+def _to_torch(args: argparse.Namespace) -> int:
+    from owl2_jax.convert.to_torch import convert_to_torch
+
+    files = convert_to_torch(
+        args.checkpoint,
+        args.output,
+        dtype=args.dtype,
+        max_shard_size=args.max_shard_size,
+        with_buffers=args.with_buffers,
+    )
+    print(f"wrote {args.output} ({len(files)} weight file{'s' if len(files) > 1 else ''})")
+    if not (args.output / "tokenizer.model").exists():
+        print(f"note: {args.checkpoint} has no tokenizer, so no tokenizer files were written")
+    return 0
+
+
+def _add_init(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("init", help="start stage 1 from LLaMA-2 and CLIP")
+    parser.add_argument("--llama", required=True, type=Path, metavar="HF_DIR")
+    parser.add_argument("--clip", required=True, type=Path, metavar="HF_DIR")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="must not exist")
+    parser.add_argument("--image-size", type=int, default=224, help="pixels (default: 224)")
+    parser.add_argument("--num-queries", type=int, default=64, help="of the abstractor (default: 64)")
+    parser.add_argument("--abstractor-layers", type=int, default=6, help="(default: 6)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random abstractor (default: 0)")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of the stored parameters; by default the narrowest of the two that changes no value",
+    )
+
+
+def _init(args: argparse.Namespace) -> int:
+    from owl2_jax.convert.init_from import init_checkpoint
+
+    config = init_checkpoint(
+        args.llama,
+        args.clip,
+        args.output,
+        image_size=args.image_size,
+        num_queries=args.num_queries,
+        abstractor_layers=args.abstractor_layers,
+        seed=args.seed,
+        dtype=args.dtype,
+    )
+    print(f"wrote {args.output} ({config.param_dtype}, {config.vision.image_size} pixels)")
+    return 0
+
+
+def _add_resize(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("resize", help="another picture size or query count")
+    parser.add_argument("--checkpoint", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="must not exist")
+    parser.add_argument("--image-size", type=int, help="pixels; by default as it is")
+    parser.add_argument(
+        "--num-queries",
+        type=int,
+        help="fewer keep the first ones, more repeat them in order; by default as it is",
+    )
+
+
+def _resize(args: argparse.Namespace) -> int:
+    from owl2_jax.convert.resize import resize_checkpoint
+
+    config = resize_checkpoint(
+        args.checkpoint, args.output, image_size=args.image_size, num_queries=args.num_queries
+    )
+    print(f"wrote {args.output} ({config.vision.image_size} pixels, {config.abstractor.num_queries} queries)")
+    return 0
+
+
+def _add_verify(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser("verify", help="compare with golden results of the original")
+    parser.add_argument("--checkpoint", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--golden", required=True, type=Path, metavar="FILE.npz")
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from owl2_jax.convert.verify import verify_checkpoint
+
+    count, beyond = 0, []
+    for difference in verify_checkpoint(args.checkpoint, args.golden):
+        print(difference, flush=True)
+        count += 1
+        if not difference.within:
+            beyond.append(difference)
+    if not beyond:
+        print(f"all {count} arrays are within tolerance")
+        return 0
+    first = next((difference for difference in beyond if difference.layer), beyond[0])
+    where = f"{first.name}, {first.layer}" if first.layer else first.name
+    print(f"{len(beyond)} of {count} arrays are beyond tolerance; the first layer that differs: {where}")
+    return 1
