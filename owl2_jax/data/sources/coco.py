@@ -56,7 +56,7 @@ class CocoCaptionsSource:
         identity, image_id, captions = self._items[position]
         if not captions or not all(isinstance(caption, str) for caption in captions):
             raise RecordError(self.path, position, "missing_field", f"no caption for picture {image_id}")
-        if image_id not in self._names:
+        if not isinstance(image_id, int | str) or image_id not in self._names:
             raise RecordError(self.path, position, "missing", f"'images' has no picture {image_id}")
         picture = picture_path(self.image_folder, self._names[image_id], self.path, position)
         return self.style.example(

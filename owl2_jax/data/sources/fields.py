@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.data.sources.base import Example, RecordError, Style
 from owl2_jax.data.sources.files import picture_path
 from owl2_jax.data.sources.llava import llava_messages
@@ -44,6 +44,20 @@ class Fields:
             raise Owl2Error(
                 "name either the field 'conversations' or the field 'answer', not both or neither"
             )
+
+    @classmethod
+    def of(cls, value: Fields | Mapping[str, str | None]) -> Fields:
+        """Makes fields of a config's mapping.
+
+        Raises:
+          UnknownNameError: A key is no part of an example.
+        """
+        if isinstance(value, Fields):
+            return value
+        for name in value:
+            if name not in cls.__dataclass_fields__:
+                raise unknown_name("part of an example", name, cls.__dataclass_fields__)
+        return cls(**value)
 
     def columns(self) -> list[str]:
         """The top-level fields that are read."""

@@ -138,13 +138,10 @@ def contains(path: str | os.PathLike, needles: Sequence[bytes]) -> list[bool]:
     """Says which of `needles` occur in a file."""
     found = [False] * len(needles)
     overlap = max(map(len, needles)) - 1
-    tail = b""
+    text = b""
     for chunk in _chunks(path):
-        found = [
-            before or needle in chunk or needle in tail + chunk[:overlap]
-            for before, needle in zip(found, needles, strict=True)
-        ]
-        tail = chunk[-overlap:]
+        text = text[-overlap:] + chunk
+        found = [before or needle in text for before, needle in zip(found, needles, strict=True)]
     return found
 
 

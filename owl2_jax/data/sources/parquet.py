@@ -54,7 +54,7 @@ class ParquetSource:
         self.name = (
             self.paths[0] if len(self.paths) == 1 else f"{self.paths[0]} and {len(self.paths) - 1} more"
         )
-        fields = fields if isinstance(fields, Fields) else Fields(**fields)
+        fields = Fields.of(fields)
         style = Style(dataset, prompt, image_tag)
         if fields.question:
             style.require_question()

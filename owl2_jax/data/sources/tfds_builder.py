@@ -44,7 +44,7 @@ class TfdsSource:
         prompt: str = "{question}",
         image_tag: str = DEFAULT_IMAGE_TAG,
     ):
-        fields = fields if isinstance(fields, Fields) else Fields(**fields)
+        fields = Fields.of(fields)
         style = Style(dataset or builder.split("/")[0].split(":")[0], prompt, image_tag)
         if fields.question:
             style.require_question()

@@ -110,4 +110,6 @@ def _rows(path: str, key: str, fields: tuple[str, ...]) -> list[dict]:
         missing = [field for field in fields if not isinstance(row, dict) or field not in row]
         if missing:
             raise Owl2Error(f"{path}: {key}[{number}] has no {missing[0]!r}; expected {', '.join(fields)}")
+        if not isinstance(row["question_id"], int | str):
+            raise Owl2Error(f"{path}: {key}[{number}] has the question_id {row['question_id']!r:.60}")
     return rows

@@ -140,6 +140,9 @@ def _members(path: str) -> Iterator[tuple[str, int, int]]:
                     yield os.path.basename(member.name), member.offset_data, member.size
                 # The list of members would keep growing with the shard.
                 tar.members.clear()
+            # tarfile takes a torn or foreign header for the end; the true end is a block of zeros.
+            if read_slice(path, tar.offset, tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise Owl2Error(f"{path} is cut off at byte {tar.offset}; fetch the shard again")
     except tarfile.TarError as error:
         raise Owl2Error(f"{path} is not a readable tar file: {error}; fetch the shard again") from error
 

@@ -1,0 +1,14 @@
+"""Small picture files for the tests of sources."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image
+
+
+def picture(shade: int, kind: str = "PNG") -> bytes:
+    """A picture file of 4 x 4 equal pixels."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), (shade, shade, shade)).save(buffer, kind)
+    return buffer.getvalue()

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import pickle
+import random
+
+import pytest
+
+from owl2_jax.core.errors import Owl2Error, UnknownNameError
+from owl2_jax.data.sources.base import RecordError
+from owl2_jax.data.sources.llava import LlavaSource
+from tests.data.sources.pictures import picture
+
+
+def record(identity, value, image=None):
+    turns = [{"from": "human", "value": value}, {"from": "gpt", "value": "A bus."}]
+    return {"id": identity, **({} if image is None else {"image": image}), "conversations": turns}
+
+
+RECORDS = [
+    record("one", "<image>\nWhat is this?", "a.png"),
+    record("two", "Compare <image> and <image>.", ["a.png", "sub/b.png"]),
+    record("three", 'Only "text" \\ here'),
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.png").write_bytes(picture(1))
+    (tmp_path / "sub/b.png").write_bytes(picture(2))
+    return tmp_path
+
+
+def write(folder, records, name="train.json"):
+    path = folder / name
+    if name.endswith("l"):
+        path.write_text("".join(json.dumps(one) + "\n" for one in records))
+    else:
+        path.write_text(json.dumps(records))
+    return path
+
+
+@pytest.mark.parametrize("name", ["train.json", "train.jsonl"])
+def test_dialogues_are_read_with_their_pictures(folder, name):
+    source = LlavaSource(write(folder, RECORDS, name))
+    assert len(source) == 3
+    assert source[0] == {
+        "id": "one",
+        "dataset": "train",
+        "messages": [
+            {"role": "user", "content": "<|image|>\nWhat is this?"},
+            {"role": "assistant", "content": "A bus."},
+        ],
+        "images": [str(folder / "a.png")],
+    }
+    assert source[1]["images"] == [str(folder / "a.png"), str(folder / "sub/b.png")]
+    assert source[2]["images"] == []
+    assert "3 dialogues" in source.description()
+
+
+def test_files_with_the_projects_own_tag_are_read_when_declared(folder):
+    path = write(folder, [record("one", "<|image|>What?", "a.png")])
+    assert LlavaSource(path, file_tag="<|image|>")[0]["messages"][0]["content"] == "<|image|>What?"
+    assert (
+        LlavaSource(path, file_tag="<|image|>", image_tag="<image>")[0]["messages"][0]["content"]
+        == "<image>What?"
+    )
+
+
+@pytest.mark.parametrize(("written", "declared"), [("<|image|>", "<image>"), ("<image>", "<|image|>")])
+def test_file_with_the_other_tag_is_refused_by_name(folder, written, declared):
+    path = write(folder, [record("one", f"{written}What?", "a.png")])
+    with pytest.raises(Owl2Error, match=r"train\.json marks pictures with .*set file_tag"):
+        LlavaSource(path, file_tag=declared)
+
+
+def test_unknown_tag_is_refused(folder):
+    with pytest.raises(UnknownNameError, match="image tag '<img>'"):
+        LlavaSource(write(folder, RECORDS), file_tag="<img>")
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (record("x", "<image>What?", "none.png"), "missing"),
+        (record("x", "What?", "a.png"), "image_count"),
+        (record("x", "<image><image>What?", "a.png"), "image_count"),
+        (record("x", "<image>or <|image|>?", "a.png"), "wrong_tag"),
+        (record("x", "<image>?", 5), "corrupt_record"),
+        ({"id": "x"}, "missing_field"),
+        ({"id": "x", "conversations": "hello"}, "bad_conversation"),
+        ({"id": "x", "conversations": [{"from": "robot", "value": "a"}]}, "bad_conversation"),
+        ({"id": "x", "conversations": [{"from": "human"}]}, "bad_conversation"),
+        (["not", "an", "object"], "corrupt_record"),
+    ],
+)
+def test_bad_records_are_named_and_the_others_stay_readable(folder, bad, reason):
+    source = LlavaSource(write(folder, [RECORDS[0], bad, RECORDS[2]]))
+    with pytest.raises(RecordError) as caught:
+        source[1]
+    assert caught.value.reason == reason
+    assert (caught.value.source, caught.value.index) == (str(folder / "train.json"), 1)
+    assert [source[index]["id"] for index in (0, 2)] == ["one", "three"]
+
+
+def test_a_torn_line_is_one_corrupt_record(folder):
+    path = write(folder, RECORDS, "train.jsonl")
+    path.write_text(path.read_text()[:-20])
+    source = LlavaSource(path)
+    assert source[1]["id"] == "two"
+    with pytest.raises(RecordError, match="corrupt_record"):
+        source[2]
+
+
+def test_a_cut_array_is_refused(folder):
+    path = write(folder, RECORDS)
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(Owl2Error, match="cut off"):
+        LlavaSource(path)
+
+
+def test_source_travels_to_worker_processes(folder):
+    source = pickle.loads(pickle.dumps(LlavaSource(write(folder, RECORDS))))
+    assert source[1]["id"] == "two"
+
+
+def test_mutated_records_are_read_or_rejected_but_never_crash(folder):
+    rng, clean = random.Random(0), json.dumps(RECORDS[1]).encode()
+    lines = []
+    for _ in range(500):
+        data = bytearray(clean)
+        for _ in range(rng.randrange(1, 5)):
+            data[rng.randrange(len(data))] = rng.choice([c for c in range(256) if c != 10])
+        lines.append(bytes(data))
+    path = folder / "fuzz.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    source = LlavaSource(path)
+    outcomes = [read(source, index) for index in range(len(source))]
+    assert len(outcomes) == 500
+    assert 100 < sum(isinstance(outcome, str) for outcome in outcomes) < 500
+
+
+def read(source, index):
+    """The example, or the reason it was rejected for."""
+    try:
+        return source[index]
+    except RecordError as error:
+        return error.reason

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import builtins
+import pickle
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from owl2_jax.core.errors import Owl2Error, UnknownNameError
+from owl2_jax.data.sources.base import RecordError
+from owl2_jax.data.sources.parquet import GROUPS_KEPT, ParquetSource
+from tests.data.sources.pictures import picture
+
+FIELDS = {"id": "qid", "image": "image", "question": "question", "answer": "answer", "answers": "all"}
+
+
+def rows(count=10, start=0):
+    return [
+        {
+            "qid": start + i,
+            "image": {"bytes": picture(start + i), "path": None},
+            "question": f"what is {start + i}?",
+            "answer": str(start + i),
+            "all": [str(start + i), "other"],
+        }
+        for i in range(count)
+    ]
+
+
+def write(path, table_rows, group=3):
+    parquet.write_table(pa.Table.from_pylist(table_rows), path, row_group_size=group)
+    return path
+
+
+def test_rows_are_read_across_files_and_row_groups(tmp_path):
+    write(tmp_path / "a-0.parquet", rows(10))
+    write(tmp_path / "a-1.parquet", rows(7, start=10))
+    source = ParquetSource(tmp_path / "a-*.parquet", FIELDS, dataset="numbers")
+    assert len(source) == 17
+    for index in (16, 0, 3, 9, 10, -1):
+        number = index % 17
+        example = source[index]
+        assert example["id"] == str(number)
+        assert example["images"] == [picture(number)]
+        assert example["messages"][0]["content"] == f"<|image|>what is {number}?"
+        assert example["messages"][1]["content"] == str(number)
+        assert example["answers"] == [str(number), "other"]
+
+
+def test_few_row_groups_stay_in_memory_and_none_travel(tmp_path):
+    source = ParquetSource(write(tmp_path / "a.parquet", rows(30)), FIELDS, dataset="numbers")
+    assert [source[index]["id"] for index in range(30)] == [str(index) for index in range(30)]
+    assert len(source._kept) == GROUPS_KEPT
+    copy = pickle.loads(pickle.dumps(source))
+    assert not copy._kept
+    assert copy[29]["id"] == "29"
+
+
+def test_dialogue_columns_are_read(tmp_path):
+    turns = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "A bus."}]
+    path = write(tmp_path / "a.parquet", [{"image": picture(1), "turns": turns}])
+    source = ParquetSource(path, {"conversations": "turns"}, dataset="d")
+    assert source[0]["messages"][0] == {"role": "user", "content": "<|image|>What?"}
+    assert source[0]["images"] == [picture(1)]
+
+
+def test_pictures_can_be_paths_and_several(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture(1))
+    path = write(tmp_path / "a.parquet", [{"pics": ["a.png", "a.png"], "caption": "twins"}])
+    source = ParquetSource(
+        path, {"image": "pics", "answer": "caption"}, dataset="d", image_folder=str(tmp_path), prompt="Say."
+    )
+    assert source[0]["images"] == [str(tmp_path / "a.png")] * 2
+    assert source[0]["messages"][0]["content"] == "<|image|><|image|>Say."
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"answer": None}, "corrupt_record"),
+        ({"question": None}, "corrupt_record"),
+        ({"image": {"bytes": None, "path": "none.png"}}, "missing"),
+        ({"image": {"bytes": None, "path": None}}, "corrupt_record"),
+        ({"all": None}, "corrupt_record"),
+    ],
+)
+def test_bad_rows_are_rejected(tmp_path, change, reason):
+    data = rows(2)
+    data.append({**data[1], **change})
+    source = ParquetSource(
+        write(tmp_path / "a.parquet", data), FIELDS, dataset="d", image_folder=str(tmp_path)
+    )
+    with pytest.raises(RecordError) as caught:
+        source[2]
+    assert (caught.value.reason, caught.value.index) == (reason, 2)
+
+
+def test_unknown_columns_and_fields_are_refused(tmp_path):
+    path = write(tmp_path / "a.parquet", rows(1))
+    with pytest.raises(UnknownNameError, match="answer"):
+        ParquetSource(path, {"answer": "anser"}, dataset="d")
+    with pytest.raises(Owl2Error, match="conversations"):
+        ParquetSource(path, {"question": "question"}, dataset="d")
+    with pytest.raises(UnknownNameError, match="question"):
+        ParquetSource(path, {"answer": "answer", "qestion": "question"}, dataset="d")
+
+
+def test_damaged_files_and_row_groups_are_named(tmp_path):
+    path = write(tmp_path / "a.parquet", rows(10))
+    data = bytearray(path.read_bytes())
+    source = ParquetSource(path, FIELDS, dataset="d")
+    data[4:200] = bytes(196)
+    path.write_bytes(data)
+    with pytest.raises(RecordError, match="row group 0 is unreadable"):
+        source[0]
+    path.write_bytes(b"no parquet")
+    with pytest.raises(Owl2Error, match=r"a\.parquet as Parquet"):
+        ParquetSource(path, FIELDS, dataset="d")
+
+
+def test_missing_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.parquet", rows(1))
+    original = builtins.__import__
+
+    def without_pyarrow(name, *rest):
+        if name.startswith("pyarrow"):
+            raise ImportError(name)
+        return original(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without_pyarrow)
+    with pytest.raises(Owl2Error, match=r"pip install .owl2_jax\[parquet\]"):
+        ParquetSource(path, FIELDS, dataset="d")
