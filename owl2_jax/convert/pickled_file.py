@@ -15,7 +15,7 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -98,7 +98,11 @@ _GLOBALS: Final[dict[tuple[str, str], Any]] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows `_GLOBALS` and nothing else."""
+    """Knows `_GLOBALS` and nothing else; `storages` are those met, by key."""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file)
+        self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _GLOBALS:
@@ -115,7 +119,7 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError("an unknown kind of storage")
         if len(pid) > 5 and pid[5] is not None:
             raise pickle.UnpicklingError("a storage that is a view of another")
-        return _Storage(str(pid[2]), pid[1], int(pid[4]))
+        return self.storages.setdefault(str(pid[2]), _Storage(str(pid[2]), pid[1], int(pid[4])))
 
 
 class PickledReader:
@@ -147,7 +151,7 @@ class PickledReader:
         start = self._offsets[tensor.storage.key] + tensor.offset * dtype.itemsize
         values = read_array(self.path, start, tensor.span, dtype)
         strides = [stride * dtype.itemsize for stride in tensor.strides]
-        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(values, tensor.shape, strides))
+        return np.lib.stride_tricks.as_strided(values, tensor.shape, strides).copy(order="C")
 
 
 def _tensors(values: Any) -> dict[str, _Tensor]:
@@ -187,16 +191,6 @@ def _record_start(file: BinaryIO, info: zipfile.ZipInfo) -> int:
 
 def _parse_legacy(path: Path) -> tuple[Any, dict[str, int]]:
     """As `_parse_zip`, for the stream: magic, version, system, object, keys, then count and bytes of each."""
-    storages: dict[str, _Storage] = {}
-
-    def remember(unpickler: _Unpickler, load: Callable[[Any], _Storage]) -> Callable[[Any], _Storage]:
-        def persistent_load(pid: Any) -> _Storage:
-            storage = load(pid)
-            storages[storage.key] = storage
-            return storage
-
-        return persistent_load
-
     with path.open("rb") as file:
         if _Unpickler(file).load() != _LEGACY_MAGIC:
             raise pickle.UnpicklingError("it does not start as a PyTorch file")
@@ -205,11 +199,11 @@ def _parse_legacy(path: Path) -> tuple[Any, dict[str, int]]:
         if not system.get("little_endian", True):
             raise pickle.UnpicklingError("it was written on a big-endian machine")
         unpickler = _Unpickler(file)
-        unpickler.persistent_load = remember(unpickler, unpickler.persistent_load)  # type: ignore[method-assign]
         values = unpickler.load()
         keys = _Unpickler(file).load()
         offsets, position = {}, file.tell()
         for key in map(str, keys):
             offsets[key] = position + 8  # after the count
-            position += 8 + storages[key].count * storages[key].dtype.itemsize
+            storage = unpickler.storages[key]
+            position += 8 + storage.count * storage.dtype.itemsize
     return values, offsets
