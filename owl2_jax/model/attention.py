@@ -80,17 +80,21 @@ def dot_product(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array
       context dtype[B, T, N, H] and probabilities float32[B, N, T, S].
     """
     batch, length, heads, width = q.shape
-    kv_heads = k.shape[2]
-    q = q.reshape(batch, length, kv_heads, heads // kv_heads, width)
-    scores = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=jnp.float32) * width**-0.5
+    kv_heads, keys = k.shape[2], k.shape[1]
+    groups = heads // kv_heads
+    # Heads in front: both products are then plain batched matrix products, without copies.
+    q = q.reshape(batch, length, kv_heads, groups, width).transpose(0, 2, 3, 1, 4)
+    q = q.reshape(batch, kv_heads, groups * length, width)
+    k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
+    scores = jnp.einsum("bkth,bksh->bkts", q, k, preferred_element_type=jnp.float32) * width**-0.5
+    scores = scores.reshape(batch, kv_heads, groups, length, keys)
     if mask is not None:
         scores = jnp.where(mask[:, None, None], scores, MASKED)
     probabilities = jax.nn.softmax(scores, axis=-1)
-    context = jnp.einsum("bkgts,bskh->btkgh", probabilities.astype(v.dtype), v)
-    return (
-        context.reshape(batch, length, heads, width),
-        probabilities.reshape(batch, heads, length, -1),
-    )
+    weights = probabilities.astype(v.dtype).reshape(batch, kv_heads, groups * length, keys)
+    context = jnp.einsum("bkts,bksh->bkth", weights, v)
+    context = context.reshape(batch, heads, length, width).transpose(0, 2, 1, 3)
+    return context, probabilities.reshape(batch, heads, length, keys)
 
 
 def _xla(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:

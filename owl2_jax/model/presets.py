@@ -28,6 +28,7 @@ def owl2_tiny() -> Owl2Config:
             mlp_dim=352,
             max_length=256,
         ),
+        scan_unroll=3,
     )
 
 
