@@ -43,6 +43,16 @@ PARAMETER_AXES: Final = (
 )  # fmt: skip
 ACTIVATION_AXES: Final = (BATCH, LENGTH, IMAGES, CACHE, ACT_EMBED, ACT_HEADS, ACT_HIDDEN, ACT_VOCAB)
 
+
+def stored(names: tuple[str | None, ...]) -> tuple[str | None, ...]:
+    """Names of a parameter's axes as it lies in memory, apart from those of its copy in use.
+
+    Sharding rules map both, so that a layer can gather a weight it uses and
+    hand its gradient back in pieces.
+    """
+    return tuple(name and f"stored_{name}" for name in names)
+
+
 # Values in token and label arrays that are not token ids.
 IMAGE_TOKEN: Final = -200  # an image placeholder in unexpanded ids
 IGNORE_LABEL: Final = -100  # a position without loss

@@ -18,7 +18,15 @@ from owl2_jax.core import axes
 from owl2_jax.model import attention, modality, remat
 from owl2_jax.model.cache import Cache
 from owl2_jax.model.config import Owl2Config
-from owl2_jax.model.layers import Linear, Scale, partitioned, rms_normalize, rotary_angles, rotate
+from owl2_jax.model.layers import (
+    Linear,
+    Scale,
+    gather_weight,
+    partitioned,
+    rms_normalize,
+    rotary_angles,
+    rotate,
+)
 
 Array = jax.Array
 Carry = tuple[Array, Array | None, Array | None]
@@ -223,7 +231,7 @@ class Decoder(nn.Module):
 
     def embed(self, tokens: Array) -> Array:
         """int32[B, T] to dtype[B, T, D]; an id of V or more is no token and gives zeros."""
-        table = jnp.asarray(self.embedding, self.config.dtype)
+        table = gather_weight(self.embedding.astype(self.config.dtype), (axes.VOCAB, axes.EMBED))
         x = jnp.take(table, tokens, axis=0, mode="fill", fill_value=0)
         return nn.with_logical_constraint(x, _STREAM)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
+
+from owl2_jax.core import axes
 
 Array = jax.Array
 Initializer = nn.initializers.Initializer
@@ -32,6 +35,36 @@ def fan_in_normal(num_in_axes: int) -> Initializer:
         return jax.random.normal(key, tuple(shape), dtype) * jnp.asarray(fan_in**-0.5, dtype)
 
     return init
+
+
+def gather_weight(weight: Array, names: tuple[str | None, ...]) -> Array:
+    """A stored weight as a layer uses it; its gradient goes back to where the weight is stored.
+
+    Said at the weight itself, because what the compiler infers from the
+    activations around it changes from mesh to mesh. Without sharding rules
+    this is the weight.
+
+    Args:
+      weight: in the dtype of the computation, so that the gathered bytes are those.
+      names: one logical axis name per dimension.
+    """
+    return _gather_weight(weight, names) if nn.get_logical_axis_rules() else weight
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gather_weight(weight: Array, names: tuple[str | None, ...]) -> Array:
+    return nn.with_logical_constraint(weight, names)
+
+
+def _gather_forward(weight: Array, names: tuple[str | None, ...]) -> tuple[Array, None]:
+    return _gather_weight(weight, names), None
+
+
+def _gather_backward(names: tuple[str | None, ...], _: None, gradient: Array) -> tuple[Array]:
+    return (nn.with_logical_constraint(gradient, axes.stored(names)),)
+
+
+_gather_weight.defvjp(_gather_forward, _gather_backward)
 
 
 class Linear(nn.Module):
@@ -66,7 +99,8 @@ class Linear(nn.Module):
         fan_in, fan_out = math.prod(self.in_shape), math.prod(self.out_shape)
         rows = x.shape[: x.ndim - len(self.in_shape)]
         flat = x.astype(self.dtype).reshape(-1, fan_in)
-        y = flat @ kernel.astype(self.dtype).reshape(fan_in, fan_out)
+        kernel = gather_weight(kernel.astype(self.dtype), self.in_axes + self.out_axes)
+        y = flat @ kernel.reshape(fan_in, fan_out)
         y = y.reshape(*rows, *self.out_shape)
         if self.use_bias:
             zeros = partitioned(nn.initializers.zeros, self.out_axes)

@@ -47,6 +47,11 @@ TABLE: Final[dict[str, tuple[MeshAxes, MeshAxes]]] = {
 
 STORAGE: Final = {name: storage for name, (storage, _) in TABLE.items()}
 COMPUTE: Final = {name: compute for name, (_, compute) in TABLE.items()}
+# What the model sees: plain names in use, and the stored names of `axes.stored`.
+_FLAX_RULES: Final = (
+    *COMPUTE.items(),
+    *zip(axes.stored(tuple(STORAGE)), STORAGE.values(), strict=True),
+)
 
 
 def storage_spec(names: Sequence[str | None]) -> PartitionSpec:
@@ -88,5 +93,5 @@ def activate(mesh: Mesh) -> Iterator[None]:
     if mesh.size == 1:
         yield
         return
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(tuple(COMPUTE.items())):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), nn.logical_axis_rules(_FLAX_RULES):
         yield
