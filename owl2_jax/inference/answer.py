@@ -1,0 +1,83 @@
+"""An answer while it grows: tokens to text, stop texts, and what may be shown already."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from owl2_jax.data.tokenizer import StreamDecoder, Tokenizer
+from owl2_jax.inference.request import FinishReason, Request, Result
+
+
+class Answer:
+    """Takes tokens as they come and gives out text that will not change any more.
+
+    Attributes:
+      result: complete once `ended` is set.
+      ended: why the answer ended, or None.
+    """
+
+    def __init__(self, request: Request, tokenizer: Tokenizer, prompt_tokens: int):
+        self.result = Result(prompt_tokens=prompt_tokens)
+        self.ended: FinishReason | None = None
+        self._stop = tuple(request.stop)
+        self._top = request.top_logprobs
+        self._eos_id = tokenizer.eos_id
+        self._decoder = StreamDecoder(tokenizer)
+        self._shown = 0
+
+    def extend(self, chosen: Any) -> None:
+        """Takes `generate.Chosen` of n tokens; what comes after the end is dropped."""
+        if self.ended:
+            return
+        if not self._stop:
+            self._take(chosen, len(chosen.tokens))
+            return
+        for index in range(len(chosen.tokens)):
+            self._take(chosen, index + 1, index)
+            if self.ended:
+                return
+
+    def _take(self, chosen: Any, end: int, start: int = 0) -> None:
+        tokens = chosen.tokens[start:end].tolist()
+        if self._eos_id in tokens:
+            tokens = tokens[: tokens.index(self._eos_id) + 1]
+        end = start + len(tokens)
+        result = self.result
+        result.token_ids += tokens
+        result.logprobs += chosen.logprobs[start:end].tolist()
+        if self._top:
+            for ids, logprobs in zip(
+                chosen.top_tokens[start:end], chosen.top_logprobs[start:end], strict=True
+            ):
+                result.top_logprobs.append(
+                    list(zip(ids[: self._top].tolist(), logprobs[: self._top].tolist(), strict=True))
+                )
+        result.text += self._decoder.feed(tokens)
+        if (tokens and tokens[-1] == self._eos_id) or self._stop_at() is not None:
+            self.end("stop")
+
+    def end(self, reason: FinishReason) -> None:
+        """Ends the answer, once."""
+        if self.ended is None:
+            self.ended = self.result.finish_reason = reason
+            self.result.text += self._decoder.finish()
+            self.result.text = self.result.text[: self._stop_at()]
+
+    def new_text(self) -> str:
+        """Text not given out before; what might be the beginning of a stop text is held back."""
+        text = self.result.text
+        end = len(text) if self.ended else len(text) - self._held_back()
+        new, self._shown = text[self._shown : end], max(end, self._shown)
+        return new
+
+    def _stop_at(self) -> int | None:
+        """Where the first stop text begins."""
+        places = (self.result.text.find(text) for text in self._stop)
+        return min((place for place in places if place >= 0), default=None)
+
+    def _held_back(self) -> int:
+        """Length of the longest end of the text that begins a stop text."""
+        text = self.result.text
+        return max(
+            (n for stop in self._stop for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0
+        )

@@ -1,0 +1,280 @@
+"""The compiled part of generation: slots on the device, prefill into them, and the decode loop.
+
+A slot is a row of the key/value cache with everything its request needs. Rows
+never look at each other, so a request's answer does not depend on its company.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from owl2_jax.inference.sampling import Sampling, SamplingArrays, choose, stack_settings
+from owl2_jax.model.cache import Cache, empty_cache
+from owl2_jax.model.config import Owl2Config
+from owl2_jax.model.owl2 import Owl2
+
+Array = jax.Array
+Params = dict[str, Any]
+
+
+@flax.struct.dataclass
+class Slots:
+    """The state of B requests in progress.
+
+    Attributes:
+      cache: B rows of S positions.
+      token: int32[B], the newest token, not yet in the cache.
+      generated: int32[B], tokens of the answer so far.
+      floor, limit: int32[B], fewest and most tokens of the answer.
+      active: bool[B], still generating.
+      seen: bool[B, V], tokens of the prompt and the answer.
+      settings: sampling settings of B rows.
+    """
+
+    cache: Cache
+    token: Array
+    generated: Array
+    floor: Array
+    limit: Array
+    active: Array
+    seen: Array
+    settings: SamplingArrays
+
+
+@flax.struct.dataclass
+class PromptBatch:
+    """R right-padded prompts on their way into slots.
+
+    Attributes:
+      tokens: int32[R, T]; V at the positions of pictures and of padding.
+      lengths: int32[R], 0 for a row that pads the batch.
+      image_index: int32[R, I], row of the feature pool, -1 for an empty slot.
+      image_starts: int32[R, I].
+      slots: int32[R], where to; B (past the end) for a row that pads the batch.
+      floors, limits: int32[R], fewest and most tokens of the answer.
+      settings: sampling settings of R rows.
+    """
+
+    tokens: Array
+    lengths: Array
+    image_index: Array
+    image_starts: Array
+    slots: Array
+    floors: Array
+    limits: Array
+    settings: SamplingArrays
+
+
+@flax.struct.dataclass
+class Chosen:
+    """Tokens with their log-probabilities.
+
+    Attributes:
+      tokens: int32[...].
+      logprobs: float32[...].
+      top_tokens: int32[..., C], the likeliest, best first; C may be 0.
+      top_logprobs: float32[..., C].
+    """
+
+    tokens: Array
+    logprobs: Array
+    top_tokens: Array
+    top_logprobs: Array
+
+
+def empty_slots(config: Owl2Config, count: int, length: int) -> Slots:
+    """`count` free slots with room for `length` positions each."""
+    return Slots(
+        cache=empty_cache(config, count, length),
+        token=jnp.zeros((count,), jnp.int32),
+        generated=jnp.zeros((count,), jnp.int32),
+        floor=jnp.zeros((count,), jnp.int32),
+        limit=jnp.zeros((count,), jnp.int32),
+        active=jnp.zeros((count,), bool),
+        seen=jnp.zeros((count, config.decoder.vocab_size), bool),
+        settings=jax.tree.map(jnp.asarray, stack_settings([Sampling()], count)),
+    )
+
+
+def lengthen(slots: Slots, length: int) -> Slots:
+    """The same slots with room for `length` positions."""
+    more = [(0, 0), (0, 0), (0, length - slots.cache.keys.shape[2]), (0, 0), (0, 0)]
+    keys, values = (jnp.pad(part, more) for part in (slots.cache.keys, slots.cache.values))
+    return slots.replace(cache=slots.cache.replace(keys=keys, values=values))
+
+
+def encode_images(config: Owl2Config, params: Params, pool: Array, images: Array, rows: Array) -> Array:
+    """Encodes pictures into rows of the feature pool.
+
+    Args:
+      pool: dtype[F, Q + 1, D].
+      images: uint8[M, H, W, 3].
+      rows: int32[M]; F (past the end) for a picture that pads the batch.
+    """
+    features = Owl2(config).apply({"params": params}, images, method="encode_images")
+    return pool.at[rows].set(features.astype(pool.dtype), mode="drop")
+
+
+def prefill(
+    config: Owl2Config,
+    eos_id: int,
+    params: Params,
+    slots: Slots,
+    pool: Array | None,
+    batch: PromptBatch,
+    *,
+    plain: bool,
+    top: int,
+) -> tuple[Slots, Chosen]:
+    """Runs prompts, puts them into their slots and chooses the first token of each.
+
+    Args:
+      pool: features of pictures, dtype[F, Q + 1, D]; None when no row has one.
+      plain: every row chooses the likeliest token.
+      top: C, likeliest tokens to list.
+
+    Returns:
+      The slots and the first tokens, [R].
+    """
+    module, (rows, length) = Owl2(config), batch.tokens.shape
+    positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
+    segment_ids = (positions < batch.lengths[:, None]).astype(jnp.int32)
+    hidden, cache = module.apply(
+        {"params": params}, batch.tokens, positions, segment_ids, pool, batch.image_index,
+        batch.image_starts, length, method="prefill",
+    )  # fmt: skip
+    last = hidden[jnp.arange(rows), jnp.maximum(batch.lengths - 1, 0)]
+    logits = module.apply({"params": params}, last, method="logits")
+    everyone = jnp.arange(rows)[:, None]
+    seen = jnp.zeros(logits.shape, bool).at[everyone, batch.tokens].set(True, mode="drop")
+    step = jnp.zeros((rows,), jnp.int32)
+    logits = _forbid_end(logits, step, batch.floors, eos_id)
+    chosen = _choose(logits, batch.settings, seen, step, plain, top)
+    token = chosen.tokens
+    new = Slots(
+        cache=cache,
+        token=token,
+        generated=jnp.ones((rows,), jnp.int32),
+        floor=batch.floors,
+        limit=batch.limits,
+        active=(token != eos_id) & (batch.limits > 1),
+        seen=seen.at[jnp.arange(rows), token].set(True),
+        settings=batch.settings,
+    )
+    return _insert(slots, new, batch.slots), chosen
+
+
+def decode(
+    config: Owl2Config,
+    eos_id: int,
+    params: Params,
+    slots: Slots,
+    wanted: Array,
+    max_steps: Array,
+    enough: Array,
+    *,
+    width: int,
+    plain: bool,
+    top: int,
+) -> tuple[Slots, Chosen, Array]:
+    """Generates up to `max_steps` tokens in every active slot, without asking the host in between.
+
+    Args:
+      wanted: bool[B]; the other slots stop here.
+      max_steps: int32[], at most `width`.
+      enough: int32[]; stops early when no more slots than this are active.
+      width: columns of the result.
+      plain, top: as in `prefill`.
+
+    Returns:
+      The slots; what they chose, [B, width]; and int32[B], how many of the
+      columns belong to each slot.
+    """
+    module = Owl2(config)
+    slots = slots.replace(active=slots.active & wanted)
+    before = slots.generated
+    chosen = _empty_columns(slots.token.shape[0], width, top)
+
+    def going(carry: tuple[Array, Slots, Chosen]) -> Array:
+        step, slots, _ = carry
+        return (step < max_steps) & (jnp.sum(slots.active) > enough)
+
+    def advance(carry: tuple[Array, Slots, Chosen]) -> tuple[Array, Slots, Chosen]:
+        step, slots, columns = carry
+        hidden, cache = module.apply(
+            {"params": params}, slots.token[:, None], slots.cache, slots.active.astype(jnp.int32),
+            method="extend",
+        )  # fmt: skip
+        logits = module.apply({"params": params}, hidden[:, 0], method="logits")
+        logits = _forbid_end(logits, slots.generated, slots.floor, eos_id)
+        chosen = _choose(logits, slots.settings, slots.seen, slots.generated, plain, top)
+        columns = jax.tree.map(lambda out, new: out.at[:, step].set(new), columns, chosen)
+        return step + 1, _advance_slots(slots.replace(cache=cache), chosen.tokens, eos_id, plain), columns
+
+    _, slots, chosen = lax.while_loop(going, advance, (jnp.zeros((), jnp.int32), slots, chosen))
+    return slots, chosen, slots.generated - before
+
+
+def _advance_slots(slots: Slots, token: Array, eos_id: int, plain: bool) -> Slots:
+    """Active slots take their token; the others stay as they are."""
+    active = slots.active
+    generated = slots.generated + active
+    seen = slots.seen
+    if not plain:
+        # A plain step skips this: only rows with a penalty read it, and they are not plain.
+        seen = seen.at[jnp.arange(token.shape[0]), token].max(active)
+    return slots.replace(
+        token=jnp.where(active, token, slots.token),
+        generated=generated,
+        active=active & (token != eos_id) & (generated < slots.limit),
+        seen=seen,
+    )
+
+
+def _forbid_end(logits: Array, step: Array, floor: Array, eos_id: int) -> Array:
+    """Rules `</s>` out while an answer is shorter than its floor."""
+    return logits.at[:, eos_id].set(jnp.where(step < floor, -jnp.inf, logits[:, eos_id]))
+
+
+def _choose(
+    logits: Array, settings: SamplingArrays, seen: Array, step: Array, plain: bool, top: int
+) -> Chosen:
+    tokens = choose(logits, settings, seen, step, plain)
+    normalizer = jax.nn.logsumexp(logits, axis=-1)
+    logprobs = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0] - normalizer
+    best, best_tokens = lax.top_k(logits, top)
+    return Chosen(tokens, logprobs, best_tokens, best - normalizer[:, None])
+
+
+def _empty_columns(rows: int, width: int, top: int) -> Chosen:
+    return Chosen(
+        tokens=jnp.zeros((rows, width), jnp.int32),
+        logprobs=jnp.zeros((rows, width), jnp.float32),
+        top_tokens=jnp.zeros((rows, width, top), jnp.int32),
+        top_logprobs=jnp.zeros((rows, width, top), jnp.float32),
+    )
+
+
+def _insert(slots: Slots, new: Slots, where: Array) -> Slots:
+    """Overwrites the slots `where` (int32[R]) with rows of `new`; rows past the end are dropped."""
+    length = new.cache.keys.shape[2]
+
+    def put_cache(old: Array, rows: Array) -> Array:
+        return old.at[:, where, :length].set(rows, mode="drop")
+
+    cache = Cache(
+        keys=put_cache(slots.cache.keys, new.cache.keys),
+        values=put_cache(slots.cache.values, new.cache.values),
+        lengths=slots.cache.lengths.at[where].set(new.cache.lengths, mode="drop"),
+    )
+    rest = jax.tree.map(
+        lambda old, row: old.at[where].set(row, mode="drop"),
+        slots.replace(cache=None),
+        new.replace(cache=None),
+    )
+    return rest.replace(cache=cache)

@@ -1,0 +1,111 @@
+"""Requests as arrays: token positions of a prompt, and batches of prompts padded to static sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.conversation import encode_prompt, encode_text, expand
+from owl2_jax.data.messages import ImageCountError
+from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.pictures import Picture
+from owl2_jax.inference.request import Request
+
+
+@dataclass
+class Prompt:
+    """A prompt ready for the model.
+
+    Attributes:
+      tokens: int32[T], V at the positions of pictures.
+      image_starts: first position of each picture.
+      pictures: one per start.
+    """
+
+    tokens: np.ndarray
+    image_starts: list[int]
+    pictures: list[Picture]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def read_request(request: Request, model: LoadedModel) -> Prompt:
+    """Tokenizes a prompt and reads its pictures.
+
+    Raises:
+      Owl2Error: messages out of order, more or fewer pictures than tags, a
+        file that is no picture, or a prompt that leaves no room for an answer.
+    """
+    mode = request.image_mode or model.image_mode
+    size = model.config.vision.image_size
+    prompt = place_pictures(prompt_ids(request, model), model)
+    prompt.pictures = [Picture(source, mode, size) for source in request.images]
+    if len(prompt.pictures) != len(prompt.image_starts):
+        raise ImageCountError(
+            f"the prompt has {len(prompt.image_starts)} image tags {model.image_tag!r} and "
+            f"{len(prompt.pictures)} pictures; give one picture per tag, in the order of the tags"
+        )
+    check_room(len(prompt), request.max_new_tokens, model.config.decoder.max_length)
+    return prompt
+
+
+def prompt_ids(request: Request, model: LoadedModel) -> np.ndarray:
+    """Token ids int32[n] of a prompt, -200 where a picture stands."""
+    prompt = request.prompt
+    if isinstance(prompt, np.ndarray):
+        return prompt.astype(np.int32)
+    if isinstance(prompt, str):
+        return encode_text(prompt, model.tokenizer, model.image_tag)
+    count = len(request.images)
+    return encode_prompt(prompt, model.template, model.tokenizer, model.image_tag, count).ids
+
+
+def place_pictures(ids: np.ndarray, model: LoadedModel) -> Prompt:
+    """Gives each picture its Q + 1 positions; the pictures themselves are left out."""
+    span = model.config.tokens_per_image
+    expanded = expand(ids, ids, span)
+    starts = expanded.image_starts.tolist()
+    tokens = expanded.tokens
+    for start in starts:
+        tokens[start : start + span] = model.config.decoder.vocab_size
+    return Prompt(tokens, starts, [])
+
+
+def check_room(length: int, max_new_tokens: int | None, max_length: int) -> None:
+    """Raises `Owl2Error` when a prompt and its answer do not fit into the model."""
+    if length == 0:
+        raise Owl2Error("the prompt is empty; expected at least one token")
+    if length >= max_length:
+        raise Owl2Error(
+            f"the prompt has {length} positions (pictures included) and the model {max_length}, "
+            "of which at least one is for the answer; shorten the prompt or give fewer pictures"
+        )
+    if max_new_tokens is not None and length + max_new_tokens > max_length:
+        raise Owl2Error(
+            f"prompt {length} + max_new_tokens {max_new_tokens} = {length + max_new_tokens} positions are "
+            f"more than the model's {max_length}; ask for at most {max_length - length} new tokens"
+        )
+
+
+def pad_tokens(prompts: Sequence[np.ndarray], rows: int, length: int, padding: int) -> np.ndarray:
+    """Right-padded int32[rows, length]."""
+    tokens = np.full((rows, length), padding, np.int32)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = prompt
+    return tokens
+
+
+def image_slots(
+    rows_of_pictures: Sequence[Sequence[int]], starts: Sequence[Sequence[int]], rows: int, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`image_index` and `image_starts`, int32[rows, width], -1 for empty slots."""
+    index = np.full((rows, width), -1, np.int32)
+    first = np.zeros((rows, width), np.int32)
+    for row, (pictures, positions) in enumerate(zip(rows_of_pictures, starts, strict=True)):
+        index[row, : len(pictures)] = pictures
+        first[row, : len(positions)] = positions
+    return index, first

@@ -1,0 +1,141 @@
+"""Pictures on their way to the device: read once, encoded once, found again by their content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data import images
+from owl2_jax.inference.buckets import bucket
+from owl2_jax.model.config import Owl2Config
+
+Array = jax.Array
+
+
+class Picture:
+    """One picture of a request, decoded when its pixels are first wanted.
+
+    The source is a path, the bytes of a file, uint8[h, w, 3] RGB of any size, or
+    float32[H, W, 3] at the model's size and normalised as CLIP wants it.
+
+    Attributes:
+      key: digest of the content, the image mode included; equal pictures have
+        equal keys, wherever they came from.
+    """
+
+    def __init__(self, source: str | Path | bytes | np.ndarray, mode: str, size: int):
+        self._mode, self._size = mode, size
+        self._name = str(source) if isinstance(source, (str, Path)) else "the picture"
+        self._source: bytes | np.ndarray = _content(source)
+        self._pixels: np.ndarray | None = None
+        digest = hashlib.blake2b(mode.encode(), digest_size=16)
+        if isinstance(self._source, bytes):
+            digest.update(self._source)
+        else:
+            digest.update(repr((self._source.shape, self._source.dtype.str)).encode())
+            digest.update(np.ascontiguousarray(self._source).tobytes())
+        self.key = digest.digest()
+
+    def pixels(self) -> np.ndarray:
+        """uint8[H, W, 3] at the model's size (float32 from a float32 source).
+
+        Raises `Owl2Error` when the content is no picture.
+        """
+        if self._pixels is None:
+            if isinstance(self._source, bytes):
+                self._pixels = images.load(self._source, self._mode, self._size, self._name)
+            else:
+                self._pixels = _fit_array(self._source, self._mode, self._size)
+        return self._pixels
+
+    def forget(self) -> None:
+        """Lets go of the pixels; they can be had again from the content."""
+        self._pixels = None
+
+
+def _content(source: Any) -> bytes | np.ndarray:
+    if isinstance(source, (bytes, np.ndarray)):
+        return source
+    if not isinstance(source, (str, Path)):
+        raise Owl2Error(f"a picture is a path, bytes or an array; found {type(source).__name__}")
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise Owl2Error(f"cannot read the picture {source}: {error.strerror or error}") from error
+
+
+def _fit_array(pixels: np.ndarray, mode: str, size: int) -> np.ndarray:
+    if pixels.dtype == np.float32 and pixels.shape == (size, size, 3):
+        return pixels
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+        raise Owl2Error(
+            f"a picture as an array is uint8[height, width, 3], or normalised float32[{size}, {size}, 3]; "
+            f"found {pixels.dtype}{list(pixels.shape)}"
+        )
+    return images.fit(Image.fromarray(pixels), mode, size)
+
+
+class FeaturePool:
+    """Features of the pictures used last, on the device.
+
+    Attributes:
+      features: dtype[F, Q + 1, D].
+      encoded: how many pictures were encoded so far.
+    """
+
+    BATCHES = (1, 8, 64)
+
+    def __init__(
+        self, config: Owl2Config, rows: int, encode: Callable[[Array, np.ndarray, np.ndarray], Array]
+    ):
+        """`encode` writes the features of uint8[M, H, W, 3] into rows int32[M] of the pool."""
+        shape = (rows, config.tokens_per_image, config.decoder.width)
+        self.features: Array = jnp.zeros(shape, config.dtype)
+        self.rows = rows
+        self.encoded = 0
+        self._encode = encode
+        self._row: OrderedDict[bytes, int] = OrderedDict()  # least recently used first
+
+    def __contains__(self, picture: Picture) -> bool:
+        return picture.key in self._row
+
+    def row(self, picture: Picture) -> int:
+        """Where the features of a picture that was made ready stand."""
+        return self._row[picture.key]
+
+    def make_ready(self, pictures: Iterable[Picture]) -> None:
+        """Encodes what is missing, in batches; at most F different pictures at once."""
+        wanted = {picture.key: picture for picture in pictures}
+        for key in wanted.keys() & self._row.keys():
+            self._row.move_to_end(key)
+        missing = [picture for key, picture in wanted.items() if key not in self._row]
+        largest = self.BATCHES[-1]
+        for dtype in (np.uint8, np.float32):
+            alike = [picture for picture in missing if picture.pixels().dtype == dtype]
+            for start in range(0, len(alike), largest):
+                self._encode_batch(alike[start : start + largest])
+
+    def _encode_batch(self, pictures: Sequence[Picture]) -> None:
+        pixels = [picture.pixels() for picture in pictures]
+        rows = [self._take_row(picture.key) for picture in pictures]
+        padding = bucket(len(pictures), self.BATCHES) - len(pictures)
+        pixels += [np.zeros_like(pixels[0])] * padding
+        rows += [self.rows] * padding
+        self.features = self._encode(self.features, np.stack(pixels), np.array(rows, np.int32))
+        self.encoded += len(pictures)
+        for picture in pictures:
+            picture.forget()
+
+    def _take_row(self, key: bytes) -> int:
+        row = len(self._row) if len(self._row) < self.rows else self._row.popitem(last=False)[1]
+        self._row[key] = row
+        return row

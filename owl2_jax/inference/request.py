@@ -1,0 +1,94 @@
+"""What goes into the engine and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.inference.sampling import Sampling
+
+MAX_TOP_LOGPROBS = 20
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to go on with.
+
+    Attributes:
+      prompt: `{"role": "user" | "assistant", "content": str}` messages, the
+        user's last, or a finished text that is tokenized as it stands; an image
+        tag in a text marks where a picture stands. Or token ids int32[n] with
+        -200 where a picture stands.
+      images: one per tag, in order: a path, the bytes of a file, or uint8[H, W, 3].
+      sampling: how tokens are chosen.
+      max_new_tokens: most tokens of the answer, `</s>` counted; None for as many
+        as the model has room for.
+      min_new_tokens: tokens before `</s>` may come.
+      stop: texts that end the answer; they are not part of it.
+      top_logprobs: for every token, how many likeliest tokens to list with it.
+      image_mode: "pad", "resize" or "none"; None for the checkpoint's own.
+
+    Raises:
+      Owl2Error: a number out of its range, or an empty stop text.
+    """
+
+    prompt: str | Sequence[Mapping[str, str]] | np.ndarray
+    images: Sequence[Any] = ()
+    sampling: Sampling = field(default_factory=Sampling)
+    max_new_tokens: int | None = None
+    min_new_tokens: int = 0
+    stop: Sequence[str] = ()
+    top_logprobs: int = 0
+    image_mode: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise Owl2Error(f"max_new_tokens is {self.max_new_tokens}; expected at least 1")
+        if not 0 <= self.top_logprobs <= MAX_TOP_LOGPROBS:
+            raise Owl2Error(f"top_logprobs is {self.top_logprobs}; expected 0 to {MAX_TOP_LOGPROBS}")
+        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+            raise Owl2Error(f"stop is {self.stop!r}; expected a list of texts that are not empty")
+
+
+@dataclass
+class Result:
+    """An answer.
+
+    Attributes:
+      text: without the stop text or `</s>`.
+      token_ids: what was generated, a closing `</s>` included.
+      logprobs: natural logarithm of each token's probability under the model,
+        before temperature, penalty and truncation.
+      top_logprobs: per token, (token id, log-probability) of the likeliest
+        tokens, best first; as many as the request asked for.
+      finish_reason: "stop" for `</s>` or a stop text, "length", or "cancelled".
+      prompt_tokens: positions of the prompt, those of pictures included.
+    """
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    finish_reason: FinishReason = "length"
+    prompt_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Event:
+    """Progress of one request.
+
+    Attributes:
+      request_id: what `Engine.submit` returned.
+      text: what the answer grew by; characters are whole.
+      result: the finished answer, in the last event of a request.
+    """
+
+    request_id: int
+    text: str
+    result: Result | None = None

@@ -1,0 +1,41 @@
+"""Eight fake CPU devices for every run, and the small model that many tests share."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import version
+
+# Read once, when JAX starts; nothing above this line may import it. The tests
+# run hundreds of tiny programs once each, so compiling them is nearly all of
+# their time: without LLVM's optimisation they take a quarter of it.
+_FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
+if version("jaxlib").startswith("0.10."):  # XLA stops at a flag it does not know
+    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+from owl2_jax.testing import tiny  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def golden_directory() -> Path:
+    return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    return tiny.tiny_config()
+
+
+@pytest.fixture(scope="session")
+def tiny_params(tiny_config):
+    return tiny.tiny_params(tiny_config)
+
+
+@pytest.fixture(scope="session")
+def toy_tokenizer():
+    return tiny.toy_tokenizer()

@@ -1,0 +1,202 @@
+"""The engine: answers do not depend on company, few programs, pictures encoded once, errors beforehand."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.inference.engine import Engine, EngineConfig
+from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.request import Request
+from owl2_jax.inference.sampling import Sampling
+from owl2_jax.testing import tiny
+
+
+@pytest.fixture(scope="module")
+def model(tiny_config, tiny_params, toy_tokenizer) -> LoadedModel:
+    return LoadedModel(tiny_config, tiny_params, toy_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def single(model) -> Engine:
+    """Runs one request at a time."""
+    return Engine(model, EngineConfig(slots=1))
+
+
+def ask(text: str, *images, **settings) -> Request:
+    return Request([{"role": "user", "content": text}], images, **{"max_new_tokens": 10} | settings)
+
+
+def ragged_requests() -> list[Request]:
+    """Prompts of different lengths with 0, 1 and 3 pictures, mixed up."""
+    requests = []
+    for i in range(4):
+        words = " shape" * (3 * i)
+        requests += [
+            ask(f"What{words}?"),
+            ask(f"<|image|>What{words}?", tiny.picture(i)),
+            ask(f"<|image|>Is{words} <|image|> or <|image|>?", *(tiny.picture(i + k) for k in range(3))),
+        ]
+    return requests
+
+
+def assert_same(results, others) -> None:
+    for result, other in zip(results, others, strict=True):
+        assert result.token_ids == other.token_ids
+        assert result.text == other.text
+        assert result.finish_reason == other.finish_reason
+        np.testing.assert_allclose(result.logprobs, other.logprobs, atol=1e-4)
+
+
+def test_requests_together_equal_each_alone(model, single):
+    requests = ragged_requests()
+    engine = Engine(model, EngineConfig(slots=5, decode_steps=3))
+    together = list(engine.generate(requests))
+    alone = [next(single.generate([request])) for request in requests]
+    assert_same(together, alone)
+    assert len({tuple(result.token_ids) for result in together}) > 6  # the comparison says something
+
+
+def test_sampled_requests_do_not_depend_on_slot_or_company(model, single):
+    sampling = Sampling(temperature=0.9, top_k=40, top_p=0.95, min_p=0.01, repetition_penalty=1.2)
+    requests = [
+        dataclasses.replace(request, sampling=dataclasses.replace(sampling, seed=i % 7))
+        for i, request in enumerate(ragged_requests())
+    ]
+    engine = Engine(model, EngineConfig(slots=4))
+    first = list(engine.generate(requests))
+    assert_same(first, [next(single.generate([request])) for request in requests])
+    assert_same(first[::-1], list(engine.generate(requests[::-1])))
+
+
+def test_greedy_answer_is_the_same_beside_sampled_ones(model, single):
+    greedy = ask("<|image|>What is this?", tiny.picture(1))
+    wild = dataclasses.replace(
+        greedy, sampling=Sampling(temperature=2.0, repetition_penalty=1.5), top_logprobs=3
+    )
+    engine = Engine(model, EngineConfig(slots=4))
+    results = list(engine.generate([wild, greedy, wild, greedy]))
+    assert_same([results[1], results[3]], [next(single.generate([greedy]))] * 2)
+
+
+def test_a_picture_seen_before_is_not_encoded_again(model):
+    engine = Engine(model, EngineConfig(slots=2))
+    same = [tiny.picture_file(3), tiny.picture_file(3), tiny.picture_file(4)]
+    list(engine.generate([ask("<|image|>What?", image) for image in same * 3]))
+    assert engine.pictures_encoded == 2
+    list(engine.generate([ask("What?")]))
+    assert engine.pictures_encoded == 2
+
+
+def test_many_requests_compile_few_programs(model):
+    engine = Engine(model, EngineConfig(slots=4))
+    requests = [
+        ask(f"{tags}What{' shape' * (n % 9)}?", *(tiny.picture(n + k) for k in range(tags.count("<"))))
+        for n in range(40)
+        for tags in ("", "<|image|>")
+    ]
+    list(engine.generate(requests))
+    compiled = engine.programs
+    assert compiled <= 20  # for two lengths of the cache
+    list(engine.generate(requests))
+    assert engine.programs == compiled
+
+
+def test_new_request_joins_a_running_one(model):
+    engine = Engine(model, EngineConfig(slots=2, decode_steps=2))
+    long = engine.submit(ask("What?", max_new_tokens=60, sampling=Sampling(repetition_penalty=1.3)))
+    ended = []
+    engine.step()
+    short = engine.submit(ask("Is there?", max_new_tokens=2))
+    while engine.pending:
+        ended += [event.request_id for event in engine.step() if event.result]
+    assert ended == [short, long]
+
+
+def test_cancelled_requests_free_their_slots(model):
+    engine = Engine(model, EngineConfig(slots=1, decode_steps=2))
+    numbers = [engine.submit(ask("What?", max_new_tokens=50)) for _ in range(3)]
+    engine.step()
+    engine.cancel(numbers[0])
+    engine.cancel(numbers[1])
+    results = {}
+    while engine.pending:
+        results |= {event.request_id: event.result for event in engine.step() if event.result}
+    assert [results[n].finish_reason for n in numbers] == ["cancelled", "cancelled", "length"]
+    assert results[numbers[1]].token_ids == []
+    assert len(results[numbers[2]].token_ids) == 50
+
+
+def test_stop_text_ends_an_answer_and_is_not_part_of_it(model, single):
+    request = ask("What is this?", max_new_tokens=40, sampling=Sampling(repetition_penalty=1.2))
+    whole = next(single.generate([request]))
+    stop = re.search(r"[ -~]{2}", whole.text[2:]).group()
+    stopped = next(single.generate([dataclasses.replace(request, stop=[stop])]))
+    assert stopped.finish_reason == "stop"
+    assert stopped.text == whole.text[: whole.text.index(stop)]
+
+
+def test_streamed_pieces_join_to_the_text(model):
+    engine = Engine(model, EngineConfig(slots=2, decode_steps=1))
+    engine.submit(
+        ask("What is this?", max_new_tokens=40, sampling=Sampling(repetition_penalty=1.2), stop=["~~"])
+    )
+    text = ""
+    while engine.pending:
+        for event in engine.step():
+            text += event.text
+            result = event.result
+    assert text == result.text
+
+
+def test_top_logprobs_list_the_likeliest_tokens(single):
+    result = next(single.generate([ask("What?", top_logprobs=3)]))
+    for token, logprob, top in zip(result.token_ids, result.logprobs, result.top_logprobs, strict=True):
+        assert len(top) == 3
+        assert top[0] == (token, pytest.approx(logprob))
+        assert top[0][1] >= top[1][1] >= top[2][1]
+
+
+def test_min_new_tokens_keeps_the_end_away(model):
+    decoder = dict(model.params["decoder"])
+    head = np.array(decoder["head"]["kernel"]) * 0.01
+    head[:, model.tokenizer.eos_id] = 0.0
+    norm = {"scale": decoder["final_norm"]["scale"]}
+    params = {**model.params, "decoder": {**decoder, "head": {"kernel": head}, "final_norm": norm}}
+    engine = Engine(dataclasses.replace(model, params=params), EngineConfig(slots=2))
+    for floor in (0, 3):
+        results = list(engine.generate([ask("What?", min_new_tokens=floor, max_new_tokens=6)]))
+        assert model.tokenizer.eos_id not in results[0].token_ids[:floor]
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (ask("<|image|>What?"), "1 image tag"),
+        (ask("What?", tiny.picture(0)), "0 image tag"),
+        (ask("What " * 200), "shorten the prompt"),
+        (ask("What?", max_new_tokens=127), "ask for at most"),
+        (ask("<|image|>?", b"no picture at all"), "picture"),
+        (ask("<|image|>?", "/nowhere/at/all.png"), "cannot read"),
+        (ask("<|image|>?", np.zeros((4, 4), np.uint8)), "uint8"),
+        (ask("<image>?", tiny.picture(0)), "<image>"),
+        (Request([]), "empty"),
+    ],
+)
+def test_bad_request_is_refused_before_anything_runs(single, request_, message):
+    with pytest.raises(Owl2Error, match=message) as caught:
+        single.submit(request_)
+    assert "\n" not in str(caught.value)
+    assert single.pending == 0
+
+
+def test_bad_settings_are_refused():
+    for wrong in ({"max_new_tokens": 0}, {"stop": "x"}, {"stop": [""]}, {"top_logprobs": 21}):
+        with pytest.raises(Owl2Error):
+            ask("What?", **wrong)
+    with pytest.raises(Owl2Error, match="slots"):
+        EngineConfig(slots=0)
