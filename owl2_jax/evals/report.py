@@ -1,0 +1,169 @@
+"""One picture of a whole run: loss curves, scores beside their baselines, and answered test pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.evals.base import Question
+from owl2_jax.evals.registry import BENCHMARKS
+
+_RIGHT, _WRONG, _LOSS, _BASELINE = "#276749", "#c53030", "#2b6cb0", "#a0aec0"
+_COLUMNS, _ROWS = 6, 3
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A test picture with what was asked, answered and true."""
+
+    picture: bytes
+    question: str
+    prediction: str
+    truth: str
+
+    @property
+    def right(self) -> bool:
+        return self.prediction.strip().lower() == self.truth.strip().lower()
+
+
+def write_report(run: Path, output: Path) -> None:
+    """Draws what lies below a run folder.
+
+    Args:
+      run: holds `scores.json`, a folder per benchmark with `results.jsonl`,
+        and training runs with `metrics.jsonl`.
+      output: PNG file to write.
+
+    Raises:
+      Owl2Error: a file is missing or damaged, or matplotlib is not installed.
+    """
+    figure_class, canvas_class = _matplotlib()
+    losses, scores = read_losses(run), read_scores(run)
+    shown = pick_examples(run, [score["benchmark"] for score in scores], _COLUMNS * _ROWS)
+    figure = figure_class(figsize=(15, 6 + 3.1 * _ROWS), layout="constrained")
+    canvas_class(figure)
+    top, bottom = figure.subfigures(2, 1, height_ratios=[5.2, 3.1 * _ROWS])
+    panels = top.subplots(1, len(losses) + 1, width_ratios=[1] * len(losses) + [1.5])
+    for axes, (name, steps, values) in zip(panels, losses, strict=False):
+        _draw_loss(axes, name, steps, values)
+    _draw_scores(panels[-1], scores)
+    for axes, example in zip(bottom.subplots(_ROWS, _COLUMNS).flat, shown, strict=False):
+        _draw_example(axes, example)
+    for axes in bottom.axes:
+        axes.set_axis_off()
+    figure.savefig(output, dpi=110)
+
+
+def read_losses(run: Path) -> list[tuple[str, list[int], list[float]]]:
+    """(name, steps, losses) of every training run below `run`, oldest first. Raises `Owl2Error`."""
+    files = sorted(
+        run.glob("*/metrics.jsonl"), key=lambda path: (path.parent / "config.json").stat().st_mtime
+    )
+    if not files:
+        raise Owl2Error(f"no metrics.jsonl below {run}; expected the folder of a quickstart")
+    curves = []
+    for file in files:
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line for line in lines if "loss" in line]
+        curves.append((file.parent.name, [x["step"] for x in lines], [x["loss"] for x in lines]))
+    return curves
+
+
+def read_scores(run: Path) -> list[dict[str, Any]]:
+    """The entries of `scores.json`. Raises `Owl2Error`."""
+    path = run / "scores.json"
+    if not path.is_file():
+        raise Owl2Error(f"{path} is missing; run owl2 evaluate with --output={run} first")
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    return entries["scores"] if isinstance(entries, dict) else entries
+
+
+def pick_examples(run: Path, benchmarks: Sequence[str], count: int) -> list[Shown]:
+    """Draws test pictures at random, evenly over the benchmarks that have any; always the same ones."""
+    per_benchmark = [_examples_of(run, name) for name in benchmarks]
+    pools = [pool for pool in per_benchmark if pool]
+    if not pools:
+        raise Owl2Error(f"no answered question with a picture below {run}")
+    chooser = random.Random(_SEED)
+    picked: list[Shown] = []
+    for number, pool in enumerate(pools):
+        share = (count - len(picked)) // (len(pools) - number)
+        picked += chooser.sample(pool, min(share, len(pool)))
+    return picked
+
+
+def _examples_of(run: Path, name: str) -> list[Shown]:
+    path = run / name / "results.jsonl"
+    if not path.is_file():
+        return []
+    rows = {row["id"]: row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
+    questions = BENCHMARKS[name]().questions(run)
+    return [
+        Shown(_bytes_of(q), _text_of(q), rows[q.id]["prediction"], str(rows[q.id]["answer"]))
+        for q in questions
+        if q.images and q.id in rows
+    ]
+
+
+def _bytes_of(question: Question) -> bytes:
+    picture = question.images[0]
+    if isinstance(picture, Path):
+        return picture.read_bytes()
+    return picture if isinstance(picture, bytes) else picture.read()
+
+
+def _text_of(question: Question) -> str:
+    return question.prompt.replace("<|image|>", "").strip()
+
+
+def _draw_loss(axes: Any, name: str, steps: Sequence[int], values: Sequence[float]) -> None:
+    axes.plot(steps, values, color=_LOSS)
+    axes.set_title(name)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats per answer token)")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+
+
+def _draw_scores(axes: Any, scores: Sequence[dict[str, Any]]) -> None:
+    for row, score in enumerate(scores):
+        best = max(score["baselines"].values(), default=0.0)
+        axes.barh(row, score["value"], color=_LOSS, height=0.55)
+        axes.barh(row, best, color=_BASELINE, height=0.55, alpha=0.75)
+        axes.text(score["value"] + 1, row, f"{score['value']:.1f}", va="center", fontsize=9)
+    axes.set_yticks(range(len(scores)), [textwrap.fill(score["title"], 20) for score in scores], fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 112)
+    axes.set_title("accuracy in %; grey: best guess without the picture")
+
+
+def _draw_example(axes: Any, example: Shown) -> None:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(example.picture)) as image:
+        axes.imshow(image.convert("RGBA").resize((144, 144), Image.Resampling.NEAREST))
+    question = textwrap.fill(example.question, 30)
+    axes.set_title(f"{question}\n{_answer(example)}", fontsize=9, color=_RIGHT if example.right else _WRONG)
+
+
+def _answer(example: Shown) -> str:
+    if example.right:
+        return f"✓ {textwrap.fill(example.prediction, 30)}"
+    return textwrap.fill(f"✗ {example.prediction} (truth: {example.truth})", 30)
+
+
+def _matplotlib() -> tuple[Any, Any]:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise Owl2Error("a report needs matplotlib; install it with: pip install 'owl2_jax[plots]'") from None
+    return Figure, FigureCanvasAgg
