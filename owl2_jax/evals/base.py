@@ -149,7 +149,7 @@ class Benchmark(abc.ABC):
         """The value of `metric` from the mean of each feature, float64[C]."""
         return 100.0 * float(means[0])
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027
         """Raises `Owl2Error` when a program or package that scoring needs is missing."""
 
     def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:

@@ -29,9 +29,8 @@ class Captioning(Benchmark):
     decoding = Decoding(max_new_tokens=60, min_new_tokens=8)
     scale = 150.0
 
-    def question(self, name: str, picture: Path, references: list[str] | None, **info: Any) -> Question:
-        """One picture; `references` None where they are secret."""
-        if references is not None and not references:
+    def question(self, name: str, picture: Path, references: list[str], **info: Any) -> Question:
+        if not references:
             raise ValueError("no reference caption")
         return Question(name, self.prompt.text(), self.prompt.hash, references, (picture,), info=info)
 
@@ -42,11 +41,8 @@ class Captioning(Benchmark):
         return None
 
     def summarise(self, answered: Sequence[Answered]) -> Summary:
-        known = [answer for answer in answered if answer.question.answer is not None]
-        if not known or len(known) < len(answered):
-            return Summary({}, [None] * len(answered))
-        corpus, pictures = _corpus_scores(known)
-        return Summary(corpus, [pictures[answer.question.id] for answer in known])
+        corpus, pictures = _corpus_scores(answered)
+        return Summary(corpus, [pictures[answer.question.id] for answer in answered])
 
     def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:
         """The COCO result format: a list of image_id and caption."""
@@ -58,12 +54,14 @@ class Captioning(Benchmark):
         return [path]
 
 
-def _corpus_scores(answered: Sequence[Answered]) -> tuple[dict[str, float], dict[str, float]]:
+def _corpus_scores(
+    answered: Sequence[Answered], metrics: Sequence[str] = DEFAULT_METRICS
+) -> tuple[dict[str, float], dict[str, float]]:
     """(corpus scores in percent, CIDEr of each picture as a fraction)."""
     corpus, pictures = caption_scores(
         {answer.question.id: answer.prediction for answer in answered},
         {answer.question.id: answer.question.answer for answer in answered},
-        DEFAULT_METRICS,
+        metrics,
     )
     return (
         {metric: 100.0 * value for metric, value in corpus.items()},
@@ -153,10 +151,10 @@ class NoCaps(Captioning):
     def summarise(self, answered: Sequence[Answered]) -> Summary:
         summary = super().summarise(answered)
         domains = dict.fromkeys(answer.question.info["domain"] for answer in answered)
-        for domain in domains if summary.metrics else ():
+        for domain in domains:
             # Each part is a corpus of its own, as on the benchmark's server.
             part = [answer for answer in answered if answer.question.info["domain"] == domain]
-            summary.metrics[f"CIDEr {domain}"] = _corpus_scores(part)[0]["CIDEr"]
+            summary.metrics[f"CIDEr {domain}"] = _corpus_scores(part, ["CIDEr"])[0]["CIDEr"]
         return summary
 
 

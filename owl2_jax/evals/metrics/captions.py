@@ -175,6 +175,6 @@ def _package_directory() -> Path:
     spec = importlib.util.find_spec("pycocoevalcap")
     if spec is None:
         raise Owl2Error(
-            "caption scores need the package pycocoevalcap; install the extra: pip install 'owl2_jax[captions]'"
+            "caption scores need pycocoevalcap; install the extra: pip install 'owl2_jax[captions]'"
         )
     return Path(next(iter(spec.submodule_search_locations)))

@@ -43,19 +43,6 @@ def test_cider_bleu_and_rouge_match_the_golden_scores(name):
         assert_scores(pictures[str(row["image_id"])], row["scores"], WITHOUT_JAVA)
 
 
-@pytest.fixture(scope="module")
-def one_meteor_process():
-    """METEOR's Java start takes seconds; the corpora share one process."""
-    if shutil.which("java") is None:
-        yield
-        return
-    package = captions._module("meteor.meteor")
-    process = package.Meteor()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(package, "Meteor", lambda: process)
-        yield
-
-
 @pytest.mark.parametrize("name", CORPORA)
 @pytest.mark.usefixtures("one_meteor_process")
 def test_raw_captions_give_the_golden_tokens_and_all_scores(name):

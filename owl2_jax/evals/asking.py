@@ -1,0 +1,127 @@
+"""Between benchmarks and the inference engine: questions to requests, results to answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.prompts import IMAGE_TAG
+from owl2_jax.evals.base import Decoding, Picture, Question
+from owl2_jax.evals.metrics.choice import LETTERS
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model said to one question.
+
+    Attributes:
+      prompt: The prompt that was asked, which may be one of `Question.shorter`.
+      text: The generated text without outer space, or the letter of the likeliest option.
+      option_logprobs: Natural log-likelihood of each option; empty for generated answers.
+    """
+
+    prompt: str
+    text: str
+    option_logprobs: tuple[float, ...] = ()
+
+
+class Model(Protocol):
+    """What the runner asks; `EngineModel` is the real one."""
+
+    name: str
+
+    def replies(self, questions: Sequence[Question], decoding: Decoding, image_mode: str) -> Iterator[Reply]:
+        """Answers questions, in their order, each as soon as it is known."""
+
+
+class EngineModel:
+    """The model of an `owl2_jax.inference.engine.Engine`."""
+
+    def __init__(self, engine: Any):
+        self.engine = engine
+        self.name = engine.model.name
+
+    def replies(self, questions: Sequence[Question], decoding: Decoding, image_mode: str) -> Iterator[Reply]:
+        """See `Model`; questions with options and without may be mixed.
+
+        Raises:
+          Owl2Error: A prompt does not fit into the model, or a picture cannot be read.
+        """
+        start = 0
+        for end in range(1, len(questions) + 1):
+            # Runs of one kind are asked together, so that the order is kept.
+            if end < len(questions) and bool(questions[end].options) == bool(questions[start].options):
+                continue
+            run = questions[start:end]
+            ask = self._choose if run[0].options else self._generate
+            yield from ask(run, decoding, image_mode)
+            start = end
+
+    def _generate(
+        self, questions: Sequence[Question], decoding: Decoding, image_mode: str
+    ) -> Iterator[Reply]:
+        prompts = [self._fitting(question, decoding.max_new_tokens) for question in questions]
+        requests = (
+            self._request(question, prompt, decoding, image_mode)
+            for question, prompt in zip(questions, prompts, strict=True)
+        )
+        for prompt, result in zip(prompts, self.engine.generate(requests), strict=True):
+            yield Reply(prompt, result.text.strip())
+
+    def _choose(self, questions: Sequence[Question], decoding: Decoding, image_mode: str) -> Iterator[Reply]:
+        prompts = [self._fitting(question, self._longest_option(question)) for question in questions]
+        requests = (
+            self._request(question, prompt, decoding, image_mode)
+            for question, prompt in zip(questions, prompts, strict=True)
+        )
+        options = [question.options for question in questions]
+        scores = self.engine.score_options(requests, options)
+        for prompt, logprobs in zip(prompts, scores, strict=True):
+            best = max(range(len(logprobs)), key=logprobs.__getitem__)
+            yield Reply(prompt, LETTERS[best], tuple(map(float, logprobs)))
+
+    def _request(self, question: Question, prompt: str, decoding: Decoding, image_mode: str) -> Any:
+        from owl2_jax.inference.request import Request
+
+        text = self._tagged(prompt)
+        return Request(
+            [{"role": "user", "content": text}] if question.is_message else text,
+            images=[_source(picture) for picture in question.images],
+            max_new_tokens=decoding.max_new_tokens,
+            min_new_tokens=decoding.min_new_tokens,
+            stop=decoding.stop,
+            image_mode=image_mode,
+        )
+
+    def _tagged(self, prompt: str) -> str:
+        return prompt.replace(IMAGE_TAG, self.engine.model.image_tag)
+
+    def _fitting(self, question: Question, new_tokens: int) -> str:
+        """The longest of the question's prompts that leaves room for the answer."""
+        if not question.shorter:
+            return question.prompt
+        for prompt in (question.prompt, *question.shorter):
+            if self._length(prompt) + new_tokens <= self.engine.model.config.decoder.max_length:
+                return prompt
+        raise Owl2Error(
+            f"question {question.id} does not fit into the model's "
+            f"{self.engine.model.config.decoder.max_length} positions, even without worked examples"
+        )
+
+    def _length(self, prompt: str) -> int:
+        """Tokens of a text-only prompt; questions with pictures have no worked examples."""
+        from owl2_jax.data.conversation import encode_text
+
+        return len(
+            encode_text(self._tagged(prompt), self.engine.model.tokenizer, self.engine.model.image_tag)
+        )
+
+    def _longest_option(self, question: Question) -> int:
+        return max(self._length(option) for option in question.options)
+
+
+def _source(picture: Picture) -> Path | bytes:
+    return picture if isinstance(picture, (Path, bytes)) else picture.read()

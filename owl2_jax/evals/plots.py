@@ -1,0 +1,76 @@
+"""Charts of scores: bars on each benchmark's own scale, and a radar against published scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.evals.results import Score
+
+_OURS, _PUBLISHED, _BASELINE = "#2b6cb0", "#c05621", "#718096"
+
+
+def bar_chart(scores: Sequence[Score], path: Path) -> None:
+    """Writes a picture with a bar for each score, its interval, and marks for baselines and published.
+
+    Raises:
+      Owl2Error: No score has a value, or matplotlib is missing.
+    """
+    scores = [score for score in scores if score.value is not None]
+    if not scores:
+        raise Owl2Error("there is no score to draw; all of them wait for a server or a judge")
+    figure, axes = _figure((8.0, 1.2 + 0.45 * len(scores)))
+    for row, score in enumerate(scores):
+        low, high = (100 * bound / score.scale for bound in score.interval)
+        share = 100 * score.value / score.scale
+        axes.barh(row, share, color=_OURS, height=0.6)
+        axes.plot([low, high], [row, row], color="black", linewidth=1)
+        for value in score.baselines.values():
+            axes.plot(100 * value / score.scale, row, "|", color=_BASELINE, markersize=16)
+        if score.published is not None:
+            axes.plot(100 * score.published / score.scale, row, "D", color=_PUBLISHED, markersize=6)
+        axes.text(101, row, f"{score.value:.1f}", va="center", fontsize=9)
+    axes.set_yticks(range(len(scores)), [f"{score.title} ({score.metric})" for score in scores])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 110)
+    axes.set_xlabel("percent of the scale; ◆ published, | baselines")
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
+def radar_chart(scores: Sequence[Score], path: Path) -> None:
+    """Writes a picture of each score as a share of the published one, which is the outer ring.
+
+    Raises:
+      Owl2Error: Fewer than three scores have a published one, or matplotlib is missing.
+    """
+    scores = [score for score in scores if score.value is not None and score.published]
+    if len(scores) < 3:
+        raise Owl2Error(
+            f"a radar needs three benchmarks with published scores, found {len(scores)}; draw bars instead"
+        )
+    angles = [2 * math.pi * index / len(scores) for index in range(len(scores))]
+    shares = [score.value / score.published for score in scores]
+    figure, axes = _figure((7.0, 7.0), projection="polar")
+    closed = [*angles, angles[0]]
+    axes.plot(closed, [1.0] * len(closed), color=_PUBLISHED, label="published")
+    axes.plot(closed, [*shares, shares[0]], color=_OURS, label="this model")
+    axes.fill(closed, [*shares, shares[0]], color=_OURS, alpha=0.25)
+    labels = [f"{score.title}\n{score.value:.1f} / {score.published:g}" for score in scores]
+    axes.set_xticks(angles, labels, fontsize=8)
+    axes.set_yticklabels([])
+    axes.set_ylim(0, max(1.1, 1.05 * max(shares)))
+    axes.legend(loc="lower right", bbox_to_anchor=(1.15, -0.1))
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
+def _figure(size: tuple[float, float], **axes: Any) -> tuple[Any, Any]:
+    """A figure that belongs to no window system and no global state."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise Owl2Error("charts need matplotlib; install the extra: pip install 'owl2_jax[plots]'") from error
+    figure = Figure(figsize=size)
+    return figure, figure.add_subplot(**axes)

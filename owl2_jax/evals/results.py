@@ -1,0 +1,145 @@
+"""Scores as numbers, JSON, Markdown and a table for the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.evals.base import Answered, Benchmark, Summary
+from owl2_jax.evals.bootstrap import interval
+
+COLUMNS = ("benchmark", "metric", "score", "95 %", "baselines", "published", "questions", "seconds")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One benchmark's result.
+
+    Attributes:
+      value: Value of `metric`; None where a server or a judge has yet to score.
+      interval: 95 % bootstrap interval of `value`.
+      metrics: All metrics.
+      baselines: Scores of guessing, by description.
+      scale: Where the axis of a chart ends.
+    """
+
+    benchmark: str
+    title: str
+    metric: str
+    value: float | None
+    interval: tuple[float, float] | None
+    metrics: dict[str, float]
+    questions: int
+    seconds: float
+    prompt_hash: str
+    published: float | None = None
+    published_note: str = ""
+    baselines: dict[str, float] = field(default_factory=dict)
+    scale: float = 100.0
+
+
+def make_score(
+    name: str, benchmark: Benchmark, answered: Sequence[Answered], summary: Summary, seconds: float
+) -> Score:
+    """Puts a benchmark's summary together with its interval, baselines and published score."""
+    value = summary.metrics.get(benchmark.metric)
+    bounds = None
+    if value is not None:
+        features = benchmark.features(answered, [float(score) for score in summary.scores])
+        bounds = interval(np.asarray(features), benchmark.headline)
+    return Score(
+        benchmark=name,
+        title=benchmark.title,
+        metric=benchmark.metric,
+        value=value,
+        interval=bounds,
+        metrics=summary.metrics,
+        questions=len(answered),
+        seconds=round(seconds, 3),
+        prompt_hash=benchmark.prompt.hash,
+        published=benchmark.published,
+        published_note=benchmark.published_note,
+        baselines=dict(benchmark.baselines),
+        scale=benchmark.scale,
+    )
+
+
+def write_scores(path: Path, scores: Iterable[Score]) -> None:
+    """Writes scores.json, keeping entries of other benchmarks that are there already."""
+    known = read_scores(path) if path.exists() else {}
+    known.update({score.benchmark: score for score in scores})
+    entries: dict[str, Any] = {name: _entry(score) for name, score in known.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def read_scores(path: Path) -> dict[str, Score]:
+    """The scores of a scores.json by benchmark; raises `Owl2Error` for a damaged file."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return {name: _score(name, entry) for name, entry in entries.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise Owl2Error(f"{path} is not a scores file ({error}); move it away") from error
+
+
+def _entry(score: Score) -> dict[str, Any]:
+    entry = asdict(score)
+    del entry["benchmark"]
+    return entry
+
+
+def _score(name: str, entry: dict[str, Any]) -> Score:
+    bounds = entry["interval"]
+    return Score(benchmark=name, **{**entry, "interval": None if bounds is None else tuple(bounds)})
+
+
+def cells(score: Score) -> tuple[str, ...]:
+    """The texts of one table row, in the order of `COLUMNS`."""
+    bounds = "" if score.interval is None else f"{score.interval[0]:.1f} - {score.interval[1]:.1f}"
+    baselines = ", ".join(f"{name} {value:.1f}" for name, value in score.baselines.items())
+    published = "" if score.published is None else f"{score.published:g}"
+    if score.published_note:
+        published = f"{published} ({score.published_note})".strip()
+    value = "not scored here" if score.value is None else f"{score.value:.2f}"
+    return (
+        score.title,
+        score.metric,
+        value,
+        bounds,
+        baselines,
+        published,
+        str(score.questions),
+        f"{score.seconds:.1f}",
+    )
+
+
+def markdown(scores: Iterable[Score]) -> str:
+    """A Markdown table of the headline metrics, followed by the parts of each benchmark."""
+    scores = list(scores)
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    lines += ["| " + " | ".join(cells(score)) + " |" for score in scores]
+    for score in scores:
+        parts = {name: value for name, value in score.metrics.items() if name != score.metric}
+        if parts:
+            lines += ["", f"{score.title}: " + ", ".join(f"{name} {v:.2f}" for name, v in parts.items())]
+    return "\n".join(lines) + "\n"
+
+
+def table(scores: Iterable[Score]) -> Any:
+    """A `rich.table.Table` for the terminal."""
+    from rich.table import Table
+
+    grid = Table(title="Evaluation")
+    for column in COLUMNS:
+        grid.add_column(column, justify="right" if column in ("score", "questions", "seconds") else "left")
+    for score in scores:
+        grid.add_row(*cells(score))
+    return grid

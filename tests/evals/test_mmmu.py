@@ -1,0 +1,84 @@
+"""MMMU, from Parquet files to the final score."""
+
+from __future__ import annotations
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.evals.mmmu import CATEGORIES, MMMU
+
+SUBJECTS = sorted(subject for subjects in CATEGORIES.values() for subject in subjects)
+
+
+def row(name, question, answer, options="[]", kind="multiple-choice", **images):
+    pictures = {f"image_{n}": images.get(f"image_{n}") for n in range(1, 8)}
+    return {
+        "id": name,
+        "question": question,
+        "options": options,
+        "explanation": "",
+        **{
+            key: None if value is None else {"bytes": value, "path": f"{key}.png"}
+            for key, value in pictures.items()
+        },
+        "img_type": "['Tables']",
+        "answer": answer,
+        "topic_difficulty": "Easy",
+        "question_type": kind,
+        "subfield": "Managerial Accounting",
+    }
+
+
+def mmmu_files(folder, picture_bytes):
+    red, blue = picture_bytes("red"), picture_bytes("blue")
+    schema = None
+    for subject in SUBJECTS:
+        name = f"validation_{subject}_1"
+        rows = [row(name, "<image 1> Which?", "B", "['$6', '$7']", image_1=red)]
+        if subject == "Art":
+            rows = [
+                row(name, "Compare <image 2> with", "A", "['<image 1>', 'none']", image_1=red, image_2=blue)
+            ]
+        if subject == "Math":
+            rows = [row(name, "<image 1> How far?", "['2.50', 'two and a half']", "[]", "open", image_1=red)]
+        table = pyarrow.Table.from_pylist(rows, schema=schema)
+        schema = schema or pyarrow.schema(
+            [pyarrow.field(f.name, pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())]))
+             if f.name.startswith("image_") else f for f in table.schema]
+        )  # fmt: skip
+        path = folder.text(f"mmmu/{subject}/validation-00000-of-00001.parquet", "")
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), path)
+
+
+def test_mmmu_scores_choices_by_letter_and_open_questions_by_value(folder, answer, picture_bytes):
+    mmmu_files(folder, picture_bytes)
+    answers = {f"validation_{subject}_1": "B" for subject in SUBJECTS}
+    answers |= {"validation_Math_1": "The answer is 2.5", "validation_Music_1": "A"}
+    answered, summary = answer(MMMU(), answers)
+    # Wrong: Art (its answer is A) and Music; 28 of 30 right.
+    assert summary.metrics["accuracy"] == pytest.approx(100 * 28 / 30)
+    assert summary.metrics["Art and Design"] == 50.0
+    assert summary.metrics["Science"] == 100.0
+    assert summary.metrics["Music"] == 0.0
+    art = next(entry.question for entry in answered if entry.question.id == "validation_Art_1")
+    assert art.prompt == (
+        "USER: Compare <|image|> with\nA. <|image|>\nB. none\n"
+        "Answer with the option’s letter from the given choices directly. ASSISTANT: "  # noqa: RUF001
+    )
+    # Pictures come in the order in which the text names them.
+    assert art.images == (picture_bytes("blue"), picture_bytes("red"))
+    open_question = next(entry.question for entry in answered if entry.question.id == "validation_Math_1")
+    assert open_question.prompt.endswith("\nAnswer the question using a single word or phrase. ASSISTANT: ")
+    assert MMMU.decoding.max_new_tokens == 20
+
+
+def test_malformed_files_are_named(folder, picture_bytes):
+    mmmu_files(folder, picture_bytes)
+    folder.text("mmmu/Accounting/validation-00000-of-00001.parquet", "not parquet")
+    with pytest.raises(Owl2Error, match="is not a readable Parquet file"):
+        list(MMMU().questions(folder.root))
+    (folder.root / "mmmu/Sociology/validation-00000-of-00001.parquet").unlink()
+    with pytest.raises(Owl2Error, match=r"validation-00000-of-00001\.parquet from mmmu-benchmark"):
+        list(MMMU().questions(folder.root))

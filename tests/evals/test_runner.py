@@ -1,0 +1,225 @@
+"""Running, interrupting, sharding and summing up, with a model that answers from a table."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.prompts import PROMPTS
+from owl2_jax.evals import journal, runner
+from owl2_jax.evals.base import Benchmark, Judged, Question, Summary, percent
+
+PROMPT = PROMPTS["vqa"]
+
+
+class Numbers(Benchmark):
+    """Says each number back; the table model is right on the even ones."""
+
+    title = "Numbers"
+    prompt = PROMPT
+    baselines = (("chance", 10.0),)
+    published = 60.0
+
+    def __init__(self, count=1200):
+        self.count = count
+
+    def questions(self, root):
+        for number in range(self.count):
+            yield Question(f"n{number}", PROMPT.text(question=f"{number}?"), PROMPT.hash, str(number))
+
+
+def even(question):
+    number = int(question.id[1:])
+    return str(number) if number % 2 == 0 else "odd"
+
+
+class Killed(BaseException):
+    """Ends a run the way a signal does."""
+
+
+class Dies:
+    """Answers like another model, but dies after some questions."""
+
+    name = "dies"
+
+    def __init__(self, model, after):
+        self.model, self.after = model, after
+
+    def replies(self, questions, decoding, image_mode):
+        for reply in self.model.replies(questions, decoding, image_mode):
+            if self.after == 0:
+                raise Killed
+            self.after -= 1
+            yield reply
+
+
+def run(out, model, benchmark=None, **arguments):
+    options = {"checkpoint": "abc", "root": out, "out": out, **arguments}
+    return runner.evaluate("numbers", benchmark or Numbers(), lambda: model, **options)
+
+
+def test_a_run_writes_one_line_a_question_and_the_summary(tmp_path, table_model):
+    seen = []
+    score = run(tmp_path, table_model(even), progress=lambda done, total: seen.append((done, total)))
+    assert (score.value, score.questions, score.metrics) == (50.0, 1200, {"accuracy": 50.0})
+    assert score.interval[0] < 50 < score.interval[1]
+    assert (score.published, score.baselines) == (60.0, {"chance": 10.0})
+    assert seen[-1] == (1200, 1200)
+    rows = [json.loads(line) for line in (tmp_path / "numbers/results.jsonl").read_text().splitlines()]
+    assert rows[1] == {
+        "id": "n1",
+        "prompt": PROMPT.text(question="1?"),
+        "prompt_hash": PROMPT.hash,
+        "answer": "1",
+        "prediction": "odd",
+        "score": 0.0,
+    }
+    assert [row["id"] for row in rows] == [f"n{number}" for number in range(1200)]
+    logged = [json.loads(line) for line in (tmp_path / "numbers/journal-0.jsonl").read_text().splitlines()]
+    assert all(row["seconds"] >= 0 for row in logged)
+    assert json.loads((tmp_path / "numbers/summary.json").read_text())["value"] == 50.0
+
+
+@pytest.mark.parametrize("after", [0, 1, journal.CHUNK - 1, journal.CHUNK, journal.CHUNK + 3, 1199])
+def test_a_killed_and_restarted_run_ends_in_the_identical_result_file(tmp_path, table_model, after):
+    run(tmp_path / "whole", table_model(even))
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", Dies(table_model(even), after))
+    assert not (tmp_path / "killed/numbers/results.jsonl").exists()
+    again = table_model(even)
+    run(tmp_path / "killed", again)
+    # Whole chunks are kept; a chunk that was cut off is asked again from its first question.
+    assert again.asked[0] == f"n{after // journal.CHUNK * journal.CHUNK}"
+    files = [tmp_path / part / "numbers/results.jsonl" for part in ("whole", "killed")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_line_cut_off_by_a_kill_is_dropped(tmp_path, table_model):
+    with pytest.raises(Killed):
+        run(tmp_path, Dies(table_model(even), journal.CHUNK + 5))
+    path = tmp_path / "numbers/journal-0.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    assert run(tmp_path, table_model(even)).value == 50.0
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0], b"{damaged", *lines[2:]]))
+    with pytest.raises(Owl2Error, match="line 2 is damaged"):
+        run(tmp_path, table_model(even))
+
+
+def test_a_finished_run_asks_nothing_and_makes_no_model(tmp_path, table_model):
+    first = run(tmp_path, table_model(even))
+    before = (tmp_path / "numbers/results.jsonl").read_bytes()
+
+    def none_needed():
+        raise AssertionError("the model was made")
+
+    options = {"checkpoint": "abc", "root": tmp_path, "out": tmp_path}
+    again = runner.evaluate("numbers", Numbers(), none_needed, **options)
+    assert again == first
+    assert (tmp_path / "numbers/results.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_processes_that_share_a_run_give_the_same_file(tmp_path, table_model, processes):
+    run(tmp_path / "one", table_model(even))
+    barrier = threading.Barrier(processes, timeout=30)
+    scores = [None] * processes
+
+    def process(index):
+        shard = runner.Shard(index, processes, barrier.wait)
+        scores[index] = run(tmp_path / "many", table_model(even), shard=shard)
+
+    threads = [threading.Thread(target=process, args=(index,)) for index in range(processes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert scores[0].value == 50.0
+    assert scores[1:] == [None] * (processes - 1)
+    files = [tmp_path / part / "numbers/results.jsonl" for part in ("one", "many")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_another_number_of_processes_goes_on_where_the_first_stopped(tmp_path, table_model):
+    for index in (0, 1):
+        shard = runner.Shard(index, 2)
+        with pytest.raises(Killed):
+            run(tmp_path, Dies(table_model(even), journal.CHUNK - index), shard=shard)
+    model = table_model(even)
+    assert run(tmp_path, model).value == 50.0
+    # Process 0 had finished chunk 0; process 1 had one answer of chunk 1 missing.
+    assert model.asked[0] == f"n{journal.CHUNK}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"checkpoint": "other"}, "checkpoint = 'abc', this run has 'other'"),
+        ({"limit": 3}, "questions = 1200, this run has 3"),
+        ({"benchmark": Numbers(1201)}, "questions = 1200, this run has 1201"),
+    ],
+)
+def test_results_of_different_runs_never_mix(tmp_path, table_model, change, message):
+    run(tmp_path, table_model(even))
+    with pytest.raises(Owl2Error, match=message):
+        run(tmp_path, table_model(even), **change)
+
+
+def test_limit_asks_only_the_first_questions(tmp_path, table_model):
+    score = run(tmp_path, table_model(even), limit=3)
+    assert score.questions == 3
+    assert score.value == pytest.approx(200 / 3)
+
+
+def test_repeated_ids_and_empty_sets_are_refused(tmp_path, table_model):
+    with pytest.raises(Owl2Error, match="has no questions"):
+        run(tmp_path, table_model(even), Numbers(0))
+
+    class Twice(Numbers):
+        def questions(self, root):
+            yield from super().questions(root)
+            yield from super().questions(root)
+
+    with pytest.raises(Owl2Error, match="two questions with the same id"):
+        run(tmp_path, table_model(even), Twice(2))
+
+
+def test_options_are_recorded_with_their_log_likelihoods(tmp_path, table_model):
+    class Letters(Numbers):
+        def questions(self, root):
+            for question in super().questions(root):
+                yield Question(question.id, "Answer:", PROMPT.hash, "B", options=(" A", " B"))
+
+    score = run(tmp_path, table_model(lambda question: "B"), Letters(2))
+    assert score.value == 100.0
+    row = json.loads((tmp_path / "numbers/results.jsonl").read_text().splitlines()[0])
+    assert (row["prediction"], row["option_logprobs"]) == ("B", [-1.0, 0.0])
+
+
+def test_judgements_are_read_after_the_run_without_a_model(tmp_path, table_model):
+    class Graded(Numbers, Judged):
+        def score(self, question, prediction):
+            return None
+
+        def judged(self, answered, judgements):
+            scores = [json.loads(judgements.read_text())[entry.question.id] for entry in answered]
+            return Summary({"accuracy": percent(scores)}, scores)
+
+    assert run(tmp_path, table_model(even), Graded(2)).value is None
+    path = tmp_path / "judge.json"
+    path.write_text('{"n0": 1.0, "n1": 0.5}')
+    score = run(tmp_path, None, Graded(2), judgements=path)
+    assert score.value == 75.0
+    rows = [json.loads(line) for line in (tmp_path / "numbers/results.jsonl").read_text().splitlines()]
+    assert [row["score"] for row in rows] == [1.0, 0.5]
+    with pytest.raises(Owl2Error, match="is not judged by a model"):
+        run(tmp_path / "other", table_model(even), judgements=path)
+
+
+def test_evaluation_in_memory_gives_the_same_score(tmp_path, table_model):
+    on_disk = run(tmp_path, table_model(even))
+    in_memory = runner.evaluate_in_memory("numbers", Numbers(), table_model(even), tmp_path)
+    assert (in_memory.value, in_memory.interval) == (on_disk.value, on_disk.interval)
