@@ -231,7 +231,11 @@ class Decoder(nn.Module):
 
     def embed(self, tokens: Array) -> Array:
         """int32[B, T] to dtype[B, T, D]; an id of V or more is no token and gives zeros."""
-        table = gather_weight(self.embedding.astype(self.config.dtype), (axes.VOCAB, axes.EMBED))
+        names = axes.VOCAB, axes.EMBED
+        table = gather_weight(self.embedding.astype(self.config.dtype), names)
+        # The constraint holds for the gradient too: it is summed as a whole before it is cut.
+        # Cut first, the compiler would move every row's gradient to every device.
+        table = nn.with_logical_constraint(table, names)
         x = jnp.take(table, tokens, axis=0, mode="fill", fill_value=0)
         return nn.with_logical_constraint(x, _STREAM)
 
