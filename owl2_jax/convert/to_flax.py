@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,14 @@ from owl2_jax.model.owl2 import abstract_params
 
 def leaf_shapes(config: Owl2Config) -> dict[str, Shape]:
     """{path of a parameter: its shape, layers stacked}, as the model makes it."""
-    return {path: tuple(leaf.shape) for path, leaf in flatten(abstract_params(config)).items()}
+    return dict(_leaf_shapes(config.vision, config.abstractor, config.decoder))
+
+
+@functools.lru_cache(maxsize=16)
+def _leaf_shapes(*sizes: Any) -> tuple[tuple[str, Shape], ...]:
+    """Tracing the model takes half a second, and one command asks several times."""
+    abstract = flatten(abstract_params(Owl2Config(*sizes)))
+    return tuple((path, tuple(leaf.shape)) for path, leaf in abstract.items())
 
 
 class ReleasedCheckpoint:
@@ -100,7 +107,7 @@ def streamed_leaves(
     width = numpy_dtype(dtype)
     return {
         path: StreamedLeaf(
-            shapes[path], width, partial(blocks, source, listed, width), listed[0].layer is not None
+            shapes[path], width, functools.partial(blocks, source, listed, width), listed[0].layer is not None
         )
         for path, listed in grouped.items()
     }

@@ -15,7 +15,7 @@ from owl2_jax.core.errors import Owl2Error
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How the array store words the same in an error of its own type.
-_FULL_WORDS: Final = ("ENOSPC", "EDQUOT", "EFBIG", "No space left", "RESOURCE_EXHAUSTED")
+_FULL_WORDS: Final = ("RESOURCE_EXHAUSTED", "No space left", "File too large", "quota exceeded")
 
 
 @contextmanager

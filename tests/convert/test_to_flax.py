@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+
+from owl2_jax.convert.to_flax import convert_to_jax, load_hf_params
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.params_io import read_model_json, read_tokenizer, resolve_checkpoint, restore_params
+from owl2_jax.core.tree import flatten
+from owl2_jax.model.config import Owl2Config
+from owl2_jax.model.owl2 import abstract_params
+from tests.convert.checkpoints import GOLDEN, LAYOUTS, bits, copy, edit_config, rewrite, tensors
+
+TOKENIZER = GOLDEN / "text" / "tokenizer.model"
+
+
+def with_vocabulary(directory: Path, vocab_size: int) -> Path:
+    """The checkpoint with a larger vocabulary, so that the golden tokenizer fits it."""
+    values = tensors(directory)
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        values[name] = torch.randn(vocab_size, 48)
+    rewrite(directory, values)
+    edit_config(directory, vocab_size=vocab_size)
+    return directory
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_value_lands_where_the_table_says(layout: str, tmp_path: Path) -> None:
+    config, params = load_hf_params(GOLDEN / layout)
+    flat = flatten(params)
+    abstract = flatten(abstract_params(config))
+    assert {n: (a.shape, a.dtype) for n, a in flat.items()} == {
+        n: (a.shape, a.dtype) for n, a in abstract.items()
+    }
+    theirs = tensors(GOLDEN / layout)
+    layer, decoder = 1, config.decoder
+    weight = theirs[f"model.layers.{layer}.self_attn.k_proj.multiway.1.weight"].numpy()
+    kernel = flat["decoder/layers/attention/k_image/kernel"][layer]
+    expected = weight.reshape(decoder.num_kv_heads, decoder.head_width, decoder.width).transpose(2, 0, 1)
+    np.testing.assert_array_equal(kernel, expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_streamed_directory_equals_what_is_loaded_at_once(layout: str, tmp_path: Path) -> None:
+    config, params = load_hf_params(GOLDEN / layout)
+    convert_to_jax(GOLDEN / layout, tmp_path / "out")
+    found = resolve_checkpoint(tmp_path / "out")
+    assert Owl2Config.from_dict(read_model_json(tmp_path / "out")["model"]) == config
+    restored = flatten(restore_params(found.params))
+    assert restored.keys() == flatten(params).keys()
+    for name, values in flatten(params).items():
+        assert bits(restored[name]) == bits(values), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored"),
+    [(torch.bfloat16, "bfloat16"), (torch.float16, "float32"), (torch.float32, "float32")],
+)
+def test_by_default_no_value_changes(tmp_path: Path, kind: torch.dtype, stored: str) -> None:
+    directory = copy("B/hf", tmp_path / "hf")
+    expected = {name: value.to(kind) for name, value in tensors(directory).items()}
+    rewrite(directory, expected)
+    model = convert_to_jax(directory, tmp_path / "out")
+    assert model["model"]["param_dtype"] == stored
+    head = restore_params(tmp_path / "out" / "params")["decoder"]["head"]["kernel"]
+    assert head.dtype.name == stored
+    np.testing.assert_array_equal(head.astype(np.float32), expected["lm_head.weight"].float().numpy().T)
+
+
+def test_asked_for_bfloat16_rounds_as_pytorch_does(tmp_path: Path) -> None:
+    convert_to_jax(GOLDEN / "B/hf", tmp_path / "out", dtype="bfloat16")
+    head = restore_params(tmp_path / "out" / "params")["decoder"]["head"]["kernel"]
+    assert head.dtype == ml_dtypes.bfloat16
+    assert bits(head) == bits(tensors(GOLDEN / "B/hf")["lm_head.weight"].bfloat16().T)
+
+
+def test_checkpoint_without_buffers(tmp_path: Path) -> None:
+    directory = copy("A/hf", tmp_path / "hf")
+    values = tensors(directory)
+    rewrite(directory, {n: v for n, v in values.items() if "inv_freq" not in n and "pos_embed" not in n})
+    jax.tree.map(
+        np.testing.assert_array_equal, load_hf_params(directory)[1], load_hf_params(GOLDEN / "A/hf")[1]
+    )
+
+
+def test_tokenizer_comes_along(tmp_path: Path) -> None:
+    directory = with_vocabulary(copy("B/hf", tmp_path / "hf"), 512)
+    assert convert_to_jax(directory, tmp_path / "none")["tokenizer"] is None
+    convert_to_jax(directory, tmp_path / "given", tokenizer=TOKENIZER)
+    (directory / "tokenizer.model").write_bytes(TOKENIZER.read_bytes())
+    convert_to_jax(directory, tmp_path / "beside")
+    for output in ("given", "beside"):
+        assert read_tokenizer(tmp_path / output) == TOKENIZER.read_bytes()
+
+
+def test_tokenizer_that_does_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(Owl2Error, match=r"tokenizer\.model has \d+ pieces, the model only 128 embeddings"):
+        convert_to_jax(GOLDEN / "A/hf", tmp_path / "out", tokenizer=TOKENIZER)
+    with pytest.raises(Owl2Error, match=r"absent is missing"):
+        convert_to_jax(GOLDEN / "A/hf", tmp_path / "out", tokenizer=tmp_path / "absent")
+    (tmp_path / "text").write_text("no model")
+    with pytest.raises(Owl2Error, match="is no SentencePiece model"):
+        convert_to_jax(GOLDEN / "A/hf", tmp_path / "out", tokenizer=tmp_path / "text")
+    assert not (tmp_path / "out").exists()
+
+
+def drop(directory: Path) -> None:
+    values = tensors(directory)
+    del values["model.norm.weight"], values["model.layers.1.mlp.up_proj.weight"]
+    values["model.norm.weights"] = torch.zeros(48)
+    rewrite(directory, values)
+
+
+def reshape(directory: Path) -> None:
+    values = tensors(directory)
+    values["model.layers.0.mlp.up_proj.weight"] = values["model.layers.0.mlp.up_proj.weight"].T
+    rewrite(directory, values)
+
+
+def retype(directory: Path) -> None:
+    values = tensors(directory)
+    rewrite(directory, values | {"model.norm.weight": torch.zeros(48, dtype=torch.int32)})
+
+
+def add(directory: Path) -> None:
+    rewrite(directory, tensors(directory) | {"model.layers.0.extra.weight": torch.zeros(3)})
+
+
+def spoil(directory: Path) -> None:
+    name = "model.visual_abstractor.encoder.layers.1.crossattention.attention.k_pos_embed"
+    values = tensors(directory)
+    rewrite(directory, values | {name: values[name] + 1})
+
+
+BAD_CHECKPOINTS = [
+    (
+        drop,
+        r"2 missing: .*norm\.weight \(nearest: model\.norm\.weights\); 1 not known: model\.norm\.weights",
+    ),
+    (reshape, r"1 of another shape.*mlp\.up_proj\.weight is \[48, 96\], expected \[96, 48\]"),
+    (retype, r"1 no float: model\.norm\.weight \(int32\)"),
+    (add, r"1 not known: model\.layers\.0\.extra\.weight"),
+    (spoil, r"buffer .*k_pos_embed differs by 1"),
+    (lambda d: edit_config(d, vocab_size=130), r"\[128, 48\], expected \[130, 48\]"),
+    (lambda d: edit_config(d, num_key_value_heads=2), r"k_proj.* is \[48, 48\], expected \[24, 48\]"),
+    (
+        lambda d: edit_config(d, num_attention_heads=8, num_key_value_heads=8),
+        r"inv_freq is \[6\], expected \[3\]",
+    ),
+    (lambda d: edit_config(d, rope_theta=500.0), r"inv_freq differs .* rope_theta"),
+    (lambda d: edit_config(d, num_hidden_layers=4), r"13 missing: model\.layers\.3\."),
+    (lambda d: edit_config(d, visual_config__visual_model__image_size=30), "must be a multiple of"),
+    (lambda d: (d / "config.json").unlink(), r"config\.json is missing"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), BAD_CHECKPOINTS)
+def test_bad_checkpoints_are_one_clear_error_and_leave_nothing(tmp_path: Path, damage, message: str) -> None:
+    directory = copy("A/hf", tmp_path / "hf")
+    damage(directory)
+    with pytest.raises(Owl2Error, match=message) as error:
+        convert_to_jax(directory, tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["hf"]
+
+
+def test_existing_output_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(Owl2Error, match="exists; choose another name"):
+        convert_to_jax(tmp_path / "absent", tmp_path / "out")
+
+
+def test_disk_that_fills_up(tmp_path: Path) -> None:
+    """A limit on file sizes stands in for the disk; it fails the write of a large chunk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, hard))
+    try:
+        with pytest.raises(Owl2Error, match=r"no space left while writing .*out; nothing was kept"):
+            convert_to_jax(GOLDEN / "A/hf", tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
