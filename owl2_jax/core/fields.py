@@ -79,7 +79,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if origin in (tuple, Sequence):
         if isinstance(value, str) or not isinstance(value, (list, tuple)):
             raise _wrong_type(path, "a sequence", value)
-        if len(args) == 2 and args[1] is Ellipsis or origin is Sequence:
+        if (len(args) == 2 and args[1] is Ellipsis) or origin is Sequence:
             return tuple(_convert(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))
         if len(value) != len(args):
             raise _wrong_type(path, f"{len(args)} values", value)
@@ -100,7 +100,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 def _convert_scalar(hint: type, value: Any, path: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint is int and isinstance(value, bool) or not isinstance(value, hint):
+    if (hint is int and isinstance(value, bool)) or not isinstance(value, hint):
         raise _wrong_type(path, hint.__name__, value)
     return value
 

@@ -87,7 +87,8 @@ def test_logits(model: str, name: str, image_kv: str) -> None:
 def test_text_only_batch_needs_no_picture_at_all(model: str) -> None:
     config, params, golden, _ = load(model)
     inputs = case(model, "iii")
-    assert inputs.images.shape[0] == 0 and inputs.image_index.shape[1] == 0
+    assert inputs.images.shape[0] == 0
+    assert inputs.image_index.shape[1] == 0
     logits = apply(config, Owl2.__call__)({"params": params}, *inputs.inputs)
     assert_close(logits, golden["iii/logits"])
 
