@@ -20,12 +20,13 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference import generate
 from owl2_jax.inference.answer import Answer
 from owl2_jax.inference.buckets import bucket, length_buckets, power_buckets
-from owl2_jax.inference.inputs import Prompt, image_slots, pad_tokens, read_request
+from owl2_jax.inference.inputs import Prompt, pad_column, read_request, stack_prompts
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.pictures import FeaturePool
-from owl2_jax.inference.programs import Programs, PromptShape
+from owl2_jax.inference.programs import Programs
 from owl2_jax.inference.request import MAX_TOP_LOGPROBS, Event, Request, Result
 from owl2_jax.inference.sampling import stack_settings
+from owl2_jax.inference.scoring import score_options
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,14 @@ class _Job:
 
 
 class Engine:
-    """Answers requests with one model; not thread-safe, `step` belongs to one thread."""
+    """Answers requests with one model; not thread-safe, `step` belongs to one thread.
+
+    Attributes:
+      model: what answers.
+      config: sizes.
+      features: features of pictures; one seen before is not encoded again.
+      programs: the compiled functions.
+    """
 
     def __init__(self, model: LoadedModel, config: EngineConfig = EngineConfig()):
         self.model = model
@@ -80,9 +88,9 @@ class Engine:
         self._prompt_lengths = length_buckets(self._longest)
         self._cache_lengths = power_buckets(self._longest, smallest=config.shortest_cache)
         self._row_counts = power_buckets(min(config.prefill_rows, config.slots), 8)
-        self._programs = Programs(model.config, model.tokenizer.eos_id)
+        self.programs = Programs(model.config, model.tokenizer.eos_id)
         self._slots = generate.empty_slots(model.config, config.slots, self._cache_lengths[0])
-        self._pool = FeaturePool(model.config, self._pool_rows(), self._encode_images)
+        self.features = FeaturePool(model.config, self._pool_rows(), self._encode_images)
         self._waiting: deque[_Job] = deque()
         self._running: dict[int, _Job] = {}  # by slot
         self._free = list(range(config.slots))[::-1]
@@ -98,7 +106,7 @@ class Engine:
         """
         prompt = read_request(request, self.model)
         for picture in prompt.pictures:
-            if picture not in self._pool:
+            if picture not in self.features:
                 picture.pixels()  # a broken picture is refused here, before anything runs
         room = self._longest - len(prompt)
         job = _Job(self._next_id, request, prompt, min(request.max_new_tokens or room, room))
@@ -117,16 +125,6 @@ class Engine:
     def pending(self) -> int:
         """Requests that wait or run."""
         return len(self._waiting) + len(self._running)
-
-    @property
-    def programs(self) -> int:
-        """Different compiled programs used so far."""
-        return len(self._programs.used)
-
-    @property
-    def pictures_encoded(self) -> int:
-        """Pictures that went through the vision encoder; one seen before is not encoded again."""
-        return self._pool.encoded
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
         """Answers requests; results come in the order of the requests, as soon as they are ready.
@@ -178,56 +176,48 @@ class Engine:
 
     def _groups(self, jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
         """Jobs that share a prefill: of like length, and pictures that fit into the pool."""
-        by_shape: dict[tuple[int, int], list[_Job]] = {}
-        for job in jobs:
-            length = bucket(len(job.prompt), self._prompt_lengths)
-            by_shape.setdefault((length, _width(len(job.prompt.pictures))), []).append(job)
-        for alike in by_shape.values():
-            group: list[_Job] = []
-            keys: set[bytes] = set()
-            for job in alike:
-                more = keys | {picture.key for picture in job.prompt.pictures}
-                if group and (len(group) == self._row_counts[-1] or len(more) > self._pool.rows):
-                    yield group
-                    group, more = [], {picture.key for picture in job.prompt.pictures}
-                group.append(job)
-                keys = more
-            yield group
+        for with_pictures in (False, True):
+            rest = [job for job in jobs if bool(job.prompt.pictures) == with_pictures]
+            rest.sort(key=lambda job: -len(job.prompt))
+            while rest:
+                count = self._group_size(rest)
+                yield rest[:count]
+                rest = rest[count:]
+
+    def _group_size(self, jobs: Sequence[_Job]) -> int:
+        """How many of `jobs`, longest first, go into the next prefill.
+
+        Those that need the same length; and shorter ones where rows would else be padding.
+        """
+        length = bucket(len(jobs[0].prompt), self._prompt_lengths)
+        alike = sum(bucket(len(job.prompt), self._prompt_lengths) == length for job in jobs)
+        count = min(len(jobs), bucket(min(alike, self._row_counts[-1]), self._row_counts))
+        keys: set[bytes] = set()
+        for number, job in enumerate(jobs[:count]):
+            keys |= {picture.key for picture in job.prompt.pictures}
+            if len(keys) > self.features.rows:
+                return number  # at least 1: the pool holds the pictures of any one prompt
+        return count
 
     def _prefill(self, jobs: Sequence[_Job]) -> generate.Chosen:
         """Encodes the pictures of some jobs that the pool lacks, and runs their prompts."""
-        self._pool.make_ready(picture for job in jobs for picture in job.prompt.pictures)
-        plan = self._plan(jobs)
-        rows, length, width = self._programs.prompt_shape(
-            PromptShape(
-                bucket(len(jobs), self._row_counts),
-                bucket(max(len(job.prompt) for job in jobs), self._prompt_lengths),
-                _width(len(jobs[0].prompt.pictures)),
-            ),
-            self._slots,
-            plan,
-        )
+        prompts = [job.prompt for job in jobs]
+        self.features.make_ready(picture for prompt in prompts for picture in prompt.pictures)
+        rows = bucket(len(jobs), self._row_counts)
+        length = bucket(max(map(len, prompts)), self._prompt_lengths)
+        vocabulary = self.model.config.decoder.vocab_size
         padding = rows - len(jobs)
-        index, starts = image_slots(
-            [[self._pool.row(picture) for picture in job.prompt.pictures] for job in jobs],
-            [job.prompt.image_starts for job in jobs],
-            rows,
-            width,
-        )
-        batch = generate.PromptBatch(
-            tokens=pad_tokens(
-                [job.prompt.tokens for job in jobs], rows, length, self.model.config.decoder.vocab_size
-            ),
-            lengths=_column([len(job.prompt) for job in jobs], padding, 0),
-            image_index=index,
-            image_starts=starts,
-            slots=_column([job.slot for job in jobs], padding, self.config.slots),
-            floors=_column([job.request.min_new_tokens for job in jobs], padding, 0),
-            limits=_column([job.limit for job in jobs], padding, 1),
+        arrivals = generate.Arrivals(
+            prompts=stack_prompts(prompts, rows, length, vocabulary, self.features.row),
+            slots=pad_column([job.slot for job in jobs], padding, self.config.slots),
+            floors=pad_column([job.request.min_new_tokens for job in jobs], padding, 0),
+            limits=pad_column([job.limit for job in jobs], padding, 1),
             settings=stack_settings([job.request.sampling for job in jobs], rows),
         )
-        pool = self._pool.features if width else None
-        self._slots, chosen = self._programs.prefill(self.model.params, self._slots, pool, batch, **plan)
+        pool = self.features.array if prompts[0].pictures else None
+        self._slots, chosen = self.programs.prefill(
+            self.model.params, self._slots, pool, arrivals, **self._plan(jobs)
+        )
         return chosen
 
     def _decode(self) -> tuple[generate.Chosen, Any]:
@@ -235,7 +225,7 @@ class Engine:
         wanted = np.zeros((self.config.slots,), bool)
         wanted[[slot for slot, job in self._running.items() if not job.answer.ended]] = True
         enough = self.config.slots // 2 if self._waiting else 0
-        self._slots, chosen, counts = self._programs.decode(
+        self._slots, chosen, counts = self.programs.decode(
             self.model.params,
             self._slots,
             wanted,
@@ -270,6 +260,12 @@ class Engine:
             self._waiting = deque(job for job in self._waiting if not job.answer.ended)
         return [Event(job.request_id, "", job.answer.result) for job in gone]
 
+    def score_options(
+        self, requests: Iterable[Request], options: Iterable[Sequence[str]]
+    ) -> Iterator[tuple[float, ...]]:
+        """Log-likelihoods of given continuations; see `scoring.score_options`."""
+        return score_options(self, requests, options)
+
     # Sizes -------------------------------------------------------------------
 
     def _plan(self, jobs: Sequence[_Job]) -> dict[str, Any]:
@@ -292,13 +288,4 @@ class Engine:
         return max(fullest, min(self.config.feature_bytes // item, 4096), 1)
 
     def _encode_images(self, pool: jax.Array, images: np.ndarray, rows: np.ndarray) -> jax.Array:
-        return self._programs.encode_images(self.model.params, pool, images, rows)
-
-
-def _width(pictures: int) -> int:
-    """Image slots of a row: 0, 1, 2, 4, 8, ..."""
-    return 0 if pictures == 0 else 1 << (pictures - 1).bit_length()
-
-
-def _column(values: Sequence[int], padding: int, filler: int) -> np.ndarray:
-    return np.array([*values, *[filler] * padding], np.int32)
+        return self.programs.encode_images(self.model.params, pool, images, rows)

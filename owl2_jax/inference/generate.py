@@ -47,23 +47,34 @@ class Slots:
 
 
 @flax.struct.dataclass
-class PromptBatch:
-    """R right-padded prompts on their way into slots.
+class Prompts:
+    """R right-padded prompts.
 
     Attributes:
       tokens: int32[R, T]; V at the positions of pictures and of padding.
       lengths: int32[R], 0 for a row that pads the batch.
       image_index: int32[R, I], row of the feature pool, -1 for an empty slot.
       image_starts: int32[R, I].
-      slots: int32[R], where to; B (past the end) for a row that pads the batch.
-      floors, limits: int32[R], fewest and most tokens of the answer.
-      settings: sampling settings of R rows.
     """
 
     tokens: Array
     lengths: Array
     image_index: Array
     image_starts: Array
+
+
+@flax.struct.dataclass
+class Arrivals:
+    """R prompts on their way into slots.
+
+    Attributes:
+      prompts: R rows.
+      slots: int32[R], where to; B (past the end) for a row that pads the batch.
+      floors, limits: int32[R], fewest and most tokens of the answer.
+      settings: sampling settings of R rows.
+    """
+
+    prompts: Prompts
     slots: Array
     floors: Array
     limits: Array
@@ -120,13 +131,35 @@ def encode_images(config: Owl2Config, params: Params, pool: Array, images: Array
     return pool.at[rows].set(features.astype(pool.dtype), mode="drop")
 
 
+def run_prompts(
+    config: Owl2Config, params: Params, pool: Array | None, prompts: Prompts, cache_length: int
+) -> tuple[Array, Cache]:
+    """Runs prompts from their first position on.
+
+    Args:
+      pool: features of pictures, dtype[F, Q + 1, D]; None when no row has one.
+      cache_length: positions of the new cache, at least T.
+
+    Returns:
+      The state at the last position of each row, dtype[R, D], and the cache.
+    """
+    rows, length = prompts.tokens.shape
+    positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
+    segment_ids = (positions < prompts.lengths[:, None]).astype(jnp.int32)
+    hidden, cache = Owl2(config).apply(
+        {"params": params}, prompts.tokens, positions, segment_ids, pool, prompts.image_index,
+        prompts.image_starts, cache_length, method="prefill",
+    )  # fmt: skip
+    return hidden[jnp.arange(rows), jnp.maximum(prompts.lengths - 1, 0)], cache
+
+
 def prefill(
     config: Owl2Config,
     eos_id: int,
     params: Params,
     slots: Slots,
     pool: Array | None,
-    batch: PromptBatch,
+    arrivals: Arrivals,
     *,
     plain: bool,
     top: int,
@@ -134,39 +167,33 @@ def prefill(
     """Runs prompts, puts them into their slots and chooses the first token of each.
 
     Args:
-      pool: features of pictures, dtype[F, Q + 1, D]; None when no row has one.
+      pool: as in `run_prompts`.
       plain: every row chooses the likeliest token.
       top: C, likeliest tokens to list.
 
     Returns:
       The slots and the first tokens, [R].
     """
-    module, (rows, length) = Owl2(config), batch.tokens.shape
-    positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
-    segment_ids = (positions < batch.lengths[:, None]).astype(jnp.int32)
-    hidden, cache = module.apply(
-        {"params": params}, batch.tokens, positions, segment_ids, pool, batch.image_index,
-        batch.image_starts, length, method="prefill",
-    )  # fmt: skip
-    last = hidden[jnp.arange(rows), jnp.maximum(batch.lengths - 1, 0)]
-    logits = module.apply({"params": params}, last, method="logits")
-    everyone = jnp.arange(rows)[:, None]
-    seen = jnp.zeros(logits.shape, bool).at[everyone, batch.tokens].set(True, mode="drop")
+    tokens = arrivals.prompts.tokens
+    rows, length = tokens.shape
+    last, cache = run_prompts(config, params, pool, arrivals.prompts, length)
+    logits = Owl2(config).apply({"params": params}, last, method="logits")
+    everyone = jnp.arange(rows)
+    seen = jnp.zeros(logits.shape, bool).at[everyone[:, None], tokens].set(True, mode="drop")
     step = jnp.zeros((rows,), jnp.int32)
-    logits = _forbid_end(logits, step, batch.floors, eos_id)
-    chosen = _choose(logits, batch.settings, seen, step, plain, top)
-    token = chosen.tokens
+    logits = _forbid_end(logits, step, arrivals.floors, eos_id)
+    chosen = _choose(logits, arrivals.settings, seen, step, plain, top)
     new = Slots(
         cache=cache,
-        token=token,
-        generated=jnp.ones((rows,), jnp.int32),
-        floor=batch.floors,
-        limit=batch.limits,
-        active=(token != eos_id) & (batch.limits > 1),
-        seen=seen.at[jnp.arange(rows), token].set(True),
-        settings=batch.settings,
+        token=chosen.tokens,
+        generated=step + 1,
+        floor=arrivals.floors,
+        limit=arrivals.limits,
+        active=(chosen.tokens != eos_id) & (arrivals.limits > 1),
+        seen=seen.at[everyone, chosen.tokens].set(True),
+        settings=arrivals.settings,
     )
-    return _insert(slots, new, batch.slots), chosen
+    return _insert(slots, new, arrivals.slots), chosen
 
 
 def decode(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import encode_prompt, encode_text, expand
 from owl2_jax.data.messages import ImageCountError
+from owl2_jax.inference import generate
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.pictures import Picture
 from owl2_jax.inference.request import Request
@@ -40,17 +41,21 @@ def read_request(request: Request, model: LoadedModel) -> Prompt:
       Owl2Error: messages out of order, more or fewer pictures than tags, a
         file that is no picture, or a prompt that leaves no room for an answer.
     """
-    mode = request.image_mode or model.image_mode
-    size = model.config.vision.image_size
     prompt = place_pictures(prompt_ids(request, model), model)
-    prompt.pictures = [Picture(source, mode, size) for source in request.images]
-    if len(prompt.pictures) != len(prompt.image_starts):
-        raise ImageCountError(
-            f"the prompt has {len(prompt.image_starts)} image tags {model.image_tag!r} and "
-            f"{len(prompt.pictures)} pictures; give one picture per tag, in the order of the tags"
-        )
+    prompt.pictures = read_pictures(request, model, len(prompt.image_starts))
     check_room(len(prompt), request.max_new_tokens, model.config.decoder.max_length)
     return prompt
+
+
+def read_pictures(request: Request, model: LoadedModel, tags: int) -> list[Picture]:
+    """The pictures of a request, which must be as many as its prompt has tags."""
+    if len(request.images) != tags:
+        raise ImageCountError(
+            f"the prompt has {tags} image tags {model.image_tag!r} and {len(request.images)} pictures; "
+            "give one picture per tag, in the order of the tags"
+        )
+    mode, size = request.image_mode or model.image_mode, model.config.vision.image_size
+    return [Picture(source, mode, size) for source in request.images]
 
 
 def prompt_ids(request: Request, model: LoadedModel) -> np.ndarray:
@@ -91,21 +96,33 @@ def check_room(length: int, max_new_tokens: int | None, max_length: int) -> None
         )
 
 
-def pad_tokens(prompts: Sequence[np.ndarray], rows: int, length: int, padding: int) -> np.ndarray:
-    """Right-padded int32[rows, length]."""
-    tokens = np.full((rows, length), padding, np.int32)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = prompt
-    return tokens
+def stack_prompts(
+    prompts: Sequence[Prompt], rows: int, length: int, padding_token: int, row_of: Callable[[Picture], int]
+) -> generate.Prompts:
+    """Prompts padded to int32[rows, length], with as many image slots as the fullest needs.
 
-
-def image_slots(
-    rows_of_pictures: Sequence[Sequence[int]], starts: Sequence[Sequence[int]], rows: int, width: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """`image_index` and `image_starts`, int32[rows, width], -1 for empty slots."""
+    Args:
+      padding_token: stands in padding; V, like the positions of pictures.
+      row_of: where the features of a picture stand in the pool.
+    """
+    width = max(_slots_for(len(prompt.pictures)) for prompt in prompts)
+    tokens = np.full((rows, length), padding_token, np.int32)
     index = np.full((rows, width), -1, np.int32)
-    first = np.zeros((rows, width), np.int32)
-    for row, (pictures, positions) in enumerate(zip(rows_of_pictures, starts, strict=True)):
-        index[row, : len(pictures)] = pictures
-        first[row, : len(positions)] = positions
-    return index, first
+    starts = np.zeros((rows, width), np.int32)
+    for row, prompt in enumerate(prompts):
+        count = len(prompt.pictures)
+        tokens[row, : len(prompt)] = prompt.tokens
+        index[row, :count] = [row_of(picture) for picture in prompt.pictures]
+        starts[row, :count] = prompt.image_starts
+    lengths = pad_column([len(prompt) for prompt in prompts], rows - len(prompts), 0)
+    return generate.Prompts(tokens, lengths, index, starts)
+
+
+def pad_column(values: Sequence[int], padding: int, filler: int) -> np.ndarray:
+    """int32[len(values) + padding]."""
+    return np.array([*values, *[filler] * padding], np.int32)
+
+
+def _slots_for(pictures: int) -> int:
+    """Image slots of a row: 0, 1, 2, 4, 8, ..."""
+    return 0 if pictures == 0 else 1 << (pictures - 1).bit_length()

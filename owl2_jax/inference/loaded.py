@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from jax.sharding import Mesh
+
 from owl2_jax.data.tokenizer import Tokenizer
 from owl2_jax.model.config import Owl2Config
 
@@ -21,6 +23,7 @@ class LoadedModel:
       image_tag: what marks a picture in a text.
       image_mode: how a picture becomes a square: "pad", "resize" or "none".
       name: for people, for example the directory.
+      mesh: where the parameters lie, when on several devices.
 
     Raises:
       Owl2Error: the tokenizer has another size than the model's vocabulary.
@@ -33,6 +36,7 @@ class LoadedModel:
     image_tag: str = "<|image|>"
     image_mode: str = "resize"
     name: str = "owl2"
+    mesh: Mesh | None = None
 
     def __post_init__(self) -> None:
         self.tokenizer.require_size(self.config.decoder.vocab_size)

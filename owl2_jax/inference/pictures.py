@@ -88,7 +88,8 @@ class FeaturePool:
     """Features of the pictures used last, on the device.
 
     Attributes:
-      features: dtype[F, Q + 1, D].
+      array: dtype[F, Q + 1, D].
+      rows: F.
       encoded: how many pictures were encoded so far.
     """
 
@@ -99,7 +100,7 @@ class FeaturePool:
     ):
         """`encode` writes the features of uint8[M, H, W, 3] into rows int32[M] of the pool."""
         shape = (rows, config.tokens_per_image, config.decoder.width)
-        self.features: Array = jnp.zeros(shape, config.dtype)
+        self.array: Array = jnp.zeros(shape, config.dtype)
         self.rows = rows
         self.encoded = 0
         self._encode = encode
@@ -130,7 +131,7 @@ class FeaturePool:
         padding = bucket(len(pictures), self.BATCHES) - len(pictures)
         pixels += [np.zeros_like(pixels[0])] * padding
         rows += [self.rows] * padding
-        self.features = self._encode(self.features, np.stack(pixels), np.array(rows, np.int32))
+        self.array = self._encode(self.array, np.stack(pixels), np.array(rows, np.int32))
         self.encoded += len(pictures)
         for picture in pictures:
             picture.forget()

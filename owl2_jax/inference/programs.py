@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
-from owl2_jax.inference import generate
+from owl2_jax.inference import generate, scoring
 from owl2_jax.model.config import Owl2Config
 
 # Compiled for one configuration after the other, and shared by all engines of a process.
@@ -15,30 +15,7 @@ _PLAN = ("config", "eos_id", "plain", "top")
 _encode_images = jax.jit(generate.encode_images, static_argnames="config", donate_argnames="pool")
 _prefill = jax.jit(generate.prefill, static_argnames=_PLAN, donate_argnames="slots")
 _decode = jax.jit(generate.decode, static_argnames=(*_PLAN, "width"), donate_argnames="slots")
-
-# Running a larger program that exists beats compiling a smaller one, up to this factor of size.
-_WORTH_REUSING = 2.5
-
-
-class PromptShape(NamedTuple):
-    """Static sizes of a prefill: R prompts of T positions with I image slots each."""
-
-    rows: int
-    length: int
-    width: int
-
-    def holds(self, other: PromptShape) -> bool:
-        """Text without pictures only goes with its like, so that it costs no image work."""
-        return (
-            self.rows >= other.rows
-            and self.length >= other.length
-            and self.width >= other.width
-            and bool(self.width) == bool(other.width)
-        )
-
-    @property
-    def size(self) -> int:
-        return self.rows * self.length
+_log_likelihoods = jax.jit(scoring.log_likelihoods, static_argnames="config")
 
 
 class Programs:
@@ -58,7 +35,7 @@ class Programs:
         return _encode_images(self.config, params, pool, images, rows)
 
     def prefill(self, params: Any, slots: Any, pool: Any, batch: Any, **plan: Any) -> Any:
-        shape = PromptShape(*batch.tokens.shape, batch.image_index.shape[1])
+        shape = (*batch.prompts.tokens.shape, batch.prompts.image_index.shape[1])
         self.used.add(("prefill", shape, _cache_length(slots), *sorted(plan.items())))
         return self._call(_prefill, params, slots, pool, batch, **plan)
 
@@ -66,12 +43,10 @@ class Programs:
         self.used.add(("decode", _cache_length(slots), *sorted(plan.items())))
         return self._call(_decode, params, slots, *limits, **plan)
 
-    def prompt_shape(self, wanted: PromptShape, slots: Any, plan: dict[str, Any]) -> PromptShape:
-        """The shape to pad a batch of prompts to: a compiled one when a fitting one exists."""
-        rest = (_cache_length(slots), *sorted(plan.items()))
-        compiled = (key[1] for key in self.used if key[0] == "prefill" and key[2:] == rest)
-        fitting = [s for s in compiled if s.holds(wanted) and s.size <= _WORTH_REUSING * wanted.size]
-        return min(fitting, key=lambda shape: shape.size, default=wanted)
+    def log_likelihoods(self, params: Any, pool: Any, prompts: Any, continuations: Any) -> jax.Array:
+        shape = (*prompts.tokens.shape, prompts.image_index.shape[1], *continuations.tokens.shape)
+        self.used.add(("log_likelihoods", shape))
+        return _log_likelihoods(self.config, params, pool, prompts, continuations)
 
     def _call(self, function: Callable[..., Any], *args: Any, **plan: Any) -> Any:
         return function(self.config, self.eos_id, *args, **plan)

@@ -1,0 +1,183 @@
+"""How likely given continuations of a prompt are, for multiple choice.
+
+The prompt runs once; its cache is then handed to every option of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.conversation import encode_prompt, encode_text
+from owl2_jax.inference import generate
+from owl2_jax.inference.buckets import bucket, length_buckets, power_buckets
+from owl2_jax.inference.inputs import Prompt, check_room, place_pictures, read_pictures, stack_prompts
+from owl2_jax.inference.request import Request
+from owl2_jax.model.cache import Cache
+from owl2_jax.model.config import Owl2Config
+from owl2_jax.model.owl2 import Owl2
+
+if TYPE_CHECKING:
+    from owl2_jax.inference.engine import Engine
+
+Array = jax.Array
+
+_WINDOW = 64  # requests looked at together, so that those of like length can share a batch
+_ROWS = 8  # prompts of a batch
+
+
+@flax.struct.dataclass
+class Continuations:
+    """C continuations of R prompts.
+
+    Attributes:
+      tokens: int32[C, O].
+      counts: int32[C], how many of the tokens are real; 0 for padding.
+      owners: int32[C], the prompt of each.
+    """
+
+    tokens: Array
+    counts: Array
+    owners: Array
+
+
+def log_likelihoods(
+    config: Owl2Config,
+    params: Any,
+    pool: Array | None,
+    prompts: generate.Prompts,
+    continuations: Continuations,
+) -> Array:
+    """Natural log-probability of each continuation after its prompt, float32[C]."""
+    module, owners = Owl2(config), continuations.owners
+    width = continuations.tokens.shape[1]
+    last, cache = generate.run_prompts(config, params, pool, prompts, prompts.tokens.shape[1] + width)
+    cache = Cache(cache.keys[:, owners], cache.values[:, owners], cache.lengths[owners])
+    hidden, _ = module.apply({"params": params}, continuations.tokens, cache, method="extend")
+    # The state before each token: the prompt's last, then those of the tokens themselves.
+    before = jnp.concatenate([last[owners][:, None], hidden[:, :-1]], axis=1)
+    logprobs = jax.nn.log_softmax(module.apply({"params": params}, before, method="logits"), axis=-1)
+    chosen = jnp.take_along_axis(logprobs, continuations.tokens[:, :, None], axis=-1)[:, :, 0]
+    real = jnp.arange(width) < continuations.counts[:, None]
+    return jnp.sum(jnp.where(real, chosen, 0.0), axis=1)
+
+
+@dataclass
+class _Question:
+    """A prompt without what its options do not share, and the rest of each option."""
+
+    prompt: Prompt
+    options: list[np.ndarray]
+
+
+def score_options(
+    engine: Engine, requests: Iterable[Request], options: Iterable[Sequence[str]]
+) -> Iterator[tuple[float, ...]]:
+    """Scores the options of each request, in order.
+
+    An option is tokenized together with its prompt, as in training, and scored
+    from the first token in which the options (or the bare prompt) differ.
+
+    Args:
+      engine: its model, picture features and compiled programs are used, not its slots.
+      requests: what stands before the options; sampling settings do not matter.
+      options: for each request, texts that may follow.
+
+    Yields:
+      For each request, the natural log-likelihood of every option.
+
+    Raises:
+      Owl2Error: a prompt or picture that cannot be used; no options; an option without text.
+    """
+    pairs = zip(requests, options, strict=True)
+    while window := list(islice(pairs, _WINDOW)):
+        questions = [_read(engine, request, texts) for request, texts in window]
+        scores: dict[int, tuple[float, ...]] = {}
+        for group in _groups(engine, questions):
+            for number, values in zip(group, _score(engine, [questions[n] for n in group]), strict=True):
+                scores[number] = values
+        yield from (scores[number] for number in range(len(window)))
+
+
+def _read(engine: Engine, request: Request, options: Sequence[str]) -> _Question:
+    if not options or not all(options):
+        raise Owl2Error(f"options are {list(options)!r}; expected at least one, none of them empty")
+    whole = [_ids(engine, request, option) for option in options]
+    shared = min(_common_length([_ids(engine, request, ""), *whole]), *(len(ids) - 1 for ids in whole))
+    prompt = place_pictures(whole[0][:shared], engine.model)
+    prompt.pictures = read_pictures(request, engine.model, len(prompt.image_starts))
+    longest = max(len(ids) - shared for ids in whole)
+    check_room(len(prompt), longest, engine.model.config.decoder.max_length)
+    return _Question(prompt, [ids[shared:] for ids in whole])
+
+
+def _ids(engine: Engine, request: Request, option: str) -> np.ndarray:
+    """Ids of a prompt followed by an option."""
+    model, prompt = engine.model, request.prompt
+    if isinstance(prompt, np.ndarray):
+        return np.concatenate([prompt, np.array(model.tokenizer.encode(option), np.int32)]).astype(np.int32)
+    if isinstance(prompt, str):
+        return encode_text(prompt + option, model.tokenizer, model.image_tag)
+    count = len(request.images)
+    ids = encode_prompt(prompt, model.template, model.tokenizer, model.image_tag, count).ids
+    more = model.tokenizer.encode_continuation(" " + option.lstrip(" ")) if option else []
+    return np.concatenate([ids, np.array(more, np.int32)]).astype(np.int32)
+
+
+def _common_length(sequences: Sequence[np.ndarray]) -> int:
+    shortest = min(map(len, sequences))
+    same = np.all([ids[:shortest] == sequences[0][:shortest] for ids in sequences], axis=0)
+    return int(np.argmin(np.append(same, False)))
+
+
+def _groups(engine: Engine, questions: Sequence[_Question]) -> Iterator[list[int]]:
+    """Numbers of questions that run together: with or without pictures, of like length."""
+    for with_pictures in (False, True):
+        numbers = [n for n, q in enumerate(questions) if bool(q.prompt.pictures) == with_pictures]
+        numbers.sort(key=lambda n: len(questions[n].prompt))
+        group: list[int] = []
+        for number in numbers:
+            keys = {p.key for n in [*group, number] for p in questions[n].prompt.pictures}
+            if len(group) == _ROWS or (group and len(keys) > engine.features.rows):
+                yield group
+                group = []
+            group.append(number)
+        if group:
+            yield group
+
+
+def _score(engine: Engine, questions: Sequence[_Question]) -> list[tuple[float, ...]]:
+    prompts = [question.prompt for question in questions]
+    engine.features.make_ready(picture for prompt in prompts for picture in prompt.pictures)
+    config = engine.model.config
+    rows = bucket(len(prompts), (1, _ROWS))
+    length = bucket(max(map(len, prompts)), length_buckets(config.decoder.max_length))
+    stacked = stack_prompts(prompts, rows, length, config.decoder.vocab_size, engine.features.row)
+    pool = engine.features.array if prompts[0].pictures else None
+    continuations = _stack([question.options for question in questions])
+    values = engine.programs.log_likelihoods(engine.model.params, pool, stacked, continuations).tolist()
+    ends = np.cumsum([len(question.options) for question in questions])
+    return [
+        tuple(values[end - len(question.options) : end])
+        for question, end in zip(questions, ends, strict=True)
+    ]
+
+
+def _stack(options: Sequence[Sequence[np.ndarray]]) -> Continuations:
+    flat = [(ids, owner) for owner, texts in enumerate(options) for ids in texts]
+    count = bucket(len(flat), power_buckets(max(len(flat), 4) * 2, smallest=4))
+    longest = max(len(ids) for ids, _ in flat)
+    width = bucket(longest, power_buckets(longest * 2, smallest=2))
+    tokens = np.zeros((count, width), np.int32)
+    counts, owners = np.zeros(count, np.int32), np.zeros(count, np.int32)
+    for row, (ids, owner) in enumerate(flat):
+        tokens[row, : len(ids)], counts[row], owners[row] = ids, len(ids), owner
+    return Continuations(tokens, counts, owners)

@@ -1,0 +1,82 @@
+"""Any checkpoint directory to a model that is ready for use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.params_io import read_model_json, read_tokenizer, resolve_checkpoint, restore_params
+from owl2_jax.data.tokenizer import Tokenizer
+from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.model.config import Owl2Config
+from owl2_jax.model.owl2 import abstract_params, logical_axes
+
+
+def load_model(path: str | Path, *, dtype: str | None = None, mesh: Any = None) -> LoadedModel:
+    """Loads a model directory, a run directory (its latest step), a step of a run, or a released directory.
+
+    Args:
+      path: the directory; it holds the tokenizer as well.
+      dtype: of parameters and computation, "float32" or "bfloat16"; the
+        checkpoint's own computation dtype by default.
+      mesh: where the parameters go, each device reading only what it will hold;
+        None for the default device.
+
+    Raises:
+      Owl2Error: a directory that is missing, half-written, damaged, of
+        another format, or without a tokenizer.
+    """
+    from owl2_jax.convert.load import is_released_directory
+
+    path = Path(path)
+    load = _load_released if is_released_directory(path) else _load_ours
+    config, params, settings, tokenizer = load(path, dtype, mesh)
+    if tokenizer is None:
+        raise Owl2Error(
+            f"checkpoint {path} has no tokenizer.model beside it; copy the one it was trained with"
+        )
+    return LoadedModel(
+        config,
+        params if mesh is not None else jax.device_put(params),
+        Tokenizer(tokenizer),
+        settings["template"],
+        settings["image_tag"],
+        settings["image_mode"],
+        name=path.resolve().name,
+        mesh=mesh,
+    )
+
+
+Parts = tuple[Owl2Config, dict[str, Any], dict[str, Any], bytes | None]
+
+
+def _load_ours(path: Path, dtype: str | None, mesh: Any) -> Parts:
+    found = resolve_checkpoint(path)
+    settings = read_model_json(found.directory)
+    config = Owl2Config.from_dict(settings["model"])
+    config = config.replace(dtype=dtype or config.dtype, param_dtype=dtype or config.dtype)
+    params = restore_params(found.params, abstract_params(config), _shardings(config, mesh))
+    return config, params, settings, read_tokenizer(found.directory)
+
+
+def _load_released(path: Path, dtype: str | None, mesh: Any) -> Parts:
+    from owl2_jax.convert.hf_config import read_hf_config
+    from owl2_jax.convert.load import load_hf
+    from owl2_jax.convert.source import Source
+
+    config = read_hf_config(Source(path).config(), str(path / "config.json"))
+    loaded = load_hf(path, dtype=dtype, shardings=_shardings(config, mesh))
+    return loaded.config, loaded.params, loaded.model, loaded.tokenizer
+
+
+def _shardings(config: Owl2Config, mesh: Any) -> dict[str, Any] | None:
+    if mesh is None:
+        return None
+    from owl2_jax.parallel.shardings import check_params, param_shardings
+
+    names = logical_axes(config)
+    check_params(names, abstract_params(config), mesh)
+    return param_shardings(names, mesh)

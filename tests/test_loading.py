@@ -1,0 +1,61 @@
+"""`owl2_jax.load`: every kind of checkpoint directory, and clear errors for the rest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import owl2_jax
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.params_io import model_json, write_model_directory
+from owl2_jax.core.tree import flatten
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory, tiny_config, tiny_params, toy_tokenizer):
+    path = tmp_path_factory.mktemp("load") / "model"
+    settings = model_json(tiny_config.to_dict(), image_mode="pad")
+    write_model_directory(path, settings, jax.device_get(tiny_params), toy_tokenizer.bytes)
+    return path
+
+
+def test_model_directory_comes_back_whole(directory, tiny_config, tiny_params, toy_tokenizer):
+    model = owl2_jax.load(directory)
+    assert model.config == tiny_config
+    assert model.tokenizer.bytes == toy_tokenizer.bytes
+    assert (model.template, model.image_mode, model.name) == ("mplug_owl2", "pad", "model")
+    found, expected = flatten(model.params), flatten(tiny_params)
+    assert found.keys() == expected.keys()
+    for name, leaf in found.items():
+        np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
+
+
+def test_dtype_can_be_chosen(directory):
+    model = owl2_jax.load(directory, dtype="bfloat16")
+    assert model.config.dtype == model.config.param_dtype == "bfloat16"
+    assert {leaf.dtype.name for leaf in flatten(model.params).values()} == {"bfloat16"}
+
+
+def test_released_directory_without_a_tokenizer_is_refused(golden_directory):
+    with pytest.raises(Owl2Error, match="tokenizer"):
+        owl2_jax.load(golden_directory / "A" / "hf")
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty"])
+def test_directory_without_a_model_is_refused(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Owl2Error, match=name):
+        owl2_jax.load(tmp_path / name)
+
+
+def test_import_is_quick():
+    """Takes a fraction of the two seconds it may take, because JAX is not imported."""
+    begin = time.monotonic()
+    code = "import sys, owl2_jax; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert time.monotonic() - begin < 2
