@@ -1,0 +1,125 @@
+"""Peaks and capacities of accelerators, and the shapes in which TPUs are rented.
+
+Sources: TPU figures from the system architecture pages of the Google Cloud TPU
+documentation (v4, v5e, v5p, v6e), GPU figures from NVIDIA's data sheets (A100,
+H100 SXM, H200 SXM; dense rates, no sparsity).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+from owl2_jax.core.errors import Owl2Error, unknown_name
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One accelerator.
+
+    Attributes:
+      flops: bfloat16 operations per second.
+      memory: bytes of device memory.
+      bandwidth: bytes per second between memory and chip.
+      link: bytes per second that one port receives from its neighbour.
+      ports: links per chip: two per dimension of a torus, or the switch's.
+      wrap: length from which a dimension of a slice closes to a ring.
+      accelerator: name of the machine type that the TPU compiler asks for.
+    """
+
+    flops: float
+    memory: float
+    bandwidth: float
+    link: float
+    ports: int
+    wrap: int = 1
+    accelerator: str = ""
+
+
+GB: Final = 1e9
+GIB: Final = 2.0**30
+
+CHIPS: Final[dict[str, Chip]] = {
+    "v4": Chip(275e12, 32 * GIB, 1228 * GB, 50 * GB, 6, wrap=4, accelerator="v4"),
+    "v5e": Chip(197e12, 16 * GIB, 819 * GB, 50 * GB, 4, wrap=16, accelerator="v5litepod"),
+    "v5p": Chip(459e12, 95 * GIB, 2765 * GB, 100 * GB, 6, wrap=4, accelerator="v5p"),
+    "v6e": Chip(918e12, 32 * GIB, 1638 * GB, 100 * GB, 4, wrap=16, accelerator="v6e"),
+    "a100-40": Chip(312e12, 40 * GB, 1555 * GB, 25 * GB, 12),
+    "a100-80": Chip(312e12, 80 * GB, 2039 * GB, 25 * GB, 12),
+    "h100": Chip(989.4e12, 80 * GB, 3350 * GB, 25 * GB, 18),
+    "h200": Chip(989.4e12, 141 * GB, 4800 * GB, 25 * GB, 18),
+}
+
+# What `device.device_kind` says, in the order in which they are looked for.
+_KINDS: Final = (
+    ("TPU v4", "v4"),
+    ("TPU v5 lite", "v5e"),
+    ("TPU v5e", "v5e"),
+    ("TPU v5", "v5p"),
+    ("TPU v6", "v6e"),
+    ("H200", "h200"),
+    ("H100", "h100"),
+    ("A100-SXM4-40", "a100-40"),
+    ("A100-PCIE-40", "a100-40"),
+    ("A100", "a100-80"),
+)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A slice of TPU chips: `name` as the compiler knows it, "v5e:16x16"."""
+
+    name: str
+    generation: str
+    shape: tuple[int, ...]
+
+    @property
+    def chip(self) -> Chip:
+        return CHIPS[self.generation]
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+    def receive_rate(self, group: int) -> float:
+        """Bytes per second that a chip takes in during a collective over `group` chips.
+
+        A collective over the whole slice uses every port; one over fewer
+        chips runs along one dimension. An open dimension has half the rate.
+        """
+        long = [length for length in self.shape if length > 1]
+        if group < self.count:
+            long = long[:1]
+        rings = sum(2.0 if length >= self.chip.wrap else 1.0 for length in long)
+        return self.chip.link * max(rings, 1.0)
+
+
+def parse_topology(name: str) -> Topology:
+    """Reads "v5e:16x16".
+
+    Raises:
+      Owl2Error: an unknown generation, or a shape that is not 2 (v5e, v6e) or
+        3 (v4, v5p) sizes.
+    """
+    generation, _, shape_text = name.partition(":")
+    known = {kind: chip for kind, chip in CHIPS.items() if chip.accelerator}
+    if generation not in known:
+        raise unknown_name("TPU generation", generation, known)
+    dimensions = known[generation].ports // 2
+    example = "x".join(["4"] * dimensions)
+    try:
+        shape = tuple(int(size) for size in shape_text.split("x"))
+    except ValueError:
+        shape = ()
+    if len(shape) != dimensions or min(shape) < 1:
+        raise Owl2Error(
+            f"topology {name!r}: {generation} has {dimensions} dimensions, for example {generation}:{example}"
+        )
+    return Topology(name, generation, shape)
+
+
+def chip_of(device: Any) -> Chip | None:
+    """The table's entry for a JAX device, or None for one that is not in it (a CPU)."""
+    kind = device.device_kind
+    return next((CHIPS[name] for text, name in _KINDS if text in kind), None)

@@ -1,0 +1,273 @@
+"""Several processes as one computation: start, agreement, and an end to hangs.
+
+A host is one process. Every wait has a limit, and what goes wrong is said on
+every host: a host that is alone, hosts with different settings, a step that
+never returns.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import glob
+import itertools
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import jax
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.tree import flatten
+
+# Variables that launch scripts set; they win over everything that is detected.
+COORDINATOR: Final = "OWL2_COORDINATOR"  # host:port of process 0
+PROCESSES: Final = "OWL2_PROCESSES"
+PROCESS: Final = "OWL2_PROCESS"  # number of this process, from 0
+
+EXIT_USER_ERROR: Final = 2
+EXIT_HANG: Final = 3  # a restart may help
+
+# A process that has been silent for so long counts as dead, and ends the others.
+_HEARTBEAT_S: Final = 30
+_GOOGLE_PCI_VENDOR: Final = "0x1ae0"
+
+_agreements = itertools.count()
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How the processes find each other.
+
+    Attributes:
+      source: "environment", "slurm" or "tpu".
+      coordinator: "host:port" of process 0; None for a TPU, which knows it.
+      processes, process: their number and this one's; None for a TPU.
+      local_devices: device numbers of this process when it shares its node
+        with others, or None for all.
+    """
+
+    source: str
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+    local_devices: tuple[int, ...] | None = None
+
+
+def detect(environment: Mapping[str, str]) -> Cluster | None:
+    """Finds out from environment variables and the machine how this process was started.
+
+    In this order: the OWL2_ variables, a SLURM step of several tasks, a TPU
+    machine (Compute Engine or GKE). None means a single process.
+
+    Raises:
+      Owl2Error: the OWL2_ variables are incomplete or no numbers.
+    """
+    if any(name in environment for name in (COORDINATOR, PROCESSES, PROCESS)):
+        return _from_variables(environment)
+    if int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+        return _from_slurm(environment)
+    if environment.get("JAX_PLATFORMS", "") in ("", "tpu", "tpu,cpu") and has_tpu():
+        return Cluster("tpu")
+    return None
+
+
+def _from_variables(environment: Mapping[str, str]) -> Cluster:
+    names = (COORDINATOR, PROCESSES, PROCESS)
+    missing = [name for name in names if not environment.get(name)]
+    if missing:
+        raise Owl2Error(f"{', '.join(missing)} not set; several processes need all of {', '.join(names)}")
+    try:
+        processes, process = int(environment[PROCESSES]), int(environment[PROCESS])
+    except ValueError:
+        raise Owl2Error(
+            f"{PROCESSES}={environment[PROCESSES]!r} and {PROCESS}={environment[PROCESS]!r} must be numbers"
+        ) from None
+    if not 0 <= process < processes:
+        raise Owl2Error(f"{PROCESS}={process} must be from 0 to {PROCESSES} - 1 = {processes - 1}")
+    if ":" not in environment[COORDINATOR]:
+        raise Owl2Error(f"{COORDINATOR}={environment[COORDINATOR]!r} has no port; write host:port")
+    return Cluster("environment", environment[COORDINATOR], processes, process)
+
+
+def _from_slurm(environment: Mapping[str, str]) -> Cluster:
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_JOB_NODELIST"]
+    # The ports above 61440 are rarely taken, and jobs on one node get different ones.
+    port = 61440 + int(environment["SLURM_JOB_ID"]) % 4096
+    shares_node = environment.get("SLURM_STEP_TASKS_PER_NODE", "1").split("(")[0].split(",")[0] != "1"
+    local = (int(environment["SLURM_LOCALID"]),) if shares_node else None
+    return Cluster(
+        "slurm",
+        f"{first_host(nodes)}:{port}",
+        int(environment["SLURM_NTASKS"]),
+        int(environment["SLURM_PROCID"]),
+        local,
+    )
+
+
+def first_host(nodes: str) -> str:
+    """First name of a SLURM node list: "gpu[07-09,12],login1" gives "gpu07"."""
+    prefix, bracket, rest = nodes.partition("[")
+    if not bracket or "," in prefix:
+        return nodes.split(",")[0]
+    return prefix + rest.split("]")[0].split(",")[0].split("-")[0]
+
+
+def has_tpu() -> bool:
+    """Whether TPU chips are plugged into this machine."""
+    return any(
+        Path(vendor).read_text().strip() == _GOOGLE_PCI_VENDOR
+        for vendor in glob.glob("/sys/bus/pci/devices/*/vendor")
+    )
+
+
+def start(timeout_s: float = 60, environment: Mapping[str, str] = os.environ) -> Cluster | None:
+    """Joins the other processes; call it before anything touches a device.
+
+    Does nothing for a single process. Ends the process with a message and exit
+    code 2 when the others are not there after `timeout_s` seconds: the library
+    underneath would wait longer and then abort with a stack trace.
+
+    Raises:
+      Owl2Error: see `detect`, and a computation that is already running.
+    """
+    cluster = detect(environment)
+    if cluster is None or jax.distributed.is_initialized():
+        return cluster
+    if "cpu" in environment.get("JAX_PLATFORMS", ""):
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    where = "the TPU's other workers" if cluster.source == "tpu" else f"coordinator {cluster.coordinator}"
+    me = "" if cluster.process is None else f"process {cluster.process} of {cluster.processes}: "
+    failure = (
+        f"{me}not all processes met at {where} within {timeout_s:g} s; check that every process "
+        "was started and can reach that address"
+    )
+    with watch(failure, timeout_s, EXIT_USER_ERROR, traces=False):
+        try:
+            jax.distributed.initialize(
+                coordinator_address=cluster.coordinator,
+                num_processes=cluster.processes,
+                process_id=cluster.process,
+                local_device_ids=cluster.local_devices,
+                cluster_detection_method=None if cluster.source == "tpu" else "deactivate",
+                initialization_timeout=int(timeout_s) + 60,
+                heartbeat_timeout_seconds=_HEARTBEAT_S,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise Owl2Error(f"{me}cannot join {where}: {error}") from None
+    return cluster
+
+
+def agree(what: str, values: Any, timeout_s: float = 60) -> None:
+    """Checks that all processes hold the same values; every process must call it, in the same order.
+
+    Args:
+      what: what the values are, for the message.
+      values: a nested dict of JSON types, or one such value.
+
+    Raises:
+      Owl2Error: on every process, with the fields that differ and who has what;
+        also when a process does not answer within `timeout_s` seconds.
+    """
+    if jax.process_count() == 1:
+        return
+    client = _client()
+    key = f"owl2/agree/{next(_agreements)}/{what}"
+    client.key_value_set(f"{key}/{jax.process_index()}", json.dumps(values, sort_keys=True))
+    everyone = []
+    for process in range(jax.process_count()):
+        try:
+            everyone.append(
+                json.loads(client.blocking_key_value_get(f"{key}/{process}", int(timeout_s * 1000)))
+            )
+        except jax.errors.JaxRuntimeError:
+            raise Owl2Error(
+                f"process {process} did not say its {what} within {timeout_s:g} s; look at its log"
+            ) from None
+    lines = disagreements(everyone)
+    if lines:
+        # Together, so that the end of one does not cut off the message of another.
+        jax.distributed.shutdown()
+        raise Owl2Error(
+            f"the {len(everyone)} processes disagree about the {what}: {'; '.join(lines)}. "
+            "Start all of them with the same command, code and files"
+        )
+
+
+def disagreements(everyone: list[Any], most: int = 5) -> list[str]:
+    """One line per field in which the values of the processes differ: "seed is 0 on 0, 1 and 1 on 2"."""
+    fields = [flatten({"": values}) for values in everyone]
+    lines = []
+    for name in sorted({name for values in fields for name in values}):
+        holders: dict[str, list[str]] = {}
+        for process, values in enumerate(fields):
+            shown = json.dumps(values[name]) if name in values else "absent"
+            holders.setdefault(shown, []).append(str(process))
+        if len(holders) > 1:
+            said = "; ".join(f"{shown} on process {', '.join(who)}" for shown, who in holders.items())
+            lines.append(f"{name.strip('/').replace('/', '.')} {said}".strip())
+    return lines[:most] + ([f"and {len(lines) - most} more"] if len(lines) > most else [])
+
+
+def _client() -> Any:
+    # JAX has no public door to the store that its coordinator keeps for all processes.
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+class Alive:
+    """Handed out by `watch`: says that things go on."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._done = False
+
+    def feed(self) -> None:
+        """Starts the time limit anew."""
+        self._event.set()
+
+    def _stop(self) -> None:
+        self._done = True
+        self._event.set()
+
+    def _run_out(self, limit_s: float) -> bool:
+        while self._event.wait(limit_s):
+            if self._done:
+                return False
+            self._event.clear()
+        return True
+
+
+@contextmanager
+def watch(failure: str, limit_s: float, code: int = EXIT_HANG, traces: bool = True) -> Iterator[Alive]:
+    """Ends the process when the block is neither left nor fed for `limit_s` seconds.
+
+    A collective that waits for a lost host cannot be interrupted from Python,
+    so the process exits at once, after saying so on stderr.
+
+    Args:
+      failure: the message.
+      code: exit code.
+      traces: print where every thread stands, too.
+    """
+    alive = Alive()
+
+    def guard() -> None:
+        if alive._run_out(limit_s):
+            if traces:
+                faulthandler.dump_traceback(file=sys.__stderr__)
+            print(f"error: {failure}", file=sys.__stderr__, flush=True)
+            os._exit(code)
+
+    thread = threading.Thread(target=guard, name="owl2-watch", daemon=True)
+    thread.start()
+    try:
+        yield alive
+    finally:
+        alive._stop()

@@ -1,0 +1,89 @@
+"""Two real processes with four fake devices each are one computation over eight."""
+
+from __future__ import annotations
+
+import time
+
+from tests.multidevice.processes import finish, start_processes
+
+START = """
+from owl2_jax.parallel import multihost
+multihost.start(60)
+import sys, jax, jax.numpy as jnp, numpy as np
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.parallel import placement
+from owl2_jax.parallel.mesh import make_mesh
+"""
+
+
+def test_two_processes_make_one_mesh_and_one_batch():
+    results = finish(
+        start_processes(
+            START
+            + """
+mesh = make_mesh({"fsdp": 4, "tensor": 2})
+index, count = placement.data_shard(mesh)
+rows = np.arange(16, dtype=np.int32).reshape(8, 2)[index * 4 : index * 4 + 4]
+placed = placement.place(rows, mesh)
+pictures = placement.global_image_index(np.array([[0, -1], [3, 1]]), 4, mesh)
+total = jax.jit(lambda x: (x * jnp.arange(8)[:, None]).sum())(placed)
+print(len(jax.devices()), jax.process_count(), (index, count), placed.shape, int(total), pictures.tolist())
+""",
+            2,
+            4,
+        )
+    )
+    total = sum(row * (4 * row + 1) for row in range(8))
+    for process, (code, out, err) in enumerate(results):
+        assert code == 0, err
+        first = 4 * process
+        # Gloo reports its connections on stdout before.
+        assert (
+            out.splitlines()[-1]
+            == f"8 2 ({process}, 2) (8, 2) {total} [[{first}, -1], [{first + 3}, {first + 1}]]"
+        )
+
+
+def test_processes_that_disagree_all_say_so_within_a_minute():
+    started = time.monotonic()
+    results = finish(
+        start_processes(
+            START
+            + """
+multihost.agree("step", 7)
+try:
+    multihost.agree("config", {"train": {"seed": jax.process_index(), "steps": 10}})
+except Owl2Error as error:
+    print(error)
+    sys.exit(2)
+""",
+            2,
+            1,
+        )
+    )
+    for code, out, err in results:
+        assert code == 2, err
+        assert "the 2 processes disagree about the config: train.seed 0 on process 0; 1 on process 1" in out
+    assert time.monotonic() - started < 60
+
+
+def test_process_that_never_answers_is_named():
+    results = finish(
+        start_processes(
+            START
+            + """
+if jax.process_index() == 0:
+    try:
+        multihost.agree("step", 7, timeout_s=2)
+    except Owl2Error as error:
+        print(error)
+    jax.distributed.shutdown()
+else:
+    import time; time.sleep(4)
+    jax.distributed.shutdown()
+""",
+            2,
+            1,
+        )
+    )
+    assert results[0][1] == "process 1 did not say its step within 2 s; look at its log\n"
