@@ -1,15 +1,12 @@
-"""What became of every record: counts by reason, a file of rejects, a limit on their share."""
+"""What became of every record: counts by set and reason, and a limit on the share of rejects."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data.encode import Rejected
 
 # Below this many records a share says little; a single reject stops nothing.
 _RECORDS_TO_JUDGE = 1000
@@ -20,53 +17,50 @@ class RejectedShareError(Owl2Error):
 
 
 class Accounting:
-    """Counts read and rejected records; rejects go to a JSON-lines file with source and reason.
+    """Sums of what the lanes of a host have read.
 
     Args:
-      names: names of the sets, by number.
       max_share: largest share of rejects; judged from 1 000 records on.
-      quarantine: file that rejects are appended to; None keeps counts alone.
+      where: what names the rejected records, for the error.
     """
 
-    def __init__(self, names: Sequence[str], max_share: float, quarantine: Path | None = None) -> None:
-        self._names, self._max_share, self._quarantine = names, max_share, quarantine
-        self.read = 0
-        self.rejected: Counter[str] = Counter()
+    def __init__(self, max_share: float, where: str = "the counts") -> None:
+        self._max_share, self._where = max_share, where
+        self._lanes: dict[int, Mapping[str, Any]] = {}
 
-    def add(self, read: int, rejected: Iterable[Rejected]) -> None:
-        """Counts what a batch took.
+    def update(self, lane: int, state: Mapping[str, Any]) -> None:
+        """Takes the state of a lane after a part of a batch; it holds the lane's counts so far."""
+        self._lanes[lane] = state
 
-        Raises:
-          RejectedShareError: the share is above the limit.
-        """
-        rejected = list(rejected)
-        self.read += read
-        self.rejected.update(f"{self._names[item.dataset]}/{item.reason}" for item in rejected)
-        if rejected and self._quarantine is not None:
-            self._write(rejected)
-        total = sum(self.rejected.values())
-        if self.read >= _RECORDS_TO_JUDGE and total > self._max_share * self.read:
+    @property
+    def read(self) -> int:
+        """Records read, unusable ones included."""
+        return sum(state["next"] for state in self._lanes.values())
+
+    @property
+    def rejected(self) -> Counter[str]:
+        """Unusable records by "set/reason"."""
+        return self._sum("rejected")
+
+    @property
+    def cut(self) -> Counter[str]:
+        """Records used after their end was cut off, by "set/reason"."""
+        return self._sum("cut")
+
+    def check(self) -> None:
+        """Raises `RejectedShareError` when too many records are unusable."""
+        read, total = self.read, 0
+        for state in self._lanes.values():
+            total += sum(state["rejected"].values())
+        if read >= _RECORDS_TO_JUDGE and total > self._max_share * read:
             counts = ", ".join(f"{key} {count}" for key, count in self.rejected.most_common(5))
             raise RejectedShareError(
-                f"{total} of {self.read} records are unusable ({total / self.read:.2%}; data.max_rejected_share "
-                f"is {self._max_share:.2%}): {counts}. See {self._quarantine or 'the counts'}; mend the data or "
-                "raise the limit"
+                f"{total} of {read} records are unusable ({total / read:.2%}; data.max_rejected_share "
+                f"is {self._max_share:.2%}): {counts}. See {self._where}; mend the data or raise the limit"
             )
 
-    def _write(self, rejected: Iterable[Rejected]) -> None:
-        assert self._quarantine is not None
-        with self._quarantine.open("a", encoding="utf-8") as file:
-            for item in rejected:
-                line = {
-                    "dataset": self._names[item.dataset],
-                    "record": item.record,
-                    "reason": item.reason,
-                    "detail": item.detail,
-                }
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-    def get_state(self) -> dict[str, Any]:
-        return {"read": self.read, "rejected": dict(self.rejected)}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        self.read, self.rejected = state["read"], Counter(state["rejected"])
+    def _sum(self, name: str) -> Counter[str]:
+        total: Counter[str] = Counter()
+        for state in self._lanes.values():
+            total.update(state[name])
+        return total

@@ -19,7 +19,7 @@ class Sample:
       tokens: int32[n], 0 at the positions of a picture.
       labels: int32[n], -100 where nothing is learnt.
       image_starts: int32[k], the first position of each picture.
-      images: uint8[k, H, W, 3].
+      images: k pictures, uint8[H, W, 3].
       dataset: number of the set in the mixture.
       targets: positions a loss looks at.
     """
@@ -27,7 +27,7 @@ class Sample:
     tokens: np.ndarray
     labels: np.ndarray
     image_starts: np.ndarray
-    images: np.ndarray
+    images: tuple[np.ndarray, ...]
     dataset: int
     targets: int
 
@@ -75,6 +75,11 @@ class Batch:
     def num_images(self) -> int:
         return int((self.image_index >= 0).sum())
 
+    def samples_by_set(self, count: int) -> np.ndarray:
+        """int64[count], samples of each of the mixture's `count` sets."""
+        first = (self.segment_ids > 0) & (self.positions == 0)
+        return np.bincount(self.dataset_ids[first], minlength=count)
+
     @property
     def efficiency(self) -> float:
         """Share of positions that are no padding."""
@@ -103,17 +108,25 @@ def build_batch(
     starts = np.zeros((len(rows), image_slots), np.int32)
     used = 0
     for b, row in enumerate(rows):
-        offset = slot = 0
-        for number, sample in enumerate(row, start=1):
-            where = slice(offset, offset + len(sample))
-            tokens[b, where], labels[b, where] = sample.tokens, sample.labels
-            positions[b, where], segments[b, where] = np.arange(len(sample)), number
-            datasets[b, where] = sample.dataset
-            count = len(sample.image_starts)
-            starts[b, slot : slot + count] = offset + sample.image_starts
-            index[b, slot : slot + count] = np.arange(used, used + count)
-            images[used : used + count] = sample.images
-            offset, slot, used = offset + len(sample), slot + count, used + count
+        if not row:
+            continue
+        lengths = np.array([len(sample) for sample in row])
+        end = int(lengths.sum())
+        offsets = np.cumsum(lengths) - lengths
+        tokens[b, :end] = np.concatenate([sample.tokens for sample in row])
+        labels[b, :end] = np.concatenate([sample.labels for sample in row])
+        positions[b, :end] = np.arange(end) - np.repeat(offsets, lengths)
+        segments[b, :end] = np.repeat(np.arange(1, len(row) + 1), lengths)
+        datasets[b, :end] = np.repeat([sample.dataset for sample in row], lengths)
+        pictures = [picture for sample in row for picture in sample.images]
+        count = len(pictures)
+        if count:
+            starts[b, :count] = np.concatenate(
+                [sample.image_starts + offset for sample, offset in zip(row, offsets, strict=True)]
+            )
+            index[b, :count] = np.arange(used, used + count)
+            np.stack(pictures, out=images[used : used + count])
+        used += count
     return Batch(tokens, positions, segments, labels, datasets, images, index, starts)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.augment import Augment
+from owl2_jax.data.images import MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -15,16 +17,24 @@ class DatasetConfig:
     Attributes:
       kind: kind of source, a name of `owl2_jax.data.sources.SOURCES`.
       options: settings of that source.
-      weight: share of the mixture, relative to the other sets.
+      weight: share of the mixture's records, relative to the other sets.
+      epochs: how often the set is read in a round of the mixture, instead of
+        a weight; all sets have it or none. 0.5 reads half of the records.
     """
 
     kind: str
     options: dict[str, Any] = field(default_factory=dict)
     weight: float = 1.0
+    epochs: float | None = None
 
     def __post_init__(self) -> None:
-        if self.weight <= 0:
-            raise Owl2Error(f"a set's weight must be above 0, found {self.weight}; leave the set out instead")
+        for name, value in (("weight", self.weight), ("epochs", self.epochs)):
+            if value is not None and not value > 0:
+                raise Owl2Error(f"a set's {name} must be above 0, found {value}; leave the set out instead")
+        if self.epochs is not None and self.weight != 1.0:
+            raise Owl2Error(
+                f"a set has weight {self.weight} and epochs {self.epochs}; give it one of the two"
+            )
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,12 @@ class DataConfig:
         `owl2_jax.data.templates.TEMPLATES`.
       image_tag: tag that marks a picture in the sets' texts.
       image_mode: how pictures become squares, a name of `images.MODES`.
+      augment: random crops and flips instead of `image_mode`; a record's are
+        drawn from the seed, the record and the epoch. None for none.
+      max_pixels: largest width x height of a picture; larger ones are rejected
+        before they are decoded.
+      long_samples: what becomes of a sample longer than a row: "reject" it, or
+        "cut" it from its end. Either is counted and written down.
       rows: B, rows of a batch over all hosts.
       row_length: T, decoder positions of a row, pictures included.
       image_slots: I, most pictures of a row; 0 for text alone.
@@ -50,6 +66,9 @@ class DataConfig:
       window: most samples of a lane that wait for a row with room.
       max_targets: most supervised positions of a row (0: any number); a
         sample that would exceed them goes to another row.
+      workers: processes of a host that read, decode and pack, each for its
+        share of the host's lanes; 0 does it in threads of the main process.
+      prefetch: parts of batches that each lane makes ahead.
       cache_samples: keep every encoded sample in memory; for small sets.
       max_rejected_share: largest share of unusable samples before the run stops.
       seed: of shuffling and augmentation.
@@ -64,10 +83,15 @@ class DataConfig:
     template: str = "mplug_owl2"
     image_tag: str = "<|image|>"
     image_mode: str = "pad"
+    augment: Augment | None = None
+    max_pixels: int = MAX_PIXELS
+    long_samples: Literal["reject", "cut"] = "reject"
     pack: bool = True
     lanes: int = 1
     window: int = 64
     max_targets: int = 0
+    workers: int = 0
+    prefetch: int = 4
     cache_samples: bool = False
     max_rejected_share: float = 0.001
     seed: int = 0
@@ -75,6 +99,12 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.datasets:
             raise Owl2Error("data.datasets is empty; name at least one set")
+        smallest = {"rows": 1, "row_length": 2, "lanes": 1, "window": 1, "prefetch": 1, "max_pixels": 1}
+        for name in ("image_slots", "images", "max_targets", "workers", "seed", "max_rejected_share"):
+            smallest[name] = 0
+        for name, least in smallest.items():
+            if getattr(self, name) < least:
+                raise Owl2Error(f"data.{name} must be at least {least}, found {getattr(self, name)}")
         for name in ("rows", "images"):
             if getattr(self, name) % self.lanes:
                 raise Owl2Error(f"data.{name} {getattr(self, name)} does not divide into {self.lanes} lanes")
@@ -83,3 +113,8 @@ class DataConfig:
                 f"data.images {self.images} and data.image_slots {self.image_slots}: both are 0 (text alone) "
                 "or neither is"
             )
+
+    @property
+    def images_per_sample(self) -> int:
+        """Most pictures a sample may have: those of a row, and of a lane's part of the batch."""
+        return min(self.image_slots, self.images // self.lanes)

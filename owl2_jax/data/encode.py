@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data import conversation, images
+from owl2_jax.data import augment, conversation, images
 from owl2_jax.data.batch import Sample
+from owl2_jax.data.config import DataConfig
+from owl2_jax.data.mixture import Address
 from owl2_jax.data.sources.base import Example, Source
 from owl2_jax.data.tokenizer import Tokenizer
+
+# Why a record is rejected, by the key it is counted under.
+REASONS = {
+    "corrupt_record": "the record cannot be read",
+    "missing_field": "the record lacks a field",
+    "bad_conversation": "roles, turns or texts are not those of a dialogue",
+    "wrong_tag": "a text has the image tag of another format",
+    "image_count": "tags and pictures differ in number",
+    "missing": "a picture's file does not exist",
+    "corrupt": "a picture cannot be decoded",
+    "unsupported": "a picture is of a kind that is not read",
+    "oversized": "a picture has more pixels than data.max_pixels",
+    "no_target": "no supervised token; nothing can be learnt",
+    "truncated": "longer than a row (data.row_length)",
+    "too_many_images": "more pictures than a row has slots (data.image_slots)",
+    "too_many_targets": "more supervised tokens than data.max_targets",
+    "invalid": "anything else; the detail says what",
+}
+
+
+class SampleError(Owl2Error):
+    """A sample that no row can hold or nothing can be learnt from. `reason` is a key of `REASONS`."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -19,114 +49,220 @@ class Rejected:
     """A record that became no sample; it is counted and written down, never replaced.
 
     Attributes:
-      dataset: number of the set in the mixture.
-      record: where it is: "<source index>" or the example's id.
-      reason: short key that rejects are counted by.
+      dataset: name of the set in the mixture.
+      record: number of the record in its source.
+      id: the example's id; None when the record could not be read.
+      reason: key of `REASONS`.
       detail: what was found.
+      used: the record is used all the same, cut to the length of a row.
     """
 
-    dataset: int
-    record: str
+    dataset: str
+    record: int
+    id: str | None
     reason: str
     detail: str
+    used: bool = False
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A picture still to be decoded: its bytes or path, a key if it may be remembered, a name for errors."""
+
+    source: bytes | str
+    key: str | None
+    name: str
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A sample without its pictures, and where to get them.
+
+    Attributes:
+      id: the example's id.
+      cut: what was cut off the end, in words; empty when nothing was.
+    """
+
+    id: str
+    sample: Sample
+    pictures: tuple[Picture, ...]
+    cut: str = ""
+
+
 class Encoder:
     """Turns the examples of one set into samples.
 
-    Attributes:
+    Args:
+      config: settings of the pipeline.
       dataset: number of the set in the mixture.
-      max_length, max_images, max_targets: what a row can hold (0 targets: any).
+      tokenizer: of the model that is trained.
+      image_size: pixels of a picture's side.
+      tokens_per_image: Q + 1.
+      pictures: {key: decoded picture}, shared by the sets; None remembers none.
     """
 
-    dataset: int
-    tokenizer: Tokenizer
-    template: str
-    image_tag: str
-    image_mode: str
-    image_size: int
-    tokens_per_image: int
-    max_length: int
-    max_images: int
-    max_targets: int = 0
+    def __init__(
+        self,
+        config: DataConfig,
+        dataset: int,
+        tokenizer: Tokenizer,
+        image_size: int,
+        tokens_per_image: int,
+        pictures: dict[str, Any] | None = None,
+    ) -> None:
+        self._config, self._dataset, self._tokenizer = config, dataset, tokenizer
+        self._image_size, self._tokens_per_image = image_size, tokens_per_image
+        self._pictures = pictures
 
-    def __call__(self, example: Example) -> Sample | Rejected:
-        """Encodes; what a user's data did wrong comes back as `Rejected`."""
-        try:
-            return self._encode(example)
-        except Owl2Error as error:
-            reason = getattr(error, "reason", "invalid")
-            return Rejected(self.dataset, str(example.get("id", "?")), reason, str(error))
-
-    def _encode(self, example: Example) -> Sample | Rejected:
-        pictures = example["images"]
+    def draft(self, example: Example) -> Draft:
+        """Encodes the text. Raises `Owl2Error`, with a `reason`, for what a row cannot hold."""
+        config, sources = self._config, example["images"]
         encoded = conversation.encode_dialogue(
-            example["messages"], self.template, self.tokenizer, self.image_tag, len(pictures)
+            example["messages"], config.template, self._tokenizer, config.image_tag, len(sources)
         )
-        expanded = conversation.expand(encoded.ids, encoded.labels, self.tokens_per_image)
-        cut = conversation.truncate(expanded, self.max_length, self.tokens_per_image)
-        sample = cut.sample
-        problem = self._problem(sample, cut.dropped_images)
-        if problem is not None:
-            return Rejected(self.dataset, str(example["id"]), *problem)
-        kept = pictures[: len(sample.image_starts)]
-        return Sample(
+        whole = conversation.expand(encoded.ids, encoded.labels, self._tokens_per_image)
+        cut = conversation.truncate(whole, config.row_length, self._tokens_per_image)
+        sample, detail = cut.sample, ""
+        if cut.dropped_tokens:
+            detail = (
+                f"{len(whole.tokens)} positions, a row has {config.row_length}: {cut.dropped_supervised} "
+                f"supervised tokens and {cut.dropped_images} pictures lie behind its end"
+            )
+            if config.long_samples == "reject":
+                raise SampleError("truncated", detail)
+        self._check(sample)
+        keys = example.get("image_keys") or [None] * len(sources)
+        pictures = [
+            Picture(source, key, f"{i + 1} of {example['id']}")
+            for i, (source, key) in enumerate(zip(sources, keys, strict=True))
+        ]
+        drafted = Sample(
             tokens=sample.tokens,
             labels=sample.labels,
             image_starts=sample.image_starts,
-            images=self._pictures(kept),
-            dataset=self.dataset,
+            images=(),
+            dataset=self._dataset,
             targets=sample.num_supervised,
         )
+        return Draft(str(example["id"]), drafted, tuple(pictures[: len(sample.image_starts)]), detail)
 
-    def _problem(self, sample: conversation.Expanded, dropped_images: int) -> tuple[str, str] | None:
-        """(reason, detail) why a sample cannot be used."""
-        if sample.num_supervised == 0:
-            return "no_target", "no supervised token is left; is the answer empty, or behind the row's end?"
-        if dropped_images:
-            return "truncated", f"{dropped_images} pictures lie behind the {self.max_length}th position"
-        if len(sample.image_starts) > self.max_images:
-            return (
+    def sample(self, draft: Draft, rng: np.random.Generator | None) -> Sample:
+        """Adds the pictures. Raises `ImageError`.
+
+        Args:
+          rng: the record's own, where the config asks for augmentation.
+        """
+        return dataclasses.replace(
+            draft.sample, images=tuple(self._picture(picture, rng) for picture in draft.pictures)
+        )
+
+    def _check(self, sample: conversation.Expanded) -> None:
+        config, targets = self._config, sample.num_supervised
+        if targets == 0:
+            raise SampleError(
+                "no_target", "no supervised token is left; is the answer empty, or behind the row's end?"
+            )
+        if len(sample.image_starts) > config.images_per_sample:
+            raise SampleError(
                 "too_many_images",
-                f"{len(sample.image_starts)} pictures, a row has {self.max_images} slots",
+                f"{len(sample.image_starts)} pictures, expected at most {config.images_per_sample}; "
+                "raise data.image_slots or data.images",
             )
-        if self.max_targets and sample.num_supervised > self.max_targets:
-            return (
+        if config.max_targets and targets > config.max_targets:
+            raise SampleError(
                 "too_many_targets",
-                f"{sample.num_supervised} supervised tokens, data.max_targets is {self.max_targets}",
+                f"{targets} supervised tokens, expected at most data.max_targets {config.max_targets}",
             )
-        return None
 
-    def _pictures(self, pictures: list[Any]) -> np.ndarray:
-        size = self.image_size
-        if not pictures:
-            return np.zeros((0, size, size, 3), np.uint8)
-        return np.stack([images.load(picture, self.image_mode, size) for picture in pictures])
+    def _picture(self, picture: Picture, rng: np.random.Generator | None) -> np.ndarray:
+        if rng is None:
+            return self._remembered(picture, self._fit)
+        assert self._config.augment is not None
+        return augment.augment(
+            self._remembered(picture, self._decode), self._image_size, rng, self._config.augment
+        )
+
+    def _remembered(self, picture: Picture, load: Any) -> Any:
+        if self._pictures is None or picture.key is None:
+            return load(picture)
+        if picture.key not in self._pictures:
+            self._pictures[picture.key] = load(picture)
+        return self._pictures[picture.key]
+
+    def _fit(self, picture: Picture) -> np.ndarray:
+        config = self._config
+        return images.load(
+            picture.source, config.image_mode, self._image_size, _name(picture), config.max_pixels
+        )
+
+    def _decode(self, picture: Picture) -> Any:
+        return images.decode(picture.source, _name(picture), self._config.max_pixels)
 
 
-class EncodedSource:
-    """A source of samples over a source of examples; optionally remembers what it encoded."""
+def _name(picture: Picture) -> str | None:
+    """What errors call a picture: its path if it has one."""
+    return picture.name if isinstance(picture.source, bytes) else None
 
-    def __init__(self, source: Source, encoder: Encoder, cache: bool) -> None:
-        self._source, self._encoder = source, encoder
-        self._cache: dict[int, Sample | Rejected] | None = {} if cache else None
 
-    def __len__(self) -> int:
-        return len(self._source)
+class EncodedSet:
+    """The samples of one set, by record and epoch.
 
-    def __repr__(self) -> str:
-        """Stable text; Grain compares it when it restores an iterator."""
-        return f"EncodedSource({self._source.description()})"
+    Args:
+      name: name of the set, for rejects.
+      number: its number in the mixture.
+      cache: keep what was encoded; with augmentation, all but the pictures.
+      seed: of augmentation; None when there is none.
+    """
 
-    def __getitem__(self, index: int) -> Sample | Rejected:
-        if self._cache is not None and index in self._cache:
-            return self._cache[index]
+    def __init__(
+        self, name: str, number: int, source: Source, encoder: Encoder, cache: bool, seed: int | None
+    ) -> None:
+        self.name, self.source = name, source
+        self._number, self._encoder, self._seed = number, encoder, seed
+        self._kept: dict[int, Any] | None = {} if cache else None
+
+    def get(self, record: int, epoch: int) -> tuple[Sample | None, Rejected | None]:
+        """The sample of a record, and the note on it if it was cut; or no sample and why."""
+        kept = None if self._kept is None else self._kept.get(record)
+        if kept is None:
+            kept = self._encode(record)
+            if self._kept is not None:
+                self._kept[record] = kept
+        if not isinstance(kept, Draft):
+            return kept
+        return self._finish(kept, record, np.random.default_rng([self._seed, self._number, record, epoch]))
+
+    def _encode(self, record: int) -> Draft | tuple[Sample | None, Rejected | None]:
+        """A draft where augmentation makes the pictures anew in each epoch."""
+        identity = None
         try:
-            sample = self._encoder(self._source[index])
-        except Owl2Error as error:  # the record itself cannot be read
-            reason = getattr(error, "reason", "invalid")
-            sample = Rejected(self._encoder.dataset, str(index), reason, str(error))
-        if self._cache is not None:
-            self._cache[index] = sample
-        return sample
+            example = self.source[record]
+            identity = str(example["id"])
+            draft = self._encoder.draft(example)
+        except Owl2Error as error:
+            return None, self._rejected(error, record, identity)
+        return draft if self._seed is not None and draft.pictures else self._finish(draft, record, None)
+
+    def _finish(
+        self, draft: Draft, record: int, rng: np.random.Generator | None
+    ) -> tuple[Sample | None, Rejected | None]:
+        try:
+            sample = self._encoder.sample(draft, rng)
+        except Owl2Error as error:
+            return None, self._rejected(error, record, draft.id)
+        if not draft.cut:
+            return sample, None
+        return sample, Rejected(self.name, record, draft.id, "truncated", draft.cut, used=True)
+
+    def _rejected(self, error: Owl2Error, record: int, identity: str | None) -> Rejected:
+        return Rejected(self.name, record, identity, getattr(error, "reason", "invalid"), str(error))
+
+
+class EncodedMixture:
+    """From an address of a mixture to its sample; see `EncodedSet.get`."""
+
+    def __init__(self, sets: Sequence[EncodedSet]) -> None:
+        self.sets = sets
+
+    def __call__(self, address: Address) -> tuple[Sample | None, Rejected | None]:
+        return self.sets[address.dataset].get(address.record, address.epoch)

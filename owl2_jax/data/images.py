@@ -108,7 +108,7 @@ def decode(
         return _to_rgb(_upright(image), name)
     except ImageError:
         raise
-    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise nearly every type on damaged files
+    except Exception as error:
         _raise_unreadable(error, data, name)
 
 

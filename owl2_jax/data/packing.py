@@ -1,21 +1,26 @@
 """First-fit packing of samples into the rows of a batch, resumable at every batch.
 
-A lane reads its own part of a shuffled mixture in order. A sample goes into
-the first row with room for its tokens, pictures and targets; one that fits
-nowhere waits, and waiting samples come first in the next batch, so nothing is
-lost, nothing is repeated, and nothing waits for long.
+A lane reads its own part of the mixture in order. A sample goes into the first
+row with room for its tokens, pictures and targets; one that fits nowhere waits.
+Waiting samples come first in the next batch, so nothing is lost, nothing is
+repeated, and nothing waits for long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import grain
-
+from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.batch import Batch, Sample, build_batch
 from owl2_jax.data.encode import Rejected
+
+# A sample has at least a token to predict and one to predict it from.
+_SHORTEST = 2
+# A batch among nothing but unusable records must still end, so that their share can be judged.
+_MOST_REJECTED = 1024
 
 
 @dataclass(frozen=True)
@@ -39,123 +44,150 @@ class RowLimits:
     samples: int = 0
 
 
-@dataclass
-class _Row:
-    samples: list[Sample] = field(default_factory=list)
-    tokens: int = 0
-    images: int = 0
-    targets: int = 0
-
-    def fits(self, sample: Sample, limits: RowLimits) -> bool:
-        return (
-            self.tokens + len(sample) <= limits.length
-            and self.images + len(sample.images) <= limits.image_slots
-            and (not limits.targets or self.targets + sample.targets <= limits.targets)
-            and (not limits.samples or len(self.samples) < limits.samples)
-        )
-
-    def add(self, sample: Sample) -> None:
-        self.samples.append(sample)
-        self.tokens += len(sample)
-        self.images += len(sample.images)
-        self.targets += sample.targets
-
-
 class RowPacker:
     """The rows of one batch while they fill."""
 
     def __init__(self, limits: RowLimits) -> None:
         self.limits = limits
-        self._rows = [_Row() for _ in range(limits.rows)]
-        self._images = 0
+        self._rows: list[list[Sample]] = [[] for _ in range(limits.rows)]
+        # What is left of each row, in plain lists: this is the pipeline's inner loop.
+        self._room = [limits.length] * limits.rows
+        self._slots = [limits.image_slots] * limits.rows
+        self._targets = [limits.targets or limits.length] * limits.rows
+        self._images = limits.images
+        self._roomiest = limits.length
+
+    @property
+    def full(self) -> bool:
+        """No row has room for any sample."""
+        return self._roomiest < _SHORTEST
 
     def add(self, sample: Sample) -> bool:
         """Places a sample; False when no row has room for it."""
-        if self._images + len(sample.images) > self.limits.images:
+        length, images, targets = len(sample.tokens), len(sample.images), sample.targets
+        if length > self._roomiest or images > self._images:
             return False
-        for row in self._rows:
-            if row.fits(sample, self.limits):
-                row.add(sample)
-                self._images += len(sample.images)
+        for row, room in enumerate(self._room):
+            if length <= room and images <= self._slots[row] and targets <= self._targets[row]:
+                self._place(row, sample)
                 return True
         return False
 
+    def _place(self, row: int, sample: Sample) -> None:
+        self._rows[row].append(sample)
+        closed = len(self._rows[row]) == self.limits.samples
+        self._room[row] = 0 if closed else self._room[row] - len(sample.tokens)
+        self._slots[row] -= len(sample.images)
+        self._targets[row] -= sample.targets
+        self._images -= len(sample.images)
+        self._roomiest = max(self._room)
+
     def batch(self) -> Batch:
         limits = self.limits
-        rows = [row.samples for row in self._rows]
-        return build_batch(rows, limits.length, limits.image_slots, limits.images, limits.image_size)
+        return build_batch(self._rows, limits.length, limits.image_slots, limits.images, limits.image_size)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A lane's part of a batch, and the records that were rejected on the way to it."""
+    """A lane's part of a batch.
 
+    Attributes:
+      lane: number of the lane.
+      batch: the part's rows.
+      rejected: (place in the lane's order, record) of those met on the way to it.
+      state: of the lane after this part, as JSON types.
+    """
+
+    lane: int
     batch: Batch
-    rejected: tuple[Rejected, ...]
-    read: int  # records read, rejected ones included
+    rejected: tuple[tuple[int, Rejected], ...]
+    state: dict[str, Any]
 
 
-class PackedLane(grain.IterDataset):
+class Lane:
     """Packs every `num_lanes`-th sample of a mixture, from number `lane` on.
 
     Args:
-      samples: endless `grain.MapDataset` of `Sample` or `Rejected`.
+      samples: endless; an item is a sample or None, and what was wrong or None.
       window: samples that may wait before the batch is closed.
+      state: `Packed.state` to go on from.
+
+    Raises:
+      Owl2Error: a record that waits in `state` can no longer be used.
     """
 
     def __init__(
-        self, samples: grain.MapDataset, limits: RowLimits, window: int, lane: int = 0, num_lanes: int = 1
+        self,
+        samples: Sequence[tuple[Sample | None, Rejected | None]],
+        limits: RowLimits,
+        window: int,
+        lane: int = 0,
+        num_lanes: int = 1,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.samples, self.limits, self.window = samples, limits, window
-        self.lane, self.num_lanes = lane, num_lanes
+        self._samples, self._limits, self._window = samples, limits, window
+        self._lane, self._num_lanes = lane, num_lanes
+        state = state or empty_state()
+        self._next: int = state["next"]
+        self._rejected, self._cut = Counter(state["rejected"]), Counter(state["cut"])
+        self._waiting = [(place, self._read_again(place)) for place in state["waiting"]]
 
-    def __iter__(self) -> PackedLaneIterator:
-        return PackedLaneIterator(self)
-
-
-class PackedLaneIterator(grain.DatasetIterator[Packed]):
-    """State: how many of the lane's records were read, and which of them wait."""
-
-    def __init__(self, lane: PackedLane) -> None:
-        super().__init__()
-        self._lane = lane
-        self._next = 0
-        self._waiting: list[tuple[int, Sample]] = []
+    def __iter__(self) -> Iterator[Packed]:
+        return self
 
     def __next__(self) -> Packed:
-        packer = RowPacker(self._lane.limits)
-        waiting = [(number, sample) for number, sample in self._waiting if not packer.add(sample)]
-        rejected, first = [], self._next
-        while len(waiting) < self._lane.window:
-            number, sample = self._next, self._read(self._next)
+        packer = RowPacker(self._limits)
+        waiting = [(place, sample) for place, sample in self._waiting if not packer.add(sample)]
+        notes: list[tuple[int, Rejected]] = []
+        unusable = 0
+        while len(waiting) < self._window and not packer.full and unusable < _MOST_REJECTED:
+            place, (sample, note) = self._next, self._read(self._next)
             self._next += 1
-            if isinstance(sample, Rejected):
-                rejected.append(sample)
-                # A batch without any usable record must still end, so that the share can be judged.
-                if len(rejected) > 16 * self._lane.window:
-                    break
+            if note is not None:
+                notes.append((place, note))
+                (self._cut if note.used else self._rejected)[f"{note.dataset}/{note.reason}"] += 1
+            if sample is None:
+                unusable += 1
             elif not packer.add(sample):
-                waiting.append((number, sample))
+                waiting.append((place, sample))
         self._waiting = waiting
-        return Packed(packer.batch(), tuple(rejected), self._next - first)
+        return Packed(self._lane, packer.batch(), tuple(notes), self.state())
 
-    def _read(self, number: int) -> Sample | Rejected:
-        return self._lane.samples[number * self._lane.num_lanes + self._lane.lane]
+    def _read(self, place: int) -> tuple[Sample | None, Rejected | None]:
+        return self._samples[place * self._num_lanes + self._lane]
 
-    def get_state(self) -> dict[str, Any]:
-        return {"next": self._next, "waiting": [number for number, _ in self._waiting]}
+    def _read_again(self, place: int) -> Sample:
+        sample, note = self._read(place)
+        if sample is None:
+            assert note is not None
+            raise Owl2Error(
+                f"record {note.record} of {note.dataset} was usable before the interruption and is not now: "
+                f"{note.detail}; bring it back to resume exactly"
+            )
+        return sample
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        self._next = state["next"]
-        self._waiting = [(number, self._read(number)) for number in state["waiting"]]
+    def state(self) -> dict[str, Any]:
+        """How many of the lane's records were read, which wait, and how many were unusable."""
+        return {
+            "next": self._next,
+            "waiting": [place for place, _ in self._waiting],
+            "rejected": dict(self._rejected),
+            "cut": dict(self._cut),
+        }
 
 
-def iterate_once(samples: Iterator[Sample | Rejected], limits: RowLimits) -> Iterator[Batch]:
-    """Packs a finite stream to its end, for held-out losses; rejected records are left out."""
+def empty_state() -> dict[str, Any]:
+    """The state of a lane that has read nothing."""
+    return {"next": 0, "waiting": [], "rejected": {}, "cut": {}}
+
+
+def iterate_once(
+    samples: Iterable[tuple[Sample | None, Rejected | None]], limits: RowLimits
+) -> Iterator[Batch]:
+    """Packs a finite stream to its end, for held-out losses; unusable records are left out."""
     packer, empty = RowPacker(limits), True
-    for sample in samples:
-        if isinstance(sample, Rejected):
+    for sample, _ in samples:
+        if sample is None:
             continue
         if not packer.add(sample):
             yield packer.batch()

@@ -1,25 +1,23 @@
-"""From sources to batches: shuffle, mix, encode, pack, prefetch; resumable on any number of hosts."""
+"""From sources to batches: mix, shuffle, encode, pack, prefetch; resumable on any number of hosts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import grain
-
-from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.data import images, sources
 from owl2_jax.data.accounting import Accounting
 from owl2_jax.data.batch import Batch, concatenate
 from owl2_jax.data.config import DataConfig
-from owl2_jax.data.encode import EncodedSource, Encoder
-from owl2_jax.data.packing import Packed, PackedLane, RowLimits
+from owl2_jax.data.encode import EncodedMixture, EncodedSet, Encoder
+from owl2_jax.data.lanes import LaneRunner, LaneSettings, check_workers
+from owl2_jax.data.mixture import Mixture, round_shares
+from owl2_jax.data.packing import RowLimits, empty_state
+from owl2_jax.data.quarantine import Quarantine
 from owl2_jax.data.templates import get_template
 from owl2_jax.data.tokenizer import Tokenizer
-
-# Batches made ahead of the step that takes them.
-_PREFETCH = 4
 
 
 def load_tokenizer(config: DataConfig) -> Tokenizer:
@@ -38,11 +36,15 @@ class Pipeline:
       tokens_per_image: Q + 1.
       shard: (number, count), which part of the lanes this host reads; the
         batches it yields hold that part of the rows.
-      quarantine: file that unusable records are written to.
+      quarantine: file that unusable records are written to; with several
+        lanes a file for each beside it, see `quarantine.Quarantine`.
+
+    Attributes:
+      accounting: records read, unusable and cut so far, of this host's lanes.
 
     Raises:
       Owl2Error: an unknown name, a missing file, lanes that do not divide
-        among the hosts.
+        among hosts and workers.
     """
 
     def __init__(
@@ -53,80 +55,139 @@ class Pipeline:
         shard: tuple[int, int] = (0, 1),
         quarantine: Path | None = None,
     ) -> None:
-        self._number, count = shard
+        number, count = shard
         if config.lanes % count:
             raise Owl2Error(
-                f"data.lanes {config.lanes} do not divide among {count} hosts; make lanes a multiple of {count}"
+                f"data.lanes {config.lanes} do not divide among {count} hosts; "
+                f"make lanes a multiple of {count}"
             )
-        self._per_host = config.lanes // count
-        self.accounting = Accounting(list(config.datasets), config.max_rejected_share, quarantine)
-        mixture = build_mixture(config, image_size, tokens_per_image)
-        limits = row_limits(config, image_size)
-        first = self._number * self._per_host
-        self._lanes = [
-            iter(_prefetched(PackedLane(mixture, limits, config.window, lane, config.lanes)))
-            for lane in range(first, first + self._per_host)
-        ]
+        per_host = config.lanes // count
+        self._config = config
+        self._mixture = open_mixture(config, image_size, tokens_per_image)
+        self._settings = LaneSettings(
+            samples=self._mixture.samples,
+            limits=row_limits(config, image_size),
+            window=config.window,
+            num_lanes=config.lanes,
+            prefetch=config.prefetch,
+        )
+        check_workers(self._settings, per_host, config.workers)
+        self._quarantine = Quarantine(quarantine, config.lanes)
+        self._where = str(quarantine or "the counts")
+        self._begin({lane: empty_state() for lane in range(number * per_host, (number + 1) * per_host)})
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
         """This host's rows of the next batch. Raises `RejectedShareError`."""
-        parts: list[Packed] = [next(lane) for lane in self._lanes]
+        if self._runner is None:
+            self._start()
+        assert self._runner is not None
+        parts = self._runner.take()
         for part in parts:
-            self.accounting.add(part.read, part.rejected)
+            self._states[part.lane] = part.state
+            self.accounting.update(part.lane, part.state)
+            self._quarantine.write(part.lane, part.rejected)
+        self.accounting.check()
         return concatenate([part.batch for part in parts])
 
     def get_state(self) -> dict[str, Any]:
-        """State as JSON types; lanes are named by their number over all hosts."""
-        first = self._number * self._per_host
-        lanes = {str(first + i): lane.get_state() for i, lane in enumerate(self._lanes)}
-        return {"lanes": lanes, "accounting": self.accounting.get_state()}
+        """Where this host's lanes stand, as JSON types; `merge_states` joins those of all hosts."""
+        return {
+            "records": self._mixture.lengths,
+            "lanes": {str(lane): state for lane, state in self._states.items()},
+        }
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continues behind the batch that `get_state` followed. Raises `Owl2Error` for other lanes."""
-        first = self._number * self._per_host
-        for i, lane in enumerate(self._lanes):
-            if str(first + i) not in state["lanes"]:
-                raise Owl2Error(
-                    f"the saved data state has lanes {sorted(state['lanes'], key=int)}, this host needs lane "
-                    f"{first + i}; data.lanes must be what it was"
-                )
-            lane.set_state(state["lanes"][str(first + i)])
-        self.accounting.set_state(state["accounting"])
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continues behind the batch that `get_state` followed, on any number of hosts and workers.
+
+        Raises:
+          Owl2Error: the state is of other lanes, or the sets have changed in size.
+        """
+        check_lengths(state["records"], self._mixture.lengths)
+        missing = [lane for lane in self._states if str(lane) not in state["lanes"]]
+        if missing or len(state["lanes"]) > self._config.lanes:
+            raise Owl2Error(
+                f"the saved data state has lanes {', '.join(sorted(state['lanes'], key=int))}; this host "
+                f"needs {', '.join(map(str, self._states))} of {self._config.lanes}: data.lanes must be what "
+                "it was, and the states of all hosts be merged"
+            )
+        self.close()
+        self._begin({lane: state["lanes"][str(lane)] for lane in self._states})
 
     def close(self) -> None:
-        """Stops the threads that make batches ahead."""
-        for lane in self._lanes:
-            lane.close()
+        """Ends the threads or processes that make batches ahead."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+    def _begin(self, states: Mapping[int, Mapping[str, Any]]) -> None:
+        self._states, self._runner = dict(states), None
+        self.accounting = Accounting(self._config.max_rejected_share, self._where)
+        for lane, state in states.items():
+            self.accounting.update(lane, state)
+
+    def _start(self) -> None:
+        for lane, state in self._states.items():
+            self._quarantine.rewind(lane, state["next"])
+        self._runner = LaneRunner(self._settings, self._states, self._config.workers)
 
 
-def build_mixture(config: DataConfig, image_size: int, tokens_per_image: int) -> grain.MapDataset:
-    """Every set shuffled anew in each epoch, mixed by weight: an endless dataset of samples."""
+def merge_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Joins the states of all hosts after the same batch into one that any number of hosts resumes from."""
+    merged: dict[str, Any] = {}
+    for state in states:
+        if merged:
+            check_lengths(merged["records"], state["records"])
+        merged = {"records": state["records"], "lanes": {**merged.get("lanes", {}), **state["lanes"]}}
+    return merged
+
+
+def check_lengths(saved: Mapping[str, int], found: Mapping[str, int]) -> None:
+    """Raises `Owl2Error` when a set has more or fewer records than it had."""
+    for name in {**saved, **found}:
+        if saved.get(name) != found.get(name):
+            raise Owl2Error(
+                f"data.datasets.{name} had {saved.get(name, 'no')} records when the state was saved and has "
+                f"{found.get(name, 'none')} now; resume with the same files, or start anew"
+            )
+
+
+class OpenMixture:
+    """The sets of a config, opened.
+
+    Attributes:
+      lengths: {set: records}.
+      shares: {set: records of it in a round of the mixture}.
+      sets: the encoded sets, by number.
+      samples: endless dataset of (sample or None, what was wrong or None).
+    """
+
+    def __init__(self, config: DataConfig, sets: list[EncodedSet]) -> None:
+        names, chosen = list(config.datasets), list(config.datasets.values())
+        lengths = [len(one.source) for one in sets]
+        shares = round_shares(names, lengths, [d.weight for d in chosen], [d.epochs for d in chosen])
+        self.lengths = dict(zip(names, lengths, strict=True))
+        self.shares = dict(zip(names, shares, strict=True))
+        self.sets = sets
+        self.samples = Mixture(lengths, shares, config.seed).map(EncodedMixture(sets))
+
+
+def open_mixture(config: DataConfig, image_size: int, tokens_per_image: int) -> OpenMixture:
+    """Opens the sources and mixes them. Raises `Owl2Error`."""
     if config.image_mode not in images.MODES:
-        images.load(b"", config.image_mode, image_size)  # raises with the nearest names
+        raise unknown_name("image mode", config.image_mode, images.MODES)
     get_template(config.template)
     tokenizer = load_tokenizer(config)
+    pictures: dict[str, Any] | None = {} if config.cache_samples else None
     sets = []
-    for number, dataset in enumerate(config.datasets.values()):
-        encoder = Encoder(
-            dataset=number,
-            tokenizer=tokenizer,
-            template=config.template,
-            image_tag=config.image_tag,
-            image_mode=config.image_mode,
-            image_size=image_size,
-            tokens_per_image=tokens_per_image,
-            max_length=config.row_length,
-            max_images=config.image_slots,
-            max_targets=config.max_targets,
-        )
+    for number, (name, dataset) in enumerate(config.datasets.items()):
         source = sources.make_source(dataset.kind, **dataset.options)
-        encoded = EncodedSource(source, encoder, config.cache_samples)
-        sets.append(grain.MapDataset.source(encoded).seed(config.seed + number).shuffle().repeat())
-    weights = [dataset.weight for dataset in config.datasets.values()]
-    return grain.MapDataset.mix(sets, weights)
+        encoder = Encoder(config, number, tokenizer, image_size, tokens_per_image, pictures)
+        seed = None if config.augment is None else config.seed
+        sets.append(EncodedSet(name, number, source, encoder, config.cache_samples, seed))
+    return OpenMixture(config, sets)
 
 
 def row_limits(config: DataConfig, image_size: int) -> RowLimits:
@@ -140,7 +201,3 @@ def row_limits(config: DataConfig, image_size: int) -> RowLimits:
         targets=config.max_targets,
         samples=0 if config.pack else 1,
     )
-
-
-def _prefetched(lane: PackedLane) -> grain.IterDataset:
-    return grain.experimental.ThreadPrefetchIterDataset(lane, prefetch_buffer_size=_PREFETCH)

@@ -84,10 +84,7 @@ def spans(
     Raises: ConversationError for messages the template has no place for, and for
       `trailing_space` where no turn is open.
     """
-    if template.caption:
-        turns = _caption_spans(messages, image_tag)
-    else:
-        turns = _turn_spans(messages, template)
+    turns = _caption_spans(messages, image_tag) if template.caption else _turn_spans(messages, template)
     open_turn = yield from turns
     if trailing_space and not open_turn:
         raise ConversationError("a trailing space belongs after an open 'ASSISTANT:'; no turn is open here")
@@ -121,8 +118,8 @@ def _caption_spans(messages: Sequence[Message], image_tag: str) -> Generator[tup
     pictures = image_tag * question.count(image_tag)
     if question and not pictures:
         raise ConversationError(
-            f"the user message {question[:40]!r} has no picture, and template 'plain' keeps nothing else of it; "
-            "leave it empty or choose 'mplug_owl2'"
+            f"the user message {question[:40]!r} has no picture, and template 'plain' keeps nothing else of "
+            "it; leave it empty or choose 'mplug_owl2'"
         )
     yield pictures, False
     if len(messages) == 2 and messages[1]["content"]:

@@ -1,0 +1,75 @@
+"""Files of unusable records: one JSON line per record, source and reason, across restarts.
+
+Every lane has its own file, `rejected.jsonl` where there is one lane and
+`rejected-00003.jsonl` otherwise, so hosts never write to the same one. A line
+carries its place in the lane's order; a run that goes back to a checkpoint
+takes back the lines of the records it will read again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from owl2_jax.data.encode import Rejected
+
+
+class Quarantine:
+    """Writes the rejects of a host's lanes.
+
+    Args:
+      path: the file of the only lane; None writes nothing.
+      num_lanes: lanes over all hosts.
+    """
+
+    def __init__(self, path: Path | None, num_lanes: int) -> None:
+        self._path, self._num_lanes = path, num_lanes
+        self._written: set[tuple[str, int]] = set()
+
+    def file(self, lane: int) -> Path | None:
+        """The file of a lane, whether it exists or not."""
+        if self._path is None or self._num_lanes == 1:
+            return self._path
+        return self._path.with_name(f"{self._path.stem}-{lane:05d}{self._path.suffix}")
+
+    def rewind(self, lane: int, place: int) -> None:
+        """Takes back the lines of records at `place` of the lane's order and behind it."""
+        file = self.file(lane)
+        if file is None or not file.is_file():
+            return
+        kept = [line for line in _lines(file) if line["place"] < place]
+        self._written.update((line["dataset"], line["record"]) for line in kept)
+        beside = file.with_name(f"{file.name}.tmp")
+        beside.write_text("".join(map(_line, kept)), encoding="utf-8")
+        beside.replace(file)
+
+    def write(self, lane: int, rejected: Iterable[tuple[int, Rejected]]) -> None:
+        """Writes what has no line yet; later epochs meet the same records again."""
+        file, lines = self.file(lane), []
+        for place, item in rejected:
+            key = (item.dataset, item.record)
+            if file is not None and key not in self._written:
+                self._written.add(key)
+                lines.append(_line({**asdict(item), "lane": lane, "place": place}))
+        if file is not None and lines:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a", encoding="utf-8") as stream:
+                stream.writelines(lines)
+
+
+def _line(values: dict[str, Any]) -> str:
+    return json.dumps(values) + "\n"
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file; the last may have been cut by the interruption."""
+    lines = []
+    for text in file.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
