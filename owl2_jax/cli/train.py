@@ -16,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from owl2_jax.config import differences, load_config
+    from owl2_jax.core.memory import keep_freed_memory
+
+    keep_freed_memory()
 
     config = load_config(args.config, args.overrides)
 
