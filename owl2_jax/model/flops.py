@@ -1,0 +1,265 @@
+"""Floating-point operations of the model, counted from its sizes, by part and by purpose.
+
+A multiplication and its addition are two. Only matrix products count; norms,
+softmax and the like are a percent or two. A compiler cannot be asked: it counts
+the body of a scan once.
+
+The model FLOPs of a step are its forward and backward products with causal
+attention counted once per pair that is looked at; executed FLOPs add what
+rematerialisation computes again and the masked half of attention where the
+kernel computes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from owl2_jax.model.config import Owl2Config
+from owl2_jax.model.remat import policy
+
+PARTS: Final = ("vision", "abstractor", "decoder", "head")
+
+# What is computed again in the backward pass, per remat policy: decoder, other towers.
+_BLOCK: Final = frozenset({"project", "scores", "context", "out", "hidden"})
+_RECOMPUTED: Final[dict[str, tuple[frozenset[str], frozenset[str]]]] = {
+    "none": (frozenset(), frozenset()),
+    "dots": (frozenset({"scores", "context"}), frozenset({"scores", "context"})),
+    "attention_mlp": (_BLOCK - {"project", "context"}, _BLOCK),
+    "attention": (_BLOCK - {"project", "context"}, _BLOCK),
+    "context": (_BLOCK - {"context"}, _BLOCK),
+    "full": (_BLOCK, _BLOCK),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much a call computes, over all rows.
+
+    Attributes:
+      rows: B.
+      length: T, new tokens per row.
+      images: M, pictures that are encoded.
+      image_tokens: decoder positions whose image keys and values are
+        projected: B * I * (Q + 1) when gathered, B * T when selected.
+      logits: positions whose logits are computed.
+      keys: cache slots that each new token looks at, or 0 for attention among
+        the T tokens.
+    """
+
+    rows: int
+    length: int
+    images: int
+    image_tokens: int
+    logits: int
+    keys: int = 0
+
+
+@dataclass(frozen=True)
+class Product:
+    """One matrix product of a forward pass, over all layers and rows.
+
+    Attributes:
+      part: one of `PARTS`.
+      kind: "project", "scores", "context", "out", "hidden", "down", or "once"
+        outside the blocks.
+      flops: as executed when nothing is skipped.
+      useful: as the model asks for.
+      weight: name of the parameter, or None for a product of activations.
+    """
+
+    part: str
+    kind: str
+    flops: float
+    useful: float
+    weight: str | None
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Operations of one call.
+
+    Attributes:
+      forward, backward: model FLOPs.
+      executed: everything that runs, recomputation included.
+    """
+
+    forward: float = 0.0
+    backward: float = 0.0
+    executed: float = 0.0
+
+    @property
+    def model(self) -> float:
+        return self.forward + self.backward
+
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(
+            self.forward + other.forward, self.backward + other.backward, self.executed + other.executed
+        )
+
+
+def batch_work(config: Owl2Config, rows: int, length: int, images: int, image_slots: int) -> Work:
+    """Work of a training batch: logits everywhere, `image_slots` pictures per row at most."""
+    gathered = rows * image_slots * config.tokens_per_image
+    return Work(
+        rows,
+        length,
+        images,
+        image_tokens=_image_tokens(config, gathered, rows * length),
+        logits=rows * length,
+    )
+
+
+def _image_tokens(config: Owl2Config, gathered: int, everywhere: int) -> int:
+    if not gathered or not config.decoder.adapts_kv:
+        return 0
+    return gathered if config.image_kv == "gather" else everywhere
+
+
+def products(config: Owl2Config, work: Work) -> Iterator[Product]:
+    """All matrix products of a forward pass."""
+    if work.images:
+        yield from _vision(config, work.images)
+        yield from _abstractor(config, work.images)
+    yield from _decoder(config, work)
+    decoder = config.decoder
+    yield _weighted("head", "once", work.logits, decoder.width, decoder.vocab_size, "decoder/head/kernel")
+
+
+def _weighted(part: str, kind: str, rows: float, fan_in: int, fan_out: int, weight: str) -> Product:
+    flops = 2.0 * rows * fan_in * fan_out
+    return Product(part, kind, flops, flops, weight)
+
+
+def _attention(
+    part: str, layers: int, queries: float, keys: float, width: int, useful: float
+) -> Iterator[Product]:
+    """Scores and context: two products of queries x keys x width."""
+    flops = 2.0 * layers * queries * keys * width
+    for kind in ("scores", "context"):
+        yield Product(part, kind, flops, flops * useful, None)
+
+
+def _vision(config: Owl2Config, images: int) -> Iterator[Product]:
+    vision, name = config.vision, "vision/layers"
+    width, layers, tokens = vision.width, vision.num_layers, vision.num_patches + 1
+    rows = images * tokens * layers
+    pixels = 3 * vision.patch_size**2
+    yield _weighted("vision", "once", images * vision.num_patches, pixels, width, "vision/patch_embed/kernel")
+    yield _weighted("vision", "project", rows, width, 3 * width, f"{name}/attention/qkv/kernel")
+    yield from _attention("vision", layers, images * tokens, tokens, width, 1.0)
+    yield _weighted("vision", "out", rows, width, width, f"{name}/attention/out/kernel")
+    yield _weighted("vision", "hidden", rows, width, vision.mlp_dim, f"{name}/mlp/fc1/kernel")
+    yield _weighted("vision", "down", rows, vision.mlp_dim, width, f"{name}/mlp/fc2/kernel")
+
+
+def _abstractor(config: Owl2Config, images: int) -> Iterator[Product]:
+    abstractor, width, name = config.abstractor, config.vision.width, "abstractor/layers"
+    layers, queries, hidden = abstractor.num_layers, abstractor.num_queries, abstractor.mlp_dim
+    seen = queries + config.vision.num_patches + 1
+    for which, tokens in (("q", queries), ("k", seen), ("v", seen)):
+        kernel = f"{name}/attention/{which}/kernel"
+        yield _weighted("abstractor", "project", images * tokens * layers, width, width, kernel)
+    yield from _attention("abstractor", layers, images * queries, seen, width, 1.0)
+    rows = images * queries * layers
+    yield _weighted("abstractor", "out", rows, width, width, f"{name}/attention/out/kernel")
+    for which in ("w1", "w3"):
+        yield _weighted("abstractor", "hidden", rows, width, hidden, f"{name}/mlp/{which}/kernel")
+    yield _weighted("abstractor", "down", rows, hidden, width, f"{name}/mlp/w2/kernel")
+    yield _weighted(
+        "abstractor", "once", images * queries, width, config.decoder.width, "abstractor/project/kernel"
+    )
+
+
+def _decoder(config: Owl2Config, work: Work) -> Iterator[Product]:
+    decoder, name = config.decoder, "decoder/layers"
+    layers, width = decoder.num_layers, decoder.width
+    rows = work.rows * work.length * layers
+    inner, kv_width = decoder.num_heads * decoder.head_width, decoder.num_kv_heads * decoder.head_width
+    yield _weighted("decoder", "project", rows, width, inner, f"{name}/attention/q/kernel")
+    for which in ("k", "v"):
+        kernel = f"{name}/attention/{which}"
+        yield _weighted("decoder", "project", rows, width, kv_width, f"{kernel}_text/kernel")
+        if work.image_tokens:
+            image_rows = work.image_tokens * layers
+            yield _weighted("decoder", "project", image_rows, width, kv_width, f"{kernel}_image/kernel")
+    keys = work.keys or work.length
+    # Query t of T looks at t + 1 keys: (T + 1) / 2 of T on average.
+    useful = 1.0 if work.keys else (work.length + 1) / (2 * work.length)
+    yield from _attention("decoder", layers, work.rows * work.length, keys, inner, useful)
+    yield _weighted("decoder", "out", rows, inner, width, f"{name}/attention/out/kernel")
+    for which in ("gate", "up"):
+        yield _weighted("decoder", "hidden", rows, width, decoder.mlp_dim, f"{name}/mlp/{which}/kernel")
+    yield _weighted("decoder", "down", rows, decoder.mlp_dim, width, f"{name}/mlp/down/kernel")
+
+
+def forward_flops(config: Owl2Config, work: Work, skips_masked: bool = False) -> dict[str, Flops]:
+    """FLOPs of a forward pass by part; `skips_masked` when the kernel leaves masked pairs out."""
+    total = {part: Flops() for part in PARTS}
+    for product in products(config, work):
+        executed = product.useful if skips_masked else product.flops
+        total[product.part] += Flops(product.useful, 0.0, executed)
+    return total
+
+
+def train_flops(
+    config: Owl2Config,
+    work: Work,
+    trained: Callable[[str], bool] = lambda name: True,
+    chunked_head: bool = False,
+    skips_masked: bool = False,
+) -> dict[str, Flops]:
+    """FLOPs of forward and backward pass by part.
+
+    Args:
+      trained: whether the parameter of a name has a gradient.
+      chunked_head: the loss computes logits in chunks, and again for the gradient.
+
+    Raises:
+      UnknownNameError: an unknown remat policy.
+    """
+    policy(config.remat)
+    all_products = list(products(config, work))
+    reached = _parts_with_gradient(all_products, trained)
+    total = {part: Flops() for part in PARTS}
+    for product in all_products:
+        executed = product.useful if skips_masked else product.flops
+        passes = _backward_passes(product, reached, trained)
+        again = reached[product.part] and _recomputed(product, config.remat, chunked_head)
+        total[product.part] += Flops(product.useful, product.useful * passes, executed * (1 + passes + again))
+    return total
+
+
+def _parts_with_gradient(all_products: list[Product], trained: Callable[[str], bool]) -> dict[str, bool]:
+    """Whether the backward pass goes through a part: it, or what feeds it, is trained."""
+    own = dict.fromkeys(PARTS, False)
+    for product in all_products:
+        own[product.part] |= product.weight is not None and trained(product.weight)
+    reached, before = {}, False
+    for part in PARTS:
+        before = before or own[part] or (part == "decoder" and trained("decoder/embedding"))
+        reached[part] = before
+    return reached
+
+
+def _backward_passes(product: Product, reached: dict[str, bool], trained: Callable[[str], bool]) -> int:
+    """Products of the same size in the backward pass: one per operand that needs a gradient."""
+    if product.weight is None:
+        return 2 * reached[product.part]
+    # Pixels need no gradient, and the head's input only when something below is trained.
+    below = reached["decoder"] if product.part == "head" else reached[product.part]
+    takes_pixels = product.weight == "vision/patch_embed/kernel"
+    return int(below and not takes_pixels) + int(trained(product.weight))
+
+
+def _recomputed(product: Product, remat: str, chunked_head: bool) -> bool:
+    if product.part == "head":
+        return chunked_head
+    decoder, others = _RECOMPUTED[remat]
+    return product.kind in (decoder if product.part == "decoder" else others)
+
+
+def total(parts: dict[str, Flops]) -> Flops:
+    """Sum over the parts."""
+    return sum(parts.values(), Flops())

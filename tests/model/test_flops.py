@@ -1,0 +1,115 @@
+"""Counted FLOPs against those of the traced programs, product by product."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from owl2_jax.core.tree import combine, flatten, partition
+from owl2_jax.model import flops, presets, remat
+from owl2_jax.model.owl2 import Owl2, abstract_params
+from owl2_jax.testing import tiny
+
+
+def traced_flops(function, *arguments):
+    """FLOPs of all matrix products in a traced function, scans multiplied out."""
+    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _count(jaxpr):
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            contracted = equation.params["dimension_numbers"][0][0]
+            shape = equation.invars[0].aval.shape
+            total += 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        for value in jax.tree.leaves(list(equation.params.values())):
+            inner = getattr(value, "jaxpr", value)
+            total += times * _count(inner) if hasattr(inner, "eqns") else 0
+    return total
+
+
+def small(**changes):
+    return tiny.tiny_config(**{"decoder.num_layers": 3, "abstractor.num_layers": 2, **changes})
+
+
+def inputs(config, rows=4, length=24, pictures=3, slots=2):
+    row, size = jnp.zeros((rows, length), jnp.int32), config.vision.image_size
+    slot = jnp.zeros((rows, slots), jnp.int32)
+    return row, row, row + 1, jnp.zeros((pictures, size, size, 3), jnp.uint8), slot, slot
+
+
+def work(config):
+    return flops.batch_work(config, rows=4, length=24, images=3, image_slots=2)
+
+
+@pytest.mark.parametrize("image_kv", ["gather", "select"])
+def test_forward_equals_the_traced_program(image_kv):
+    config = small(image_kv=image_kv)
+    traced = traced_flops(
+        lambda params: Owl2(config).apply({"params": params}, *inputs(config)), abstract_params(config)
+    )
+    assert flops.total(flops.forward_flops(config, work(config))).executed == traced
+
+
+def train_program(config, trained):
+    names = {name: trained(name) for name in flatten(abstract_params(config))}
+    kept, rest = partition(abstract_params(config), names)
+
+    def loss(kept, rest):
+        return Owl2(config).apply({"params": combine(kept, rest)}, *inputs(config)).sum()
+
+    return traced_flops(jax.grad(loss), kept, rest)
+
+
+@pytest.mark.parametrize("policy", remat.POLICIES)
+def test_training_equals_the_traced_program_under_every_remat_policy(policy):
+    config = small(remat=policy)
+    counted = flops.total(flops.train_flops(config, work(config)))
+    assert counted.executed == pytest.approx(train_program(config, lambda name: True), rel=1e-9)
+
+
+STAGES = {
+    "stage 1": lambda name: not name.startswith("decoder") or "_image" in name,
+    "head": lambda name: name.startswith("decoder/head"),
+    "decoder": lambda name: name.startswith("decoder"),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_frozen_weights_need_no_gradient_of_their_own(stage):
+    config = small()
+    counted = flops.total(flops.train_flops(config, work(config), STAGES[stage]))
+    assert counted.executed == pytest.approx(train_program(config, STAGES[stage]), rel=0.02)
+
+
+def test_image_branch_costs_at_most_two_percent_when_gathered():
+    config = presets.preset("owl2_7b")
+
+    def decoder(config, slots):
+        work = flops.batch_work(config, rows=1, length=2048, images=slots, image_slots=slots)
+        return flops.forward_flops(config, work)["decoder"].executed
+
+    text_only = decoder(config, 0)
+    assert decoder(config, 1) / text_only < 1.02
+    assert decoder(config.replace(image_kv="select"), 1) / text_only > 1.15
+
+
+def test_parameters_times_two_is_close_to_flops_per_token():
+    config = presets.preset("owl2_7b")
+    work = flops.batch_work(config, rows=1, length=2048, images=0, image_slots=0)
+    counted = flops.total(flops.forward_flops(config, work))
+    assert counted.model / 2048 == pytest.approx(2 * (6_476_000_000 + 131_072_000), rel=0.05)
+
+
+def test_decode_looks_at_the_cache():
+    config = small()
+    one = flops.Work(rows=4, length=1, images=0, image_tokens=0, logits=4, keys=64)
+    by_part = flops.forward_flops(config, one)
+    decoder = config.decoder
+    attention = 2 * 2 * decoder.num_layers * 4 * 64 * decoder.width
+    without = flops.forward_flops(config, flops.Work(4, 1, 0, 0, 4))["decoder"].forward
+    assert by_part["decoder"].forward - without == attention - attention / 64
+    assert by_part["vision"] == flops.Flops()
