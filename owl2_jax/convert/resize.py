@@ -96,15 +96,14 @@ def _copied(reader: ParamsReader, path: str) -> StreamedLeaf:
     """A leaf as it is stored, read when it is written."""
 
     def blocks() -> Iterator[np.ndarray]:
-        values = reader.read(path)
-        if not stacked:
-            yield values
-            return
-        for layer in range(len(values)):
-            yield values[layer : layer + 1]
+        for block in reader.blocks(path):
+            yield from (block[layer : layer + 1] for layer in range(len(block)))
 
-    stacked = "/layers/" in path
-    return StreamedLeaf(reader.shapes[path], reader.dtypes[path], blocks, stacked)
+    if "/layers/" in path:
+        return StreamedLeaf(reader.shapes[path], reader.dtypes[path], blocks, stacked=True)
+    return StreamedLeaf(
+        reader.shapes[path], reader.dtypes[path], lambda: iter([reader.read(path)]), stacked=False
+    )
 
 
 def resize_position_table(table: np.ndarray, grid_size: int) -> np.ndarray:

@@ -79,7 +79,7 @@ def convert_to_torch(
         for name, values in fixed.items():
             writers[name].write(name, values)
         for path, leaf_pairs in by_leaf(listed).items():
-            _export_leaf(reader.read(path), leaf_pairs, writers)
+            _export_leaf(reader.blocks(path), leaf_pairs, writers)
     return sorted({writer.path.name for writer in writers.values()})
 
 
@@ -92,12 +92,25 @@ def export_rules(shapes: Mapping[str, Shape]) -> list[Rule]:
 
 
 def _export_leaf(
-    leaf: np.ndarray, leaf_pairs: Iterable[Pair], writers: Mapping[str, SafetensorsWriter]
+    blocks: Iterable[np.ndarray], leaf_pairs: Sequence[Pair], writers: Mapping[str, SafetensorsWriter]
 ) -> None:
+    """Writes the tensors of one leaf, which comes in blocks along its leading axis."""
+    targets: dict[int | None, list[Pair]] = {}
     for pair in leaf_pairs:
-        ours = leaf if pair.layer is None else leaf[pair.layer]
-        writer = writers[pair.theirs]
-        writer.write(pair.theirs, _cast(pair.rule.op.to_theirs(ours), writer.specs[pair.theirs].dtype, pair))
+        targets.setdefault(pair.layer, []).append(pair)
+    if None in targets:
+        pieces: Iterable[np.ndarray] = [_joined(list(blocks))]
+    else:
+        pieces = (layer for block in blocks for layer in block)
+    for ours, layer_pairs in zip(pieces, targets.values(), strict=True):
+        for pair in layer_pairs:
+            writer = writers[pair.theirs]
+            theirs = _cast(pair.rule.op.to_theirs(ours), writer.specs[pair.theirs].dtype, pair)
+            writer.write(pair.theirs, theirs)
+
+
+def _joined(blocks: Sequence[np.ndarray]) -> np.ndarray:
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def _cast(values: np.ndarray, dtype: np.dtype, pair: Pair) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Parameter trees as Orbax checkpoints: written from blocks, restored onto devices.
+"""Parameter trees written as Orbax checkpoints, leaf by leaf from blocks.
 
 Orbax itself writes arrays that are already in memory. Here a leaf may be a
 recipe that makes its layers one after the other, so that a tree of any size is
@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from owl2_jax.core.errors import Owl2Error, nearest, unknown_name
 from owl2_jax.core.tree import flatten, unflatten
 
-_ORBAX_METADATA: Final = "_METADATA"  # Orbax writes it last
-_SHOWN: Final = 5  # names listed in a message
 _IN_FLIGHT: Final = 2  # blocks handed to the disk while the next one is made
 
 
@@ -153,173 +149,3 @@ def quiet_orbax() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def check_complete(params: Path) -> None:
-    """Raises `Owl2Error` when the directory is no whole Orbax checkpoint."""
-    if not (params / _ORBAX_METADATA).is_file():
-        raise Owl2Error(
-            f"{params} is half-written or damaged: {_ORBAX_METADATA} is missing; "
-            "copy it again, or give another step (RUN/checkpoints/STEP)"
-        )
-
-
-def stored_arrays(params: str | Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """{name: (shape, dtype)} of an Orbax checkpoint, without reading values.
-
-    Raises:
-      Owl2Error: it is missing or damaged.
-    """
-    import orbax.checkpoint as ocp
-
-    params = Path(params).resolve()
-    check_complete(params)
-    with _damage(params), quiet_orbax():
-        tree = ocp.PyTreeCheckpointHandler().metadata(params)
-        tree = getattr(tree, "tree", tree)
-        return {name: (tuple(leaf.shape), np.dtype(leaf.dtype)) for name, leaf in flatten(tree).items()}
-
-
-def check_fit(
-    stored: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], where: str
-) -> None:
-    """Compares {name: shape} of a checkpoint with that of a model.
-
-    Raises:
-      Owl2Error: leaves missing, leaves not known or shapes that differ, all of
-        them in one line, with the nearest names.
-    """
-    extra = [name for name in stored if name not in expected]
-    missing = [_with_nearest(name, extra) for name in expected if name not in stored]
-    shaped = [
-        f"{name} is {list(stored[name])}, expected {list(shape)}"
-        for name, shape in expected.items()
-        if name in stored and tuple(stored[name]) != tuple(shape)
-    ]
-    kinds = {"missing": missing, "not in the model": extra, "of another shape": shaped}
-    problems = [f"{len(names)} {kind}: {listing(names)}" for kind, names in kinds.items() if names]
-    if problems:
-        raise Owl2Error(f"{where} does not fit the model: {'; '.join(problems)}")
-
-
-def restore_params(
-    params: str | Path, abstract: Mapping[str, Any] | None = None, shardings: Any = None
-) -> dict[str, Any]:
-    """Loads a parameter tree, each device reading only what it will hold.
-
-    Args:
-      params: an Orbax checkpoint (`Checkpoint.params`), as written by
-        `write_params` or by a checkpoint manager.
-      abstract: nested dict of `jax.ShapeDtypeStruct`; leaves are cast to its
-        dtypes. A leaf with a sharding becomes a `jax.Array` on its mesh, one
-        without a numpy array. None loads what is there, as numpy arrays.
-      shardings: one sharding for all leaves, or a tree of them; in place of
-        those in `abstract`.
-
-    Returns:
-      Nested dict of arrays.
-
-    Raises:
-      Owl2Error: the checkpoint is missing, damaged, or has other leaves or
-        shapes than `abstract`.
-    """
-    stored = stored_arrays(params)
-    if abstract is None:
-        targets = {name: _Target(shape, dtype, None) for name, (shape, dtype) in stored.items()}
-    else:
-        targets = {
-            name: _Target(tuple(leaf.shape), np.dtype(leaf.dtype), getattr(leaf, "sharding", None))
-            for name, leaf in flatten(abstract).items()
-        }
-        check_fit(
-            {n: s for n, (s, _) in stored.items()}, {n: t.shape for n, t in targets.items()}, str(params)
-        )
-    if isinstance(shardings, Mapping):
-        flat = flatten(shardings)
-        targets = {name: _Target(t.shape, t.dtype, flat[name]) for name, t in targets.items()}
-    elif shardings is not None:
-        targets = {name: _Target(t.shape, t.dtype, shardings) for name, t in targets.items()}
-    return _restore(Path(params), targets)
-
-
-class ParamsReader:
-    """An Orbax checkpoint read one leaf at a time.
-
-    Attributes:
-      shapes, dtypes: by name, of what is stored.
-
-    Raises:
-      Owl2Error: the checkpoint is missing or damaged.
-    """
-
-    def __init__(self, params: str | Path) -> None:
-        self._params = Path(params)
-        self._stored = stored_arrays(params)
-        self.shapes = {name: shape for name, (shape, _) in self._stored.items()}
-        self.dtypes = {name: dtype for name, (_, dtype) in self._stored.items()}
-
-    def read(self, name: str) -> np.ndarray:
-        """The leaf `name` as a numpy array of its stored dtype."""
-        if name not in self._stored:
-            raise unknown_name(f"parameter of {self._params}", name, self._stored)
-        return flatten(_restore(self._params, {name: _Target(*self._stored[name], None)}))[name]
-
-
-@dataclass(frozen=True)
-class _Target:
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    sharding: Any
-
-
-def _restore(params: Path, targets: Mapping[str, _Target]) -> dict[str, Any]:
-    import jax
-    import orbax.checkpoint as ocp
-
-    def arguments(target: _Target) -> Any:
-        if target.sharding is None:
-            return ocp.RestoreArgs(restore_type=np.ndarray, dtype=target.dtype)
-        return ocp.ArrayRestoreArgs(
-            restore_type=jax.Array, dtype=target.dtype, sharding=target.sharding, global_shape=target.shape
-        )
-
-    item = {name: jax.ShapeDtypeStruct(t.shape, t.dtype) for name, t in targets.items()}
-    args = {name: arguments(target) for name, target in targets.items()}
-    request = ocp.args.PyTreeRestore(item=unflatten(item), restore_args=unflatten(args), partial_restore=True)
-    params = params.resolve()
-    with _damage(params), quiet_orbax():
-        return ocp.PyTreeCheckpointHandler().restore(params, args=request)
-
-
-@contextmanager
-def _damage(params: Path) -> Iterator[None]:
-    """Turns what Orbax and the array store raise on damaged files into one line."""
-    try:
-        yield
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError) as error:
-        _drop_late_replies()
-        reason = " ".join(str(error).split(" [tensorstore_spec", 1)[0].split()) or type(error).__name__
-        raise Owl2Error(f"{params} is damaged: {reason}; copy it again") from error
-
-
-def _drop_late_replies() -> None:
-    """Keeps reads that were under way when another one failed from printing that nobody waits for them."""
-    previous = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            previous(unraisable)
-
-    sys.unraisablehook = hook
-
-
-def _with_nearest(name: str, options: list[str]) -> str:
-    close = nearest(name, options, 1)
-    return f"{name} (nearest: {close[0]})" if close else name
-
-
-def listing(names: Iterable[str]) -> str:
-    """Some names for a message."""
-    names = sorted(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more if names else "nothing"

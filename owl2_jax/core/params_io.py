@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from owl2_jax.core.array_store import (
+from owl2_jax.core.array_reader import (
     ParamsReader,
     check_complete,
     check_fit,
     listing,
     restore_params,
     stored_arrays,
-    streamed,
-    write_params,
 )
+from owl2_jax.core.array_store import streamed, write_params
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.outputs import new_directory
 from owl2_jax.core.tree import flatten

@@ -4,22 +4,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from owl2_jax.core.array_store import (
-    ParamsReader,
-    StreamedLeaf,
-    check_fit,
-    restore_params,
-    stored_arrays,
-    write_params,
-)
-from owl2_jax.core.errors import Owl2Error, UnknownNameError
+from owl2_jax.core.array_reader import restore_params
+from owl2_jax.core.array_store import StreamedLeaf, write_params
 from owl2_jax.core.tree import flatten
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16]
@@ -70,83 +61,3 @@ def test_a_streamed_leaf_is_written_one_layer_after_the_other(tmp_path: Path) ->
 def test_zeros_are_written_too_so_that_a_missing_chunk_means_damage(tmp_path: Path) -> None:
     write_params(tmp_path / "params", {"bias": np.zeros(3, np.float32)})
     assert (tmp_path / "params" / "bias" / "0").stat().st_size == 12
-
-
-@pytest.mark.parametrize("save", [ocp.args.StandardSave, ocp.args.PyTreeSave])
-def test_reads_what_a_checkpoint_manager_wrote(tmp_path: Path, save) -> None:
-    params = jax.tree.map(jnp.asarray, example())
-    with ocp.CheckpointManager(tmp_path / "run") as manager:
-        manager.save(7, args=ocp.args.Composite(params=save(params), train=save({"step": jnp.ones(())})))
-    assert_equal_trees(restore_params(tmp_path / "run" / "7" / "params"), example())
-
-
-def test_leaves_go_to_the_mesh_in_the_asked_dtype(tmp_path: Path) -> None:
-    write_params(tmp_path / "params", example())
-    mesh = jax.make_mesh((8,), ("data",))
-    split = jax.NamedSharding(mesh, jax.P("data"))
-    abstract = {
-        "block": {"layers": {"kernel": jax.ShapeDtypeStruct((4, 4, 3), jnp.bfloat16)}},
-        "table": jax.ShapeDtypeStruct((8,), jnp.float32, sharding=split),
-    }
-    restored = restore_params(tmp_path / "params", abstract)
-    assert isinstance(restored["block"]["layers"]["kernel"], np.ndarray)
-    assert restored["block"]["layers"]["kernel"].dtype == ml_dtypes.bfloat16
-    assert restored["table"].sharding == split
-    whole = jax.NamedSharding(mesh, jax.P())
-    for shardings in (whole, {"block": {"layers": {"kernel": whole}}, "table": whole}):
-        restored = restore_params(tmp_path / "params", abstract, shardings)
-        assert {leaf.sharding for leaf in jax.tree.leaves(restored)} == {whole}
-        np.testing.assert_array_equal(np.asarray(restored["table"]), example()["table"])
-
-
-def test_one_leaf_is_read_by_name(tmp_path: Path) -> None:
-    write_params(tmp_path / "params", example())
-    reader = ParamsReader(tmp_path / "params")
-    assert reader.shapes == {"block/layers/kernel": (4, 4, 3), "table": (8,)}
-    np.testing.assert_array_equal(reader.read("table"), example()["table"])
-    with pytest.raises(UnknownNameError, match="did you mean 'block/layers/kernel'"):
-        reader.read("block/layers/kernels")
-
-
-def test_misfit_names_missing_extra_and_wrong_shapes_in_one_line(tmp_path: Path) -> None:
-    stored = {"a/kernel": (2, 3), "b/bias": (4,), "c": (1,)}
-    expected = {"a/kernels": (2, 3), "b/bias": (5,), "c": (1,)}
-    with pytest.raises(Owl2Error) as error:
-        check_fit(stored, expected, "DIR")
-    message = str(error.value)
-    assert "1 missing: a/kernels (nearest: a/kernel)" in message
-    assert "1 not in the model: a/kernel" in message
-    assert "b/bias is [4], expected [5]" in message
-    assert "\n" not in message
-    write_params(tmp_path / "params", example())
-    with pytest.raises(Owl2Error, match="does not fit the model"):
-        restore_params(tmp_path / "params", {"table": jax.ShapeDtypeStruct((8,), jnp.float32)})
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-DAMAGE = [
-    ("_METADATA", Path.unlink, "half-written or damaged: _METADATA is missing"),
-    ("_METADATA", truncate, "is damaged"),
-    ("table/.zarray", Path.unlink, r"is damaged: .*table/\.zarray"),
-    ("table/0", Path.unlink, "is damaged: .*table/0.* missing"),
-    ("table/0", truncate, "is damaged: .*table/0"),
-]
-
-
-@pytest.mark.parametrize(("file", "damage", "message"), DAMAGE)
-def test_damage_is_one_line_that_names_the_file(tmp_path: Path, file: str, damage, message: str) -> None:
-    write_params(tmp_path / "params", example())
-    damage(tmp_path / "params" / file)
-    with pytest.raises(Owl2Error, match=message) as error:
-        restore_params(tmp_path / "params")
-    assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 500
-
-
-def test_stored_arrays_tells_shapes_without_reading_values(tmp_path: Path) -> None:
-    write_params(tmp_path / "params", example(ml_dtypes.bfloat16))
-    (tmp_path / "params" / "table" / "0").unlink()
-    assert stored_arrays(tmp_path / "params")["table"] == ((8,), np.dtype(ml_dtypes.bfloat16))

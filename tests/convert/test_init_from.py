@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+
+from owl2_jax.convert.init_from import init_checkpoint
+from owl2_jax.convert.resize import resize_position_table
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.params_io import read_model_json, read_tokenizer, restore_params
+from owl2_jax.core.tree import flatten
+from owl2_jax.model.config import Owl2Config
+from owl2_jax.model.owl2 import Owl2, abstract_params
+from tests.convert.checkpoints import bits, rewrite, tensors
+from tests.convert.starting_points import (
+    LlamaSizes,
+    clip_features,
+    llama_logits,
+    write_clip,
+    write_llama,
+)
+
+SMALL = {"image_size": 28, "num_queries": 3, "abstractor_layers": 1}
+
+
+def start(tmp_path: Path, **arguments: Any) -> tuple[Owl2Config, dict]:
+    config = init_checkpoint(
+        tmp_path / "llama", tmp_path / "clip", tmp_path / "out", **{**SMALL, **arguments}
+    )
+    return config, restore_params(tmp_path / "out" / "params")
+
+
+def logits(config: Owl2Config, params: dict, tokens: np.ndarray, as_image: bool) -> jax.Array:
+    """Logits of a text, with all of its positions taken for text or for an image's."""
+    row = jnp.arange(len(tokens), dtype=jnp.int32)[None]
+    features = params["decoder"]["embedding"][tokens][None]
+
+    def run(m: Owl2) -> jax.Array:
+        index = jnp.zeros((1, 1), jnp.int32) - (0 if as_image else 1)
+        hidden, _ = m.prefill(
+            jnp.asarray(tokens)[None], row, jnp.ones_like(row), features, index, jnp.zeros_like(index), 16
+        )
+        return m.logits(hidden)[0]
+
+    return Owl2(config).apply({"params": jax.tree.map(jnp.asarray, params)}, method=run)
+
+
+@pytest.mark.parametrize(
+    "sizes", [LlamaSizes(), LlamaSizes(num_kv_heads=2), LlamaSizes(num_kv_heads=1, tied=True)]
+)
+def test_both_branches_compute_what_llama_computes(tmp_path: Path, sizes: LlamaSizes, toy_tokenizer) -> None:
+    llama = write_llama(tmp_path / "llama", sizes, toy_tokenizer.bytes)
+    write_clip(tmp_path / "clip")
+    config, params = start(tmp_path)
+    assert config.decoder.norm_eps == 1e-5
+    tokens = np.asarray([1, 17, 230, 5])
+    expected = llama_logits(llama, sizes, torch.from_numpy(tokens))
+    # Four positions are one picture of three queries and the end token.
+    for as_image in (False, True):
+        actual = logits(config, params, tokens, as_image)
+        np.testing.assert_allclose(actual, expected.numpy(), atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_encoder_computes_what_clip_computes(tmp_path: Path, whole: bool, toy_tokenizer) -> None:
+    write_llama(tmp_path / "llama", LlamaSizes(), toy_tokenizer.bytes)
+    clip = write_clip(tmp_path / "clip", whole)
+    config, params = start(tmp_path)
+    pixels = torch.randn(2, 3, 28, 28)
+    actual = Owl2(config).apply(
+        {"params": params}, jnp.asarray(pixels.permute(0, 2, 3, 1).numpy()), method=lambda m, x: m.vision(x)
+    )
+    np.testing.assert_allclose(actual, clip_features(clip, pixels).numpy(), atol=2e-5, rtol=1e-4)
+
+
+def test_position_table_is_resized_to_another_picture_size(tmp_path: Path, toy_tokenizer) -> None:
+    write_llama(tmp_path / "llama", LlamaSizes(), toy_tokenizer.bytes)
+    clip = write_clip(tmp_path / "clip")
+    config, params = start(tmp_path, image_size=70)
+    assert config.vision.image_size == 70
+    table = clip["vision_model.embeddings.position_embedding.weight"].numpy()
+    np.testing.assert_array_equal(params["vision"]["position_embedding"], resize_position_table(table, 5))
+
+
+def test_directory_is_complete_and_the_abstractor_comes_from_the_seed(tmp_path: Path, toy_tokenizer) -> None:
+    write_llama(tmp_path / "llama", LlamaSizes(), toy_tokenizer.bytes)
+    write_clip(tmp_path / "clip")
+    config, params = start(tmp_path, seed=3)
+    assert read_tokenizer(tmp_path / "out") == toy_tokenizer.bytes
+    assert Owl2Config.from_dict(read_model_json(tmp_path / "out")["model"]) == config
+    shapes = {name: leaf.shape for name, leaf in flatten(abstract_params(config)).items()}
+    assert {name: leaf.shape for name, leaf in flatten(params).items()} == shapes
+    queries = params["abstractor"]["queries"]
+    assert 0.01 < queries.std() < 0.03
+    for name, seed, equal in (("again", 3, True), ("other", 4, False)):
+        init_checkpoint(tmp_path / "llama", tmp_path / "clip", tmp_path / name, **SMALL, seed=seed)
+        other = restore_params(tmp_path / name / "params")
+        assert (bits(other["abstractor"]["queries"]) == bits(queries)) == equal
+        assert bits(other["decoder"]["head"]["kernel"]) == bits(params["decoder"]["head"]["kernel"])
+
+
+def test_narrow_sources_stay_narrow(tmp_path: Path, toy_tokenizer) -> None:
+    write_llama(tmp_path / "llama", LlamaSizes(), toy_tokenizer.bytes)
+    write_clip(tmp_path / "clip")
+    for name, file in (("llama", "model.safetensors"), ("clip", "pytorch_model.bin")):
+        values = tensors(tmp_path / name)
+        narrow = {key: v.bfloat16() if v.is_floating_point() else v for key, v in values.items()}
+        rewrite(tmp_path / name, narrow, file)
+    config, params = start(tmp_path)
+    assert config.param_dtype == "bfloat16"
+    assert {leaf.dtype for leaf in flatten(params).values()} == {np.dtype(ml_dtypes.bfloat16)}
+
+
+BAD_SETTINGS = [
+    ("llama", {"model_type": "qwen2"}, "model_type is 'qwen2', expected one of llama, mistral"),
+    ("llama", {"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling is"),
+    ("llama", {"rope_parameters": {"rope_type": "yarn"}}, "rope_type is 'yarn'"),
+    ("llama", {"attention_bias": True}, "attention_bias is True"),
+    ("llama", {"mlp_bias": True}, "mlp_bias is True"),
+    ("llama", {"sliding_window": 4096}, "sliding_window is 4096"),
+    ("llama", {"head_dim": 16}, "head_dim is 16; only 8"),
+    ("llama", {"vocab_size": 301}, r"\[300, 32\], expected \[301, 32\]"),
+    ("llama", {"num_hidden_layers": 1}, r"not known: model\.layers\.1\."),
+    ("clip", {"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'quick_gelu'"),
+    ("clip", {"num_hidden_layers": 3}, r"missing: vision_model\.encoder\.layers\.2\."),
+    ("clip", {"image_size": 42}, r"position_embedding\.weight is \[5, 16\], expected \[10, 16\]"),
+]
+
+
+@pytest.mark.parametrize(("which", "settings", "message"), BAD_SETTINGS)
+def test_sources_that_do_not_fit(tmp_path: Path, which: str, settings: dict, message, toy_tokenizer) -> None:
+    llama = settings if which == "llama" else {}
+    write_llama(tmp_path / "llama", LlamaSizes(), toy_tokenizer.bytes, **llama)
+    write_clip(tmp_path / "clip", whole=False, **(settings if which == "clip" else {}))
+    with pytest.raises(Owl2Error, match=message):
+        start(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip", "llama"]
+
+
+def test_bad_arguments(tmp_path: Path, toy_tokenizer) -> None:
+    write_llama(tmp_path / "llama", LlamaSizes(), toy_tokenizer.bytes)
+    write_clip(tmp_path / "clip")
+    for arguments, message in (
+        ({"image_size": 30}, "must be a multiple of .* 14"),
+        ({"image_size": 7}, "smaller than a patch"),
+        ({"num_queries": 0}, "should be at least 1"),
+    ):
+        with pytest.raises(Owl2Error, match=message):
+            start(tmp_path, **arguments)
+    with pytest.raises(Owl2Error, match="model_type is 'clip', expected one of llama"):
+        init_checkpoint(tmp_path / "clip", tmp_path / "llama", tmp_path / "out")
+    (tmp_path / "llama" / "tokenizer.model").unlink()
+    with pytest.raises(Owl2Error, match=r"has no tokenizer\.model"):
+        start(tmp_path)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from owl2_jax.convert.resize import (
+    bicubic_resize,
+    resize_checkpoint,
+    resize_position_table,
+    resize_queries,
+)
+from owl2_jax.convert.to_flax import convert_to_jax, leaf_shapes
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.params_io import (
+    model_json,
+    read_model_json,
+    read_tokenizer,
+    restore_params,
+    write_model_directory,
+)
+from owl2_jax.core.tree import flatten
+from owl2_jax.model.config import Owl2Config
+from tests.convert.checkpoints import GOLDEN, bits
+
+
+@pytest.mark.parametrize(("old", "new"), [(16, 32), (32, 16), (2, 5), (5, 13), (24, 16), (3, 1), (1, 4)])
+def test_bicubic_equals_pytorch(old: int, new: int) -> None:
+    image = np.random.default_rng(0).normal(size=(old, old, 6)).astype(np.float32)
+    batch = torch.from_numpy(image).permute(2, 0, 1)[None]
+    expected = F.interpolate(batch, (new, new), mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
+    np.testing.assert_allclose(bicubic_resize(image, new, new), expected.numpy(), atol=5e-6)
+
+
+def test_bicubic_of_sides_that_differ() -> None:
+    image = np.random.default_rng(0).normal(size=(4, 7, 3)).astype(np.float32)
+    batch = torch.from_numpy(image).permute(2, 0, 1)[None]
+    expected = F.interpolate(batch, (6, 5), mode="bicubic", align_corners=False)[0].permute(1, 2, 0)
+    np.testing.assert_allclose(bicubic_resize(image, 6, 5), expected.numpy(), atol=5e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_class_row_stays_and_dtype_too(dtype) -> None:
+    table = np.random.default_rng(0).normal(size=(5, 8)).astype(dtype)
+    resized = resize_position_table(table, 4)
+    assert (resized.shape, resized.dtype) == ((17, 8), table.dtype)
+    np.testing.assert_array_equal(resized[0], table[0])
+    np.testing.assert_array_equal(resize_position_table(table, 2), table)
+
+
+def test_queries_keep_their_index() -> None:
+    queries = np.arange(6).reshape(3, 2)
+    np.testing.assert_array_equal(resize_queries(queries, 2), queries[:2])
+    np.testing.assert_array_equal(resize_queries(queries, 7), queries[[0, 1, 2, 0, 1, 2, 0]])
+
+
+def test_checkpoint_of_another_size_changes_two_leaves_only(tmp_path: Path) -> None:
+    convert_to_jax(GOLDEN / "B/hf", tmp_path / "model")
+    config = resize_checkpoint(tmp_path / "model", tmp_path / "out", image_size=84, num_queries=5)
+    assert (config.vision.image_size, config.tokens_per_image) == (84, 6)
+    assert Owl2Config.from_dict(read_model_json(tmp_path / "out")["model"]) == config
+    old = flatten(restore_params(tmp_path / "model" / "params"))
+    new = flatten(restore_params(tmp_path / "out" / "params"))
+    assert {name: leaf.shape for name, leaf in new.items()} == leaf_shapes(config)
+    changed = {name for name in old if bits(old[name]) != bits(new[name])}
+    assert changed == {"vision/position_embedding", "abstractor/queries"}
+    np.testing.assert_array_equal(new["abstractor/queries"], old["abstractor/queries"][:5])
+
+
+def test_one_size_at_a_time_and_the_tokenizer_comes_along(
+    tmp_path: Path, tiny_config, tiny_params, toy_tokenizer
+) -> None:
+    model = model_json(tiny_config.to_dict(), image_mode="pad")
+    write_model_directory(tmp_path / "model", model, tiny_params, toy_tokenizer.bytes)
+    assert resize_checkpoint(tmp_path / "model", tmp_path / "a", image_size=56).abstractor.num_queries == 4
+    assert resize_checkpoint(tmp_path / "a", tmp_path / "b", num_queries=6).vision.image_size == 56
+    assert read_tokenizer(tmp_path / "b") == toy_tokenizer.bytes
+    assert read_model_json(tmp_path / "b")["image_mode"] == "pad"
+
+
+def test_sizes_that_do_not_fit_leave_nothing(tmp_path: Path) -> None:
+    convert_to_jax(GOLDEN / "A/hf", tmp_path / "model")
+    for sizes, message in (
+        ({"image_size": 30}, r"image_size 30 must be a multiple of vision\.patch_size 14"),
+        ({"image_size": 0}, "smaller than a patch"),
+        ({"num_queries": 0}, "should be at least 1"),
+    ):
+        with pytest.raises(Owl2Error, match=message):
+            resize_checkpoint(tmp_path / "model", tmp_path / "out", **sizes)
+    (tmp_path / "taken").touch()
+    with pytest.raises(Owl2Error, match="exists"):
+        resize_checkpoint(tmp_path / "model", tmp_path / "taken", num_queries=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "taken"]

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from owl2_jax.convert.golden_file import read_golden
+from owl2_jax.convert.to_flax import convert_to_jax
+from owl2_jax.convert.to_torch import convert_to_torch
+from owl2_jax.convert.verify import compare, verify_checkpoint
+from owl2_jax.core.errors import Owl2Error, UnknownNameError
+from tests.convert.checkpoints import GOLDEN, copy, rewrite, tensors
+
+FORWARD = ("vision", "abstractor", "i", "iv", "gen_batch")
+
+
+@pytest.fixture
+def subset(tmp_path: Path) -> Callable[..., Path]:
+    """Writes some groups of a golden file, gradients left out."""
+
+    def make(model: str, *groups: str, leave_out: tuple[str, ...] = ("grad_norms", "grad_is_none")) -> Path:
+        arrays = {
+            name: values
+            for name, values in read_golden(GOLDEN / model / "golden.npz").items()
+            if name.partition("/")[0] in groups and name.partition("/")[2] not in leave_out
+        }
+        np.savez(tmp_path / "golden.npz", **arrays)
+        return tmp_path / "golden.npz"
+
+    return make
+
+
+@pytest.mark.parametrize("layout", ["A/hf_sharded_bin", "B/hf"])
+def test_forward_results_hold_after_import_and_after_export_and_import(
+    layout: str, tmp_path: Path, subset
+) -> None:
+    golden = subset(layout[0], *FORWARD)
+    convert_to_jax(GOLDEN / layout, tmp_path / "model")
+    convert_to_torch(tmp_path / "model", tmp_path / "hf", max_shard_size="100KB")
+    convert_to_jax(tmp_path / "hf", tmp_path / "again")
+    for directory in ("model", "again", "hf"):
+        found = list(verify_checkpoint(tmp_path / directory, golden))
+        assert [str(difference) for difference in found if not difference.within] == []
+        names = {difference.name for difference in found}
+        assert {"vision/attentions", "abstractor/layer_outputs", "i/hidden_states", "i/past_k"} <= names
+        assert {"i/logits", "iv/logits", "iv/loss", "gen_batch/tokens", "gen_batch/step_logits"} <= names
+        assert len(names) == len(found)
+
+
+def test_gradients_and_training_steps_hold(subset) -> None:
+    golden = subset("B", "iv", "train", leave_out=("logits", "inputs_embeds"))
+    found = {d.name: d for d in verify_checkpoint(GOLDEN / "B/hf", golden)}
+    assert all(difference.within for difference in found.values())
+    assert {"iv/grad_norms", "iv/grad_is_none", "train/losses", "train/final_logits"} <= found.keys()
+    assert "train/final_param/lm_head.weight" in found
+
+
+def test_the_first_layer_that_differs_is_named(tmp_path: Path, subset) -> None:
+    golden = subset("A", "vision", "i", leave_out=("grad_norms", "grad_is_none", "loss", "inputs_embeds"))
+    directory = copy("A/hf", tmp_path / "hf")
+    values = tensors(directory)
+    values["model.layers.1.self_attn.q_proj.weight"] *= 1.5
+    rewrite(directory, values)
+    found = {d.name: d for d in verify_checkpoint(directory, golden)}
+    assert all(difference.within for name, difference in found.items() if name.startswith("vision/"))
+    assert found["i/attentions"].layer == "decoder layer 1"
+    assert found["i/hidden_states"].layer == "decoder state 2"  # state 0 is the embedding
+    assert found["i/past_k"].layer == "decoder layer 2"
+    assert not found["i/logits"].within
+    assert str(found["i/attentions"]).startswith("FAIL i/attentions")
+
+
+def test_measures_of_one_array() -> None:
+    expected = np.asarray([0.0, 1.0, -4.0])
+    same = compare("i/logits", expected, expected)
+    assert (same.absolute, same.relative, same.within) == (0.0, 0.0, True)
+    off = compare("i/logits", np.asarray([0.001, 1.5, -4.0]), expected)
+    assert (off.absolute, off.relative, off.within, off.layer) == (0.5, 0.5, False, None)
+    assert not compare("i/logits", np.asarray([np.nan, 1.0, -4.0]), expected).within
+    assert not compare("gen_i/tokens", np.asarray([1]), np.asarray([2])).within
+    assert compare("train/final_logits", expected + 1e-3, expected).within
+    assert not compare("train/losses", expected + 1e-3, expected).within
+    with pytest.raises(Owl2Error, match=r"has shape \[2\], the golden file \[3\]"):
+        compare("i/logits", np.zeros(2), expected)
+
+
+def test_golden_file_of_another_model(subset) -> None:
+    for groups in (("vision",), ("i",)):
+        with pytest.raises(Owl2Error, match="takes pictures of 28 pixels; is the golden file of another"):
+            list(verify_checkpoint(GOLDEN / "A/hf", subset("B", *groups)))
+
+
+def save(path: Path, **arrays: np.ndarray) -> Path:
+    np.savez(path, **{name.replace("__", "/"): values for name, values in arrays.items()})
+    return path
+
+
+def test_bad_golden_files(tmp_path: Path) -> None:
+    ids = np.asarray([[1, 2, 3]])
+    bad = {
+        "no_results": save(tmp_path / "a.npz", i__input_ids=ids),
+        "no_inputs": save(tmp_path / "b.npz", i__logits=np.zeros((1, 3, 128))),
+        "unknown": save(tmp_path / "c.npz", i__input_ids=ids, i__logit=np.zeros(3)),
+        "no_pixels": save(tmp_path / "d.npz", vision__embeddings=np.zeros(3)),
+        "no_picture": save(tmp_path / "e.npz", i__input_ids=ids - 202 + ids[::-1], i__logits=np.zeros(3)),
+        "missing": tmp_path / "absent.npz",
+    }
+    (tmp_path / "text.npz").write_text("no archive")
+    expected = {
+        "no_results": "holds no results to compare",
+        "no_inputs": "has no i/input_ids",
+        "unknown": "unknown result of golden group i 'logit'",
+        "no_pixels": "has no vision/pixel_values",
+        "no_picture": "more placeholders than pictures",
+        "missing": "is missing",
+    }
+    for name, message in expected.items():
+        with pytest.raises((Owl2Error, UnknownNameError), match=message):
+            list(verify_checkpoint(GOLDEN / "A/hf", bad[name]))
+    with pytest.raises(Owl2Error, match=r"no readable \.npz"):
+        list(verify_checkpoint(GOLDEN / "A/hf", tmp_path / "text.npz"))
