@@ -11,7 +11,6 @@ any process can read any part of it, and a run can go on from any position.
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +19,13 @@ import grain
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.permutation import permuted, shuffled
 
 # Positions whose sets are drawn together; a block's table takes 0.5 MB.
 BLOCK = 1 << 16
 # Records of a round when sets are mixed by weight: shares are exact to a millionth.
 _WEIGHT_ROUND = 1_000_000
 _BLOCKS_KEPT = 4
-_SHUFFLE_ROUNDS = 4  # of the cipher behind a permutation, as in Grain's own shuffle
 
 
 @dataclass(frozen=True)
@@ -102,12 +101,7 @@ class Mixture(grain.MapDataset[Address]):
         dataset = int(sets[offset])
         place = number * self._shares[dataset] + int(places[offset])
         epoch, place = divmod(place, self._lengths[dataset])
-        record = grain.experimental.index_shuffle(
-            place,
-            max_index=self._lengths[dataset] - 1,
-            seed=_seed_of(self._seed, dataset, epoch),
-            rounds=_SHUFFLE_ROUNDS,
-        )
+        record = permuted(place, self._lengths[dataset], (self._seed, dataset, epoch))
         return Address(dataset, record, epoch)
 
     def __getstate__(self) -> dict:
@@ -128,9 +122,7 @@ class Mixture(grain.MapDataset[Address]):
         first, last = block * BLOCK, min((block + 1) * BLOCK, self._round)
         before = np.array(split(first, self._shares))
         counts = np.array(split(last, self._shares)) - before
-        # Raw bits, because NumPy keeps those the same in all its versions.
-        bits = np.random.PCG64(np.random.SeedSequence([self._seed, number, block])).random_raw(last - first)
-        order = np.argsort(bits, kind="stable")
+        order = shuffled(last - first, (self._seed, number, block))
         sets = np.repeat(np.arange(len(counts), dtype=np.int32), counts)[order]
         places = np.empty(last - first, np.int64)
         for dataset, count in enumerate(counts):
@@ -146,9 +138,3 @@ def split(positions: int, shares: Sequence[int]) -> list[int]:
         counts.append(left - others)
         left, rest = others, rest - share
     return counts
-
-
-@functools.lru_cache(maxsize=1024)
-def _seed_of(seed: int, dataset: int, epoch: int) -> int:
-    """32 bits that differ for every set and epoch."""
-    return int(np.random.SeedSequence([seed, dataset, epoch]).generate_state(1)[0])
