@@ -56,7 +56,8 @@ class EngineModel:
             if end < len(questions) and bool(questions[end].options) == bool(questions[start].options):
                 continue
             run = questions[start:end]
-            yield from self._choose(run) if run[0].options else self._generate(run, decoding, image_mode)
+            ask = self._choose if run[0].options else self._generate
+            yield from ask(run, decoding, image_mode)
             start = end
 
     def _generate(
@@ -70,19 +71,17 @@ class EngineModel:
         for prompt, result in zip(prompts, self.engine.generate(requests), strict=True):
             yield Reply(prompt, result.text.strip())
 
-    def _choose(self, questions: Sequence[Question]) -> Iterator[Reply]:
-        from owl2_jax.evals.likelihood import OptionScorer
+    def _choose(self, questions: Sequence[Question], decoding: Decoding, image_mode: str) -> Iterator[Reply]:
 
-        for question in questions:
-            if question.images or question.is_message:
-                raise Owl2Error(f"question {question.id}: options are scored for plain text without pictures")
         prompts = [self._fitting(question, self._longest_option(question)) for question in questions]
-        scores = OptionScorer(self.engine.model).scores(
-            [self._tagged(prompt) for prompt in prompts], [question.options for question in questions]
+        requests = (
+            self._request(question, prompt, decoding, image_mode)
+            for question, prompt in zip(questions, prompts, strict=True)
         )
+        scores = self.engine.score_options(requests, [question.options for question in questions])
         for prompt, logprobs in zip(prompts, scores, strict=True):
             best = max(range(len(logprobs)), key=logprobs.__getitem__)
-            yield Reply(prompt, LETTERS[best], logprobs)
+            yield Reply(prompt, LETTERS[best], tuple(logprobs))
 
     def _request(self, question: Question, prompt: str, decoding: Decoding, image_mode: str) -> Any:
         from owl2_jax.inference.request import Request

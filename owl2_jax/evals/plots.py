@@ -10,7 +10,20 @@ from typing import Any
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.evals.results import Score
 
+_RADAR_AXES = 3
 _OURS, _PUBLISHED, _BASELINE = "#2b6cb0", "#c05621", "#718096"
+
+
+def write_charts(scores: Sequence[Score], folder: Path) -> list[Path]:
+    """Writes bars.png, and radar.png where enough scores have a published one; returns their paths."""
+    written = []
+    if any(score.value is not None for score in scores):
+        bar_chart(scores, folder / "bars.png")
+        written.append(folder / "bars.png")
+    if len(_comparable(scores)) >= _RADAR_AXES:
+        radar_chart(scores, folder / "radar.png")
+        written.append(folder / "radar.png")
+    return written
 
 
 def bar_chart(scores: Sequence[Score], path: Path) -> None:
@@ -46,8 +59,8 @@ def radar_chart(scores: Sequence[Score], path: Path) -> None:
     Raises:
       Owl2Error: Fewer than three scores have a published one, or matplotlib is missing.
     """
-    scores = [score for score in scores if score.value is not None and score.published]
-    if len(scores) < 3:
+    scores = _comparable(scores)
+    if len(scores) < _RADAR_AXES:
         raise Owl2Error(
             f"a radar needs three benchmarks with published scores, found {len(scores)}; draw bars instead"
         )
@@ -66,11 +79,22 @@ def radar_chart(scores: Sequence[Score], path: Path) -> None:
     figure.savefig(path, dpi=150, bbox_inches="tight")
 
 
-def _figure(size: tuple[float, float], **axes: Any) -> tuple[Any, Any]:
-    """A figure that belongs to no window system and no global state."""
+def _comparable(scores: Sequence[Score]) -> list[Score]:
+    return [score for score in scores if score.value is not None and score.published]
+
+
+def require_matplotlib() -> None:
+    """Raises `Owl2Error` when matplotlib is missing."""
     try:
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise Owl2Error("charts need matplotlib; install the extra: pip install 'owl2_jax[plots]'") from error
+
+
+def _figure(size: tuple[float, float], **axes: Any) -> tuple[Any, Any]:
+    """A figure that belongs to no window system and no global state."""
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=size)
     return figure, figure.add_subplot(**axes)

@@ -13,6 +13,7 @@ import numpy as np
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.evals.base import Answered, Benchmark, Summary
 from owl2_jax.evals.bootstrap import interval
+from owl2_jax.evals.journal import write_atomically
 
 COLUMNS = ("benchmark", "metric", "score", "95 %", "baselines", "published", "questions", "seconds")
 
@@ -74,31 +75,23 @@ def write_scores(path: Path, scores: Iterable[Score]) -> None:
     """Writes scores.json, keeping entries of other benchmarks that are there already."""
     known = read_scores(path) if path.exists() else {}
     known.update({score.benchmark: score for score in scores})
-    entries: dict[str, Any] = {name: _entry(score) for name, score in known.items()}
+    entries = {"scores": [asdict(score) for score in known.values()]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_atomically(path, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_scores(path: Path) -> dict[str, Score]:
     """The scores of a scores.json by benchmark; raises `Owl2Error` for a damaged file."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        return {name: _score(name, entry) for name, entry in entries.items()}
-    except (ValueError, TypeError, AttributeError) as error:
+        entries = json.loads(path.read_text(encoding="utf-8"))["scores"]
+        return {entry["benchmark"]: _score(entry) for entry in entries}
+    except (ValueError, TypeError, KeyError) as error:
         raise Owl2Error(f"{path} is not a scores file ({error}); move it away") from error
 
 
-def _entry(score: Score) -> dict[str, Any]:
-    entry = asdict(score)
-    del entry["benchmark"]
-    return entry
-
-
-def _score(name: str, entry: dict[str, Any]) -> Score:
+def _score(entry: dict[str, Any]) -> Score:
     bounds = entry["interval"]
-    return Score(benchmark=name, **{**entry, "interval": None if bounds is None else tuple(bounds)})
+    return Score(**{**entry, "interval": None if bounds is None else tuple(bounds)})
 
 
 def cells(score: Score) -> tuple[str, ...]:
@@ -134,12 +127,16 @@ def markdown(scores: Iterable[Score]) -> str:
 
 
 def table(scores: Iterable[Score]) -> Any:
-    """A `rich.table.Table` for the terminal."""
+    """A `rich.table.Table` for the terminal, without columns that nothing stands in."""
     from rich.table import Table
 
+    rows = [cells(score) for score in scores]
     grid = Table(title="Evaluation")
-    for column in COLUMNS:
-        grid.add_column(column, justify="right" if column in ("score", "questions", "seconds") else "left")
-    for score in scores:
-        grid.add_row(*cells(score))
+    shown = [index for index in range(len(COLUMNS)) if any(row[index] for row in rows)]
+    for index in shown:
+        numeric = COLUMNS[index] in ("score", "questions", "seconds")
+        grid.add_column(COLUMNS[index], justify="right" if numeric else "left")
+    for row in rows:
+        # One baseline a line, so that narrow terminals keep the numbers whole.
+        grid.add_row(*(row[index].replace(", ", "\n") for index in shown))
     return grid

@@ -42,7 +42,9 @@ def test_scores_json_holds_what_readers_ask_for_and_keeps_other_entries(tmp_path
         assert key in text
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"a": 3}', '{"a": {"interval": null}}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"scores": [3]}', '{"scores": [{"benchmark": "a", "interval": null}]}']
+)
 def test_a_damaged_scores_file_is_refused(tmp_path, text):
     path = tmp_path / "scores.json"
     path.write_text(text)
@@ -80,6 +82,14 @@ def test_charts_are_pictures(tmp_path):
     for name in ("bars", "radar"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert min(picture.size) > 300
+
+
+def test_only_charts_with_something_to_show_are_written(tmp_path):
+    waiting, plain = score("w", value=None), score("p", published=None)
+    assert plots.write_charts([waiting], tmp_path) == []
+    assert [path.name for path in plots.write_charts([plain] * 3, tmp_path)] == ["bars.png"]
+    names = [path.name for path in plots.write_charts([score("a"), score("b"), score("c")], tmp_path)]
+    assert names == ["bars.png", "radar.png"]
 
 
 def test_charts_with_nothing_to_show_are_refused(tmp_path):

@@ -1,0 +1,162 @@
+"""`owl2 evaluate`: benchmarks on a checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="model, run or released directory")
+    parser.add_argument("--benchmarks", default="", metavar="A,B", help="names of benchmarks or groups")
+    parser.add_argument("--list", action="store_true", help="show all benchmarks and what files they need")
+    parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="published files")
+    parser.add_argument("--output", type=Path, default=Path("runs/evaluation"), metavar="DIR",
+                        help="results and scores.json; an interrupted run goes on there")  # fmt: skip
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each")
+    parser.add_argument("--judgements", action="append", default=[], metavar="NAME=FILE",
+                        help="scores of a judge for MM-Vet, MMHal-Bench or video answers")  # fmt: skip
+    parser.add_argument("--charts", action="store_true", help="write bars.png and radar.png (extra [plots])")
+    parser.add_argument("--slots", type=int, default=128, help="questions decoded together")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of parameters and computation")
+
+
+def main(args: argparse.Namespace) -> int:
+    from owl2_jax.evals.registry import expand_names, get_benchmark
+
+    if args.list:
+        return _list()
+    names = expand_names([name.strip() for name in args.benchmarks.split(",") if name.strip()])
+    benchmarks = {name: get_benchmark(name) for name in names}
+    judgements = _judgements(args.judgements, names)
+    _check(args, benchmarks)
+
+    from owl2_jax.evals.identity import checkpoint_identity
+    from owl2_jax.evals.results import write_scores
+    from owl2_jax.evals.runner import evaluate
+    from owl2_jax.parallel import multihost
+
+    identity = checkpoint_identity(args.checkpoint)
+    multihost.start()
+    shard, model = _shard(), cache(partial(_model, args))
+    scores = []
+    for name, benchmark in benchmarks.items():
+        with _progress(benchmark.title) as progress:
+            score = evaluate(
+                name,
+                benchmark,
+                model,
+                checkpoint=identity,
+                root=args.data_root,
+                out=args.output,
+                limit=args.limit,
+                shard=shard,
+                judgements=judgements.get(name),
+                progress=progress,
+            )
+        if score is not None:
+            scores.append(score)
+            write_scores(args.output / "scores.json", [score])
+    if scores:
+        _report(scores, args)
+    return 0
+
+
+def _list() -> int:
+    from owl2_jax.evals.registry import BENCHMARKS, GROUPS, get_benchmark
+
+    for name in BENCHMARKS:
+        benchmark = get_benchmark(name)
+        print(f"{name:20} {benchmark.title}")
+        # The many parts of one release say the same; its first three are enough.
+        for file in benchmark.files[:3]:
+            print(f"{'':20}   {file.path}  <-  {file.source}")
+    for name, members in GROUPS.items():
+        print(f"{name:20} = {', '.join(members)}")
+    return 0
+
+
+def _judgements(pairs: list[str], names: list[str]) -> dict[str, Path]:
+    from owl2_jax.core.errors import Owl2Error, unknown_name
+
+    found: dict[str, Path] = {}
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        if not equals or not path:
+            raise Owl2Error(f"--judgements {pair!r} is not of the form NAME=FILE")
+        if name not in names:
+            raise unknown_name("benchmark of this run", name, names)
+        if not Path(path).is_file():
+            raise Owl2Error(f"--judgements {name}: there is no file {path}")
+        found[name] = Path(path)
+    return found
+
+
+def _check(args: argparse.Namespace, benchmarks: dict[str, Any]) -> None:
+    """Everything that can be wrong is said before hours are spent on the first benchmark."""
+    from owl2_jax.core.errors import Owl2Error
+
+    if args.checkpoint is None:
+        raise Owl2Error("--checkpoint DIR is missing: the model to evaluate")
+    if args.limit is not None and args.limit < 1:
+        raise Owl2Error(f"--limit is {args.limit}; expected at least 1")
+    for benchmark in benchmarks.values():
+        benchmark.check()
+        for file in benchmark.files:
+            file.require(args.data_root)
+    if args.charts:
+        from owl2_jax.evals.plots import require_matplotlib
+
+        require_matplotlib()
+
+
+def _shard() -> Any:
+    """This process's part of the questions; each process holds the whole model."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    from owl2_jax.evals.runner import Shard
+
+    if jax.process_count() == 1:
+        return Shard()
+    barrier = partial(multihost_utils.sync_global_devices, "owl2 evaluate")
+    return Shard(jax.process_index(), jax.process_count(), barrier)
+
+
+def _model(args: argparse.Namespace) -> Any:
+    from owl2_jax.evals.asking import EngineModel
+    from owl2_jax.inference.engine import Engine, EngineConfig
+    from owl2_jax.loading import load_model
+
+    loaded = load_model(args.checkpoint, dtype=args.dtype)
+    return EngineModel(Engine(loaded, EngineConfig(slots=args.slots, prefill_rows=args.slots)))
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the terminal, which gives the function that moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _report(scores: list[Any], args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from owl2_jax.evals import plots, results
+
+    everything = list(results.read_scores(args.output / "scores.json").values())
+    (args.output / "scores.md").write_text(results.markdown(everything), encoding="utf-8")
+    Console().print(results.table(scores))
+    if args.charts:
+        for path in plots.write_charts(everything, args.output):
+            print(f"wrote {path}")
+    print(f"wrote {args.output / 'scores.json'} and {args.output / 'scores.md'}")
