@@ -62,7 +62,8 @@ def check_run(config: RunConfig) -> None:
     model, data, train = config.model, config.data, config.train
     if data.row_length > model.decoder.max_length:
         raise Owl2Error(
-            f"data.row_length {data.row_length} is more than model.decoder.max_length {model.decoder.max_length}"
+            f"data.row_length {data.row_length} is more than model.decoder.max_length "
+            f"{model.decoder.max_length}"
         )
     if data.image_slots and model.tokens_per_image >= data.row_length:
         raise Owl2Error(
@@ -155,19 +156,6 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
                 raise Owl2Error(f"override {override!r}: {parent!r} is no group of fields")
         node[last] = _literal(text)
     return result
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
-    """Lines "field: old -> new" for every field in which two configs differ."""
-    lines = []
-    for key in sorted({*old, *new}):
-        path = f"{where}.{key}" if where else key
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            lines += differences(before, after, path)
-        elif before != after:
-            lines.append(f"{path}: {before!r} -> {after!r}")
-    return lines
 
 
 def _model_values(values: Mapping[str, Any]) -> dict[str, Any]:

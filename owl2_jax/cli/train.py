@@ -1,13 +1,23 @@
-"""`owl2 train`: one training run from a config file."""
+"""`owl2 train`: one training run from a config file, or the rest of it."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from owl2_jax.config import RunConfig
+    from owl2_jax.data.tokenizer import Tokenizer
+    from owl2_jax.training.loop import Outcome
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, metavar="FILE.py[:ARGUMENT]", help="config file")
+    parser.add_argument(
+        "--config", required=True, metavar="FILE.py[:ARGUMENTS]",
+        help="config file, and name=value,... for one that takes arguments",
+    )  # fmt: skip
     parser.add_argument("--workdir", required=True, type=Path, help="run directory; resumed if it exists")
     parser.add_argument(
         "overrides", nargs="*", metavar="FIELD=VALUE", help="changed fields, as train.total_steps=100"
@@ -15,39 +25,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from owl2_jax.config import differences, load_config
+    from owl2_jax.config import load_config
     from owl2_jax.core.memory import keep_freed_memory
+    from owl2_jax.training.run_directory import is_complete
 
     keep_freed_memory()
-
     config = load_config(args.config, args.overrides)
+    tokenizer = _check(config, args.workdir)
+    if is_complete(args.workdir, config.train.num_steps):
+        print(f"{args.workdir} is complete: step {config.train.num_steps} is saved")
+        return 0
+    outcome = _train(config, tokenizer, args.workdir, Path(args.config.partition(":")[0]).stem)
+    if outcome.signal is not None and not outcome.finished:
+        print(f"stopped behind step {int(outcome.state.step)}, saved; the same command goes on", flush=True)
+        if outcome.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+    return 0
 
-    from owl2_jax.data.pipeline import Pipeline, load_tokenizer
-    from owl2_jax.parallel.mesh import make_mesh
-    from owl2_jax.parallel.placement import data_shard
-    from owl2_jax.parallel.shardings import check_batch
-    from owl2_jax.training.checkpoints import open_run_directory
-    from owl2_jax.training.loop import train
-    from owl2_jax.training.trainer import make_trainer
+
+def _check(config: RunConfig, run: Path) -> Tokenizer:
+    """Refuses what can be refused before a device is touched."""
+    from owl2_jax.data.pipeline import load_tokenizer
+    from owl2_jax.training.groups import plan_leaves
+    from owl2_jax.training.metrics import check_wandb
+    from owl2_jax.training.run_directory import check_run_directory
+    from owl2_jax.training.start import check_start
+    from owl2_jax.training.trainer import param_shapes
 
     tokenizer = load_tokenizer(config.data)
     check_tokenizer(tokenizer.vocab_size, config.model.decoder.vocab_size)
-    mesh = make_mesh(config.mesh)
-    check_batch(config.data.rows, mesh, "data.rows", config.train.accumulate_steps)
-    trainer = make_trainer(config.model, config.train, mesh)
-    pipeline = Pipeline(
-        config.data,
-        config.model.vision.image_size,
-        config.model.tokens_per_image,
-        data_shard(mesh),
-        args.workdir / "rejected.jsonl",
-    )
-    try:
-        open_run_directory(args.workdir, config.to_dict(), tokenizer.bytes, differences)
-        train(trainer, pipeline, args.workdir, title=Path(args.config.partition(":")[0]).stem)
-    finally:
-        pipeline.close()
-    return 0
+    check_run_directory(run, config.to_dict())
+    check_wandb(config.train.wandb)
+    shapes = param_shapes(config.model)
+    plan_leaves(shapes, config.train)
+    check_start(config.train.start_from, shapes, tokenizer.bytes)
+    return tokenizer
 
 
 def check_tokenizer(found: int, expected: int) -> None:
@@ -59,3 +71,47 @@ def check_tokenizer(found: int, expected: int) -> None:
             f"the tokenizer has {found} pieces, model.decoder.vocab_size is {expected}; "
             "give the tokenizer the model was made for (data.tokenizer)"
         )
+
+
+def _train(config: RunConfig, tokenizer: Tokenizer, run: Path, title: str) -> Outcome:
+    """Starts the devices and trains."""
+    import jax
+
+    from owl2_jax.data.pipeline import Pipeline
+    from owl2_jax.parallel import multihost
+    from owl2_jax.parallel.mesh import make_mesh
+    from owl2_jax.parallel.placement import data_shard
+    from owl2_jax.parallel.shardings import check_batch
+    from owl2_jax.training.loop import train
+    from owl2_jax.training.run_directory import write_run_directory
+    from owl2_jax.training.trainer import make_trainer
+
+    multihost.start()
+    multihost.agree("config", config.to_dict())
+    mesh = make_mesh(config.mesh)
+    check_batch(config.data.rows, mesh, "data.rows", config.train.accumulate_steps)
+    check_batch(config.data.images, mesh, "data.images", config.train.accumulate_steps)
+    trainer = make_trainer(config.model, config.train, mesh, tuple(config.data.datasets))
+    image_size, span = config.model.vision.image_size, config.model.tokens_per_image
+    pipeline = Pipeline(config.data, image_size, span, data_shard(mesh), run / "rejected.jsonl")
+    try:
+        if jax.process_index() == 0:
+            write_run_directory(run, config.to_dict(), tokenizer.bytes)
+            _record(config, run, mesh, pipeline)
+        return train(trainer, pipeline, run, title=title)
+    finally:
+        pipeline.close()
+
+
+def _record(config: RunConfig, run: Path, mesh: Any, pipeline: Any) -> None:
+    import jax
+
+    from owl2_jax.training.run_directory import record_start
+
+    devices = {
+        "kind": jax.devices()[0].device_kind,
+        "count": jax.device_count(),
+        "processes": jax.process_count(),
+        "mesh": dict(mesh.shape),
+    }
+    record_start(run, config.to_dict(), devices, pipeline.get_state()["records"])

@@ -2,109 +2,203 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Final
 
+import jax
 import orbax.checkpoint as ocp
 
+from owl2_jax.core.array_store import quiet_orbax
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.params_io import CHECKPOINTS_DIR, MODEL_FILE, PARAMS_DIR, TOKENIZER_FILE, model_json
+from owl2_jax.core.params_io import CHECKPOINTS_DIR, PARAMS_DIR
+from owl2_jax.training.config import BestConfig
 from owl2_jax.training.state import TrainState
 
 # Items of a step directory, beside PARAMS_DIR.
-TRAIN_ITEM = "train"
-DATA_ITEM = "data"
-CONFIG_FILE = "config.json"
+TRAIN_ITEM: Final = "train"
+DATA_ITEM: Final = "data"
+DAMAGED_DIR: Final = "damaged"
 
 _log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The steps of a run directory. Saves are asynchronous; close() or wait() raises their errors.
+    """The steps of a run directory. Saves are asynchronous; leaving the block waits for them.
 
     Args:
       run: the run directory.
-      keep: how many steps are kept.
+      keep: how many of the newest steps are kept.
+      best: the step that is kept besides them for its score.
     """
 
-    def __init__(self, run: Path, keep: int) -> None:
-        self._manager = ocp.CheckpointManager(
-            (run / CHECKPOINTS_DIR).resolve(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=True, single_host_load_and_broadcast=False
-            ),
-            item_names=(PARAMS_DIR, TRAIN_ITEM, DATA_ITEM),
-        )
+    def __init__(self, run: Path, keep: int, best: BestConfig | None = None) -> None:
+        self._run = run
+        with quiet_orbax():
+            self._manager = ocp.CheckpointManager(
+                (run / CHECKPOINTS_DIR).resolve(),
+                options=_options(keep, best),
+                item_names=(PARAMS_DIR, TRAIN_ITEM, DATA_ITEM),
+            )
 
-    def save(self, state: TrainState, data_state: Mapping[str, Any]) -> None:
-        """Starts saving the state; raises what an earlier save failed with."""
-        self._manager.check_for_errors()
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Waits for running saves. Their error is raised, unless another one is on its way."""
+        try:
+            self.wait()
+        except Owl2Error as failed:
+            if error is None:
+                raise
+            _log.warning("%s", failed)
+        finally:
+            self._manager.close()
+
+    def save(
+        self, state: TrainState, data_state: Mapping[str, Any], scores: Mapping[str, float] | None = None
+    ) -> None:
+        """Starts saving the state; a step that is saved already stays.
+
+        Args:
+          scores: what was evaluated at this step, for the choice of the best.
+
+        Raises:
+          Owl2Error: an earlier save failed, or this one could not begin.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                **{
-                    PARAMS_DIR: ocp.args.StandardSave(state.params),
-                    TRAIN_ITEM: ocp.args.StandardSave(_without_params(state)),
-                    DATA_ITEM: ocp.args.JsonSave(dict(data_state)),
-                }
-            ),
+        items = {
+            PARAMS_DIR: ocp.args.StandardSave(state.params),
+            TRAIN_ITEM: ocp.args.StandardSave(_without_params(state)),
+            DATA_ITEM: ocp.args.JsonSave(dict(data_state)),
+        }
+        self._guarded(
+            lambda: self._manager.save(
+                step, args=ocp.args.Composite(**items), metrics=dict(scores) if scores else None
+            )
         )
+
+    def wait(self) -> None:
+        """Waits for running saves. Raises `Owl2Error` when one failed."""
+        self._guarded(self._manager.wait_until_finished)
+
+    def _guarded(self, action: Any) -> None:
+        """Runs `action` after asking for the errors of saves under way, and words what goes wrong."""
+        try:
+            with quiet_orbax():
+                self._manager.check_for_errors()
+                action()
+                self._manager.check_for_errors()
+        except Exception as error:
+            reason = " ".join(str(error).split(" [tensorstore_spec", 1)[0].split())
+            steps = self._manager.all_steps()
+            raise Owl2Error(
+                f"a checkpoint could not be saved in {self._manager.directory}: "
+                f"{reason or type(error).__name__}. Whole ones: {steps or 'none'}; make room there, then the "
+                "same command resumes"
+            ) from error
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest step that can be read, or None when there is none.
 
-        A damaged step is skipped with a warning for the one before.
+        A damaged step is moved to `damaged/` of the run, with a warning, and
+        the one before is taken.
 
         Args:
-          like: arrays or shapes with shardings, of the state to restore.
+          like: arrays or shapes with shardings, of the state to restore. The
+            mesh may be another one than that of the saved state.
 
         Raises:
           Owl2Error: steps exist and none can be read.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
+        damaged = []
         for step in steps:
             try:
-                return self._restore_step(step, like)
-            except Exception as error:  # noqa: BLE001 - damage shows as nearly any type
-                _log.warning("checkpoint of step %d cannot be read (%s); trying the one before", step, error)
+                found = self._restore_step(step, like)
+            except Exception as error:
+                _log.warning(
+                    "checkpoint of step %d cannot be read (%s); going on from the one before it",
+                    step,
+                    " ".join(str(error).split())[:300],
+                )
+                damaged.append(step)
+                continue
+            self._set_aside(damaged)
+            return found
         if steps:
             raise Owl2Error(
-                f"none of the checkpoints {steps} in {self._manager.directory} can be read; the last reason is "
-                "in the log. Restore them from a copy, or start anew in another directory"
+                f"none of the checkpoints {steps} in {self._manager.directory} can be read. Restore them "
+                "from a copy, or start anew with another --workdir"
             )
         return None
 
     def _restore_step(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                **{
-                    PARAMS_DIR: ocp.args.StandardRestore(like.params),
-                    TRAIN_ITEM: ocp.args.StandardRestore(_without_params(like)),
-                    DATA_ITEM: ocp.args.JsonRestore(),
-                }
-            ),
-        )
-        train = restored[TRAIN_ITEM]
-        return like.replace(params=restored[PARAMS_DIR], **train), restored[DATA_ITEM]
+        items = {
+            PARAMS_DIR: ocp.args.StandardRestore(like.params),
+            TRAIN_ITEM: ocp.args.StandardRestore(_without_params(like)),
+            DATA_ITEM: ocp.args.JsonRestore(),
+        }
+        with quiet_orbax():
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        return like.replace(params=restored[PARAMS_DIR], **restored[TRAIN_ITEM]), restored[DATA_ITEM]
 
-    def latest_step(self) -> int | None:
-        return self._manager.latest_step()
+    def _set_aside(self, steps: list[int]) -> None:
+        """Makes room for steps that will be taken again; nothing is deleted."""
+        if not steps:
+            return
+        if jax.process_index() == 0:
+            for step in steps:
+                target = self._run / DAMAGED_DIR / str(step)
+                target.parent.mkdir(exist_ok=True)
+                while target.exists():
+                    target = target.with_name(target.name + "-again")
+                (self._run / CHECKPOINTS_DIR / str(step)).rename(target)
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
 
-    def wait(self) -> None:
-        """Waits for running saves and raises their errors."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+            multihost_utils.sync_global_devices("damaged checkpoints set aside")
+        self._manager.reload()
 
-    def close(self) -> None:
-        self.wait()
-        self._manager.close()
+    @property
+    def steps(self) -> list[int]:
+        """Steps that are whole, in order."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self, best: BestConfig) -> int | None:
+        """The kept step with the best score; None when none has one."""
+        scores = {}
+        for step in self._manager.all_steps():
+            metrics = self._manager.metrics(step)
+            if metrics and best.metric in metrics:
+                scores[step] = metrics[best.metric]
+        choose = min if best.mode == "min" else max
+        return choose(scores, key=scores.get) if scores else None
+
+
+def _options(keep: int, best: BestConfig | None) -> ocp.CheckpointManagerOptions:
+    """The newest steps are kept, and the best one. What a killed run left half-written goes away."""
+    policies = ocp.checkpoint_managers
+    kept: Any = policies.LatestN(keep)
+    score = None
+    if best is not None:
+        sign = -1.0 if best.mode == "min" else 1.0
+
+        def score(scores: Mapping[str, float]) -> float:
+            return sign * scores[best.metric] if best.metric in scores else -math.inf
+
+        highest = policies.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
+        kept = policies.AnyPreservationPolicy([kept, highest])
+    return ocp.CheckpointManagerOptions(
+        preservation_policy=kept, best_fn=score, create=True, cleanup_tmp_directories=True
+    )
 
 
 def _without_params(state: TrainState) -> dict[str, Any]:
@@ -114,44 +208,3 @@ def _without_params(state: TrainState) -> dict[str, Any]:
         "bad_steps": state.bad_steps,
         "skipped": state.skipped,
     }
-
-
-def open_run_directory(run: Path, config: Mapping[str, Any], tokenizer: bytes, differences: Any) -> None:
-    """Makes a run directory, or checks that the existing one belongs to this config.
-
-    Args:
-      config: the whole configuration as JSON types.
-      tokenizer: bytes of the SentencePiece model that goes with the checkpoints.
-      differences: function of (old, new) configs giving lines of what differs.
-
-    Raises:
-      Owl2Error: the directory holds a run of another config; the differences
-        and the two ways out are named.
-    """
-    path = run / CONFIG_FILE
-    if path.is_file():
-        lines = differences(json.loads(path.read_text(encoding="utf-8")), config)
-        if lines:
-            shown = "; ".join(lines[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
-            raise Owl2Error(
-                f"{run} holds a run of another config ({shown}). Either give the old settings to resume it, or "
-                "another --workdir to start anew"
-            )
-    run.mkdir(parents=True, exist_ok=True)
-    data = config["data"]
-    model = model_json(
-        config["model"],
-        template=data["template"],
-        image_tag=data["image_tag"],
-        image_mode=data["image_mode"],
-    )
-    (run / TOKENIZER_FILE).write_bytes(tokenizer)
-    _write_json(run / MODEL_FILE, model)
-    # Written last: a directory with a config has all the rest.
-    _write_json(path, config)
-
-
-def _write_json(path: Path, values: Any) -> None:
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)

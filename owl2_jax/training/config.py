@@ -16,6 +16,14 @@ class ScheduleConfig:
     end_lr: float = 0.0
     warmup_steps: int = 250
 
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise Owl2Error(f"schedule.warmup_steps must be at least 0, found {self.warmup_steps}")
+        if not 0 <= self.end_lr <= self.peak_lr:
+            raise Owl2Error(
+                f"schedule.end_lr {self.end_lr} must lie between 0 and schedule.peak_lr {self.peak_lr}"
+            )
+
 
 @dataclass(frozen=True)
 class GroupConfig:
@@ -45,6 +53,12 @@ class GroupConfig:
     depth: int = 0
     schedule: ScheduleConfig | None = None
 
+    def __post_init__(self) -> None:
+        if self.lr is not None and self.lr <= 0:
+            raise Owl2Error(f"group {self.name!r}: lr must be above 0, or None to freeze; found {self.lr}")
+        if not 0 < self.layer_decay <= 1:
+            raise Owl2Error(f"group {self.name!r}: layer_decay must lie in (0, 1], found {self.layer_decay}")
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -57,6 +71,28 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
     decay_vectors: bool = False  # also decay biases, norm scales and other vectors
+
+
+@dataclass(frozen=True)
+class BestConfig:
+    """Which checkpoint is the best one; it is kept beside the newest ones.
+
+    Attributes:
+      metric: name as in `metrics.jsonl`, "heldout/loss" for example.
+      mode: whether less or more is better.
+    """
+
+    metric: str = "heldout/loss"
+    mode: Literal["min", "max"] = "min"
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    """Also send metrics to Weights & Biases (extra "wandb")."""
+
+    project: str
+    name: str | None = None
+    mode: Literal["online", "offline"] = "online"
 
 
 def _default_groups() -> tuple[GroupConfig, ...]:
@@ -78,6 +114,12 @@ class TrainConfig:
       loss_chunk: positions whose logits exist at a time (0: all at once).
       save_every_steps, keep_checkpoints: how often to save, how many to keep.
       max_bad_steps: non-finite steps in a row before the run stops.
+      watchdog_seconds: longest time without a finished step; the run then
+        prints every host's step and its own stacks and exits (0: never).
+      profile_steps: first and last step of a profiler trace, written to
+        `profile/` of the run directory.
+      best: the checkpoint to keep for its score; needs an evaluation.
+      wandb: also report to Weights & Biases.
     """
 
     total_steps: int | None = None
@@ -95,6 +137,10 @@ class TrainConfig:
     save_every_steps: int = 500
     keep_checkpoints: int = 2
     max_bad_steps: int = 10
+    watchdog_seconds: float = 1800.0
+    profile_steps: tuple[int, int] | None = None
+    best: BestConfig | None = None
+    wandb: WandbConfig | None = None
 
     def __post_init__(self) -> None:
         if (self.total_steps is None) == (self.total_examples is None):
@@ -104,13 +150,23 @@ class TrainConfig:
             )
         if self.total_examples is not None and not self.examples_per_step:
             raise Owl2Error("train: total_examples needs examples_per_step")
-        for name in ("accumulate_steps", "log_every_steps", "save_every_steps", "keep_checkpoints"):
+        if self.num_steps < 1:
+            raise Owl2Error(f"train: the run's length must be at least 1 step, found {self.num_steps}")
+        counts = (
+            "accumulate_steps", "log_every_steps", "save_every_steps", "keep_checkpoints", "max_bad_steps"
+        )  # fmt: skip
+        for name in counts:
             if getattr(self, name) < 1:
                 raise Owl2Error(f"train.{name} must be at least 1, found {getattr(self, name)}")
+        if self.profile_steps is not None and not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
+            raise Owl2Error(
+                f"train.profile_steps must be (first, last) from 1 on, found {self.profile_steps}"
+            )
 
     @property
     def num_steps(self) -> int:
         if self.total_steps is not None:
             return self.total_steps
-        assert self.total_examples is not None and self.examples_per_step is not None
+        assert self.total_examples is not None
+        assert self.examples_per_step is not None
         return -(-self.total_examples // self.examples_per_step)

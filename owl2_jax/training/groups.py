@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from owl2_jax.core import tree
@@ -80,6 +82,43 @@ def _multiplier(leaf: Any, group: GroupConfig, stacked: bool) -> float | np.ndar
 def trained_names(plans: Mapping[str, LeafPlan]) -> dict[str, bool]:
     """{leaf name: whether it trains}, for `tree.partition`."""
     return {name: plan.trained for name, plan in plans.items()}
+
+
+def fingerprint(params: tree.Tree, plans: Mapping[str, LeafPlan]) -> dict[str, jax.Array]:
+    """{group: uint32[], sum over the bits of its leaves}: changes when any bit does, nearly always.
+
+    Groups without a leaf of their own are left out.
+    """
+    sums: dict[str, jax.Array] = {}
+    for name, leaf in tree.flatten(params).items():
+        group = plans[name].group.name
+        bits = jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}").astype(jnp.uint32)
+        sums[group] = sums.get(group, jnp.uint32(0)) + jnp.sum(bits, dtype=jnp.uint32)
+    return sums
+
+
+def check_changes(
+    before: Mapping[str, Any], after: Mapping[str, Any], plans: Mapping[str, LeafPlan], steps: int
+) -> None:
+    """Compares fingerprints: frozen groups must be what they were, trained ones must not.
+
+    Args:
+      before, after: from `fingerprint`, as numbers.
+      steps: steps between the two, for the message.
+
+    Raises:
+      Owl2Error: a group that did not do what the table says.
+    """
+    trained = {plan.group.name: plan.trained for plan in plans.values()}
+    for group, value in before.items():
+        changed = int(after[group]) != int(value)
+        if changed and not trained[group]:
+            raise Owl2Error(f"frozen group {group!r} changed within {steps} steps; please report this")
+        if trained[group] and not changed:
+            raise Owl2Error(
+                f"group {group!r} trains, but nothing in it changed within {steps} steps. Does the data use "
+                "it (pictures for the vision encoder)? If it shall stay as it is, set its lr to None"
+            )
 
 
 def table(params: tree.Tree, plans: Mapping[str, LeafPlan], config: TrainConfig) -> list[dict[str, Any]]:

@@ -1,125 +1,100 @@
-"""Where the numbers of a run go: the terminal, a JSON-lines file, TensorBoard."""
+"""Where the numbers of a run go: a JSON-lines file, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import time
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.training.config import WandbConfig
+from owl2_jax.training.events import EventWriter
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS_DIR = "tensorboard"
 
 
 class MetricWriter:
-    """Appends scalars to `metrics.jsonl` and TensorBoard events; a resumed run leaves no line twice."""
+    """Appends scalars; a resumed run leaves no step twice.
 
-    def __init__(self, run: Path, first_step: int) -> None:
-        from tensorboardX import SummaryWriter
+    Args:
+      run: the run directory.
+      first_step: the last step that is done; lines behind it are removed.
+      wandb: also report there.
+    """
 
+    def __init__(self, run: Path, first_step: int, wandb: WandbConfig | None = None) -> None:
         self._path = run / METRICS_FILE
-        if self._path.is_file():
-            _drop_after(self._path, first_step)
+        _drop_after(self._path, first_step)
         self._file = self._path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(run / EVENTS_DIR), purge_step=first_step + 1)
+        self._events = EventWriter(run / EVENTS_DIR, first_step + 1)
+        self._wandb = None if wandb is None else _start_wandb(wandb, run)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        """Writes one reading; a value that is not finite is null in the file and left out elsewhere."""
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        line = {"step": step, **{name: finite.get(name) for name in values}}
+        self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        self._events.write(step, finite)
+        if self._wandb is not None:
+            self._wandb.log(finite, step=step)
 
     def close(self) -> None:
         self._file.close()
         self._events.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The readings of a run in order; a line that was cut by a crash ends them."""
+    path = run / METRICS_FILE
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            break
+    return lines
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Removes lines of steps that are about to be taken again, and a line that was cut."""
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except ValueError:
-            break
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    """Removes readings of steps that are about to be taken again, and a line that was cut."""
+    if not path.is_file():
+        return
+    kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
+    beside = path.with_suffix(".tmp")
+    beside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    beside.replace(path)
 
 
-class Stopwatch:
-    """Wall time since the last reading, split by what it went into."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._parts: dict[str, float] = {}
-
-    def add(self, part: str, seconds: float) -> None:
-        self._parts[part] = self._parts.get(part, 0.0) + seconds
-
-    def read(self) -> tuple[float, dict[str, float]]:
-        """(seconds since the last reading, {part: its share}); starts anew."""
-        now = time.perf_counter()
-        elapsed, self._start = now - self._start, now
-        shares = {part: seconds / elapsed for part, seconds in self._parts.items()}
-        self._parts = {}
-        return elapsed, shares
-
-
-class TerminalProgress:
-    """A bar on a terminal; a line per reading elsewhere."""
-
-    def __init__(self, title: str, total: int, done: int) -> None:
-        self._console, self._title, self._total = Console(), title, total
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
+def check_wandb(config: WandbConfig | None) -> None:
+    """Raises `Owl2Error` when Weights & Biases is asked for and not installed."""
+    if config is not None and importlib.util.find_spec("wandb") is None:
+        raise Owl2Error(
+            "train.wandb is set, but the package wandb is not installed; "
+            "run `pip install wandb`, or set train.wandb to None"
         )
-        self._task = self._bar.add_task(title, total=total, completed=done, text="")
-        self._bar.start()
-
-    def update(self, step: int, values: Mapping[str, float]) -> None:
-        text = (
-            f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.3f}  "
-            f"{values['tokens_per_second']:,.0f} tokens/s"
-        )
-        self._bar.update(self._task, completed=step, text=text)
-        if not self._console.is_terminal:
-            left = (self._total - step) * values["seconds_per_step"]
-            print(f"{self._title} {step}/{self._total}  {text}  {left:.0f} s left", flush=True)
-
-    def close(self) -> None:
-        self._bar.stop()
 
 
-def print_groups(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints the table of parameter groups."""
-    table = Table(title="What this run trains", title_justify="left")
-    for name in ("group", "leaves", "parameters", "learning rate", "weight decay", "optimiser state"):
-        table.add_column(name, justify="left" if name == "group" else "right")
-    for row in rows:
-        table.add_row(
-            row["group"],
-            str(row["leaves"]),
-            f"{row['parameters']:,}",
-            _rate(row["lr"]),
-            f"{row['weight_decay']:g}",
-            f"{row['state_bytes'] / 2**20:,.1f} MiB",
-        )
-    Console().print(table)
+def _start_wandb(config: WandbConfig, run: Path) -> Any:
+    """One W&B run per run directory, however often it is resumed."""
+    import wandb
 
-
-def _rate(span: tuple[float, float] | None) -> str:
-    if span is None:
-        return "frozen"
-    low, high = span
-    return f"{high:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+    identity = run / "wandb_id.txt"
+    if not identity.is_file():
+        identity.write_text(wandb.util.generate_id(), encoding="utf-8")
+    return wandb.init(
+        project=config.project,
+        name=config.name or run.name,
+        id=identity.read_text(encoding="utf-8").strip(),
+        resume="allow",
+        mode=config.mode,
+        dir=str(run),
+    )

@@ -18,7 +18,8 @@ from owl2_jax.training.losses import (
     LossSums,
     chunked_cross_entropy,
     next_token_targets,
-    select_targets,
+    supervised_first,
+    take_positions,
 )
 from owl2_jax.training.state import TrainState
 
@@ -27,7 +28,11 @@ Array = jax.Array
 
 @flax.struct.dataclass
 class DeviceBatch:
-    """The arrays of a batch that a step reads; meanings as in `owl2_jax.data.batch.Batch`."""
+    """The arrays of a batch that a step reads; meanings as in `owl2_jax.data.batch.Batch`.
+
+    With gradient accumulation every array has a leading axis of its parts, and
+    `image_index` counts the pictures of its own part.
+    """
 
     tokens: Array  # int32[B, T]
     positions: Array  # int32[B, T]
@@ -36,10 +41,18 @@ class DeviceBatch:
     images: Array  # uint8[M, H, W, 3]
     image_index: Array  # int32[B, I]
     image_starts: Array  # int32[B, I]
+    dataset_ids: Array | None = None  # int32[B, T]; None where no set is told from another
 
 
-def batch_loss(params: Any, batch: DeviceBatch, model: Owl2, config: TrainConfig) -> LossSums:
-    """Sums of the next-token loss over a batch."""
+def batch_loss(
+    params: Any,
+    batch: DeviceBatch,
+    model: Owl2,
+    config: TrainConfig,
+    num_datasets: int = 0,
+    dropout: Array | None = None,
+) -> LossSums:
+    """Sums of the next-token loss over a batch; `dropout` is the key of a training step's dropout."""
     variables = {"params": params}
     hidden = model.apply(
         variables,
@@ -50,58 +63,74 @@ def batch_loss(params: Any, batch: DeviceBatch, model: Owl2, config: TrainConfig
         batch.image_index,
         batch.image_starts,
         method="hidden",
+        rngs=None if dropout is None else {"dropout": dropout},
     )
     targets = next_token_targets(batch.labels, batch.segment_ids)
+    classes = None if batch.dataset_ids is None else sample_classes(batch)
     if 0 < config.max_targets < targets.shape[1]:
-        hidden, targets = select_targets(hidden, targets, config.max_targets)
+        order = supervised_first(targets, config.max_targets)
+        hidden, targets = take_positions(hidden, order), take_positions(targets, order)
+        classes = None if classes is None else take_positions(classes, order)
 
     def head(part: Array) -> Array:
         return model.apply(variables, part, method="logits")
 
-    return chunked_cross_entropy(head, hidden, targets, config.loss_chunk)
+    return chunked_cross_entropy(head, hidden, targets, config.loss_chunk, classes, 2 * num_datasets)
+
+
+def sample_classes(batch: DeviceBatch) -> Array:
+    """2 * data set + (1 where the position's sample has a picture), int32[B, T]; negative for padding."""
+    starts = jnp.take_along_axis(batch.segment_ids, batch.image_starts, axis=1)
+    pictured = jnp.where(batch.image_index < 0, -1, starts)  # int32[B, I], segments with a picture
+    has_picture = jnp.any(batch.segment_ids[:, :, None] == pictured[:, None, :], axis=-1)
+    return 2 * batch.dataset_ids + has_picture
 
 
 def gradients(
-    trained: Any, frozen: Any, batch: DeviceBatch, model: Owl2, config: TrainConfig
+    trained: Any,
+    frozen: Any,
+    batch: DeviceBatch,
+    model: Owl2,
+    config: TrainConfig,
+    num_datasets: int = 0,
+    dropout: Array | None = None,
 ) -> tuple[Any, LossSums]:
     """Gradient of the mean loss with respect to the trained leaves, and the sums.
 
-    With `accumulate_steps` A the batch is computed in A equal parts; sums of
-    losses are accumulated and divided once, so parts with few labels weigh
-    what they should.
+    With `accumulate_steps` A the batch has A equal parts; sums of losses are
+    accumulated and divided once, so parts with few labels weigh what they
+    should.
     """
 
-    def loss(trained: Any, part: DeviceBatch) -> tuple[Array, LossSums]:
-        sums = batch_loss(tree.combine(trained, frozen), part, model, config)
+    def loss(trained: Any, part: DeviceBatch, key: Array | None) -> tuple[Array, LossSums]:
+        params = tree.combine(trained, frozen)
+        sums = batch_loss(params, part, model, config, num_datasets, key)
         return sums.loss, sums
 
     grad = jax.grad(loss, has_aux=True)
     if config.accumulate_steps == 1:
-        grads, sums = grad(trained, batch)
+        grads, sums = grad(trained, batch, dropout)
     else:
-
-        def body(total: Any, part: DeviceBatch) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, grad(trained, part)), None
-
-        parts = split_batch(batch, config.accumulate_steps)
-        shapes = jax.eval_shape(grad, trained, jax.tree.map(lambda x: x[0], parts))
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        (grads, sums), _ = jax.lax.scan(body, zeros, parts)
+        keys = None if dropout is None else jax.random.split(dropout, config.accumulate_steps)
+        grads, sums = _accumulate(grad, trained, batch, keys)
     scale = 1.0 / jnp.maximum(sums.count, 1)
     return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads), sums
 
 
-def split_batch(batch: DeviceBatch, parts: int) -> DeviceBatch:
-    """[B, ...] to [A, B / A, ...] and [M, ...] to [A, M / A, ...].
+def _accumulate(grad: Any, trained: Any, batch: DeviceBatch, keys: Array | None) -> tuple[Any, LossSums]:
+    """Sum of `grad` over the leading axis of the batch; gradients add up in float32 at least."""
 
-    A row's pictures lie in the part of the pictures that belongs to its part
-    of the rows (see `owl2_jax.data.batch.Batch`), so indices become local by
-    subtracting where the part starts.
-    """
-    split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
-    first = jnp.arange(parts, dtype=jnp.int32)[:, None, None] * split.images.shape[1]
-    local = jnp.where(split.image_index < 0, -1, split.image_index - first)
-    return split.replace(image_index=local)
+    def evaluate(part: tuple[DeviceBatch, Array | None]) -> tuple[Any, LossSums]:
+        grads, sums = grad(trained, *part)
+        return jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), grads), sums
+
+    def body(total: Any, part: tuple[DeviceBatch, Array | None]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, evaluate(part)), None
+
+    parts = (batch, keys)
+    shapes = jax.eval_shape(evaluate, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(body, zeros, parts)[0]
 
 
 def train_step(
@@ -112,6 +141,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     plans: Mapping[str, LeafPlan],
     config: TrainConfig,
+    num_datasets: int = 0,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Loss, gradients and update.
 
@@ -119,11 +149,13 @@ def train_step(
     moment; it is counted in the state.
 
     Returns:
-      The next state and scalars: loss (mean nats per supervised token),
-      accuracy, targets (count), grad_norm, bad_steps, skipped.
+      The next state, and of this step: loss (mean nats per supervised token),
+      accuracy, targets (their count), classes (float32[2 * num_datasets, 3],
+      sums of loss, correct and count, see `sample_classes`), grad_norm,
+      bad_steps, skipped, and `batch_counts`.
     """
     trained, frozen = tree.partition(state.params, trained_names(plans))
-    grads, sums = gradients(trained, frozen, batch, model, config)
+    grads, sums = gradients(trained, frozen, batch, model, config, num_datasets)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
 
@@ -146,8 +178,20 @@ def train_step(
         "loss": sums.loss / count,
         "accuracy": sums.correct / count,
         "targets": sums.count,
+        "classes": sums.classes,
         "grad_norm": norm,
         "bad_steps": state.bad_steps,
         "skipped": state.skipped,
+        **batch_counts(batch),
     }
     return state, metrics
+
+
+def batch_counts(batch: DeviceBatch) -> dict[str, Array]:
+    """int32[] of a whole batch: tokens (no padding), positions, samples, images."""
+    return {
+        "tokens": jnp.sum(batch.segment_ids > 0, dtype=jnp.int32),
+        "positions": jnp.asarray(batch.segment_ids.size, jnp.int32),
+        "samples": jnp.sum(jnp.max(batch.segment_ids, axis=-1), dtype=jnp.int32),
+        "images": jnp.sum(batch.image_index >= 0, dtype=jnp.int32),
+    }

@@ -18,27 +18,37 @@ from owl2_jax.model.owl2 import Owl2, abstract_params, logical_axes
 from owl2_jax.parallel import rules, shardings
 from owl2_jax.training import groups
 from owl2_jax.training.config import TrainConfig
+from owl2_jax.training.losses import LossSums
 from owl2_jax.training.optimizer import make_optimizer
 from owl2_jax.training.state import TrainState, create_state
-from owl2_jax.training.step import train_step
+from owl2_jax.training.step import DeviceBatch, batch_loss, train_step
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """What is fixed during a run: model, plan, optimiser, mesh, and the compiled step.
+    """What is fixed during a run.
 
     Attributes:
+      plans: how each leaf trains.
+      shapes: the parameters as `jax.ShapeDtypeStruct`.
       state_shardings: a sharding at each leaf of the state.
       step: (state, batch) to (state, metrics); the state is donated.
+      loss: (params, batch) to `LossSums`, for held-out data; the batch has no
+        axis of accumulation.
+      fingerprint: params to {group: uint32[]}, see `groups.fingerprint`.
     """
 
     model: Owl2
     config: TrainConfig
+    datasets: tuple[str, ...]
     plans: dict[str, groups.LeafPlan]
+    shapes: dict[str, Any]
     optimizer: optax.GradientTransformation
     mesh: jax.sharding.Mesh
     state_shardings: TrainState
     step: Any
+    loss: Any
+    fingerprint: Any
 
     def create(self, params: dict[str, Any]) -> TrainState:
         """A state at step 0 over parameters that are already on the mesh."""
@@ -48,7 +58,7 @@ class Trainer:
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state."""
         create = functools.partial(create_state, plans=self.plans, optimizer=self.optimizer)
-        shapes = jax.eval_shape(create, abstract_params(self.model.config))
+        shapes = jax.eval_shape(create, self.shapes)
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             shapes,
@@ -56,20 +66,66 @@ class Trainer:
         )
 
 
-def make_trainer(model_config: Owl2Config, config: TrainConfig, mesh: jax.sharding.Mesh) -> Trainer:
-    """Plans the parameters and prepares the step. Raises `Owl2Error` for groups or sizes that do not fit."""
-    model, shapes, axes = Owl2(model_config), abstract_params(model_config), logical_axes(model_config)
+@functools.lru_cache(maxsize=4)
+def param_shapes(config: Owl2Config) -> dict[str, Any]:
+    """`abstract_params`, remembered: tracing the initialisation takes a while. Not to be changed."""
+    return abstract_params(config)
+
+
+def make_trainer(
+    model_config: Owl2Config,
+    config: TrainConfig,
+    mesh: jax.sharding.Mesh,
+    datasets: tuple[str, ...] = (),
+) -> Trainer:
+    """Plans the parameters and prepares the step.
+
+    Args:
+      datasets: names of the sets that `dataset_ids` of the batches count; empty
+        when batches have none.
+
+    Raises:
+      Owl2Error: groups or sizes that do not fit.
+    """
+    model, shapes, axes = Owl2(model_config), param_shapes(model_config), logical_axes(model_config)
     shardings.check_params(axes, shapes, mesh)
     plans = groups.plan_leaves(shapes, config)
     optimizer = make_optimizer(config, plans)
     abstract = jax.eval_shape(functools.partial(create_state, plans=plans, optimizer=optimizer), shapes)
-    leaf_shardings = shardings.param_shardings(axes, mesh)
-    state_shardings = shardings.like_params(abstract, leaf_shardings, shapes, mesh)
-    step = functools.partial(train_step, model=model, optimizer=optimizer, plans=plans, config=config)
-    compiled = jax.jit(
-        rules.activate(mesh)(step),
-        in_shardings=(state_shardings, shardings.batch_sharding(mesh)),
-        out_shardings=(state_shardings, None),
-        donate_argnums=0,
+    places = shardings.like_params(abstract, shardings.param_shardings(axes, mesh), shapes, mesh)
+    step = functools.partial(
+        train_step, model=model, optimizer=optimizer, plans=plans, config=config, num_datasets=len(datasets)
     )
-    return Trainer(model, config, plans, optimizer, mesh, state_shardings, compiled)
+    return Trainer(
+        model=model,
+        config=config,
+        datasets=datasets,
+        plans=plans,
+        shapes=shapes,
+        optimizer=optimizer,
+        mesh=mesh,
+        state_shardings=places,
+        step=jax.jit(
+            rules.activate(mesh)(step),
+            in_shardings=(places, shardings.batch_sharding(mesh, config.accumulate_steps > 1)),
+            out_shardings=(places, shardings.replicated(mesh)),
+            donate_argnums=0,
+        ),
+        loss=_jit_loss(model, config, mesh, places.params, len(datasets)),
+        fingerprint=jax.jit(
+            functools.partial(groups.fingerprint, plans=plans), out_shardings=shardings.replicated(mesh)
+        ),
+    )
+
+
+def _jit_loss(
+    model: Owl2, config: TrainConfig, mesh: jax.sharding.Mesh, places: Any, num_datasets: int
+) -> Any:
+    def loss(params: Any, batch: DeviceBatch) -> LossSums:
+        return batch_loss(params, batch, model, config, num_datasets)
+
+    return jax.jit(
+        rules.activate(mesh)(loss),
+        in_shardings=(places, shardings.batch_sharding(mesh)),
+        out_shardings=shardings.replicated(mesh),
+    )

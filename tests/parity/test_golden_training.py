@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -43,7 +44,7 @@ CONFIG = TrainConfig(
 
 def device_batch(inputs: Case) -> DeviceBatch:
     return DeviceBatch(
-        **{field: jnp.asarray(getattr(inputs, field)) for field in DeviceBatch.__dataclass_fields__}
+        **{field.name: jnp.asarray(getattr(inputs, field.name)) for field in dataclasses.fields(inputs)}
     )
 
 

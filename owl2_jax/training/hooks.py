@@ -1,0 +1,50 @@
+"""What runs beside the steps: evaluations every so many steps, handed in by whoever starts a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.training.config import BestConfig
+
+
+@dataclass(frozen=True)
+class Hook:
+    """An evaluation of the parameters.
+
+    Attributes:
+      name: its numbers are reported as "name/metric".
+      every_steps: how often it runs; also behind the last step.
+      run: params to {metric: value}. Every process calls it.
+      metrics: names that `run` returns.
+    """
+
+    name: str
+    every_steps: int
+    run: Callable[[Any], Mapping[str, float]]
+    metrics: tuple[str, ...]
+
+    def is_due(self, step: int, last: bool) -> bool:
+        return last or step % self.every_steps == 0
+
+
+def evaluate(hooks: Sequence[Hook], params: Any) -> dict[str, float]:
+    """Runs the hooks: {"name/metric": value}."""
+    return {
+        f"{hook.name}/{metric}": float(value) for hook in hooks for metric, value in hook.run(params).items()
+    }
+
+
+def check_best(best: BestConfig | None, hooks: Sequence[Hook]) -> None:
+    """Raises `Owl2Error` when no evaluation gives the metric that chooses the best checkpoint."""
+    if best is None:
+        return
+    known = [f"{hook.name}/{metric}" for hook in hooks for metric in hook.metrics]
+    if not known:
+        raise Owl2Error(
+            f"train.best asks for {best.metric}, but the run evaluates nothing; set heldout or evaluators"
+        )
+    if best.metric not in known:
+        raise unknown_name("metric of train.best", best.metric, known)

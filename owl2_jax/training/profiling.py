@@ -1,0 +1,45 @@
+"""A profiler trace of chosen steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import jax
+
+PROFILE_DIR: Final = "profile"
+
+
+class Profile:
+    """Traces from the first to the last of `steps` into `profile/` of the run, for TensorBoard or xprof.
+
+    Args:
+      steps: (first, last), or None for no trace.
+    """
+
+    def __init__(self, run: Path, steps: tuple[int, int] | None) -> None:
+        self._directory, self._steps = run / PROFILE_DIR, steps
+        self._running = False
+
+    def __enter__(self) -> Profile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+
+    def before(self, step: int) -> None:
+        """Starts the trace in front of its first step, or of the first one that is left of it."""
+        if self._steps is not None and not self._running and self._steps[0] <= step <= self._steps[1]:
+            jax.profiler.start_trace(str(self._directory))
+            self._running = True
+
+    def after(self, step: int, metrics: Any) -> None:
+        """Ends the trace when the device is done with its last step."""
+        if self._running and self._steps is not None and step >= self._steps[1]:
+            jax.block_until_ready(metrics)
+            jax.profiler.stop_trace()
+            self._running = False

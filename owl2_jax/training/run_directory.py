@@ -1,0 +1,213 @@
+"""A run's directory: its config, what a checkpoint needs beside it, and a record of every start."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.params_io import CHECKPOINTS_DIR, MODEL_FILE, TOKENIZER_FILE, model_json
+from owl2_jax.version import __version__
+
+CONFIG_FILE: Final = "config.json"
+RECORD_FILE: Final = "run.json"
+
+# Settings that a resumed run may change: they say where and how the run is
+# computed or watched, not what it learns.
+FREE_FIELDS: Final = frozenset(
+    {
+        "mesh",
+        "model.remat",
+        "model.attention",
+        "model.image_kv",
+        "model.scan_unroll",
+        "train.loss_chunk",
+        "train.log_every_steps",
+        "train.save_every_steps",
+        "train.keep_checkpoints",
+        "train.max_bad_steps",
+        "train.watchdog_seconds",
+        "train.profile_steps",
+        "train.best",
+        "train.wandb",
+        "data.cache_samples",
+        "heldout",
+        "evaluators",
+    }
+)
+_PACKAGES: Final = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
+    """Lines "field: old -> new" for every field in which two configs differ."""
+    lines = []
+    for key in sorted({*old, *new}):
+        path = f"{where}.{key}" if where else key
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += differences(before, after, path)
+        elif before != after:
+            lines.append(f"{path}: {before!r} -> {after!r}")
+    return lines
+
+
+def check_run_directory(run: Path, config: Mapping[str, Any]) -> None:
+    """Checks that a run directory is new, or belongs to this config; `FREE_FIELDS` may differ.
+
+    Raises:
+      Owl2Error: it holds a run of another config (with the differences and the
+        two ways out), or something that is no run.
+    """
+    path = run / CONFIG_FILE
+    if run.exists() and not run.is_dir():
+        raise Owl2Error(f"--workdir {run} is a file; give a directory that is new or holds a run")
+    if not path.is_file():
+        return
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Owl2Error(f"{path} is damaged ({error}); restore it, or give another --workdir") from None
+    lines = differences(_fixed(old), _fixed(config))
+    if lines:
+        shown = "; ".join(lines[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
+        raise Owl2Error(
+            f"{run} holds a run of another config ({shown}). Either give the old settings to resume it, or "
+            "another --workdir to start anew"
+        )
+
+
+def is_complete(run: Path, num_steps: int) -> bool:
+    """Whether the last step of a run is saved already."""
+    return (run / CHECKPOINTS_DIR / str(num_steps)).is_dir()
+
+
+def write_run_directory(run: Path, config: Mapping[str, Any], tokenizer: bytes) -> None:
+    """Writes config, model and tokenizer; run `check_run_directory` before, on one process only.
+
+    Args:
+      config: the whole configuration as JSON types.
+      tokenizer: bytes of the SentencePiece model that goes with the checkpoints.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    data = config["data"]
+    model = model_json(
+        config["model"],
+        template=data["template"],
+        image_tag=data["image_tag"],
+        image_mode=data["image_mode"],
+    )
+    _write(run / TOKENIZER_FILE, tokenizer)
+    _write_json(run / MODEL_FILE, model)
+    # Written last: a directory with a config has all the rest.
+    _write_json(run / CONFIG_FILE, config)
+
+
+def record_start(
+    run: Path, config: Mapping[str, Any], devices: Mapping[str, Any], records: Mapping[str, int]
+) -> None:
+    """Adds this start to `run.json`: when, what code and versions, on which devices, on which data.
+
+    Args:
+      devices: kind, number and processes, as JSON types.
+      records: {set: number of its records}.
+    """
+    path = run / RECORD_FILE
+    try:
+        starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
+    except (OSError, ValueError, KeyError):
+        starts = []
+    manifest = data_manifest(config["data"]["datasets"], records)
+    starts.append(
+        {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "command": sys.argv,
+            "config_sha256": _hash(config),
+            "data_sha256": _hash(manifest),
+            "data": manifest,
+            "devices": dict(devices),
+            "versions": _versions(),
+            "git": git_state(Path(__file__).parent),
+        }
+    )
+    _write_json(path, {"starts": starts})
+
+
+def data_manifest(
+    datasets: Mapping[str, Mapping[str, Any]], records: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
+    """{set: kind, options, records, and bytes of each file its options name}."""
+    manifest = {}
+    for name, dataset in datasets.items():
+        paths = [Path(value) for value in dataset["options"].values() if isinstance(value, str)]
+        files = {str(path): path.stat().st_size for path in paths if path.is_file()}
+        manifest[name] = {
+            "kind": dataset["kind"],
+            "options": dict(dataset["options"]),
+            "records": records.get(name),
+            "files": files,
+        }
+    return manifest
+
+
+def _hash(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    versions = {"owl2_jax": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """{"commit", "changed"} of the work tree that holds the code; None where it is in none."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+
+    try:
+        tracked = git("ls-files", "--", str(Path(__file__).resolve()))
+        if not tracked.strip():  # installed into an environment inside somebody's work tree
+            return None
+        return {
+            "commit": git("rev-parse", "HEAD").strip(),
+            "changed": bool(git("status", "--porcelain", "-uno")),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _fixed(config: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """The config without `FREE_FIELDS`."""
+    kept = {}
+    for key, value in config.items():
+        path = f"{where}.{key}" if where else key
+        if path not in FREE_FIELDS:
+            kept[key] = _fixed(value, path) if isinstance(value, Mapping) else value
+    return kept
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replaces a file as a whole; one that holds this already keeps its time."""
+    if path.is_file() and path.read_bytes() == content:
+        return
+    beside = path.with_suffix(".tmp")
+    beside.write_bytes(content)
+    beside.replace(path)
+
+
+def _write_json(path: Path, values: Any) -> None:
+    _write(path, (json.dumps(values, indent=2) + "\n").encode())

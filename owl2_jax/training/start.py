@@ -1,0 +1,73 @@
+"""The parameters of step 0, and what can be known about them before a device is touched."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from owl2_jax.core import params_io, tree
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.model.owl2 import init_params
+from owl2_jax.training.trainer import Trainer
+
+# Leaves whose shape follows from the picture size and the number of queries.
+_RESIZABLE = ("vision/position_embedding", "abstractor/queries")
+
+
+def starting_params(trainer: Trainer) -> dict[str, Any]:
+    """Parameters of `start_from`, or random ones from the seed, on the mesh. Raises `Owl2Error`."""
+    like = trainer.abstract_state().params
+    if trainer.config.start_from is None:
+        init = functools.partial(init_params, trainer.model.config)
+        place = jax.tree.map(lambda leaf: leaf.sharding, like)
+        return jax.jit(init, out_shardings=place)(jax.random.key(trainer.config.seed))
+    checkpoint = params_io.resolve_checkpoint(trainer.config.start_from)
+    return params_io.restore_params(checkpoint.params, like)
+
+
+def check_start(start_from: str | None, shapes: Mapping[str, Any], tokenizer: bytes) -> None:
+    """Checks that a run can start from a checkpoint, reading no values.
+
+    Args:
+      shapes: the parameters of the run as `jax.ShapeDtypeStruct`.
+      tokenizer: bytes of the run's tokenizer.
+
+    Raises:
+      Owl2Error: it is missing, half-written, of another size, or was trained
+        with another tokenizer.
+    """
+    if start_from is None:
+        return
+    try:
+        checkpoint = params_io.resolve_checkpoint(start_from)
+    except Owl2Error as error:
+        raise Owl2Error(f"train.start_from: {error}") from None
+    stored = {name: shape for name, (shape, _) in params_io.stored_arrays(checkpoint.params).items()}
+    expected = {name: tuple(leaf.shape) for name, leaf in tree.flatten(shapes).items()}
+    _check_sizes(start_from, stored, expected)
+    params_io.check_fit(stored, expected, f"train.start_from {start_from}")
+    theirs = params_io.read_tokenizer(checkpoint.directory)
+    if theirs is not None and theirs != tokenizer:
+        own = checkpoint.directory / params_io.TOKENIZER_FILE
+        raise Owl2Error(
+            f"train.start_from {start_from} was trained with another tokenizer than data.tokenizer, so the "
+            f"same ids mean other pieces; set data.tokenizer={own}"
+        )
+
+
+def _check_sizes(
+    start_from: str, stored: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Names the command that mends a checkpoint of another picture size or query count."""
+    differ = [name for name in expected if name in stored and stored[name] != expected[name]]
+    if differ and set(differ) <= set(_RESIZABLE):
+        sizes = "; ".join(
+            f"{name} is {list(stored[name])}, expected {list(expected[name])}" for name in differ
+        )
+        raise Owl2Error(
+            f"train.start_from {start_from} has another picture size or number of queries ({sizes}); run "
+            f"`owl2 convert resize --checkpoint {start_from} --output DIR` with --image-size or --num-queries"
+        )
