@@ -2,6 +2,9 @@
 
 from ml_collections import ConfigDict
 
+# What a caption answers; questions come as they are.
+DESCRIBE = "Describe the picture."
+
 
 def base() -> ConfigDict:
     """The tiny model on the embedded corpus; each phase sets its mixture, groups and length."""
@@ -17,5 +20,6 @@ def base() -> ConfigDict:
     return config
 
 
-def embedded(dataset: str, weight: float) -> dict:
-    return {"kind": "embedded", "options": {"dataset": dataset}, "weight": weight}
+def embedded(dataset: str, weight: float, **options) -> dict:
+    """One set of a mixture from the corpus inside the package."""
+    return {"kind": "embedded", "options": {"dataset": dataset, **options}, "weight": weight}

@@ -3,7 +3,7 @@
 owl2 train --config=configs/tiny/stage1.py --workdir=runs/quickstart/stage1
 """
 
-from common import base, embedded
+from common import DESCRIBE, base, embedded
 from ml_collections import ConfigDict
 
 
@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     config = base()
     config.data.update(
         {
-            "datasets": {"captions": embedded("captions", 1.0)},
+            "datasets": {"captions": embedded("captions", 1.0, prompt=DESCRIBE)},
             "rows": 16,
             "image_slots": 5,
             "images": 64,

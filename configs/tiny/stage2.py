@@ -3,7 +3,7 @@
 owl2 train --config=configs/tiny/stage2.py --workdir=runs/quickstart/stage2
 """
 
-from common import base, embedded
+from common import DESCRIBE, base, embedded
 from ml_collections import ConfigDict
 
 
@@ -12,9 +12,9 @@ def get_config() -> ConfigDict:
     config.data.update(
         {
             "datasets": {
-                "easy_vqa": embedded("easy_vqa", 0.6),
-                "drawn_vqa": embedded("drawn_vqa", 0.2),
-                "captions": embedded("captions", 0.1),
+                "easy_vqa": embedded("easy_vqa", 0.65),
+                "drawn_vqa": embedded("drawn_vqa", 0.15),
+                "captions": embedded("captions", 0.1, prompt=DESCRIBE),
                 "facts": embedded("facts", 0.1),
             },
             "rows": 20,

@@ -3,7 +3,7 @@
 owl2 train --config=configs/tiny/warmup.py --workdir=runs/quickstart/warmup
 """
 
-from common import base, embedded
+from common import DESCRIBE, base, embedded
 from ml_collections import ConfigDict
 
 
@@ -11,7 +11,12 @@ def get_config() -> ConfigDict:
     config = base()
     config.data.update(
         {
-            "datasets": {"facts": embedded("facts", 1.0)},
+            "datasets": {
+                "facts": embedded("facts", 0.4),
+                "captions": embedded("captions", 0.3, prompt=DESCRIBE, pictures=False),
+                "easy_vqa": embedded("easy_vqa", 0.2, pictures=False),
+                "drawn_vqa": embedded("drawn_vqa", 0.1, pictures=False),
+            },
             "rows": 32,
             "image_slots": 0,
             "images": 0,

@@ -35,6 +35,8 @@ class EmbeddedSource:
       prompt: Text around the question, with `{question}` in it; the whole
         request where the split has captions and no questions.
       image_tag: The tag that marks the picture in the messages.
+      pictures: False leaves the pictures and their tags out: the language of
+        the split alone.
       folder: Another folder built by `owl2_jax.data.corpus.build`.
 
     Raises:
@@ -49,9 +51,11 @@ class EmbeddedSource:
         kinds: Sequence[str] | None = None,
         prompt: str = "{question}",
         image_tag: str = DEFAULT_IMAGE_TAG,
+        pictures: bool = True,
         folder: str | Path = FOLDER,
     ):
         self.dataset, self.split = dataset, split
+        self.pictures = pictures
         self.style = Style(dataset, prompt, image_tag)
         self.folder = Path(folder)
         self.name = f"{dataset}-{split}"
@@ -72,7 +76,7 @@ class EmbeddedSource:
     def __getitem__(self, index: int) -> Example:
         record = self._records[checked_index(index, len(self), self.name)]
         picture = record["picture"]
-        shown = [] if picture is None else [picture]
+        shown = [picture] if self.pictures and picture is not None else []
         pictures = _read_pictures(self.folder) if shown else []
         return self.style.example(
             record["id"],
