@@ -1,15 +1,12 @@
-"""Attention: masks, the reference product, and the choice of kernel."""
+"""Attention: masks and the product written out, which every kernel must agree with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-
-from owl2_jax.core.errors import unknown_name
 
 Array = jax.Array
 
@@ -95,24 +92,3 @@ def dot_product(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array
     context = jnp.einsum("bkts,bksh->bkth", weights, v)
     context = context.reshape(batch, heads, length, width).transpose(0, 2, 1, 3)
     return context, probabilities.reshape(batch, heads, length, keys)
-
-
-def _xla(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
-    mask = causal_segment_mask(query_segments(segment_ids), segment_ids)
-    return dot_product(q, k, v, mask)[0]
-
-
-# Causal self-attention over packed segments: (q, k, v, segment_ids[B, T]) -> context.
-KERNELS: Final[dict[str, Callable[[Array, Array, Array, Array], Array]]] = {"xla": _xla}
-
-
-def kernel(name: str) -> Callable[[Array, Array, Array, Array], Array]:
-    """The named kernel; "auto" takes the best one for the default device.
-
-    Raises `UnknownNameError` with the nearest names.
-    """
-    if name == "auto":
-        name = "xla"
-    if name not in KERNELS:
-        raise unknown_name("attention kernel", name, [*KERNELS, "auto"])
-    return KERNELS[name]

@@ -111,7 +111,7 @@ class Owl2Config:
       remat: what the backward pass computes again; a name of
         `owl2_jax.model.remat.POLICIES`.
       attention: kernel of the decoder's full-sequence attention; a name of
-        `owl2_jax.model.attention.KERNELS`, or "auto" for the device's best.
+        `owl2_jax.model.kernels.KERNELS`; "auto" for the device's best.
       image_kv: "gather" projects image keys and values only where an image
         stands; "select" projects everywhere and selects (the reference).
       scan_unroll: decoder and vision layers per iteration of the layer scan.

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from owl2_jax.core import axes
-from owl2_jax.model import attention, modality, remat
+from owl2_jax.model import attention, kernels, modality, remat
 from owl2_jax.model.cache import Cache
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import (
@@ -119,7 +119,7 @@ class DecoderAttention(nn.Module):
             mask = attention.causal_segment_mask(segments, inputs.segment_ids)
             context, probabilities = attention.dot_product(q, k, v, mask)
         else:
-            return attention.kernel(self.config.attention)(q, k, v, inputs.segment_ids)
+            return kernels.kernel(self.config.attention)(q, k, v, inputs.segment_ids)
         self.sow("intermediates", "attention", probabilities)
         return context
 
