@@ -27,6 +27,7 @@ from owl2_jax.inference.programs import Programs
 from owl2_jax.inference.request import MAX_TOP_LOGPROBS, Event, Request, Result
 from owl2_jax.inference.sampling import stack_settings
 from owl2_jax.inference.scoring import score_options
+from owl2_jax.model.config import Owl2Config
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,14 @@ class EngineConfig:
         for name in ("slots", "prefill_rows", "decode_steps", "feature_bytes", "shortest_cache"):
             if getattr(self, name) < 1:
                 raise Owl2Error(f"engine {name} is {getattr(self, name)}; expected at least 1")
+
+    @classmethod
+    def for_throughput(cls, model: Owl2Config, cache_bytes: int = 256 * 2**20) -> EngineConfig:
+        """Sizes for many requests at once: as many slots as fit into `cache_bytes`, 8 to 256."""
+        decoder = model.decoder
+        position = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_width
+        slot = position * np.dtype(model.dtype).itemsize * decoder.max_length
+        return cls(slots=min(max(cache_bytes // slot, 8), 256))
 
 
 @dataclass
@@ -116,7 +125,10 @@ class Engine:
         return job.request_id
 
     def cancel(self, request_id: int) -> None:
-        """Ends a request; its slot is free at the next step, which tells of its end. Ended ones stay."""
+        """Ends a request early; the next step tells of its end and frees its slot.
+
+        Nothing happens to a request that has ended already.
+        """
         for job in [*self._waiting, *self._running.values()]:
             if job.request_id == request_id:
                 job.answer.end("cancelled")
@@ -126,6 +138,22 @@ class Engine:
         """Requests that wait or run."""
         return len(self._waiting) + len(self._running)
 
+    def run(self, request_id: int) -> Iterator[Event]:
+        """Steps until a submitted request ends, and yields its events."""
+        ended = False
+        while not ended:
+            for event in self.step():
+                if event.request_id == request_id:
+                    ended = event.result is not None
+                    yield event
+
+    def stop(self, request_id: int) -> Result:
+        """Ends a request early and returns the answer so far."""
+        self.cancel(request_id)
+        *_, last = self.run(request_id)
+        assert last.result is not None
+        return last.result
+
     def generate(self, requests: Iterable[Request]) -> Iterator[Result]:
         """Answers requests; results come in the order of the requests, as soon as they are ready.
 
@@ -134,17 +162,32 @@ class Engine:
         Raises:
           Owl2Error: at a request that cannot be answered.
         """
-        source, done, order = iter(requests), {}, deque[int]()
+        for answer in self.answers(requests):
+            if isinstance(answer, Owl2Error):
+                raise answer
+            yield answer
+
+    def answers(self, requests: Iterable[Request]) -> Iterator[Result | Owl2Error]:
+        """As `generate`, with the error in the place of a request that cannot be answered."""
+        source, order = iter(requests), deque[int | Owl2Error]()
+        done: dict[int, Result] = {}
         exhausted = False
         while order or not exhausted:
             while not exhausted and self.pending < 2 * self.config.slots:
                 request = next(source, None)
                 exhausted = request is None
                 if request is not None:
-                    order.append(self.submit(request))
+                    order.append(self._try_submit(request))
             done |= {event.request_id: event.result for event in self.step() if event.result}
-            while order and order[0] in done:
-                yield done.pop(order.popleft())
+            while order and (isinstance(order[0], Owl2Error) or order[0] in done):
+                first = order.popleft()
+                yield first if isinstance(first, Owl2Error) else done.pop(first)
+
+    def _try_submit(self, request: Request) -> int | Owl2Error:
+        try:
+            return self.submit(request)
+        except Owl2Error as error:
+            return error
 
     # One step ----------------------------------------------------------------
 

@@ -48,12 +48,21 @@ class Request:
     image_mode: str | None = None
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            raise Owl2Error(f"max_new_tokens is {self.max_new_tokens}; expected at least 1")
-        if not 0 <= self.top_logprobs <= MAX_TOP_LOGPROBS:
-            raise Owl2Error(f"top_logprobs is {self.top_logprobs}; expected 0 to {MAX_TOP_LOGPROBS}")
-        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+        if self.max_new_tokens is not None:
+            _check_whole("max_new_tokens", self.max_new_tokens, 1, None)
+        _check_whole("min_new_tokens", self.min_new_tokens, 0, None)
+        _check_whole("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
+        if not isinstance(self.stop, (list, tuple)) or not all(
+            isinstance(text, str) and text for text in self.stop
+        ):
             raise Owl2Error(f"stop is {self.stop!r}; expected a list of texts that are not empty")
+
+
+def _check_whole(name: str, value: Any, low: int, high: int | None) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):
+        limits = f"at least {low}" if high is None else f"{low} to {high}"
+        raise Owl2Error(f"{name} is {value!r}; expected a whole number, {limits}")
 
 
 @dataclass

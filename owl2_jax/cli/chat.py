@@ -1,0 +1,145 @@
+"""`owl2 chat`: a conversation about pictures in the terminal, or with lines from a pipe."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from owl2_jax.cli.common import (
+    add_checkpoint_arguments,
+    add_length_argument,
+    add_sampling_arguments,
+    sampling_of,
+)
+from owl2_jax.core.errors import Owl2Error, unknown_name
+
+if TYPE_CHECKING:
+    from owl2_jax.inference.chat import Chat
+
+HELP = """\
+/image FILE [TEXT]  show a picture with the next message, or with TEXT at once
+/reset              forget everything
+/help               this list
+/quit               end (or Ctrl-D)
+Ctrl-C stops an answer."""
+
+_COMMANDS = ("/image", "/reset", "/help", "/quit")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_checkpoint_arguments(parser)
+    parser.add_argument(
+        "--image", action="append", default=[], type=Path, metavar="FILE",
+        help="picture of the first message; may be given several times",
+    )  # fmt: skip
+    add_length_argument(parser)
+    add_sampling_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    sampling = sampling_of(args)
+    for path in args.image:
+        check_picture(path)
+
+    import owl2_jax
+    from owl2_jax.inference.chat import Chat
+    from owl2_jax.inference.engine import Engine, EngineConfig
+
+    model = owl2_jax.load(args.checkpoint, dtype=args.dtype)
+    chat = Chat(Engine(model, EngineConfig(slots=1, decode_steps=4)), sampling, args.max_new_tokens)
+    terminal = sys.stdin.isatty()
+    if terminal:
+        print(f"{model.name}: ask something, or /help", flush=True)
+    Session(chat, args.image, print_piece).run(lines(terminal))
+    return 0
+
+
+class Session:
+    """Reads lines, obeys commands and prints answers; an error is told and the chat goes on."""
+
+    def __init__(self, chat: Chat, images: list[Path], show: Callable[[str], None]):
+        """`images` wait for the first message; `show` takes the pieces of answers."""
+        self.chat = chat
+        self.waiting = list(images)
+        self._show = show
+
+    def run(self, source: Iterator[str]) -> None:
+        for line in source:
+            text = line.strip()
+            try:
+                if text.startswith("/"):
+                    if not self._command(text):
+                        return
+                elif text:
+                    self._ask(text)
+            except Owl2Error as error:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+
+    def _command(self, text: str) -> bool:
+        """Obeys a command; False when it was the last one."""
+        name, _, rest = text.partition(" ")
+        if name == "/quit":
+            return False
+        if name == "/image":
+            self._add_image(rest.strip())
+        elif name == "/reset":
+            self.chat.reset()
+            self.waiting = []
+        elif name == "/help":
+            print(HELP, flush=True)
+        else:
+            raise unknown_name("command", name, _COMMANDS)
+        return True
+
+    def _add_image(self, rest: str) -> None:
+        """Takes `FILE` or `FILE TEXT`; a name with spaces needs no quotes when it stands alone."""
+        if not rest:
+            raise Owl2Error("/image needs a file: /image FILE")
+        name, _, text = (rest, "", "") if Path(rest).is_file() else rest.partition(" ")
+        path = Path(name).expanduser()
+        check_picture(path)
+        self.waiting.append(path)
+        if text:
+            self._ask(text)
+
+    def _ask(self, text: str) -> None:
+        images = [path.read_bytes() for path in self.waiting]
+        answer = self.chat.ask(text, images)
+        try:
+            for piece in answer:
+                self._show(piece)
+        except KeyboardInterrupt:
+            answer.close()
+        self._show("\n")
+        self.waiting = []
+
+
+def check_picture(path: Path) -> None:
+    """Raises `Owl2Error` when a file is no picture that can be shown."""
+    from owl2_jax.data.images import decode
+
+    decode(path)
+
+
+def print_piece(piece: str) -> None:
+    print(piece, end="", flush=True)
+
+
+def lines(terminal: bool) -> Iterator[str]:
+    """Lines of the terminal, with editing where there is any, or of a pipe."""
+    if not terminal:
+        yield from sys.stdin
+        return
+    try:
+        import readline  # noqa: F401  (importing it gives `input` history and editing)
+    except ImportError:
+        pass
+    while True:
+        try:
+            yield input("> ")
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return

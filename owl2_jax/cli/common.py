@@ -1,0 +1,56 @@
+"""Arguments that several commands share, and what becomes of them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from owl2_jax.inference.sampling import Sampling
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint", required=True, type=Path, metavar="DIR",
+        help="model directory, run directory (latest step) or released directory",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="of the computation; by default the checkpoint's own"
+    )
+
+
+def add_length_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-new-tokens", type=int, metavar="N",
+        help="longest answer; by default what the model has room for",
+    )  # fmt: skip
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how tokens are chosen")
+    group.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest (default: 0)")
+    group.add_argument("--top-k", type=int, default=0, help="keep the k likeliest; 0 keeps all (default: 0)")
+    group.add_argument("--top-p", type=float, default=1.0, help="keep this much probability (default: 1)")
+    group.add_argument(
+        "--min-p", type=float, default=0.0,
+        help="keep tokens this likely compared with the likeliest (default: 0)",
+    )  # fmt: skip
+    group.add_argument(
+        "--repetition-penalty", type=float, default=1.0, help="above 1 avoids repetition (default: 1)"
+    )
+    group.add_argument("--seed", type=int, default=0, help="(default: 0)")
+
+
+def sampling_of(args: argparse.Namespace) -> Sampling:
+    """The settings in `args`. Raises `Owl2Error` for values out of range."""
+    from owl2_jax.inference.sampling import Sampling
+
+    return Sampling(
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        min_p=args.min_p,
+        repetition_penalty=args.repetition_penalty,
+        seed=args.seed,
+    )

@@ -1,0 +1,237 @@
+"""`owl2 generate`: a JSONL file of prompts to a JSONL file of answers.
+
+A line of the input:
+
+    {"id": "a1", "messages": [{"role": "user", "content": "<|image|>What is this?"}],
+     "images": ["cat.png"], "max_new_tokens": 50, "temperature": 0.7, "seed": 3}
+
+"prompt" (a finished text) may stand in place of "messages"; paths are relative
+to the input file; "id" is the line's number when left out. All fields but the
+prompt are optional, and win over the command line. The answers stand in the
+order of the prompts:
+
+    {"id": "a1", "text": "A cat.", "finish_reason": "stop", "prompt_tokens": 23,
+     "new_tokens": 4, "logprob": -0.71}
+
+or {"id": "a1", "error": "..."} for a prompt that cannot be answered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from owl2_jax.cli.common import (
+    add_checkpoint_arguments,
+    add_length_argument,
+    add_sampling_arguments,
+    sampling_of,
+)
+from owl2_jax.core.errors import Owl2Error, unknown_name
+
+if TYPE_CHECKING:
+    from owl2_jax.inference.request import Request, Result
+    from owl2_jax.inference.sampling import Sampling
+
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+_REQUEST = ("max_new_tokens", "min_new_tokens", "stop", "image_mode")
+_FIELDS = ("id", "messages", "prompt", "images", *_REQUEST, *_SAMPLING)
+SOME_FAILED = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_checkpoint_arguments(parser)
+    parser.add_argument("--input", required=True, type=Path, metavar="FILE.jsonl")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FILE.jsonl",
+        help="what it holds already is not asked again",
+    )  # fmt: skip
+    add_length_argument(parser)
+    parser.add_argument("--slots", type=int, help="requests at a time; by default what memory allows")
+    add_sampling_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    sampling = sampling_of(args)
+    rows = read_rows(args.input)
+    requests = [to_request(row, args.input.parent, sampling, args.max_new_tokens) for row in rows]
+    check_settings(args.output, settings_of(args, sampling))
+    done = finished(args.output, [row["id"] for row in rows])
+    failed = 0
+    if done < len(rows):
+        engine = make_engine(args)
+        with args.output.open("a", encoding="utf-8") as out, progress_bar(done, len(rows)) as advance:
+            answers = engine.answers(requests[done:])
+            for row, answer in zip(rows[done:], answers, strict=True):
+                failed += isinstance(answer, Owl2Error)
+                out.write(json.dumps(to_line(row["id"], answer), ensure_ascii=False) + "\n")
+                out.flush()
+                advance()
+    print(f"{len(rows)} answers in {args.output}" + (f", {done} of them from before" if done else ""))
+    if failed:
+        print(f"{failed} prompts could not be answered; see 'error' in {args.output}", file=sys.stderr)
+    return SOME_FAILED if failed else 0
+
+
+def make_engine(args: argparse.Namespace) -> Any:
+    import owl2_jax
+    from owl2_jax.inference.engine import Engine, EngineConfig
+
+    model = owl2_jax.load(args.checkpoint, dtype=args.dtype)
+    config = EngineConfig.for_throughput(model.config)
+    return Engine(model, dataclasses.replace(config, slots=args.slots) if args.slots else config)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file, each with its "id".
+
+    Raises:
+      Owl2Error: no such file, or a line that is no prompt, naming the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Owl2Error(f"cannot read {path}: {error}") from error
+    rows = [_read_row(f"{path}, line {n}", n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise Owl2Error(f"{path} holds no prompts; expected one JSON object a line")
+    ids = set()
+    for row in rows:
+        if row["id"] in ids:
+            raise Owl2Error(f"{path} has the id {row['id']!r} twice; ids must differ")
+        ids.add(row["id"])
+    return rows
+
+
+def _read_row(where: str, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise Owl2Error(f"{where} is not valid JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise Owl2Error(f"{where} is {line.strip()[:40]}; expected an object")
+    for key in row:
+        if key not in _FIELDS:
+            raise unknown_name(f"field of {where}", key, _FIELDS)
+    if ("messages" in row) == ("prompt" in row):
+        raise Owl2Error(f"{where} needs either 'messages' or 'prompt'")
+    if not isinstance(row.get("prompt", ""), str) or not isinstance(row.get("messages", []), list):
+        raise Owl2Error(f"{where}: 'prompt' is a text and 'messages' a list of messages")
+    images = row.setdefault("images", [])
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise Owl2Error(f"{where}: 'images' is a list of paths")
+    row.setdefault("id", number)
+    if not isinstance(row["id"], (str, int)):
+        raise Owl2Error(f"{where}: 'id' is a text or a number")
+    return row
+
+
+def to_request(
+    row: Mapping[str, Any], folder: Path, sampling: Sampling, max_new_tokens: int | None
+) -> Request:
+    """A line as a request; raises `Owl2Error` for settings out of range, naming the id."""
+    from owl2_jax.inference.request import Request
+
+    try:
+        chosen = {name: row[name] for name in _SAMPLING if name in row}
+        settings = {"max_new_tokens": max_new_tokens} | {name: row[name] for name in _REQUEST if name in row}
+        return Request(
+            row["prompt"] if "prompt" in row else row["messages"],
+            [folder / image for image in row["images"]],
+            dataclasses.replace(sampling, **chosen),
+            **settings,
+        )
+    except Owl2Error as error:
+        raise Owl2Error(f"prompt {row['id']!r}: {error}") from error
+
+
+def to_line(row_id: str | int, answer: Result | Owl2Error) -> dict[str, Any]:
+    if isinstance(answer, Owl2Error):
+        return {"id": row_id, "error": str(answer)}
+    return {
+        "id": row_id,
+        "text": answer.text,
+        "finish_reason": answer.finish_reason,
+        "prompt_tokens": answer.prompt_tokens,
+        "new_tokens": len(answer.token_ids),
+        "logprob": round(sum(answer.logprobs), 4),
+    }
+
+
+def settings_of(args: argparse.Namespace, sampling: Sampling) -> dict[str, Any]:
+    """What the answers in an output file have in common."""
+    return {
+        "checkpoint": str(args.checkpoint.resolve()),
+        "dtype": args.dtype,
+        "input": hashlib.sha256(args.input.read_bytes()).hexdigest()[:16],
+        "max_new_tokens": args.max_new_tokens,
+        **dataclasses.asdict(sampling),
+    }
+
+
+def check_settings(output: Path, settings: Mapping[str, Any]) -> None:
+    """Notes the settings beside the output, or raises `Owl2Error` when others are noted."""
+    note = output.with_name(output.name + ".settings.json")
+    if not output.parent.is_dir():
+        raise Owl2Error(f"the folder {output.parent} of the output does not exist")
+    if not output.exists():
+        note.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        return
+    try:
+        noted = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise Owl2Error(
+            f"{output} exists and {note} does not tell what made it; give another --output"
+        ) from None
+    different = [name for name in settings if settings[name] != noted.get(name)]
+    if different:
+        raise Owl2Error(
+            f"{output} was made with another {', '.join(different)}; "
+            "give another --output, or the same settings to go on"
+        )
+
+
+def finished(output: Path, ids: Sequence[str | int]) -> int:
+    """How many prompts the output answers already; a half-written last line is cut off.
+
+    Raises:
+      Owl2Error: its lines are not those of these prompts.
+    """
+    if not output.exists():
+        return 0
+    content = output.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        with output.open("r+b") as file:
+            file.truncate(len(whole))
+    try:
+        found = [json.loads(line)["id"] for line in whole.splitlines()]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Owl2Error(f"{output} is no output of this command ({error}); give another --output") from error
+    if found != list(ids[: len(found)]):
+        raise Owl2Error(f"{output} answers other prompts than these; give another --output")
+    return len(found)
+
+
+@contextmanager
+def progress_bar(done: int, total: int) -> Iterator[Any]:
+    """Yields a function that moves a bar on the error stream on by one."""
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=total, completed=done)
+        yield lambda: bar.advance(task)

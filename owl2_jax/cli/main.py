@@ -1,0 +1,93 @@
+"""`owl2 COMMAND`: finds the command's module, parses its arguments and calls it.
+
+A command's module has `add_arguments(parser)` and `main(args) -> int`. It is
+imported only when it is called, so that `owl2 --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.version import __version__
+
+# Command, which is the name of its module here, and what it does.
+COMMANDS: Final = {
+    "train": "train a model as a config file says, or go on with a run",
+    "evaluate": "answer benchmarks and score them",
+    "chat": "talk with a model about pictures",
+    "generate": "answer a JSONL file of prompts",
+    "convert": "convert checkpoints from and to the released PyTorch format",
+    "report": "draw the report of a finished quickstart run",
+}
+
+USER_ERROR: Final = 2
+INTERRUPTED: Final = 130  # 128 + SIGINT, as shells report it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code.
+
+    An `Owl2Error` becomes one line on the error stream and code 2, an interrupt
+    code 130. Anything else is a fault of ours and keeps its traceback.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except Owl2Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (`owl2 ... | head`); the interpreter
+        # must not write to it again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if arguments else USER_ERROR
+    if arguments[0] in ("-V", "--version"):
+        print(f"owl2 {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise unknown_name("command", name, COMMANDS)
+    module = importlib.import_module(f"owl2_jax.cli.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"owl2 {name}", description=COMMANDS[name].capitalize() + ".", allow_abbrev=False
+    )
+    module.add_arguments(parser)
+    return module.main(parser.parse_args(rest))
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: owl2 COMMAND [ARGUMENT ...]",
+            "",
+            *lines,
+            "",
+            "`owl2 COMMAND --help` lists a command's arguments; `owl2 --version` tells the version.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,30 @@
+"""A model directory and pictures for the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import pytest
+
+from owl2_jax.core.params_io import model_json, write_model_directory
+from owl2_jax.testing import tiny
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory, tiny_config, tiny_params, toy_tokenizer) -> Path:
+    path = tmp_path_factory.mktemp("checkpoint") / "model"
+    write_model_directory(
+        path, model_json(tiny_config.to_dict()), jax.device_get(tiny_params), toy_tokenizer.bytes
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """A folder with 0.png, 1.png, 2.png and broken.png."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(tiny.picture_file(number))
+    (folder / "broken.png").write_bytes(tiny.picture_file(0)[:60])
+    return folder

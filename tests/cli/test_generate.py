@@ -1,0 +1,111 @@
+"""`owl2 generate`: order, resumption, single bad prompts, and files that are refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from owl2_jax.cli.main import main
+
+
+@pytest.fixture
+def workspace(tmp_path, pictures):
+    """A folder with an input of five prompts; the fourth has no readable picture."""
+    rows = [
+        {"prompt": "USER: What? ASSISTANT:"},
+        {
+            "id": "red",
+            "messages": [{"role": "user", "content": "<|image|>What?"}],
+            "images": [f"{pictures}/0.png"],
+        },
+        {"id": "hot", "prompt": "What", "temperature": 1.5, "seed": 3, "max_new_tokens": 3},
+        {"id": "bad", "prompt": "<|image|>", "images": ["nowhere.png"]},
+        {"id": "last", "messages": [{"role": "user", "content": "Is there?"}], "stop": ["~~~"]},
+    ]
+    write(tmp_path / "in.jsonl", rows)
+    return tmp_path
+
+
+def write(path, rows) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def generate(checkpoint, workspace, capsys):
+    def run(*arguments: str):
+        paths = [f"--input={workspace}/in.jsonl", f"--output={workspace}/out.jsonl"]
+        code = main(
+            ["generate", f"--checkpoint={checkpoint}", "--slots=2", "--max-new-tokens=4", *paths, *arguments]
+        )
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def test_answers_in_order_with_an_error_for_the_bad_prompt(generate, workspace):
+    code, err = generate()
+    assert code == 1
+    assert "1 prompts could not be answered" in err
+    lines = read(workspace / "out.jsonl")
+    assert [line["id"] for line in lines] == [1, "red", "hot", "bad", "last"]
+    assert "nowhere.png" in lines[3]["error"]
+    for line in (*lines[:3], lines[4]):
+        assert set(line) == {"id", "text", "finish_reason", "prompt_tokens", "new_tokens", "logprob"}
+        assert line["logprob"] < 0
+    assert lines[2]["new_tokens"] <= 3
+    assert lines[1]["prompt_tokens"] > lines[4]["prompt_tokens"]
+
+
+def test_goes_on_after_a_half_written_line_and_ends_in_the_same_file(generate, workspace):
+    generate()
+    output = workspace / "out.jsonl"
+    whole = output.read_text()
+    output.write_text(whole[: len(whole) * 2 // 3])
+    assert generate()[0] in (0, 1)
+    assert output.read_text() == whole
+    assert generate() == (0, "")
+    assert output.read_text() == whole
+
+
+def test_other_settings_do_not_go_on_in_the_same_file(generate, workspace):
+    generate()
+    before = (workspace / "out.jsonl").read_bytes()
+    code, err = generate("--temperature=1")
+    assert code == 2
+    assert "another temperature" in err
+    assert (workspace / "out.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "no prompts"),
+        ("{]", "line 1 is not valid JSON"),
+        ('["x"]', "expected an object"),
+        ('{"prompt": "x", "image": ["a"]}', "'images'"),
+        ("{}", "either 'messages' or 'prompt'"),
+        ('{"prompt": "x", "messages": []}', "either"),
+        ('{"prompt": 5}', "'prompt' is a text"),
+        ('{"prompt": "x", "images": "a.png"}', "list of paths"),
+        ('{"prompt": "x", "id": "a"}\n{"prompt": "y", "id": "a"}', "twice"),
+        ('{"prompt": "x", "top_p": 7}', "top_p"),
+        ('{"prompt": "x", "max_new_tokens": "many"}', "max_new_tokens"),
+    ],
+)
+def test_bad_input_is_refused_whole(generate, workspace, content, message):
+    (workspace / "in.jsonl").write_text(content)
+    code, err = generate()
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (workspace / "out.jsonl").exists()
+
+
+def test_missing_input_and_folder_are_told(generate):
+    assert "cannot read" in generate("--input=/nowhere.jsonl")[1]
+    assert "/nowhere" in generate("--output=/nowhere/out.jsonl")[1]

@@ -1,0 +1,128 @@
+"""Greedy decoding of the released implementation, token for token and logit for logit."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from owl2_jax.convert.to_flax import load_hf_params
+from owl2_jax.inference.engine import Engine, EngineConfig
+from owl2_jax.inference.inputs import place_pictures, stack_prompts
+from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.pictures import Picture
+from owl2_jax.inference.request import Request
+from owl2_jax.model.owl2 import Owl2
+
+TOLERANCE = {"atol": 5e-5, "rtol": 1e-4}
+
+
+class AnyTokenizer:
+    """The golden models have no tokenizer and never stop at `</s>`."""
+
+    eos_id = -1
+
+    def __init__(self, vocab_size: int):
+        self.vocab_size = vocab_size
+
+    def require_size(self, size: int) -> None: ...
+
+    def piece(self, token_id: int) -> str:
+        return f" {token_id}"
+
+    def byte_value(self, token_id: int) -> None: ...
+
+    def is_special(self, token_id: int) -> bool:
+        return False
+
+
+@pytest.fixture(scope="module", params=["A", "B"])
+def golden(request, golden_directory):
+    folder = golden_directory / request.param
+    config, params = load_hf_params(folder / "hf")
+    model = LoadedModel(config, jax.device_put(params), AnyTokenizer(config.decoder.vocab_size))
+    return model, np.load(folder / "golden.npz")
+
+
+def requests_of(arrays, case: str) -> list[Request]:
+    """Rows of a case; the pictures are handed out in the order of the placeholders."""
+    if f"{case}/input_ids" not in arrays:
+        case = case.removeprefix("gen_")  # generated from the prompt of the forward case
+    ids = arrays[f"{case}/input_ids"].astype(np.int32)
+    name = f"{case}/images"
+    images = iter(arrays[name].transpose(0, 2, 3, 1).copy() if name in arrays else ())
+    return [
+        Request(row, [next(images) for _ in range(np.sum(row == -200))], max_new_tokens=16) for row in ids
+    ]
+
+
+@pytest.mark.parametrize("case", ["gen_i", "gen_iii", "gen_batch"])
+def test_greedy_tokens_are_those_of_the_release(golden, case):
+    model, arrays = golden
+    results = list(Engine(model, EngineConfig(slots=3)).generate(requests_of(arrays, case)))
+    np.testing.assert_array_equal([result.token_ids for result in results], arrays[f"{case}/tokens"])
+    logprobs = jax.nn.log_softmax(arrays[f"{case}/step_logits"], axis=-1)
+    expected = np.take_along_axis(np.asarray(logprobs), arrays[f"{case}/tokens"][..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose([result.logprobs for result in results], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["gen_i", "gen_iii", "gen_batch"])
+def test_step_logits_are_those_of_the_release(golden, case):
+    model, arrays = golden
+    np.testing.assert_allclose(
+        step_logits(model, requests_of(arrays, case), arrays[f"{case}/tokens"]),
+        arrays[f"{case}/step_logits"],
+        **TOLERANCE,
+    )
+
+
+def step_logits(model: LoadedModel, requests: list[Request], tokens: np.ndarray) -> np.ndarray:
+    """Logits after the prompt and after each of the given tokens: float32[B, N, V]."""
+    config, variables = model.config, {"params": model.params}
+    apply = jax.jit(Owl2(config).apply, static_argnames=("method", "cache_length"))
+    prompts = [place_pictures(request.prompt, model) for request in requests]
+    pictures = [image for request in requests for image in request.images]
+    for prompt, request in zip(prompts, requests, strict=True):
+        prompt.pictures = [Picture(image, "resize", config.vision.image_size) for image in request.images]
+    keys = [picture.key for prompt in prompts for picture in prompt.pictures]
+    length = max(map(len, prompts))
+    stacked = stack_prompts(
+        prompts, len(prompts), length, config.decoder.vocab_size, lambda picture: keys.index(picture.key)
+    )
+    features = apply(variables, np.stack(pictures), method="encode_images") if pictures else None
+    positions = np.tile(np.arange(length, dtype=np.int32), (len(prompts), 1))
+    segments = (positions < stacked.lengths[:, None]).astype(np.int32)
+    hidden, cache = apply(
+        variables, stacked.tokens, positions, segments, features, stacked.image_index,
+        stacked.image_starts, cache_length=length + tokens.shape[1], method="prefill",
+    )  # fmt: skip
+    states = [hidden[np.arange(len(prompts)), stacked.lengths - 1]]
+    for step in range(tokens.shape[1] - 1):
+        column = tokens[:, step : step + 1].astype(np.int32)
+        hidden, cache = apply(variables, column, cache, method="extend")
+        states.append(hidden[:, 0])
+    return np.stack([apply(variables, state, method="logits") for state in states], axis=1)
+
+
+def test_left_padded_prompt_equals_the_unpadded_one(golden):
+    """The release gets this wrong; ours must not."""
+    model, arrays = golden
+    (request,) = requests_of(arrays, "gen_i")
+    prompt = place_pictures(request.prompt, model)
+    count, pad = len(prompt), 5
+    apply = jax.jit(Owl2(model.config).apply, static_argnames=("method", "cache_length"))
+    features = apply({"params": model.params}, np.stack(request.images), method="encode_images")
+
+    def last_state(left: int) -> np.ndarray:
+        tokens = np.concatenate([np.zeros(left, np.int32), prompt.tokens])[None]
+        positions = np.concatenate([np.zeros(left, np.int32), np.arange(count, dtype=np.int32)])[None]
+        segments = (np.arange(left + count) >= left).astype(np.int32)[None]
+        starts = np.array([prompt.image_starts], np.int32) + left
+        index = np.arange(len(prompt.image_starts), dtype=np.int32)[None]
+        hidden, _ = apply(
+            {"params": model.params}, tokens, positions, segments, features, index, starts,
+            cache_length=left + count, method="prefill",
+        )  # fmt: skip
+        return hidden[0, -1]
+
+    np.testing.assert_allclose(last_state(pad), last_state(0), **TOLERANCE)
