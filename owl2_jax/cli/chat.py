@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -133,10 +134,8 @@ def lines(terminal: bool) -> Iterator[str]:
     if not terminal:
         yield from sys.stdin
         return
-    try:
+    with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (importing it gives `input` history and editing)
-    except ImportError:
-        pass
     while True:
         try:
             yield input("> ")

@@ -27,9 +27,9 @@ class Chat:
       images: all pictures so far, in the order of their tags.
     """
 
-    def __init__(self, engine: Engine, sampling: Sampling = Sampling(), max_new_tokens: int | None = None):
+    def __init__(self, engine: Engine, sampling: Sampling | None = None, max_new_tokens: int | None = None):
         self.engine = engine
-        self.sampling = sampling
+        self.sampling = sampling or Sampling()
         self.max_new_tokens = max_new_tokens
         self.reset()
 

@@ -85,8 +85,10 @@ def test_bad_arguments_end_it_before_anything_is_said(talk, arguments, message):
 
 def test_as_a_program(checkpoint, pictures):
     done = subprocess.run(
-        [sys.executable, "-m", "owl2_jax.cli.main", "chat", f"--checkpoint={checkpoint}"]
-        + [f"--image={pictures}/2.png", "--max-new-tokens=3", "--temperature=0.8", "--seed=4"],
+        [
+            *(sys.executable, "-m", "owl2_jax.cli.main", "chat", f"--checkpoint={checkpoint}"),
+            *(f"--image={pictures}/2.png", "--max-new-tokens=3", "--temperature=0.8", "--seed=4"),
+        ],
         input="What?\n/image broken\n",
         capture_output=True,
         text=True,
