@@ -22,7 +22,8 @@ def test_crops_stay_inside_and_within_scale_and_ratio():
     rng, settings = np.random.default_rng(1), Augment(scale=(0.2, 0.9))
     for _ in range(500):
         left, top, right, bottom = random_box(90, 60, rng, settings)
-        assert 0 <= left < right <= 90 and 0 <= top < bottom <= 60
+        assert 0 <= left < right <= 90
+        assert 0 <= top < bottom <= 60
         share = (right - left) * (bottom - top) / (90 * 60)
         assert 0.18 < share < 0.92
         assert 0.72 < (right - left) / (bottom - top) < 1.4
@@ -31,8 +32,10 @@ def test_crops_stay_inside_and_within_scale_and_ratio():
 @pytest.mark.parametrize("shape", [(1, 1), (1000, 1), (1, 1000), (300, 20)])
 def test_a_long_thin_picture_gives_its_middle(shape):
     left, top, right, bottom = random_box(*shape, np.random.default_rng(0), Augment(scale=(1.0, 1.0)))
-    assert 0 <= left < right <= shape[0] and 0 <= top < bottom <= shape[1]
-    assert abs((left + right) - shape[0]) <= 1 and abs((top + bottom) - shape[1]) <= 1
+    assert 0 <= left < right <= shape[0]
+    assert 0 <= top < bottom <= shape[1]
+    assert abs((left + right) - shape[0]) <= 1
+    assert abs((top + bottom) - shape[1]) <= 1
 
 
 def test_flipping_mirrors_left_and_right():

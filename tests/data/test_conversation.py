@@ -233,7 +233,8 @@ def test_the_other_image_tag_is_refused_by_name(tokenizer, run_tag, file_tag):
     messages = chat(f"{file_tag}What?", "A dog.")
     with pytest.raises(ImageTagError, match=r"found the image tag '<\|?image\|?>', expected") as error:
         encode_dialogue(messages, "mplug_owl2", tokenizer, run_tag)
-    assert file_tag in str(error.value) and run_tag in str(error.value)
+    assert file_tag in str(error.value)
+    assert run_tag in str(error.value)
     assert error.value.reason == "wrong_tag"
     with pytest.raises(ImageTagError):
         from_llava([{"from": "human", "value": messages[0]["content"]}], file_tag=run_tag)

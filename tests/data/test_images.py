@@ -164,7 +164,8 @@ def test_cmyk_becomes_rgb():
     image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
     for kind in ("JPEG", "TIFF"):
         red, green, blue = corner(decode(encoded(image, kind)))
-        assert red > 200 and green < 60 and blue < 60
+        assert red > 200
+        assert max(green, blue) < 60
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
@@ -187,10 +188,10 @@ def test_sixteen_bits_keep_the_upper_eight(kind):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ImageError, match="no_such.jpg: No such file") as error:
+    with pytest.raises(ImageError, match=r"no_such\.jpg: No such file") as error:
         decode(tmp_path / "no_such.jpg")
     assert error.value.reason == "missing"
-    with pytest.raises(ImageError, match="Is a directory|Permission"):
+    with pytest.raises(ImageError, match=r"Is a directory|Permission"):
         decode(tmp_path)
     with pytest.raises(ImageError, match="null byte") as error:
         decode("a\0b.png")
@@ -219,7 +220,7 @@ def test_a_truncated_file_is_named(kind, tmp_path):
 
 @pytest.mark.parametrize("width", [100_000, 2_000_000_000])
 def test_a_huge_picture_is_refused_before_its_pixels_are_decoded(width):
-    with pytest.raises(ImageError, match="bomb.png") as error:
+    with pytest.raises(ImageError, match=r"bomb\.png") as error:
         decode(png_header(width, 100_000), name="bomb.png")
     assert error.value.reason == "oversized"
 
@@ -233,7 +234,7 @@ def test_the_pixel_limit_is_the_callers():
 
 @pytest.mark.parametrize("mode", sorted(MODES))
 def test_a_long_thin_picture_cannot_blow_up_in_between(mode):
-    with pytest.raises(ImageError, match="strip.*expected at most") as error:
+    with pytest.raises(ImageError, match=r"strip.*expected at most") as error:
         fit(Image.new("RGB", (300_000, 1)), mode, 448, name="strip")
     assert error.value.reason == "oversized"
 
@@ -285,13 +286,14 @@ def test_mutated_pictures_decode_or_raise_an_image_error():
     originals += [encoded(image.convert(mode), "PNG") for mode in ("P", "RGBA", "1", "LA")]
     originals += [encoded(image, kind) for kind in ("GIF", "BMP", "PPM", "JPEG2000")]
     originals += [encoded(image, "TIFF", compression="tiff_lzw"), encoded(image.convert("CMYK"), "JPEG")]
-    outcomes = {"decoded": 0, "corrupt": 0, "oversized": 0, "unsupported": 0}
+    outcomes, messages = {"decoded": 0, "corrupt": 0, "oversized": 0, "unsupported": 0}, []
     for index in range(1500):
         data = mutated(originals[index % len(originals)], rng)
         try:
             assert load(data, "pad", 14, name="mutant", max_pixels=10**6).shape == (14, 14, 3)
             outcomes["decoded"] += 1
         except ImageError as error:
-            assert "mutant" in str(error)
+            messages.append(str(error))
             outcomes[error.reason] += 1
+    assert all("mutant" in message for message in messages)
     assert min(outcomes["decoded"], outcomes["corrupt"]) > 200

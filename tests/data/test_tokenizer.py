@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import random
@@ -115,12 +116,12 @@ def test_text_without_a_utf8_form_is_refused(tokenizer):
 
 def test_another_vocabulary_size_than_the_models_is_refused(tokenizer):
     tokenizer.require_size(512)
-    with pytest.raises(TokenizerError, match="512 pieces .* 32000"):
+    with pytest.raises(TokenizerError, match=r"512 pieces .* 32000"):
         tokenizer.require_size(32000)
 
 
 def test_a_missing_tokenizer_file_is_named(tmp_path):
-    with pytest.raises(TokenizerError, match="no_such.model: No such file"):
+    with pytest.raises(TokenizerError, match=r"no_such\.model: No such file"):
         Tokenizer(tmp_path / "no_such.model")
 
 
@@ -138,10 +139,8 @@ def test_mutated_tokenizer_files_never_raise_anything_else(tokenizer):
         model = bytearray(tokenizer.bytes)
         for _ in range(5):
             model[rng.randrange(len(model))] = rng.randrange(256)
-        try:
+        with contextlib.suppress(TokenizerError):
             Tokenizer(bytes(model)).encode("hello")
-        except TokenizerError:
-            pass
 
 
 def test_training_is_byte_identical_and_has_llamas_layout():
