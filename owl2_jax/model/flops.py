@@ -6,8 +6,9 @@ the body of a scan once.
 
 The model FLOPs of a step are its forward and backward products with causal
 attention counted once per pair that is looked at; executed FLOPs add what
-rematerialisation computes again and the masked half of attention where the
-kernel computes it.
+rematerialisation computes again and what the attention kernel does besides: the
+written-out product computes masked pairs too, a fused kernel leaves them out
+and computes scores again in its backward pass.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ _RECOMPUTED: Final[dict[str, tuple[frozenset[str], frozenset[str]]]] = {
     "context": (_BLOCK - {"context"}, _BLOCK),
     "full": (_BLOCK, _BLOCK),
 }
+# Backward products per forward product of attention: two, or seven for two in the fused
+# kernels, which compute the scores anew for the queries' gradient and for the keys'.
+_WRITTEN_OUT_PASSES: Final = 2.0
+_FUSED_PASSES: Final = 3.5
 
 
 @dataclass(frozen=True)
@@ -194,11 +199,16 @@ def _decoder(config: Owl2Config, work: Work) -> Iterator[Product]:
     yield _weighted("decoder", "down", rows, decoder.mlp_dim, width, f"{name}/mlp/down/kernel")
 
 
-def forward_flops(config: Owl2Config, work: Work, skips_masked: bool = False) -> dict[str, Flops]:
-    """FLOPs of a forward pass by part; `skips_masked` when the kernel leaves masked pairs out."""
+def is_fused(config: Owl2Config) -> bool:
+    """Whether the decoder's attention runs in a fused kernel ("auto" counts as written out)."""
+    return config.attention in ("splash", "cudnn")
+
+
+def forward_flops(config: Owl2Config, work: Work) -> dict[str, Flops]:
+    """FLOPs of a forward pass by part."""
     total = {part: Flops() for part in PARTS}
     for product in products(config, work):
-        executed = product.useful if skips_masked else product.flops
+        executed = product.useful if is_fused(config) else product.flops
         total[product.part] += Flops(product.useful, 0.0, executed)
     return total
 
@@ -208,7 +218,6 @@ def train_flops(
     work: Work,
     trained: Callable[[str], bool] = lambda name: True,
     chunked_head: bool = False,
-    skips_masked: bool = False,
 ) -> dict[str, Flops]:
     """FLOPs of forward and backward pass by part.
 
@@ -224,10 +233,12 @@ def train_flops(
     reached = _parts_with_gradient(all_products, trained)
     total = {part: Flops() for part in PARTS}
     for product in all_products:
-        executed = product.useful if skips_masked else product.flops
         passes = _backward_passes(product, reached, trained)
-        again = reached[product.part] and _recomputed(product, config.remat, chunked_head)
-        total[product.part] += Flops(product.useful, product.useful * passes, executed * (1 + passes + again))
+        again = reached[product.part] and _recomputed(product, config, chunked_head)
+        executed = product.flops * (1 + passes + again)
+        if _runs_fused(product, config):
+            executed = product.useful * (1 + reached["decoder"] * _FUSED_PASSES + again)
+        total[product.part] += Flops(product.useful, product.useful * passes, executed)
     return total
 
 
@@ -243,20 +254,27 @@ def _parts_with_gradient(all_products: list[Product], trained: Callable[[str], b
     return reached
 
 
-def _backward_passes(product: Product, reached: dict[str, bool], trained: Callable[[str], bool]) -> int:
+def _runs_fused(product: Product, config: Owl2Config) -> bool:
+    return product.part == "decoder" and product.weight is None and is_fused(config)
+
+
+def _backward_passes(product: Product, reached: dict[str, bool], trained: Callable[[str], bool]) -> float:
     """Products of the same size in the backward pass: one per operand that needs a gradient."""
     if product.weight is None:
-        return 2 * reached[product.part]
+        return _WRITTEN_OUT_PASSES * reached[product.part]
     # Pixels need no gradient, and the head's input only when something below is trained.
     below = reached["decoder"] if product.part == "head" else reached[product.part]
     takes_pixels = product.weight == "vision/patch_embed/kernel"
     return int(below and not takes_pixels) + int(trained(product.weight))
 
 
-def _recomputed(product: Product, remat: str, chunked_head: bool) -> bool:
+def _recomputed(product: Product, config: Owl2Config, chunked_head: bool) -> bool:
     if product.part == "head":
         return chunked_head
-    decoder, others = _RECOMPUTED[remat]
+    decoder, others = _RECOMPUTED[config.remat]
+    if _runs_fused(product, config):
+        # With the context a fused kernel's other results are kept, too.
+        return "context" in decoder
     return product.kind in (decoder if product.part == "decoder" else others)
 
 

@@ -85,6 +85,23 @@ def test_frozen_weights_need_no_gradient_of_their_own(stage):
     assert counted.executed == pytest.approx(train_program(config, STAGES[stage]), rel=0.02)
 
 
+def test_fused_attention_skips_masked_pairs_and_computes_scores_again():
+    config = presets.preset("owl2_7b").replace(remat="context")
+    work = flops.batch_work(config, rows=1, length=2048, images=0, image_slots=0)
+
+    def executed(attention):
+        return flops.train_flops(config.replace(attention=attention), work)["decoder"].executed
+
+    def model(attention):
+        return flops.train_flops(config.replace(attention=attention), work)["decoder"].model
+
+    pairs = 2 * 2048 * 2048 * 4096 * 32
+    share = 2049 / 4096
+    # Scores and context forward; written out: two each backward and the scores once more.
+    assert executed("xla") - executed("splash") == pytest.approx(pairs * (2 + 4 + 1 - share * (2 + 7)))
+    assert model("xla") == model("splash")
+
+
 def test_image_branch_costs_at_most_two_percent_when_gathered():
     config = presets.preset("owl2_7b")
 
