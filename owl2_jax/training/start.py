@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,6 @@ import jax
 
 from owl2_jax.core import params_io, tree
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.model.owl2 import init_params
 from owl2_jax.training.trainer import Trainer
 
 # Leaves whose shape follows from the picture size and the number of queries.
@@ -19,13 +17,10 @@ _RESIZABLE = ("vision/position_embedding", "abstractor/queries")
 
 def starting_params(trainer: Trainer) -> dict[str, Any]:
     """Parameters of `start_from`, or random ones from the seed, on the mesh. Raises `Owl2Error`."""
-    like = trainer.abstract_state().params
     if trainer.config.start_from is None:
-        init = functools.partial(init_params, trainer.model.config)
-        place = jax.tree.map(lambda leaf: leaf.sharding, like)
-        return jax.jit(init, out_shardings=place)(jax.random.key(trainer.config.seed))
+        return trainer.init(jax.random.key(trainer.config.seed))
     checkpoint = params_io.resolve_checkpoint(trainer.config.start_from)
-    return params_io.restore_params(checkpoint.params, like)
+    return params_io.restore_params(checkpoint.params, trainer.abstract_state().params)
 
 
 def check_start(start_from: str | None, shapes: Mapping[str, Any], tokenizer: bytes) -> None:

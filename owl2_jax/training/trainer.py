@@ -14,7 +14,7 @@ import jax
 import optax
 
 from owl2_jax.model.config import Owl2Config
-from owl2_jax.model.owl2 import Owl2, abstract_params, logical_axes
+from owl2_jax.model.owl2 import Owl2, abstract_params, init_params, logical_axes
 from owl2_jax.parallel import rules, shardings
 from owl2_jax.training import groups
 from owl2_jax.training.config import TrainConfig
@@ -32,6 +32,8 @@ class Trainer:
       plans: how each leaf trains.
       shapes: the parameters as `jax.ShapeDtypeStruct`.
       state_shardings: a sharding at each leaf of the state.
+      init: key to random parameters on the mesh.
+      create: parameters on the mesh to the state at step 0; they are donated.
       step: (state, batch) to (state, metrics); the state is donated.
       loss: (params, batch) to `LossSums`, for held-out data; the batch has no
         axis of accumulation.
@@ -46,14 +48,11 @@ class Trainer:
     optimizer: optax.GradientTransformation
     mesh: jax.sharding.Mesh
     state_shardings: TrainState
+    init: Any
+    create: Any
     step: Any
     loss: Any
     fingerprint: Any
-
-    def create(self, params: dict[str, Any]) -> TrainState:
-        """A state at step 0 over parameters that are already on the mesh."""
-        create = functools.partial(create_state, plans=self.plans, optimizer=self.optimizer)
-        return jax.jit(create, out_shardings=self.state_shardings)(params)
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state."""
@@ -91,8 +90,9 @@ def make_trainer(
     shardings.check_params(axes, shapes, mesh)
     plans = groups.plan_leaves(shapes, config)
     optimizer = make_optimizer(config, plans)
-    abstract = jax.eval_shape(functools.partial(create_state, plans=plans, optimizer=optimizer), shapes)
-    places = shardings.like_params(abstract, shardings.param_shardings(axes, mesh), shapes, mesh)
+    create = functools.partial(create_state, plans=plans, optimizer=optimizer)
+    stored = shardings.param_shardings(axes, mesh)
+    places = shardings.like_params(jax.eval_shape(create, shapes), stored, shapes, mesh)
     step = functools.partial(
         train_step, model=model, optimizer=optimizer, plans=plans, config=config, num_datasets=len(datasets)
     )
@@ -105,6 +105,12 @@ def make_trainer(
         optimizer=optimizer,
         mesh=mesh,
         state_shardings=places,
+        init=jax.jit(
+            functools.partial(init_params, model_config),
+            out_shardings=places.params,
+            compiler_options=_compile_fast(mesh),
+        ),
+        create=jax.jit(create, out_shardings=places, donate_argnums=0),
         step=jax.jit(
             rules.activate(mesh)(step),
             in_shardings=(places, shardings.batch_sharding(mesh, config.accumulate_steps > 1)),
@@ -116,6 +122,11 @@ def make_trainer(
             functools.partial(groups.fingerprint, plans=plans), out_shardings=shardings.replicated(mesh)
         ),
     )
+
+
+def _compile_fast(mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """For what runs once: on a CPU, compiling the initialisation well takes longer than anything else."""
+    return {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
 
 
 def _jit_loss(
