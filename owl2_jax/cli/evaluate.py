@@ -21,7 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--judgements", action="append", default=[], metavar="NAME=FILE",
                         help="scores of a judge for MM-Vet, MMHal-Bench or video answers")  # fmt: skip
     parser.add_argument("--charts", action="store_true", help="write bars.png and radar.png (extra [plots])")
-    parser.add_argument("--slots", type=int, default=128, help="questions decoded together")
+    parser.add_argument(
+        "--slots", type=int, metavar="N", help="questions at a time; by default what memory allows"
+    )
+    parser.add_argument("--mesh", metavar="AXIS=N,...", help="spread the model over this host's devices")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of parameters and computation")
 
 
@@ -128,12 +131,22 @@ def _shard() -> Any:
 
 
 def _model(args: argparse.Namespace) -> Any:
+    """The engine, made when the first question is asked; questions of a finished run need none."""
+    import dataclasses
+
+    import jax
+
     from owl2_jax.evals.asking import EngineModel
     from owl2_jax.inference.engine import Engine, EngineConfig
     from owl2_jax.loading import load_model
+    from owl2_jax.parallel.mesh import make_mesh
 
-    loaded = load_model(args.checkpoint, dtype=args.dtype)
-    return EngineModel(Engine(loaded, EngineConfig(slots=args.slots, prefill_rows=args.slots)))
+    mesh = make_mesh(args.mesh, jax.local_devices()) if args.mesh else None
+    loaded = load_model(args.checkpoint, dtype=args.dtype, mesh=mesh)
+    config = EngineConfig.for_throughput(loaded.config)
+    return EngineModel(
+        Engine(loaded, dataclasses.replace(config, slots=args.slots) if args.slots else config)
+    )
 
 
 @contextmanager

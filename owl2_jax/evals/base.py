@@ -108,6 +108,7 @@ class Benchmark(abc.ABC):
       baselines: (description, value of `metric`) of guessing without looking.
       files: What must lie under the data root.
       scale: Where the axis of a chart ends.
+      scored_here: Whether `summarise` gives `metric`; False where a judge or a server scores.
     """
 
     title: str
@@ -120,6 +121,7 @@ class Benchmark(abc.ABC):
     baselines: tuple[tuple[str, float], ...] = ()
     files: tuple[DataFile, ...] = ()
     scale: float = 100.0
+    scored_here: bool = True
 
     @abc.abstractmethod
     def questions(self, root: Path) -> Iterator[Question]:

@@ -228,6 +228,7 @@ class MMBenchTest(Circular):
     """MMBench test: answers are secret; writes the workbook that the server scores."""
 
     title = "MMBench test"
+    scored_here = False
     prompt = PROMPTS["choice_hint"]
     files = (DataFile("mmbench/mmbench_test_20230712.tsv", "github.com/open-compass/MMBench"),)
 

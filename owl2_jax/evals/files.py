@@ -105,8 +105,13 @@ def read_plain_csv(path: Path, width: int) -> list[list[str]]:
 
 def read_parquet(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
     """Rows of a Parquet file."""
-    import pyarrow
-    import pyarrow.parquet
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise Owl2Error(
+            f"{path} needs pyarrow; install the extra: pip install 'owl2_jax[parquet]'"
+        ) from error
 
     try:
         table = pyarrow.parquet.read_table(path)

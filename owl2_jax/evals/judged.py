@@ -27,6 +27,7 @@ class FreeAnswer(Judged):
 
     prompt = PROMPTS["question"]
     decoding = Decoding(max_new_tokens=512)
+    scored_here = False
 
     def question(self, name: str, question: str, picture: Path, answer: str, **info: Any) -> Question:
         text = self.prompt.text(question=question)

@@ -90,20 +90,13 @@ def evaluate(
     return score
 
 
-def evaluate_in_memory(
-    name: str, benchmark: Benchmark, model: Model, root: Path, limit: int | None = None
-) -> Score:
-    """The same score without files, for evaluation during training."""
-    benchmark.check()
-    questions = load_questions(name, benchmark, root, limit)
-    begin = time.perf_counter()
+def answer_in_memory(benchmark: Benchmark, questions: Sequence[Question], model: Model) -> list[Answered]:
+    """Answers and scores without files, for evaluation during training."""
     replies = model.replies(questions, benchmark.decoding, benchmark.image_mode)
-    answered = [
+    return [
         Answered(question, reply.text, benchmark.score(question, reply.text))
         for question, reply in zip(questions, replies, strict=True)
     ]
-    seconds = time.perf_counter() - begin
-    return make_score(name, benchmark, answered, benchmark.summarise(answered), seconds)
 
 
 def load_questions(name: str, benchmark: Benchmark, root: Path, limit: int | None) -> list[Question]:

@@ -108,6 +108,7 @@ class VQAv2TestDev(QuestionsAndAnnotations):
     """VQA v2, test-dev: answers are secret; writes the file that the server scores."""
 
     title = "VQAv2 test-dev"
+    scored_here = False
     published = 79.4
     picture_name = "COCO_test2015_{:012d}.jpg"
     files = (
