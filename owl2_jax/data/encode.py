@@ -55,6 +55,7 @@ class Rejected:
       reason: key of `REASONS`.
       detail: what was found.
       used: the record is used all the same, cut to the length of a row.
+      epoch: how often the set had been read through before.
     """
 
     dataset: str
@@ -63,6 +64,7 @@ class Rejected:
     reason: str
     detail: str
     used: bool = False
+    epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -265,4 +267,5 @@ class EncodedMixture:
         self.sets = sets
 
     def __call__(self, address: Address) -> tuple[Sample | None, Rejected | None]:
-        return self.sets[address.dataset].get(address.record, address.epoch)
+        sample, note = self.sets[address.dataset].get(address.record, address.epoch)
+        return sample, note and dataclasses.replace(note, epoch=address.epoch)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import grain
+from absl import flags
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.batch import Batch
@@ -100,6 +101,8 @@ class LaneRunner:
         for group in range(groups):
             mine = {lane: states[lane] for lane in self._lanes[group::groups]}
             self._iterators.append(iter(_ahead(LaneGroup(settings, mine), settings.prefetch, bool(workers))))
+        for iterator in self._iterators:
+            iterator.start_prefetch()
 
     def take(self) -> list[Packed]:
         """The parts of the next batch, by lane. Raises what a lane raised."""
@@ -143,8 +146,14 @@ def check_workers(settings: LaneSettings, lanes: int, workers: int) -> None:
 
 
 def _ahead(group: LaneGroup, parts: int, process: bool) -> grain.IterDataset:
+    """Makes `parts` parts of every lane ahead, in a thread or in a process of its own."""
     if not process:
         return grain.experimental.ThreadPrefetchIterDataset(group, prefetch_buffer_size=parts)
-    # Prefetching comes last, and each group has its own single worker: no part can overtake another.
+    # Grain's workers read absl flags, which only programs started by absl have parsed.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    # Each group has a single worker and prefetching comes last, so no part can overtake another.
+    # The thread lets all processes start at once; by itself Grain starts one when a part is asked of it.
     buffer = parts * len(group.states)
-    return group.mp_prefetch(grain.MultiprocessingOptions(num_workers=1, per_worker_buffer_size=buffer))
+    made = group.mp_prefetch(grain.MultiprocessingOptions(num_workers=1, per_worker_buffer_size=buffer))
+    return grain.experimental.ThreadPrefetchIterDataset(made, prefetch_buffer_size=1)

@@ -1,9 +1,10 @@
-"""Files of unusable records: one JSON line per record, source and reason, across restarts.
+"""Files of unusable records: one JSON line each, with source and reason.
 
-Every lane has its own file, `rejected.jsonl` where there is one lane and
-`rejected-00003.jsonl` otherwise, so hosts never write to the same one. A line
-carries its place in the lane's order; a run that goes back to a checkpoint
-takes back the lines of the records it will read again.
+A record is written down in the first epoch of its set; later epochs meet it
+again and only count it. Every lane has its own file, `rejected.jsonl` where
+there is one lane and `rejected-00003.jsonl` otherwise, so hosts never write to
+the same one. A line carries its place in the lane's order; a run that goes back
+to a checkpoint takes back the lines of the records it will read again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ class Quarantine:
 
     def __init__(self, path: Path | None, num_lanes: int) -> None:
         self._path, self._num_lanes = path, num_lanes
-        self._written: set[tuple[str, int]] = set()
 
     def file(self, lane: int) -> Path | None:
         """The file of a lane, whether it exists or not."""
@@ -41,19 +41,18 @@ class Quarantine:
         if file is None or not file.is_file():
             return
         kept = [line for line in _lines(file) if line["place"] < place]
-        self._written.update((line["dataset"], line["record"]) for line in kept)
         beside = file.with_name(f"{file.name}.tmp")
         beside.write_text("".join(map(_line, kept)), encoding="utf-8")
         beside.replace(file)
 
     def write(self, lane: int, rejected: Iterable[tuple[int, Rejected]]) -> None:
-        """Writes what has no line yet; later epochs meet the same records again."""
-        file, lines = self.file(lane), []
-        for place, item in rejected:
-            key = (item.dataset, item.record)
-            if file is not None and key not in self._written:
-                self._written.add(key)
-                lines.append(_line({**asdict(item), "lane": lane, "place": place}))
+        """Writes down (place in the lane's order, record) of a set's first epoch."""
+        file = self.file(lane)
+        lines = [
+            _line({**asdict(item), "lane": lane, "place": place})
+            for place, item in rejected
+            if item.epoch == 0
+        ]
         if file is not None and lines:
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("a", encoding="utf-8") as stream:

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+
+from owl2_jax.data.accounting import Accounting, RejectedShareError
+
+
+def state(read: int, **rejected: int) -> dict:
+    return {"next": read, "waiting": [], "rejected": rejected, "cut": {}}
+
+
+def test_lanes_add_up():
+    accounting = Accounting(max_share=1.0)
+    accounting.update(0, state(100, missing=2))
+    accounting.update(0, state(150, missing=3))
+    accounting.update(1, {**state(50, missing=1, corrupt=1), "cut": {"truncated": 4}})
+    assert accounting.read == 200
+    assert accounting.rejected == {"missing": 4, "corrupt": 1}
+    assert accounting.cut == {"truncated": 4}
+
+
+def test_a_run_stops_above_the_share_and_says_what_was_wrong():
+    accounting = Accounting(max_share=0.001, where="runs/a/rejected.jsonl")
+    accounting.update(0, state(2000, **{"coco/missing": 2}))
+    accounting.check()
+    accounting.update(0, state(2000, **{"coco/missing": 2, "vqa/corrupt": 1}))
+    with pytest.raises(
+        RejectedShareError, match=r"3 of 2000 .* 0\.10%\): coco/missing 2, vqa/corrupt 1.*runs/a"
+    ):
+        accounting.check()
+
+
+def test_a_share_of_few_records_stops_nothing():
+    accounting = Accounting(max_share=0.001)
+    accounting.update(0, state(999, missing=5))
+    accounting.check()
+    accounting.update(0, state(1000, missing=5))
+    with pytest.raises(RejectedShareError):
+        accounting.check()
+
+
+def test_cut_samples_are_no_rejects():
+    accounting = Accounting(max_share=0.0)
+    accounting.update(0, {**state(5000), "cut": {"text/truncated": 900}})
+    accounting.check()
