@@ -28,6 +28,7 @@ from owl2_jax.inference.request import MAX_TOP_LOGPROBS, Event, Request, Result
 from owl2_jax.inference.sampling import stack_settings
 from owl2_jax.inference.scoring import score_options
 from owl2_jax.model.config import Owl2Config
+from owl2_jax.parallel.shardings import batch_ways
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class Engine:
       config: sizes.
       features: features of pictures; one seen before is not encoded again.
       programs: the compiled functions.
+      row_counts: prompts that a batch is padded to.
     """
 
     def __init__(self, model: LoadedModel, config: EngineConfig = EngineConfig()):
@@ -96,10 +98,15 @@ class Engine:
         self._longest = model.config.decoder.max_length
         self._prompt_lengths = length_buckets(self._longest)
         self._cache_lengths = power_buckets(self._longest, smallest=config.shortest_cache)
-        self._row_counts = power_buckets(min(config.prefill_rows, config.slots), 8)
-        self.programs = Programs(model.config, model.tokenizer.eos_id)
-        self._slots = generate.empty_slots(model.config, config.slots, self._cache_lengths[0])
-        self.features = FeaturePool(model.config, self._pool_rows(), self._encode_images)
+        ways = 1 if model.mesh is None else batch_ways(model.mesh)
+        if config.slots % ways:
+            raise Owl2Error(
+                f"engine slots {config.slots} do not divide over the {ways} batch pieces of the mesh"
+            )
+        self.row_counts = power_buckets(max(min(config.prefill_rows, config.slots), ways), 8, ways)
+        self.programs = Programs(model)
+        self._slots = self.programs.empty_slots(config.slots, self._cache_lengths[0])
+        self.features = FeaturePool(model.config, self._pool_rows(), self.programs.encode_images, ways)
         self._waiting: deque[_Job] = deque()
         self._running: dict[int, _Job] = {}  # by slot
         self._free = list(range(config.slots))[::-1]
@@ -234,7 +241,7 @@ class Engine:
         """
         length = bucket(len(jobs[0].prompt), self._prompt_lengths)
         alike = sum(bucket(len(job.prompt), self._prompt_lengths) == length for job in jobs)
-        count = min(len(jobs), bucket(min(alike, self._row_counts[-1]), self._row_counts))
+        count = min(len(jobs), bucket(min(alike, self.row_counts[-1]), self.row_counts))
         keys: set[bytes] = set()
         for number, job in enumerate(jobs[:count]):
             keys |= {picture.key for picture in job.prompt.pictures}
@@ -246,7 +253,7 @@ class Engine:
         """Encodes the pictures of some jobs that the pool lacks, and runs their prompts."""
         prompts = [job.prompt for job in jobs]
         self.features.make_ready(picture for prompt in prompts for picture in prompt.pictures)
-        rows = bucket(len(jobs), self._row_counts)
+        rows = bucket(len(jobs), self.row_counts)
         length = bucket(max(map(len, prompts)), self._prompt_lengths)
         vocabulary = self.model.config.decoder.vocab_size
         padding = rows - len(jobs)
@@ -258,9 +265,7 @@ class Engine:
             settings=stack_settings([job.request.sampling for job in jobs], rows),
         )
         pool = self.features.array if prompts[0].pictures else None
-        self._slots, chosen = self.programs.prefill(
-            self.model.params, self._slots, pool, arrivals, **self._plan(jobs)
-        )
+        self._slots, chosen = self.programs.prefill(self._slots, pool, arrivals, **self._plan(jobs))
         return chosen
 
     def _decode(self) -> tuple[generate.Chosen, Any]:
@@ -269,7 +274,6 @@ class Engine:
         wanted[[slot for slot, job in self._running.items() if not job.answer.ended]] = True
         enough = self.config.slots // 2 if self._waiting else 0
         self._slots, chosen, counts = self.programs.decode(
-            self.model.params,
             self._slots,
             wanted,
             np.int32(self.config.decode_steps),
@@ -320,8 +324,8 @@ class Engine:
 
     def _make_room(self, positions: int) -> None:
         length = bucket(positions, self._cache_lengths)
-        if length > self._slots.cache.keys.shape[2]:
-            self._slots = generate.lengthen(self._slots, length)
+        if length > self._slots.length:
+            self._slots = self.programs.lengthen(self._slots, length)
 
     def _pool_rows(self) -> int:
         """As many pictures as the memory holds, but at least those of the fullest prompt."""
@@ -329,6 +333,3 @@ class Engine:
         item = config.tokens_per_image * config.decoder.width * np.dtype(config.dtype).itemsize
         fullest = self._longest // config.tokens_per_image
         return max(fullest, min(self.config.feature_bytes // item, 4096), 1)
-
-    def _encode_images(self, pool: jax.Array, images: np.ndarray, rows: np.ndarray) -> jax.Array:
-        return self.programs.encode_images(self.model.params, pool, images, rows)

@@ -11,8 +11,10 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax import lax
 
+from owl2_jax.core import axes
 from owl2_jax.inference.sampling import Sampling, SamplingArrays, choose, stack_settings
 from owl2_jax.model.cache import Cache, empty_cache
 from owl2_jax.model.config import Owl2Config
@@ -44,6 +46,11 @@ class Slots:
     active: Array
     seen: Array
     settings: SamplingArrays
+
+    @property
+    def length(self) -> int:
+        """S, positions that a slot has room for."""
+        return self.cache.keys.shape[2]
 
 
 @flax.struct.dataclass
@@ -98,9 +105,20 @@ class Chosen:
     top_logprobs: Array
 
 
+def constrain(slots: Slots) -> Slots:
+    """Says where slots lie on a mesh: rows over the batch axes, heads over the tensor axis."""
+    positions = (axes.LAYERS, axes.BATCH, axes.CACHE, axes.ACT_HEADS, None)
+
+    def place(array: Array) -> Array:
+        names = positions if array.ndim == 5 else (axes.BATCH, *[None] * (array.ndim - 1))
+        return nn.with_logical_constraint(array, names)
+
+    return jax.tree.map(place, slots)
+
+
 def empty_slots(config: Owl2Config, count: int, length: int) -> Slots:
     """`count` free slots with room for `length` positions each."""
-    return Slots(
+    slots = Slots(
         cache=empty_cache(config, count, length),
         token=jnp.zeros((count,), jnp.int32),
         generated=jnp.zeros((count,), jnp.int32),
@@ -110,13 +128,14 @@ def empty_slots(config: Owl2Config, count: int, length: int) -> Slots:
         seen=jnp.zeros((count, config.decoder.vocab_size), bool),
         settings=jax.tree.map(jnp.asarray, stack_settings([Sampling()], count)),
     )
+    return constrain(slots)
 
 
 def lengthen(slots: Slots, length: int) -> Slots:
     """The same slots with room for `length` positions."""
     more = [(0, 0), (0, 0), (0, length - slots.cache.keys.shape[2]), (0, 0), (0, 0)]
     keys, values = (jnp.pad(part, more) for part in (slots.cache.keys, slots.cache.values))
-    return slots.replace(cache=slots.cache.replace(keys=keys, values=values))
+    return constrain(slots.replace(cache=slots.cache.replace(keys=keys, values=values)))
 
 
 def encode_images(config: Owl2Config, params: Params, pool: Array, images: Array, rows: Array) -> Array:
@@ -193,7 +212,7 @@ def prefill(
         seen=seen.at[everyone, chosen.tokens].set(True),
         settings=arrivals.settings,
     )
-    return _insert(slots, new, arrivals.slots), chosen
+    return constrain(_insert(slots, new, arrivals.slots)), chosen
 
 
 def decode(
@@ -244,7 +263,7 @@ def decode(
         return step + 1, _advance_slots(slots.replace(cache=cache), chosen.tokens, eos_id, plain), columns
 
     _, slots, chosen = lax.while_loop(going, advance, (jnp.zeros((), jnp.int32), slots, chosen))
-    return slots, chosen, slots.generated - before
+    return constrain(slots), chosen, slots.generated - before
 
 
 def _advance_slots(slots: Slots, token: Array, eos_id: int, plain: bool) -> Slots:

@@ -93,17 +93,26 @@ class FeaturePool:
       encoded: how many pictures were encoded so far.
     """
 
-    BATCHES = (1, 8, 64)
-
     def __init__(
-        self, config: Owl2Config, rows: int, encode: Callable[[Array, np.ndarray, np.ndarray], Array]
+        self,
+        config: Owl2Config,
+        rows: int,
+        encode: Callable[[Array, np.ndarray, np.ndarray], Array],
+        ways: int = 1,
     ):
-        """`encode` writes the features of uint8[M, H, W, 3] into rows int32[M] of the pool."""
+        """Makes an empty pool.
+
+        Args:
+          rows: F.
+          encode: writes the features of uint8[M, H, W, 3] into rows int32[M] of the pool.
+          ways: M must be a multiple of this.
+        """
         shape = (rows, config.tokens_per_image, config.decoder.width)
         self.array: Array = jnp.zeros(shape, config.dtype)
         self.rows = rows
         self.encoded = 0
         self._encode = encode
+        self._batches = (ways, 8 * ways, 64 * ways)
         self._row: OrderedDict[bytes, int] = OrderedDict()  # least recently used first
 
     def __contains__(self, picture: Picture) -> bool:
@@ -119,7 +128,7 @@ class FeaturePool:
         for key in wanted.keys() & self._row.keys():
             self._row.move_to_end(key)
         missing = [picture for key, picture in wanted.items() if key not in self._row]
-        largest = self.BATCHES[-1]
+        largest = self._batches[-1]
         for dtype in (np.uint8, np.float32):
             alike = [picture for picture in missing if picture.pixels().dtype == dtype]
             for start in range(0, len(alike), largest):
@@ -128,7 +137,7 @@ class FeaturePool:
     def _encode_batch(self, pictures: Sequence[Picture]) -> None:
         pixels = [picture.pixels() for picture in pictures]
         rows = [self._take_row(picture.key) for picture in pictures]
-        padding = bucket(len(pictures), self.BATCHES) - len(pictures)
+        padding = bucket(len(pictures), self._batches) - len(pictures)
         pixels += [np.zeros_like(pixels[0])] * padding
         rows += [self.rows] * padding
         self.array = self._encode(self.array, np.stack(pixels), np.array(rows, np.int32))

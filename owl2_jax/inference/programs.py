@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
 from typing import Any
 
 import jax
+import numpy as np
 
 from owl2_jax.inference import generate, scoring
-from owl2_jax.model.config import Owl2Config
+from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.parallel.rules import activate
 
-# Compiled for one configuration after the other, and shared by all engines of a process.
+# Shared by all engines of a process, so that a second one of a model compiles nothing.
 _PLAN = ("config", "eos_id", "plain", "top")
+_empty_slots = jax.jit(generate.empty_slots, static_argnames=("config", "count", "length"))
+_lengthen = jax.jit(generate.lengthen, static_argnames="length")
 _encode_images = jax.jit(generate.encode_images, static_argnames="config", donate_argnames="pool")
 _prefill = jax.jit(generate.prefill, static_argnames=_PLAN, donate_argnames="slots")
 _decode = jax.jit(generate.decode, static_argnames=(*_PLAN, "width"), donate_argnames="slots")
@@ -19,38 +23,48 @@ _log_likelihoods = jax.jit(scoring.log_likelihoods, static_argnames="config")
 
 
 class Programs:
-    """The functions of `generate` for one model.
+    """The functions of `generate` and `scoring` for one model, on its mesh.
 
     Attributes:
-      used: name, shapes and static choices of every program called.
+      used: name, shapes and static choices of every program that runs the model.
     """
 
-    def __init__(self, config: Owl2Config, eos_id: int):
-        self.config = config.replace(remat="none")
-        self.eos_id = eos_id
+    def __init__(self, model: LoadedModel):
         self.used: set[tuple] = set()
+        self._config = model.config.replace(remat="none")
+        self._eos_id = model.tokenizer.eos_id
+        self._params = model.params
+        self._mesh = model.mesh
 
-    def encode_images(self, params: Any, pool: Any, images: Any, rows: Any) -> jax.Array:
+    def empty_slots(self, count: int, length: int) -> generate.Slots:
+        with self._on_mesh():
+            return _empty_slots(self._config, count, length)
+
+    def lengthen(self, slots: generate.Slots, length: int) -> generate.Slots:
+        with self._on_mesh():
+            return _lengthen(slots, length)
+
+    def encode_images(self, pool: Any, images: np.ndarray, rows: np.ndarray) -> jax.Array:
         self.used.add(("encode_images", images.shape, images.dtype.str))
-        return _encode_images(self.config, params, pool, images, rows)
+        with self._on_mesh():
+            return _encode_images(self._config, self._params, pool, images, rows)
 
-    def prefill(self, params: Any, slots: Any, pool: Any, batch: Any, **plan: Any) -> Any:
-        shape = (*batch.prompts.tokens.shape, batch.prompts.image_index.shape[1])
-        self.used.add(("prefill", shape, _cache_length(slots), *sorted(plan.items())))
-        return self._call(_prefill, params, slots, pool, batch, **plan)
+    def prefill(self, slots: Any, pool: Any, arrivals: Any, **plan: Any) -> tuple[Any, generate.Chosen]:
+        shape = (*arrivals.prompts.tokens.shape, arrivals.prompts.image_index.shape[1])
+        self.used.add(("prefill", shape, slots.length, *sorted(plan.items())))
+        with self._on_mesh():
+            return _prefill(self._config, self._eos_id, self._params, slots, pool, arrivals, **plan)
 
-    def decode(self, params: Any, slots: Any, *limits: Any, **plan: Any) -> Any:
-        self.used.add(("decode", _cache_length(slots), *sorted(plan.items())))
-        return self._call(_decode, params, slots, *limits, **plan)
+    def decode(self, slots: Any, *limits: Any, **plan: Any) -> tuple[Any, generate.Chosen, Any]:
+        self.used.add(("decode", slots.length, *sorted(plan.items())))
+        with self._on_mesh():
+            return _decode(self._config, self._eos_id, self._params, slots, *limits, **plan)
 
-    def log_likelihoods(self, params: Any, pool: Any, prompts: Any, continuations: Any) -> jax.Array:
+    def log_likelihoods(self, pool: Any, prompts: Any, continuations: Any) -> jax.Array:
         shape = (*prompts.tokens.shape, prompts.image_index.shape[1], *continuations.tokens.shape)
         self.used.add(("log_likelihoods", shape))
-        return _log_likelihoods(self.config, params, pool, prompts, continuations)
+        with self._on_mesh():
+            return _log_likelihoods(self._config, self._params, pool, prompts, continuations)
 
-    def _call(self, function: Callable[..., Any], *args: Any, **plan: Any) -> Any:
-        return function(self.config, self.eos_id, *args, **plan)
-
-
-def _cache_length(slots: generate.Slots) -> int:
-    return slots.cache.keys.shape[2]
+    def _on_mesh(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._mesh is None else activate(self._mesh)

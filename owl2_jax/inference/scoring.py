@@ -18,7 +18,7 @@ import numpy as np
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import encode_prompt, encode_text
 from owl2_jax.inference import generate
-from owl2_jax.inference.buckets import bucket, length_buckets, power_buckets
+from owl2_jax.inference.buckets import bucket, length_buckets
 from owl2_jax.inference.inputs import Prompt, check_room, place_pictures, read_pictures, stack_prompts
 from owl2_jax.inference.request import Request
 from owl2_jax.model.cache import Cache
@@ -140,13 +140,14 @@ def _common_length(sequences: Sequence[np.ndarray]) -> int:
 
 def _groups(engine: Engine, questions: Sequence[_Question]) -> Iterator[list[int]]:
     """Numbers of questions that run together: with or without pictures, of like length."""
+    most = min(_ROWS, engine.row_counts[-1])
     for with_pictures in (False, True):
         numbers = [n for n, q in enumerate(questions) if bool(q.prompt.pictures) == with_pictures]
         numbers.sort(key=lambda n: len(questions[n].prompt))
         group: list[int] = []
         for number in numbers:
             keys = {p.key for n in [*group, number] for p in questions[n].prompt.pictures}
-            if len(group) == _ROWS or (group and len(keys) > engine.features.rows):
+            if len(group) == most or (group and len(keys) > engine.features.rows):
                 yield group
                 group = []
             group.append(number)
@@ -158,12 +159,12 @@ def _score(engine: Engine, questions: Sequence[_Question]) -> list[tuple[float, 
     prompts = [question.prompt for question in questions]
     engine.features.make_ready(picture for prompt in prompts for picture in prompt.pictures)
     config = engine.model.config
-    rows = bucket(len(prompts), (1, _ROWS))
+    rows = bucket(len(prompts), engine.row_counts)
     length = bucket(max(map(len, prompts)), length_buckets(config.decoder.max_length))
     stacked = stack_prompts(prompts, rows, length, config.decoder.vocab_size, engine.features.row)
     pool = engine.features.array if prompts[0].pictures else None
-    continuations = _stack([question.options for question in questions])
-    values = engine.programs.log_likelihoods(engine.model.params, pool, stacked, continuations).tolist()
+    continuations = _stack([question.options for question in questions], engine.row_counts[0])
+    values = engine.programs.log_likelihoods(pool, stacked, continuations).tolist()
     ends = np.cumsum([len(question.options) for question in questions])
     return [
         tuple(values[end - len(question.options) : end])
@@ -171,13 +172,17 @@ def _score(engine: Engine, questions: Sequence[_Question]) -> list[tuple[float, 
     ]
 
 
-def _stack(options: Sequence[Sequence[np.ndarray]]) -> Continuations:
+def _stack(options: Sequence[Sequence[np.ndarray]], ways: int) -> Continuations:
     flat = [(ids, owner) for owner, texts in enumerate(options) for ids in texts]
-    count = bucket(len(flat), power_buckets(max(len(flat), 4) * 2, smallest=4))
-    longest = max(len(ids) for ids, _ in flat)
-    width = bucket(longest, power_buckets(longest * 2, smallest=2))
+    count = ways * _power_of_two(max(4, -(-len(flat) // ways)))
+    width = _power_of_two(max(2, *(len(ids) for ids, _ in flat)))
     tokens = np.zeros((count, width), np.int32)
     counts, owners = np.zeros(count, np.int32), np.zeros(count, np.int32)
     for row, (ids, owner) in enumerate(flat):
         tokens[row, : len(ids)], counts[row], owners[row] = ids, len(ids), owner
     return Continuations(tokens, counts, owners)
+
+
+def _power_of_two(size: int) -> int:
+    """The smallest power of two that holds `size`."""
+    return 1 << (size - 1).bit_length()

@@ -31,7 +31,7 @@ def by_whole_forward(engine: Engine, request: Request, option: str, first: int) 
     index = np.arange(count, dtype=np.int32)[None]
     starts = np.array(prompt.image_starts, np.int32).reshape(1, count)
     positions = np.arange(tokens.shape[1], dtype=np.int32)[None]
-    logits = Owl2(model.config).apply(
+    logits = jax.jit(Owl2(model.config).apply)(
         {"params": model.params}, tokens, positions, np.ones_like(tokens), images, index, starts
     )
     logprobs = jax.nn.log_softmax(logits[0])

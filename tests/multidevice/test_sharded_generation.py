@@ -1,0 +1,67 @@
+"""Generation on eight fake devices equals generation on one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.inference.engine import Engine, EngineConfig
+from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.request import Request
+from owl2_jax.model.owl2 import logical_axes
+from owl2_jax.parallel.mesh import make_mesh
+from owl2_jax.parallel.shardings import param_shardings
+from owl2_jax.testing import tiny
+
+
+@pytest.fixture(scope="module")
+def model(toy_tokenizer) -> LoadedModel:
+    config = tiny.tiny_config(**{"decoder.num_kv_heads": 4})
+    return LoadedModel(config, tiny.tiny_params(config), toy_tokenizer)
+
+
+def requests() -> list[Request]:
+    return [
+        Request(
+            "<|image|>" * count + "What" + " shape" * i,
+            [tiny.picture(i + k) for k in range(count)],
+            max_new_tokens=8,
+        )
+        for i, count in enumerate([0, 1, 3, 0, 2, 1])
+    ]
+
+
+@pytest.mark.parametrize("axes", [{"tensor": 2, "data": 4}, {"fsdp": 4, "tensor": 2}, {"data": 8}])
+def test_sharded_generation_equals_unsharded(model, axes):
+    mesh = make_mesh(axes)
+    params = jax.device_put(model.params, param_shardings(logical_axes(model.config), mesh))
+    sharded = Engine(dataclasses.replace(model, params=params, mesh=mesh), EngineConfig(slots=8))
+    single = Engine(model, EngineConfig(slots=8))
+    for one, other in zip(sharded.generate(requests()), single.generate(requests()), strict=True):
+        assert one.token_ids == other.token_ids
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
+    options = [["red", "blue circle", "no"]] * 6
+    np.testing.assert_allclose(
+        list(sharded.score_options(requests(), options)),
+        list(single.score_options(requests(), options)),
+        atol=1e-4,
+    )
+
+
+def test_cache_is_cut_over_rows_and_heads(model):
+    mesh = make_mesh({"data": 4, "tensor": 2})
+    params = jax.device_put(model.params, param_shardings(logical_axes(model.config), mesh))
+    engine = Engine(dataclasses.replace(model, params=params, mesh=mesh), EngineConfig(slots=8))
+    list(engine.generate(requests()[:2]))
+    layers, rows, length, heads, width = engine._slots.cache.keys.shape
+    pieces = {shard.data.shape for shard in engine._slots.cache.keys.addressable_shards}
+    assert pieces == {(layers, rows // 4, length, heads // 2, width)}
+
+
+def test_slots_that_do_not_divide_are_refused(model):
+    with pytest.raises(Owl2Error, match="slots 6"):
+        Engine(dataclasses.replace(model, mesh=make_mesh({"data": 8})), EngineConfig(slots=6))
