@@ -11,7 +11,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.evals.results import Score
 
 _RADAR_AXES = 3
-_OURS, _PUBLISHED, _BASELINE = "#2b6cb0", "#c05621", "#718096"
+_OURS, _PUBLISHED, _BASELINE = "#2b6cb0", "#dd6b20", "#1a202c"
 
 
 def write_charts(scores: Sequence[Score], folder: Path) -> list[Path]:
@@ -35,21 +35,25 @@ def bar_chart(scores: Sequence[Score], path: Path) -> None:
     scores = [score for score in scores if score.value is not None]
     if not scores:
         raise Owl2Error("there is no score to draw; all of them wait for a server or a judge")
-    figure, axes = _figure((8.0, 1.2 + 0.45 * len(scores)))
+    figure, axes = _figure((8.0, 1.2 + 0.4 * len(scores)))
     for row, score in enumerate(scores):
         low, high = (100 * bound / score.scale for bound in score.interval)
         share = 100 * score.value / score.scale
         axes.barh(row, share, color=_OURS, height=0.6)
         axes.plot([low, high], [row, row], color="black", linewidth=1)
         for value in score.baselines.values():
-            axes.plot(100 * value / score.scale, row, "|", color=_BASELINE, markersize=16)
+            axes.plot([100 * value / score.scale] * 2, [row - 0.42, row + 0.42], ":", color=_BASELINE)
         if score.published is not None:
             axes.plot(100 * score.published / score.scale, row, "D", color=_PUBLISHED, markersize=6)
         axes.text(101, row, f"{score.value:.1f}", va="center", fontsize=9)
     axes.set_yticks(range(len(scores)), [f"{score.title} ({score.metric})" for score in scores])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 110)
-    axes.set_xlabel("percent of the scale; ◆ published, | baselines")
+    axes.set_ylim(len(scores) - 0.4, -0.6)
+    axes.set_xlim(0, 112)
+    axes.set_xlabel("percent of the scale")
+    axes.plot([], [], "D", color=_PUBLISHED, label="published")
+    axes.plot([], [], ":", color=_BASELINE, label="baselines")
+    axes.plot([], [], color="black", linewidth=1, label="95 % interval")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
     figure.savefig(path, dpi=150, bbox_inches="tight")
 
 
@@ -71,12 +75,24 @@ def radar_chart(scores: Sequence[Score], path: Path) -> None:
     axes.plot(closed, [1.0] * len(closed), color=_PUBLISHED, label="published")
     axes.plot(closed, [*shares, shares[0]], color=_OURS, label="this model")
     axes.fill(closed, [*shares, shares[0]], color=_OURS, alpha=0.25)
-    labels = [f"{score.title}\n{score.value:.1f} / {score.published:g}" for score in scores]
-    axes.set_xticks(angles, labels, fontsize=8)
+    axes.set_xticks(angles, [""] * len(scores))
+    outside = max(1.1, 1.05 * max(shares))
+    for angle, score in zip(angles, scores, strict=True):
+        _label(axes, angle, 1.04 * outside, score)
     axes.set_yticklabels([])
-    axes.set_ylim(0, max(1.1, 1.05 * max(shares)))
+    axes.set_ylim(0, outside)
     axes.legend(loc="lower right", bbox_to_anchor=(1.15, -0.1))
     figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
+def _label(axes: Any, angle: float, radius: float, score: Score) -> None:
+    """Writes away from the circle: to its right on the right side, to its left on the left."""
+    across, up = math.cos(angle), math.sin(angle)
+    side = "center" if abs(across) < 0.2 else "left" if across > 0 else "right"
+    height = "center" if abs(up) < 0.5 else "bottom" if up > 0 else "top"
+    title = score.title.partition(",")[0]
+    text = f"{title}\n{score.value:.1f} / {score.published:g}"
+    axes.text(angle, radius, text, ha=side, va=height, fontsize=8)
 
 
 def _comparable(scores: Sequence[Score]) -> list[Score]:
