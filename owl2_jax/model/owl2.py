@@ -165,7 +165,13 @@ def init_inputs(config: Owl2Config) -> tuple[Array, ...]:
 
 def init_params(config: Owl2Config, rng: Array) -> dict[str, Any]:
     """Random parameters: a nested dict of param_dtype arrays, layers stacked on axis 0."""
-    return nn.meta.unbox(Owl2(config).init(rng, *init_inputs(config))["params"])
+    return nn.meta.unbox(_init(config, rng))
+
+
+def _init(config: Owl2Config, rng: Array) -> dict[str, Any]:
+    # The few tokens that shapes are found with fit no fused attention kernel.
+    config = config.replace(attention="xla")
+    return Owl2(config).init(rng, *init_inputs(config))["params"]
 
 
 def abstract_params(config: Owl2Config) -> dict[str, Any]:
@@ -175,7 +181,7 @@ def abstract_params(config: Owl2Config) -> dict[str, Any]:
 
 def logical_axes(config: Owl2Config) -> dict[str, Any]:
     """The tree of `abstract_params` with a tuple of logical axis names (or None) at each leaf."""
-    boxed = jax.eval_shape(lambda: Owl2(config).init(jax.random.key(0), *init_inputs(config)))["params"]
+    boxed = jax.eval_shape(lambda: _init(config, jax.random.key(0)))
     return jax.tree.map(
         lambda leaf: tuple(leaf.names), boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
     )

@@ -119,6 +119,20 @@ def parse_topology(name: str) -> Topology:
     return Topology(name, generation, shape)
 
 
+def compiler_environment(topology: Topology) -> dict[str, str]:
+    """Variables with which the TPU compiler runs quietly on a machine without TPU.
+
+    They must be set before JAX is imported.
+    """
+    return {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": f"{topology.chip.accelerator}-{topology.count}",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+
+
 def chip_of(device: Any) -> Chip | None:
     """The table's entry for a JAX device, or None for one that is not in it (a CPU)."""
     kind = device.device_kind

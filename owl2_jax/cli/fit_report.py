@@ -1,0 +1,137 @@
+"""Prints what `owl2 fit` found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from owl2_jax.cli.fit_plan import Result, describe
+from owl2_jax.model import flops
+from owl2_jax.parallel.chips import GIB
+
+
+def as_dict(result: Result) -> dict[str, Any]:
+    """JSON types: bytes, seconds and FLOPs per chip unless the name says otherwise."""
+    plan, fit = result.plan, result.fit
+    values: dict[str, Any] = {
+        "what": plan.what,
+        "topology": plan.topology.name,
+        "chips": plan.topology.count,
+        "mesh": dict(plan.mesh.shape),
+        "rows": plan.shape.rows,
+        "length": plan.shape.length,
+        "pictures": plan.shape.images,
+        "accumulation": plan.accumulation,
+        "rows_per_piece": plan.rows_per_piece,
+        "remat": plan.model.remat,
+        "attention": plan.model.attention,
+        "compile_seconds": round(fit.compile_s, 1),
+        "fits": fit.memory.fits,
+        "memory": {
+            "capacity": fit.memory.capacity,
+            "needed": fit.memory.needed,
+            **fit.memory.parts,
+            "outputs": fit.memory.outputs,
+            "temporary": fit.memory.temporary,
+        },
+        "flops_all_chips": {
+            part: {"forward": f.forward, "backward": f.backward, "executed": f.executed}
+            for part, f in result.workload.flops.items()
+        },
+    }
+    if fit.roofline is not None and fit.traffic is not None:
+        line = fit.roofline
+        values["roofline"] = {
+            "products_seconds": line.products,
+            "memory_seconds": line.memory,
+            "network_seconds": line.network,
+            "step_seconds": line.step,
+            "limit": line.limit,
+            "mfu_bound": line.mfu,
+            "tokens_per_second_all_chips": result.workload.tokens / line.step,
+        }
+        values["traffic"] = {
+            "memory_bytes": fit.traffic.memory_bytes,
+            "collectives": _by_kind(result),
+            "unknown_loops": fit.traffic.unknown_loops,
+        }
+    return values
+
+
+def _by_kind(result: Result) -> list[dict[str, Any]]:
+    """Collectives added up by kind and group size, the largest first."""
+    kinds: dict[tuple[str, int], dict[str, Any]] = {}
+    assert result.fit.traffic is not None
+    for collective in result.fit.traffic.collectives:
+        key = (collective.op, collective.group)
+        row = kinds.setdefault(key, {"op": key[0], "group": key[1], "runs": 0, "received_bytes": 0.0})
+        row["runs"] += collective.times
+        row["received_bytes"] += collective.total
+    return sorted(kinds.values(), key=lambda row: -row["received_bytes"])
+
+
+def print_json(best: Result, results: Sequence[Result]) -> None:
+    """One object: the best result, and every attempt when there were several."""
+    values = as_dict(best)
+    if len(results) > 1:
+        values["attempts"] = [as_dict(result) for result in results]
+    print(json.dumps(values, indent=2))
+
+
+def print_tables(best: Result, results: Sequence[Result]) -> None:
+    if len(results) > 1:
+        _print_attempts(best, results)
+    values = as_dict(best)
+    mesh = ", ".join(f"{name} {size}" for name, size in values["mesh"].items() if size > 1) or "one chip"
+    print(f"{values['what']} on {values['topology']} ({values['chips']} chips; {mesh})")
+    print(
+        f"  {values['rows']} rows of {values['length']} tokens, {values['pictures']} pictures; "
+        f"{describe(best.plan)}; {values['attention']} attention; compiled in {values['compile_seconds']} s"
+    )
+    _print_memory(values)
+    _print_flops(best)
+    if "roofline" in values:
+        _print_roofline(values)
+
+
+def _print_attempts(best: Result, results: Sequence[Result]) -> None:
+    print("attempts")
+    for result in results:
+        line = result.fit.roofline
+        speed = f"step >= {line.step:.3f} s, MFU <= {line.mfu:.0%}" if line else "does not fit"
+        mark = "*" if result is best else " "
+        print(f" {mark} {describe(result.plan):58} {result.fit.memory.needed / GIB:7.2f} GiB  {speed}")
+    print()
+
+
+def _print_memory(values: dict[str, Any]) -> None:
+    memory = dict(values["memory"])
+    capacity, needed = memory.pop("capacity"), memory.pop("needed")
+    verdict = "fits" if values["fits"] else "DOES NOT FIT"
+    print(f"\nmemory per chip: {needed / GIB:.2f} of {capacity / GIB:.2f} GiB, {verdict}")
+    for name, size in memory.items():
+        print(f"  {name:14}{size / GIB:10.3f} GiB")
+
+
+def _print_flops(result: Result) -> None:
+    print(f"\nTFLOP of all chips  {'forward':>12}{'backward':>12}{'executed':>12}")
+    rows = {**result.workload.flops, "total": flops.total(result.workload.flops)}
+    for part, f in rows.items():
+        print(f"  {part:16}{f.forward / 1e12:14.2f}{f.backward / 1e12:12.2f}{f.executed / 1e12:12.2f}")
+
+
+def _print_roofline(values: dict[str, Any]) -> None:
+    line = values["roofline"]
+    print("\ncollectives per chip")
+    for row in values["traffic"]["collectives"][:8]:
+        size = row["received_bytes"] / 1e9
+        print(f"  {row['op']:20} over {row['group']:<5} {row['runs']:6} times {size:12.3f} GB received")
+    print("\nstep time at least, in seconds")
+    for name in ("products", "memory", "network"):
+        mark = "  <- limit" if line["limit"] == name else ""
+        print(f"  {name:10}{line[f'{name}_seconds']:10.4f}{mark}")
+    print(
+        f"MFU at most {line['mfu_bound']:.1%}; {line['tokens_per_second_all_chips']:,.0f} tokens/s at most "
+        "on all chips"
+    )

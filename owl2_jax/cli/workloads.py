@@ -1,0 +1,220 @@
+"""The true jitted functions with the shapes of their arguments, for `owl2 fit` and `owl2 bench`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from owl2_jax.core.errors import unknown_name
+from owl2_jax.inference import generate
+from owl2_jax.inference.sampling import Sampling, stack_settings
+from owl2_jax.model import flops, owl2
+from owl2_jax.model.config import Owl2Config
+from owl2_jax.parallel import rules, shardings
+from owl2_jax.training.config import TrainConfig
+from owl2_jax.training.step import DeviceBatch
+from owl2_jax.training.trainer import make_trainer
+
+# Any id below the vocabulary does.
+_EOS: Final = 2
+# Tokens per slot between two looks at the host.
+DECODE_WIDTH: Final = 64
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a call.
+
+    Attributes:
+      rows: B over all chips.
+      length: T; for decoding the cache's length.
+      images: M over all chips.
+      image_slots: I.
+    """
+
+    rows: int
+    length: int
+    images: int
+    image_slots: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A function ready to be lowered or run.
+
+    Attributes:
+      name: "train", "prefill" or "decode".
+      function: jitted.
+      arguments: shapes with shardings.
+      parts: {"parameters": subtree, ...} of the arguments, for a table of memory.
+      flops: by part of the model, of one call.
+      tokens: positions that a call computes.
+      carried: number of the argument that the first result replaces.
+    """
+
+    name: str
+    function: Any
+    arguments: tuple[Any, ...]
+    parts: dict[str, Any]
+    flops: dict[str, flops.Flops]
+    tokens: int
+    carried: int
+
+
+def build(name: str, config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> Workload:
+    """Builds a workload by name.
+
+    Raises:
+      UnknownNameError: no such workload.
+      Owl2Error: sizes that do not divide over the mesh, or rows longer than the model allows.
+    """
+    if name not in BUILDERS:
+        raise unknown_name("workload", name, BUILDERS)
+    owl2.check_row_length(config, shape.length)
+    shardings.check_batch(shape.rows, mesh, accumulation=train.accumulate_steps if name == "train" else 1)
+    shardings.check_batch(shape.images, mesh, "pictures")
+    return BUILDERS[name](config, train, shape, mesh)
+
+
+def _train(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> Workload:
+    """The trainer's step."""
+    trainer = make_trainer(config, train, mesh)
+    state, batch = trainer.abstract_state(), _batch(config, shape, mesh)
+    targets = min(train.max_targets or shape.length, shape.length)
+    counted = flops.train_flops(
+        config,
+        dataclasses.replace(_work(config, shape), logits=shape.rows * targets),
+        lambda name: trainer.plans[name].trained,
+        chunked_head=0 < train.loss_chunk < targets,
+    )
+    parts = {"parameters": state.params, "optimiser": state.opt_state, "batch": batch}
+    return Workload("train", trainer.step, (state, batch), parts, counted, shape.rows * shape.length, 0)
+
+
+def _work(config: Owl2Config, shape: Shape) -> flops.Work:
+    return flops.batch_work(config, shape.rows, shape.length, shape.images, shape.image_slots)
+
+
+def _batch(config: Owl2Config, shape: Shape, mesh: Mesh) -> DeviceBatch:
+    sharding, size = shardings.batch_sharding(mesh), config.vision.image_size
+
+    def array(*sizes: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(sizes, dtype, sharding=sharding)
+
+    row, slots = (shape.rows, shape.length), (shape.rows, shape.image_slots)
+    return DeviceBatch(
+        tokens=array(*row),
+        positions=array(*row),
+        segment_ids=array(*row),
+        labels=array(*row),
+        images=array(shape.images, size, size, 3, dtype=jnp.uint8),
+        image_index=array(*slots),
+        image_starts=array(*slots),
+    )
+
+
+def _stored_params(config: Owl2Config, mesh: Mesh) -> Any:
+    shapes, axes = owl2.abstract_params(config), owl2.logical_axes(config)
+    shardings.check_params(axes, shapes, mesh)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings.param_shardings(axes, mesh),
+    )
+
+
+def _slots(config: Owl2Config, shape: Shape, mesh: Mesh) -> Any:
+    shapes = jax.eval_shape(lambda: generate.empty_slots(config, shape.rows, shape.length))
+    rows, cache = shardings.batch_sharding(mesh), shardings.cache_shardings(mesh)
+    places = jax.tree.map(lambda leaf: rows, shapes)
+    places = places.replace(cache=places.cache.replace(**cache))
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places
+    )
+
+
+def _prefill(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> Workload:
+    """Pictures encoded and prompts run into free slots, the first token chosen."""
+    del train
+    params, slots = _stored_params(config, mesh), _slots(config, shape, mesh)
+    sharding, size = shardings.batch_sharding(mesh), config.vision.image_size
+
+    def on_rows(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    arrivals = jax.tree.map(on_rows, jax.eval_shape(functools.partial(_arrivals, shape)))
+    images = on_rows(jax.ShapeDtypeStruct((shape.images, size, size, 3), jnp.uint8))
+
+    def run(params: Any, slots: Any, images: jax.Array, arrivals: Any) -> Any:
+        pool = owl2.Owl2(config).apply({"params": params}, images, method="encode_images")
+        return generate.prefill(config, _EOS, params, slots, pool, arrivals, plain=True, top=0)
+
+    counted = flops.forward_flops(config, dataclasses.replace(_work(config, shape), logits=shape.rows))
+    return Workload(
+        "prefill",
+        jax.jit(rules.activate(mesh)(run), donate_argnums=1, out_shardings=(_places(slots), None)),
+        (params, slots, images, arrivals),
+        {"parameters": params, "cache": slots.cache},
+        counted,
+        shape.rows * shape.length,
+        1,
+    )
+
+
+def _arrivals(shape: Shape) -> generate.Arrivals:
+    """Prompts that fill their rows, each with its pictures from the second position on."""
+    rows = shape.rows
+    return generate.Arrivals(
+        prompts=generate.Prompts(
+            tokens=jnp.ones((rows, shape.length), jnp.int32),
+            lengths=jnp.full((rows,), shape.length, jnp.int32),
+            image_index=jnp.zeros((rows, shape.image_slots), jnp.int32),
+            image_starts=jnp.ones((rows, shape.image_slots), jnp.int32),
+        ),
+        slots=jnp.arange(rows, dtype=jnp.int32),
+        floors=jnp.zeros((rows,), jnp.int32),
+        limits=jnp.full((rows,), shape.length, jnp.int32),
+        settings=jax.tree.map(jnp.asarray, stack_settings([Sampling()], rows)),
+    )
+
+
+def _decode(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> Workload:
+    """One token in every slot, the way the engine's decode loop runs it."""
+    del train
+    params, slots = _stored_params(config, mesh), _slots(config, shape, mesh)
+    wanted = jax.ShapeDtypeStruct((shape.rows,), jnp.bool_, sharding=shardings.batch_sharding(mesh))
+    count = jax.ShapeDtypeStruct((), jnp.int32, sharding=shardings.replicated(mesh))
+
+    def run(params: Any, slots: Any, wanted: jax.Array, max_steps: jax.Array, enough: jax.Array) -> Any:
+        return generate.decode(
+            config, _EOS, params, slots, wanted, max_steps, enough, width=DECODE_WIDTH, plain=True, top=0
+        )
+
+    work = flops.Work(shape.rows, 1, 0, 0, logits=shape.rows, keys=shape.length)
+    return Workload(
+        "decode",
+        jax.jit(rules.activate(mesh)(run), donate_argnums=1, out_shardings=(_places(slots), None, None)),
+        (params, slots, wanted, count, count),
+        {"parameters": params, "cache": slots.cache},
+        flops.forward_flops(config, work),
+        shape.rows,
+        1,
+    )
+
+
+def _places(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.sharding, tree)
+
+
+BUILDERS: Final[dict[str, Callable[[Owl2Config, TrainConfig, Shape, Mesh], Workload]]] = {
+    "train": _train,
+    "prefill": _prefill,
+    "decode": _decode,
+}
