@@ -11,7 +11,10 @@ def get_config() -> ConfigDict:
     config = base()
     config.data.update(
         {
-            "datasets": {"captions": embedded("captions", 1.0, prompt=DESCRIBE)},
+            "datasets": {
+                "shapes": embedded("captions", 0.5, kinds=["shape"], prompt=DESCRIBE),
+                "drawings": embedded("captions", 0.5, kinds=["drawn"], prompt=DESCRIBE),
+            },
             "rows": 16,
             "image_slots": 5,
             "images": 64,

@@ -12,10 +12,11 @@ def get_config() -> ConfigDict:
     config.data.update(
         {
             "datasets": {
-                "easy_vqa": embedded("easy_vqa", 0.65),
-                "drawn_vqa": embedded("drawn_vqa", 0.15),
-                "captions": embedded("captions", 0.1, prompt=DESCRIBE),
-                "facts": embedded("facts", 0.1),
+                "easy_vqa": embedded("easy_vqa", 0.76),
+                "drawn_vqa": embedded("drawn_vqa", 0.12),
+                "shapes": embedded("captions", 0.04, kinds=["shape"], prompt=DESCRIBE),
+                "drawings": embedded("captions", 0.04, kinds=["drawn"], prompt=DESCRIBE),
+                "facts": embedded("facts", 0.04),
             },
             "rows": 20,
             "image_slots": 5,
