@@ -78,15 +78,16 @@ def build(name: str, config: Owl2Config, train: TrainConfig, shape: Shape, mesh:
     if name not in BUILDERS:
         raise unknown_name("workload", name, BUILDERS)
     owl2.check_row_length(config, shape.length)
-    shardings.check_batch(shape.rows, mesh, accumulation=train.accumulate_steps if name == "train" else 1)
-    shardings.check_batch(shape.images, mesh, "pictures")
+    accumulation = train.accumulate_steps if name == "train" else 1
+    shardings.check_batch(shape.rows, mesh, accumulation=accumulation)
+    shardings.check_batch(shape.images, mesh, "pictures", accumulation)
     return BUILDERS[name](config, train, shape, mesh)
 
 
 def _train(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> Workload:
     """The trainer's step."""
     trainer = make_trainer(config, train, mesh)
-    state, batch = trainer.abstract_state(), _batch(config, shape, mesh)
+    state, batch = trainer.abstract_state(), _batch(config, shape, mesh, train.accumulate_steps)
     targets = min(train.max_targets or shape.length, shape.length)
     counted = flops.train_flops(
         config,
@@ -102,11 +103,12 @@ def _work(config: Owl2Config, shape: Shape) -> flops.Work:
     return flops.batch_work(config, shape.rows, shape.length, shape.images, shape.image_slots)
 
 
-def _batch(config: Owl2Config, shape: Shape, mesh: Mesh) -> DeviceBatch:
-    sharding, size = shardings.batch_sharding(mesh), config.vision.image_size
+def _batch(config: Owl2Config, shape: Shape, mesh: Mesh, parts: int) -> DeviceBatch:
+    sharding, size = shardings.batch_sharding(mesh, parts > 1), config.vision.image_size
 
-    def array(*sizes: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(sizes, dtype, sharding=sharding)
+    def array(count: int, *sizes: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+        leading = (parts, count // parts) if parts > 1 else (count,)
+        return jax.ShapeDtypeStruct((*leading, *sizes), dtype, sharding=sharding)
 
     row, slots = (shape.rows, shape.length), (shape.rows, shape.image_slots)
     return DeviceBatch(

@@ -1,8 +1,9 @@
 """Peaks and capacities of accelerators, and the shapes in which TPUs are rented.
 
 Sources: TPU figures from the system architecture pages of the Google Cloud TPU
-documentation (v4, v5e, v5p, v6e), GPU figures from NVIDIA's data sheets (A100,
-H100 SXM, H200 SXM; dense rates, no sparsity).
+documentation (v5e, v5p, v6e), but memory as the TPU compiler reports it
+available; GPU figures from NVIDIA's data sheets (A100, H100 SXM, H200 SXM; dense
+rates, no sparsity).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Chip:
 
     Attributes:
       flops: bfloat16 operations per second.
-      memory: bytes of device memory.
+      memory: bytes of device memory that programs can use.
       bandwidth: bytes per second between memory and chip.
       link: bytes per second that one port receives from its neighbour.
       ports: links per chip: two per dimension of a torus, or the switch's.
@@ -41,10 +42,9 @@ GB: Final = 1e9
 GIB: Final = 2.0**30
 
 CHIPS: Final[dict[str, Chip]] = {
-    "v4": Chip(275e12, 32 * GIB, 1228 * GB, 50 * GB, 6, wrap=4, accelerator="v4"),
-    "v5e": Chip(197e12, 16 * GIB, 819 * GB, 50 * GB, 4, wrap=16, accelerator="v5litepod"),
-    "v5p": Chip(459e12, 95 * GIB, 2765 * GB, 100 * GB, 6, wrap=4, accelerator="v5p"),
-    "v6e": Chip(918e12, 32 * GIB, 1638 * GB, 100 * GB, 4, wrap=16, accelerator="v6e"),
+    "v5e": Chip(197e12, 15.75 * GIB, 819 * GB, 50 * GB, 4, wrap=16, accelerator="v5litepod"),
+    "v5p": Chip(459e12, 95.74 * GIB, 2765 * GB, 100 * GB, 6, wrap=4, accelerator="v5p"),
+    "v6e": Chip(918e12, 31.25 * GIB, 1638 * GB, 100 * GB, 4, wrap=16, accelerator="v6e"),
     "a100-40": Chip(312e12, 40 * GB, 1555 * GB, 25 * GB, 12),
     "a100-80": Chip(312e12, 80 * GB, 2039 * GB, 25 * GB, 12),
     "h100": Chip(989.4e12, 80 * GB, 3350 * GB, 25 * GB, 18),
@@ -53,7 +53,6 @@ CHIPS: Final[dict[str, Chip]] = {
 
 # What `device.device_kind` says, in the order in which they are looked for.
 _KINDS: Final = (
-    ("TPU v4", "v4"),
     ("TPU v5 lite", "v5e"),
     ("TPU v5e", "v5e"),
     ("TPU v5", "v5p"),
@@ -100,7 +99,7 @@ def parse_topology(name: str) -> Topology:
 
     Raises:
       Owl2Error: an unknown generation, or a shape that is not 2 (v5e, v6e) or
-        3 (v4, v5p) sizes.
+        3 (v5p) sizes.
     """
     generation, _, shape_text = name.partition(":")
     known = {kind: chip for kind, chip in CHIPS.items() if chip.accelerator}

@@ -20,8 +20,13 @@ import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.parallel.chips import GIB, Topology
-from owl2_jax.parallel.traffic import Traffic, traffic
+from owl2_jax.parallel.traffic import Collective, Traffic, traffic
 
+# "Used 20.14G of 15.75G hbm", and "required for HLO temporaries (832.00G) exceeds available HBM (15.75G)".
+_TOO_MUCH: Final = (
+    re.compile(r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"),
+    re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)"),
+)
 _UNITS: Final = {"": 1.0, "K": 2.0**10, "M": 2.0**20, "G": GIB, "T": 2.0**40}
 
 
@@ -142,11 +147,19 @@ def compile_for(
     roofline = Roofline(
         products=executed_flops / chips / topology.chip.flops,
         memory=moved.memory_bytes / topology.chip.bandwidth,
-        network=sum(c.total / topology.receive_rate(c.group) for c in moved.collectives),
+        network=sum(c.total / _rate(c, topology) for c in moved.collectives),
         model_flops=model_flops / chips,
         peak=topology.chip.flops,
     )
     return Fit(topology, memory, roofline, moved, seconds)
+
+
+def _rate(collective: Collective, topology: Topology) -> float:
+    """Bytes per second that a collective brings to a chip."""
+    if collective.op == "collective-permute":
+        # The compiler sends the halves of a windowed product around a ring in both directions.
+        return 2 * topology.chip.link
+    return topology.receive_rate(collective.group)
 
 
 def _memory(analysis: Any, topology: Topology, parts: dict[str, float]) -> Memory:
@@ -158,8 +171,8 @@ def _memory(analysis: Any, topology: Topology, parts: dict[str, float]) -> Memor
 
 
 def _memory_of_failure(message: str, topology: Topology, parts: dict[str, float]) -> Memory:
-    """Reads "Used 20.14G of 15.75G hbm"; any other failure is raised again."""
-    found = re.search(r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm", message)
+    """What the compiler asked for; a failure that is not about memory is raised again."""
+    found = next(filter(None, (pattern.search(message) for pattern in _TOO_MUCH)), None)
     if found is None:
         raise Owl2Error(f"the TPU compiler failed: {message.splitlines()[0]}") from None
     needed, capacity = (float(found[i]) * _UNITS[found[i + 1]] for i in (1, 3))

@@ -117,9 +117,10 @@ def read_module(text: str) -> Module:
             name = _NAME.findall(line)[0]
             current = computations[name] = {}
             entry = name if line.startswith("ENTRY") else entry
-        elif line.startswith("}"):
+        elif line == "}":
             current = None
-        elif current is not None and " = " in line:
+        elif current is not None and line.startswith(("  %", "  ROOT %")):
+            # Notes of kernels may go on over several lines; they start otherwise.
             instruction = _read_instruction(line.strip())
             current[instruction.name] = instruction
     return Module(computations, entry)

@@ -44,11 +44,16 @@ class Failing:
         raise jax.errors.JaxRuntimeError(self.message)
 
 
-def test_program_that_does_not_fit_says_how_much_it_wanted():
-    message = (
+@pytest.mark.parametrize(
+    "message",
+    [
         "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. "
-        "Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G."
-    )
+        "Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G.",
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
+        "(20.50G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_program_that_does_not_fit_says_how_much_it_wanted(message):
     mesh = make_mesh({"fsdp": 8})
     state = placed((1024, 1024), P("fsdp"), mesh)
     found = fit.compile_for(Failing(message), TOPOLOGY, {"state": state}, 1.0, 1.0)

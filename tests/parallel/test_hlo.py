@@ -16,7 +16,9 @@ HloModule jit_f, entry_computation_layout={(f32[8]{0})->f32[8]{0}}
 
 ENTRY %main.2 (x: f32[8]) -> f32[8] {
   %x = f32[8]{0} parameter(0), metadata={op_name="x"}
-  %kept = bf16[4,16]{1,0:T(8,128)(2,1)S(1)} custom-call(%x), custom_call_target="AllocateBuffer"
+  %kept = bf16[4,16]{1,0:T(8,128)(2,1)S(1)} custom-call(%x), custom_call_target="AllocateBuffer", notes={{
+"note":"{of = a kernel}"
+}}, metadata={}
   %start = (s32[], f32[8]{0}) tuple(%x, %x)
   %while.3 = (s32[], f32[8]{0}) while(%start), condition=%cond.1, body=%body.1
   ROOT %out = f32[8]{0} get-tuple-element(%while.3), index=1
