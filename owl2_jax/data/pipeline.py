@@ -161,6 +161,7 @@ class OpenMixture:
       lengths: {set: records}.
       shares: {set: records of it in a round of the mixture}.
       sets: the encoded sets, by number.
+      addresses: endless dataset of where each sample comes from.
       samples: endless dataset of (sample or None, what was wrong or None).
     """
 
@@ -171,7 +172,8 @@ class OpenMixture:
         self.lengths = dict(zip(names, lengths, strict=True))
         self.shares = dict(zip(names, shares, strict=True))
         self.sets = sets
-        self.samples = Mixture(lengths, shares, config.seed).map(EncodedMixture(sets))
+        self.addresses = Mixture(lengths, shares, config.seed)
+        self.samples = self.addresses.map(EncodedMixture(sets))
 
 
 def open_mixture(config: DataConfig, image_size: int, tokens_per_image: int) -> OpenMixture:

@@ -1,0 +1,1 @@
+"""Looking at training data before a run: counts, lengths, packing, and samples as the model gets them."""
