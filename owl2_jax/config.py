@@ -11,6 +11,7 @@ import ast
 import inspect
 import runpy
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from owl2_jax.core.errors import Owl2Error, nearest, unknown_name
 from owl2_jax.data.config import DataConfig
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.presets import preset
-from owl2_jax.training.config import TrainConfig
+from owl2_jax.training.config import EvaluatorConfig, HeldoutConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,16 @@ class RunConfig:
     Attributes:
       mesh: sizes of the mesh axes ("data", "fsdp", "tensor", "dcn"); -1 once
         for "what is left".
+      heldout: data to measure the loss on beside the steps.
+      evaluators: benchmarks to answer beside the steps.
     """
 
     model: Owl2Config
     data: DataConfig
     train: TrainConfig
     mesh: dict[str, int] = field(default_factory=lambda: {"data": -1})
+    heldout: HeldoutConfig | None = None
+    evaluators: tuple[EvaluatorConfig, ...] = ()
 
     def __post_init__(self) -> None:
         check_run(self)
@@ -101,9 +106,19 @@ def read_config_file(location: str) -> dict[str, Any]:
         raise Owl2Error(f"config file {path} does not exist{hint}")
     sys.path.insert(0, str(path.parent))  # config files may share a module that lies beside them
     try:
-        get_config = runpy.run_path(str(path)).get("get_config")
+        return _call_config(path, argument)
+    except Owl2Error:
+        raise
+    except Exception as error:
+        raise Owl2Error(
+            f"{_place(path, error)}: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
     finally:
         sys.path.pop(0)
+
+
+def _call_config(path: Path, argument: str) -> dict[str, Any]:
+    get_config = runpy.run_path(str(path)).get("get_config")
     if get_config is None:
         raise Owl2Error(f"{path} defines no get_config()")
     takes_argument = bool(inspect.signature(get_config).parameters)
@@ -111,6 +126,15 @@ def read_config_file(location: str) -> dict[str, Any]:
         raise Owl2Error(f"{path} takes no argument, found {argument!r}")
     config = get_config(argument) if takes_argument else get_config()
     return config.to_dict() if hasattr(config, "to_dict") else dict(config)
+
+
+def _place(path: Path, error: Exception) -> str:
+    """The file and line of a config where an exception came from."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f"{frame.filename}, line {frame.lineno}" for frame in frames if frame.filename == str(path)]
+    return lines[-1] if lines else str(path)
 
 
 def parse_argument(argument: str, **defaults: Any) -> dict[str, Any]:

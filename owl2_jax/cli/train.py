@@ -45,8 +45,10 @@ def main(args: argparse.Namespace) -> int:
 
 def _check(config: RunConfig, run: Path) -> Tokenizer:
     """Refuses what can be refused before a device is touched."""
+    from owl2_jax.cli.train_hooks import metric_names
     from owl2_jax.data.pipeline import load_tokenizer
     from owl2_jax.training.groups import plan_leaves
+    from owl2_jax.training.hooks import check_best
     from owl2_jax.training.metrics import check_wandb
     from owl2_jax.training.run_directory import check_run_directory
     from owl2_jax.training.start import check_start
@@ -56,6 +58,7 @@ def _check(config: RunConfig, run: Path) -> Tokenizer:
     check_tokenizer(tokenizer.vocab_size, config.model.decoder.vocab_size)
     check_run_directory(run, config.to_dict())
     check_wandb(config.train.wandb)
+    check_best(config.train.best, metric_names(config))
     shapes = param_shapes(config.model)
     plan_leaves(shapes, config.train)
     check_start(config.train.start_from, shapes, tokenizer.bytes)
@@ -77,6 +80,7 @@ def _train(config: RunConfig, tokenizer: Tokenizer, run: Path, title: str) -> Ou
     """Starts the devices and trains."""
     import jax
 
+    from owl2_jax.cli.train_hooks import make_hooks
     from owl2_jax.data.pipeline import Pipeline
     from owl2_jax.parallel import multihost
     from owl2_jax.parallel.mesh import make_mesh
@@ -95,10 +99,11 @@ def _train(config: RunConfig, tokenizer: Tokenizer, run: Path, title: str) -> Ou
     image_size, span = config.model.vision.image_size, config.model.tokens_per_image
     pipeline = Pipeline(config.data, image_size, span, data_shard(mesh), run / "rejected.jsonl")
     try:
+        hooks = make_hooks(config, trainer, tokenizer)
         if jax.process_index() == 0:
             write_run_directory(run, config.to_dict(), tokenizer.bytes)
             _record(config, run, mesh, pipeline)
-        return train(trainer, pipeline, run, title=title)
+        return train(trainer, pipeline, run, title=title, hooks=hooks)
     finally:
         pipeline.close()
 

@@ -81,9 +81,19 @@ def match_rules(names: Iterable[str], rules: Sequence[tuple[str, T]]) -> dict[st
         )
     for regex, pattern, _ in compiled:
         if not any(regex.fullmatch(name) for name in names):
-            close = nearest(pattern, names) or names[:3]
-            raise Owl2Error(f"rule {pattern!r} matches no parameter; near names: {', '.join(close)}")
+            raise Owl2Error(f"rule {pattern!r} matches no parameter; near names: {_near(pattern, names)}")
     return found
+
+
+def _near(pattern: str, names: Sequence[str]) -> str:
+    """Names, or beginnings of names, that look like what a regex spells out."""
+    spelled = re.sub(r"[^\w/]+", "", pattern).strip("/")
+    beginnings = {name[:end] for name in names for end in [*_slashes(name), len(name)]}
+    return ", ".join(nearest(spelled, beginnings) or names[:3])
+
+
+def _slashes(name: str) -> list[int]:
+    return [place for place, letter in enumerate(name) if letter == "/"]
 
 
 def partition(tree: Tree, keep: Mapping[str, bool]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.config import DatasetConfig
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,52 @@ class WandbConfig:
     mode: Literal["online", "offline"] = "online"
 
 
+@dataclass(frozen=True)
+class HeldoutConfig:
+    """Loss on data that no step sees; reported as "heldout/loss" and per set.
+
+    Attributes:
+      datasets: {name: set}; weights play no part.
+      every_steps: how often; also behind the last step.
+      max_samples: most samples of a set, spread evenly over it.
+    """
+
+    datasets: dict[str, DatasetConfig]
+    every_steps: int = 500
+    max_samples: int = 512
+
+    def __post_init__(self) -> None:
+        if not self.datasets:
+            raise Owl2Error("heldout.datasets is empty; name a set, or leave heldout out")
+        _require_positive("heldout", self, ("every_steps", "max_samples"))
+
+
+@dataclass(frozen=True)
+class EvaluatorConfig:
+    """A benchmark answered during training; reported as "<benchmark>/<metric>".
+
+    Attributes:
+      benchmark: a name of `owl2 evaluate --list`.
+      every_steps: how often; also behind the last step.
+      max_questions: only the first so many (0: all).
+      data_root: folder of the published files.
+    """
+
+    benchmark: str
+    every_steps: int = 1000
+    max_questions: int = 0
+    data_root: str = "data"
+
+    def __post_init__(self) -> None:
+        _require_positive(f"evaluator {self.benchmark!r}", self, ("every_steps",))
+
+
+def _require_positive(what: str, config: object, names: tuple[str, ...]) -> None:
+    for name in names:
+        if getattr(config, name) < 1:
+            raise Owl2Error(f"{what}.{name} must be at least 1, found {getattr(config, name)}")
+
+
 def _default_groups() -> tuple[GroupConfig, ...]:
     return (GroupConfig(name="all", pattern=".*"),)
 
@@ -153,11 +200,13 @@ class TrainConfig:
         if self.num_steps < 1:
             raise Owl2Error(f"train: the run's length must be at least 1 step, found {self.num_steps}")
         counts = (
-            "accumulate_steps", "log_every_steps", "save_every_steps", "keep_checkpoints", "max_bad_steps"
-        )  # fmt: skip
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise Owl2Error(f"train.{name} must be at least 1, found {getattr(self, name)}")
+            "accumulate_steps",
+            "log_every_steps",
+            "save_every_steps",
+            "keep_checkpoints",
+            "max_bad_steps",
+        )
+        _require_positive("train", self, counts)
         if self.profile_steps is not None and not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
             raise Owl2Error(
                 f"train.profile_steps must be (first, last) from 1 on, found {self.profile_steps}"

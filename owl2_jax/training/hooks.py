@@ -18,7 +18,7 @@ class Hook:
       name: its numbers are reported as "name/metric".
       every_steps: how often it runs; also behind the last step.
       run: params to {metric: value}. Every process calls it.
-      metrics: names that `run` returns.
+      metrics: names that `run` returns, or the chief one of them.
     """
 
     name: str
@@ -37,11 +37,14 @@ def evaluate(hooks: Sequence[Hook], params: Any) -> dict[str, float]:
     }
 
 
-def check_best(best: BestConfig | None, hooks: Sequence[Hook]) -> None:
-    """Raises `Owl2Error` when no evaluation gives the metric that chooses the best checkpoint."""
+def check_best(best: BestConfig | None, known: Sequence[str]) -> None:
+    """Raises `Owl2Error` when no evaluation gives the metric that chooses the best checkpoint.
+
+    Args:
+      known: "name/metric" of the evaluations.
+    """
     if best is None:
         return
-    known = [f"{hook.name}/{metric}" for hook in hooks for metric in hook.metrics]
     if not known:
         raise Owl2Error(
             f"train.best asks for {best.metric}, but the run evaluates nothing; set heldout or evaluators"

@@ -13,6 +13,7 @@ from owl2_jax.data.batch import Batch
 from owl2_jax.training import groups
 from owl2_jax.training.checkpoints import Checkpoints
 from owl2_jax.training.clock import EVALUATE, SAVE
+from owl2_jax.training.everyone import gather
 from owl2_jax.training.hooks import Hook, evaluate
 from owl2_jax.training.interrupts import StopRequests
 from owl2_jax.training.placing import device_batch
@@ -84,8 +85,8 @@ def train(
         if resumed is None:
             state = trainer.create((start or starting_params)(trainer))
         else:
-            state, data_state = resumed
-            batches.set_state(data_state)
+            state, read = resumed
+            batches.set_state(read)
         first = int(state.step)
         changes = ChangeCheck(trainer, state)
 
@@ -116,12 +117,21 @@ def train(
                 if stops or (due and config.best) or step % config.save_every_steps == 0:
                     changes.check(state)
                     with reporter.clock.during(SAVE):
-                        checkpoints.save(state, batches.get_state(), scores)
+                        checkpoints.save(state, data_state(batches), scores)
                 if stops:
                     break
 
     # Leaving the blocks waited for the last save: nothing is done until it is on the disk.
     return Outcome(state, int(state.step) >= config.num_steps, requests.signal)
+
+
+def data_state(batches: Batches) -> dict[str, Any]:
+    """Where the data of all processes stands."""
+    if jax.process_count() == 1:
+        return batches.get_state()
+    from owl2_jax.data.pipeline import merge_states
+
+    return merge_states(gather(batches.get_state()))
 
 
 class ChangeCheck:

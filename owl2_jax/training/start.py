@@ -9,7 +9,8 @@ import jax
 
 from owl2_jax.core import params_io, tree
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.training.trainer import Trainer
+from owl2_jax.model.config import Owl2Config
+from owl2_jax.training.trainer import Trainer, param_shapes
 
 # Leaves whose shape follows from the picture size and the number of queries.
 _RESIZABLE = ("vision/position_embedding", "abstractor/queries")
@@ -40,17 +41,22 @@ def check_start(start_from: str | None, shapes: Mapping[str, Any], tokenizer: by
         checkpoint = params_io.resolve_checkpoint(start_from)
     except Owl2Error as error:
         raise Owl2Error(f"train.start_from: {error}") from None
-    stored = {name: shape for name, (shape, _) in params_io.stored_arrays(checkpoint.params).items()}
-    expected = {name: tuple(leaf.shape) for name, leaf in tree.flatten(shapes).items()}
+    # What the files hold is compared when they are read, which takes a device.
+    theirs = Owl2Config.from_dict(params_io.read_model_json(checkpoint.directory)["model"])
+    stored, expected = _sizes(param_shapes(theirs)), _sizes(shapes)
     _check_sizes(start_from, stored, expected)
     params_io.check_fit(stored, expected, f"train.start_from {start_from}")
-    theirs = params_io.read_tokenizer(checkpoint.directory)
-    if theirs is not None and theirs != tokenizer:
+    their_tokenizer = params_io.read_tokenizer(checkpoint.directory)
+    if their_tokenizer is not None and their_tokenizer != tokenizer:
         own = checkpoint.directory / params_io.TOKENIZER_FILE
         raise Owl2Error(
             f"train.start_from {start_from} was trained with another tokenizer than data.tokenizer, so the "
             f"same ids mean other pieces; set data.tokenizer={own}"
         )
+
+
+def _sizes(shapes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(leaf.shape) for name, leaf in tree.flatten(shapes).items()}
 
 
 def _check_sizes(

@@ -35,8 +35,6 @@ class Trainer:
       init: key to random parameters on the mesh.
       create: parameters on the mesh to the state at step 0; they are donated.
       step: (state, batch) to (state, metrics); the state is donated.
-      loss: (params, batch) to `LossSums`, for held-out data; the batch has no
-        axis of accumulation.
       fingerprint: params to {group: uint32[]}, see `groups.fingerprint`.
     """
 
@@ -51,7 +49,6 @@ class Trainer:
     init: Any
     create: Any
     step: Any
-    loss: Any
     fingerprint: Any
 
     def abstract_state(self) -> TrainState:
@@ -117,7 +114,6 @@ def make_trainer(
             out_shardings=(places, shardings.replicated(mesh)),
             donate_argnums=0,
         ),
-        loss=_jit_loss(model, config, mesh, places.params, len(datasets)),
         fingerprint=jax.jit(
             functools.partial(groups.fingerprint, plans=plans), out_shardings=shardings.replicated(mesh)
         ),
@@ -129,14 +125,14 @@ def _compile_fast(mesh: jax.sharding.Mesh) -> dict[str, Any]:
     return {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
 
 
-def _jit_loss(
-    model: Owl2, config: TrainConfig, mesh: jax.sharding.Mesh, places: Any, num_datasets: int
-) -> Any:
+def make_loss(trainer: Trainer, num_datasets: int) -> Any:
+    """(params, batch) to `LossSums`, compiled; the batch has no axis of accumulation."""
+
     def loss(params: Any, batch: DeviceBatch) -> LossSums:
-        return batch_loss(params, batch, model, config, num_datasets)
+        return batch_loss(params, batch, trainer.model, trainer.config, num_datasets)
 
     return jax.jit(
-        rules.activate(mesh)(loss),
-        in_shardings=(places, shardings.batch_sharding(mesh)),
-        out_shardings=shardings.replicated(mesh),
+        rules.activate(trainer.mesh)(loss),
+        in_shardings=(trainer.state_shardings.params, shardings.batch_sharding(trainer.mesh)),
+        out_shardings=shardings.replicated(trainer.mesh),
     )

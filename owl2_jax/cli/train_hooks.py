@@ -1,0 +1,121 @@
+"""The evaluations that `owl2 train` hands to the loop: held-out loss and benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from owl2_jax.config import RunConfig
+    from owl2_jax.data.tokenizer import Tokenizer
+    from owl2_jax.evals.base import Answered, Benchmark, Question
+    from owl2_jax.inference.loaded import LoadedModel
+    from owl2_jax.training.config import EvaluatorConfig
+    from owl2_jax.training.hooks import Hook
+    from owl2_jax.training.trainer import Trainer
+
+
+def metric_names(config: RunConfig) -> list[str]:
+    """What the evaluations of a config report, as "name/metric". Raises `Owl2Error` for unknown ones."""
+    names = []
+    if config.heldout is not None:
+        from owl2_jax.training.heldout import NAME, heldout_metrics
+
+        names += [f"{NAME}/{metric}" for metric in heldout_metrics(config.heldout)]
+    for evaluator in config.evaluators:
+        names.append(f"{evaluator.benchmark}/{_benchmark(evaluator).metric}")
+    return names
+
+
+def _benchmark(evaluator: EvaluatorConfig) -> Benchmark:
+    from owl2_jax.core.errors import Owl2Error
+    from owl2_jax.evals.registry import get_benchmark
+
+    benchmark = get_benchmark(evaluator.benchmark)
+    if not benchmark.scored_here:
+        raise Owl2Error(
+            f"evaluator {evaluator.benchmark!r} is scored by a judge or a server, so not during training; "
+            "use `owl2 evaluate` on a checkpoint"
+        )
+    benchmark.check()
+    for file in benchmark.files:
+        file.require(Path(evaluator.data_root))
+    return benchmark
+
+
+def make_hooks(config: RunConfig, trainer: Trainer, tokenizer: Tokenizer) -> list[Hook]:
+    """The hooks of a config; all processes take part in each. Raises `Owl2Error`."""
+    hooks = []
+    if config.heldout is not None:
+        from owl2_jax.training.heldout import make_heldout
+
+        hooks.append(make_heldout(config.heldout, config.data, trainer))
+    for evaluator in config.evaluators:
+        hooks.append(_evaluator(evaluator, config, trainer, tokenizer))
+    return hooks
+
+
+def _evaluator(evaluator: EvaluatorConfig, config: RunConfig, trainer: Trainer, tokenizer: Tokenizer) -> Hook:
+    import jax
+
+    from owl2_jax.evals.runner import load_questions
+    from owl2_jax.training.hooks import Hook
+
+    benchmark = _benchmark(evaluator)
+    limit = evaluator.max_questions or None
+    questions = load_questions(evaluator.benchmark, benchmark, Path(evaluator.data_root), limit)
+    own = questions[jax.process_index() :: jax.process_count()]
+
+    def run(params: Any) -> Mapping[str, float]:
+        answered = _answer(benchmark, own, _model(params, config, trainer, tokenizer))
+        return benchmark.summarise(_everyone(answered, questions)).metrics
+
+    return Hook(evaluator.benchmark, evaluator.every_steps, run, (benchmark.metric,))
+
+
+def _answer(benchmark: Benchmark, questions: Sequence[Question], model: LoadedModel) -> list[Answered]:
+    from owl2_jax.evals.asking import EngineModel
+    from owl2_jax.evals.runner import answer_in_memory
+    from owl2_jax.inference.engine import Engine, EngineConfig
+
+    engine = Engine(model, EngineConfig.for_throughput(model.config))
+    return answer_in_memory(benchmark, questions, EngineModel(engine))
+
+
+def _model(params: Any, config: RunConfig, trainer: Trainer, tokenizer: Tokenizer) -> LoadedModel:
+    """The model of this step; with several processes each has a whole copy on its own devices."""
+    import jax
+
+    from owl2_jax.inference.loaded import LoadedModel
+    from owl2_jax.model.owl2 import logical_axes
+    from owl2_jax.parallel.mesh import make_mesh
+    from owl2_jax.parallel.shardings import param_shardings
+
+    mesh = trainer.mesh
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        mesh = make_mesh({"fsdp": -1}, jax.local_devices())
+        params = multihost_utils.process_allgather(params, tiled=True)
+        params = jax.device_put(params, param_shardings(logical_axes(config.model), mesh))
+    data = config.data
+    return LoadedModel(
+        config.model,
+        params,
+        tokenizer,
+        data.template,
+        data.image_tag,
+        data.image_mode,
+        mesh=mesh if mesh.size > 1 else None,
+    )
+
+
+def _everyone(answered: Sequence[Answered], questions: Sequence[Question]) -> list[Answered]:
+    """The answers of all processes, in the order of the questions."""
+    from owl2_jax.evals.base import Answered
+    from owl2_jax.training.everyone import gather
+
+    parts = gather([[one.prediction, one.score] for one in answered])
+    ordered = [parts[number % len(parts)][number // len(parts)] for number in range(len(questions))]
+    return [Answered(question, *row) for question, row in zip(questions, ordered, strict=True)]
