@@ -47,19 +47,19 @@ def _check(config: RunConfig, run: Path) -> Tokenizer:
     """Refuses what can be refused before a device is touched."""
     from owl2_jax.cli.train_hooks import metric_names
     from owl2_jax.data.pipeline import load_tokenizer
+    from owl2_jax.model.owl2 import abstract_params
     from owl2_jax.training.groups import plan_leaves
     from owl2_jax.training.hooks import check_best
     from owl2_jax.training.metrics import check_wandb
     from owl2_jax.training.run_directory import check_run_directory
     from owl2_jax.training.start import check_start
-    from owl2_jax.training.trainer import param_shapes
 
     tokenizer = load_tokenizer(config.data)
     check_tokenizer(tokenizer.vocab_size, config.model.decoder.vocab_size)
     check_run_directory(run, config.to_dict())
     check_wandb(config.train.wandb)
     check_best(config.train.best, metric_names(config))
-    shapes = param_shapes(config.model)
+    shapes = abstract_params(config.model)
     plan_leaves(shapes, config.train)
     check_start(config.train.start_from, shapes, tokenizer.bytes)
     return tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import chex
@@ -174,16 +175,23 @@ def _init(config: Owl2Config, rng: Array) -> dict[str, Any]:
     return Owl2(config).init(rng, *init_inputs(config))["params"]
 
 
+@functools.lru_cache(maxsize=8)
+def _abstract(config: Owl2Config) -> dict[str, Any]:
+    """Boxed shapes; remembered, as tracing takes a second of every start."""
+    return jax.eval_shape(lambda: _init(config, jax.random.key(0)))
+
+
 def abstract_params(config: Owl2Config) -> dict[str, Any]:
     """Shapes and dtypes of the parameters as `jax.ShapeDtypeStruct`, without computing anything."""
-    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    return nn.meta.unbox(_abstract(config))
 
 
 def logical_axes(config: Owl2Config) -> dict[str, Any]:
     """The tree of `abstract_params` with a tuple of logical axis names (or None) at each leaf."""
-    boxed = jax.eval_shape(lambda: _init(config, jax.random.key(0)))
     return jax.tree.map(
-        lambda leaf: tuple(leaf.names), boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
+        lambda leaf: tuple(leaf.names),
+        _abstract(config),
+        is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned),
     )
 
 

@@ -10,7 +10,8 @@ import jax
 from owl2_jax.core import params_io, tree
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.model.config import Owl2Config
-from owl2_jax.training.trainer import Trainer, param_shapes
+from owl2_jax.model.owl2 import abstract_params
+from owl2_jax.training.trainer import Trainer
 
 # Leaves whose shape follows from the picture size and the number of queries.
 _RESIZABLE = ("vision/position_embedding", "abstractor/queries")
@@ -43,7 +44,7 @@ def check_start(start_from: str | None, shapes: Mapping[str, Any], tokenizer: by
         raise Owl2Error(f"train.start_from: {error}") from None
     # What the files hold is compared when they are read, which takes a device.
     theirs = Owl2Config.from_dict(params_io.read_model_json(checkpoint.directory)["model"])
-    stored, expected = _sizes(param_shapes(theirs)), _sizes(shapes)
+    stored, expected = _sizes(abstract_params(theirs)), _sizes(shapes)
     _check_sizes(start_from, stored, expected)
     params_io.check_fit(stored, expected, f"train.start_from {start_from}")
     their_tokenizer = params_io.read_tokenizer(checkpoint.directory)

@@ -62,12 +62,6 @@ class Trainer:
         )
 
 
-@functools.lru_cache(maxsize=4)
-def param_shapes(config: Owl2Config) -> dict[str, Any]:
-    """`abstract_params`, remembered: tracing the initialisation takes a while. Not to be changed."""
-    return abstract_params(config)
-
-
 def make_trainer(
     model_config: Owl2Config,
     config: TrainConfig,
@@ -83,7 +77,7 @@ def make_trainer(
     Raises:
       Owl2Error: groups or sizes that do not fit.
     """
-    model, shapes, axes = Owl2(model_config), param_shapes(model_config), logical_axes(model_config)
+    model, shapes, axes = Owl2(model_config), abstract_params(model_config), logical_axes(model_config)
     shardings.check_params(axes, shapes, mesh)
     plans = groups.plan_leaves(shapes, config)
     optimizer = make_optimizer(config, plans)
