@@ -16,8 +16,8 @@ from jax import lax
 
 from owl2_jax.core import axes
 from owl2_jax.inference.sampling import Sampling, SamplingArrays, choose, stack_settings
-from owl2_jax.model.cache import Cache, empty_cache
-from owl2_jax.model.config import Owl2Config
+from owl2_jax.inference.unrolled import new_cache
+from owl2_jax.model.cache import Cache
 from owl2_jax.model.owl2 import Owl2
 
 Array = jax.Array
@@ -50,7 +50,7 @@ class Slots:
     @property
     def length(self) -> int:
         """S, positions that a slot has room for."""
-        return self.cache.keys.shape[2]
+        return jax.tree.leaves(self.cache.keys)[0].shape[2]
 
 
 @flax.struct.dataclass
@@ -116,16 +116,16 @@ def constrain(slots: Slots) -> Slots:
     return jax.tree.map(place, slots)
 
 
-def empty_slots(config: Owl2Config, count: int, length: int) -> Slots:
+def empty_slots(owl: Owl2, count: int, length: int) -> Slots:
     """`count` free slots with room for `length` positions each."""
     slots = Slots(
-        cache=empty_cache(config, count, length),
+        cache=new_cache(owl, count, length),
         token=jnp.zeros((count,), jnp.int32),
         generated=jnp.zeros((count,), jnp.int32),
         floor=jnp.zeros((count,), jnp.int32),
         limit=jnp.zeros((count,), jnp.int32),
         active=jnp.zeros((count,), bool),
-        seen=jnp.zeros((count, config.decoder.vocab_size), bool),
+        seen=jnp.zeros((count, owl.config.decoder.vocab_size), bool),
         settings=jax.tree.map(jnp.asarray, stack_settings([Sampling()], count)),
     )
     return constrain(slots)
@@ -133,12 +133,12 @@ def empty_slots(config: Owl2Config, count: int, length: int) -> Slots:
 
 def lengthen(slots: Slots, length: int) -> Slots:
     """The same slots with room for `length` positions."""
-    more = [(0, 0), (0, 0), (0, length - slots.cache.keys.shape[2]), (0, 0), (0, 0)]
-    keys, values = (jnp.pad(part, more) for part in (slots.cache.keys, slots.cache.values))
+    more = [(0, 0), (0, 0), (0, length - slots.length), (0, 0), (0, 0)]
+    keys, values = jax.tree.map(lambda part: jnp.pad(part, more), (slots.cache.keys, slots.cache.values))
     return constrain(slots.replace(cache=slots.cache.replace(keys=keys, values=values)))
 
 
-def encode_images(config: Owl2Config, params: Params, pool: Array, images: Array, rows: Array) -> Array:
+def encode_images(owl: Owl2, params: Params, pool: Array, images: Array, rows: Array) -> Array:
     """Encodes pictures into rows of the feature pool.
 
     Args:
@@ -146,12 +146,12 @@ def encode_images(config: Owl2Config, params: Params, pool: Array, images: Array
       images: uint8[M, H, W, 3].
       rows: int32[M]; F (past the end) for a picture that pads the batch.
     """
-    features = Owl2(config).apply({"params": params}, images, method="encode_images")
+    features = owl.apply({"params": params}, images, method="encode_images")
     return pool.at[rows].set(features.astype(pool.dtype), mode="drop")
 
 
 def run_prompts(
-    config: Owl2Config, params: Params, pool: Array | None, prompts: Prompts, cache_length: int
+    owl: Owl2, params: Params, pool: Array | None, prompts: Prompts, cache_length: int
 ) -> tuple[Array, Cache]:
     """Runs prompts from their first position on.
 
@@ -165,7 +165,7 @@ def run_prompts(
     rows, length = prompts.tokens.shape
     positions = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32), (rows, length))
     segment_ids = (positions < prompts.lengths[:, None]).astype(jnp.int32)
-    hidden, cache = Owl2(config).apply(
+    hidden, cache = owl.apply(
         {"params": params}, prompts.tokens, positions, segment_ids, pool, prompts.image_index,
         prompts.image_starts, cache_length, method="prefill",
     )  # fmt: skip
@@ -173,7 +173,7 @@ def run_prompts(
 
 
 def prefill(
-    config: Owl2Config,
+    owl: Owl2,
     eos_id: int,
     params: Params,
     slots: Slots,
@@ -195,8 +195,8 @@ def prefill(
     """
     tokens = arrivals.prompts.tokens
     rows, length = tokens.shape
-    last, cache = run_prompts(config, params, pool, arrivals.prompts, length)
-    logits = Owl2(config).apply({"params": params}, last, method="logits")
+    last, cache = run_prompts(owl, params, pool, arrivals.prompts, length)
+    logits = owl.apply({"params": params}, last, method="logits")
     everyone = jnp.arange(rows)
     seen = jnp.zeros(logits.shape, bool).at[everyone[:, None], tokens].set(True, mode="drop")
     step = jnp.zeros((rows,), jnp.int32)
@@ -216,7 +216,7 @@ def prefill(
 
 
 def decode(
-    config: Owl2Config,
+    owl: Owl2,
     eos_id: int,
     params: Params,
     slots: Slots,
@@ -241,7 +241,6 @@ def decode(
       The slots; what they chose, [B, width]; and int32[B], how many of the
       columns belong to each slot.
     """
-    module = Owl2(config)
     slots = slots.replace(active=slots.active & wanted)
     before = slots.generated
     chosen = _empty_columns(slots.token.shape[0], width, top)
@@ -252,11 +251,11 @@ def decode(
 
     def advance(carry: tuple[Array, Slots, Chosen]) -> tuple[Array, Slots, Chosen]:
         step, slots, columns = carry
-        hidden, cache = module.apply(
+        hidden, cache = owl.apply(
             {"params": params}, slots.token[:, None], slots.cache, slots.active.astype(jnp.int32),
             method="extend",
         )  # fmt: skip
-        logits = module.apply({"params": params}, hidden[:, 0], method="logits")
+        logits = owl.apply({"params": params}, hidden[:, 0], method="logits")
         logits = _forbid_end(logits, slots.generated, slots.floor, eos_id)
         chosen = _choose(logits, slots.settings, slots.seen, slots.generated, plain, top)
         columns = jax.tree.map(lambda out, new: out.at[:, step].set(new), columns, chosen)
@@ -308,14 +307,14 @@ def _empty_columns(rows: int, width: int, top: int) -> Chosen:
 
 def _insert(slots: Slots, new: Slots, where: Array) -> Slots:
     """Overwrites the slots `where` (int32[R]) with rows of `new`; rows past the end are dropped."""
-    length = new.cache.keys.shape[2]
+    length = new.length
 
     def put_cache(old: Array, rows: Array) -> Array:
         return old.at[:, where, :length].set(rows, mode="drop")
 
     cache = Cache(
-        keys=put_cache(slots.cache.keys, new.cache.keys),
-        values=put_cache(slots.cache.values, new.cache.values),
+        keys=jax.tree.map(put_cache, slots.cache.keys, new.cache.keys),
+        values=jax.tree.map(put_cache, slots.cache.values, new.cache.values),
         lengths=slots.cache.lengths.at[where].set(new.cache.lengths, mode="drop"),
     )
     rest = jax.tree.map(

@@ -22,7 +22,6 @@ from owl2_jax.inference.buckets import bucket, length_buckets
 from owl2_jax.inference.inputs import Prompt, check_room, place_pictures, read_pictures, stack_prompts
 from owl2_jax.inference.request import Request
 from owl2_jax.model.cache import Cache
-from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import Owl2
 
 if TYPE_CHECKING:
@@ -50,21 +49,21 @@ class Continuations:
 
 
 def log_likelihoods(
-    config: Owl2Config,
+    owl: Owl2,
     params: Any,
     pool: Array | None,
     prompts: generate.Prompts,
     continuations: Continuations,
 ) -> Array:
     """Natural log-probability of each continuation after its prompt, float32[C]."""
-    module, owners = Owl2(config), continuations.owners
-    width = continuations.tokens.shape[1]
-    last, cache = generate.run_prompts(config, params, pool, prompts, prompts.tokens.shape[1] + width)
-    cache = Cache(cache.keys[:, owners], cache.values[:, owners], cache.lengths[owners])
-    hidden, _ = module.apply({"params": params}, continuations.tokens, cache, method="extend")
+    owners, width = continuations.owners, continuations.tokens.shape[1]
+    last, cache = generate.run_prompts(owl, params, pool, prompts, prompts.tokens.shape[1] + width)
+    keys, values = jax.tree.map(lambda part: part[:, owners], (cache.keys, cache.values))
+    cache = Cache(keys, values, cache.lengths[owners])
+    hidden, _ = owl.apply({"params": params}, continuations.tokens, cache, method="extend")
     # The state before each token: the prompt's last, then those of the tokens themselves.
     before = jnp.concatenate([last[owners][:, None], hidden[:, :-1]], axis=1)
-    logprobs = jax.nn.log_softmax(module.apply({"params": params}, before, method="logits"), axis=-1)
+    logprobs = jax.nn.log_softmax(owl.apply({"params": params}, before, method="logits"), axis=-1)
     chosen = jnp.take_along_axis(logprobs, continuations.tokens[:, :, None], axis=-1)[:, :, 0]
     real = jnp.arange(width) < continuations.counts[:, None]
     return jnp.sum(jnp.where(real, chosen, 0.0), axis=1)

@@ -213,21 +213,26 @@ class Decoder(nn.Module):
             (decoder.vocab_size, decoder.width),
             config.param_dtype,
         )
-        blocks = nn.scan(
-            remat.remat_block(DecoderBlock, config.remat),
-            variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast),
-            length=decoder.num_layers,
-            unroll=config.scan_unroll,
-            metadata_params={nn.PARTITION_NAME: axes.LAYERS},
-        )
-        self.layers = blocks(config)
+        self.layers = self._make_layers()
         self.final_norm = Scale(decoder.width, axes.EMBED, config.param_dtype)
         self.head = Linear(
             (decoder.width,), (decoder.vocab_size,), (axes.EMBED,), (axes.VOCAB,),
             dtype=config.dtype, param_dtype=config.param_dtype,
         )  # fmt: skip
+
+    @nn.nowrap
+    def _make_layers(self) -> nn.Module:
+        """The layers as one module with the signature of `DecoderBlock`."""
+        blocks = nn.scan(
+            remat.remat_block(DecoderBlock, self.config.remat),
+            variable_axes={"params": 0, "intermediates": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast),
+            length=self.config.decoder.num_layers,
+            unroll=self.config.scan_unroll,
+            metadata_params={nn.PARTITION_NAME: axes.LAYERS},
+        )
+        return blocks(self.config)
 
     def embed(self, tokens: Array) -> Array:
         """int32[B, T] to dtype[B, T, D]; an id of V or more is no token and gives zeros."""

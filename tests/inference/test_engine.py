@@ -24,7 +24,12 @@ def model(tiny_config, tiny_params, toy_tokenizer) -> LoadedModel:
 @pytest.fixture(scope="module")
 def single(model) -> Engine:
     """Runs one request at a time."""
-    return Engine(model, EngineConfig(slots=1))
+    return Engine(model, EngineConfig(slots=1, shortest_cache=128))
+
+
+def shared(model, **changes) -> Engine:
+    """Four slots; of one size everywhere, so that the tests share compiled programs."""
+    return Engine(model, EngineConfig(**{"slots": 4, "shortest_cache": 128} | changes))
 
 
 def ask(text: str, *images, **settings) -> Request:
@@ -54,7 +59,7 @@ def assert_same(results, others) -> None:
 
 def test_requests_together_equal_each_alone(model, single):
     requests = ragged_requests()
-    engine = Engine(model, EngineConfig(slots=5, decode_steps=3))
+    engine = shared(model)
     together = list(engine.generate(requests))
     alone = [next(single.generate([request])) for request in requests]
     assert_same(together, alone)
@@ -67,7 +72,7 @@ def test_sampled_requests_do_not_depend_on_slot_or_company(model, single):
         dataclasses.replace(request, sampling=dataclasses.replace(sampling, seed=i % 7))
         for i, request in enumerate(ragged_requests())
     ]
-    engine = Engine(model, EngineConfig(slots=4))
+    engine = shared(model)
     first = list(engine.generate(requests))
     assert_same(first, [next(single.generate([request])) for request in requests])
     assert_same(first[::-1], list(engine.generate(requests[::-1])))
@@ -78,13 +83,13 @@ def test_greedy_answer_is_the_same_beside_sampled_ones(model, single):
     wild = dataclasses.replace(
         greedy, sampling=Sampling(temperature=2.0, repetition_penalty=1.5), top_logprobs=3
     )
-    engine = Engine(model, EngineConfig(slots=4))
+    engine = shared(model)
     results = list(engine.generate([wild, greedy, wild, greedy]))
     assert_same([results[1], results[3]], [next(single.generate([greedy]))] * 2)
 
 
 def test_a_picture_seen_before_is_not_encoded_again(model):
-    engine = Engine(model, EngineConfig(slots=2))
+    engine = shared(model)
     same = [tiny.picture_file(3), tiny.picture_file(3), tiny.picture_file(4)]
     list(engine.generate([ask("<|image|>What?", image) for image in same * 3]))
     assert engine.features.encoded == 2
@@ -93,7 +98,7 @@ def test_a_picture_seen_before_is_not_encoded_again(model):
 
 
 def test_many_requests_compile_few_programs(model):
-    engine = Engine(model, EngineConfig(slots=4, shortest_cache=128))
+    engine = shared(model)
     requests = [
         ask(f"{tags}What{' shape' * (n % 9)}?", *(tiny.picture(n + k) for k in range(tags.count("<"))))
         for n in range(40)
@@ -107,7 +112,7 @@ def test_many_requests_compile_few_programs(model):
 
 
 def test_new_request_joins_a_running_one(model):
-    engine = Engine(model, EngineConfig(slots=2, decode_steps=2))
+    engine = shared(model, decode_steps=2)
     long = engine.submit(ask("What?", max_new_tokens=60, sampling=Sampling(repetition_penalty=1.3)))
     ended = []
     engine.step()
@@ -118,7 +123,7 @@ def test_new_request_joins_a_running_one(model):
 
 
 def test_cancelled_requests_free_their_slots(model):
-    engine = Engine(model, EngineConfig(slots=1, decode_steps=2))
+    engine = shared(model, slots=1, decode_steps=2)
     numbers = [engine.submit(ask("What?", max_new_tokens=50)) for _ in range(3)]
     engine.step()
     engine.cancel(numbers[0])
@@ -141,7 +146,7 @@ def test_stop_text_ends_an_answer_and_is_not_part_of_it(model, single):
 
 
 def test_streamed_pieces_join_to_the_text(model):
-    engine = Engine(model, EngineConfig(slots=2, decode_steps=1))
+    engine = shared(model, decode_steps=1)
     engine.submit(
         ask("What is this?", max_new_tokens=40, sampling=Sampling(repetition_penalty=1.2), stop=["~~"])
     )
@@ -167,7 +172,7 @@ def test_min_new_tokens_keeps_the_end_away(model):
     head[:, model.tokenizer.eos_id] = 0.0
     norm = {"scale": decoder["final_norm"]["scale"]}
     params = {**model.params, "decoder": {**decoder, "head": {"kernel": head}, "final_norm": norm}}
-    engine = Engine(dataclasses.replace(model, params=params), EngineConfig(slots=2))
+    engine = shared(dataclasses.replace(model, params=params))
     for floor in (0, 3):
         results = list(engine.generate([ask("What?", min_new_tokens=floor, max_new_tokens=6)]))
         assert model.tokenizer.eos_id not in results[0].token_ids[:floor]

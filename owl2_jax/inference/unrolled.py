@@ -1,0 +1,83 @@
+"""The model with its decoder layers apart, in place of one scan over stacked layers.
+
+Parameters and cache of a layer are then arrays of their own. It computes the
+same; it only takes longer to compile when there are many layers.
+
+    stacked     decoder/layers/attention/...  [L, ...]   cache [L, B, S, K, H]
+    unrolled    decoder/layers/0/attention/... [...]     cache (L times [1, B, S, K, H])
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from owl2_jax.model.abstractor import Abstractor
+from owl2_jax.model.cache import Cache, empty_cache
+from owl2_jax.model.config import Owl2Config
+from owl2_jax.model.decoder import Decoder, DecoderBlock, LayerInputs
+from owl2_jax.model.owl2 import Owl2
+from owl2_jax.model.vision import VisionEncoder
+
+Array = jax.Array
+
+
+class UnrolledLayers(nn.Module):
+    """All layers one after the other, with the signature of `DecoderBlock`."""
+
+    config: Owl2Config
+
+    @nn.compact
+    def __call__(self, carry: Any, layers: Array, inputs: LayerInputs) -> tuple[Any, None]:
+        """Takes the cache stacked or apart, and returns it apart."""
+        x, keys, values = carry
+        new_keys, new_values = [], []
+        for number in range(self.config.decoder.num_layers):
+            block = DecoderBlock(self.config, name=str(number))
+            parts = None if keys is None else (_layer(keys, number), _layer(values, number))
+            (x, *parts), _ = block((x, *(parts or (None, None))), 0, inputs)
+            new_keys.append(parts[0])
+            new_values.append(parts[1])
+        if keys is None:
+            return (x, None, None), None
+        return (x, tuple(new_keys), tuple(new_values)), None
+
+
+def _layer(parts: Any, number: int) -> Array:
+    return parts[number] if isinstance(parts, tuple) else parts[number : number + 1]
+
+
+class UnrolledDecoder(Decoder):
+    @nn.nowrap
+    def _make_layers(self) -> nn.Module:
+        return UnrolledLayers(self.config)
+
+
+class UnrolledOwl2(Owl2):
+    """`Owl2` for the parameters that `unstack_layers` returns."""
+
+    def setup(self) -> None:
+        self.vision = VisionEncoder(self.config)
+        self.abstractor = Abstractor(self.config)
+        self.decoder = UnrolledDecoder(self.config)
+
+
+def unstack_layers(params: dict[str, Any]) -> dict[str, Any]:
+    """Stacked parameters with the decoder's layers apart."""
+    stacked = params["decoder"]["layers"]
+    count = jax.tree.leaves(stacked)[0].shape[0]
+    layers = {str(n): jax.tree.map(lambda leaf, n=n: jnp.asarray(leaf[n]), stacked) for n in range(count)}
+    return {**params, "decoder": {**params["decoder"], "layers": layers}}
+
+
+def new_cache(owl: Owl2, batch: int, length: int) -> Cache:
+    """An empty cache of the kind that `owl` returns."""
+    cache = empty_cache(owl.config, batch, length)
+    if not isinstance(owl, UnrolledOwl2):
+        return cache
+    layers = range(owl.config.decoder.num_layers)
+    keys, values = (tuple(_layer(part, n) for n in layers) for part in (cache.keys, cache.values))
+    return cache.replace(keys=keys, values=values)
