@@ -1,0 +1,127 @@
+"""`owl2 serve`: a model behind an OpenAI-style HTTP API, with a chat page."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from owl2_jax.cli.common import add_checkpoint_arguments
+from owl2_jax.core.errors import Owl2Error
+
+if TYPE_CHECKING:
+    from owl2_jax.serving.settings import ServeConfig
+
+KEY_VARIABLE = "OWL2_API_KEY"
+ENGINE_DIED = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_checkpoint_arguments(parser)
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: this machine only)"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
+    parser.add_argument(
+        "--model-name", metavar="NAME", help="what clients call it (default: the directory's name)"
+    )
+    parser.add_argument(
+        "--api-key-file", type=Path, metavar="FILE",
+        help=f"clients must show the key in this file (or in the variable {KEY_VARIABLE})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--slots", type=int, metavar="N", help="answers at a time; by default what memory allows"
+    )
+    parser.add_argument("--queue", type=int, metavar="N", help="requests that may wait (default: 64)")
+    parser.add_argument("--max-pictures", type=int, metavar="N", help="in one conversation (default: 16)")
+    parser.add_argument("--max-body-mib", type=int, metavar="N", help="of one request (default: 32)")
+    parser.add_argument("--max-megapixels", type=int, metavar="N", help="of one picture (default: 50)")
+    parser.add_argument(
+        "--remote-pictures", action="store_true",
+        help="fetch pictures from public web addresses (default: data: URLs only)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--grace-seconds", type=float, default=60.0, metavar="S",
+        help="how long running answers may take after a signal to stop (default: 60)",
+    )  # fmt: skip
+
+
+def main(args: argparse.Namespace) -> int:
+    config = config_of(args)
+    require_extra()
+    import owl2_jax
+    from owl2_jax.inference.engine import EngineConfig
+    from owl2_jax.serving.server import Server, listen, url_of
+    from owl2_jax.serving.service import Service
+
+    sock = listen(args.host, args.port)
+    warn_if_open(args.host, config)
+    model = owl2_jax.load(args.checkpoint, dtype=args.dtype)
+    engine = dataclasses.replace(EngineConfig.for_throughput(model.config), decode_steps=4)
+    if args.slots is not None:
+        engine = dataclasses.replace(engine, slots=args.slots)
+    service = Service(model, config, engine)
+    print(f"{service.name}: chat page at {url_of(sock)}, API at {url_of(sock)}/v1; compiling", flush=True)
+    server = Server(service, on_ready=lambda: print("ready", flush=True))
+    server.run(sockets=[sock])
+    return ENGINE_DIED if server.failed else 0
+
+
+def config_of(args: argparse.Namespace) -> ServeConfig:
+    """The settings in `args` and the environment. Raises `Owl2Error` for values out of range."""
+    from owl2_jax.serving.settings import MIB, Limits, ServeConfig
+
+    given = {
+        "queue": args.queue,
+        "pictures": args.max_pictures,
+        "body_bytes": args.max_body_mib and args.max_body_mib * MIB,
+        "pixels": args.max_megapixels and args.max_megapixels * 1_000_000,
+    }
+    limits = {name: value for name, value in given.items() if value is not None}
+    if "body_bytes" in limits:
+        limits["held_bytes"] = max(Limits.held_bytes, 16 * limits["body_bytes"])
+    return ServeConfig(
+        model_name=args.model_name,
+        api_key=read_key(args.api_key_file),
+        remote_pictures=args.remote_pictures,
+        grace_seconds=args.grace_seconds,
+        limits=Limits(**limits),
+    )
+
+
+def read_key(path: Path | None) -> str | None:
+    """The API key of a file, else of the environment; not an argument, which others could see."""
+    if path is None:
+        return os.environ.get(KEY_VARIABLE)
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Owl2Error(f"cannot read the API key from {path}: {error}") from error
+
+
+def require_extra() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise Owl2Error(
+            f"owl2 serve needs {error.name}, which is not installed; run pip install 'owl2_jax[serve]'"
+        ) from error
+
+
+def warn_if_open(host: str, config: ServeConfig) -> None:
+    """Tells when others than this machine's users may ask without a key."""
+    try:
+        local = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local and config.api_key is None:
+        print(
+            f"warning: whoever reaches {host} may ask; set {KEY_VARIABLE} or --api-key-file to demand a key",
+            file=sys.stderr,
+        )

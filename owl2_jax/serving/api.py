@@ -1,0 +1,152 @@
+"""The HTTP interface: OpenAI's chat completions, health, metrics, and the chat page.
+
+POST /v1/chat/completions   an answer, whole or as a stream
+POST /v1/attention          where the model looked while it gave an answer (the page's)
+GET  /v1/models             the one model that is served
+GET  /healthz               200 when ready; /healthz/live, /healthz/ready
+GET  /metrics               Prometheus
+GET  /                      the chat page
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+
+from owl2_jax.serving.body import ClientDisconnect
+from owl2_jax.serving.completions import Completion
+from owl2_jax.serving.errors import ApiError, install_handlers
+from owl2_jax.serving.metrics import CONTENT_TYPE
+from owl2_jax.serving.middleware import CountAndProtect
+from owl2_jax.serving.replies import AnswerStream, whole_answer
+from owl2_jax.serving.service import Service
+
+PAGE = Path(__file__).parent / "page"
+_GONE = 499  # nobody reads it; for the metrics
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application of one service; the service's threads live as long as it runs."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.runner.start()
+        yield
+        service.close()
+
+    # FastAPI's own documentation pages load scripts from elsewhere.
+    app = FastAPI(title="owl2_jax", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.service = service
+    app.state.started = int(time.time())
+    app.include_router(_v1)
+    app.include_router(_open)
+    app.mount("/page", StaticFiles(directory=PAGE))
+    install_handlers(app)
+    app.add_middleware(CountAndProtect, metrics=service.metrics)
+    return app
+
+
+def _service(request: Request) -> Service:
+    return request.app.state.service
+
+
+def check_key(request: Request) -> None:
+    """Raises `ApiError` 401 unless the request shows the key that the server wants."""
+    wanted = _service(request).config.api_key
+    if wanted is None:
+        return
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), wanted.encode()):
+        raise ApiError(
+            "the API key is missing or wrong; send 'Authorization: Bearer KEY'",
+            401,
+            "invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+_v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_key)])
+_open = APIRouter()
+
+
+@_v1.post("/chat/completions")
+async def chat_completions(request: Request) -> Response:
+    service = _service(request)
+    try:
+        call = service.read_call(await service.bodies.read_json(request))
+    except ClientDisconnect:
+        return Response(status_code=_GONE)
+    ticket = await service.start_answer(call)
+    completion = Completion(call, service.name, service.model.tokenizer)
+    if call.stream:
+        return AnswerStream(ticket, completion)
+    result = await whole_answer(ticket, request.receive)
+    return Response(status_code=_GONE) if result is None else JSONResponse(completion.whole(result))
+
+
+@_v1.post("/attention")
+async def attention(request: Request) -> Response:
+    service = _service(request)
+    try:
+        looks = await service.look(await service.bodies.read_json(request))
+    except ClientDisconnect:
+        return Response(status_code=_GONE)
+    pictures = [{"share": look.share, "weights": look.weights.tolist()} for look in looks]
+    return JSONResponse({"object": "attention", "image_mode": service.model.image_mode, "pictures": pictures})
+
+
+@_v1.get("/models")
+async def models(request: Request) -> dict[str, Any]:
+    return {"object": "list", "data": [_model_object(request)]}
+
+
+@_v1.get("/models/{name:path}")
+async def model(request: Request, name: str) -> dict[str, Any]:
+    _service(request).check_name(name)
+    return _model_object(request)
+
+
+def _model_object(request: Request) -> dict[str, Any]:
+    service, limits = _service(request), _service(request).config.limits
+    return {
+        "id": service.name,
+        "object": "model",
+        "created": request.app.state.started,
+        "owned_by": "owl2_jax",
+        "max_model_len": service.model.config.decoder.max_length,
+        "max_pictures": limits.pictures,
+        "max_body_bytes": limits.body_bytes,
+    }
+
+
+@_open.get("/healthz")
+@_open.get("/healthz/ready")
+async def ready(request: Request) -> JSONResponse:
+    """Whether requests should be sent here."""
+    runner = _service(request).runner
+    return JSONResponse({"live": runner.live, "ready": runner.ready}, 200 if runner.ready else 503)
+
+
+@_open.get("/healthz/live")
+async def live(request: Request) -> JSONResponse:
+    """Whether the process is of any use."""
+    runner = _service(request).runner
+    return JSONResponse({"live": runner.live, "ready": runner.ready}, 200 if runner.live else 503)
+
+
+@_open.get("/metrics")
+async def metrics(request: Request) -> Response:
+    return Response(_service(request).metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+
+@_open.get("/")
+async def page() -> FileResponse:
+    return FileResponse(PAGE / "index.html")

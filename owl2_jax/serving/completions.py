@@ -1,0 +1,104 @@
+"""Answers as the OpenAI API writes them: one object, or a stream of server-sent events."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from owl2_jax.data.tokenizer import WORD_BOUNDARY, Tokenizer
+from owl2_jax.inference.request import Result
+from owl2_jax.serving.calls import ChatCall
+
+DONE = b"data: [DONE]\n\n"
+
+
+class Completion:
+    """Writes the answer to one call.
+
+    Args:
+      call: what was asked.
+      model: the name clients know.
+      tokenizer: to name tokens by.
+    """
+
+    def __init__(self, call: ChatCall, model: str, tokenizer: Tokenizer):
+        self._call = call
+        self._tokenizer = tokenizer
+        self._head = {
+            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "created": int(time.time()),
+            "model": model,
+        }
+
+    def whole(self, result: Result) -> dict[str, Any]:
+        """The object of a finished answer."""
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": result.text, "refusal": None},
+            "logprobs": self._logprobs(result),
+            "finish_reason": result.finish_reason,
+        }
+        return {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage(result)}
+
+    def begin(self) -> bytes:
+        """The first event of a stream."""
+        return self._event({"role": "assistant", "content": ""})
+
+    def piece(self, text: str) -> bytes:
+        """The event of some more text."""
+        return self._event({"content": text})
+
+    def end(self, result: Result) -> Iterator[bytes]:
+        """The last events: log-probabilities and token counts, if asked for, and the reason to end."""
+        yield self._event({}, self._logprobs(result), result.finish_reason)
+        if self._call.include_usage:
+            yield _encode({**self._chunk(), "choices": [], "usage": usage(result)})
+        yield DONE
+
+    def _event(self, delta: dict[str, str], logprobs: Any = None, reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        return _encode({**self._chunk(), "choices": [choice]})
+
+    def _chunk(self) -> dict[str, Any]:
+        return {**self._head, "object": "chat.completion.chunk"}
+
+    def _logprobs(self, result: Result) -> dict[str, Any] | None:
+        """Every token before `</s>`, those of a stop text included, with the likely ones at its place."""
+        if not self._call.logprobs:
+            return None
+        content = []
+        tops = result.top_logprobs or [[]] * len(result.token_ids)
+        for token, logprob, top in zip(result.token_ids, result.logprobs, tops, strict=True):
+            if token == self._tokenizer.eos_id:
+                break
+            top = top[: self._call.top_logprobs]
+            content.append(
+                {**self._token(token, logprob), "top_logprobs": [self._token(*one) for one in top]}
+            )
+        return {"content": content, "refusal": None}
+
+    def _token(self, token: int, logprob: float) -> dict[str, Any]:
+        data = token_bytes(self._tokenizer, token)
+        # JSON has no -inf; OpenAI writes this number for a token that cannot be.
+        return {"token": data.decode(errors="replace"), "logprob": max(logprob, -9999.0), "bytes": list(data)}
+
+
+def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
+    """What a token adds to a text; part of a character for a byte piece."""
+    value = tokenizer.byte_value(token)
+    if value is not None:
+        return bytes([value])
+    return tokenizer.piece(token).replace(WORD_BOUNDARY, " ").encode()
+
+
+def usage(result: Result) -> dict[str, int]:
+    """Numbers of tokens; those of the prompt count the positions of pictures."""
+    prompt, answer = result.prompt_tokens, len(result.token_ids)
+    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+
+
+def _encode(value: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"

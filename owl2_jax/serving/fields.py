@@ -1,0 +1,140 @@
+"""The settings of a chat completion, read from JSON and checked field by field."""
+
+from __future__ import annotations
+
+import reprlib
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from owl2_jax.core.errors import nearest
+from owl2_jax.inference.request import MAX_TOP_LOGPROBS
+from owl2_jax.inference.sampling import Sampling
+from owl2_jax.serving.errors import ApiError
+
+MAX_STOPS = 4
+MAX_STOP_LENGTH = 256  # characters
+
+READ = (
+    "model", "messages", "stream", "stream_options", "stop", "temperature", "top_p", "max_tokens",
+    "max_completion_tokens", "seed", "logprobs", "top_logprobs", "n",
+    "min_tokens", "top_k", "min_p", "repetition_penalty",  # not of OpenAI's; other servers call them so, too
+)  # fmt: skip
+# Of no effect on an answer.
+UNUSED = ("user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier", "parallel_tool_calls")
+# Of effect, and nothing but the value that changes nothing can be had here.
+FIXED: Mapping[str, tuple[Any, ...]] = {
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "functions": ([],),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "store": (False,),
+}
+
+
+def check_names(call: Mapping[str, Any]) -> None:
+    """Raises `ApiError` for fields that are unknown, or ask for what is not to be had."""
+    known = (*READ, *UNUSED, *FIXED)
+    for name, value in call.items():
+        if name not in known:
+            close = nearest(name, known)
+            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+            raise ApiError(f"unknown field {name[:60]!r}{hint}", code="unknown_parameter", param=name[:60])
+        if name in FIXED and value is not None and value not in FIXED[name]:
+            allowed = " or ".join(map(repr, FIXED[name]))
+            raise wrong(name, value, f"nothing but {allowed} is supported")
+
+
+def read_text(call: Mapping[str, Any], name: str) -> str | None:
+    value = call.get(name)
+    if value is not None and not isinstance(value, str):
+        raise wrong(name, value, "expected a text")
+    return value
+
+
+def read_bool(call: Mapping[str, Any], name: str) -> bool:
+    """False when it is left out."""
+    value = call.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise wrong(name, value, "expected true or false")
+    return bool(value)
+
+
+def read_number(call: Mapping[str, Any], name: str, low: float, high: float, default: float) -> float:
+    value = call.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise wrong(name, value, f"expected a number from {low:g} to {high:g}")
+    return float(value)
+
+
+def read_whole(call: Mapping[str, Any], name: str, low: int, high: int) -> int | None:
+    value = call.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise wrong(name, value, f"expected a whole number from {low} to {high}")
+    return value
+
+
+def read_sampling(call: Mapping[str, Any]) -> Sampling:
+    """How tokens are chosen; OpenAI's defaults, and a new seed where none is given."""
+    seed = read_whole(call, "seed", -(2**63), 2**63 - 1)
+    return Sampling(
+        temperature=read_number(call, "temperature", 0.0, 2.0, 1.0),
+        # 0 would keep nothing; what comes close to it keeps the likeliest token.
+        top_p=max(read_number(call, "top_p", 0.0, 1.0, 1.0), 1e-6),
+        top_k=read_whole(call, "top_k", 0, 2**31 - 1) or 0,
+        min_p=read_number(call, "min_p", 0.0, 1.0, 0.0),
+        repetition_penalty=read_number(call, "repetition_penalty", 0.1, 10.0, 1.0),
+        seed=secrets.randbits(63) if seed is None else seed % 2**63,
+    )
+
+
+def read_stop(call: Mapping[str, Any]) -> tuple[str, ...]:
+    value = call.get("stop")
+    texts = [value] if isinstance(value, str) else value or []
+    if not isinstance(texts, list) or len(texts) > MAX_STOPS:
+        raise wrong("stop", value, f"expected a text or a list of at most {MAX_STOPS}")
+    for text in texts:
+        if not isinstance(text, str) or not 0 < len(text) <= MAX_STOP_LENGTH:
+            raise wrong("stop", text, f"expected texts of 1 to {MAX_STOP_LENGTH} characters")
+    return tuple(texts)
+
+
+def read_length(call: Mapping[str, Any]) -> int | None:
+    """Most tokens of the answer, under either of its names."""
+    old = read_whole(call, "max_tokens", 1, 2**31 - 1)
+    new = read_whole(call, "max_completion_tokens", 1, 2**31 - 1)
+    if old is not None and new is not None and old != new:
+        raise ApiError("max_tokens and max_completion_tokens differ; give one of them", param="max_tokens")
+    return old if new is None else new
+
+
+def read_top_logprobs(call: Mapping[str, Any]) -> int:
+    count = read_whole(call, "top_logprobs", 0, MAX_TOP_LOGPROBS) or 0
+    if count and not read_bool(call, "logprobs"):
+        raise ApiError("top_logprobs needs 'logprobs': true", param="top_logprobs")
+    return count
+
+
+def read_include_usage(call: Mapping[str, Any]) -> bool:
+    options = call.get("stream_options")
+    if options is None:
+        return False
+    if not isinstance(options, dict) or not set(options) <= {"include_usage", "include_obfuscation"}:
+        raise wrong("stream_options", options, "expected {'include_usage': true or false}")
+    if not read_bool(call, "stream"):
+        raise ApiError("stream_options needs 'stream': true", param="stream_options")
+    return read_bool(options, "include_usage")
+
+
+def wrong(name: str, value: Any, expected: str) -> ApiError:
+    """The error for a field of another value than expected."""
+    return ApiError(f"{name} is {reprlib.repr(value)}; {expected}", code="invalid_value", param=name)

@@ -1,0 +1,167 @@
+"""Where the model looked: from the tokens of an answer back to the patches of its pictures.
+
+Two attentions lie between a patch and an answer. The abstractor's queries read
+the patches, and the decoder's tokens read the queries:
+
+    answer token --w[q]--> query q --a[q, p]--> patch p      look[p] = sum_q w[q] a[q, p]
+
+Both are means over layers and heads, w also over the tokens of the answer, at
+the positions that produced them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.conversation import IMAGE_ID, encode_dialogue, encode_prompt
+from owl2_jax.inference import generate
+from owl2_jax.inference.buckets import bucket, length_buckets, power_buckets
+from owl2_jax.inference.inputs import place_pictures
+from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.model.config import Owl2Config
+from owl2_jax.model.owl2 import Owl2
+from owl2_jax.parallel.rules import activate
+
+Array = jax.Array
+
+MAX_ANSWER = 64  # tokens that are looked at; attention of all layers is held for each
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where an answer looked at one picture.
+
+    Attributes:
+      weights: float32[G, G] over the patches of the square the encoder saw, sum 1.
+      share: of the answer's attention, how much went to this picture.
+    """
+
+    weights: np.ndarray
+    share: float
+
+
+class Looking:
+    """Finds where a model looked, one answer at a time; may be called from any thread.
+
+    Args:
+      model: that gave the answers.
+    """
+
+    def __init__(self, model: LoadedModel):
+        self._model = model
+        self._lengths = length_buckets(model.config.decoder.max_length)
+        self._config = model.config.replace(remat="none")
+
+    def look(
+        self, messages: Sequence[dict[str, str]], answer: str, pictures: Sequence[np.ndarray]
+    ) -> list[Look]:
+        """Where it looked while it gave an answer, for each picture.
+
+        Args:
+          messages: up to the question, with image tags.
+          answer: what came out.
+          pictures: uint8[H, W, 3] at the model's size, one per tag.
+
+        Raises:
+          Owl2Error: no picture, an answer without tokens, too long, or messages
+            that cannot be encoded.
+        """
+        ids, answer_ids = self._encode(messages, answer, len(pictures))
+        prompt = place_pictures(ids[:-1], self._model)
+        fed = np.concatenate([ids[-1:], answer_ids[:-1]])[:MAX_ANSWER]
+        if len(prompt) + len(fed) > self._config.decoder.max_length:
+            raise Owl2Error("the conversation and its answer are longer than the model allows")
+        tokens, width = _pad(prompt.tokens, self._lengths), power_buckets(MAX_ANSWER)
+        count = bucket(len(pictures), power_buckets(max(len(pictures), 1) * 2))
+        index = np.full((1, count), -1, np.int32)
+        starts = np.zeros((1, count), np.int32)
+        index[0, : len(pictures)] = range(len(pictures))
+        starts[0, : len(pictures)] = prompt.image_starts
+        padding = [np.zeros_like(pictures[0])] * (count - len(pictures))
+        mesh = self._model.mesh
+        with contextlib.nullcontext() if mesh is None else activate(mesh):
+            weights, shares = _attention_maps(
+                self._config,
+                self._model.params,
+                np.stack([*pictures, *padding]),
+                generate.Prompts(tokens[None], np.array([len(prompt)], np.int32), index, starts),
+                _pad(fed, width)[None],
+                np.int32(len(fed)),
+            )
+        grid = self._config.vision.grid_size
+        maps = np.asarray(weights).reshape(count, grid, grid)
+        return [Look(maps[i], float(shares[i])) for i in range(len(pictures))]
+
+    def _encode(
+        self, messages: Sequence[dict[str, str]], answer: str, pictures: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of the prompt and, `</s>` left out, of the answer."""
+        model = self._model
+        if not pictures:
+            raise Owl2Error("the conversation has no picture to look at")
+        names = (model.template, model.tokenizer, model.image_tag, pictures)
+        ids = encode_prompt(messages, *names).ids
+        whole = encode_dialogue([*messages, {"role": "assistant", "content": answer}], *names).ids
+        answer_ids = whole[len(ids) :]
+        answer_ids = answer_ids[answer_ids != model.tokenizer.eos_id]
+        if not len(answer_ids) or ids[-1] == IMAGE_ID:
+            raise Owl2Error("there is no answer after a question; nothing looked at the picture")
+        return ids, answer_ids
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _attention_maps(
+    config: Owl2Config, params: Any, images: Array, prompts: generate.Prompts, fed: Array, count: Array
+) -> tuple[Array, Array]:
+    """Weights float32[I, P], sum 1 each, and shares float32[I].
+
+    Args:
+      images: uint8[I, H, W, 3].
+      prompts: one row, without its last token.
+      fed: int32[1, A], the tokens whose states produced the answer.
+      count: int32[], how many of them are real.
+    """
+    module, variables = Owl2(config), {"params": params}
+    features, reading = _read_patches(module, variables, images)
+    length = prompts.tokens.shape[1]
+    positions = jnp.arange(length, dtype=jnp.int32)[None]
+    segment_ids = (positions < prompts.lengths[:, None]).astype(jnp.int32)
+    _, cache = module.apply(
+        variables, prompts.tokens, positions, segment_ids, features, prompts.image_index,
+        prompts.image_starts, length + fed.shape[1], method="prefill",
+    )  # fmt: skip
+    _, state = module.apply(variables, fed, cache, method="extend", mutable=["intermediates"])
+    (attention,) = state["intermediates"]["decoder"]["layers"]["attention"]["attention"]
+    real = jnp.arange(fed.shape[1]) < count
+    seen = jnp.mean(attention, axis=(0, 1, 2, 3), where=real[:, None])  # float32[S]
+    starts = prompts.image_starts[0]
+    queries = starts[:, None] + jnp.arange(config.abstractor.num_queries)
+    asked = jnp.where(prompts.image_index[0][:, None] >= 0, seen[queries], 0.0)  # float32[I, Q]
+    looks = jnp.einsum("iq,iqp->ip", asked, reading)
+    return looks / jnp.maximum(looks.sum(-1, keepdims=True), 1e-30), asked.sum(-1)
+
+
+def _read_patches(module: Owl2, variables: Any, images: Array) -> tuple[Array, Array]:
+    """Features dtype[I, Q + 1, D], and how the queries spread over patches, float32[I, Q, P]."""
+    # The encoder runs by itself: its own attention is large, and not asked for.
+    patches = module.apply(variables, images, method=lambda m, x: m.vision(x))
+    features, state = module.apply(
+        variables, patches, method=lambda m, x: m.abstractor(x), mutable=["intermediates"]
+    )
+    (attention,) = state["intermediates"]["abstractor"]["layers"]["attention"]["attention"]
+    # Keys: the queries themselves, the class token, the patches.
+    over = attention.mean(axis=(0, 2))[:, :, module.config.abstractor.num_queries + 1 :]
+    return features, over / over.sum(-1, keepdims=True)
+
+
+def _pad(values: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+    return np.pad(values, (0, bucket(len(values), lengths) - len(values))).astype(np.int32)

@@ -1,0 +1,125 @@
+"""Pictures of a request: data URLs and, where allowed, web addresses, to the model's pixels."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import unquote_to_bytes
+
+import numpy as np
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data import images
+from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.serving.errors import ApiError
+from owl2_jax.serving.remote import Fetcher
+from owl2_jax.serving.settings import Limits
+
+# A progressive JPEG is decoded once per scan; writers make about ten. Without a limit a
+# small file could keep a core busy for hours.
+MAX_JPEG_SCANS = 100
+_DECODERS = 2  # at a time: a decoded picture is large
+_FETCHERS = 4
+
+_DATA_URL = re.compile(r"data:([\w.+/-]*)((?:;[\w.+-]+=[\w.+-]*)*)(;base64)?,", re.ASCII | re.IGNORECASE)
+
+
+class PictureReader:
+    """Reads pictures in threads of its own.
+
+    Args:
+      model: for its image mode and size.
+      limits: of the server.
+      fetcher: for pictures from the web; None when they are not allowed.
+    """
+
+    def __init__(self, model: LoadedModel, limits: Limits, fetcher: Fetcher | None):
+        self._mode, self._size = model.image_mode, model.config.vision.image_size
+        self._limits = limits
+        self._fetcher = fetcher
+        self._decoders = ThreadPoolExecutor(_DECODERS, "decode-picture")
+        self._fetchers = ThreadPoolExecutor(_FETCHERS, "fetch-picture")
+
+    async def read(self, urls: Sequence[str]) -> list[np.ndarray]:
+        """uint8[H, W, 3] of each URL, at the model's size.
+
+        Raises:
+          ApiError: an address that is not allowed or cannot be had, or no
+            picture, or one that is too large; names the picture by its number.
+        """
+        return [await self._read(f"picture {number}", url) for number, url in enumerate(urls, 1)]
+
+    async def _read(self, name: str, url: str) -> np.ndarray:
+        loop = asyncio.get_running_loop()
+        if url[:5].lower() == "data:":
+            return await loop.run_in_executor(self._decoders, self._from_data_url, name, url)
+        data = await self._fetch(name, url)
+        return await loop.run_in_executor(self._decoders, self._decode, name, data)
+
+    async def _fetch(self, name: str, url: str) -> bytes:
+        if self._fetcher is None:
+            raise ApiError(
+                f"{name} is at {url[:60]!r}; this server takes pictures as data: URLs only",
+                code="invalid_image_url",
+            )
+        work = asyncio.get_running_loop().run_in_executor(self._fetchers, self._fetcher.fetch, name, url)
+        try:
+            # The fetcher watches the time itself, except while it waits for a thread or a name server.
+            return await asyncio.wait_for(work, 2 * self._limits.remote_seconds)
+        except TimeoutError:
+            raise ApiError(f"{name} could not be fetched in time", code="invalid_image_url") from None
+
+    def _from_data_url(self, name: str, url: str) -> np.ndarray:
+        return self._decode(name, read_data_url(name, url))
+
+    def _decode(self, name: str, data: bytes) -> np.ndarray:
+        if data[:2] == b"\xff\xd8" and count_scans(data) > MAX_JPEG_SCANS:
+            raise ApiError(f"{name} is a JPEG of more than {MAX_JPEG_SCANS} scans", code="invalid_image")
+        try:
+            return images.load(data, self._mode, self._size, name, self._limits.pixels)
+        except Owl2Error as error:
+            message = str(error).replace(f"the picture {name}", name)
+            raise ApiError(message, code="invalid_image") from error
+
+    def close(self) -> None:
+        """Ends the threads once they are idle."""
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
+
+
+def read_data_url(name: str, url: str) -> bytes:
+    """The content of a `data:image/...;base64,...` URL. Raises `ApiError`."""
+    head = _DATA_URL.match(url)
+    if head is None or not head.group(3):
+        raise ApiError(
+            f"{name} is {url[:40]!r}...; expected 'data:image/png;base64,' or the like and then base64",
+            code="invalid_image_url",
+        )
+    if not head.group(1).lower().startswith(("image/", "application/octet-stream")) and head.group(1):
+        raise ApiError(
+            f"{name} has the type {head.group(1)[:40]!r}; expected an image", code="invalid_image_url"
+        )
+    text = "".join(url[head.end() :].split())  # some writers break base64 into lines
+    try:
+        encoded = unquote_to_bytes(text) if "%" in text else text.encode("ascii")
+        return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, UnicodeEncodeError) as error:
+        raise ApiError(f"{name} is not valid base64: {error}", code="invalid_image_url") from None
+
+
+def count_scans(data: bytes) -> int:
+    """Scans of a JPEG file: markers FF DA outside of the segments with a length, such as metadata."""
+    scans, at = 0, 2
+    while (marker := _MARKER.search(data, at)) is not None:
+        at = marker.end()
+        scans += marker.group() == b"\xff\xda"
+        at += int.from_bytes(data[at : at + 2], "big") if len(data) >= at + 2 else 2
+    return scans
+
+
+# Markers that begin a segment with a length; the others stand alone, or are data.
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xda-\xfe]")

@@ -1,0 +1,173 @@
+"""Everything a server consists of, apart from HTTP: a call in, events of an answer out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from owl2_jax.inference.engine import Engine, EngineConfig
+from owl2_jax.inference.inputs import prompt_ids
+from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.request import Request
+from owl2_jax.serving.body import BodyReader
+from owl2_jax.serving.calls import ChatCall, Conversation, read_call, read_conversation
+from owl2_jax.serving.errors import ApiError, overloaded
+from owl2_jax.serving.fields import read_text
+from owl2_jax.serving.looking import Look, Looking
+from owl2_jax.serving.metrics import Metrics
+from owl2_jax.serving.pictures import PictureReader
+from owl2_jax.serving.remote import Fetcher
+from owl2_jax.serving.runner import EngineRunner, Ticket
+from owl2_jax.serving.settings import ServeConfig
+from owl2_jax.serving.warm_up import warm_up_requests
+
+MAX_LOOKERS = 8  # that wait to see where the model looked
+
+
+class Service:
+    """One model, ready to be asked.
+
+    Attributes:
+      model: what answers.
+      config: of the server.
+      name: what clients call the model.
+      metrics, bodies, pictures, runner, looking: the parts.
+    """
+
+    def __init__(self, model: LoadedModel, config: ServeConfig, engine: EngineConfig, warm_up: bool = True):
+        """With `warm_up` it is ready only when what most requests need is compiled."""
+        self.model = model
+        self.config = config
+        self.name = config.model_name or model.name
+        self.metrics = Metrics()
+        limits = config.limits
+        self.bodies = BodyReader(limits)
+        fetcher = Fetcher(limits.remote_bytes, limits.remote_seconds) if config.remote_pictures else None
+        self.pictures = PictureReader(model, limits, fetcher)
+        self.runner = EngineRunner(
+            lambda: Engine(model, engine),
+            slots=engine.slots,
+            places=limits.queue,
+            metrics=self.metrics,
+            warm_up=warm_up_requests(model, engine) if warm_up else (),
+        )
+        self.looking = Looking(model)
+        self._look_thread = ThreadPoolExecutor(1, "look")
+        self._lookers = 0
+        self._most_text = _most_text(model)
+
+    def read_call(self, value: Mapping[str, Any]) -> ChatCall:
+        """Checks a chat completion. Raises `ApiError`."""
+        call = read_call(value, self.model.image_tag, self.config.limits.pictures)
+        self.check_name(call.model)
+        return call
+
+    def check_name(self, name: str | None) -> None:
+        """Raises `ApiError` 404 for another model than the one served."""
+        if name not in (None, self.name):
+            raise ApiError(
+                f"the model {name[:100]!r} is not served here; this is {self.name!r}",
+                404,
+                "model_not_found",
+                "model",
+            )
+
+    async def start_answer(self, call: ChatCall) -> Ticket:
+        """Takes a place and submits a call.
+
+        Raises:
+          ApiError: no place, a bad picture, or a prompt that does not fit.
+        """
+        ticket = self.runner.reserve()
+        try:
+            ticket.submit(await self._request(call))
+        except BaseException:
+            ticket.abandon()
+            raise
+        return ticket
+
+    async def _request(self, call: ChatCall) -> Request:
+        ids = await asyncio.to_thread(self.ids, call.conversation, call.max_new_tokens)
+        pictures = await self.read_pictures(call.conversation)
+        return Request(
+            ids,
+            pictures,
+            call.sampling,
+            max_new_tokens=call.max_new_tokens,
+            min_new_tokens=call.min_new_tokens,
+            stop=call.stop,
+            top_logprobs=call.top_logprobs,
+        )
+
+    async def read_pictures(self, conversation: Conversation) -> list[np.ndarray]:
+        """uint8[H, W, 3] of each picture. Raises `ApiError`."""
+        pictures = await self.pictures.read(conversation.pictures)
+        self.metrics.pictures(len(pictures))
+        return pictures
+
+    async def look(self, value: Mapping[str, Any]) -> list[Look]:
+        """Where the model looked, for each picture of a conversation and its answer.
+
+        Args:
+          value: "messages" as in a chat completion, "answer", and "model".
+
+        Raises:
+          ApiError: as for a chat completion; 429 when too many ask.
+        """
+        for name in value:
+            if name not in ("model", "messages", "answer"):
+                raise ApiError(f"unknown field {name[:60]!r}", code="unknown_parameter", param=name[:60])
+        self.check_name(read_text(value, "model"))
+        answer = read_text(value, "answer") or ""
+        conversation = read_conversation(value, self.model.image_tag, self.config.limits.pictures)
+        await asyncio.to_thread(self.ids, conversation, None)
+        if self._lookers >= MAX_LOOKERS:
+            raise overloaded("too many want to see where the model looked; try again", 2)
+        self._lookers += 1
+        try:
+            pictures = await self.read_pictures(conversation)
+            work = (self.looking.look, conversation.messages, answer[: self._most_text], pictures)
+            return await asyncio.get_running_loop().run_in_executor(self._look_thread, *work)
+        finally:
+            self._lookers -= 1
+
+    def ids(self, conversation: Conversation, max_new_tokens: int | None) -> np.ndarray:
+        """int32[n] of a prompt, -200 where a picture stands.
+
+        Raises:
+          ApiError: it does not fit into the model together with its answer.
+        """
+        length = sum(len(message["content"]) for message in conversation.messages)
+        if length > self._most_text:
+            raise self._too_long(f"{length} characters")
+        pictures = conversation.pictures
+        ids = prompt_ids(Request(conversation.messages, pictures), self.model)
+        positions = len(ids) + len(pictures) * (self.model.config.tokens_per_image - 1)
+        if positions + (max_new_tokens or 1) > self.model.config.decoder.max_length:
+            parts = f"{positions} tokens ({len(pictures)} pictures included)"
+            raise self._too_long(parts + (f" and {max_new_tokens} for the answer" if max_new_tokens else ""))
+        return ids
+
+    def _too_long(self, found: str) -> ApiError:
+        most = self.model.config.decoder.max_length
+        return ApiError(
+            f"the conversation has {found}; the model takes {most} tokens, those of the answer included",
+            code="context_length_exceeded",
+            param="messages",
+        )
+
+    def close(self) -> None:
+        """Ends all threads."""
+        self.runner.stop()
+        self.pictures.close()
+        self._look_thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _most_text(model: LoadedModel) -> int:
+    """No prompt of more characters than this can fit: saves the work of counting its tokens."""
+    longest = max(len(model.tokenizer.piece(token)) for token in range(model.tokenizer.vocab_size))
+    return longest * model.config.decoder.max_length

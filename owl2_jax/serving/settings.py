@@ -1,0 +1,68 @@
+"""What a server allows: sizes, numbers and times, each with its unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from owl2_jax.core.errors import Owl2Error
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a client may ask for.
+
+    Attributes:
+      body_bytes: of one request.
+      held_bytes: of all requests that are being read.
+      body_seconds: from the head of a request to the end of its body.
+      head_seconds: from the connection to the end of a request's head.
+      pictures: in one conversation.
+      pixels: width x height of one picture, checked before it is decoded.
+      remote_bytes: of one picture from the web.
+      remote_seconds: for fetching it, redirects included.
+      queue: requests that wait for a slot.
+    """
+
+    body_bytes: int = 32 * MIB
+    held_bytes: int = 512 * MIB
+    body_seconds: float = 60.0
+    head_seconds: float = 15.0
+    pictures: int = 16
+    pixels: int = 50_000_000
+    remote_bytes: int = 16 * MIB
+    remote_seconds: float = 10.0
+    queue: int = 64
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value <= 0 and not (name in ("queue", "pictures") and value == 0):
+                raise Owl2Error(f"the limit {name} is {value}; expected more than 0")
+        if self.held_bytes < self.body_bytes:
+            raise Owl2Error(
+                f"the limit held_bytes is {self.held_bytes}; expected at least body_bytes, {self.body_bytes}"
+            )
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """How a model is served.
+
+    Attributes:
+      model_name: what clients call the model; None for the checkpoint's name.
+      api_key: what clients must show; None lets everyone in.
+      remote_pictures: pictures may be fetched from public web addresses.
+      grace_seconds: how long running answers may take after a signal to stop.
+      limits: what a client may ask for.
+    """
+
+    model_name: str | None = None
+    api_key: str | None = None
+    remote_pictures: bool = False
+    grace_seconds: float = 60.0
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.api_key is not None and not self.api_key.strip():
+            raise Owl2Error("the API key is empty; give one of at least one character, or none at all")

@@ -1,0 +1,24 @@
+"""Requests that compile what most requests will need."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from owl2_jax.inference.engine import EngineConfig
+from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.request import Request
+from owl2_jax.inference.sampling import Sampling
+
+
+def warm_up_requests(model: LoadedModel, engine: EngineConfig) -> list[list[Request]]:
+    """A question without and one with a picture, greedy and sampled: alone, and in all slots at a time."""
+    size = model.config.vision.image_size
+    picture = np.zeros((size, size, 3), np.uint8)
+    batches = []
+    for sampling in (Sampling(), Sampling(temperature=1.0)):
+        for tag, pictures in (("", []), (model.image_tag, [picture])):
+            request = Request(
+                [{"role": "user", "content": f"{tag}What is this?"}], pictures, sampling, max_new_tokens=2
+            )
+            batches += [[request], [request] * engine.slots]
+    return batches

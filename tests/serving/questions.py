@@ -1,0 +1,54 @@
+"""Questions as clients send them, and as the engine takes them."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from owl2_jax.inference.engine import Engine, EngineConfig
+from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.request import Request, Result
+from owl2_jax.inference.sampling import Sampling
+from owl2_jax.testing import tiny
+
+
+def data_url(seed: int) -> str:
+    return f"data:image/png;base64,{base64.b64encode(tiny.picture_file(seed)).decode()}"
+
+
+def picture_part(seed: int) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": data_url(seed)}}
+
+
+def user(text: str, *pictures: int) -> dict[str, Any]:
+    """A user's message with pictures in front."""
+    parts = [picture_part(seed) for seed in pictures]
+    return {"role": "user", "content": [*parts, {"type": "text", "text": text}] if parts else text}
+
+
+def ragged() -> list[tuple[dict[str, Any], Request]]:
+    """Questions of different lengths with 0, 1 and 3 pictures, greedy and sampled."""
+    pairs = []
+    for i, pictures in enumerate([(), (1,), (1, 2, 3)] * 2):
+        text, greedy = f"What{' shape' * (2 * i)}?", i % 2 == 0
+        call = {
+            "messages": [user(text, *pictures)],
+            "max_tokens": 4 + 3 * i,
+            "temperature": 0.0 if greedy else 0.8,
+            "seed": i,
+        }
+        request = Request(
+            [{"role": "user", "content": "<|image|>" * len(pictures) + text}],
+            [tiny.picture_file(seed) for seed in pictures],
+            Sampling(temperature=0.0 if greedy else 0.8, seed=i),
+            max_new_tokens=4 + 3 * i,
+        )
+        pairs.append((call, request))
+    return pairs
+
+
+def answer_alone(model: LoadedModel, request: Request) -> Result:
+    """What an engine with one slot and nothing else to do answers."""
+    engines = answer_alone.__dict__.setdefault("engines", {})
+    engine = engines.setdefault(id(model), Engine(model, EngineConfig(slots=1, shortest_cache=128)))
+    return next(engine.generate([request]))

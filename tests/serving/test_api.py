@@ -1,0 +1,198 @@
+"""The API through the official client and as plain HTTP, against a real server."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import httpx
+import numpy as np
+import openai
+import pytest
+
+from owl2_jax.inference.request import Request
+from owl2_jax.testing import tiny
+from tests.serving.questions import answer_alone, ragged, user
+from tests.serving.running import serve
+
+
+def ask(client, *messages, **settings):
+    settings = {"model": "tiny", "temperature": 0, "max_tokens": 10} | settings
+    return client.chat.completions.create(messages=list(messages) or [user("What?")], **settings)
+
+
+@pytest.fixture(scope="module")
+def client(shared):
+    return shared.client()
+
+
+def test_answers_are_those_of_the_engine_alone(client, model):
+    for call, request in ragged():
+        answer = client.chat.completions.create(model="tiny", **call)
+        alone = answer_alone(model, request)
+        assert answer.choices[0].message.content == alone.text
+        assert answer.choices[0].finish_reason == alone.finish_reason
+        assert answer.usage.prompt_tokens == alone.prompt_tokens
+        assert answer.usage.completion_tokens == len(alone.token_ids)
+        assert answer.usage.total_tokens == alone.prompt_tokens + len(alone.token_ids)
+
+
+def test_streamed_answers_are_the_whole_ones(client):
+    for call, _ in ragged()[1:3]:
+        whole = client.chat.completions.create(model="tiny", **call)
+        stream = client.chat.completions.create(
+            model="tiny", stream=True, stream_options={"include_usage": True}, **call
+        )
+        chunks = list(stream)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert text == whole.choices[0].message.content
+        assert chunks[0].choices[0].delta.role == "assistant"
+        assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+        assert chunks[-1].usage == whole.usage
+        assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_stream_comes_piece_by_piece(client):
+    chunks = list(ask(client, max_tokens=40, stream=True))
+    assert len(chunks) > 5
+    assert all(chunk.usage is None for chunk in chunks)
+
+
+def test_turns_and_pictures_in_any_of_them(client, model):
+    messages = [user("Is it red?", 1), {"role": "assistant", "content": "no"}, user("And this?", 2)]
+    request = Request(
+        [
+            {"role": "user", "content": "<|image|>Is it red?"},
+            {"role": "assistant", "content": "no"},
+            {"role": "user", "content": "<|image|>And this?"},
+        ],
+        [tiny.picture_file(1), tiny.picture_file(2)],
+        max_new_tokens=10,
+    )
+    assert ask(client, *messages).choices[0].message.content == answer_alone(model, request).text
+
+
+def test_logprobs_are_the_engines(client, model):
+    request = Request([{"role": "user", "content": "What?"}], max_new_tokens=10, top_logprobs=3)
+    alone = answer_alone(model, request)
+    answer = ask(client, logprobs=True, top_logprobs=3)
+    tokens = answer.choices[0].logprobs.content
+    expected = [value for token, value in zip(alone.token_ids, alone.logprobs, strict=True) if token != 2]
+    np.testing.assert_allclose([token.logprob for token in tokens], expected, atol=1e-4)
+    assert b"".join(bytes(token.bytes) for token in tokens).decode(errors="replace").lstrip() == (
+        answer.choices[0].message.content.lstrip()
+    )
+    assert all(len(token.top_logprobs) == 3 for token in tokens)
+    assert tokens[0].top_logprobs[0].bytes == tokens[0].bytes
+    plain = ask(client, logprobs=True).choices[0].logprobs.content
+    assert [token.logprob for token in plain] == [token.logprob for token in tokens]
+    assert plain[0].top_logprobs == []
+
+
+def test_streamed_logprobs_are_all_there(client):
+    whole = ask(client, logprobs=True, top_logprobs=1).choices[0].logprobs.content
+    chunks = list(ask(client, logprobs=True, top_logprobs=1, stream=True))
+    streamed = [
+        token for chunk in chunks if chunk.choices[0].logprobs for token in chunk.choices[0].logprobs.content
+    ]
+    assert streamed == whole
+
+
+def test_stop_text_ends_the_answer(client, model):
+    request = Request([{"role": "user", "content": "What is this?"}], max_new_tokens=40)
+    whole = answer_alone(model, request).text
+    stop = whole[len(whole) // 2 :][:2]
+    answer = ask(client, user("What is this?"), max_tokens=40, stop=stop).choices[0]
+    assert answer.finish_reason == "stop"
+    assert answer.message.content == whole[: whole.index(stop)]
+
+
+def test_seed_repeats_an_answer_and_none_gives_another(client):
+    def sampled(**settings):
+        return ask(client, temperature=1.5, max_tokens=20, **settings).choices[0].message.content
+
+    assert sampled(seed=5) == sampled(seed=5) != sampled(seed=6)
+    assert len({sampled() for _ in range(3)}) > 1
+
+
+def test_lengths(client):
+    answer = ask(client, max_tokens=7, extra_body={"min_tokens": 7})
+    assert answer.usage.completion_tokens == 7
+    assert answer.choices[0].finish_reason == "length"
+    room = ask(client, max_tokens=None, extra_body={"min_tokens": 1000})
+    assert room.usage.total_tokens == 128
+
+
+def test_models(client):
+    assert [found.id for found in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").id == "tiny"
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.models.retrieve("other")
+    assert caught.value.code == "model_not_found"
+
+
+def test_health_and_metrics(shared, client):
+    for path in ("/healthz", "/healthz/live", "/healthz/ready"):
+        response = httpx.get(shared.url + path)
+        assert (response.status_code, response.json()) == (200, {"live": True, "ready": True})
+    ask(client, user("What?", 1))
+    response = httpx.get(shared.url + "/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    values = dict(line.rsplit(" ", 1) for line in response.text.splitlines() if not line.startswith("#"))
+    assert float(values['owl2_requests_total{path="/v1/chat/completions",status="200"}']) >= 1
+    assert float(values["owl2_generated_tokens_total"]) > 0
+    assert float(values["owl2_pictures_total"]) > 0
+    assert float(values["owl2_time_to_first_token_seconds_count"]) > 0
+    assert float(values["owl2_ready"]) == 1
+    assert float(values["owl2_slots"]) == 4
+
+
+def test_where_it_looked(shared):
+    messages = [user("Which is red?", 1, 2)]
+    call = {"model": "tiny", "messages": messages, "answer": "the second"}
+    found = httpx.post(f"{shared.url}/v1/attention", json=call, timeout=120).json()
+    assert found["image_mode"] == "resize"
+    assert len(found["pictures"]) == 2
+    for look in found["pictures"]:
+        assert np.shape(look["weights"]) == (2, 2)
+        assert np.sum(look["weights"]) == pytest.approx(1)
+        assert 0 < look["share"] < 1
+    for wrong in ({"answer": ""}, {"messages": [user("What?")]}, {"model": "other"}, {"answr": "x"}):
+        response = httpx.post(f"{shared.url}/v1/attention", json=call | wrong, timeout=120)
+        assert response.status_code in (400, 404)
+        assert response.json()["error"]["message"]
+
+
+def test_page_and_its_files_are_served_with_a_strict_policy(shared):
+    page = httpx.get(shared.url + "/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    for name in ("chat.js", "style.css", "icon.svg"):
+        assert f"page/{name}" in page.text
+        assert httpx.get(f"{shared.url}/page/{name}").status_code == 200
+    assert "http:" not in page.text
+    assert "https:" not in page.text
+    for path in ("/page/../api.py", "/page/%2e%2e/api.py", "/page/..%2fapi.py"):
+        assert httpx.get(shared.url + path).status_code == 404
+
+
+def test_key_is_demanded_where_there_is_one(model):
+    with serve(model, api_key="secret") as running:
+        assert ask(running.client(api_key="secret")).choices
+        for key in ("wrong", "secret2", "sécret"):
+            headers = {"Authorization": f"Bearer {key}".encode()}
+            response = running.post({"messages": [user("What?")]}, headers=headers)
+            assert response.status_code == 401
+            assert response.json()["error"]["code"] == "invalid_api_key"
+            assert response.headers["www-authenticate"] == "Bearer"
+        assert httpx.get(running.url + "/v1/models").status_code == 401
+        with pytest.raises(openai.AuthenticationError):
+            running.client(api_key="no").models.list()
+        for path in ("/", "/healthz", "/metrics"):
+            assert httpx.get(running.url + path).status_code == 200
+
+
+def test_served_name_may_be_chosen(model):
+    with serve(dataclasses.replace(model, name="/some/directory"), model_name="owl/tiny:1") as running:
+        assert [found.id for found in running.client().models.list()] == ["owl/tiny:1"]
+        assert running.client().models.retrieve("owl/tiny:1").id == "owl/tiny:1"
+        assert ask(running.client(), model="owl/tiny:1").model == "owl/tiny:1"

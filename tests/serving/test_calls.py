@@ -1,0 +1,160 @@
+"""Messages of the API to the engine's: pictures stay where they stand, settings have OpenAI's defaults."""
+
+from __future__ import annotations
+
+import pytest
+
+from owl2_jax.serving.calls import read_call
+from owl2_jax.serving.errors import ApiError
+
+TAG = "<|image|>"
+
+
+def picture(url: str) -> dict:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def text(words: str) -> dict:
+    return {"type": "text", "text": words}
+
+
+def read(messages=None, **settings):
+    messages = [{"role": "user", "content": "What?"}] if messages is None else messages
+    return read_call({"messages": messages, **settings}, TAG, 3)
+
+
+def test_pictures_stay_where_they_stand():
+    call = read(
+        [
+            {"role": "user", "content": [picture("a"), text("Is"), picture("b"), text("it?"), text("Well?")]},
+            {"role": "assistant", "content": "Yes."},
+            {"role": "user", "content": [text("And"), picture("c")]},
+        ]
+    )
+    assert [message["content"] for message in call.conversation.messages] == [
+        f"{TAG}Is{TAG}it?\nWell?",
+        "Yes.",
+        f"And{TAG}",
+    ]
+    assert call.conversation.pictures == ["a", "b", "c"]
+
+
+def test_system_and_developer_messages_stand_before_the_first_question():
+    call = read(
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "developer", "content": [text("Be kind.")]},
+            {"role": "user", "content": "What?"},
+        ]
+    )
+    assert call.conversation.messages == [{"role": "user", "content": "Be brief.\nBe kind.\nWhat?"}]
+
+
+def test_defaults_are_those_of_openai_with_a_new_seed_each_time():
+    first, second = read(), read()
+    assert (first.sampling.temperature, first.sampling.top_p, first.sampling.top_k) == (1.0, 1.0, 0)
+    assert first.sampling.seed != second.sampling.seed
+    assert (first.max_new_tokens, first.stop, first.stream, first.logprobs) == (None, (), False, False)
+
+
+def test_null_is_as_if_left_out():
+    names = (
+        "stop",
+        "max_tokens",
+        "stream",
+        "seed",
+        "temperature",
+        "tools",
+        "n",
+        "stream_options",
+        "logprobs",
+    )
+    assert read(**dict.fromkeys(names)).max_new_tokens is None
+
+
+def test_settings_are_taken_over():
+    call = read(
+        temperature=0.5, top_p=0.9, top_k=7, seed=-1, stop="x", max_completion_tokens=9, min_tokens=2,
+        logprobs=True, top_logprobs=4, stream=True, stream_options={"include_usage": True}, user="someone",
+    )  # fmt: skip
+    assert (call.sampling.temperature, call.sampling.top_p, call.sampling.top_k) == (0.5, 0.9, 7)
+    assert call.sampling.seed == 2**63 - 1
+    assert (call.stop, call.max_new_tokens, call.min_new_tokens) == (("x",), 9, 2)
+    assert (call.top_logprobs, call.stream, call.include_usage) == (4, True, True)
+
+
+def one(content, role="user") -> list:
+    return [{"role": role, "content": content}]
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        ([], "list of 1"),
+        ("What?", "list of 1"),
+        (["What?"], r"messages\[0\] is 'What\?'"),
+        ([{"content": "What?"}], "role is None"),
+        (one("What?", "tool"), "role is 'tool'"),
+        (one("What?", ["user"]), "role is"),
+        ([{"role": "user"}], "content is None"),
+        (one(7), "content is 7"),
+        (one([]), "content is"),
+        (one([{"type": "audio"}]), "'text' or 'image_url'"),
+        (one([{"type": "text"}]), r"\[0\].text is None"),
+        (one([{"type": "image_url"}]), "object with 'url'"),
+        (one([{"type": "image_url", "image_url": {"url": 3}}]), "object with 'url'"),
+        (one(f"{TAG}What?"), "holds the image tag"),
+        (one("<image>What?"), "holds the image tag"),
+        (one("Yes.", "assistant"), "roles are assistant"),
+        (one("Be brief.", "system"), "roles are system"),
+        (one("a") + one("b"), "roles are user, user"),
+        (one("a") + one("b", "assistant"), "roles are user, assistant"),
+        (one("a") + one("b", "system"), "in the middle"),
+        (one("a") + one([picture("x")], "assistant") + one("c"), "only the user"),
+        (one([picture("x")] * 4), "4 pictures; expected at most 3"),
+    ],
+)
+def test_bad_messages_are_named(messages, words):
+    with pytest.raises(ApiError, match=words) as caught:
+        read(messages)
+    assert caught.value.status == 400
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("temprature", 1, "did you mean 'temperature'"),
+        ("temperature", 2.1, "from 0 to 2"),
+        ("temperature", "hot", "from 0 to 2"),
+        ("temperature", True, "from 0 to 2"),
+        ("top_p", -0.1, "from 0 to 1"),
+        ("max_tokens", 0, "from 1"),
+        ("max_tokens", 1.5, "whole number"),
+        ("n", 2, "from 1 to 1"),
+        ("seed", 2**63, "whole number"),
+        ("stop", ["a"] * 5, "at most 4"),
+        ("stop", [""], "1 to 256"),
+        ("stop", 3, "list of at most 4"),
+        ("stream", "yes", "true or false"),
+        ("logprobs", 5, "true or false"),
+        ("top_logprobs", 3, "needs 'logprobs'"),
+        ("stream_options", {"include_usage": True}, "needs 'stream'"),
+        ("stream_options", 3, "include_usage"),
+        ("tools", [{"type": "function"}], "nothing but"),
+        ("response_format", {"type": "json_object"}, "nothing but"),
+        ("presence_penalty", 0.5, "nothing but 0"),
+        ("model", 5, "expected a text"),
+    ],
+)
+def test_bad_settings_are_named(name, value, words):
+    with pytest.raises(ApiError, match=words) as caught:
+        read(**{name: value})
+    assert caught.value.param in (name, None)
+    assert caught.value.status == 400
+
+
+def test_two_lengths_that_differ_are_refused():
+    assert read(max_tokens=3, max_completion_tokens=3).max_new_tokens == 3
+    with pytest.raises(ApiError, match="differ"):
+        read(max_tokens=3, max_completion_tokens=4)
