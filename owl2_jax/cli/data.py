@@ -1,4 +1,4 @@
-"""`owl2 data`: look at what a config trains on."""
+"""`owl2 data`: prepare training data, and look at what a config trains on."""
 
 from __future__ import annotations
 
@@ -10,12 +10,56 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_prepare(commands)
     _add_check(commands)
 
 
 def main(args: argparse.Namespace) -> int:
-    actions: dict[str, Callable[[argparse.Namespace], int]] = {"check": _check}
+    actions: dict[str, Callable[[argparse.Namespace], int]] = {"prepare": _prepare, "check": _check}
     return actions[args.action](args)
+
+
+def _add_prepare(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "prepare", help="check, shrink, deduplicate and write sets as ArrayRecord shards"
+    )
+    parser.add_argument("config", metavar="FILE.py[:ARGUMENTS]", help="says what to prepare")
+    parser.add_argument("--output", required=True, metavar="DIR", help="appears when everything is done")
+    parser.add_argument("--runner", default="DirectRunner", help="of Apache Beam (default: DirectRunner)")
+    parser.add_argument("--workers", type=int, default=1, help="processes of the DirectRunner (default: 1)")
+    parser.add_argument(
+        "--beam", action="append", default=[], metavar="NAME=VALUE", help="an option of Beam; may come again"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="changed fields")
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from owl2_jax.config import apply_overrides, read_config_file
+    from owl2_jax.core import fields
+    from owl2_jax.core.errors import Owl2Error
+    from owl2_jax.data.prepare.settings import PrepareConfig
+
+    config = fields.from_dict(PrepareConfig, apply_overrides(read_config_file(args.config), args.overrides))
+    try:
+        from owl2_jax.data.prepare.run import is_there, prepare
+    except ModuleNotFoundError as error:
+        raise Owl2Error(
+            f"owl2 data prepare needs Apache Beam ({error.name} is not installed); install it with: "
+            'pip install "owl2_jax[prepare]"'
+        ) from error
+    flags = [f"--runner={args.runner}", *(f"--{option.lstrip('-')}" for option in args.beam)]
+    if args.workers > 1:
+        flags += [f"--direct_num_workers={args.workers}", "--direct_running_mode=multi_processing"]
+    there = is_there(args.output)
+    manifest = prepare(config, args.output, flags)
+    for name, about in manifest["sets"].items():
+        left_out = ", ".join(f"{reason} {count}" for reason, count in about["rejected"].items()) or "nothing"
+        print(
+            f"{name}: {about['records']:,} of {about['read']:,} records in {len(about['shards'])} shards, "
+            f"{about['bytes'] / 1e6:,.1f} MB; left out: {left_out}"
+        )
+    print(f"{args.output} is complete" if there else f"wrote {args.output}")
+    return 0
 
 
 def _add_check(commands: argparse._SubParsersAction) -> None:

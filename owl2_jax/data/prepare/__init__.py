@@ -1,0 +1,12 @@
+"""`owl2 data prepare`: sources of any kind to checked, deduplicated ArrayRecord shards, with Apache Beam.
+
+    settings     what is kept and how pictures are stored
+    clean        one example: checked, filtered, its pictures made small
+    likeness     keys by which equal and alike examples are found
+    shards       files: a shard's cleaned records, its final file, the manifest
+    storage      local and remote paths alike
+    graph        the Beam pipeline over all shards
+    run          one run: resume, publish, report
+
+Without Beam, all but `graph` and `run` can be imported.
+"""

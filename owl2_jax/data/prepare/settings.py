@@ -1,0 +1,117 @@
+"""Settings of `owl2 data prepare`, as frozen dataclasses. Defaults live here alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.images import MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class PrepareSet:
+    """One set to prepare.
+
+    Attributes:
+      kind: kind of source, a name of `owl2_jax.data.sources.SOURCES`.
+      options: settings of that source.
+      duplicates: which examples go because an earlier one of the set is like
+        them. "keep": none. "exact": the same text and the same picture files.
+        "near": the same words and pictures that look the same. "picture":
+        pictures that look the same, whatever the text; for captions from the
+        web, not for sets that ask several questions about a picture.
+    """
+
+    kind: str
+    options: dict[str, Any] = field(default_factory=dict)
+    duplicates: Literal["keep", "exact", "near", "picture"] = "exact"
+
+
+@dataclass(frozen=True)
+class PictureRules:
+    """Which pictures are kept, and how they are stored.
+
+    Attributes:
+      shortest_edge: larger pictures are shrunk to it (0: never).
+      quality: of JPEG files, for pictures that are written anew.
+      max_pixels: largest width x height that is decoded.
+      min_edge: smallest shortest edge that is kept.
+      max_aspect: largest ratio of long to short edge (0: any).
+    """
+
+    shortest_edge: int = 448
+    quality: int = 92
+    max_pixels: int = MAX_PIXELS
+    min_edge: int = 0
+    max_aspect: float = 0.0
+
+
+@dataclass(frozen=True)
+class TextRules:
+    """Which texts are kept; judged over an example's answers together, in any language.
+
+    Attributes:
+      min_characters, max_characters: length (0: any).
+      max_word_share: largest share of the words that may be one and the same;
+        texts of fewer than 10 words are not judged.
+      min_letter_share: smallest share of letters, marks and digits of any
+        script among the characters that are no spaces.
+    """
+
+    min_characters: int = 1
+    max_characters: int = 0
+    max_word_share: float = 1.0
+    min_letter_share: float = 0.0
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """What to prepare.
+
+    Attributes:
+      datasets: {name: set}; a folder each in the output.
+      image_tag: tag of pictures in the output.
+      pictures, text: what is kept.
+      near_bits: pictures whose 256-bit hashes (`likeness.py`) differ in at most
+        so many bits look the same. Photographs written anew at another size or
+        quality mostly differ in fewer than 12, others in more than 70; drawings
+        on an empty page can come closer.
+      records_per_shard: records read for a shard; fewer come out.
+      max_rejected_share: largest share of records with faults (not of
+        filtered or doubled ones) before the run fails.
+    """
+
+    datasets: dict[str, PrepareSet]
+    image_tag: str = "<|image|>"
+    pictures: PictureRules = PictureRules()
+    text: TextRules = TextRules()
+    near_bits: int = 12
+    records_per_shard: int = 10_000
+    max_rejected_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.datasets:
+            raise Owl2Error("datasets is empty; name at least one set to prepare")
+        for name in self.datasets:
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise Owl2Error(
+                    f"the set {name!r} becomes a folder; name it with letters, digits, '-' and '_' alone"
+                )
+        if self.records_per_shard < 1:
+            raise Owl2Error(f"records_per_shard must be at least 1, found {self.records_per_shard}")
+        if not 0 <= self.near_bits <= 32:
+            raise Owl2Error(f"near_bits must be from 0 to 32 of 256, found {self.near_bits}")
+
+
+# What was wrong with a record, beside the reasons of sources and pictures. Filters
+# and duplicates are choices of the config and no faults of the data.
+FILTERED = {
+    "picture_small": "a picture's shortest edge is below pictures.min_edge",
+    "picture_long": "a picture is longer and thinner than pictures.max_aspect",
+    "text_length": "the answers are shorter or longer than text allows",
+    "text_repetition": "one word makes up too much of the answers",
+    "text_letters": "too few letters and digits",
+    "duplicate": "equal to an earlier example",
+    "near_duplicate": "looks the same as an earlier example",
+}

@@ -1,0 +1,105 @@
+"""Local and remote paths alike, by Beam's file systems.
+
+ArrayRecord's writer and reader want local files; a remote one goes through a
+temporary copy. A file gets its name only when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from apache_beam.io.filesystems import FileSystems
+
+
+def is_local(path: str) -> bool:
+    return "://" not in path
+
+
+def join(path: str, *names: str) -> str:
+    return FileSystems.join(path, *names)
+
+
+def split(path: str) -> tuple[str, str]:
+    """(folder, name)."""
+    head, name = FileSystems.split(path)
+    return head or ".", name
+
+
+def exists(path: str) -> bool:
+    return FileSystems.exists(path)
+
+
+def size(path: str) -> int:
+    """Bytes of a file."""
+    return FileSystems.match([path])[0].metadata_list[0].size_in_bytes
+
+
+@contextmanager
+def new_file(path: str) -> Iterator[str]:
+    """Yields a local path to write; the file appears at `path` when the block ends without an error."""
+    _make_parent(path)
+    if is_local(path):
+        partial = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            if os.path.exists(partial):
+                os.remove(partial)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        partial = os.path.join(folder, "file")
+        yield partial
+        with open(partial, "rb") as source, FileSystems.create(path) as target:
+            shutil.copyfileobj(source, target)
+
+
+@contextmanager
+def local_copy(path: str) -> Iterator[str]:
+    """Yields a local path with the contents of `path`."""
+    if is_local(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = os.path.join(folder, "file")
+        with FileSystems.open(path) as source, open(copy, "wb") as target:
+            shutil.copyfileobj(source, target)
+        yield copy
+
+
+def move(source: str, target: str) -> None:
+    """Renames a file or a local folder; on a local disk at once."""
+    _make_parent(target)
+    FileSystems.rename([source], [target])
+
+
+def remove(path: str) -> None:
+    """Removes a file, or a folder with all it holds, if it is there."""
+    if is_local(path) and os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif exists(path):
+        FileSystems.delete([path])
+
+
+def write_json(path: str, values: Any) -> None:
+    with new_file(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        json.dump(values, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+
+
+def read_json(path: str) -> Any:
+    with FileSystems.open(path) as file:
+        return json.loads(file.read())
+
+
+def _make_parent(path: str) -> None:
+    parent = FileSystems.split(path)[0]
+    if is_local(path):
+        os.makedirs(parent, exist_ok=True)
