@@ -24,6 +24,9 @@ def main(args: argparse.Namespace) -> int:
         "resize": _resize,
         "verify": _verify,
     }
+    from owl2_jax.core.memory import keep_freed_memory
+
+    keep_freed_memory()  # tensor after tensor of the same sizes
     return actions[args.action](args)
 
 

@@ -22,6 +22,7 @@ import ml_dtypes
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.outputs import write_all
 
 DTYPES: Final[dict[str, np.dtype]] = {
     "F64": np.dtype("<f8"),
@@ -169,6 +170,6 @@ class SafetensorsWriter:
         if values.shape != spec.shape:
             raise ValueError(f"{name}: shape {values.shape}, announced {spec.shape}")
         # Opened each time: an export may have more shards than a process may have files.
-        with self.path.open("r+b") as file:
+        with self.path.open("r+b", buffering=0) as file:
             file.seek(self._data_start + self._begins[name])
-            file.write(np.ascontiguousarray(values, dtype=spec.dtype).reshape(-1).view(np.uint8).data)
+            write_all(file, values.astype(spec.dtype, copy=False))

@@ -19,6 +19,7 @@ from owl2_jax.convert.source import Source
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file
 from owl2_jax.core.array_store import StreamedLeaf
 from owl2_jax.core.outputs import refuse_existing
+from owl2_jax.core.overlap import read_ahead
 from owl2_jax.core.params_io import TOKENIZER_FILE, model_json, write_model_directory
 from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.model.config import Owl2Config
@@ -86,14 +87,15 @@ def blocks(source: Source, listed: Sequence[Pair], dtype: np.dtype) -> Iterator[
     by_layer: dict[int | None, list[Pair]] = {}
     for pair in listed:
         by_layer.setdefault(pair.layer, []).append(pair)
-    for layer, parts in by_layer.items():
-        values = _assemble(source, parts).astype(dtype, copy=False)
+    tensors = ([source.read(pair.theirs) for pair in parts] for parts in by_layer.values())
+    for (layer, parts), theirs in zip(by_layer.items(), read_ahead(tensors), strict=True):
+        values = _assemble(parts, theirs).astype(dtype, copy=False)
         yield values if layer is None else values[None]
 
 
-def _assemble(source: Source, parts: Sequence[Pair]) -> np.ndarray:
+def _assemble(parts: Sequence[Pair], theirs: Sequence[np.ndarray]) -> np.ndarray:
     """One layer's tensor of ours, from one of theirs or from separate q, k and v."""
-    tensors = [pair.rule.op.to_ours(source.read(pair.theirs), pair.shape) for pair in parts]
+    tensors = [pair.rule.op.to_ours(tensor, pair.shape) for pair, tensor in zip(parts, theirs, strict=True)]
     if isinstance(parts[0].rule.op, QkvPart):
         return np.stack(tensors, axis=-2)
     (tensor,) = tensors

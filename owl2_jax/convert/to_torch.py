@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from owl2_jax.convert.safetensors_file import SafetensorsWriter, TensorSpec
 from owl2_jax.convert.to_flax import by_leaf, leaf_shapes, numpy_dtype
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.outputs import new_directory, refuse_existing
+from owl2_jax.core.overlap import write_behind
 from owl2_jax.core.params_io import (
     TOKENIZER_FILE,
     ParamsReader,
@@ -78,8 +79,9 @@ def convert_to_torch(
         writers = _open_shards(directory, specs, limit)
         for name, values in fixed.items():
             writers[name].write(name, values)
-        for path, leaf_pairs in by_leaf(listed).items():
-            _export_leaf(reader.blocks(path), leaf_pairs, writers)
+        with write_behind() as write:
+            for path, leaf_pairs in by_leaf(listed).items():
+                _export_leaf(reader.blocks(path), leaf_pairs, writers, write)
     return sorted({writer.path.name for writer in writers.values()})
 
 
@@ -92,7 +94,10 @@ def export_rules(shapes: Mapping[str, Shape]) -> list[Rule]:
 
 
 def _export_leaf(
-    blocks: Iterable[np.ndarray], leaf_pairs: Sequence[Pair], writers: Mapping[str, SafetensorsWriter]
+    blocks: Iterable[np.ndarray],
+    leaf_pairs: Sequence[Pair],
+    writers: Mapping[str, SafetensorsWriter],
+    write: Callable[..., None],
 ) -> None:
     """Writes the tensors of one leaf, which comes in blocks along its leading axis."""
     targets: dict[int | None, list[Pair]] = {}
@@ -106,7 +111,7 @@ def _export_leaf(
         for pair in layer_pairs:
             writer = writers[pair.theirs]
             theirs = _cast(pair.rule.op.to_theirs(ours), writer.specs[pair.theirs].dtype, pair)
-            writer.write(pair.theirs, theirs)
+            write(writer.write, pair.theirs, theirs)
 
 
 def _joined(blocks: Sequence[np.ndarray]) -> np.ndarray:

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
+from owl2_jax.core.outputs import write_all
+from owl2_jax.core.overlap import write_behind
 from owl2_jax.core.tree import flatten, unflatten
-
-_IN_FLIGHT: Final = 2  # blocks handed to the disk while the next one is made
 
 
 @dataclass(frozen=True)
@@ -105,38 +105,40 @@ def _make_handler() -> Any:
 
 
 def _write_leaf(path: str, leaf: StreamedLeaf) -> None:
+    """Writes one zarr array: its description by the array store, its chunks as the files they are.
+
+    An uncompressed chunk of zarr 2 is the plain bytes of its values, and the
+    store would copy each one and write it in one costly call.
+    """
+    _create_array(path, leaf)
+    with write_behind() as write:
+        for layer, block in enumerate(leaf.blocks()):
+            expected = (1, *leaf.shape[1:]) if leaf.stacked else leaf.shape
+            if block.shape != expected or block.dtype != leaf.dtype:
+                raise ValueError(f"{path}: block {layer} is {block.dtype}{block.shape}, expected {expected}")
+            chunk = [layer if leaf.stacked else 0, *[0] * (len(leaf.shape) - 1)]
+            write(_write_chunk, Path(path, ".".join(map(str, chunk))), block)
+
+
+def _write_chunk(path: Path, values: np.ndarray) -> None:
+    with path.open("xb", buffering=0) as file:
+        write_all(file, values)
+
+
+def _create_array(path: str, leaf: StreamedLeaf) -> None:
     import tensorstore
 
     dtype = np.dtype(leaf.dtype)
-    chunks = (1, *leaf.shape[1:]) if leaf.stacked else leaf.shape
-    store = tensorstore.open(
-        {
-            "driver": "zarr",
-            "kvstore": {"driver": "file", "path": path},
-            "metadata": {
-                "shape": list(leaf.shape),
-                "chunks": list(chunks),
-                "dtype": "bfloat16" if dtype.name == "bfloat16" else dtype.str,
-                "compressor": None,
-            },
-            # A chunk of zeros must exist: a missing one then always means damage.
-            "store_data_equal_to_fill_value": True,
-            # `outputs.new_directory` flushes all files at once, four times as fast.
-            "context": {"file_io_sync": False},
-        },
-        create=True,
-    ).result()
-    pending: list[Any] = []
-    start = 0
-    for block in leaf.blocks():
-        stop = start + block.shape[0] if leaf.stacked else None
-        target = store[start:stop] if leaf.stacked else store
-        pending.append(target.write(block, can_reference_source_data_indefinitely=True))
-        start += block.shape[0] if leaf.stacked else 0
-        while len(pending) > _IN_FLIGHT:
-            pending.pop(0).result()
-    for write in pending:
-        write.result()
+    metadata = {
+        "shape": list(leaf.shape),
+        "chunks": [1, *leaf.shape[1:]] if leaf.stacked else list(leaf.shape),
+        "dtype": "bfloat16" if dtype.name == "bfloat16" else dtype.newbyteorder("<").str,
+        "compressor": None,
+        "order": "C",
+        "dimension_separator": ".",
+    }
+    kvstore = {"driver": "file", "path": path}
+    tensorstore.open({"driver": "zarr", "kvstore": kvstore, "metadata": metadata}, create=True).result()
 
 
 @contextmanager

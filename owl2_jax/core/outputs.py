@@ -8,11 +8,15 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import RawIOBase
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 from owl2_jax.core.errors import Owl2Error
 
+_PIECE: Final = 1 << 18  # bytes
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How the array store words the same in an error of its own type.
 _FULL_WORDS: Final = ("RESOURCE_EXHAUSTED", "No space left", "File too large", "quota exceeded")
@@ -51,6 +55,17 @@ def new_directory(output: str | Path, needed_bytes: int = 0) -> Iterator[Path]:
         raise Owl2Error(message) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_all(file: RawIOBase, values: np.ndarray) -> None:
+    """Writes the bytes of an array to an unbuffered file, in small pieces.
+
+    One call for a large array costs the kernel up to ten times as much as
+    calls of a quarter megabyte do.
+    """
+    data = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+    while data:
+        data = data[file.write(data[:_PIECE]) :]
 
 
 def refuse_existing(output: str | Path) -> None:

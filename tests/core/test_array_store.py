@@ -61,3 +61,12 @@ def test_a_streamed_leaf_is_written_one_layer_after_the_other(tmp_path: Path) ->
 def test_zeros_are_written_too_so_that_a_missing_chunk_means_damage(tmp_path: Path) -> None:
     write_params(tmp_path / "params", {"bias": np.zeros(3, np.float32)})
     assert (tmp_path / "params" / "bias" / "0").stat().st_size == 12
+
+
+@pytest.mark.parametrize(
+    "block", [np.zeros((1, 3), np.float32), np.zeros((1, 2), np.float64), np.zeros((2, 2), np.float32)]
+)
+def test_a_block_that_is_not_what_was_announced(tmp_path: Path, block: np.ndarray) -> None:
+    leaf = StreamedLeaf((2, 2), np.dtype(np.float32), lambda: iter([block]), stacked=True)
+    with pytest.raises(ValueError, match="expected"):
+        write_params(tmp_path / "params", {"layers": {"kernel": leaf}})

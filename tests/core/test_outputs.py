@@ -3,10 +3,11 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.outputs import new_directory
+from owl2_jax.core.outputs import new_directory, write_all
 
 
 def test_directory_appears_whole_and_only_at_the_end(tmp_path: Path) -> None:
@@ -65,3 +66,11 @@ def test_errors_of_other_kinds_pass_through(tmp_path: Path) -> None:
         fail_inside(tmp_path / "out", ValueError("something else"))
     with pytest.raises(Owl2Error, match="cannot write"):
         fail_inside(tmp_path / "out", PermissionError(errno.EACCES, "Permission denied"))
+
+
+@pytest.mark.parametrize("size", [0, 3, 100_000])
+def test_all_bytes_of_an_array_are_written(tmp_path: Path, size: int) -> None:
+    values = np.arange(size * 8, dtype=np.float64).reshape(2, -1).T  # not contiguous
+    with (tmp_path / "file").open("wb", buffering=0) as file:
+        write_all(file, values)
+    assert (tmp_path / "file").read_bytes() == values.tobytes()
