@@ -30,12 +30,16 @@ EXTRAS = {
     "plots": ["matplotlib>=3.8"],
     "captions": ["pycocoevalcap>=1.2"],
     "parquet": ["pyarrow>=16"],
+    "video": ["av>=14"],
+    "prepare": ["apache-beam>=2.66"],
     "fit": ["libtpu"],
 }
 EXTRAS["test"] = [
     *EXTRAS["plots"],
     *EXTRAS["captions"],
     *EXTRAS["parquet"],
+    *EXTRAS["video"],
+    *EXTRAS["prepare"],
     "pytest>=8",
     "pytest-xdist>=3.6",
     "ruff>=0.9",

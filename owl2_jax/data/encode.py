@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data import augment, conversation, images
+from owl2_jax.data import augment, conversation, images, video
 from owl2_jax.data.batch import Sample
 from owl2_jax.data.config import DataConfig
 from owl2_jax.data.mixture import Address
 from owl2_jax.data.sources.base import Example, Source
 from owl2_jax.data.tokenizer import Tokenizer
+from owl2_jax.data.video import Frame
 
 # Why a record is rejected, by the key it is counted under.
 REASONS = {
@@ -71,7 +73,7 @@ class Rejected:
 class Picture:
     """A picture still to be decoded: its bytes or path, a key if it may be remembered, a name for errors."""
 
-    source: bytes | str
+    source: bytes | str | Frame
     key: str | None
     name: str
 
@@ -135,8 +137,8 @@ class Encoder:
         self._check(sample)
         keys = example.get("image_keys") or [None] * len(sources)
         pictures = [
-            Picture(source, key, f"{i + 1} of {example['id']}")
-            for i, (source, key) in enumerate(zip(sources, keys, strict=True))
+            Picture(source, key, _name(source, number, example["id"]))
+            for number, (source, key) in enumerate(zip(sources, keys, strict=True), start=1)
         ]
         drafted = Sample(
             tokens=sample.tokens,
@@ -193,17 +195,20 @@ class Encoder:
 
     def _fit(self, picture: Picture) -> np.ndarray:
         config = self._config
-        return images.load(
-            picture.source, config.image_mode, self._image_size, _name(picture), config.max_pixels
-        )
+        image = self._decode(picture)
+        return images.fit(image, config.image_mode, self._image_size, picture.name, config.max_pixels)
 
-    def _decode(self, picture: Picture) -> Any:
-        return images.decode(picture.source, _name(picture), self._config.max_pixels)
+    def _decode(self, picture: Picture) -> Image.Image:
+        if isinstance(picture.source, Frame):
+            return video.decode_frame(picture.source, self._config.max_pixels)
+        return images.decode(picture.source, picture.name, self._config.max_pixels)
 
 
-def _name(picture: Picture) -> str | None:
+def _name(source: bytes | str | Frame, number: int, example: str) -> str:
     """What errors call a picture: its path if it has one."""
-    return picture.name if isinstance(picture.source, bytes) else None
+    if isinstance(source, Frame):
+        return source.name
+    return f"{number} of {example}" if isinstance(source, bytes) else str(source)
 
 
 class EncodedSet:

@@ -10,12 +10,13 @@ from typing import Any
 from PIL import Image
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data import images
+from owl2_jax.data import images, video
 from owl2_jax.data.messages import check_messages
 from owl2_jax.data.prepare import likeness
 from owl2_jax.data.prepare.settings import PictureRules, PrepareConfig, TextRules
 from owl2_jax.data.sources.arrayrecord import encode_example
 from owl2_jax.data.sources.base import Example
+from owl2_jax.data.video import Frame
 
 # A picture in one of these formats that is small enough and upright stays the file it is.
 _KEPT_FORMATS = ("JPEG", "PNG", "WEBP")
@@ -58,8 +59,7 @@ def clean(example: Example, dataset: str, config: PrepareConfig) -> Cleaned:
     check_text("\n".join(m["content"] for m in messages if m["role"] == "assistant"), config.text)
     files, hashes, originals = [], [], []
     for number, source in enumerate(sources, start=1):
-        name = f"{number} of {example['id']}" if isinstance(source, bytes) else str(source)
-        original = source if isinstance(source, bytes) else _read(source, name)
+        original, name = _file(source, f"{number} of {example['id']}")
         file, image = shrink(original, config.pictures, name)
         files.append(file)
         hashes.append(likeness.picture_hash(image))
@@ -120,12 +120,19 @@ def _may_stay(data: bytes) -> bool:
         return image.format in _KEPT_FORMATS and still and image.getexif().get(0x0112, 1) == 1
 
 
-def _read(path: str, name: str) -> bytes:
+def _file(source: bytes | str | Frame, name: str) -> tuple[bytes, str]:
+    """(the picture as a file, what errors call it)."""
+    if isinstance(source, bytes):
+        return source, name
+    if isinstance(source, Frame):
+        stream = io.BytesIO()
+        video.decode_frame(source).save(stream, "BMP")  # which is always written anew, as JPEG
+        return stream.getvalue(), source.name
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        with open(source, "rb") as file:
+            return file.read(), source
     except OSError as error:
-        raise images.ImageError(f"cannot read the picture {name}: {error.strerror}", "missing") from error
+        raise images.ImageError(f"cannot read the picture {source}: {error.strerror}", "missing") from error
 
 
 def _storable(example: dict[str, Any]) -> Example:

@@ -5,7 +5,7 @@ An example is a dictionary:
     id        str, unique in the source
     dataset   str, the short name that counts and weights go by
     messages  [{"role": "user" | "assistant", "content": str with image tags}, ...]
-    images    [bytes | str path, ...], as many as there are image tags
+    images    [bytes | str path | video.Frame, ...], as many as there are image tags
 
 and, where the data has them, `kind` (what sort of question), `question`,
 `answer`, `answers` (several annotators') and `image_keys` (a name per

@@ -4,18 +4,25 @@
      "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"},
                        {"from": "gpt", "value": "A bus."}]}
 
-`image` may be missing (text only) or a list (several pictures).
+`image` may be missing (text only) or a list (several pictures). `video`, a file
+or a list, stands where pictures would: its tag, `<video>` or the file's image
+tag, becomes one image tag for each of the frames that are shown.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.messages import IMAGE_TAGS, ConversationError, check_messages, from_llava
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
 from owl2_jax.data.sources.files import contains, index_json, parse_record, picture_path, read_slice
+from owl2_jax.data.video import Frame, require_reader
+
+VIDEO_TAG = "<video>"
 
 
 class LlavaSource:
@@ -27,10 +34,13 @@ class LlavaSource:
       dataset: Short name of the set; the file's name if None.
       file_tag: The image tag written in the file.
       image_tag: The image tag of the examples.
+      num_frames: Evenly spaced frames that stand for a video; with 0, records
+        with videos are rejected.
 
     Raises:
       UnknownNameError: A tag is not one of `IMAGE_TAGS`.
-      Owl2Error: The file is missing, empty or cut off, or has the other tag.
+      Owl2Error: The file is missing, empty or cut off, or has the other tag;
+        frames are asked for and PyAV is not installed.
     """
 
     def __init__(
@@ -41,7 +51,11 @@ class LlavaSource:
         dataset: str | None = None,
         file_tag: str = "<image>",
         image_tag: str = DEFAULT_IMAGE_TAG,
+        num_frames: int = 0,
     ):
+        if num_frames:
+            require_reader()
+        self.num_frames = num_frames
         self.path = os.fspath(path)
         self.image_folder = os.fspath(image_folder or Path(self.path).parent)
         self.style = Style(dataset or Path(self.path).stem, image_tag=image_tag)
@@ -56,20 +70,38 @@ class LlavaSource:
         position = checked_index(index, len(self), self.path)
         start, end = map(int, self._ranges[position])
         record = parse_record(read_slice(self.path, start, end - start), self.path, position)
-        names = picture_names(record.get("image"))
+        if record.get("video") is None:
+            names = picture_names(record.get("image"))
+            images = [picture_path(self.image_folder, name, self.path, position) for name in names]
+        else:
+            images = self._frames(record, position)
+            record = with_frame_tags(record, self.file_tag, self.num_frames)
         messages = llava_messages(
-            record, self.file_tag, self.style.image_tag, len(names), self.path, position
+            record, self.file_tag, self.style.image_tag, len(images), self.path, position
         )
         return {
             "id": str(record.get("id", position)),
             "dataset": self.style.dataset,
             "messages": messages,
-            "images": [picture_path(self.image_folder, name, self.path, position) for name in names],
+            "images": images,
         }
 
     def description(self) -> str:
         """One line: files, tag and number of dialogues."""
-        return f"llava {self.path}: {len(self)} dialogues, pictures in {self.image_folder}, {self.file_tag}"
+        text = f"llava {self.path}: {len(self)} dialogues, pictures in {self.image_folder}, {self.file_tag}"
+        return f"{text}, {self.num_frames} frames a video" if self.num_frames else text
+
+    def _frames(self, record: dict, index: int) -> list[Frame]:
+        if not self.num_frames:
+            raise RecordError(
+                self.path, index, "unsupported", "the record has a video; set num_frames to show some of it"
+            )
+        if record.get("image") is not None:
+            raise RecordError(self.path, index, "unsupported", "the record has both 'image' and 'video'")
+        paths = [
+            picture_path(self.image_folder, name, self.path, index) for name in picture_names(record["video"])
+        ]
+        return [Frame(path, number, self.num_frames) for path in paths for number in range(self.num_frames)]
 
 
 def refuse_other_tag(path: str, file_tag: str) -> None:
@@ -84,6 +116,23 @@ def refuse_other_tag(path: str, file_tag: str) -> None:
             f"{path} marks pictures with {others[0]!r}, but the config says {file_tag!r}: "
             f"every picture would be lost; set file_tag to {others[0]!r}"
         )
+
+
+def with_frame_tags(record: Mapping[str, Any], file_tag: str, num_frames: int) -> dict[str, Any]:
+    """The record with every video's tag replaced by a tag for each of its frames."""
+
+    def widened(turn: Any) -> Any:
+        if not isinstance(turn, Mapping) or not isinstance(turn.get("value"), str):
+            return turn
+        value = turn["value"].replace(VIDEO_TAG, file_tag)
+        return {**turn, "value": value.replace(file_tag, file_tag * num_frames)}
+
+    turns = record.get("conversations")
+    return (
+        {**record, "conversations": [widened(turn) for turn in turns]}
+        if isinstance(turns, list)
+        else {**record}
+    )
 
 
 def picture_names(value: object) -> list:

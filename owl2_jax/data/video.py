@@ -1,0 +1,125 @@
+"""Videos as evenly spaced frames, each a picture of its own.
+
+A video of n frames is cut into n equal stretches of time, and the frame shown
+in the middle of each is taken. PyAV reads the file; it comes with the extra
+"video".
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.images import MAX_PIXELS, ImageError
+
+
+class Frame(NamedTuple):
+    """Stands where a picture's bytes or path would: one of `count` frames of a video."""
+
+    path: str
+    number: int
+    count: int
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return f"{self.path}, frame {self.number + 1} of {self.count}"
+
+
+def require_reader() -> ModuleType:
+    """PyAV. Raises `Owl2Error` that says how to install it."""
+    try:
+        import av
+    except ImportError as error:
+        raise Owl2Error('videos need PyAV; install it with: pip install "owl2_jax[video]"') from error
+    return av
+
+
+def decode_frame(frame: Frame, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """One frame as 8-bit RGB. The frames of the last video are kept, as they are asked for in turn.
+
+    Raises:
+      ImageError: missing, no video, damaged, or too large.
+    """
+    return _kept_frames(frame.path, frame.count, max_pixels)[frame.number]
+
+
+@functools.lru_cache(maxsize=2)
+def _kept_frames(path: str, count: int, max_pixels: int) -> tuple[Image.Image, ...]:
+    return tuple(frames(path, count, max_pixels))
+
+
+def frames(path: str | os.PathLike, count: int, max_pixels: int = MAX_PIXELS) -> list[Image.Image]:
+    """`count` evenly spaced frames of a video, upright, as 8-bit RGB.
+
+    A video of fewer frames gives some of them several times.
+
+    Raises:
+      ImageError: missing, no video, damaged, or too large.
+      Owl2Error: PyAV is not installed.
+    """
+    av = require_reader()
+    if not os.path.isfile(path):
+        raise ImageError(f"cannot read the video {path}: no such file; check the path", "missing")
+    try:
+        with av.open(os.fspath(path)) as container:
+            if not container.streams.video:
+                raise ImageError(f"{path} has no video stream; expected a video file", "unsupported")
+            stream = container.streams.video[0]
+            _check_size(path, stream.codec_context, max_pixels)
+            stream.thread_type = "NONE"  # many videos are read at once; threads of their own only add up
+            return [_upright(frame) for frame in _chosen(container, stream, count)]
+    except ImageError:
+        raise
+    except Exception as error:  # the bindings raise many types on damaged files
+        reason = str(error).strip() or type(error).__name__
+        raise ImageError(f"the video {path} is damaged: {reason}; replace the file", "corrupt") from error
+
+
+def _check_size(path: str | os.PathLike, codec: Any, max_pixels: int) -> None:
+    if codec is None:
+        raise ValueError("no decoder for its stream")
+    if codec.width * codec.height > max_pixels:
+        raise ImageError(
+            f"the video {path} has {codec.width} x {codec.height} pixels, expected at most {max_pixels}; "
+            "shrink it or raise the limit",
+            "oversized",
+        )
+
+
+def _chosen(container: Any, stream: Any, count: int) -> Iterator[Any]:
+    """The decoded frame in the middle of each stretch."""
+    length = stream.duration
+    if length is None and container.duration is not None:
+        length = int(container.duration / 1_000_000 / stream.time_base)
+    if length is None:  # a raw stream, which says nothing about its length
+        every = list(container.decode(stream))
+        yield from (every[(2 * i + 1) * len(every) // (2 * count)] for i in range(count))
+        return
+    start = stream.start_time or 0
+    for number in range(count):
+        yield _shown_at(container, stream, start + (2 * number + 1) * length // (2 * count))
+
+
+def _shown_at(container: Any, stream: Any, time: int) -> Any:
+    """The frame shown at a time, in the stream's units: the last that has begun by then."""
+    container.seek(time, stream=stream, backward=True)
+    shown = None
+    for frame in container.decode(stream):
+        if shown is not None and frame.pts is not None and frame.pts > time:
+            break
+        shown = frame
+    if shown is None:
+        raise ValueError(f"no frame at {float(time * stream.time_base):.2f} s")
+    return shown
+
+
+def _upright(frame: Any) -> Image.Image:
+    image = frame.to_image().convert("RGB")
+    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
