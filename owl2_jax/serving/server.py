@@ -24,8 +24,10 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket bound to an address, so that nobody else takes it; port 0 takes a free one.
 
     Raises:
-      Owl2Error: the address is not this machine's, or is taken.
+      Owl2Error: the address is not this machine's, or is taken, or is none.
     """
+    if not 0 <= port <= 65535:
+        raise Owl2Error(f"the port is {port}; expected 0 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

@@ -64,5 +64,7 @@ class ServeConfig:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
+        if self.grace_seconds < 0:
+            raise Owl2Error(f"grace_seconds is {self.grace_seconds}; expected 0 or more")
         if self.api_key is not None and not self.api_key.strip():
             raise Owl2Error("the API key is empty; give one of at least one character, or none at all")

@@ -1,0 +1,164 @@
+"""`owl2 serve` as a process: it starts, answers, and ends without losing an answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from owl2_jax.cli.main import main
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.params_io import model_json, write_model_directory
+from owl2_jax.serving.server import listen, url_of
+from owl2_jax.testing import tiny
+from tests.serving.questions import user
+
+LONG = {"messages": [user("What?")], "max_tokens": 1500, "min_tokens": 1500, "temperature": 0, "stream": True}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, tiny_params, toy_tokenizer) -> Path:
+    config = tiny.tiny_config(decoder__max_length=2048)
+    path = tmp_path_factory.mktemp("serving") / "owl"
+    write_model_directory(path, model_json(config.to_dict()), tiny_params, toy_tokenizer.bytes)
+    return path
+
+
+class Process:
+    """`owl2 serve` on a free port."""
+
+    def __init__(self, checkpoint: Path, *arguments: str, **environment: str):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "owl2_jax.cli.main", "serve", "--checkpoint", str(checkpoint), "--port=0",
+             "--slots=2", *arguments],
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        self.first_line = self.process.stdout.readline()
+        self.url = self.first_line.partition(" at ")[2].partition(",")[0]
+
+    def wait_ready(self) -> None:
+        assert self.process.stdout.readline() == "ready\n"
+
+    def end(self, seconds: float = 20) -> tuple[int, str]:
+        _, errors = self.process.communicate(timeout=seconds)
+        return self.process.returncode, errors
+
+
+@pytest.fixture
+def process(checkpoint) -> Iterator[Process]:
+    process = Process(checkpoint)
+    yield process
+    process.process.kill()
+    process.process.communicate()
+
+
+def test_running_answers_finish_and_new_ones_are_refused_while_it_stops(process):
+    assert process.first_line.startswith("owl: chat page at http://127.0.0.1:")
+    health = httpx.get(f"{process.url}/healthz/live", timeout=30)
+    assert (health.status_code, health.json()["ready"]) == (200, False)
+    assert httpx.get(f"{process.url}/healthz/ready", timeout=30).status_code == 503
+    process.wait_ready()
+    assert httpx.get(f"{process.url}/healthz/ready").status_code == 200
+
+    seen: list[str] = []
+    with httpx.stream("POST", f"{process.url}/v1/chat/completions", json=LONG, timeout=60) as answer:
+        lines = answer.iter_lines()
+        while "content" not in (line := next(lines)) or line.endswith('"content":""}'):
+            pass
+        process.process.send_signal(signal.SIGTERM)
+        while httpx.get(f"{process.url}/healthz/ready").status_code == 200:
+            time.sleep(0.01)
+        refused = httpx.post(f"{process.url}/v1/chat/completions", json=LONG)
+        seen += [line, *lines]
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"]
+    assert "stopping" in refused.json()["error"]["message"]
+    assert seen[-2:] == ["data: [DONE]", ""]
+    last = json.loads(seen[-4].removeprefix("data: "))
+    assert last["choices"][0]["finish_reason"] == "length"
+    code, errors = process.end()
+    assert code == 0
+    assert "Traceback" not in errors
+
+
+def test_answers_that_take_longer_than_the_grace_time_get_an_error(checkpoint):
+    process = Process(checkpoint, "--grace-seconds=0.2")
+    process.wait_ready()
+    found: list[str] = []
+
+    def read() -> None:
+        with httpx.stream("POST", f"{process.url}/v1/chat/completions", json=LONG, timeout=60) as answer:
+            for line in answer.iter_lines():
+                found.append(line)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    while len(found) < 5:
+        time.sleep(0.01)
+    process.process.terminate()
+    assert process.end()[0] == 0
+    reader.join(10)
+    error = json.loads(found[-2].removeprefix("data: "))["error"]
+    assert "stopped before the answer was finished" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--checkpoint=/nowhere"], "checkpoint /nowhere"),
+        (["--checkpoint=/nowhere", "--port=99999"], "the port is 99999"),
+        (["--checkpoint=/nowhere", "--host=no.such.host.test"], "cannot listen at no.such.host.test"),
+        (["--checkpoint=/nowhere", "--api-key-file=/nowhere/key"], "cannot read the API key"),
+        (["--checkpoint=/nowhere", "--max-body-mib=0"], "body_bytes is 0"),
+        (["--checkpoint=/nowhere", "--queue=-1"], "queue is -1"),
+        (["--checkpoint=/nowhere", "--grace-seconds=-1"], "grace_seconds is -1"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line_and_code_2(arguments, words, capsys):
+    assert main(["serve", "--port=0", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert words in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_empty_key_is_refused(monkeypatch, capsys):
+    monkeypatch.setenv("OWL2_API_KEY", " ")
+    assert main(["serve", "--checkpoint=/nowhere"]) == 2
+    assert "API key is empty" in capsys.readouterr().err
+
+
+def test_taken_port_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(Owl2Error, match="choose another"):
+        listen("127.0.0.1", taken.getsockname()[1])
+
+
+def test_addresses_of_both_kinds():
+    with listen("127.0.0.1", 0) as four, listen("::1", 0) as six:
+        assert url_of(four).startswith("http://127.0.0.1:")
+        assert url_of(six).startswith("http://[::1]:")
+
+
+def test_open_server_without_a_key_warns(capsys):
+    from owl2_jax.cli.serve import warn_if_open
+    from owl2_jax.serving.settings import ServeConfig
+
+    for host, key, warned in (
+        ("0.0.0.0", None, True), ("0.0.0.0", "k", False), ("127.0.0.1", None, False),
+        ("::", None, True), ("::1", None, False), ("owl.example", None, True), ("localhost", None, False),
+    ):  # fmt: skip
+        warn_if_open(host, ServeConfig(api_key=key))
+        assert ("warning" in capsys.readouterr().err) == warned
