@@ -18,21 +18,22 @@ def get_config() -> ConfigDict:
                 "drawings": embedded("captions", 0.04, kinds=["drawn"], prompt=DESCRIBE),
                 "facts": embedded("facts", 0.04),
             },
-            "rows": 20,
+            "rows": 16,
             "image_slots": 5,
             "images": 64,
         }
     )
     config.train.update(
         {
-            "total_steps": 1800,
+            "total_steps": 2000,
             "start_from": "runs/quickstart/stage1",
             "groups": [
                 {"name": "vision", "pattern": "vision/.*"},
                 {"name": "abstractor", "pattern": "abstractor/.*"},
                 {"name": "decoder", "pattern": "decoder/.*"},
             ],
-            "schedule": {"peak_lr": 7e-4, "end_lr": 0.0, "warmup_steps": 100},
+            "schedule": {"peak_lr": 6e-4, "end_lr": 0.0, "warmup_steps": 100},
+            "optimizer": {"b2": 0.95},
         }
     )
     return config.lock()

@@ -117,7 +117,7 @@ class Abstractor(nn.Module):
         width, queries = config.vision.width, config.abstractor.num_queries
         table = self.param(
             "queries",
-            partitioned(nn.initializers.normal(0.02), (axes.QUERIES, axes.VISION_EMBED)),
+            partitioned(nn.initializers.normal(0.4), (axes.QUERIES, axes.VISION_EMBED)),
             (queries, width),
             config.param_dtype,
         )

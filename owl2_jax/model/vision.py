@@ -145,7 +145,8 @@ class VisionEncoder(nn.Module):
         )
         table = self.param(
             "position_embedding",
-            partitioned(small, (axes.POSITIONS, axes.VISION_EMBED)),
+            # As large as the embedded patches: a faint table is not read until late in training.
+            partitioned(nn.initializers.normal(1.0), (axes.POSITIONS, axes.VISION_EMBED)),
             (vision.num_patches + 1, vision.width),
             config.param_dtype,
         )
