@@ -29,11 +29,11 @@ def main(args: argparse.Namespace) -> int:
     # Read when JAX is imported, which the next line does.
     os.environ.update(compiler_environment(topology))
 
-    from owl2_jax.cli import fit_plan, fit_report
+    from owl2_jax.perf import fit_report, fitting, run_config
 
-    config = fit_plan.load(args.config, args.preset, args.rows, args.length, args.overrides)
-    plan = fit_plan.make_plan(args.what, config, topology, args.mesh, is_file=args.config is not None)
-    results = fit_plan.search(plan) if args.search else [fit_plan.measure(plan)]
+    config = run_config.load(args.config, args.preset, args.rows, args.length, args.overrides)
+    plan = fitting.make_plan(args.what, config, topology, args.mesh, is_file=args.config is not None)
+    results = fitting.search(plan) if args.search else [fitting.measure(plan)]
     best = min(results, key=lambda result: result.rank)
     if args.json:
         fit_report.print_json(best, results)

@@ -22,7 +22,11 @@ COMMANDS: Final = {
     "evaluate": "answer benchmarks and score them",
     "chat": "talk with a model about pictures",
     "generate": "answer a JSONL file of prompts",
+    "data": "prepare training data, or look at what a config trains on",
     "convert": "convert checkpoints from and to the released PyTorch format",
+    "fit": "say whether a step fits a TPU slice and how fast it can be",
+    "bench": "measure training, prefill and decoding on this machine",
+    "serve": "answer over HTTP as the OpenAI API does, with a chat page",
     "report": "draw the report of a finished quickstart run",
 }
 
@@ -72,7 +76,14 @@ def _run(arguments: list[str]) -> int:
         prog=f"owl2 {name}", description=COMMANDS[name].capitalize() + ".", allow_abbrev=False
     )
     module.add_arguments(parser)
-    return module.main(parser.parse_args(rest))
+    return module.main(_parse(parser, rest))
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """Takes FIELD=VALUE words between the options, too, where a command has no actions of its own."""
+    if any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
+        return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 def _usage() -> str:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from owl2_jax.cli.fit_plan import Result, describe
 from owl2_jax.model import flops
 from owl2_jax.parallel.chips import GIB
+from owl2_jax.perf.fitting import Result, describe
 
 
 def as_dict(result: Result) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from jax.sharding import Mesh
 from owl2_jax.core.errors import unknown_name
 from owl2_jax.inference import generate
 from owl2_jax.inference.sampling import Sampling, stack_settings
+from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
 from owl2_jax.model import flops, owl2
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.parallel import rules, shardings
+from owl2_jax.perf import synthetic
 from owl2_jax.training.config import TrainConfig
 from owl2_jax.training.step import DeviceBatch
 from owl2_jax.training.trainer import make_trainer
@@ -57,6 +59,7 @@ class Workload:
       flops: by part of the model, of one call.
       tokens: positions that a call computes.
       carried: number of the argument that the first result replaces.
+      materialize: makes arrays for `arguments`.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Workload:
     flops: dict[str, flops.Flops]
     tokens: int
     carried: int
+    materialize: Callable[[], tuple[Any, ...]]
 
 
 def build(name: str, config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> Workload:
@@ -95,8 +99,20 @@ def _train(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> 
         lambda name: trainer.plans[name].trained,
         chunked_head=0 < train.loss_chunk < targets,
     )
-    parts = {"parameters": state.params, "optimiser": state.opt_state, "batch": batch}
-    return Workload("train", trainer.step, (state, batch), parts, counted, shape.rows * shape.length, 0)
+
+    def materialize() -> tuple[Any, ...]:
+        return trainer.create(trainer.init(jax.random.key(0))), synthetic.batch(config, batch)
+
+    return Workload(
+        name="train",
+        function=trainer.step,
+        arguments=(state, batch),
+        parts={"parameters": state.params, "optimiser": state.opt_state, "batch": batch},
+        flops=counted,
+        tokens=shape.rows * shape.length,
+        carried=0,
+        materialize=materialize,
+    )
 
 
 def _work(config: Owl2Config, shape: Shape) -> flops.Work:
@@ -122,51 +138,63 @@ def _batch(config: Owl2Config, shape: Shape, mesh: Mesh, parts: int) -> DeviceBa
     )
 
 
-def _stored_params(config: Owl2Config, mesh: Mesh) -> Any:
+def _served(config: Owl2Config, mesh: Mesh) -> tuple[owl2.Owl2, Any]:
+    """The module that inference runs on such devices, and the shapes of its parameters."""
     shapes, axes = owl2.abstract_params(config), owl2.logical_axes(config)
     shardings.check_params(axes, shapes, mesh)
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        shardings.param_shardings(axes, mesh),
-    )
+    if mesh.size == 1 and mesh.devices.flat[0].platform == "cpu":
+        whole = shardings.replicated(mesh)
+        return UnrolledOwl2(config), _place(jax.eval_shape(unstack_layers, shapes), lambda leaf: whole)
+    stored = shardings.param_shardings(axes, mesh)
+    return owl2.Owl2(config), jax.tree.map(_shape, shapes, stored)
 
 
-def _slots(config: Owl2Config, shape: Shape, mesh: Mesh) -> Any:
-    shapes = jax.eval_shape(lambda: generate.empty_slots(config, shape.rows, shape.length))
-    rows, cache = shardings.batch_sharding(mesh), shardings.cache_shardings(mesh)
-    places = jax.tree.map(lambda leaf: rows, shapes)
-    places = places.replace(cache=places.cache.replace(**cache))
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places
-    )
+def _shape(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _place(tree: Any, sharding_of: Callable[[Any], Any]) -> Any:
+    return jax.tree.map(lambda leaf: _shape(leaf, sharding_of(leaf)), tree)
+
+
+def _slots(owl: owl2.Owl2, shape: Shape, mesh: Mesh) -> Any:
+    rows, positions = shardings.batch_sharding(mesh), shardings.cache_shardings(mesh)["keys"]
+    shapes = jax.eval_shape(lambda: generate.empty_slots(owl, shape.rows, shape.length))
+    return _place(shapes, lambda leaf: positions if leaf.ndim == 5 else rows)
 
 
 def _prefill(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> Workload:
     """Pictures encoded and prompts run into free slots, the first token chosen."""
     del train
-    params, slots = _stored_params(config, mesh), _slots(config, shape, mesh)
-    sharding, size = shardings.batch_sharding(mesh), config.vision.image_size
-
-    def on_rows(leaf: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    arrivals = jax.tree.map(on_rows, jax.eval_shape(functools.partial(_arrivals, shape)))
-    images = on_rows(jax.ShapeDtypeStruct((shape.images, size, size, 3), jnp.uint8))
+    owl, params = _served(config, mesh)
+    slots, size = _slots(owl, shape, mesh), config.vision.image_size
+    rows = shardings.batch_sharding(mesh)
+    arrivals = _place(jax.eval_shape(functools.partial(_arrivals, shape)), lambda leaf: rows)
+    images = jax.ShapeDtypeStruct((shape.images, size, size, 3), jnp.uint8, sharding=rows)
 
     def run(params: Any, slots: Any, images: jax.Array, arrivals: Any) -> Any:
-        pool = owl2.Owl2(config).apply({"params": params}, images, method="encode_images")
-        return generate.prefill(config, _EOS, params, slots, pool, arrivals, plain=True, top=0)
+        pool = owl.apply({"params": params}, images, method="encode_images")
+        return generate.prefill(owl, _EOS, params, slots, pool, arrivals, plain=True, top=0)
 
     counted = flops.forward_flops(config, dataclasses.replace(_work(config, shape), logits=shape.rows))
+
+    def materialize() -> tuple[Any, ...]:
+        return (
+            synthetic.params(config, params),
+            synthetic.zeros(slots),
+            synthetic.pictures(images),
+            jax.device_put(_arrivals(shape), rows),
+        )
+
     return Workload(
-        "prefill",
-        jax.jit(rules.activate(mesh)(run), donate_argnums=1, out_shardings=(_places(slots), None)),
-        (params, slots, images, arrivals),
-        {"parameters": params, "cache": slots.cache},
-        counted,
-        shape.rows * shape.length,
-        1,
+        name="prefill",
+        function=jax.jit(rules.activate(mesh)(run), donate_argnums=1, out_shardings=(_places(slots), None)),
+        arguments=(params, slots, images, arrivals),
+        parts={"parameters": params, "cache": slots.cache},
+        flops=counted,
+        tokens=shape.rows * shape.length,
+        carried=1,
+        materialize=materialize,
     )
 
 
@@ -190,24 +218,37 @@ def _arrivals(shape: Shape) -> generate.Arrivals:
 def _decode(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> Workload:
     """One token in every slot, the way the engine's decode loop runs it."""
     del train
-    params, slots = _stored_params(config, mesh), _slots(config, shape, mesh)
+    owl, params = _served(config, mesh)
+    slots = _slots(owl, shape, mesh)
     wanted = jax.ShapeDtypeStruct((shape.rows,), jnp.bool_, sharding=shardings.batch_sharding(mesh))
     count = jax.ShapeDtypeStruct((), jnp.int32, sharding=shardings.replicated(mesh))
 
     def run(params: Any, slots: Any, wanted: jax.Array, max_steps: jax.Array, enough: jax.Array) -> Any:
         return generate.decode(
-            config, _EOS, params, slots, wanted, max_steps, enough, width=DECODE_WIDTH, plain=True, top=0
+            owl, _EOS, params, slots, wanted, max_steps, enough, width=DECODE_WIDTH, plain=True, top=0
+        )
+
+    def materialize() -> tuple[Any, ...]:
+        every = (jnp.ones((shape.rows,), bool), jnp.int32(DECODE_WIDTH), jnp.int32(0))
+        places = (wanted.sharding, count.sharding, count.sharding)
+        return (
+            synthetic.params(config, params),
+            synthetic.running_slots(slots, shape.length - DECODE_WIDTH),
+            *jax.device_put(every, places),
         )
 
     work = flops.Work(shape.rows, 1, 0, 0, logits=shape.rows, keys=shape.length)
     return Workload(
-        "decode",
-        jax.jit(rules.activate(mesh)(run), donate_argnums=1, out_shardings=(_places(slots), None, None)),
-        (params, slots, wanted, count, count),
-        {"parameters": params, "cache": slots.cache},
-        flops.forward_flops(config, work),
-        shape.rows,
-        1,
+        name="decode",
+        function=jax.jit(
+            rules.activate(mesh)(run), donate_argnums=1, out_shardings=(_places(slots), None, None)
+        ),
+        arguments=(params, slots, wanted, count, count),
+        parts={"parameters": params, "cache": slots.cache},
+        flops=flops.forward_flops(config, work),
+        tokens=shape.rows,
+        carried=1,
+        materialize=materialize,
     )
 
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
 
-from owl2_jax.cli.workloads import Shape, Workload, build
-from owl2_jax.config import RunConfig, apply_overrides, read_config_file
-from owl2_jax.core.errors import Owl2Error
+from owl2_jax.config import RunConfig
 from owl2_jax.model import flops, kernels, remat
 from owl2_jax.model.config import Owl2Config
-from owl2_jax.model.presets import preset
 from owl2_jax.parallel import mesh as meshes
 from owl2_jax.parallel.chips import Topology
 from owl2_jax.parallel.fit import Fit, compile_for, topology_devices
 from owl2_jax.parallel.shardings import batch_ways
+from owl2_jax.perf.workloads import Shape, Workload, build
 from owl2_jax.training.config import TrainConfig
 
 
@@ -59,53 +56,6 @@ class Result:
         if self.fit.roofline is None or not self.fit.memory.fits:
             return True, self.fit.memory.needed
         return False, self.fit.roofline.step / self.plan.shape.rows
-
-
-def load(
-    config: str | None,
-    preset_name: str | None,
-    rows: int | None,
-    length: int | None,
-    overrides: Sequence[str],
-) -> RunConfig:
-    """The configuration of a file, or a plain one around a model preset.
-
-    A preset gets one picture and one sample per row, full rows, and a loss in
-    chunks.
-
-    Raises:
-      Owl2Error: see `owl2_jax.config`.
-    """
-    values = read_config_file(config) if config is not None else _plain(str(preset_name))
-    return RunConfig.from_dict(_resize(apply_overrides(values, overrides), rows, length))
-
-
-def _plain(name: str) -> dict[str, Any]:
-    longest = preset(name).decoder.max_length
-    return {
-        "model": {"preset": name},
-        "data": {
-            "datasets": {"synthetic": {"kind": "embedded"}},
-            "rows": 256,
-            "lanes": 256,
-            "row_length": longest,
-            "image_slots": 1,
-            "images": 256,
-        },
-        "train": {"total_steps": 1, "loss_chunk": 512},
-    }
-
-
-def _resize(values: Mapping[str, Any], rows: int | None, length: int | None) -> dict[str, Any]:
-    data = dict(values.get("data", {}))
-    if rows is not None:
-        if rows < 1:
-            raise Owl2Error(f"--rows must be at least 1, found {rows}")
-        pictures = data.get("images", 0) / data.get("rows", 1)
-        data |= {"rows": rows, "lanes": rows, "images": round(pictures * rows)}
-    if length is not None:
-        data["row_length"] = length
-    return {**values, "data": data}
 
 
 def make_plan(what: str, config: RunConfig, topology: Topology, mesh: str | None, is_file: bool) -> Plan:

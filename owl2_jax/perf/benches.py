@@ -1,0 +1,147 @@
+"""What `owl2 bench` runs, and the figures it reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+
+from owl2_jax.config import RunConfig
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.model import kernels
+from owl2_jax.parallel.mesh import DATA, make_mesh
+from owl2_jax.perf import timing
+from owl2_jax.perf.run_config import load as load_run
+from owl2_jax.perf.workloads import DECODE_WIDTH, Shape, build
+
+# The shape that the middle-sized preset is compared at: 4 rows, one picture and 192 tokens of text each;
+# decoding answers one prompt of that length.
+_BENCH_ROWS: Final = {"train": 4, "prefill": 4, "decode": 1, "attention": 4}
+_BENCH_LENGTH: Final = 257
+
+
+def load(
+    what: str,
+    config: str | None,
+    preset: str | None,
+    rows: int | None,
+    length: int | None,
+    overrides: Sequence[str],
+) -> RunConfig:
+    """The configuration of a file or preset; without both, the bench preset at its shape."""
+    if config is None and preset in (None, "owl2_bench"):
+        rows, length = rows or _BENCH_ROWS[what], length or _BENCH_LENGTH
+        overrides = ["train.loss_chunk=0", *overrides]
+    return load_run(config, None if config else preset or "owl2_bench", rows, length, overrides)
+
+
+def time_workload(
+    what: str, config: RunConfig, mesh: str | None, calls: int, trace: str | None
+) -> dict[str, Any]:
+    """Times one workload on all devices.
+
+    Raises:
+      Owl2Error: sizes that do not divide over the devices.
+    """
+    spec: str | Mapping[str, int] = {DATA: -1} if mesh is None else mesh
+    model, data = config.model, config.data
+    shape = Shape(data.rows, data.row_length, data.images, data.image_slots)
+    if what != "train":
+        model = model.replace(param_dtype=model.dtype, remat="none")
+    if what == "decode":
+        shape = Shape(data.rows, _cache_length(data.row_length, model.decoder.max_length), 0, 0)
+    workload = build(what, model, config.train, shape, make_mesh(spec))
+    found = timing.measure(workload, calls, trace=trace)
+    low, high = found.spread()
+    return {
+        "what": what,
+        "rows": shape.rows,
+        "length": shape.length,
+        "pictures": shape.images,
+        "dtype": model.dtype,
+        "remat": model.remat,
+        "compile_seconds": found.compile_seconds,
+        "seconds_per_token" if what == "decode" else "seconds_per_step": found.median,
+        "seconds_10th_percentile": low,
+        "seconds_90th_percentile": high,
+        "tokens_per_second": found.tokens_per_second,
+        "model_tflops_per_second": found.flops_per_second / 1e12,
+        "mfu": found.mfu,
+        "share_of_bandwidth_bound": found.bandwidth_share,
+        "peak_memory_gb": found.peak_bytes / 1e9,
+    }
+
+
+def _cache_length(prompt: int, longest: int) -> int:
+    """Room for the prompt and the timed tokens, in the powers of two that the engine uses."""
+    needed = prompt + DECODE_WIDTH
+    if needed > longest:
+        raise Owl2Error(
+            f"a prompt of {prompt} and {DECODE_WIDTH} timed tokens are {needed}, more than "
+            f"decoder.max_length {longest}; shorten --length"
+        )
+    return min(2 ** (needed - 1).bit_length(), longest)
+
+
+def time_attention(config: RunConfig, calls: int) -> dict[str, Any]:
+    """Times every attention kernel that runs here, and compares it with the written-out product."""
+    decoder, data = config.model.decoder, config.data
+    width, dtype = decoder.head_width, config.model.dtype
+    counts = (decoder.num_heads, decoder.num_kv_heads, decoder.num_kv_heads)
+    keys = jax.random.split(jax.random.key(0), 3)
+    q, k, v = (
+        jax.random.normal(key, (data.rows, data.row_length, count, width), dtype)
+        for key, count in zip(keys, counts, strict=True)
+    )
+    segments = jnp.ones((data.rows, data.row_length), jnp.int32)
+    best = kernels.best(jax.default_backend(), data.row_length, dtype, width)
+    exact = _forward_and_gradients(kernels.xla)(*(x.astype(jnp.float32) for x in (q, k, v)), segments)
+    rows = []
+    for name in dict.fromkeys(("xla", best)):
+        run = _forward_and_gradients(kernels.KERNELS[name])
+        error = max(
+            float(jnp.max(jnp.abs(got.astype(jnp.float32) - want)) / jnp.max(jnp.abs(want)))
+            for got, want in zip(run(q, k, v, segments), exact, strict=True)
+        )
+        forward = jax.jit(kernels.KERNELS[name])
+        rows.append(
+            {
+                "kernel": name,
+                "forward_seconds": _seconds(forward, (q, k, v, segments), calls),
+                "forward_backward_seconds": _seconds(run, (q, k, v, segments), calls),
+                "largest_relative_error": error,
+            }
+        )
+    return {
+        "what": "attention",
+        "rows": data.rows,
+        "length": data.row_length,
+        "dtype": dtype,
+        "kernels": rows,
+    }
+
+
+def _forward_and_gradients(kernel: kernels.Kernel) -> Callable[..., Any]:
+    def run(q: Any, k: Any, v: Any, segments: Any) -> Any:
+        def loss(q: Any, k: Any, v: Any) -> Any:
+            context = kernel(q, k, v, segments)
+            return jnp.sum(jnp.square(context.astype(jnp.float32))), context
+
+        gradients, context = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(q, k, v)
+        return (context, *gradients)
+
+    return jax.jit(run)
+
+
+def _seconds(function: Callable[..., Any], arguments: tuple[Any, ...], calls: int) -> float:
+    """Median seconds of a call."""
+    jax.block_until_ready(function(*arguments))
+    seconds = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        seconds.append(time.perf_counter() - start)
+    return sorted(seconds)[calls // 2]

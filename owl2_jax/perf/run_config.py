@@ -1,0 +1,57 @@
+"""The configuration that `owl2 fit` and `owl2 bench` take: a file's, or one around a model preset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from owl2_jax.config import RunConfig, apply_overrides, read_config_file
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.model.presets import preset
+
+
+def load(
+    config: str | None,
+    preset_name: str | None,
+    rows: int | None,
+    length: int | None,
+    overrides: Sequence[str],
+) -> RunConfig:
+    """The configuration of a file, or a plain one around a model preset.
+
+    A preset gets one picture and one sample per row, full rows, and a loss in
+    chunks.
+
+    Raises:
+      Owl2Error: see `owl2_jax.config`.
+    """
+    values = read_config_file(config) if config is not None else _plain(str(preset_name))
+    return RunConfig.from_dict(_resize(apply_overrides(values, overrides), rows, length))
+
+
+def _plain(name: str) -> dict[str, Any]:
+    longest = preset(name).decoder.max_length
+    return {
+        "model": {"preset": name},
+        "data": {
+            "datasets": {"synthetic": {"kind": "embedded"}},
+            "rows": 256,
+            "lanes": 256,
+            "row_length": longest,
+            "image_slots": 1,
+            "images": 256,
+        },
+        "train": {"total_steps": 1, "loss_chunk": 512},
+    }
+
+
+def _resize(values: Mapping[str, Any], rows: int | None, length: int | None) -> dict[str, Any]:
+    data = dict(values.get("data", {}))
+    if rows is not None:
+        if rows < 1:
+            raise Owl2Error(f"--rows must be at least 1, found {rows}")
+        pictures = data.get("images", 0) / data.get("rows", 1)
+        data |= {"rows": rows, "lanes": rows, "images": round(pictures * rows)}
+    if length is not None:
+        data["row_length"] = length
+    return {**values, "data": data}

@@ -1,0 +1,123 @@
+"""Runs a workload on the devices of this machine and times it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from owl2_jax.model import flops
+from owl2_jax.parallel.chips import chip_of
+from owl2_jax.parallel.fit import bytes_per_device
+from owl2_jax.perf.workloads import DECODE_WIDTH, Workload
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a benchmark measured.
+
+    Attributes:
+      compile_seconds: tracing, lowering and compiling.
+      seconds: of each timed call; for decode, of each token.
+      tokens: positions per call, over all devices.
+      model_flops: per call, over all devices.
+      mfu: share of the devices' peak, or None for a device that is not in the table.
+      bandwidth_share: for decode, the time to read weights and cache once over
+        the measured time, or None likewise.
+      peak_bytes: most memory in use on a device; what the compiler planned
+        where the device does not say.
+    """
+
+    compile_seconds: float
+    seconds: list[float]
+    tokens: int
+    model_flops: float
+    mfu: float | None
+    bandwidth_share: float | None
+    peak_bytes: float
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.seconds))
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.median
+
+    @property
+    def flops_per_second(self) -> float:
+        return self.model_flops / self.median
+
+    def spread(self) -> tuple[float, float]:
+        """The 10th and the 90th percentile of the seconds."""
+        low, high = np.percentile(self.seconds, [10, 90])
+        return float(low), float(high)
+
+
+def measure(workload: Workload, calls: int, warmup: int = 2, trace: str | None = None) -> Timing:
+    """Compiles, warms up and times a workload.
+
+    Args:
+      calls: timed calls.
+      warmup: calls before them.
+      trace: directory for a profile of the timed calls.
+    """
+    start = time.perf_counter()
+    compiled = workload.function.lower(*workload.arguments).compile()
+    compile_seconds = time.perf_counter() - start
+    runs = _calls(compiled, workload)
+    for _ in range(warmup):
+        next(runs)
+    if trace is not None:
+        jax.profiler.start_trace(trace)
+    seconds = [next(runs) for _ in range(calls)]
+    if trace is not None:
+        jax.profiler.stop_trace()
+    devices = jax.tree.leaves(workload.arguments[workload.carried])[0].sharding.device_set
+    return _timing(workload, compiled, compile_seconds, seconds, list(devices))
+
+
+def _calls(compiled: Any, workload: Workload) -> Iterator[float]:
+    """Seconds of one call after another, per token for decode; each goes on from the last one's result."""
+    arguments = list(workload.materialize())
+    steps = DECODE_WIDTH if workload.name == "decode" else 1
+    while True:
+        start = time.perf_counter()
+        result = jax.block_until_ready(compiled(*arguments))
+        yield (time.perf_counter() - start) / steps
+        arguments[workload.carried] = result[0]
+
+
+def _timing(
+    workload: Workload, compiled: Any, compile_seconds: float, seconds: list[float], devices: list[Any]
+) -> Timing:
+    chip, model_flops = chip_of(devices[0]), flops.total(workload.flops).model
+    median = float(np.median(seconds))
+    mfu = bandwidth_share = None
+    if chip is not None:
+        mfu = model_flops / median / (len(devices) * chip.flops)
+        if workload.name == "decode":
+            least = sum(bytes_per_device(part) for part in workload.parts.values()) / chip.bandwidth
+            bandwidth_share = least / median
+    return Timing(
+        compile_seconds=compile_seconds,
+        seconds=seconds,
+        tokens=workload.tokens,
+        model_flops=model_flops,
+        mfu=mfu,
+        bandwidth_share=bandwidth_share,
+        peak_bytes=_peak_bytes(compiled, devices[0]),
+    )
+
+
+def _peak_bytes(compiled: Any, device: Any) -> float:
+    statistics = device.memory_stats() or {}
+    if "peak_bytes_in_use" in statistics:
+        return float(statistics["peak_bytes_in_use"])
+    analysis = compiled.memory_analysis()
+    fresh = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return float(analysis.argument_size_in_bytes + analysis.temp_size_in_bytes + fresh)

@@ -1,0 +1,61 @@
+"""`owl2 bench` at the smallest sizes: that it runs and reports, not how fast."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from owl2_jax.cli import main
+
+TINY = [
+    "--preset=owl2_tiny", "--rows=8", "--length=24", "--calls=1", "--mesh=data=8",
+    "model.vision.num_layers=1", "model.abstractor.num_layers=1", "model.decoder.num_layers=1",
+    "model.decoder.vocab_size=64", "model.scan_unroll=1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["train", "prefill", "decode"])
+def test_workload_is_timed_on_all_devices(what, capsys):
+    assert main.main(["bench", what, "--json", *TINY]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["devices"], report["rows"]) == (8, 8)
+    seconds = report["seconds_per_token" if what == "decode" else "seconds_per_step"]
+    positions = 8 if what == "decode" else 8 * 24
+    assert report["tokens_per_second"] == pytest.approx(positions / seconds)
+    assert report["model_tflops_per_second"] > 0
+    assert report["peak_memory_gb"] > 0
+    assert report["mfu"] is None  # a CPU's peak is not in the table
+
+
+def test_attention_table_compares_with_the_written_out_product(capsys):
+    assert main.main(["bench", "attention", *TINY]) == 0
+    text = capsys.readouterr().out
+    assert "kernel xla  forward seconds" in text
+    assert "largest relative error 0" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mesh=data=3"], "data 3 * fsdp 1 * tensor 1 = 3, but there are 8 devices"),
+        (["--rows=12"], "12 batch rows do not divide over dcn 1 * data 8 * fsdp 1 = 8: 12 = 1 * 8 + 4"),
+        (["--calls=0"], "--calls must be at least 1, found 0"),
+        (["model.remat=ful"], "unknown remat policy 'ful'; did you mean 'full'?"),
+        (["--length=4096"], "row_length 4096 is more than model.decoder.max_length 256"),
+    ],
+)
+def test_bad_input_is_one_line_with_the_arithmetic(arguments, message, capsys):
+    assert main.main(["bench", "train", *TINY, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_bench_needs_no_data_stack():
+    code = (
+        "import sys, owl2_jax.perf.benches as _; "
+        "print([m for m in ('grain', 'tensorflow_datasets', 'orbax', 'array_record') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

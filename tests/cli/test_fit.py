@@ -1,0 +1,100 @@
+"""`owl2 fit` with fake CPU devices in the place of the TPU compiler's."""
+
+import json
+
+import jax
+import pytest
+
+from owl2_jax.cli import main
+from owl2_jax.parallel.chips import GIB
+from owl2_jax.perf import fitting
+
+TINY = [
+    "--preset=owl2_tiny", "--topology=v5e:2x4", "--rows=8", "--length=24", "model.attention=xla",
+    "model.vision.num_layers=1", "model.abstractor.num_layers=1", "model.decoder.num_layers=1",
+    "model.decoder.vocab_size=64", "model.scan_unroll=1",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def fake_chips(monkeypatch):
+    for name in ("JAX_PLATFORMS", "TPU_SKIP_MDS_QUERY", "TPU_WORKER_HOSTNAMES", "TPU_ACCELERATOR_TYPE"):
+        monkeypatch.setenv(name, "cpu")  # what the command sets goes away with the test
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "1")
+    monkeypatch.setattr(fitting, "topology_devices", lambda topology: jax.devices()[: topology.count])
+
+
+def test_json_holds_memory_flops_traffic_and_roofline(capsys):
+    assert main.main(["fit", "--json", *TINY]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["chips"], report["mesh"]["fsdp"], report["fits"]) == (8, 8, True)
+    memory = report["memory"]
+    assert memory["optimiser"] == pytest.approx(2 * memory["parameters"], rel=0.01)
+    assert memory["needed"] < memory["capacity"] == 15.75 * GIB
+    for part in ("vision", "abstractor", "decoder", "head"):
+        assert report["flops_all_chips"][part]["backward"] > report["flops_all_chips"][part]["forward"]
+    line = report["roofline"]
+    assert line["step_seconds"] == line[f"{line['limit']}_seconds"]
+    assert {row["op"] for row in report["traffic"]["collectives"]} >= {"all-gather", "all-reduce"}
+    assert report["traffic"]["unknown_loops"] == 0
+
+
+@pytest.mark.parametrize("what", ["prefill", "decode"])
+def test_inference_is_printed_as_tables(what, capsys):
+    assert main.main(["fit", f"--what={what}", "--mesh=data=4,tensor=2", *TINY]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"{what} on v5e:2x4 (8 chips; data 4, tensor 2)")
+    for words in ("memory per chip", "cache", "TFLOP of all chips", "step time at least", "MFU at most"):
+        assert words in text
+
+
+def test_search_prefers_what_fits_and_is_fastest(capsys, monkeypatch):
+    tried = []
+
+    def measure(plan):
+        tried.append((plan.model.remat, plan.rows_per_piece, plan.accumulation))
+        return fake_result(plan)
+
+    monkeypatch.setattr(fitting, "measure", measure)
+    assert main.main(["fit", "--search", "--json", *TINY, "--rows=32"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert tried[:3] == [("none", 1, 4), ("none", 2, 2), ("dots", 1, 4)]
+    # "none" stops fitting at 2 rows at a time, "dots" fits with 4 and has the fastest step of all.
+    assert (report["remat"], report["rows_per_piece"]) == ("dots", 4)
+    assert len(report["attempts"]) == len(tried)
+
+
+def fake_result(plan):
+    """Fits up to one row at a time without remat, any number with it; larger batches are faster."""
+    from types import SimpleNamespace
+
+    from owl2_jax.parallel.fit import Fit, Memory, Roofline
+    from owl2_jax.parallel.traffic import Traffic
+
+    fits = plan.model.remat != "none" or plan.rows_per_piece == 1
+    needed = 1.0 if fits else 1e12
+    slow = {"none": 1.0, "dots": 1.1}.get(plan.model.remat, 2.0)
+    line = Roofline(slow / plan.rows_per_piece, 0.0, 0.0, 1.0, 1.0) if fits else None
+    memory = Memory(plan.topology.chip.memory, 1.0, 0.0, 0.0, needed, {})
+    workload = SimpleNamespace(flops={}, tokens=1)
+    return fitting.Result(plan, workload, Fit(plan.topology, memory, line, Traffic(), 0.0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--topology=v5e:16"], "topology 'v5e:16': v5e has 2 dimensions, for example v5e:4x4"),
+        (["--topology=v7:4x4"], "unknown TPU generation 'v7'"),
+        (["--mesh=fsdp=3"], "fsdp 3 * tensor 1 = 3, but there are 8 devices"),
+        (["--mesh=tensor=8"], "axis heads of 4 cannot be cut over mesh axis tensor of 8: 4 = 0 * 8 + 4"),
+        (["--what=serve"], "unknown workload 'serve'"),
+        (["model.remat=ful"], "unknown remat policy 'ful'; did you mean 'full'?"),
+        (["--rows=12"], "12 batch rows do not divide over dcn 1 * data 1 * fsdp 8 = 8: 12 = 1 * 8 + 4"),
+        (["--rows=0"], "--rows must be at least 1, found 0"),
+    ],
+)
+def test_bad_input_is_one_line_with_the_arithmetic(arguments, message, capsys):
+    assert main.main(["fit", *TINY, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
