@@ -69,7 +69,7 @@ class ReleasedCheckpoint:
 
 
 def exact_dtype(source: Source, listed: Iterable[Pair]) -> str:
-    """ "bfloat16" when all weights are, else "float32", which also holds float16 exactly."""
+    """The narrowest name that changes no weight: float32 unless all are bfloat16; float16 fits float32."""
     dtypes = {source.specs[pair.theirs].dtype for pair in listed}
     return "bfloat16" if dtypes == {np.dtype(ml_dtypes.bfloat16)} else "float32"
 
@@ -124,7 +124,7 @@ def materialize(leaf: StreamedLeaf) -> np.ndarray:
 
 
 def numpy_dtype(name: str) -> np.dtype:
-    """ "float32", "float16" or "bfloat16" as a numpy dtype."""
+    """The numpy dtype of "float32", "float16" or "bfloat16"."""
     return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
