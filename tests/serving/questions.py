@@ -26,25 +26,31 @@ def user(text: str, *pictures: int) -> dict[str, Any]:
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}] if parts else text}
 
 
-def ragged() -> list[tuple[dict[str, Any], Request]]:
-    """Questions of different lengths with 0, 1 and 3 pictures, greedy and sampled."""
-    pairs = []
-    for i, pictures in enumerate([(), (1,), (1, 2, 3)] * 2):
-        text, greedy = f"What{' shape' * (2 * i)}?", i % 2 == 0
-        call = {
-            "messages": [user(text, *pictures)],
-            "max_tokens": 4 + 3 * i,
-            "temperature": 0.0 if greedy else 0.8,
-            "seed": i,
-        }
-        request = Request(
-            [{"role": "user", "content": "<|image|>" * len(pictures) + text}],
-            [tiny.picture_file(seed) for seed in pictures],
-            Sampling(temperature=0.0 if greedy else 0.8, seed=i),
-            max_new_tokens=4 + 3 * i,
-        )
-        pairs.append((call, request))
-    return pairs
+def ragged(*temperatures: float) -> list[tuple[dict[str, Any], Request]]:
+    """Questions with 0, 1 and 3 pictures, whose answers differ in length, for each temperature."""
+    return [
+        _question(f"What{' shape' * (i % 2)}?", pictures, 6 + 5 * i, temperature)
+        for i, pictures in enumerate([(), (1,), (1, 2, 3)])
+        for temperature in temperatures
+    ]
+
+
+def _question(
+    text: str, pictures: tuple[int, ...], length: int, temperature: float
+) -> tuple[dict[str, Any], Request]:
+    call = {
+        "messages": [user(text, *pictures)],
+        "max_tokens": length,
+        "temperature": temperature,
+        "seed": length,
+    }
+    request = Request(
+        [{"role": "user", "content": "<|image|>" * len(pictures) + text}],
+        [tiny.picture_file(seed) for seed in pictures],
+        Sampling(temperature=temperature, seed=length),
+        max_new_tokens=length,
+    )
+    return call, request
 
 
 def answer_alone(model: LoadedModel, request: Request) -> Result:

@@ -26,7 +26,7 @@ def client(shared):
 
 
 def test_answers_are_those_of_the_engine_alone(client, model):
-    for call, request in ragged():
+    for call, request in ragged(0.0, 0.8):
         answer = client.chat.completions.create(model="tiny", **call)
         alone = answer_alone(model, request)
         assert answer.choices[0].message.content == alone.text
@@ -37,7 +37,7 @@ def test_answers_are_those_of_the_engine_alone(client, model):
 
 
 def test_streamed_answers_are_the_whole_ones(client):
-    for call, _ in ragged()[1:3]:
+    for call, _ in ragged(0.8)[:2]:
         whole = client.chat.completions.create(model="tiny", **call)
         stream = client.chat.completions.create(
             model="tiny", stream=True, stream_options={"include_usage": True}, **call
