@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -18,14 +18,16 @@ import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference import generate
+from owl2_jax.inference.admission import Admission, plan
 from owl2_jax.inference.answer import Answer
-from owl2_jax.inference.buckets import bucket, length_buckets, power_buckets
-from owl2_jax.inference.inputs import Prompt, pad_column, read_request, stack_prompts
+from owl2_jax.inference.buckets import bucket, power_buckets
+from owl2_jax.inference.inputs import read_request
+from owl2_jax.inference.jobs import Job
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.pictures import FeaturePool
+from owl2_jax.inference.prefixes import SlotTable
 from owl2_jax.inference.programs import Programs
-from owl2_jax.inference.request import MAX_TOP_LOGPROBS, Event, Request, Result
-from owl2_jax.inference.sampling import stack_settings
+from owl2_jax.inference.request import Event, Request, Result
 from owl2_jax.inference.scoring import score_options
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.parallel.shardings import batch_ways
@@ -42,6 +44,8 @@ class EngineConfig:
       feature_bytes: device memory for features of pictures.
       shortest_cache: positions per slot at first; the cache grows when a
         request needs more.
+      reuse_from: shared positions at the beginning of two prompts (a picture,
+        earlier turns) from which on they are copied and not run again; 0 for never.
     """
 
     slots: int = 32
@@ -49,11 +53,14 @@ class EngineConfig:
     decode_steps: int = 8
     feature_bytes: int = 64 * 2**20
     shortest_cache: int = 64
+    reuse_from: int = 32
 
     def __post_init__(self) -> None:
         for name in ("slots", "prefill_rows", "decode_steps", "feature_bytes", "shortest_cache"):
             if getattr(self, name) < 1:
                 raise Owl2Error(f"engine {name} is {getattr(self, name)}; expected at least 1")
+        if self.reuse_from < 0:
+            raise Owl2Error(f"engine reuse_from is {self.reuse_from}; expected 0 or more")
 
     @classmethod
     def for_throughput(cls, model: Owl2Config, cache_bytes: int = 256 * 2**20) -> EngineConfig:
@@ -62,23 +69,6 @@ class EngineConfig:
         position = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_width
         slot = position * np.dtype(model.dtype).itemsize * decoder.max_length
         return cls(slots=min(max(cache_bytes // slot, 8), 256))
-
-
-@dataclass
-class _Job:
-    """A request from submission to its result."""
-
-    request_id: int
-    request: Request
-    prompt: Prompt
-    limit: int
-    answer: Answer = field(init=False)
-    slot: int = -1
-
-    @property
-    def positions(self) -> int:
-        """Cache positions it may need."""
-        return len(self.prompt) + self.limit
 
 
 class Engine:
@@ -90,13 +80,13 @@ class Engine:
       features: features of pictures; one seen before is not encoded again.
       programs: the compiled functions.
       row_counts: prompts that a batch is padded to.
+      admission: runs prompts.
     """
 
     def __init__(self, model: LoadedModel, config: EngineConfig = EngineConfig()):
         self.model = model
         self.config = config
         self._longest = model.config.decoder.max_length
-        self._prompt_lengths = length_buckets(self._longest)
         self._cache_lengths = power_buckets(self._longest, smallest=config.shortest_cache)
         ways = 1 if model.mesh is None else batch_ways(model.mesh)
         if config.slots % ways:
@@ -107,9 +97,10 @@ class Engine:
         self.programs = Programs(model)
         self._slots = self.programs.empty_slots(config.slots, self._cache_lengths[0])
         self.features = FeaturePool(model.config, self._pool_rows(), self.programs.encode_images, ways)
-        self._waiting: deque[_Job] = deque()
-        self._running: dict[int, _Job] = {}  # by slot
-        self._free = list(range(config.slots))[::-1]
+        self.admission = Admission(model.config, self.programs, self.features, self.row_counts)
+        self._table = SlotTable(config.slots, config.reuse_from)
+        self._waiting: deque[Job] = deque()
+        self._running: dict[int, Job] = {}  # by slot
         self._next_id = 0
 
     # Requests ----------------------------------------------------------------
@@ -125,8 +116,8 @@ class Engine:
             if picture not in self.features:
                 picture.pixels()  # a broken picture is refused here, before anything runs
         room = self._longest - len(prompt)
-        job = _Job(self._next_id, request, prompt, min(request.max_new_tokens or room, room))
-        job.answer = Answer(request, self.model.tokenizer, len(prompt))
+        answer = Answer(request, self.model.tokenizer, len(prompt))
+        job = Job(self._next_id, request, prompt, min(request.max_new_tokens or room, room), answer)
         self._next_id += 1
         self._waiting.append(job)
         return job.request_id
@@ -201,72 +192,28 @@ class Engine:
     def step(self) -> list[Event]:
         """Fills free slots, decodes up to `decode_steps` tokens, and tells what happened."""
         cancelled = self._drop_cancelled_waiting()
-        first = self._admit()
+        batches = self._admit()
         if not self._running:
             return cancelled
         columns = self._decode()
         # One transfer for everything: the host waits here, and only here.
-        first, columns = jax.device_get((first, columns))
-        for jobs, chosen in first:
+        first, columns = jax.device_get(([chosen for _, chosen in batches], columns))
+        for (jobs, _), chosen in zip(batches, first, strict=True):
             for row, job in enumerate(jobs):
                 job.answer.extend(jax.tree.map(lambda part, row=row: part[row : row + 1], chosen))
         return cancelled + self._collect(*columns)
 
-    def _admit(self) -> list[tuple[list[_Job], generate.Chosen]]:
-        """Moves jobs from the queue into free slots and prefills them."""
-        count = min(len(self._free), len(self._waiting))
+    def _admit(self) -> list[tuple[list[Job], generate.Chosen]]:
+        """Moves jobs from the queue into free slots and runs their prompts."""
+        count = min(self._table.num_free, len(self._waiting))
         jobs = [self._waiting.popleft() for _ in range(count)]
         if not jobs:
             return []
         self._make_room(max(job.positions for job in jobs))
-        for job in jobs:
-            job.slot = self._free.pop()
-            self._running[job.slot] = job
-        return [(group, self._prefill(group)) for group in self._groups(jobs)]
-
-    def _groups(self, jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
-        """Jobs that share a prefill: of like length, and pictures that fit into the pool."""
-        for with_pictures in (False, True):
-            rest = [job for job in jobs if bool(job.prompt.pictures) == with_pictures]
-            rest.sort(key=lambda job: -len(job.prompt))
-            while rest:
-                count = self._group_size(rest)
-                yield rest[:count]
-                rest = rest[count:]
-
-    def _group_size(self, jobs: Sequence[_Job]) -> int:
-        """How many of `jobs`, longest first, go into the next prefill.
-
-        Those that need the same length; and shorter ones where rows would else be padding.
-        """
-        length = bucket(len(jobs[0].prompt), self._prompt_lengths)
-        alike = sum(bucket(len(job.prompt), self._prompt_lengths) == length for job in jobs)
-        count = min(len(jobs), bucket(min(alike, self.row_counts[-1]), self.row_counts))
-        keys: set[bytes] = set()
-        for number, job in enumerate(jobs[:count]):
-            keys |= {picture.key for picture in job.prompt.pictures}
-            if len(keys) > self.features.rows:
-                return number  # at least 1: the pool holds the pictures of any one prompt
-        return count
-
-    def _prefill(self, jobs: Sequence[_Job]) -> generate.Chosen:
-        """Encodes the pictures of some jobs that the pool lacks, and runs their prompts."""
-        prompts = [job.prompt for job in jobs]
-        self.features.make_ready(picture for prompt in prompts for picture in prompt.pictures)
-        rows = bucket(len(jobs), self.row_counts)
-        length = bucket(max(map(len, prompts)), self._prompt_lengths)
-        vocabulary = self.model.config.decoder.vocab_size
-        padding = rows - len(jobs)
-        arrivals = generate.Arrivals(
-            prompts=stack_prompts(prompts, rows, length, vocabulary, self.features.row),
-            slots=pad_column([job.slot for job in jobs], padding, self.config.slots),
-            floors=pad_column([job.request.min_new_tokens for job in jobs], padding, 0),
-            limits=pad_column([job.limit for job in jobs], padding, 1),
-            settings=stack_settings([job.request.sampling for job in jobs], rows),
-        )
-        pool = self.features.array if prompts[0].pictures else None
-        self._slots, chosen = self.programs.prefill(self._slots, pool, arrivals, **self._plan(jobs))
-        return chosen
+        self._table.assign(jobs)
+        self._running |= {job.slot: job for job in jobs}
+        self._slots, batches = self.admission.admit(self._slots, jobs)
+        return batches
 
     def _decode(self) -> tuple[generate.Chosen, Any]:
         """Starts the decode loop; with a queue it stops when half of the slots are free."""
@@ -279,7 +226,7 @@ class Engine:
             np.int32(self.config.decode_steps),
             np.int32(enough),
             width=self.config.decode_steps,
-            **self._plan(list(self._running.values())),
+            **plan(list(self._running.values())),
         )
         return chosen, counts
 
@@ -295,7 +242,7 @@ class Engine:
             text = job.answer.new_text()
             if job.answer.ended:
                 del self._running[slot]
-                self._free.append(slot)
+                self._table.release(job)
                 events.append(Event(job.request_id, text, job.answer.result))
             elif text:
                 events.append(Event(job.request_id, text))
@@ -314,13 +261,6 @@ class Engine:
         return score_options(self, requests, options)
 
     # Sizes -------------------------------------------------------------------
-
-    def _plan(self, jobs: Sequence[_Job]) -> dict[str, Any]:
-        """Static choices: two programs of each kind without and two with listed tokens."""
-        return {
-            "plain": all(job.request.sampling.plain for job in jobs),
-            "top": MAX_TOP_LOGPROBS if any(job.request.top_logprobs for job in jobs) else 0,
-        }
 
     def _make_room(self, positions: int) -> None:
         length = bucket(positions, self._cache_lengths)

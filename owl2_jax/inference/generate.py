@@ -52,6 +52,11 @@ class Slots:
         """S, positions that a slot has room for."""
         return jax.tree.leaves(self.cache.keys)[0].shape[2]
 
+    @property
+    def count(self) -> int:
+        """B."""
+        return self.token.shape[0]
+
 
 @flax.struct.dataclass
 class Prompts:
@@ -86,6 +91,21 @@ class Arrivals:
     floors: Array
     limits: Array
     settings: SamplingArrays
+
+
+@flax.struct.dataclass
+class Copies:
+    """Beginnings of R prompts that other slots hold already.
+
+    Attributes:
+      sources: int32[R], slots to copy from.
+      lengths: int32[R], positions to copy.
+      tokens: int32[R, S], the whole prompts; V at pictures and padding.
+    """
+
+    sources: Array
+    lengths: Array
+    tokens: Array
 
 
 @flax.struct.dataclass
@@ -194,12 +214,52 @@ def prefill(
       The slots and the first tokens, [R].
     """
     tokens = arrivals.prompts.tokens
-    rows, length = tokens.shape
-    last, cache = run_prompts(owl, params, pool, arrivals.prompts, length)
+    last, cache = run_prompts(owl, params, pool, arrivals.prompts, tokens.shape[1])
+    return _start(owl, eos_id, params, slots, arrivals, last, cache, tokens, plain, top)
+
+
+def prefill_rest(
+    owl: Owl2,
+    eos_id: int,
+    params: Params,
+    slots: Slots,
+    pool: Array | None,
+    arrivals: Arrivals,
+    copies: Copies,
+    *,
+    plain: bool,
+    top: int,
+) -> tuple[Slots, Chosen]:
+    """As `prefill`, for prompts whose beginnings are copied; `arrivals` holds what follows them."""
+    prompts = arrivals.prompts
+    keys, values = jax.tree.map(
+        lambda part: part.at[:, copies.sources].get(mode="clip"), (slots.cache.keys, slots.cache.values)
+    )
+    hidden, cache = owl.apply(
+        {"params": params}, prompts.tokens, Cache(keys, values, copies.lengths), prompts.lengths, pool,
+        prompts.image_index, prompts.image_starts, method="extend",
+    )  # fmt: skip
+    last = hidden[jnp.arange(hidden.shape[0]), jnp.maximum(prompts.lengths - 1, 0)]
+    return _start(owl, eos_id, params, slots, arrivals, last, cache, copies.tokens, plain, top)
+
+
+def _start(
+    owl: Owl2,
+    eos_id: int,
+    params: Params,
+    slots: Slots,
+    arrivals: Arrivals,
+    last: Array,
+    cache: Cache,
+    tokens: Array,
+    plain: bool,
+    top: int,
+) -> tuple[Slots, Chosen]:
+    """Chooses first tokens from the last states, dtype[R, D], and fills the slots."""
     logits = owl.apply({"params": params}, last, method="logits")
-    everyone = jnp.arange(rows)
+    everyone = jnp.arange(last.shape[0])
     seen = jnp.zeros(logits.shape, bool).at[everyone[:, None], tokens].set(True, mode="drop")
-    step = jnp.zeros((rows,), jnp.int32)
+    step = jnp.zeros(everyone.shape, jnp.int32)
     logits = _forbid_end(logits, step, arrivals.floors, eos_id)
     chosen = _choose(logits, arrivals.settings, seen, step, plain, top)
     new = Slots(

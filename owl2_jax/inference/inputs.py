@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -24,14 +25,39 @@ class Prompt:
       tokens: int32[T], V at the positions of pictures.
       image_starts: first position of each picture.
       pictures: one per start.
+      span: Q + 1, positions of a picture.
     """
 
     tokens: np.ndarray
     image_starts: list[int]
     pictures: list[Picture]
+    span: int
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @cached_property
+    def signature(self) -> np.ndarray:
+        """int64[T]: equal beginnings of two signatures are equal beginnings of the prompts."""
+        numbers = self.tokens.astype(np.int64)
+        for start, picture in zip(self.image_starts, self.pictures, strict=True):
+            # Negative, so that no picture is taken for a token.
+            numbers[start : start + self.span] = -1 - int.from_bytes(picture.key[:7], "big")
+        return numbers
+
+    def reusable(self, length: int) -> int:
+        """The longest beginning of at most `length` that cuts no picture and leaves something to run."""
+        length = min(length, len(self) - 1)
+        for start in self.image_starts:
+            if start < length < start + self.span:
+                return start
+        return max(length, 0)
+
+    def after(self, length: int) -> Prompt:
+        """The prompt without its first `length` positions, which cut no picture."""
+        gone = sum(start < length for start in self.image_starts)
+        starts = [start - length for start in self.image_starts[gone:]]
+        return Prompt(self.tokens[length:], starts, self.pictures[gone:], self.span)
 
 
 def read_request(request: Request, model: LoadedModel) -> Prompt:
@@ -77,7 +103,7 @@ def place_pictures(ids: np.ndarray, model: LoadedModel) -> Prompt:
     tokens = expanded.tokens
     for start in starts:
         tokens[start : start + span] = model.config.decoder.vocab_size
-    return Prompt(tokens, starts, [])
+    return Prompt(tokens, starts, [], span)
 
 
 def check_room(length: int, max_new_tokens: int | None, max_length: int) -> None:
@@ -106,16 +132,23 @@ def stack_prompts(
       row_of: where the features of a picture stand in the pool.
     """
     width = max(_slots_for(len(prompt.pictures)) for prompt in prompts)
-    tokens = np.full((rows, length), padding_token, np.int32)
+    tokens = stack_tokens(prompts, rows, length, padding_token)
     index = np.full((rows, width), -1, np.int32)
     starts = np.zeros((rows, width), np.int32)
     for row, prompt in enumerate(prompts):
         count = len(prompt.pictures)
-        tokens[row, : len(prompt)] = prompt.tokens
         index[row, :count] = [row_of(picture) for picture in prompt.pictures]
         starts[row, :count] = prompt.image_starts
     lengths = pad_column([len(prompt) for prompt in prompts], rows - len(prompts), 0)
     return generate.Prompts(tokens, lengths, index, starts)
+
+
+def stack_tokens(prompts: Sequence[Prompt], rows: int, length: int, padding_token: int) -> np.ndarray:
+    """int32[rows, length], right-padded."""
+    tokens = np.full((rows, length), padding_token, np.int32)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = prompt.tokens
+    return tokens
 
 
 def pad_column(values: Sequence[int], padding: int, filler: int) -> np.ndarray:

@@ -20,6 +20,7 @@ _empty_slots = jax.jit(generate.empty_slots, static_argnames=("owl", "count", "l
 _lengthen = jax.jit(generate.lengthen, static_argnames="length")
 _encode_images = jax.jit(generate.encode_images, static_argnames="owl", donate_argnames="pool")
 _prefill = jax.jit(generate.prefill, static_argnames=_PLAN, donate_argnames="slots")
+_prefill_rest = jax.jit(generate.prefill_rest, static_argnames=_PLAN, donate_argnames="slots")
 _decode = jax.jit(generate.decode, static_argnames=(*_PLAN, "width"), donate_argnames="slots")
 _log_likelihoods = jax.jit(scoring.log_likelihoods, static_argnames="owl")
 
@@ -55,6 +56,14 @@ class Programs:
         self.used.add(("prefill", shape, slots.length, *sorted(plan.items())))
         with self._on_mesh():
             return _prefill(self._owl, self._eos_id, self._params, slots, pool, arrivals, **plan)
+
+    def prefill_rest(
+        self, slots: Any, pool: Any, arrivals: Any, copies: Any, **plan: Any
+    ) -> tuple[Any, generate.Chosen]:
+        shape = (*arrivals.prompts.tokens.shape, arrivals.prompts.image_index.shape[1])
+        self.used.add(("prefill_rest", shape, slots.length, *sorted(plan.items())))
+        with self._on_mesh():
+            return _prefill_rest(self._owl, self._eos_id, self._params, slots, pool, arrivals, copies, **plan)
 
     def decode(self, slots: Any, *limits: Any, **plan: Any) -> tuple[Any, generate.Chosen, Any]:
         self.used.add(("decode", slots.length, *sorted(plan.items())))
