@@ -21,7 +21,6 @@ BASE = [
     "chex>=0.1.90",
     "numpy>=1.26",
     "Pillow>=10.3",
-    "safetensors>=0.5",
     "tensorboardX>=2.6",
     "rich>=13",
 ]
@@ -33,6 +32,7 @@ EXTRAS = {
     "video": ["av>=14"],
     "prepare": ["apache-beam>=2.66"],
     "fit": ["libtpu"],
+    "serve": ["fastapi>=0.115", "uvicorn>=0.30", "h11>=0.14", "prometheus_client>=0.20"],
 }
 EXTRAS["test"] = [
     *EXTRAS["plots"],
@@ -40,6 +40,11 @@ EXTRAS["test"] = [
     *EXTRAS["parquet"],
     *EXTRAS["video"],
     *EXTRAS["prepare"],
+    *EXTRAS["serve"],
+    "httpx>=0.27",
+    "openai>=1.50",
+    "playwright>=1.45",
+    "safetensors>=0.5",
     "pytest>=8",
     "pytest-xdist>=3.6",
     "ruff>=0.9",

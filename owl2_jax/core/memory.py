@@ -23,4 +23,5 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     settings = ((_TRIM_THRESHOLD, 2**31 - 1), (_MMAP_MAX, 0), (_ARENA_MAX, 1))
-    return all([mallopt(name, value) == 1 for name, value in settings])
+    agreed = [mallopt(name, value) == 1 for name, value in settings]  # all are asked, also after a no
+    return all(agreed)
