@@ -103,7 +103,7 @@ def build_batch(
     tokens, positions, segments = (np.zeros(shape, np.int32) for _ in range(3))
     labels = np.full(shape, IGNORE_LABEL, np.int32)
     datasets = np.full(shape, -1, np.int32)
-    images = np.zeros((num_images, image_size, image_size, 3), np.uint8)
+    images = np.empty((num_images, image_size, image_size, 3), np.uint8)
     index = np.full((len(rows), image_slots), -1, np.int32)
     starts = np.zeros((len(rows), image_slots), np.int32)
     used = 0
@@ -127,6 +127,7 @@ def build_batch(
             index[b, :count] = np.arange(used, used + count)
             np.stack(pictures, out=images[used : used + count])
         used += count
+    images[used:] = 0  # the rest alone: batches of large pictures are mostly full
     return Batch(tokens, positions, segments, labels, datasets, images, index, starts)
 
 

@@ -16,6 +16,7 @@ import grain
 from absl import flags
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.memory import keep_freed_memory
 from owl2_jax.data.batch import Batch
 from owl2_jax.data.packing import Lane, Packed, RowLimits
 
@@ -145,6 +146,11 @@ def check_workers(settings: LaneSettings, lanes: int, workers: int) -> None:
         )
 
 
+def _start_worker(number: int, count: int) -> None:
+    """Called by Grain in a new worker process."""
+    keep_freed_memory()
+
+
 def _ahead(group: LaneGroup, parts: int, process: bool) -> grain.IterDataset:
     """Makes `parts` parts of every lane ahead, in a thread or in a process of its own."""
     if not process:
@@ -155,5 +161,6 @@ def _ahead(group: LaneGroup, parts: int, process: bool) -> grain.IterDataset:
     # Each group has a single worker and prefetching comes last, so no part can overtake another.
     # The thread lets all processes start at once; by itself Grain starts one when a part is asked of it.
     buffer = parts * len(group.states)
-    made = group.mp_prefetch(grain.MultiprocessingOptions(num_workers=1, per_worker_buffer_size=buffer))
+    options = grain.MultiprocessingOptions(num_workers=1, per_worker_buffer_size=buffer)
+    made = group.mp_prefetch(options, worker_init_fn=_start_worker)
     return grain.experimental.ThreadPrefetchIterDataset(made, prefetch_buffer_size=1)

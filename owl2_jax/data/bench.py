@@ -1,0 +1,152 @@
+"""How fast a config's data comes: per core beside a bare Pillow loop, and by number of workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import resource
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from owl2_jax.data import images
+from owl2_jax.data.config import DataConfig
+from owl2_jax.data.packing import Lane
+from owl2_jax.data.pipeline import OpenMixture, Pipeline, open_mixture, row_limits
+
+# Turns of the pipeline and the bare loops follow each other, so that a busy moment hits all of them.
+_TURNS = 8
+
+
+def bench_data(
+    config: DataConfig,
+    image_size: int,
+    tokens_per_image: int,
+    pictures: int = 400,
+    batches: int = 30,
+    workers: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Times the input pipeline of a config.
+
+    "share_of_bare" is the rate of pictures that one core reads, tokenises, fits
+    and packs, over the rate at which it decodes and fits the same files in a
+    loop of Pillow calls; in processor time, so that other programs do not
+    count. "stretched" is a loop that fits by a plain resize, whatever the mode.
+
+    Args:
+      pictures: read in one thread for the shares; 0 leaves them out.
+      batches: taken for the rates of the whole pipeline.
+      workers: numbers of worker processes to try; the config's own by default.
+
+    Returns:
+      One report: numbers, with the unit in their names, and lists of rows.
+    """
+    report: dict[str, Any] = {}
+    if pictures and config.image_slots:
+        report |= _core(config, image_size, tokens_per_image, pictures)
+    report["pipeline"] = [
+        _whole(dataclasses.replace(config, workers=count), image_size, tokens_per_image, batches)
+        for count in workers or (config.workers,)
+    ]
+    report["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return report
+
+
+def _core(config: DataConfig, image_size: int, tokens_per_image: int, pictures: int) -> dict[str, Any]:
+    """Rates of one core, in processor time."""
+    mixture = open_mixture(dataclasses.replace(config, cache_samples=False), image_size, tokens_per_image)
+    lane = iter(Lane(mixture.samples, row_limits(config, image_size), config.window, 0, config.lanes))
+    files = _files(mixture, max(1, pictures // _TURNS))
+    next(lane)
+    seconds: dict[str, list[float]] = {"pipeline": [], "bare": [], "stretched": []}
+    for _ in range(_TURNS):
+        seconds["pipeline"].append(_pipeline_turn(lane, len(files)))
+        seconds["bare"].append(_timed(lambda: _fit_all(files, config.image_mode, image_size)) / len(files))
+        seconds["stretched"].append(_timed(lambda: _stretch_all(files, image_size)) / len(files))
+    middle = {name: float(np.median(values)) for name, values in seconds.items()}
+    return {
+        "pictures_per_core_second": 1 / middle["pipeline"],
+        "bare_pictures_per_core_second": 1 / middle["bare"],
+        "stretched_pictures_per_core_second": 1 / middle["stretched"],
+        "share_of_bare": middle["bare"] / middle["pipeline"],
+        "share_of_stretched": middle["stretched"] / middle["pipeline"],
+    }
+
+
+def _pipeline_turn(lane: Iterator[Any], pictures: int) -> float:
+    """Processor seconds per picture over at least so many pictures."""
+    start, taken = time.process_time(), 0
+    while taken < pictures:
+        taken += next(lane).batch.num_images
+    return (time.process_time() - start) / taken
+
+
+def _files(mixture: OpenMixture, count: int) -> list[bytes]:
+    """Picture files of the mixture, in memory."""
+    sources = (
+        picture
+        for address in map(mixture.addresses.__getitem__, range(10 * count + 100))
+        for picture in mixture.sets[address.dataset].source[address.record]["images"]
+    )
+    files = (
+        data if isinstance(data, bytes) else _read(data) for data in sources if isinstance(data, bytes | str)
+    )
+    return list(islice(files, count))
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _fit_all(files: Sequence[bytes], mode: str, size: int) -> None:
+    """What someone would write who needs these pixels and nothing else."""
+    for data in files:
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+        if mode == "pad":
+            edge = max(image.size)
+            canvas = Image.new("RGB", (edge, edge), images.PAD_COLOUR)
+            canvas.paste(image, ((edge - image.width) // 2, (edge - image.height) // 2))
+            image = canvas
+        np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def _stretch_all(files: Sequence[bytes], size: int) -> None:
+    for data in files:
+        image = Image.open(io.BytesIO(data)).convert("RGB")
+        np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def _timed(work: Callable[[], None]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def _whole(config: DataConfig, image_size: int, tokens_per_image: int, batches: int) -> dict[str, Any]:
+    """Rates of the whole pipeline in wall time, once its workers have started."""
+    start = time.perf_counter()
+    pipeline = Pipeline(config, image_size, tokens_per_image)
+    try:
+        next(pipeline)
+        first = time.perf_counter() - start
+        # What was made ahead while the workers started must not count.
+        for _ in range(config.prefetch + 1):
+            next(pipeline)
+        start, taken = time.perf_counter(), [next(pipeline) for _ in range(batches)]
+        seconds = time.perf_counter() - start
+    finally:
+        pipeline.close()
+    return {
+        "workers": config.workers,
+        "first_batch_s": first,
+        "batches_per_second": batches / seconds,
+        "samples_per_second": sum(batch.num_samples for batch in taken) / seconds,
+        "pictures_per_second": sum(batch.num_images for batch in taken) / seconds,
+        "tokens_per_second": sum(batch.num_tokens for batch in taken) / seconds,
+        "packing_efficiency": float(np.mean([batch.efficiency for batch in taken])),
+    }

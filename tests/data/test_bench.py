@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from owl2_jax.data.bench import bench_data
+from tests.data import corpora
+
+
+def test_a_report_has_rates_per_core_and_per_number_of_workers(tmp_path):
+    config = corpora.config(corpora.mixed_sets(tmp_path), prefetch=1, lanes=2, window=4)
+    report = json.loads(json.dumps(bench_data(config, 28, 5, pictures=24, batches=3, workers=(0, 1))))
+    assert report["pictures_per_core_second"] > 0
+    assert report["share_of_bare"] == pytest.approx(
+        report["pictures_per_core_second"] / report["bare_pictures_per_core_second"]
+    )
+    assert [row["workers"] for row in report["pipeline"]] == [0, 1]
+    assert all(row["samples_per_second"] >= row["batches_per_second"] > 0 for row in report["pipeline"])
+    assert 0.5 < report["pipeline"][0]["packing_efficiency"] <= 1
+
+
+def test_text_alone_has_no_picture_rates():
+    sets = {"facts": corpora.DatasetConfig("embedded", {"dataset": "facts"})}
+    config = corpora.config(sets, image_slots=0, images=0, prefetch=1)
+    report = bench_data(config, 28, 5, batches=2)
+    assert "share_of_bare" not in report
+    assert report["pipeline"][0]["pictures_per_second"] == 0
