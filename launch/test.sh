@@ -10,6 +10,13 @@ source launch/environment.sh
 
 install_into .venv-test --editable '.[test]'
 
+# The chat page is tested in a real browser.
+if ! command -v chromium chromium-browser google-chrome chrome >/dev/null &&
+  command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends chromium >/dev/null
+fi
+
 ruff check .
 ruff format --check .
 lint-imports
