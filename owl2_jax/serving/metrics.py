@@ -61,6 +61,7 @@ class Metrics:
             ("owl2_running", "Requests in slots.", lambda: runner.running),
             ("owl2_waiting", "Requests that wait for a slot.", lambda: runner.waiting),
             ("owl2_slots", "Requests that can be answered together.", lambda: runner.slots),
+            ("owl2_programs", "Kinds of programs compiled so far.", lambda: runner.programs),
             ("owl2_ready", "1 when requests are answered without delay.", lambda: float(runner.ready)),
         ):
             Gauge(name, text, registry=self._registry).set_function(value)

@@ -96,6 +96,7 @@ class EngineRunner:
       metrics: of the server.
       slots: of the engine.
       draining: nothing new is accepted any more.
+      programs: kinds of programs that were compiled; while one is, everyone waits.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class EngineRunner:
         self._commands: queue.SimpleQueue[Callable[[Engine], None] | None] = queue.SimpleQueue()
         self._tickets: dict[int, Ticket] = {}  # by the engine's number; of the thread alone
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.programs = 0
         self._ready = False
         self.draining = False
         metrics.watch(self)
@@ -260,6 +262,7 @@ class EngineRunner:
             if event.result is not None:
                 del self._tickets[event.request_id]
             outcomes.append((ticket, event))
+        self.programs = len(engine.programs.used)
         self._publish(outcomes)
 
     def _publish(self, outcomes: list[tuple[Ticket, Outcome]]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,6 +26,7 @@ class FakeEngine:
         self.jobs: dict[int, str] = {}
         self.cancelled: set[int] = set()
         self.threads: set[int] = set()
+        self.programs = SimpleNamespace(used={"step"})
         self._next = 0
 
     def submit(self, request: Request) -> int:

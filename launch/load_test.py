@@ -1,0 +1,248 @@
+"""Loads `owl2 serve` with many clients and checks every answer.
+
+    python launch/load_test.py [--checkpoint DIR] [--clients 64] [--seconds 300]
+
+Starts a server of its own on the loopback address (a small model with random
+weights unless a checkpoint is given), asks every question alone first, then
+keeps 1, 16 and `--clients` clients asking. Prints a table, and fails when an
+answer is lost, refused, or another than the one its question got alone, or when
+16 clients get less than four times the tokens of one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+
+GAIN = 4.0  # tokens per second of 16 clients over one
+COMPARED = 16
+
+
+@dataclass
+class Tally:
+    """What a number of clients saw.
+
+    Attributes:
+      seconds: how long they asked.
+      firsts: seconds to the first text of each answer.
+      tokens: of all answers.
+      wrong: answers that differ from those alone.
+      failures: what went wrong otherwise, and how often.
+    """
+
+    seconds: float = 0.0
+    firsts: list[float] = field(default_factory=list)
+    tokens: int = 0
+    wrong: int = 0
+    failures: Counter = field(default_factory=Counter)
+
+    @property
+    def rate(self) -> float:
+        return self.tokens / self.seconds
+
+    def row(self, clients: int) -> str:
+        first, last = np.percentile(self.firsts or [np.nan], [50, 99])
+        bad = self.wrong + self.failures.total()
+        return f"{clients:>7} {len(self.firsts):>8} {self.rate:>9.0f} {first:>10.3f} {last:>10.3f} {bad:>5}"
+
+
+class Client:
+    """A connection that asks and reads streams; lean, for it shares the machine with the server."""
+
+    def __init__(self, url: str):
+        self._address = urlsplit(url)
+        self._reader: asyncio.StreamReader | None = None
+
+    async def ask(self, body: bytes) -> tuple[str, float, int]:
+        """The answer, seconds to its first text, and its tokens."""
+        if self._reader is None:
+            self._reader, self._writer = await asyncio.open_connection(
+                self._address.hostname, self._address.port, limit=2**20
+            )
+        head = [
+            "POST /v1/chat/completions HTTP/1.1",
+            "Host: localhost",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+        ]
+        began = time.perf_counter()
+        self._writer.write("\r\n".join([*head, "", ""]).encode() + body)
+        status = await self._reader.readuntil(b"\r\n\r\n")
+        if not status.startswith(b"HTTP/1.1 200"):
+            self.close()
+            raise OSError(status.partition(b"\r\n")[0].decode())
+        return await self._read_stream(began)
+
+    async def _read_stream(self, began: float) -> tuple[str, float, int]:
+        text, first, tokens = "", 0.0, 0
+        while size := int(await self._reader.readline(), 16):
+            chunk = (await self._reader.readexactly(size + 2))[6:-4]
+            if chunk == b"[DONE]":
+                continue
+            value = json.loads(chunk)
+            if "error" in value:
+                raise OSError(value["error"]["message"])
+            if value.get("usage"):
+                tokens = value["usage"]["completion_tokens"]
+            for choice in value["choices"]:
+                piece = choice["delta"].get("content") or ""
+                first = first or (time.perf_counter() - began if piece else 0.0)
+                text += piece
+        await self._reader.readline()
+        return text, first or time.perf_counter() - began, tokens
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._writer.close()
+            self._reader = None
+
+
+def questions(longest: int) -> list[bytes]:
+    """Bodies with 0, 1 and 3 pictures, of different lengths, greedy."""
+    bodies = []
+    for i, pictures in enumerate([(), (1,), (1, 2, 3), (4,), ()]):
+        parts = [{"type": "image_url", "image_url": {"url": picture_url(seed)}} for seed in pictures]
+        parts.append({"type": "text", "text": f"What{' color' * (2 * i)} is this?"})
+        call = {
+            "messages": [{"role": "user", "content": parts}],
+            "temperature": 0,
+            "max_tokens": longest - 4 * i,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        bodies.append(json.dumps(call).encode())
+    return bodies
+
+
+def picture_url(seed: int) -> str:
+    from owl2_jax.testing import tiny
+
+    return f"data:image/png;base64,{base64.b64encode(tiny.picture_file(seed, 56)).decode()}"
+
+
+async def keep_asking(url: str, bodies: list[bytes], alone: list[str], clients: int, seconds: float) -> Tally:
+    """Has clients ask one question after the other for a time, and compares."""
+    tally = Tally()
+    began = time.perf_counter()
+
+    async def one(number: int) -> None:
+        client = Client(url)
+        asked = number
+        while time.perf_counter() < began + seconds:
+            index, asked = asked % len(bodies), asked + 1
+            try:
+                text, first, tokens = await asyncio.wait_for(client.ask(bodies[index]), 120)
+            except (OSError, EOFError, ValueError) as error:
+                tally.failures[str(error) or type(error).__name__] += 1
+                client.close()
+                continue
+            tally.firsts.append(first)
+            tally.tokens += tokens
+            tally.wrong += text != alone[index]
+        client.close()
+
+    await asyncio.gather(*(one(number) for number in range(clients)))
+    tally.seconds = time.perf_counter() - began
+    return tally
+
+
+async def warm_up(url: str, bodies: list[bytes], alone: list[str], most: int) -> None:
+    """Asks until nothing is compiled any more, so that compiling is not what is measured."""
+    compiled = -1
+    for _ in range(20):
+        for clients in (1, COMPARED, most):
+            await keep_asking(url, bodies, alone, clients, 3)
+        if compiled == (compiled := programs(url)):
+            return
+
+
+def programs(url: str) -> int:
+    """How many kinds of programs the server has compiled."""
+    with urllib.request.urlopen(f"{url}/metrics") as response:
+        text = response.read().decode()
+    return int(float(text.partition("\nowl2_programs ")[2].split()[0]))
+
+
+async def run(url: str, args: argparse.Namespace) -> bool:
+    """The whole test; True when all is well."""
+    bodies = questions(args.tokens)
+    client = Client(url)
+    alone = [(await client.ask(body))[0] for body in bodies]
+    again = [(await client.ask(body))[0] for body in bodies]
+    client.close()
+    await warm_up(url, bodies, alone, args.clients)
+    print("clients  answers  tokens/s  first p50  first p99   bad", flush=True)
+    tallies = {}
+    for clients in sorted({1, COMPARED, args.clients}):
+        seconds = args.seconds if clients == args.clients else min(args.seconds, 20)
+        tallies[clients] = await keep_asking(url, bodies, alone, clients, seconds)
+        print(tallies[clients].row(clients), flush=True)
+    for tally in tallies.values():
+        for text, count in tally.failures.items():
+            print(f"{count} x {text}")
+    gain = tallies[COMPARED].rate / tallies[1].rate
+    print(f"{COMPARED} clients get {gain:.1f} times the tokens of one (wanted: {GAIN:.0f})")
+    clean = all(not tally.wrong and not tally.failures for tally in tallies.values())
+    return clean and alone == again and gain >= GAIN
+
+
+@contextlib.contextmanager
+def served(checkpoint: Path, arguments: list[str]) -> Iterator[str]:
+    """`owl2 serve` as a process; yields its address when it is ready."""
+    command = [sys.executable, "-m", "owl2_jax.cli.main", "serve", "--port=0", f"--checkpoint={checkpoint}"]
+    with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            url = process.stdout.readline().partition(" at ")[2].partition(",")[0]
+            if process.stdout.readline() != "ready\n":
+                raise SystemExit("error: the server did not start")
+            yield url
+        finally:
+            process.terminate()
+
+
+def write_small_model(directory: Path) -> Path:
+    """The preset "owl2_tiny" with random weights, whose answers vary with the question."""
+    from owl2_jax.core.params_io import model_json, write_model_directory
+    from owl2_jax.data.sources.embedded import TOKENIZER
+    from owl2_jax.model.presets import preset
+    from owl2_jax.testing import tiny
+
+    config = preset("owl2_tiny")
+    path = directory / "owl2_tiny"
+    write_model_directory(
+        path, model_json(config.to_dict()), tiny.tiny_params(config), TOKENIZER.read_bytes()
+    )
+    return path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="(default: random weights)")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=300.0, help="with all clients (default: 300)")
+    parser.add_argument("--tokens", type=int, default=48, help="longest answer (default: 48)")
+    parser.add_argument("--slots", type=int, default=32, help="of the server (default: 32)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = args.checkpoint or write_small_model(Path(folder))
+        with served(checkpoint, [f"--slots={args.slots}", f"--queue={2 * args.clients}"]) as url:
+            return 0 if asyncio.run(run(url, args)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
