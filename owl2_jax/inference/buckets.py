@@ -31,3 +31,8 @@ def bucket(size: int, buckets: Sequence[int]) -> int:
         if candidate >= size:
             return candidate
     raise ValueError(f"{size} is above the largest bucket, {buckets[-1]}")
+
+
+def power_of_two(size: int) -> int:
+    """The smallest power of two that holds `size`."""
+    return 1 << (size - 1).bit_length()

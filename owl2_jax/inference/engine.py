@@ -20,6 +20,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference import generate
 from owl2_jax.inference.admission import Admission, plan
 from owl2_jax.inference.answer import Answer
+from owl2_jax.inference.beam import beam_search
 from owl2_jax.inference.buckets import bucket, power_buckets
 from owl2_jax.inference.inputs import read_request
 from owl2_jax.inference.jobs import Job
@@ -259,6 +260,12 @@ class Engine:
     ) -> Iterator[tuple[float, ...]]:
         """Log-likelihoods of given continuations; see `scoring.score_options`."""
         return score_options(self, requests, options)
+
+    def beam_search(
+        self, requests: Iterable[Request], beams: int, length_penalty: float = 1.0
+    ) -> Iterator[list[Result]]:
+        """The best answers of each request instead of one; see `beam.beam_search`."""
+        return beam_search(self, requests, beams, length_penalty)
 
     # Sizes -------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from owl2_jax.inference import generate, scoring
+from owl2_jax.inference import beam, generate, scoring
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
 from owl2_jax.model.owl2 import Owl2
@@ -22,6 +22,7 @@ _encode_images = jax.jit(generate.encode_images, static_argnames="owl", donate_a
 _prefill = jax.jit(generate.prefill, static_argnames=_PLAN, donate_argnames="slots")
 _prefill_rest = jax.jit(generate.prefill_rest, static_argnames=_PLAN, donate_argnames="slots")
 _decode = jax.jit(generate.decode, static_argnames=(*_PLAN, "width"), donate_argnames="slots")
+_beam_search = jax.jit(beam.search, static_argnames=("owl", "eos_id", "beams", "width"))
 _log_likelihoods = jax.jit(scoring.log_likelihoods, static_argnames="owl")
 
 
@@ -75,6 +76,12 @@ class Programs:
         self.used.add(("log_likelihoods", shape))
         with self._on_mesh():
             return _log_likelihoods(self._owl, self._params, pool, prompts, continuations)
+
+    def beam_search(self, pool: Any, prompts: Any, *settings: Any, **sizes: int) -> beam.Hypotheses:
+        shape = (*prompts.tokens.shape, prompts.image_index.shape[1])
+        self.used.add(("beam_search", shape, *sorted(sizes.items())))
+        with self._on_mesh():
+            return _beam_search(self._owl, self._eos_id, self._params, pool, prompts, *settings, **sizes)
 
     def _on_mesh(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self._mesh is None else activate(self._mesh)

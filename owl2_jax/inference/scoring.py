@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import flax.struct
@@ -18,8 +17,9 @@ import numpy as np
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import encode_prompt, encode_text
 from owl2_jax.inference import generate
-from owl2_jax.inference.buckets import bucket, length_buckets
-from owl2_jax.inference.inputs import Prompt, check_room, place_pictures, read_pictures, stack_prompts
+from owl2_jax.inference.buckets import power_of_two
+from owl2_jax.inference.inputs import Prompt, check_room, place_pictures, read_pictures
+from owl2_jax.inference.prompt_batches import in_batches, stack
 from owl2_jax.inference.request import Request
 from owl2_jax.model.cache import Cache
 from owl2_jax.model.owl2 import Owl2
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from owl2_jax.inference.engine import Engine
 
 Array = jax.Array
-
-_WINDOW = 64  # requests looked at together, so that those of like length can share a batch
-_ROWS = 8  # prompts of a batch
 
 
 @flax.struct.dataclass
@@ -96,14 +93,8 @@ def score_options(
     Raises:
       Owl2Error: a prompt or picture that cannot be used; no options; an option without text.
     """
-    pairs = zip(requests, options, strict=True)
-    while window := list(islice(pairs, _WINDOW)):
-        questions = [_read(engine, request, texts) for request, texts in window]
-        scores: dict[int, tuple[float, ...]] = {}
-        for group in _groups(engine, questions):
-            for number, values in zip(group, _score(engine, [questions[n] for n in group]), strict=True):
-                scores[number] = values
-        yield from (scores[number] for number in range(len(window)))
+    questions = (_read(engine, request, texts) for request, texts in zip(requests, options, strict=True))
+    yield from in_batches(engine, questions, lambda question: question.prompt, _score)
 
 
 def _read(engine: Engine, request: Request, options: Sequence[str]) -> _Question:
@@ -137,31 +128,8 @@ def _common_length(sequences: Sequence[np.ndarray]) -> int:
     return int(np.argmin(np.append(same, False)))
 
 
-def _groups(engine: Engine, questions: Sequence[_Question]) -> Iterator[list[int]]:
-    """Numbers of questions that run together: with or without pictures, of like length."""
-    most = min(_ROWS, engine.row_counts[-1])
-    for with_pictures in (False, True):
-        numbers = [n for n, q in enumerate(questions) if bool(q.prompt.pictures) == with_pictures]
-        numbers.sort(key=lambda n: len(questions[n].prompt))
-        group: list[int] = []
-        for number in numbers:
-            keys = {p.key for n in [*group, number] for p in questions[n].prompt.pictures}
-            if len(group) == most or (group and len(keys) > engine.features.rows):
-                yield group
-                group = []
-            group.append(number)
-        if group:
-            yield group
-
-
 def _score(engine: Engine, questions: Sequence[_Question]) -> list[tuple[float, ...]]:
-    prompts = [question.prompt for question in questions]
-    engine.features.make_ready(picture for prompt in prompts for picture in prompt.pictures)
-    config = engine.model.config
-    rows = bucket(len(prompts), engine.row_counts)
-    length = bucket(max(map(len, prompts)), length_buckets(config.decoder.max_length))
-    stacked = stack_prompts(prompts, rows, length, config.decoder.vocab_size, engine.features.row)
-    pool = engine.features.array if prompts[0].pictures else None
+    stacked, pool = stack(engine, [question.prompt for question in questions])
     continuations = _stack([question.options for question in questions], engine.row_counts[0])
     values = engine.programs.log_likelihoods(pool, stacked, continuations).tolist()
     ends = np.cumsum([len(question.options) for question in questions])
@@ -173,15 +141,10 @@ def _score(engine: Engine, questions: Sequence[_Question]) -> list[tuple[float, 
 
 def _stack(options: Sequence[Sequence[np.ndarray]], ways: int) -> Continuations:
     flat = [(ids, owner) for owner, texts in enumerate(options) for ids in texts]
-    count = ways * _power_of_two(max(4, -(-len(flat) // ways)))
-    width = _power_of_two(max(2, *(len(ids) for ids, _ in flat)))
+    count = ways * power_of_two(max(4, -(-len(flat) // ways)))
+    width = power_of_two(max(2, *(len(ids) for ids, _ in flat)))
     tokens = np.zeros((count, width), np.int32)
     counts, owners = np.zeros(count, np.int32), np.zeros(count, np.int32)
     for row, (ids, owner) in enumerate(flat):
         tokens[row, : len(ids)], counts[row], owners[row] = ids, len(ids), owner
     return Continuations(tokens, counts, owners)
-
-
-def _power_of_two(size: int) -> int:
-    """The smallest power of two that holds `size`."""
-    return 1 << (size - 1).bit_length()

@@ -1,0 +1,64 @@
+"""Prompts in batches that need no slots, for options and beam search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+import jax
+
+from owl2_jax.inference.buckets import bucket, length_buckets
+from owl2_jax.inference.inputs import Prompt, stack_prompts
+from owl2_jax.inference.slots import Prompts
+
+if TYPE_CHECKING:
+    from owl2_jax.inference.engine import Engine
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+
+_WINDOW = 64  # items looked at together, so that those of like length can share a batch
+_ROWS = 8  # most prompts of a batch
+
+
+def in_batches(
+    engine: Engine,
+    items: Iterable[Item],
+    prompt_of: Callable[[Item], Prompt],
+    work: Callable[[Engine, list[Item]], Sequence[Value]],
+) -> Iterator[Value]:
+    """Gives items to `work` in batches of like length, and yields the values in order of the items."""
+    source = iter(items)
+    while window := list(islice(source, _WINDOW)):
+        values: dict[int, Value] = {}
+        for group in _groups(engine, [prompt_of(item) for item in window]):
+            values |= zip(group, work(engine, [window[number] for number in group]), strict=True)
+        yield from (values[number] for number in range(len(window)))
+
+
+def stack(engine: Engine, prompts: Sequence[Prompt]) -> tuple[Prompts, jax.Array | None]:
+    """Prompts of a batch side by side, and the pool with the features of their pictures (None without)."""
+    engine.features.make_ready(picture for prompt in prompts for picture in prompt.pictures)
+    decoder = engine.model.config.decoder
+    rows = bucket(len(prompts), engine.row_counts)
+    length = bucket(max(map(len, prompts)), length_buckets(decoder.max_length))
+    stacked = stack_prompts(prompts, rows, length, decoder.vocab_size, engine.features.row)
+    return stacked, engine.features.array if prompts[0].pictures else None
+
+
+def _groups(engine: Engine, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+    """Numbers of prompts that run together: with or without pictures, of like length."""
+    most = min(_ROWS, engine.row_counts[-1])
+    for with_pictures in (False, True):
+        numbers = [n for n, prompt in enumerate(prompts) if bool(prompt.pictures) == with_pictures]
+        numbers.sort(key=lambda n: len(prompts[n]))
+        group: list[int] = []
+        for number in numbers:
+            keys = {picture.key for n in [*group, number] for picture in prompts[n].pictures}
+            if len(group) == most or (group and len(keys) > engine.features.rows):
+                yield group
+                group = []
+            group.append(number)
+        if group:
+            yield group

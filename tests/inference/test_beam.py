@@ -1,0 +1,129 @@
+"""Beam search against all answers there are, and against itself in other company."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.inference.engine import Engine, EngineConfig
+from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.request import Request
+from owl2_jax.inference.sampling import Sampling
+from owl2_jax.model.owl2 import Owl2
+from owl2_jax.testing import tiny
+
+
+class FewTokens:
+    """Twelve tokens, so that all short answers can be listed."""
+
+    vocab_size, eos_id = 12, 2
+
+    def require_size(self, size: int) -> None: ...
+
+    def decode(self, ids) -> str:
+        return " ".join(map(str, ids))
+
+    def piece(self, token_id: int) -> str:
+        return f" {token_id}"
+
+    def byte_value(self, token_id: int) -> None: ...
+
+    def is_special(self, token_id: int) -> bool:
+        return token_id == 2
+
+
+@pytest.fixture(scope="module")
+def few_tokens() -> Engine:
+    config = tiny.tiny_config(**{"decoder.vocab_size": 12})
+    model = LoadedModel(config, tiny.tiny_params(config, scale=1.0), FewTokens())
+    return Engine(model, EngineConfig(slots=8))
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_config, tiny_params, toy_tokenizer) -> Engine:
+    return Engine(LoadedModel(tiny_config, tiny_params, toy_tokenizer), EngineConfig(slots=8))
+
+
+PROMPT = np.array([1, 5, 7, 4], np.int32)
+
+
+def all_answers(engine: Engine, longest: int) -> dict[tuple[int, ...], float]:
+    """Log-probability of every answer of at most `longest` tokens, ended or cut there."""
+    bodies = [body for n in range(longest + 1) for body in itertools.product(set(range(12)) - {2}, repeat=n)]
+    answers = [body if len(body) == longest else (*body, 2) for body in bodies]
+    rows = np.zeros((len(answers), len(PROMPT) + longest), np.int32)
+    rows[:, : len(PROMPT)] = PROMPT
+    for row, answer in zip(rows, answers, strict=True):
+        row[len(PROMPT) : len(PROMPT) + len(answer)] = answer
+    positions = np.tile(np.arange(rows.shape[1], dtype=np.int32), (len(rows), 1))
+    none, size = np.zeros((len(rows), 0), np.int32), engine.model.config.vision.image_size
+    logits = jax.jit(Owl2(engine.model.config).apply)(
+        {"params": engine.model.params}, rows, positions, np.ones_like(rows),
+        np.zeros((0, size, size, 3), np.uint8), none, none,
+    )  # fmt: skip
+    logprobs = np.asarray(jax.nn.log_softmax(logits))
+    start = len(PROMPT) - 1
+    return {
+        answer: float(sum(logprobs[row, start + i, token] for i, token in enumerate(answer)))
+        for row, answer in enumerate(answers)
+    }
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
+def test_wide_search_finds_the_best_of_all_answers(few_tokens, length_penalty):
+    request = Request(PROMPT, max_new_tokens=2)
+    (found,) = few_tokens.beam_search([request], beams=24, length_penalty=length_penalty)
+    answers = all_answers(few_tokens, 2)
+    best = sorted(answers, key=lambda answer: -answers[answer] / len(answer) ** length_penalty)[:24]
+    assert [tuple(result.token_ids) for result in found] == best
+    for result in found:
+        assert sum(result.logprobs) == pytest.approx(answers[tuple(result.token_ids)], abs=1e-4)
+        assert result.finish_reason == ("stop" if result.token_ids[-1] == 2 else "length")
+
+
+def test_floor_forbids_short_answers(few_tokens):
+    (found,) = few_tokens.beam_search([Request(PROMPT, max_new_tokens=4, min_new_tokens=3)], beams=6)
+    assert all(2 not in result.token_ids[:3] for result in found)
+
+
+def test_requests_together_equal_each_alone(engine):
+    requests = [
+        Request(
+            [{"role": "user", "content": "<|image|>" * count + "What" + " shape" * n}],
+            [tiny.picture(n)] * count,
+            max_new_tokens=3 + n,
+        )
+        for n, count in enumerate([0, 1, 3, 0, 1])
+    ]
+    together = list(engine.beam_search(requests, beams=3, length_penalty=0.6))
+    for request, results in zip(requests, together, strict=True):
+        (alone,) = engine.beam_search([request], beams=3, length_penalty=0.6)
+        assert [result.token_ids for result in results] == [result.token_ids for result in alone]
+        assert len(results) == 3
+
+
+def test_a_search_is_at_least_as_likely_as_greedy_choice(engine):
+    request = Request("What shape is this?", max_new_tokens=6)
+    greedy = next(engine.generate([request]))
+    (found,) = engine.beam_search([request], beams=8, length_penalty=0.0)
+    assert sum(found[0].logprobs) >= sum(greedy.logprobs) - 1e-4
+
+
+@pytest.mark.parametrize(
+    ("request_", "settings", "message"),
+    [
+        (Request("a"), {"beams": 0}, "beams"),
+        (Request("a"), {"beams": 2, "length_penalty": -1.0}, "length_penalty"),
+        (Request("a", sampling=Sampling(1.0)), {"beams": 2}, "sampling"),
+        (Request("a", stop=["x"]), {"beams": 2}, "stop"),
+        (dataclasses.replace(Request("a"), prompt="word " * 200), {"beams": 2}, "shorten"),
+    ],
+)
+def test_bad_searches_are_refused(engine, request_, settings, message):
+    with pytest.raises(Owl2Error, match=message):
+        list(engine.beam_search([request_], **settings))
