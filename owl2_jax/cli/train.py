@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ def main(args: argparse.Namespace) -> int:
     from owl2_jax.training.run_directory import is_complete
 
     keep_freed_memory()
+    _set_up_logs()
     config = load_config(args.config, args.overrides)
     tokenizer = _check(config, args.workdir)
     if is_complete(args.workdir, config.train.num_steps):
@@ -41,6 +43,14 @@ def main(args: argparse.Namespace) -> int:
         if outcome.signal == signal.SIGINT:
             raise KeyboardInterrupt
     return 0
+
+
+def _set_up_logs() -> None:
+    """Our warnings on the error stream; what the libraries below log reaches us as exceptions."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    logging.getLogger("owl2_jax").addHandler(handler)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def _check(config: RunConfig, run: Path) -> Tokenizer:

@@ -193,12 +193,12 @@ def _damage(params: Path) -> Iterator[None]:
     except Owl2Error:
         raise
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError) as error:
-        _drop_late_replies()
+        drop_late_replies()
         reason = " ".join(str(error).split(" [tensorstore_spec", 1)[0].split()) or type(error).__name__
         raise Owl2Error(f"{params} is damaged: {reason}; copy it again") from error
 
 
-def _drop_late_replies() -> None:
+def drop_late_replies() -> None:
     """Keeps reads that were under way when another one failed from printing that nobody waits for them."""
     previous = sys.unraisablehook
 

@@ -146,7 +146,7 @@ def quiet_orbax() -> Iterator[None]:
     """Hides Orbax's remarks on what it does not write; errors still show."""
     logger = logging.getLogger("absl")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(max(level, logging.ERROR))
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -12,6 +12,7 @@ from typing import Any, Final
 import jax
 import orbax.checkpoint as ocp
 
+from owl2_jax.core.array_reader import check_complete, drop_late_replies
 from owl2_jax.core.array_store import quiet_orbax
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import CHECKPOINTS_DIR, PARAMS_DIR
@@ -33,10 +34,19 @@ class Checkpoints:
       run: the run directory.
       keep: how many of the newest steps are kept.
       best: the step that is kept besides them for its score.
+      fingerprint: state to small numbers (a pytree) that are saved with it and
+        compared when it is restored: the files themselves have no checksum, so
+        a flipped bit would go unseen. None saves and compares none.
     """
 
-    def __init__(self, run: Path, keep: int, best: BestConfig | None = None) -> None:
-        self._run = run
+    def __init__(
+        self,
+        run: Path,
+        keep: int,
+        best: BestConfig | None = None,
+        fingerprint: Callable[[TrainState], Any] | None = None,
+    ) -> None:
+        self._run, self._fingerprint = run, fingerprint
         with quiet_orbax():
             self._manager = ocp.CheckpointManager(
                 (run / CHECKPOINTS_DIR).resolve(),
@@ -77,7 +87,7 @@ class Checkpoints:
         items = {
             PARAMS_DIR: ocp.args.StandardSave(state.params),
             TRAIN_ITEM: ocp.args.StandardSave(_without_params(state)),
-            DATA_ITEM: ocp.args.JsonSave(dict(data_state)),
+            DATA_ITEM: ocp.args.JsonSave({"data": dict(data_state), "fingerprint": self._sums(state)}),
         }
         self._guarded(
             lambda: self._manager.save(
@@ -129,6 +139,7 @@ class Checkpoints:
                     step,
                     " ".join(str(error).split())[:300],
                 )
+                drop_late_replies()
                 damaged.append(step)
                 continue
             self._set_aside(damaged)
@@ -146,9 +157,19 @@ class Checkpoints:
             TRAIN_ITEM: ocp.args.StandardRestore(_without_params(like)),
             DATA_ITEM: ocp.args.JsonRestore(),
         }
+        check_complete(self._run / CHECKPOINTS_DIR / str(step) / PARAMS_DIR)
         with quiet_orbax():
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-        return like.replace(params=restored[PARAMS_DIR], **restored[TRAIN_ITEM]), restored[DATA_ITEM]
+        state = like.replace(params=restored[PARAMS_DIR], **restored[TRAIN_ITEM])
+        saved = restored[DATA_ITEM]
+        if self._fingerprint is not None and self._sums(state) != saved["fingerprint"]:
+            raise Owl2Error("its values are not those that were saved")
+        return state, saved["data"]
+
+    def _sums(self, state: TrainState) -> Any:
+        if self._fingerprint is None:
+            return None
+        return jax.tree.map(int, jax.device_get(self._fingerprint(state)))
 
     def _set_aside(self, steps: list[int]) -> None:
         """Makes room for steps that will be taken again; nothing is deleted."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,9 @@ import numpy as np
 from owl2_jax.core import tree
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.training.config import GroupConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from owl2_jax.training.state import TrainState
 
 # Leaves under these names carry the layers of a tower on axis 0.
 _STACKED = "/layers/"
@@ -84,17 +87,24 @@ def trained_names(plans: Mapping[str, LeafPlan]) -> dict[str, bool]:
     return {name: plan.trained for name, plan in plans.items()}
 
 
-def fingerprint(params: tree.Tree, plans: Mapping[str, LeafPlan]) -> dict[str, jax.Array]:
-    """{group: uint32[], sum over the bits of its leaves}: changes when any bit does, nearly always.
+def fingerprint(state: TrainState, plans: Mapping[str, LeafPlan]) -> dict[str, Any]:
+    """Sums over the bits of a state, which change when any bit does and are the same on every mesh.
 
-    Groups without a leaf of their own are left out.
+    Returns:
+      {"params": {group: uint32[]}, "rest": uint32[]}; groups without a leaf of
+      their own are left out.
     """
     sums: dict[str, jax.Array] = {}
-    for name, leaf in tree.flatten(params).items():
+    for name, leaf in tree.flatten(state.params).items():
         group = plans[name].group.name
-        bits = jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}").astype(jnp.uint32)
-        sums[group] = sums.get(group, jnp.uint32(0)) + jnp.sum(bits, dtype=jnp.uint32)
-    return sums
+        sums[group] = sums.get(group, jnp.uint32(0)) + _sum_bits(leaf)
+    rest = jax.tree.leaves(state.replace(params=None))
+    return {"params": sums, "rest": sum(map(_sum_bits, rest), jnp.uint32(0))}
+
+
+def _sum_bits(leaf: jax.Array) -> jax.Array:
+    bits = jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")
+    return jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)
 
 
 def check_changes(
@@ -103,7 +113,7 @@ def check_changes(
     """Compares fingerprints: frozen groups must be what they were, trained ones must not.
 
     Args:
-      before, after: from `fingerprint`, as numbers.
+      before, after: {group: sum}, from `fingerprint`.
       steps: steps between the two, for the message.
 
     Raises:

@@ -78,7 +78,7 @@ def train(
 
     with (
         Watchdog(run, config.watchdog_seconds) as watchdog,
-        Checkpoints(run, config.keep_checkpoints, config.best) as checkpoints,
+        Checkpoints(run, config.keep_checkpoints, config.best, trainer.fingerprint) as checkpoints,
     ):
         # Where to begin: the newest checkpoint of this run, or the starting parameters.
         resumed = checkpoints.restore(trainer.abstract_state())
@@ -143,14 +143,14 @@ class ChangeCheck:
 
     def __init__(self, trainer: Trainer, state: TrainState) -> None:
         self._trainer, self._taken = trainer, _good_steps(state)
-        self._before: Any = trainer.fingerprint(state.params)
+        self._before: Any = trainer.fingerprint(state)["params"]
 
     def check(self, state: TrainState) -> None:
         """Raises `Owl2Error` when a frozen group changed or a trained one did not."""
         steps = _good_steps(state) - self._taken
         if self._before is None or steps < 2:
             return
-        before, after = jax.device_get((self._before, self._trainer.fingerprint(state.params)))
+        before, after = jax.device_get((self._before, self._trainer.fingerprint(state)["params"]))
         groups.check_changes(before, after, self._trainer.plans, steps)
         self._before = None
 

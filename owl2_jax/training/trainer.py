@@ -35,7 +35,7 @@ class Trainer:
       init: key to random parameters on the mesh.
       create: parameters on the mesh to the state at step 0; they are donated.
       step: (state, batch) to (state, metrics); the state is donated.
-      fingerprint: params to {group: uint32[]}, see `groups.fingerprint`.
+      fingerprint: state to sums of its bits, see `groups.fingerprint`.
     """
 
     model: Owl2
@@ -109,13 +109,15 @@ def make_trainer(
             donate_argnums=0,
         ),
         fingerprint=jax.jit(
-            functools.partial(groups.fingerprint, plans=plans), out_shardings=shardings.replicated(mesh)
+            functools.partial(groups.fingerprint, plans=plans),
+            out_shardings=shardings.replicated(mesh),
+            compiler_options=_compile_fast(mesh),
         ),
     )
 
 
 def _compile_fast(mesh: jax.sharding.Mesh) -> dict[str, Any]:
-    """For what runs once: on a CPU, compiling the initialisation well takes longer than anything else."""
+    """For what runs rarely: on a CPU, compiling the initialisation well would take most of a start."""
     return {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
 
 

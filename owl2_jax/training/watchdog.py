@@ -16,8 +16,8 @@ from typing import Final
 
 import jax
 
-from owl2_jax.parallel.multihost import EXIT_HANG
-
+# Exit code of a run that hangs: nothing is wrong with the run itself, a restart may help.
+EXIT_HANG: Final = 3
 HEARTBEATS_DIR: Final = "heartbeats"
 _HEARTBEAT_SECONDS: Final = 10.0
 

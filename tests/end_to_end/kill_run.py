@@ -2,22 +2,19 @@
 
     python -m tests.end_to_end.kill_run --kills 50
 
-Every start is the same command. Half of the kills (SIGKILL) come at a random
-moment of the process, start-up included; half come inside a save. When a run
-finishes all the same it is compared and begun anew, until all kills are done.
+Every start is the same command, and every kill (SIGKILL) comes at a random
+moment: of the start-up, of a step, or of a save that is under way.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import shutil
 import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +24,22 @@ import numpy as np
 from tests.training import runs
 
 ROOT = Path(__file__).parents[2]
-STEPS = 40
-# A save every few steps, so that much of the time goes into saves.
-OVERRIDES = (f"train.total_steps={STEPS}", "train.save_every_steps=3", "train.log_every_steps=1")
+# What is waited for, and how long at most the kill comes behind it.
+STARTUP, STEP, SAVE = "startup", "step", "save"
+LATEST_SECONDS = {STEP: 0.03, SAVE: 0.05}
 
 
 class Victim:
     """A run directory and the command that trains in it."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.run = folder / name
-        config = folder / "kill.py"
-        config.write_text(f"def get_config():\n    return {runs.VALUES!r}\n")
-        self._command = [
-            sys.executable, "-m", "owl2_jax.cli.main", "train",
-            f"--config={config}", f"--workdir={self.run}", *OVERRIDES,
-        ]  # fmt: skip
+    def __init__(self, folder: Path, name: str, steps: int) -> None:
+        self.run, self.steps = folder / name, steps
+        overrides = (f"train.total_steps={steps}", "train.save_every_steps=3", "train.log_every_steps=1")
+        self._command = runs.train_command(runs.write_config(folder / "kill.py"), self.run, *overrides)
         # Restarts find what the first start compiled.
-        cache = {
-            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        kept = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-        self._environment = {**kept, "JAX_PLATFORMS": "cpu", **cache}
+        self._environment = runs.environment(
+            JAX_COMPILATION_CACHE_DIR=str(folder / "cache"), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0"
+        )
 
     def start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -57,36 +47,39 @@ class Victim:
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         )  # fmt: skip
 
-    def finish(self) -> float:
-        """Runs to the end; returns the seconds it took."""
-        begun = time.monotonic()
+    def finish(self) -> None:
         process = self.start()
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
-        return time.monotonic() - begun
 
-    def kill(self, process: subprocess.Popen[str], moment: float | None, chance: random.Random) -> bool:
-        """Kills after `moment` seconds, or inside a save for None; False when the run ended before."""
-        deadline = time.monotonic() + (300 if moment is None else moment)
-        while time.monotonic() < deadline and process.poll() is None:
-            if moment is None and any(self.run.glob("checkpoints/*orbax-checkpoint-tmp*")):
-                time.sleep(chance.uniform(0, 0.05))
-                break
+    def kill(self, reached: Callable[[], bool], delay: float) -> bool:
+        """Starts the run and kills it `delay` seconds behind `reached`; False when it ended before."""
+        process = self.start()
+        while not reached() and process.poll() is None:
             time.sleep(0.002)
-        if process.poll() is not None:
-            assert process.returncode == 0, process.stderr.read()
-            return False
+        time.sleep(delay)
         process.kill()
-        process.wait()
-        return True
+        _, errors = process.communicate()
+        assert process.returncode in (0, -9), errors
+        return process.returncode == -9
+
+    def has_read(self, step: int) -> bool:
+        """Whether the reading of a step is written."""
+        path = self.run / "metrics.jsonl"
+        return path.is_file() and f'{{"step": {step},' in path.read_text()
+
+    def is_saving_behind(self, step: int) -> bool:
+        """Whether a save of a step behind `step` is under way."""
+        saves = self.run.glob("checkpoints/*orbax-checkpoint-tmp*")
+        return any(int(save.name.partition(".")[0]) > step for save in saves)
 
 
-def result(run: Path) -> list[np.ndarray]:
-    """Every array of the last checkpoint."""
+def result(run: Path, step: int) -> list[np.ndarray]:
+    """Every array of a checkpoint."""
     import orbax.checkpoint as ocp
 
-    step = (run / "checkpoints" / str(STEPS)).resolve()
-    items = [ocp.PyTreeCheckpointer().restore(step / name) for name in ("params", "train")]
+    folder = (run / "checkpoints" / str(step)).resolve()
+    items = [ocp.PyTreeCheckpointer().restore(folder / name) for name in ("params", "train")]
     return [np.asarray(leaf) for leaf in jax.tree.leaves(items)]
 
 
@@ -96,34 +89,43 @@ def losses(run: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in lines]
 
 
-def compare(expected: Path, found: Path) -> None:
+def compare(expected: Victim, found: Victim) -> None:
     """Raises AssertionError unless both runs ended with the same bits and the same readings."""
-    for want, got in zip(result(expected), result(found), strict=True):
+    pairs = zip(result(expected.run, expected.steps), result(found.run, found.steps), strict=True)
+    for want, got in pairs:
         np.testing.assert_array_equal(got, want)
-    assert losses(found) == losses(expected)
-    data = [(run / "checkpoints" / str(STEPS) / "data" / "metadata").read_text() for run in (expected, found)]
-    assert data[0] == data[1], "the data stands elsewhere"
+    assert losses(found.run) == losses(expected.run)
+    # Where the data stands, and sums over the bits.
+    states = [
+        (victim.run / "checkpoints" / str(victim.steps) / "data" / "metadata").read_text()
+        for victim in (expected, found)
+    ]
+    assert states[0] == states[1]
 
 
 def kill_and_compare(folder: Path, kills: int, seed: int = 0) -> dict[str, Any]:
-    """Kills `kills` times; returns what happened. Raises AssertionError for a run that ends differently."""
+    """Kills a run `kills` times; returns how often at what. Raises AssertionError if it ends differently."""
     chance = random.Random(seed)
-    expected, victim = Victim(folder, "straight"), Victim(folder, "killed")
+    steps = 3 * kills + 6
+    expected, victim = Victim(folder, "straight", steps), Victim(folder, "killed", steps)
     expected.finish()
-    seconds = Victim(folder, "timed").finish()  # a start that finds everything compiled
-    done = in_saves = finished = 0
-    moments = [None if number % 2 else chance.uniform(0, seconds) for number in range(kills)]
-    while moments:
-        if victim.kill(victim.start(), moments[-1], chance):
-            in_saves += moments.pop() is None
-            done += 1
+    done = {STARTUP: 0, STEP: 0, SAVE: 0}
+    # In the order of steps, so that one run meets them all.
+    for step in sorted(chance.sample(range(1, steps - 4), kills)):
+        kind = chance.choice((STARTUP, STEP, SAVE))
+        if kind == STARTUP:
+            killed = victim.kill(lambda: True, chance.uniform(0, 4))
+        elif kind == STEP:
+            reached = lambda step=step: victim.has_read(step)
+            killed = victim.kill(reached, chance.uniform(0, LATEST_SECONDS[STEP]))
         else:
-            compare(expected.run, victim.run)
-            shutil.rmtree(victim.run)
-            finished += 1
+            reached = lambda step=step: victim.is_saving_behind(step)
+            killed = victim.kill(reached, chance.uniform(0, LATEST_SECONDS[SAVE]))
+        assert killed, "the run ended before it was killed"
+        done[kind] += 1
     victim.finish()
-    compare(expected.run, victim.run)
-    return {"kills": done, "in_saves": in_saves, "compared": finished + 1, "seconds_per_start": seconds}
+    compare(expected, victim)
+    return done
 
 
 def main() -> None:
@@ -132,8 +134,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        outcome = kill_and_compare(Path(folder), args.kills, args.seed)
-    print(f"every run ended with the same bits: {json.dumps(outcome)}")
+        done = kill_and_compare(Path(folder), args.kills, args.seed)
+    print(f"the same bits and readings after {args.kills} kills: {json.dumps(done)}")
 
 
 if __name__ == "__main__":

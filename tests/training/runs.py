@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,24 @@ VALUES: dict[str, Any] = {
 def run_config(*overrides: str) -> RunConfig:
     """`VALUES` with "a.b=value" overrides."""
     return RunConfig.from_dict(apply_overrides(VALUES, overrides))
+
+
+def write_config(path: Path) -> Path:
+    """`VALUES` as a config file."""
+    path.write_text(f"def get_config():\n    return {VALUES!r}\n")
+    return path
+
+
+def train_command(config: Path, run: Path, *overrides: str) -> list[str]:
+    """`owl2 train` as a process of its own."""
+    program = [sys.executable, "-m", "owl2_jax.cli.main", "train"]
+    return [*program, f"--config={config}", f"--workdir={run}", *overrides]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """For processes that see one device, not the eight of the tests."""
+    kept = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    return {**kept, "JAX_PLATFORMS": "cpu", **changes}
 
 
 class Counted:

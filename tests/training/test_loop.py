@@ -109,7 +109,7 @@ def test_saved_state_restores_onto_another_mesh(config, straight):
     folder, expected, _ = straight
     other = runs.run_config("mesh={'fsdp': 2, 'tensor': 2}")
     trainer = runs.trainer_of(other, devices=4)
-    with Checkpoints(folder, 2) as checkpoints:
+    with Checkpoints(folder, 2, None, trainer.fingerprint) as checkpoints:
         state, _ = checkpoints.restore(trainer.abstract_state())
     runs.assert_equal_trees(jax.device_get(state), expected.state)
     kernel = state.params["decoder"]["layers"]["attention"]["q"]["kernel"]

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+from pathlib import Path
+
+import jax
+import pytest
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.training.checkpoints import Checkpoints
+from owl2_jax.training.config import BestConfig
+from tests.training import runs
+
+
+def opened(folder: Path, trainer, **settings) -> Checkpoints:
+    return Checkpoints(folder, 2, fingerprint=trainer.fingerprint, **settings)
+
+
+@pytest.fixture
+def saved(straight, tmp_path) -> Path:
+    """A copy of the run with steps 2 and 4."""
+    return shutil.copytree(straight[0], tmp_path / "run")
+
+
+def truncate(step: Path) -> None:
+    largest = max((step / "params").rglob("*"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+def flip_a_bit(step: Path) -> None:
+    largest = max((step / "train").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+
+
+def lose_metadata(step: Path) -> None:
+    (step / "params" / "_METADATA").unlink()
+
+
+def lose_the_data_state(step: Path) -> None:
+    shutil.rmtree(step / "data")
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, lose_metadata, lose_the_data_state])
+def test_damaged_newest_step_is_set_aside_for_the_one_before(
+    saved, config, trainer, straight, caplog, damage
+):
+    damage(saved / "checkpoints" / "4")
+    with caplog.at_level(logging.WARNING):
+        outcome, batches = runs.run(config, saved, trainer=trainer)
+    assert "checkpoint of step 4 cannot be read" in caplog.text
+    assert len(batches) == 2, "steps 3 and 4 were taken again"
+    runs.assert_equal_trees(outcome.state, straight[1].state)
+    assert (saved / "damaged" / "4").is_dir(), "nothing is deleted"
+
+
+def test_half_written_step_of_a_killed_run_does_not_count(saved, config, trainer, straight):
+    steps = saved / "checkpoints"
+    (steps / "4").rename(steps / "4.orbax-checkpoint-tmp-1")
+    outcome, batches = runs.run(config, saved, trainer=trainer)
+    assert len(batches) == 2
+    runs.assert_equal_trees(outcome.state, straight[1].state)
+    assert sorted(path.name for path in steps.iterdir()) == ["2", "4"]
+
+
+def test_no_readable_step_is_an_error_and_changes_nothing(saved, trainer):
+    for step in ("2", "4"):
+        lose_metadata(saved / "checkpoints" / step)
+    before = sorted(saved.rglob("*"))
+    with (
+        opened(saved, trainer) as checkpoints,
+        pytest.raises(Owl2Error, match=r"none of the checkpoints \[4, 2\] .* can be read"),
+    ):
+        checkpoints.restore(trainer.abstract_state())
+    assert sorted(saved.rglob("*")) == before
+
+
+def test_best_step_is_kept_besides_the_newest(trainer, straight, tmp_path):
+    scores = {1: 0.5, 2: 0.9, 3: 0.7, 4: 0.6, 5: None}
+    best = BestConfig(metric="easy_vqa/accuracy", mode="max")
+    state = jax.device_put(straight[1].state)
+    with opened(tmp_path, trainer, best=best) as checkpoints:
+        for step, score in scores.items():
+            numbered = state.replace(step=jax.numpy.int32(step))
+            checkpoints.save(numbered, {}, {} if score is None else {best.metric: score})
+        checkpoints.wait()
+        assert checkpoints.steps == [2, 4, 5]
+        assert checkpoints.best_step(best) == 2
+    # A restart knows the scores, and another choice may hold from now on.
+    least = BestConfig(metric="easy_vqa/accuracy", mode="min")
+    with opened(tmp_path, trainer, best=least) as checkpoints:
+        assert checkpoints.best_step(least) == 4
+
+
+def test_an_error_of_an_asynchronous_save_is_told(tmp_path):
+    """A disk that takes only small files: the save begins, and fails behind the step that began it."""
+    config = runs.write_config(tmp_path / "small.py")
+    command = runs.train_command(config, tmp_path / "run", "train.total_steps=6", "train.save_every_steps=1")
+    limited = ["bash", "-c", 'ulimit -f 200; exec "$@"', "limited", *command]  # blocks of 1024 bytes
+    done = subprocess.run(limited, capture_output=True, text=True, env=runs.environment())
+    assert done.returncode == 2
+    line = [line for line in done.stderr.splitlines() if line.startswith("error: ")][-1]
+    assert "a checkpoint could not be saved" in line
+    assert "Whole ones: none" in line
+    assert "Traceback" not in done.stderr
