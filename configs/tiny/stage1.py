@@ -12,8 +12,8 @@ def get_config() -> ConfigDict:
     config.data.update(
         {
             "datasets": {
-                "shapes": embedded("captions", 0.7, kinds=["shape"], prompt=DESCRIBE),
-                "drawings": embedded("captions", 0.3, kinds=["drawn"], prompt=DESCRIBE),
+                "shapes": embedded("captions", 0.85, kinds=["shape"], prompt=DESCRIBE),
+                "drawings": embedded("captions", 0.15, kinds=["drawn"], prompt=DESCRIBE),
             },
             "rows": 16,
             "image_slots": 5,
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     )
     config.train.update(
         {
-            "total_steps": 450,
+            "total_steps": 1000,
             "start_from": "runs/quickstart/warmup",
             "groups": [
                 {"name": "vision", "pattern": "vision/.*"},
@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
                 {"name": "image branch", "pattern": "decoder/.*_image/.*"},
                 {"name": "rest of the decoder", "pattern": "decoder/.*", "lr": None},
             ],
-            "schedule": {"peak_lr": 7e-4, "end_lr": 2e-4, "warmup_steps": 50},
+            "schedule": {"peak_lr": 6e-4, "end_lr": 2e-4, "warmup_steps": 50},
             "optimizer": {"b2": 0.95, "eps": 1e-6, "weight_decay": 0.05},
         }
     )

@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
             "datasets": {
                 "easy_vqa": embedded("easy_vqa", 0.76),
                 "drawn_vqa": embedded("drawn_vqa", 0.12),
-                "shapes": embedded("captions", 0.04, kinds=["shape"], prompt=DESCRIBE),
+                "shapes": embedded("captions", 0.1, kinds=["shape"], prompt=DESCRIBE),
                 "drawings": embedded("captions", 0.04, kinds=["drawn"], prompt=DESCRIBE),
                 "facts": embedded("facts", 0.04),
             },
@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
                 {"name": "abstractor", "pattern": "abstractor/.*"},
                 {"name": "decoder", "pattern": "decoder/.*"},
             ],
-            "schedule": {"peak_lr": 6e-4, "end_lr": 0.0, "warmup_steps": 100},
+            "schedule": {"peak_lr": 7e-4, "end_lr": 0.0, "warmup_steps": 100},
             "optimizer": {"b2": 0.95},
         }
     )
