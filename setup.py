@@ -8,7 +8,6 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "owl2_jax" / "version.py").read_text()).group(1)
 
-# TFDS needs importlib_resources, etils and tensorflow-metadata, not TensorFlow.
 BASE = [
     "jax>=0.10,<0.13",
     "flax>=0.12,<0.13",
@@ -16,6 +15,7 @@ BASE = [
     "orbax-checkpoint>=0.12,<0.13",
     "grain>=0.2.18,<0.3",
     "tensorflow-datasets>=4.9.9",
+    "importlib_resources",  # TFDS needs it and does not say so
     "sentencepiece>=0.2",
     "ml_collections>=1.0",
     "chex>=0.1.90",

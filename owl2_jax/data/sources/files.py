@@ -177,8 +177,13 @@ def _index_lines(path: str | os.PathLike) -> np.ndarray:
         offset += len(chunk)
     ends = np.append(np.concatenate(ends), offset)
     starts = np.append(0, ends[:-1] + 1)
-    # An empty line, with or without a carriage return, is no record.
-    kept = ends - starts > 1
+    # An empty line, with or without a carriage return, is no record; any other byte alone is a bad one.
+    lengths = ends - starts
+    kept = lengths > 0
+    with open(path, "rb") as file:
+        for line in np.flatnonzero(lengths == 1):
+            file.seek(int(starts[line]))
+            kept[line] = file.read(1) != b"\r"
     return np.stack([starts, ends], -1)[kept].astype(np.int64)
 
 

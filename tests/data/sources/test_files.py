@@ -47,6 +47,12 @@ def test_lines_are_found_and_blank_ones_left_out(tmp_path, monkeypatch, chunk):
     assert found == [{"a": 1}, {"a": "x\\"}, {"a": 3}]
 
 
+def test_a_line_of_one_byte_is_a_record_however_bad(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\n{\n\r\n\n{"a": 2}\n}')
+    assert len(files.index_json(path)) == 4
+
+
 @pytest.mark.parametrize("text", ["[1, 2", '[{"a": "b', "[1]]", "[1] x", "[1][2]", "", " \n"])
 def test_broken_arrays_are_refused_by_name(tmp_path, text):
     path = tmp_path / "broken.json"
