@@ -11,11 +11,14 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import read_model_json, read_tokenizer, resolve_checkpoint, restore_params
 from owl2_jax.data.tokenizer import Tokenizer
 from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.quantize import quantize_model
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import abstract_params, logical_axes
 
 
-def load_model(path: str | Path, *, dtype: str | None = None, mesh: Any = None) -> LoadedModel:
+def load_model(
+    path: str | Path, *, dtype: str | None = None, mesh: Any = None, int8: bool = False
+) -> LoadedModel:
     """Loads a model directory, a run directory (its latest step), a step of a run, or a released directory.
 
     Args:
@@ -24,6 +27,7 @@ def load_model(path: str | Path, *, dtype: str | None = None, mesh: Any = None) 
         checkpoint's own computation dtype by default.
       mesh: where the parameters go, each device reading only what it will hold;
         None for the default device.
+      int8: hold the decoder's matrices in int8 (`inference.quantize`).
 
     Raises:
       Owl2Error: a directory that is missing, half-written, damaged, of
@@ -38,7 +42,7 @@ def load_model(path: str | Path, *, dtype: str | None = None, mesh: Any = None) 
         raise Owl2Error(
             f"checkpoint {path} has no tokenizer.model beside it; copy the one it was trained with"
         )
-    return LoadedModel(
+    model = LoadedModel(
         config,
         params if mesh is not None else jax.device_put(params),
         Tokenizer(tokenizer),
@@ -48,6 +52,7 @@ def load_model(path: str | Path, *, dtype: str | None = None, mesh: Any = None) 
         name=path.resolve().name,
         mesh=mesh,
     )
+    return quantize_model(model) if int8 else model
 
 
 Parts = tuple[Owl2Config, dict[str, Any], dict[str, Any], bytes | None]

@@ -14,6 +14,7 @@ import owl2_jax
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import model_json, write_model_directory
 from owl2_jax.core.tree import flatten
+from owl2_jax.parallel.mesh import make_mesh
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,20 @@ def test_dtype_can_be_chosen(directory):
     model = owl2_jax.load(directory, dtype="bfloat16")
     assert model.config.dtype == model.config.param_dtype == "bfloat16"
     assert {leaf.dtype.name for leaf in flatten(model.params).values()} == {"bfloat16"}
+
+
+def test_loads_straight_onto_a_mesh(directory, tiny_params):
+    mesh = make_mesh({"data": 4, "tensor": 2})
+    model = owl2_jax.load(directory, mesh=mesh)
+    gate = model.params["decoder"]["layers"]["mlp"]["gate"]["kernel"]
+    expected = tiny_params["decoder"]["layers"]["mlp"]["gate"]["kernel"]
+    assert {shard.data.shape[-1] for shard in gate.addressable_shards} == {expected.shape[-1] // 2}
+    np.testing.assert_array_equal(gate, expected)
+
+
+def test_int8_is_a_choice_at_loading(directory):
+    model = owl2_jax.load(directory, int8=True)
+    assert model.params["decoder"]["head"]["kernel"].dtype == np.int8
 
 
 def test_released_directory_without_a_tokenizer_is_refused(golden_directory):

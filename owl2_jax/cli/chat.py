@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from owl2_jax.cli.common import (
     add_checkpoint_arguments,
+    add_int8_argument,
     add_length_argument,
     add_sampling_arguments,
     sampling_of,
@@ -32,6 +33,7 @@ _COMMANDS = ("/image", "/reset", "/help", "/quit")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_arguments(parser)
+    add_int8_argument(parser)
     parser.add_argument(
         "--image", action="append", default=[], type=Path, metavar="FILE",
         help="picture of the first message; may be given several times",
@@ -49,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
     from owl2_jax.inference.chat import Chat
     from owl2_jax.inference.engine import Engine, EngineConfig
 
-    model = owl2_jax.load(args.checkpoint, dtype=args.dtype)
+    model = owl2_jax.load(args.checkpoint, dtype=args.dtype, int8=args.int8)
     chat = Chat(Engine(model, EngineConfig(slots=1, decode_steps=4)), sampling, args.max_new_tokens)
     terminal = sys.stdin.isatty()
     if terminal:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from owl2_jax.cli.common import (
     add_checkpoint_arguments,
+    add_int8_argument,
     add_length_argument,
     add_sampling_arguments,
     sampling_of,
@@ -37,6 +38,7 @@ from owl2_jax.cli.common import (
 from owl2_jax.core.errors import Owl2Error, unknown_name
 
 if TYPE_CHECKING:
+    from owl2_jax.inference.engine import Engine
     from owl2_jax.inference.request import Request, Result
     from owl2_jax.inference.sampling import Sampling
 
@@ -48,18 +50,29 @@ SOME_FAILED = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_arguments(parser)
+    add_int8_argument(parser)
     parser.add_argument("--input", required=True, type=Path, metavar="FILE.jsonl")
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FILE.jsonl",
         help="what it holds already is not asked again",
     )  # fmt: skip
     add_length_argument(parser)
+    parser.add_argument(
+        "--beams", type=int, metavar="N", help="beam search; by default one token after the other"
+    )
+    parser.add_argument(
+        "--length-penalty", type=float, default=1.0, help="of beam search; higher favours length (default: 1)"
+    )
     parser.add_argument("--slots", type=int, help="requests at a time; by default what memory allows")
     add_sampling_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     sampling = sampling_of(args)
+    if args.beams is not None:
+        from owl2_jax.inference.beam import check_settings as check_beams
+
+        check_beams(args.beams, args.length_penalty)
     rows = read_rows(args.input)
     requests = [to_request(row, args.input.parent, sampling, args.max_new_tokens) for row in rows]
     check_settings(args.output, settings_of(args, sampling))
@@ -68,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
     if done < len(rows):
         engine = make_engine(args)
         with args.output.open("a", encoding="utf-8") as out, progress_bar(done, len(rows)) as advance:
-            answers = engine.answers(requests[done:])
+            answers = ask(engine, requests[done:], args)
             for row, answer in zip(rows[done:], answers, strict=True):
                 failed += isinstance(answer, Owl2Error)
                 out.write(json.dumps(to_line(row["id"], answer), ensure_ascii=False) + "\n")
@@ -80,11 +93,25 @@ def main(args: argparse.Namespace) -> int:
     return SOME_FAILED if failed else 0
 
 
-def make_engine(args: argparse.Namespace) -> Any:
+def ask(
+    engine: Engine, requests: Sequence[Request], args: argparse.Namespace
+) -> Iterator[Result | Owl2Error]:
+    """An answer, or what is wrong with the request, for each request in order."""
+    if args.beams is None:
+        yield from engine.answers(requests)
+        return
+    errors = {n: error for n, request in enumerate(requests) if (error := engine.fault(request))}
+    sound = (request for n, request in enumerate(requests) if n not in errors)
+    found = engine.beam_search(sound, args.beams, args.length_penalty)
+    for number in range(len(requests)):
+        yield errors[number] if number in errors else next(found)[0]
+
+
+def make_engine(args: argparse.Namespace) -> Engine:
     import owl2_jax
     from owl2_jax.inference.engine import Engine, EngineConfig
 
-    model = owl2_jax.load(args.checkpoint, dtype=args.dtype)
+    model = owl2_jax.load(args.checkpoint, dtype=args.dtype, int8=args.int8)
     config = EngineConfig.for_throughput(model.config)
     return Engine(model, dataclasses.replace(config, slots=args.slots) if args.slots else config)
 
@@ -171,6 +198,9 @@ def settings_of(args: argparse.Namespace, sampling: Sampling) -> dict[str, Any]:
         "checkpoint": str(args.checkpoint.resolve()),
         "dtype": args.dtype,
         "input": hashlib.sha256(args.input.read_bytes()).hexdigest()[:16],
+        "int8": args.int8,
+        "beams": args.beams,
+        "length_penalty": args.length_penalty,
         "max_new_tokens": args.max_new_tokens,
         **dataclasses.asdict(sampling),
     }

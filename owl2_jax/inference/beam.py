@@ -198,15 +198,20 @@ def beam_search(
     Raises:
       Owl2Error: a request that cannot be answered or is not greedy, or a number out of range.
     """
-    if not 1 <= beams <= MAX_BEAMS:
-        raise Owl2Error(f"beams is {beams}; expected 1 to {MAX_BEAMS}")
-    if not 0 <= length_penalty <= 10:
-        raise Owl2Error(f"length_penalty is {length_penalty}; expected 0 to 10")
+    check_settings(beams, length_penalty)
 
     def work(engine: Engine, tasks: list[_Task]) -> list[list[Result]]:
         return _search(engine, tasks, beams, length_penalty)
 
     yield from in_batches(engine, (_read(engine, r) for r in requests), lambda task: task.prompt, work)
+
+
+def check_settings(beams: int, length_penalty: float) -> None:
+    """Raises `Owl2Error` for numbers out of range."""
+    if not 1 <= beams <= MAX_BEAMS:
+        raise Owl2Error(f"beams is {beams}; expected 1 to {MAX_BEAMS}")
+    if not 0 <= length_penalty <= 10:
+        raise Owl2Error(f"length_penalty is {length_penalty}; expected 0 to 10")
 
 
 def _read(engine: Engine, request: Request) -> _Task:

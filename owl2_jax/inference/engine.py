@@ -22,7 +22,7 @@ from owl2_jax.inference.admission import Admission, plan
 from owl2_jax.inference.answer import Answer
 from owl2_jax.inference.beam import beam_search
 from owl2_jax.inference.buckets import bucket, power_buckets
-from owl2_jax.inference.inputs import read_request
+from owl2_jax.inference.inputs import Prompt, read_request
 from owl2_jax.inference.jobs import Job
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.pictures import FeaturePool
@@ -112,16 +112,29 @@ class Engine:
         Raises:
           Owl2Error: the request cannot be answered; see `read_request`.
         """
-        prompt = read_request(request, self.model)
-        for picture in prompt.pictures:
-            if picture not in self.features:
-                picture.pixels()  # a broken picture is refused here, before anything runs
+        prompt = self._read(request)
         room = self._longest - len(prompt)
         answer = Answer(request, self.model.tokenizer, len(prompt))
         job = Job(self._next_id, request, prompt, min(request.max_new_tokens or room, room), answer)
         self._next_id += 1
         self._waiting.append(job)
         return job.request_id
+
+    def fault(self, request: Request) -> Owl2Error | None:
+        """Why a request cannot be answered; None when it can."""
+        try:
+            self._read(request)
+        except Owl2Error as error:
+            return error
+        return None
+
+    def _read(self, request: Request) -> Prompt:
+        """A broken picture is refused here, before anything runs."""
+        prompt = read_request(request, self.model)
+        for picture in prompt.pictures:
+            if picture not in self.features:
+                picture.pixels()
+        return prompt
 
     def cancel(self, request_id: int) -> None:
         """Ends a request early; the next step tells of its end and frees its slot.

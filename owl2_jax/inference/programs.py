@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from owl2_jax.inference import beam, generate, scoring
 from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.quantize import apply_scales
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.parallel.rules import activate
@@ -83,8 +86,12 @@ class Programs:
         with self._on_mesh():
             return _beam_search(self._owl, self._eos_id, self._params, pool, prompts, *settings, **sizes)
 
-    def _on_mesh(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self._mesh is None else activate(self._mesh)
+    @contextlib.contextmanager
+    def _on_mesh(self) -> Iterator[None]:
+        """What has to hold while a program is traced."""
+        mesh = contextlib.nullcontext() if self._mesh is None else activate(self._mesh)
+        with mesh, nn.intercept_methods(apply_scales):
+            yield
 
 
 def prepare(model: LoadedModel) -> tuple[Owl2, dict[str, Any]]:

@@ -81,6 +81,20 @@ def test_other_settings_do_not_go_on_in_the_same_file(generate, workspace):
     assert (workspace / "out.jsonl").read_bytes() == before
 
 
+def test_beams_and_int8_answer_too(generate, workspace):
+    write(workspace / "in.jsonl", [{"prompt": "What?"}, {"prompt": "<|image|>", "images": ["no.png"]}])
+    code, _ = generate("--beams=3", "--length-penalty=0.5", "--int8")
+    assert code == 1
+    first, second = read(workspace / "out.jsonl")
+    assert first["new_tokens"] <= 4
+    assert "no.png" in second["error"]
+
+
+def test_beams_out_of_range_are_refused(generate, workspace):
+    assert generate("--beams=0")[0] == 2
+    assert not (workspace / "out.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

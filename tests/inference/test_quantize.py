@@ -1,0 +1,71 @@
+"""int8 weights: small error, a quarter of the size, the same on stacked and unrolled layers."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.tree import flatten
+from owl2_jax.inference.engine import Engine, EngineConfig
+from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.quantize import SCALE, apply_scales, quantize_model
+from owl2_jax.inference.request import Request
+from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
+from owl2_jax.model.owl2 import Owl2
+from owl2_jax.testing import tiny
+
+
+@pytest.fixture(scope="module")
+def model(tiny_config, tiny_params, toy_tokenizer) -> LoadedModel:
+    return LoadedModel(tiny_config, tiny_params, toy_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def small(model) -> LoadedModel:
+    return quantize_model(model)
+
+
+def test_scales_give_the_kernels_back_to_half_a_step(model, small):
+    found = flatten(small.params)
+    for name, kernel in flatten(model.params).items():
+        if not (name.startswith("decoder/") and name.endswith("/kernel")):
+            assert found[name] is kernel
+            continue
+        scale = np.asarray(found[name.removesuffix("kernel") + SCALE])
+        first = int("/layers/" in name)
+        contracted = tuple(range(first, first + kernel.ndim - scale.ndim))
+        steps = np.expand_dims(scale, contracted)
+        assert found[name].dtype == np.int8
+        assert np.all(np.abs(np.asarray(found[name]) * steps - kernel) <= 0.501 * steps)
+
+
+def test_logits_stay_close_and_do_not_depend_on_the_layout(model, small):
+    inputs = tiny.tiny_inputs(model.config)
+    inputs.pop("labels")
+
+    def logits(owl: Owl2, params) -> np.ndarray:
+        with nn.intercept_methods(apply_scales):
+            return np.asarray(jax.jit(owl.apply)({"params": params}, **inputs))
+
+    exact = logits(Owl2(model.config), model.params)
+    stacked = logits(Owl2(model.config), small.params)
+    unrolled = logits(UnrolledOwl2(model.config), unstack_layers(small.params))
+    np.testing.assert_allclose(stacked, unrolled, atol=1e-4)
+    error = np.sqrt(np.mean((stacked - exact) ** 2)) / exact.std()
+    assert 0 < error < 0.05
+
+
+def test_engine_runs_on_int8(small):
+    engine = Engine(small, EngineConfig(slots=2))
+    request = Request("<|image|>What?", [tiny.picture(0)], max_new_tokens=6)
+    one, other = engine.generate([request, request])
+    assert one.token_ids == other.token_ids
+    assert len(one.token_ids) == 6
+
+
+def test_quantizing_twice_is_refused(small):
+    with pytest.raises(Owl2Error, match="already"):
+        quantize_model(small)
