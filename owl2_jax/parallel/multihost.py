@@ -30,8 +30,8 @@ COORDINATOR: Final = "OWL2_COORDINATOR"  # host:port of process 0
 PROCESSES: Final = "OWL2_PROCESSES"
 PROCESS: Final = "OWL2_PROCESS"  # number of this process, from 0
 
-EXIT_USER_ERROR: Final = 2
-EXIT_HANG: Final = 3  # a restart may help
+# Exit code of a process that waited in vain; unlike a mistake of the user, a restart may cure it.
+EXIT_HANG: Final = 3
 
 # A process that has been silent for so long counts as dead, and ends the others.
 _HEARTBEAT_S: Final = 30
@@ -130,7 +130,7 @@ def start(timeout_s: float = 60, environment: Mapping[str, str] = os.environ) ->
     """Joins the other processes; call it before anything touches a device.
 
     Does nothing for a single process. Ends the process with a message and exit
-    code 2 when the others are not there after `timeout_s` seconds: the library
+    code 3 when the others are not there after `timeout_s` seconds: the library
     underneath would wait longer and then abort with a stack trace.
 
     Raises:
@@ -147,7 +147,7 @@ def start(timeout_s: float = 60, environment: Mapping[str, str] = os.environ) ->
         f"{me}not all processes met at {where} within {timeout_s:g} s; check that every process "
         "was started and can reach that address"
     )
-    with watch(failure, timeout_s, EXIT_USER_ERROR, traces=False):
+    with watch(failure, timeout_s, traces=False):
         try:
             jax.distributed.initialize(
                 coordinator_address=cluster.coordinator,
@@ -245,7 +245,7 @@ class Alive:
 
 
 @contextmanager
-def watch(failure: str, limit_s: float, code: int = EXIT_HANG, traces: bool = True) -> Iterator[Alive]:
+def watch(failure: str, limit_s: float, traces: bool = True) -> Iterator[Alive]:
     """Ends the process when the block is neither left nor fed for `limit_s` seconds.
 
     A collective that waits for a lost host cannot be interrupted from Python,
@@ -253,7 +253,6 @@ def watch(failure: str, limit_s: float, code: int = EXIT_HANG, traces: bool = Tr
 
     Args:
       failure: the message.
-      code: exit code.
       traces: print where every thread stands, too.
     """
     alive = Alive()
@@ -263,7 +262,7 @@ def watch(failure: str, limit_s: float, code: int = EXIT_HANG, traces: bool = Tr
             if traces:
                 faulthandler.dump_traceback(file=sys.__stderr__)
             print(f"error: {failure}", file=sys.__stderr__, flush=True)
-            os._exit(code)
+            os._exit(EXIT_HANG)
 
     thread = threading.Thread(target=guard, name="owl2-watch", daemon=True)
     thread.start()

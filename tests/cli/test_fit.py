@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from owl2_jax.cli import main
-from owl2_jax.parallel.chips import GIB
+from owl2_jax.parallel.chips import GIB, compiler_environment, parse_topology
 from owl2_jax.perf import fitting
 
 TINY = [
@@ -18,9 +18,8 @@ TINY = [
 
 @pytest.fixture(autouse=True)
 def fake_chips(monkeypatch):
-    for name in ("JAX_PLATFORMS", "TPU_SKIP_MDS_QUERY", "TPU_WORKER_HOSTNAMES", "TPU_ACCELERATOR_TYPE"):
+    for name in compiler_environment(parse_topology("v5e:2x4")):
         monkeypatch.setenv(name, "cpu")  # what the command sets goes away with the test
-    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "1")
     monkeypatch.setattr(fitting, "topology_devices", lambda topology: jax.devices()[: topology.count])
 
 

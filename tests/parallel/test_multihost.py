@@ -124,7 +124,7 @@ def test_process_that_is_alone_stops_with_a_message_in_time():
         from owl2_jax.parallel import multihost
         multihost.start(2, {"OWL2_COORDINATOR": "127.0.0.1:1", "OWL2_PROCESSES": "2", "OWL2_PROCESS": "1"})
     """)
-    assert result.returncode == 2
+    assert result.returncode == 3
     assert (
         "error: process 1 of 2: not all processes met at coordinator 127.0.0.1:1 within 2 s" in result.stderr
     )
