@@ -47,6 +47,7 @@ class Checkpoints:
         fingerprint: Callable[[TrainState], Any] | None = None,
     ) -> None:
         self._run, self._fingerprint = run, fingerprint
+        drop_late_replies()  # of reads and writes beside one that failed
         with quiet_orbax():
             self._manager = ocp.CheckpointManager(
                 (run / CHECKPOINTS_DIR).resolve(),
@@ -139,7 +140,6 @@ class Checkpoints:
                     step,
                     " ".join(str(error).split())[:300],
                 )
-                drop_late_replies()
                 damaged.append(step)
                 continue
             self._set_aside(damaged)

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 def folder(tmp_path_factory) -> Path:
     """A folder with `small.py`, a config that trains in seconds, and `takes.py`, one with an argument."""
     path = tmp_path_factory.mktemp("configs")
-    (path / "small.py").write_text(f"def get_config():\n    return {runs.VALUES!r}\n")
+    runs.write_config(path / "small.py")
     (path / "takes.py").write_text(
         "from owl2_jax.config import parse_argument\n"
         "def get_config(argument):\n"
@@ -56,15 +56,14 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "owl2_jax.cli.main", "train", *map(str, arguments)]
 
 
-def environment(**changes: str) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    return {**kept, "JAX_PLATFORMS": "cpu", **changes}
-
-
 def refused(*arguments: object, platform: str = "no_such_platform") -> str:
     """The error of a refused command. By default any use of a device would be an error of its own."""
     done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, cwd=ROOT, env=environment(JAX_PLATFORMS=platform)
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=runs.environment(JAX_PLATFORMS=platform),
     )
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
@@ -211,7 +210,7 @@ def test_sigterm_saves_and_exits_with_0_and_the_same_command_finishes(folder, tm
     process = subprocess.Popen(
         arguments,
         cwd=ROOT,
-        env=environment(TERM="xterm", COLUMNS="140"),
+        env=runs.environment(TERM="xterm", COLUMNS="140"),
         stdout=other,
         stderr=subprocess.PIPE,
     )
@@ -234,7 +233,7 @@ def test_sigterm_saves_and_exits_with_0_and_the_same_command_finishes(folder, tm
     config["train"]["total_steps"] = step + 2
     (run / "config.json").write_text(json.dumps(config))
     arguments = [f"train.total_steps={step + 2}" if "total_steps" in part else part for part in arguments]
-    done = subprocess.run(arguments, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(arguments, cwd=ROOT, env=runs.environment(), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()[-2:]
     assert re.fullmatch(

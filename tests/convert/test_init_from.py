@@ -95,7 +95,7 @@ def test_directory_is_complete_and_the_abstractor_comes_from_the_seed(tmp_path: 
     shapes = {name: leaf.shape for name, leaf in flatten(abstract_params(config)).items()}
     assert {name: leaf.shape for name, leaf in flatten(params).items()} == shapes
     queries = params["abstractor"]["queries"]
-    assert 0.01 < queries.std() < 0.03
+    assert 0.2 < queries.std() < 0.6
     for name, seed, equal in (("again", 3, True), ("other", 4, False)):
         init_checkpoint(tmp_path / "llama", tmp_path / "clip", tmp_path / name, **SMALL, seed=seed)
         other = restore_params(tmp_path / name / "params")
