@@ -135,17 +135,19 @@ def test_picture_is_uploaded_and_an_answer_read(page, served):
 
 
 def test_answer_is_streamed_stopped_and_asked_for_again(page, served):
+    # A slow line, so that the answer is still coming when a person would press the button.
+    line = page.context.new_cdp_session(page)
+    slow = {"offline": False, "latency": 0, "downloadThroughput": 2000, "uploadThroughput": -1}
+    line.send("Network.enable")
+    line.send("Network.emulateNetworkConditions", slow)
     ask(page, "What?")
     body = page.locator("article.assistant p").first
-    expect(body).not_to_have_text("")
+    expect(body).not_to_have_text("", timeout=30_000)
     expect(page.locator("#stop")).to_be_visible()
     expect(page.locator("#send")).to_be_hidden()
-    first = body.inner_text()
-    page.wait_for_function(
-        "n => document.querySelector('article.assistant p').innerText.length > n", arg=len(first)
-    )
     keep(page, "phone-streaming")
     page.click("#stop")
+    line.send("Network.emulateNetworkConditions", slow | {"downloadThroughput": -1})
     answer = wait_answer(page)
     expect(answer.locator(".note")).to_have_text("stopped")
     served.wait(served.idle, 5)
@@ -155,7 +157,9 @@ def test_answer_is_streamed_stopped_and_asked_for_again(page, served):
     answer.locator(".retry").click()
     again = wait_answer(page).locator("p").first.evaluate("element => element.textContent")
     assert page.locator("article.assistant").count() == 1
-    assert again == stopped[: len(again)] != ""
+    # Greedy answers begin alike; either may be the longer one.
+    common = min(len(again), len(stopped))
+    assert again[:common] == stopped[:common] != ""
 
 
 def test_turns_are_sent_with_everything_said_before(page):
