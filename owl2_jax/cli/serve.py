@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from owl2_jax.cli.common import add_checkpoint_arguments
+from owl2_jax.cli.common import add_checkpoint_arguments, add_int8_argument
 from owl2_jax.core.errors import Owl2Error
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ ENGINE_DIED = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_arguments(parser)
+    add_int8_argument(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: this machine only)"
     )
@@ -60,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
 
     sock = listen(args.host, args.port)
     warn_if_open(args.host, config)
-    model = owl2_jax.load(args.checkpoint, dtype=args.dtype)
+    model = owl2_jax.load(args.checkpoint, dtype=args.dtype, int8=args.int8)
     engine = dataclasses.replace(EngineConfig.for_throughput(model.config), decode_steps=4)
     if args.slots is not None:
         engine = dataclasses.replace(engine, slots=args.slots)

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import IMAGE_ID, encode_dialogue, encode_prompt
@@ -27,6 +28,7 @@ from owl2_jax.inference import generate
 from owl2_jax.inference.buckets import bucket, length_buckets, power_buckets
 from owl2_jax.inference.inputs import place_pictures
 from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.quantize import apply_scales
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.parallel.rules import activate
@@ -88,7 +90,8 @@ class Looking:
         starts[0, : len(pictures)] = prompt.image_starts
         padding = [np.zeros_like(pictures[0])] * (count - len(pictures))
         mesh = self._model.mesh
-        with contextlib.nullcontext() if mesh is None else activate(mesh):
+        on_mesh = contextlib.nullcontext() if mesh is None else activate(mesh)
+        with on_mesh, nn.intercept_methods(apply_scales):  # the scales of an int8 model
             weights, shares = _attention_maps(
                 self._config,
                 self._model.params,

@@ -9,6 +9,7 @@ import pytest
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import encode_dialogue, expand
+from owl2_jax.inference.quantize import quantize_model
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.serving.looking import MAX_ANSWER, Looking
 from owl2_jax.testing import tiny
@@ -64,6 +65,15 @@ def test_look_depends_on_the_picture_and_the_answer(looking):
     assert np.abs(first[0].weights - second[0].weights).max() > 1e-6
     other = looking.look(MESSAGES, "red", [tiny.picture(3), tiny.picture(2)])
     assert np.abs(first[0].weights - other[0].weights).max() > 1e-6
+
+
+def test_model_in_int8_looks_nearly_where_the_whole_one_does(model, looking):
+    pictures = [tiny.picture(1), tiny.picture(2)]
+    whole = looking.look(MESSAGES, "red", pictures)
+    small = Looking(quantize_model(model)).look(MESSAGES, "red", pictures)
+    for look, other in zip(whole, small, strict=True):
+        np.testing.assert_allclose(look.weights, other.weights, atol=0.02)
+        assert look.share == pytest.approx(other.share, abs=0.02)
 
 
 def test_long_answer_is_looked_at_from_its_beginning(looking):

@@ -95,7 +95,7 @@ def test_running_answers_finish_and_new_ones_are_refused_while_it_stops(process)
 
 
 def test_answers_that_take_longer_than_the_grace_time_get_an_error(checkpoint):
-    process = Process(checkpoint, "--grace-seconds=0.2")
+    process = Process(checkpoint, "--grace-seconds=0.2", "--int8")
     process.wait_ready()
     found: list[str] = []
 
