@@ -1,4 +1,4 @@
-"""`owl2 bench`: how fast training, prefill, decoding and attention run on this machine."""
+"""`owl2 bench`: how fast training, inference and the input pipeline run on this machine."""
 
 from __future__ import annotations
 
@@ -6,9 +6,22 @@ import argparse
 import json
 from typing import Any
 
+_WORKLOADS = {
+    "train": "a training step",
+    "prefill": "pictures and prompts into the cache",
+    "decode": "one token after another",
+    "attention": "the attention kernels that run here",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=("train", "prefill", "decode", "attention"), help="what to time")
+    commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    for name, words in _WORKLOADS.items():
+        _add_workload(commands.add_parser(name, help=words))
+    _add_data(commands.add_parser("data", help="how fast a config's data comes"))
+
+
+def _add_workload(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help="config file of a training run")
     source.add_argument("--preset", metavar="NAME", help="a model (default: owl2_bench)")
@@ -17,33 +30,88 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--length", type=int, help="tokens of a row; for decode of the prompt")
     parser.add_argument("--calls", type=int, default=10, help="timed calls (default: %(default)s)")
     parser.add_argument("--trace", metavar="DIR", help="write a profile of the timed calls")
+    _add_common(parser)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="FILE.py[:ARGUMENT]", help="config file, as for owl2 train")
+    parser.add_argument(
+        "--workers", type=_counts, default=(), metavar="N,N,...",
+        help="numbers of worker processes to try, as 0,1,2 (default: the config's data.workers)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pictures", type=int, default=400,
+        help="pictures to compare with a bare decoding loop on one core; 0 for none (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--batches", type=int, default=30, help="timed batches (default: %(default)s)")
+    parser.add_argument(
+        "--step-seconds", type=float, default=0.0, metavar="S",
+        help="rest so long after each batch, as for a training step, and show the share of waiting",
+    )  # fmt: skip
+    _add_common(parser)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument(
         "overrides", nargs="*", metavar="FIELD=VALUE", help="changed fields, as model.remat=context"
     )
 
 
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
 def main(args: argparse.Namespace) -> int:
     from owl2_jax.core.memory import keep_freed_memory
 
     keep_freed_memory()
+    report = _data(args) if args.what == "data" else _workload(args)
+    print(json.dumps(report, indent=2) if args.json else table(report))
+    return 0
 
+
+def _workload(args: argparse.Namespace) -> dict[str, Any]:
     import jax
 
-    from owl2_jax.core.errors import Owl2Error
     from owl2_jax.perf.benches import load, time_attention, time_workload
 
-    if args.calls < 1:
-        raise Owl2Error(f"--calls must be at least 1, found {args.calls}")
+    _require_positive("--calls", args.calls)
     config = load(args.what, args.config, args.preset, args.rows, args.length, args.overrides)
     if args.what == "attention":
         report = time_attention(config, args.calls)
     else:
         report = time_workload(args.what, config, args.mesh, args.calls, args.trace)
     device = jax.devices()[0]
-    report = {"device": device.device_kind, "devices": jax.device_count(), "jax": jax.__version__, **report}
-    print(json.dumps(report, indent=2) if args.json else table(report))
-    return 0
+    return {"device": device.device_kind, "devices": jax.device_count(), "jax": jax.__version__, **report}
+
+
+def _data(args: argparse.Namespace) -> dict[str, Any]:
+    from owl2_jax.config import load_config
+    from owl2_jax.core.errors import Owl2Error
+    from owl2_jax.data.bench import bench_data
+
+    _require_positive("--batches", args.batches)
+    if min((args.pictures, args.step_seconds, *args.workers)) < 0:
+        raise Owl2Error("--pictures, --step-seconds and --workers must be at least 0")
+    config = load_config(args.config, args.overrides)
+    found = bench_data(
+        config.data,
+        config.model.vision.image_size,
+        config.model.tokens_per_image,
+        pictures=args.pictures,
+        batches=args.batches,
+        workers=args.workers,
+        step_seconds=args.step_seconds,
+    )
+    return {"what": "data", "image_mode": config.data.image_mode, **found}
+
+
+def _require_positive(name: str, value: int) -> None:
+    from owl2_jax.core.errors import Owl2Error
+
+    if value < 1:
+        raise Owl2Error(f"{name} must be at least 1, found {value}")
 
 
 def table(report: dict[str, Any]) -> str:
@@ -53,7 +121,7 @@ def table(report: dict[str, Any]) -> str:
         if isinstance(value, list):
             lines += [f"{name}:", *(f"  {_row(row)}" for row in value)]
         else:
-            lines.append(f"{name.replace('_', ' '):28}{_shown(value)}")
+            lines.append(f"{name.replace('_', ' '):36}{_shown(value)}")
     return "\n".join(lines)
 
 

@@ -25,7 +25,7 @@ COMMANDS: Final = {
     "data": "prepare training data, or look at what a config trains on",
     "convert": "convert checkpoints from and to the released PyTorch format",
     "fit": "say whether a step fits a TPU slice and how fast it can be",
-    "bench": "measure training, prefill and decoding on this machine",
+    "bench": "measure training, inference and the input pipeline on this machine",
     "serve": "answer over HTTP as the OpenAI API does, with a chat page",
     "report": "draw the report of a finished quickstart run",
 }
@@ -80,10 +80,15 @@ def _run(arguments: list[str]) -> int:
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """Takes FIELD=VALUE words between the options, too, where a command has no actions of its own."""
-    if any(isinstance(action, argparse._SubParsersAction) for action in parser._actions):
+    """Takes FIELD=VALUE words between the options, too, also behind the name of an action."""
+    actions = next((a for a in parser._actions if isinstance(a, argparse._SubParsersAction)), None)
+    if actions is None:
+        return parser.parse_intermixed_args(arguments)
+    if not arguments or arguments[0] not in actions.choices:
         return parser.parse_args(arguments)
-    return parser.parse_intermixed_args(arguments)
+    found = _parse(actions.choices[arguments[0]], arguments[1:])
+    setattr(found, actions.dest, arguments[0])
+    return found
 
 
 def _usage() -> str:

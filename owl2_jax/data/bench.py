@@ -29,6 +29,7 @@ def bench_data(
     pictures: int = 400,
     batches: int = 30,
     workers: Sequence[int] = (),
+    step_seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Times the input pipeline of a config.
 
@@ -41,6 +42,8 @@ def bench_data(
       pictures: read in one thread for the shares; 0 leaves them out.
       batches: taken for the rates of the whole pipeline.
       workers: numbers of worker processes to try; the config's own by default.
+      step_seconds: rest after each batch, in the place of a training step;
+        "data_wait" is then the share of the time that is spent waiting for data.
 
     Returns:
       One report: numbers, with the unit in their names, and lists of rows.
@@ -49,7 +52,9 @@ def bench_data(
     if pictures and config.image_slots:
         report |= _core(config, image_size, tokens_per_image, pictures)
     report["pipeline"] = [
-        _whole(dataclasses.replace(config, workers=count), image_size, tokens_per_image, batches)
+        _whole(
+            dataclasses.replace(config, workers=count), image_size, tokens_per_image, batches, step_seconds
+        )
         for count in workers or (config.workers,)
     ]
     report["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -127,7 +132,9 @@ def _timed(work: Callable[[], None]) -> float:
     return time.process_time() - start
 
 
-def _whole(config: DataConfig, image_size: int, tokens_per_image: int, batches: int) -> dict[str, Any]:
+def _whole(
+    config: DataConfig, image_size: int, tokens_per_image: int, batches: int, step_seconds: float
+) -> dict[str, Any]:
     """Rates of the whole pipeline in wall time, once its workers have started."""
     start = time.perf_counter()
     pipeline = Pipeline(config, image_size, tokens_per_image)
@@ -137,7 +144,12 @@ def _whole(config: DataConfig, image_size: int, tokens_per_image: int, batches: 
         # What was made ahead while the workers started must not count.
         for _ in range(config.prefetch + 1):
             next(pipeline)
-        start, taken = time.perf_counter(), [next(pipeline) for _ in range(batches)]
+        start, waited, taken = time.perf_counter(), 0.0, []
+        for _ in range(batches):
+            asked = time.perf_counter()
+            taken.append(next(pipeline))
+            waited += time.perf_counter() - asked
+            time.sleep(step_seconds)
         seconds = time.perf_counter() - start
     finally:
         pipeline.close()
@@ -148,5 +160,6 @@ def _whole(config: DataConfig, image_size: int, tokens_per_image: int, batches: 
         "samples_per_second": sum(batch.num_samples for batch in taken) / seconds,
         "pictures_per_second": sum(batch.num_images for batch in taken) / seconds,
         "tokens_per_second": sum(batch.num_tokens for batch in taken) / seconds,
+        "data_wait": waited / seconds,
         "packing_efficiency": float(np.mean([batch.efficiency for batch in taken])),
     }

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from owl2_jax.cli import main
+from tests.training import runs
 
 TINY = [
     "--preset=owl2_tiny", "--rows=8", "--length=24", "--calls=1", "--mesh=data=8",
@@ -47,6 +48,32 @@ def test_attention_table_compares_with_the_written_out_product(capsys):
 )
 def test_bad_input_is_one_line_with_the_arithmetic(arguments, message, capsys):
     assert main.main(["bench", "train", *TINY, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_input_pipeline_is_timed_by_number_of_workers(tmp_path, capsys):
+    config = str(runs.write_config(tmp_path / "config.py"))
+    small = ["--pictures=8", "--batches=2", "--workers=0,1", "--step-seconds=0.01", "--json"]
+    assert main.main(["bench", "data", config, "data.rows=4", "data.images=4", *small]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["share_of_bare"] > 0
+    assert [row["workers"] for row in report["pipeline"]] == [0, 1]
+    assert all(0 <= row["data_wait"] < 1 for row in report["pipeline"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batches=0"], "--batches must be at least 1, found 0"),
+        (["--workers=3"], "data.workers 3 do not divide a host's 2 lanes"),
+        (["data.rowz=4"], "unknown field of data 'rowz'; did you mean 'rows'?"),
+    ],
+)
+def test_bad_input_of_the_data_bench_is_one_line(arguments, message, tmp_path, capsys):
+    config = str(runs.write_config(tmp_path / "config.py"))
+    assert main.main(["bench", "data", config, "--pictures=0", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
