@@ -28,12 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from owl2_jax.config import load_config
     from owl2_jax.core.memory import keep_freed_memory
-    from owl2_jax.training.run_directory import is_complete
+    from owl2_jax.parallel import multihost
+    from owl2_jax.training.run_directory import is_complete, saved_step
 
     keep_freed_memory()
     _set_up_logs()
     config = load_config(args.config, args.overrides)
     tokenizer = _check(config, args.workdir)
+    multihost.start()
+    multihost.agree("config", config.to_dict())
+    # Where hosts see different run directories, some would train on while others wait for them.
+    multihost.agree("newest saved step", saved_step(args.workdir))
     if is_complete(args.workdir, config.train.num_steps):
         print(f"{args.workdir} is complete: step {config.train.num_steps} is saved")
         return 0
@@ -92,22 +97,20 @@ def _train(config: RunConfig, tokenizer: Tokenizer, run: Path, title: str) -> Ou
 
     from owl2_jax.cli.train_hooks import make_hooks
     from owl2_jax.data.pipeline import Pipeline
-    from owl2_jax.parallel import multihost
     from owl2_jax.parallel.mesh import make_mesh
-    from owl2_jax.parallel.placement import data_shard
+    from owl2_jax.parallel.placement import data_shard, reads_first
     from owl2_jax.parallel.shardings import check_batch
     from owl2_jax.training.loop import train
     from owl2_jax.training.run_directory import write_run_directory
     from owl2_jax.training.trainer import make_trainer
 
-    multihost.start()
-    multihost.agree("config", config.to_dict())
     mesh = make_mesh(config.mesh)
     check_batch(config.data.rows, mesh, "data.rows", config.train.accumulate_steps)
     check_batch(config.data.images, mesh, "data.images", config.train.accumulate_steps)
     trainer = make_trainer(config.model, config.train, mesh, tuple(config.data.datasets))
     image_size, span = config.model.vision.image_size, config.model.tokens_per_image
-    pipeline = Pipeline(config.data, image_size, span, data_shard(mesh), run / "rejected.jsonl")
+    quarantine = run / "rejected.jsonl" if reads_first(mesh) else None
+    pipeline = Pipeline(config.data, image_size, span, data_shard(mesh), quarantine)
     try:
         hooks = make_hooks(config, trainer, tokenizer)
         if jax.process_index() == 0:

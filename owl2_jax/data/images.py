@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import threading
 import warnings
 from collections.abc import Callable
 from typing import NoReturn
@@ -36,6 +37,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000
 
 # The limit here is checked on every picture and its error says what to do.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+# Pillow's plugins import each other, which several threads must not do at once.
+_REGISTERING = threading.Lock()
 
 _BICUBIC = Image.Resampling.BICUBIC
 _TRANSPOSE = {
@@ -187,8 +191,9 @@ def _require_mode(mode: str) -> None:
 @functools.cache
 def _formats() -> tuple[str, ...]:
     """The formats of `FORMATS` that this build of Pillow has."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+    with _REGISTERING:
+        Image.init()
+        return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _name(source: bytes | str | os.PathLike) -> str:

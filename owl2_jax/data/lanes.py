@@ -96,6 +96,7 @@ class LaneRunner:
 
     def __init__(self, settings: LaneSettings, states: Mapping[int, Mapping[str, Any]], workers: int) -> None:
         self._lanes = list(states)
+        self._next = {lane: state["next"] for lane, state in states.items()}
         groups = workers or len(self._lanes)
         check_workers(settings, len(self._lanes), workers)
         self._iterators: list[Iterator[dict[str, Any]]] = []
@@ -119,8 +120,12 @@ class LaneRunner:
     def _take(self, lane: int, iterator: Iterator[dict[str, Any]]) -> Packed:
         part = next(iterator)
         packed = replace(part["about"], batch=Batch(**part["arrays"]))
-        if packed.lane != lane:
-            raise RuntimeError(f"a part of lane {packed.lane} came where one of lane {lane} belongs")
+        if (packed.lane, packed.begins) != (lane, self._next[lane]):
+            raise RuntimeError(
+                f"a part of lane {packed.lane} from place {packed.begins} on came where one of lane {lane} from "
+                f"place {self._next[lane]} on belongs: parts of batches were lost or swapped on their way"
+            )
+        self._next[lane] = packed.state["next"]
         return packed
 
 

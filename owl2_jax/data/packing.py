@@ -95,12 +95,14 @@ class Packed:
       lane: number of the lane.
       batch: the part's rows.
       rejected: (place in the lane's order, record) of those met on the way to it.
+      begins: place in the lane's order from which on the part read; where the part before it ended.
       state: of the lane after this part, as JSON types.
     """
 
     lane: int
     batch: Batch
     rejected: tuple[tuple[int, Rejected], ...]
+    begins: int
     state: dict[str, Any]
 
 
@@ -136,7 +138,7 @@ class Lane:
         return self
 
     def __next__(self) -> Packed:
-        packer = RowPacker(self._limits)
+        packer, begins = RowPacker(self._limits), self._next
         waiting = [(place, sample) for place, sample in self._waiting if not packer.add(sample)]
         notes: list[tuple[int, Rejected]] = []
         unusable = 0
@@ -151,7 +153,7 @@ class Lane:
             elif not packer.add(sample):
                 waiting.append((place, sample))
         self._waiting = waiting
-        return Packed(self._lane, packer.batch(), tuple(notes), self.state())
+        return Packed(self._lane, packer.batch(), tuple(notes), begins, self.state())
 
     def _read(self, place: int) -> tuple[Sample | None, Rejected | None]:
         return self._samples[place * self._num_lanes + self._lane]

@@ -49,6 +49,17 @@ def data_shard(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
     return shards.index(held[jax.process_index() if process is None else process]), len(shards)
 
 
+def reads_first(mesh: Mesh, process: int | None = None) -> bool:
+    """Whether no process before this one reads the same part of the data.
+
+    Of the processes along a tensor axis, which read the same, one alone shall
+    write down what it met. `process`: its number; this process by default.
+    """
+    held = pieces_by_process(mesh)
+    own = jax.process_index() if process is None else process
+    return own == min(other for other, pieces in held.items() if pieces == held[own])
+
+
 def place(batch: Any, mesh: Mesh, accumulated: bool = False) -> Any:
     """This process's rows to global device arrays.
 

@@ -39,6 +39,9 @@ FREE_FIELDS: Final = frozenset(
         "train.best",
         "train.wandb",
         "data.cache_samples",
+        "data.workers",
+        "data.prefetch",
+        "data.max_rejected_share",
         "heldout",
         "evaluators",
     }
@@ -87,6 +90,12 @@ def check_run_directory(run: Path, config: Mapping[str, Any]) -> None:
 def is_complete(run: Path, num_steps: int) -> bool:
     """Whether the last step of a run is saved already."""
     return (run / CHECKPOINTS_DIR / str(num_steps)).is_dir()
+
+
+def saved_step(run: Path) -> int:
+    """The newest step that is saved; 0 for none."""
+    steps = [path.name for path in (run / CHECKPOINTS_DIR).glob("*") if path.is_dir()]
+    return max((int(name) for name in steps if name.isdigit()), default=0)
 
 
 def write_run_directory(run: Path, config: Mapping[str, Any], tokenizer: bytes) -> None:

@@ -24,6 +24,7 @@ def test_each_process_reads_its_own_part():
 def test_processes_along_a_tensor_axis_read_the_same_part():
     mesh = fake_mesh([0, 1, 0, 1, 2, 3, 2, 3], (1, 1, 4, 2))
     assert [placement.data_shard(mesh, process)[0] for process in range(4)] == [0, 0, 1, 1]
+    assert [placement.reads_first(mesh, process) for process in range(4)] == [True, False, True, False]
 
 
 def test_parts_that_overlap_are_refused():
