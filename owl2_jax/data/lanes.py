@@ -122,8 +122,8 @@ class LaneRunner:
         packed = replace(part["about"], batch=Batch(**part["arrays"]))
         if (packed.lane, packed.begins) != (lane, self._next[lane]):
             raise RuntimeError(
-                f"a part of lane {packed.lane} from place {packed.begins} on came where one of lane {lane} from "
-                f"place {self._next[lane]} on belongs: parts of batches were lost or swapped on their way"
+                f"a part of lane {packed.lane} from place {packed.begins} on came where one of lane {lane} "
+                f"from place {self._next[lane]} on belongs: parts of batches were lost or swapped"
             )
         self._next[lane] = packed.state["next"]
         return packed
