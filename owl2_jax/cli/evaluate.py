@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -43,7 +44,7 @@ def main(args: argparse.Namespace) -> int:
     from owl2_jax.evals.runner import evaluate
     from owl2_jax.parallel import multihost
 
-    identity = checkpoint_identity(args.checkpoint)
+    identity = checkpoint_identity(args.checkpoint) + (f" in {args.dtype}" if args.dtype else "")
     multihost.start()
     shard, model = _shard(), cache(partial(_model, args))
     scores = []
@@ -107,10 +108,12 @@ def _check(args: argparse.Namespace, benchmarks: dict[str, Any]) -> None:
         raise Owl2Error("--checkpoint DIR is missing: the model to evaluate")
     if args.limit is not None and args.limit < 1:
         raise Owl2Error(f"--limit is {args.limit}; expected at least 1")
-    for benchmark in benchmarks.values():
+    for name, benchmark in benchmarks.items():
         benchmark.check()
         for file in benchmark.files:
             file.require(args.data_root)
+        for metric, why in benchmark.left_out().items():
+            print(f"note: {name} goes without {metric}: {why}", file=sys.stderr)
     if args.charts:
         from owl2_jax.evals.plots import require_matplotlib
 

@@ -47,9 +47,13 @@ class EngineModel:
     def replies(self, questions: Sequence[Question], decoding: Decoding, image_mode: str) -> Iterator[Reply]:
         """See `Model`; questions with options and without may be mixed.
 
+        The same questions get the same replies to the last bit of a log-likelihood,
+        whatever was asked before.
+
         Raises:
           Owl2Error: A prompt does not fit into the model, or a picture cannot be read.
         """
+        self.engine.forget()
         start = 0
         for end in range(1, len(questions) + 1):
             # Runs of one kind are asked together, so that the order is kept.
@@ -72,7 +76,6 @@ class EngineModel:
             yield Reply(prompt, result.text.strip())
 
     def _choose(self, questions: Sequence[Question], decoding: Decoding, image_mode: str) -> Iterator[Reply]:
-
         prompts = [self._fitting(question, self._longest_option(question)) for question in questions]
         requests = (
             self._request(question, prompt, decoding, image_mode)

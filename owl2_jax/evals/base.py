@@ -154,6 +154,10 @@ class Benchmark(abc.ABC):
     def check(self) -> None:  # noqa: B027
         """Raises `Owl2Error` when a program or package that scoring needs is missing."""
 
+    def left_out(self) -> dict[str, str]:
+        """Metrics that cannot be computed on this machine, and why; told with every result."""
+        return {}
+
     def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:
         """Writes the files that a scoring server or a judge takes; returns their paths."""
         return []

@@ -14,8 +14,14 @@ from typing import Any
 
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Decoding, Question, Summary
-from owl2_jax.evals.files import DataFile, parse_rows, read_json
-from owl2_jax.evals.metrics.captions import DEFAULT_METRICS, caption_scores, require_captions
+from owl2_jax.evals.files import DataFile, parse_rows, read_rows
+from owl2_jax.evals.metrics.captions import (
+    DEFAULT_METRICS,
+    METRICS,
+    caption_scores,
+    require_captions,
+    spice_is_missing,
+)
 
 KARPATHY = "cs.stanford.edu/people/karpathy/deepimagesent"
 COCO = "cocodataset.org/#download"
@@ -40,8 +46,13 @@ class Captioning(Benchmark):
     def score(self, question: Question, prediction: str) -> float | None:
         return None
 
+    def left_out(self) -> dict[str, str]:
+        why = spice_is_missing()
+        return {"SPICE": why} if why else {}
+
     def summarise(self, answered: Sequence[Answered]) -> Summary:
-        corpus, pictures = _corpus_scores(answered)
+        metrics = DEFAULT_METRICS if self.left_out() else METRICS
+        corpus, pictures = _corpus_scores(answered, metrics)
         return Summary(corpus, [pictures[answer.question.id] for answer in answered])
 
     def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:
@@ -55,7 +66,7 @@ class Captioning(Benchmark):
 
 
 def _corpus_scores(
-    answered: Sequence[Answered], metrics: Sequence[str] = DEFAULT_METRICS
+    answered: Sequence[Answered], metrics: Sequence[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """(corpus scores in percent, CIDEr of each picture as a fraction)."""
     corpus, pictures = caption_scores(
@@ -93,7 +104,7 @@ class CocoCaptions(Captioning):
             picture = root / "coco" / row["filepath"] / row["filename"]
             return self.question(str(row["cocoid"]), picture, _sentences(row))
 
-        yield from parse_rows(path, read_json(path, "images"), parse)
+        yield from parse_rows(path, read_rows(path, "images"), parse)
 
 
 class Flickr30k(Captioning):
@@ -114,7 +125,7 @@ class Flickr30k(Captioning):
                 return None
             return self.question(row["filename"], pictures / row["filename"], _sentences(row))
 
-        yield from parse_rows(path, read_json(path, "images"), parse)
+        yield from parse_rows(path, read_rows(path, "images"), parse)
 
     def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:
         return []  # every reference is public, and no server scores it
@@ -137,7 +148,7 @@ class NoCaps(Captioning):
         path, pictures = self.data_file(root), self.data_file(root, 1)
         references: dict[int, list[str]] = {}
         pairs = parse_rows(
-            path, read_json(path, "annotations"), lambda row: (row["image_id"], row["caption"])
+            path, read_rows(path, "annotations"), lambda row: (row["image_id"], row["caption"])
         )
         for image, caption in pairs:
             references.setdefault(image, []).append(caption)
@@ -146,7 +157,7 @@ class NoCaps(Captioning):
             picture = pictures / row["file_name"]
             return self.question(str(row["id"]), picture, references[row["id"]], domain=row["domain"])
 
-        yield from parse_rows(path, read_json(path, "images"), parse)
+        yield from parse_rows(path, read_rows(path, "images"), parse)
 
     def summarise(self, answered: Sequence[Answered]) -> Summary:
         summary = super().summarise(answered)
@@ -176,7 +187,7 @@ class TextCaps(Captioning):
 
         # The file has a row for each caption; all rows of a picture hold all its references.
         asked: set[str] = set()
-        for question in parse_rows(path, read_json(path, "data"), parse):
+        for question in parse_rows(path, read_rows(path, "data"), parse):
             if question.id not in asked:
                 asked.add(question.id)
                 yield question

@@ -15,7 +15,7 @@ from typing import Any
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Picture, Question, Summary, percent, percent_by
-from owl2_jax.evals.files import DataFile, parse_rows, read_json, read_table
+from owl2_jax.evals.files import DataFile, parse_rows, read_object, read_rows, read_table
 from owl2_jax.evals.metrics.choice import LETTERS, option_lines, parse_choice
 from owl2_jax.evals.xlsx import write_xlsx
 
@@ -74,7 +74,7 @@ class ScienceQA(Choice):
 
     def questions(self, root: Path) -> Iterator[Question]:
         path, pictures = self.data_file(root), self.data_file(root, 2)
-        problems = read_json(path)
+        problems = read_object(path)
 
         def parse(name: str) -> Question | None:
             row = problems[name]
@@ -90,7 +90,7 @@ class ScienceQA(Choice):
                 category=row["subject"],
             )
 
-        yield from parse_rows(path, read_json(self.data_file(root, 1), "test"), parse)
+        yield from parse_rows(path, read_rows(self.data_file(root, 1), "test"), parse)
 
 
 class AOKVQAChoice(Choice):
@@ -112,7 +112,7 @@ class AOKVQAChoice(Choice):
                 row["question_id"], row["question"], row["choices"], picture, row["correct_choice_idx"]
             )
 
-        yield from parse_rows(path, read_json(path), parse)
+        yield from parse_rows(path, read_rows(path), parse)
 
 
 class Circular(Choice):
@@ -254,7 +254,7 @@ class SeedBench(Choice):
 
     def questions(self, root: Path) -> Iterator[Question]:
         path, pictures = self.data_file(root), self.data_file(root, 1)
-        names = {number: name for name, number in read_json(path, "question_type").items()}
+        names = {number: name for name, number in read_object(path, "question_type").items()}
 
         def parse(row: dict) -> Question | None:
             if row["data_type"] != "image":
@@ -268,7 +268,7 @@ class SeedBench(Choice):
                 category=names[row["question_type_id"]],
             )
 
-        yield from parse_rows(path, read_json(path, "questions"), parse)
+        yield from parse_rows(path, read_rows(path, "questions"), parse)
 
 
 class QBench(Choice):
@@ -291,4 +291,4 @@ class QBench(Choice):
                 str(index), row["question"], options, picture, options.index(row["correct_ans"])
             )
 
-        yield from parse_rows(path, enumerate(read_json(path)), parse)
+        yield from parse_rows(path, enumerate(read_rows(path)), parse)

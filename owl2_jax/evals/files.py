@@ -10,9 +10,10 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from owl2_jax.core.errors import Owl2Error
 
@@ -43,11 +44,26 @@ class DataFile:
         return full
 
 
+def read_text(path: Path) -> str:
+    """A file of UTF-8, with or without a byte-order mark. Raises `Owl2Error`."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Owl2Error(f"{path} is no text ({error}); is the download complete?") from error
+    except OSError as error:
+        raise Owl2Error(f"{path} cannot be read: {error.strerror}") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text, broken at line feeds alone: U+2028 and the like may stand in a line."""
+    return read_text(path).split("\n")
+
+
 def read_json(path: Path, *keys: str) -> Any:
     """The value of a JSON file, or of the nested `keys` in it."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+        value = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
         raise Owl2Error(f"{path} is not valid JSON ({error}); is the download complete?") from error
     for key in keys:
         if not isinstance(value, Mapping) or key not in value:
@@ -59,15 +75,32 @@ def read_json(path: Path, *keys: str) -> Any:
     return value
 
 
+def read_rows(path: Path, *keys: str) -> list[Any]:
+    """As `read_json`, where the value must be a list."""
+    return _of_kind(path, read_json(path, *keys), list, "a list of rows", keys)
+
+
+def read_object(path: Path, *keys: str) -> dict[str, Any]:
+    """As `read_json`, where the value must be an object."""
+    return _of_kind(path, read_json(path, *keys), dict, "an object", keys)
+
+
+def _of_kind(path: Path, value: Any, kind: type, expected: str, keys: tuple[str, ...]) -> Any:
+    if not isinstance(value, kind):
+        where = "".join(f" under {key!r}" for key in keys)
+        raise Owl2Error(f"{path} holds a {type(value).__name__}{where}; expected {expected}")
+    return value
+
+
 def read_json_lines(path: Path) -> list[Any]:
     """The values of a file with one JSON value a line; empty lines are left out."""
     values = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         try:
             values.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise Owl2Error(f"{path}, line {number} is not valid JSON ({error})") from error
     return values
 
@@ -78,14 +111,13 @@ def read_table(path: Path, delimiter: str = "\t", columns: Iterable[str] = ()) -
     Raises:
       Owl2Error: A column of `columns` is missing, or a row is longer than the header.
     """
-    csv.field_size_limit(sys.maxsize)  # a picture in base64 is one field
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with _csv_file(path) as file:
         reader = csv.DictReader(file, delimiter=delimiter)
-        missing = [column for column in columns if column not in (reader.fieldnames or ())]
+        found = reader.fieldnames or ()
+        missing = [column for column in columns if column not in found]
         if missing:
-            raise Owl2Error(
-                f"{path} has no column {missing[0]!r}; its columns are {', '.join(reader.fieldnames or ())}"
-            )
+            names = ", ".join(found)[:200] or "none"
+            raise Owl2Error(f"{path} has no column {missing[0]!r}; its columns are {names}")
         rows = list(reader)
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
@@ -95,12 +127,23 @@ def read_table(path: Path, delimiter: str = "\t", columns: Iterable[str] = ()) -
 
 def read_plain_csv(path: Path, width: int) -> list[list[str]]:
     """Rows of a comma-separated file without a header, `width` fields each."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with _csv_file(path) as file:
         rows = [row for row in csv.reader(file) if row]
     for number, row in enumerate(rows, 1):
         if len(row) != width:
             raise Owl2Error(f"{path}, row {number} has {len(row)} fields; expected {width}")
     return rows
+
+
+@contextmanager
+def _csv_file(path: Path) -> Iterator[TextIO]:
+    """A file for the `csv` module, whose faults come out as `Owl2Error`."""
+    csv.field_size_limit(sys.maxsize)  # a picture in base64 is one field
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield file
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise Owl2Error(f"{path} is no table of text ({error}); is the download complete?") from error
 
 
 def read_parquet(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from typing import Any
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Decoding, Judged, Question, Summary, percent, percent_by
-from owl2_jax.evals.files import DataFile, parse_rows, read_json
+from owl2_jax.evals.files import DataFile, parse_rows, read_object, read_rows
 
 _RATING = re.compile(r"rating:\s*\**\s*([0-6])\b", re.IGNORECASE)
 # A rating below 3 means that the answer holds a hallucination.
@@ -60,7 +60,7 @@ class MMVet(FreeAnswer):
             picture = pictures / row["imagename"]
             return self.question(name, row["question"], picture, row["answer"], capability=row["capability"])
 
-        yield from parse_rows(path, read_json(path).items(), parse)
+        yield from parse_rows(path, read_object(path).items(), parse)
 
     def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:
         """The input of mm-vet_evaluator: an object of answers by question."""
@@ -71,7 +71,7 @@ class MMVet(FreeAnswer):
 
     def judged(self, answered: Sequence[Answered], judgements: Path) -> Summary:
         """Reads the evaluator's `*-grade-*runs.json`: {id: {"score": [one for each run]}}."""
-        grades = read_json(judgements)
+        grades = read_object(judgements)
         scores = list(parse_rows(judgements, answered, lambda answer: _mean_grade(grades, answer)))
         kinds = [
             (kind, score)
@@ -108,7 +108,7 @@ class MMHalBench(FreeAnswer):
             picture = pictures / PurePosixPath(row["image_src"]).name
             return self.question(str(index), row["question"], picture, row["gt_answer"], row=row)
 
-        yield from parse_rows(path, enumerate(read_json(path)), parse)
+        yield from parse_rows(path, enumerate(read_rows(path)), parse)
 
     def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:
         """The authors' template with `model_answer` filled in."""
@@ -119,7 +119,7 @@ class MMHalBench(FreeAnswer):
 
     def judged(self, answered: Sequence[Answered], judgements: Path) -> Summary:
         """Reads the judge's replies: a list of texts, or of chat completions, in order."""
-        replies = read_json(judgements)
+        replies = read_rows(judgements)
         if len(replies) != len(answered):
             raise Owl2Error(f"{judgements} holds {len(replies)} judgements; expected {len(answered)}")
         ratings = list(parse_rows(judgements, replies, _rating))

@@ -46,6 +46,10 @@ BENCHMARKS: dict[str, Callable[[], Benchmark]] = {
     "agieval": text.AGIEval,
     "arc_challenge": lambda: text.ARC("Challenge", published=65.8),
     "arc_easy": lambda: text.ARC("Easy", published=79.9),
+    "mmlu_generated": lambda: text.MMLU(generate=True),
+    "agieval_generated": lambda: text.AGIEval(generate=True),
+    "arc_challenge_generated": lambda: text.ARC("Challenge", published=65.8, generate=True),
+    "arc_easy_generated": lambda: text.ARC("Easy", published=79.9, generate=True),
     # Video
     "msvd_qa": video.MSVDQA,
     "msrvtt_qa": video.MSRVTTQA,
@@ -65,6 +69,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "captions": ("coco_captions", "flickr30k", "nocaps_val", "textcaps_val"),
     "pope": ("pope_random", "pope_popular", "pope_adversarial"),
     "text": ("mmlu", "bbh", "agieval", "arc_challenge", "arc_easy"),
+    "text_generated": (
+        "mmlu_generated",
+        "bbh",
+        "agieval_generated",
+        "arc_challenge_generated",
+        "arc_easy_generated",
+    ),
     "video": ("msvd_qa", "msrvtt_qa", "tgif_qa"),
     "embedded": (
         "easy_vqa",

@@ -28,6 +28,7 @@ class Score:
       metrics: All metrics.
       baselines: Scores of guessing, by description.
       scale: Where the axis of a chart ends.
+      left_out: Metrics that could not be computed, and why.
     """
 
     benchmark: str
@@ -43,6 +44,7 @@ class Score:
     published_note: str = ""
     baselines: dict[str, float] = field(default_factory=dict)
     scale: float = 100.0
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def make_score(
@@ -68,6 +70,7 @@ def make_score(
         published_note=benchmark.published_note,
         baselines=dict(benchmark.baselines),
         scale=benchmark.scale,
+        left_out=benchmark.left_out(),
     )
 
 
@@ -123,6 +126,7 @@ def markdown(scores: Iterable[Score]) -> str:
         parts = {name: value for name, value in score.metrics.items() if name != score.metric}
         if parts:
             lines += ["", f"{score.title}: " + ", ".join(f"{name} {v:.2f}" for name, v in parts.items())]
+        lines += [f"\n{score.title}, without {metric}: {why}" for metric, why in score.left_out.items()]
     return "\n".join(lines) + "\n"
 
 

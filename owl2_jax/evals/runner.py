@@ -1,8 +1,9 @@
 """Runs a benchmark: asks what is not answered yet, scores, sums up.
 
 OUT/<benchmark>/run.json        what was evaluated, so that runs never mix
-                journal-*.jsonl one line a question as it is answered, with its seconds
+                journal-*.jsonl one line a question as it is answered
                 results.jsonl   one line a question, in order; the same bytes for the same model
+                times.jsonl     the seconds of each question, in the same order
                 summary.json    all metrics
 OUT/scores.json                 one entry a benchmark
 """
@@ -190,9 +191,11 @@ def _summarise(
 
 
 def _write_results(folder: Path, rows: Sequence[dict[str, Any]], summary: Summary) -> None:
-    lines = []
+    lines, times = [], []
     for row, score in zip(rows, summary.scores, strict=True):
-        # Times differ from run to run; the results must not.
+        # Times differ from run to run, so they stand in a file of their own; the results must not.
         kept = {key: value for key, value in row.items() if key not in ("index", "seconds")}
         lines.append(journal.line({**kept, "score": score}))
+        times.append(journal.line({"id": row["id"], "seconds": row["seconds"]}))
     journal.write_atomically(folder / "results.jsonl", "".join(lines))
+    journal.write_atomically(folder / "times.jsonl", "".join(times))

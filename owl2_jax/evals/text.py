@@ -1,7 +1,8 @@
 """Text-only sets: MMLU, ARC, AGIEval (English), BIG-Bench Hard.
 
 MMLU, ARC and AGIEval's choices are scored by the log-likelihood of the option
-letters as continuations of the prompt; BBH and AGIEval's cloze by generation.
+letters as continuations of the prompt, or (`generate`) by the letter read out of
+a generated answer; BBH and AGIEval's cloze are always generated.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from typing import Any
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Decoding, Question, Summary, percent, percent_by
-from owl2_jax.evals.files import DataFile, parse_rows, read_json, read_json_lines, read_plain_csv
+from owl2_jax.evals.files import DataFile, parse_rows, read_json_lines, read_plain_csv, read_rows, read_text
 from owl2_jax.evals.metrics.answers import exact_match
-from owl2_jax.evals.metrics.choice import LETTERS, option_lines
+from owl2_jax.evals.metrics.choice import LETTERS, option_lines, parse_choice
 
 
 class Grouped(Benchmark):
@@ -30,12 +31,35 @@ class Grouped(Benchmark):
         return Summary({self.metric: percent(scores), "mean_of_groups": mean, **groups}, scores)
 
 
-def _letters(count: int) -> tuple[str, ...]:
-    """The continuations " A", " B", ... of a prompt that ends before the answer."""
-    return tuple(f" {letter}" for letter in LETTERS[:count])
+class LetteredText(Benchmark):
+    """Questions with lettered options; `answer` is a letter."""
+
+    def __init__(self, generate: bool = False):
+        """With `generate` the model writes its answer, and the letter is read out of it."""
+        self._generate = generate
+        if generate:
+            self.title += ", generated"
+            self.published = None  # by likelihood
+            if not self.decoding.stop:
+                self.decoding = Decoding(stop=("\n",))
+
+    def choice(
+        self, name: str, text: str, choices: Sequence[str], answer: str, group: str = "", shorter: Any = ()
+    ) -> Question:
+        """A question whose prompt `text` shows the options already; `group` goes into its info."""
+        info = {"group": group, "choices": list(choices)}
+        options = () if self._generate else tuple(f" {letter}" for letter in LETTERS[: len(choices)])
+        return Question(
+            name, text, self.prompt.hash, answer, options=options, info=info, shorter=tuple(shorter)
+        )
+
+    def score(self, question: Question, prediction: str) -> float:
+        """A likeliest letter is the prediction itself; a generated one has to be read."""
+        chosen = parse_choice(prediction, question.info["choices"])
+        return float(chosen is not None and LETTERS[chosen] == question.answer)
 
 
-class MMLU(Grouped):
+class MMLU(LetteredText, Grouped):
     """MMLU test: 14 042 questions of 57 subjects, five worked examples of the subject in front."""
 
     title = "MMLU, 5-shot"
@@ -73,15 +97,7 @@ class MMLU(Grouped):
             )
             for count in range(len(shots), -1, -1)
         ]
-        return Question(
-            f"{subject}/{index}",
-            prompts[0],
-            self.prompt.hash,
-            answer,
-            options=_letters(4),
-            info={"group": subject},
-            shorter=tuple(prompts[1:]),
-        )
+        return self.choice(f"{subject}/{index}", prompts[0], options, answer, subject, prompts[1:])
 
 
 def _solved(row: list[str]) -> str:
@@ -89,15 +105,16 @@ def _solved(row: list[str]) -> str:
     return f"{question}\n{option_lines(options)}\nAnswer: {answer}\n\n"
 
 
-class ARC(Benchmark):
+class ARC(LetteredText):
     """AI2 reasoning challenge, test; `level` is "Challenge" (1 172) or "Easy" (2 376)."""
 
     prompt = PROMPTS["arc"]
     baselines = (("chance", 25.0),)
 
-    def __init__(self, level: str, published: float):
+    def __init__(self, level: str, published: float, generate: bool = False):
         self.title = f"ARC-{level}"
         self.published = published
+        super().__init__(generate)
         self.files = (
             DataFile(
                 f"arc/ARC-V1-Feb2018-2/ARC-{level}/ARC-{level}-Test.jsonl",
@@ -113,17 +130,22 @@ class ARC(Benchmark):
         choices = row["question"]["choices"]
         # Labels are A to E in most rows and 1 to 5 in some; the prompt shows letters always.
         right = [choice["label"] for choice in choices].index(row["answerKey"])
-        options = option_lines([choice["text"] for choice in choices])
-        text = self.prompt.text(question=row["question"]["stem"], options=options)
-        return Question(row["id"], text, self.prompt.hash, LETTERS[right], options=_letters(len(choices)))
+        options = [choice["text"] for choice in choices]
+        text = self.prompt.text(question=row["question"]["stem"], options=option_lines(options))
+        return self.choice(row["id"], text, options, LETTERS[right])
 
 
-class AGIEval(Grouped):
-    """AGIEval, its ten English sets, zero-shot: nine of choices and one (math) of cloze."""
+class AGIEval(LetteredText, Grouped):
+    """AGIEval, zero-shot, the ten sets that its authors' loader lists as English.
+
+    Nine are of choices and one (math) of cloze. The score is over all questions;
+    the mean over sets stands beside it. The paper names no sets for its figure.
+    """
 
     title = "AGIEval English, 0-shot"
     prompt = PROMPTS["agieval_choice"]
     published = 32.7
+    published_note = "sets not named"
     decoding = Decoding(max_new_tokens=32, stop=("\n",))
     sets = (
         "aqua-rat",
@@ -148,29 +170,25 @@ class AGIEval(Grouped):
     def _parse(self, name: str, numbered: tuple[int, dict[str, Any]]) -> Question:
         index, row = numbered
         fields = {"passage": row["passage"] or "", "question": row["question"]}
-        info = {"group": name}
         if not row["options"]:
             prompt = PROMPTS["agieval_cloze"]
             text = prompt.text(**fields)
-            return Question(f"{name}/{index}", text, prompt.hash, row["answer"], info=info)
+            return Question(f"{name}/{index}", text, prompt.hash, row["answer"], info={"group": name})
         options = row["options"]
         if row["label"] not in LETTERS[: len(options)]:
             raise ValueError(f"the label {row['label']!r} is none of the {len(options)} options")
         last = LETTERS[len(options) - 1]
         text = self.prompt.text(**fields, options=" ".join(options), last=last)
-        return Question(
-            f"{name}/{index}",
-            text,
-            self.prompt.hash,
-            row["label"],
-            options=_letters(len(options)),
-            info=info,
-        )
+        choices = [_BRACKETED.sub("", option) for option in options]
+        return self.choice(f"{name}/{index}", text, choices, row["label"], name)
 
     def score(self, question: Question, prediction: str) -> float:
-        if question.options:
-            return float(prediction == question.answer)
+        if "choices" in question.info:
+            return super().score(question, prediction)
         return exact_match(_formula(prediction), _formula(question.answer))
+
+
+_BRACKETED = re.compile(r"^\([A-J]\)\s*")  # options are published as "(A)text"
 
 
 def _formula(text: str) -> str:
@@ -197,7 +215,7 @@ class BBH(Grouped):
             raise Owl2Error(f"{folder} holds no task files; expected the 27 .json files of BBH")
         for path in paths:
             shots = _worked_examples(examples / f"{path.stem}.txt")
-            rows = enumerate(read_json(path, "examples"))
+            rows = enumerate(read_rows(path, "examples"))
             yield from parse_rows(path, rows, partial(self._parse, path.stem, shots))
 
     def _parse(self, task: str, shots: list[str], numbered: tuple[int, dict[str, str]]) -> Question:
@@ -224,7 +242,7 @@ def _worked_examples(path: Path) -> list[str]:
     """
     if not path.exists():
         raise Owl2Error(f"{path} is missing; it belongs to github.com/suzgunmirac/BIG-Bench-Hard")
-    text = path.read_text(encoding="utf-8").split("-----\n", 1)[-1].strip()
+    text = read_text(path).split("-----\n", 1)[-1].strip()
     head, *examples = text.split("\n\nQ:")
     if not examples:
         raise Owl2Error(f"{path} holds no worked example that begins with 'Q:'")

@@ -1,12 +1,13 @@
 """Questions about videos, seen as evenly spaced frames: MSVD-QA, MSRVTT-QA, TGIF-QA (frame).
 
-Videos are not decoded here. MSVD and MSRVTT are read as one folder of frames a
-video (for example from `ffmpeg -i video7010.mp4 video7010/%05d.jpg`); TGIF's
-animations are opened as they are published.
+The videos are read as they are published (.avi, .mp4, .gif) by PyAV, through
+`data.video`: a video is cut into equal stretches of time, and the frame shown in
+the middle of each becomes a picture of the prompt.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from collections.abc import Iterator, Sequence
@@ -14,14 +15,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.prompts import IMAGE_TAG, PROMPTS
-from owl2_jax.evals.base import Answered, Judged, Picture, Question, Summary, percent
-from owl2_jax.evals.files import DataFile, parse_rows, read_json, read_table
+from owl2_jax.data.video import Frame, decode_frame, require_reader
+from owl2_jax.evals.base import Answered, Judged, Question, Summary, percent
+from owl2_jax.evals.files import DataFile, parse_rows, read_lines, read_object, read_rows, read_table
 from owl2_jax.evals.metrics.answers import exact_match
 
 XU = "github.com/xudejing/video-question-answering"
-_FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
+_KEPT_FRAMES = 64  # encoded; questions on one video follow each other
+
+
+@dataclass(frozen=True)
+class VideoFrame:
+    """Frame `number` of `count` evenly spaced ones of a video, read when it is asked for."""
+
+    path: Path
+    number: int
+    count: int
+
+    def read(self) -> bytes:
+        """The frame as PNG bytes; short videos show a frame more than once.
+
+        Raises:
+          Owl2Error: The video is missing or damaged.
+        """
+        return _png(self)
+
+
+@functools.lru_cache(_KEPT_FRAMES)
+def _png(frame: VideoFrame) -> bytes:
+    buffer = io.BytesIO()
+    decode_frame(Frame(str(frame.path), frame.number, frame.count)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 class VideoQuestions(Judged):
@@ -30,10 +55,13 @@ class VideoQuestions(Judged):
     prompt = PROMPTS["video"]
     num_frames = 8
 
-    def question(self, name: str, question: str, frames: Sequence[Picture], answer: str) -> Question:
+    def question(self, name: str, question: str, video: Path, answer: str) -> Question:
+        frames = tuple(VideoFrame(video, number, self.num_frames) for number in range(self.num_frames))
         text = self.prompt.text(frames=IMAGE_TAG * len(frames), question=question)
-        info = {"question": question}
-        return Question(name, text, self.prompt.hash, answer, tuple(frames), info=info)
+        return Question(name, text, self.prompt.hash, answer, frames, info={"question": question})
+
+    def check(self) -> None:
+        require_reader()
 
     def score(self, question: Question, prediction: str) -> float:
         return exact_match(prediction, question.answer)
@@ -55,7 +83,7 @@ class VideoQuestions(Judged):
 
     def judged(self, answered: Sequence[Answered], judgements: Path) -> Summary:
         """Reads {id: [{"pred": "yes" or "no", "score": 0 to 5}, ...]}, the judge's combined file."""
-        replies = read_json(judgements)
+        replies = read_object(judgements)
 
         def parse(answer: Answered) -> tuple[float, float]:
             reply = replies[answer.question.id][0]
@@ -67,53 +95,56 @@ class VideoQuestions(Judged):
         return Summary({self.metric: percent(right), "judged_score": grade}, right)
 
 
-class FolderOfFrames(VideoQuestions):
-    """Xu et al. 2017: test_qa.json, and a folder of frames for each video."""
-
-    frames_name: str
-
-    def questions(self, root: Path) -> Iterator[Question]:
-        path, folder = self.data_file(root), self.data_file(root, 1)
-        found: dict[str, list[Path]] = {}
-
-        def parse(row: dict[str, Any]) -> Question:
-            video = self.frames_name.format(row["video_id"])
-            if video not in found:
-                found[video] = self._frames(folder / video)
-            return self.question(str(row["id"]), row["question"], found[video], row["answer"])
-
-        yield from parse_rows(path, read_json(path), parse)
-
-    def _frames(self, folder: Path) -> list[Path]:
-        files = folder.iterdir() if folder.is_dir() else ()
-        frames = sorted(file for file in files if file.suffix.lower() in _FRAME_SUFFIXES)
-        if not frames:
-            raise Owl2Error(
-                f"{folder} holds no frames; extract them from the video, for example with "
-                f"ffmpeg -i VIDEO {folder}/%05d.jpg"
-            )
-        return [frames[index] for index in evenly_spaced(len(frames), self.num_frames)]
-
-
-class MSVDQA(FolderOfFrames):
-    """MSVD-QA test: 13 157 questions."""
-
-    title = "MSVD-QA test"
-    frames_name = "vid{}"
-    files = (DataFile("msvd_qa/test_qa.json", XU), DataFile("msvd_qa/frames", f"{XU} (videos, as frames)"))
-
-
-class MSRVTTQA(FolderOfFrames):
-    """MSRVTT-QA test: 72 821 questions."""
+class MSRVTTQA(VideoQuestions):
+    """MSRVTT-QA test (Xu et al. 2017): 72 821 questions."""
 
     title = "MSRVTT-QA test"
     published = 46.7
     published_note = "outside report"
-    frames_name = "video{}"
     files = (
         DataFile("msrvtt_qa/test_qa.json", XU),
-        DataFile("msrvtt_qa/frames", f"{XU} (videos, as frames)"),
+        DataFile("msrvtt_qa/TestVideo", "ms-multimedia-challenge.com (test_videos.zip)"),
     )
+
+    def questions(self, root: Path) -> Iterator[Question]:
+        path, videos = self.data_file(root), self.data_file(root, 1)
+
+        def parse(row: dict[str, Any]) -> Question:
+            video = videos / f"video{row['video_id']}.mp4"
+            return self.question(str(row["id"]), row["question"], video, row["answer"])
+
+        yield from parse_rows(path, read_rows(path), parse)
+
+
+class MSVDQA(VideoQuestions):
+    """MSVD-QA test (Xu et al. 2017): 13 157 questions; videos are numbered by a table of the authors."""
+
+    title = "MSVD-QA test"
+    files = (
+        DataFile("msvd_qa/test_qa.json", XU),
+        DataFile("msvd_qa/youtube_mapping.txt", XU),
+        DataFile("msvd_qa/YouTubeClips", "cs.utexas.edu/users/ml/clamp/videoDescription (YouTubeClips.tar)"),
+    )
+
+    def questions(self, root: Path) -> Iterator[Question]:
+        path, videos = self.data_file(root), self.data_file(root, 2)
+        names = self._names(root)
+
+        def parse(row: dict[str, Any]) -> Question:
+            video = videos / (names[f"vid{row['video_id']}"] + ".avi")
+            return self.question(str(row["id"]), row["question"], video, row["answer"])
+
+        yield from parse_rows(path, read_rows(path), parse)
+
+    def _names(self, root: Path) -> dict[str, str]:
+        """Names of the clips by number, from lines such as "-4wsuPCjDBc_5_15 vid1"."""
+        path = self.data_file(root, 1)
+
+        def parse(line: str) -> tuple[str, str]:
+            clip, number = line.split()
+            return number, clip
+
+        return dict(parse_rows(path, filter(str.strip, read_lines(path)), parse))
 
 
 class TGIFQA(VideoQuestions):
@@ -131,37 +162,7 @@ class TGIFQA(VideoQuestions):
 
         def parse(numbered: tuple[int, dict[str, str]]) -> Question:
             index, row = numbered
-            path = folder / f"{row['gif_name']}.gif"
-            frames = [GifFrame(path, part, self.num_frames) for part in range(self.num_frames)]
-            return self.question(str(index), row["question"], frames, row["answer"])
+            video = folder / f"{row['gif_name']}.gif"
+            return self.question(str(index), row["question"], video, row["answer"])
 
         yield from parse_rows(path, enumerate(rows), parse)
-
-
-def evenly_spaced(total: int, count: int) -> list[int]:
-    """The middles of `count` equal parts of `total` frames; all frames when there are fewer."""
-    if total <= count:
-        return list(range(total))
-    return [int((part + 0.5) * total / count) for part in range(count)]
-
-
-@dataclass(frozen=True)
-class GifFrame:
-    """Part `part` of `count` equal parts of an animation, seen at its middle."""
-
-    path: Path
-    part: int
-    count: int
-
-    def read(self) -> bytes:
-        """The frame as PNG bytes; short animations show a frame more than once."""
-        from PIL import Image
-
-        buffer = io.BytesIO()
-        try:
-            with Image.open(self.path) as animation:
-                animation.seek(int((self.part + 0.5) * animation.n_frames / self.count))
-                animation.convert("RGB").save(buffer, format="PNG")
-        except (OSError, SyntaxError, AttributeError) as error:
-            raise Owl2Error(f"{self.path} is not an animation that can be read ({error})") from error
-        return buffer.getvalue()

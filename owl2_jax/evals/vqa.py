@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Picture, Question, Summary, percent, percent_by
-from owl2_jax.evals.files import DataFile, parse_rows, read_json
+from owl2_jax.evals.files import DataFile, parse_rows, read_object, read_rows
 from owl2_jax.evals.metrics.answers import exact_match, normalise_for_server
 from owl2_jax.evals.metrics.vqa import summarise, vqa_accuracy
 
@@ -77,13 +76,13 @@ class QuestionsAndAnnotations(HumanAnswers):
                 answer_type=known.get("answer_type", ""),
             )
 
-        yield from parse_rows(path, read_json(path, "questions"), parse)
+        yield from parse_rows(path, read_rows(path, "questions"), parse)
 
     def _annotations(self, root: Path) -> Mapping[int, dict] | None:
         if len(self.files) < 3:
             return None
         path = self.data_file(root, 1)
-        rows = read_json(path, "annotations")
+        rows = read_rows(path, "annotations")
         return dict(parse_rows(path, rows, lambda row: (row["question_id"], _annotation(row))))
 
 
@@ -159,7 +158,7 @@ class AOKVQA(ShortAnswer):
             picture = pictures / f"{row['image_id']:012d}.jpg"
             return self.question(row["question_id"], row["question"], picture, row["direct_answers"])
 
-        yield from parse_rows(path, read_json(path), parse)
+        yield from parse_rows(path, read_rows(path), parse)
 
     def score(self, question: Question, prediction: str) -> float | None:
         """The authors compare exact strings; the letter case and final stop of a model are not its answer."""
@@ -185,7 +184,7 @@ class GQA(ShortAnswer):
             kind = row["types"]["structural"]
             return self.question(name, row["question"], picture, row["answer"], kind=kind)
 
-        yield from parse_rows(path, _items(path, read_json(path)), parse)
+        yield from parse_rows(path, read_object(path).items(), parse)
 
     def summarise(self, answered: Sequence[Answered]) -> Summary:
         scores = [answer.score for answer in answered]
@@ -220,7 +219,7 @@ class VizWiz(HumanAnswers):
                 answer_type=row["answer_type"],
             )
 
-        yield from parse_rows(path, read_json(path), parse)
+        yield from parse_rows(path, read_rows(path), parse)
 
 
 class TextVQA(HumanAnswers):
@@ -241,7 +240,7 @@ class TextVQA(HumanAnswers):
             picture = pictures / f"{row['image_id']}.jpg"
             return self.question(str(row["question_id"]), row["question"], picture, row["answers"])
 
-        yield from parse_rows(path, read_json(path, "data"), parse)
+        yield from parse_rows(path, read_rows(path, "data"), parse)
 
 
 class OCRVQA(ShortAnswer):
@@ -267,11 +266,5 @@ class OCRVQA(ShortAnswer):
                 for index, (question, answer) in enumerate(pairs)
             ]
 
-        for questions in parse_rows(path, _items(path, read_json(path)), parse):
+        for questions in parse_rows(path, read_object(path).items(), parse):
             yield from questions
-
-
-def _items(path: Path, value: Any) -> Sequence[tuple[str, dict]]:
-    if not isinstance(value, Mapping):
-        raise Owl2Error(f"{path} holds a {type(value).__name__}; expected an object of questions by id")
-    return list(value.items())

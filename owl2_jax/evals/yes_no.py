@@ -11,7 +11,7 @@ import numpy as np
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Question, Summary
-from owl2_jax.evals.files import DataFile, parse_rows, read_json_lines
+from owl2_jax.evals.files import DataFile, parse_rows, read_json_lines, read_text
 from owl2_jax.evals.metrics import mme, pope
 
 # These tasks keep pictures and questions in two folders; the others in one.
@@ -44,7 +44,7 @@ class MME(Benchmark):
         for file, task in zip(self.files[1:], _MME_TASKS, strict=True):
             path = file.require(root)
             pictures = folder / task / "images" if task in _SPLIT_FOLDERS else folder / task
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = read_text(path).splitlines()
             yield from parse_rows(path, enumerate(lines), partial(self._parse, task, pictures))
 
     def _parse(self, task: str, pictures: Path, numbered: tuple[int, str]) -> Question:

@@ -96,13 +96,30 @@ class Engine:
             )
         self.row_counts = power_buckets(max(min(config.prefill_rows, config.slots), ways), 8, ways)
         self.programs = Programs(model)
-        self._slots = self.programs.empty_slots(config.slots, self._cache_lengths[0])
         self.features = FeaturePool(model.config, self._pool_rows(), self.programs.encode_images, ways)
         self.admission = Admission(model.config, self.programs, self.features, self.row_counts)
-        self._table = SlotTable(config.slots, config.reuse_from)
         self._waiting: deque[Job] = deque()
         self._running: dict[int, Job] = {}  # by slot
         self._next_id = 0
+        self._empty_slots()
+
+    def forget(self) -> None:
+        """Lets go of all that earlier requests left behind: features, slots' contents, their length.
+
+        What comes next then runs exactly as in a new engine, to the last bit of
+        every log-probability; sizes of batches and of the cache decide over those.
+
+        Raises:
+          Owl2Error: requests wait or run.
+        """
+        if self.pending:
+            raise Owl2Error(f"{self.pending} requests wait or run; an engine forgets when all have ended")
+        self.features.forget()
+        self._empty_slots()
+
+    def _empty_slots(self) -> None:
+        self._slots = self.programs.empty_slots(self.config.slots, self._cache_lengths[0])
+        self._table = SlotTable(self.config.slots, self.config.reuse_from)
 
     # Requests ----------------------------------------------------------------
 

@@ -118,6 +118,10 @@ class FeaturePool:
     def __contains__(self, picture: Picture) -> bool:
         return picture.key in self._row
 
+    def forget(self) -> None:
+        """Every picture is encoded again when it is next wanted."""
+        self._row.clear()
+
     def row(self, picture: Picture) -> int:
         """Where the features of a picture that was made ready stand."""
         return self._row[picture.key]

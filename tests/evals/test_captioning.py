@@ -112,6 +112,23 @@ def test_textcaps_asks_once_for_each_picture(folder):
     assert questions[0].answer == TEXTS[:2]
 
 
+def test_a_missing_spice_is_told_with_every_result(monkeypatch):
+    monkeypatch.setattr(captioning, "spice_is_missing", lambda: "no models")
+    assert captioning.TextCaps().left_out() == {"SPICE": "no models"}
+    asked = []
+
+    def scores(answered, metrics):
+        asked.append(metrics)
+        return {}, {}
+
+    monkeypatch.setattr(captioning, "_corpus_scores", scores)
+    captioning.TextCaps().summarise([])
+    monkeypatch.setattr(captioning, "spice_is_missing", lambda: None)
+    assert captioning.TextCaps().left_out() == {}
+    captioning.TextCaps().summarise([])
+    assert ["SPICE" in metrics for metrics in asked] == [False, True]
+
+
 def test_malformed_files_are_named(folder):
     folder.picture("coco/val2014/a.jpg")
     folder.json("coco/dataset_coco.json", {"images": [{"split": "test", "cocoid": 1}]})

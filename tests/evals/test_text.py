@@ -101,6 +101,21 @@ def test_agieval_has_nine_sets_of_choices_and_one_of_formulas(folder, answer):
     assert by_id["math/0"].options == ()
 
 
+def test_generated_answers_are_read_for_their_letter_or_text(folder, answer):
+    agieval_files(folder)
+    answers = {f"{name}/0": "(B)" for name in AGIEval.sets}
+    answers |= {"math/0": "7", "sat-math/0": "2", "lsat-rc/0": "C, since", "aqua-rat/0": "I do not know"}
+    answered, summary = answer(AGIEval(generate=True), answers)
+    assert summary.metrics["accuracy"] == 70.0
+    assert not any(entry.question.options for entry in answered)
+    by_letter = {entry.question.id: entry.question.prompt for entry in answered}
+    asked = {question.id: question.prompt for question in AGIEval().questions(folder.root)}
+    assert by_letter == asked
+    benchmark = MMLU(generate=True)
+    assert (benchmark.title, benchmark.published) == ("MMLU, 5-shot, generated", None)
+    assert benchmark.decoding.stop == ("\n",)
+
+
 def test_malformed_agieval_rows_are_named(folder):
     agieval_files(folder)
     folder.lines(

@@ -3,7 +3,7 @@
 Captions go through the Stanford PTB tokenizer (Java), lose punctuation, and are
 scored by CIDEr, BLEU-1..4, ROUGE-L (all plain Python) and METEOR (Java). SPICE
 (Java) works only where its Stanford models lie inside the installed package,
-which by itself fetches them over the network.
+which by itself would fetch them over the network; it is never asked to.
 
 `CIDEr` here is the package's value: 1.0 reads "100" in most papers, so tables
 show percent.
@@ -43,12 +43,19 @@ def require_captions(metrics: Sequence[str] = DEFAULT_METRICS) -> None:
             "caption scores need Java: the PTB tokenizer and METEOR are Java programs, and no `java` is on "
             "the PATH. Install a Java runtime, 8 or newer (Debian: default-jre-headless)"
         )
-    if "SPICE" in metrics and not _spice_models():
-        raise Owl2Error(
-            "SPICE needs Stanford CoreNLP 3.6.0, which is not inside pycocoevalcap and is not downloaded by "
-            f"us. Put stanford-corenlp-3.6.0.jar and stanford-corenlp-3.6.0-models.jar into "
-            f"{_package_directory() / 'spice' / 'lib'}, or leave SPICE out"
-        )
+    if "SPICE" in metrics and (missing := spice_is_missing()):
+        raise Owl2Error(missing)
+
+
+def spice_is_missing() -> str | None:
+    """What SPICE lacks here and how to get it; None when it can be computed."""
+    if _spice_models():
+        return None
+    return (
+        "SPICE needs Stanford CoreNLP 3.6.0, which is not inside pycocoevalcap and is never downloaded by "
+        "us: put stanford-corenlp-3.6.0.jar and stanford-corenlp-3.6.0-models.jar into "
+        f"{_package_directory() / 'spice' / 'lib'}"
+    )
 
 
 def caption_scores(

@@ -86,8 +86,24 @@ def test_missing_package_names_the_extra(monkeypatch):
 
 def test_spice_without_its_models_says_what_to_put_where(monkeypatch):
     monkeypatch.setattr(captions, "which", lambda name: "/usr/bin/java")
-    with pytest.raises(Owl2Error, match="SPICE needs Stanford CoreNLP"):
+    monkeypatch.setattr(captions, "_spice_models", lambda: False)
+    with pytest.raises(Owl2Error, match=r"never downloaded by us: put stanford-corenlp-3\.6\.0\.jar"):
         captions.require_captions(["SPICE"])
+
+
+def test_spice_is_scored_in_the_order_of_the_captions_where_its_models_are(monkeypatch):
+    class Fake:
+        def compute_score(self, references, candidates):
+            # The package sorts the pictures by name.
+            return 0.5, [{"All": {"f": float(name)}} for name in sorted(candidates)]
+
+    monkeypatch.setattr(captions, "_spice_models", lambda: True)
+    monkeypatch.setattr(captions, "_module", lambda name: type(name, (), {"Spice": Fake}))
+    assert captions.spice_is_missing() is None
+    texts = {"2": ["a b"], "1": ["a c"]}
+    corpus, pictures = captions.token_scores(texts, texts, ["SPICE"])
+    assert corpus == {"SPICE": 0.5}
+    assert pictures == {"2": {"SPICE": 2.0}, "1": {"SPICE": 1.0}}
 
 
 def test_unknown_metric_and_unequal_ids_are_refused(monkeypatch):
