@@ -21,7 +21,13 @@ from owl2_jax.evals.metrics.choice import LETTERS
 
 
 class LazyPicture(Protocol):
-    """A picture that has to be made first, such as a frame of an animation."""
+    """A picture that has to be made first, such as a frame of a video.
+
+    Attributes:
+      path: The file that it is made from.
+    """
+
+    path: Path
 
     def read(self) -> bytes:
         """The bytes of an image file."""

@@ -146,6 +146,7 @@ def _ask_missing(
     done = total - sum(map(len, left))
     if not left:
         return
+    check_pictures([questions[index] for chunk in left for index in chunk])
     asked = model()
     with journal.Journal(folder, shard.index, finished) as log:
         for chunk in left:
@@ -159,6 +160,15 @@ def _ask_missing(
                 before = now
                 done += 1
                 progress(done, total)
+
+
+def check_pictures(questions: Sequence[Question]) -> None:
+    """Raises `Owl2Error` when files of pictures or videos are missing, before the first question is asked."""
+    pictures = (picture for question in questions for picture in question.images)
+    paths = {p if isinstance(p, Path) else p.path for p in pictures if not isinstance(p, bytes)}
+    missing = sorted(path for path in paths if not path.is_file())
+    if missing:
+        raise Owl2Error(f"{len(missing)} of {len(paths)} files of pictures are missing, first {missing[0]}")
 
 
 def _row(

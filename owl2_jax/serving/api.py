@@ -24,6 +24,7 @@ from fastapi.staticfiles import StaticFiles
 from owl2_jax.serving.body import ClientDisconnect
 from owl2_jax.serving.completions import Completion
 from owl2_jax.serving.errors import ApiError, install_handlers
+from owl2_jax.serving.examples import EXAMPLES
 from owl2_jax.serving.metrics import CONTENT_TYPE
 from owl2_jax.serving.middleware import CountAndProtect
 from owl2_jax.serving.replies import AnswerStream, whole_answer
@@ -124,6 +125,7 @@ def _model_object(request: Request) -> dict[str, Any]:
         "max_model_len": service.model.config.decoder.max_length,
         "max_pictures": limits.pictures,
         "max_body_bytes": limits.body_bytes,
+        "examples": EXAMPLES,
     }
 
 

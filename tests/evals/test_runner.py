@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 
@@ -185,6 +186,18 @@ def test_repeated_ids_and_empty_sets_are_refused(tmp_path, table_model):
 
     with pytest.raises(Owl2Error, match="two questions with the same id"):
         run(tmp_path, table_model(even), Twice(2))
+
+
+def test_missing_pictures_are_told_before_a_model_is_made(tmp_path):
+    class Seen(Numbers):
+        def questions(self, root):
+            for number, question in enumerate(super().questions(root)):
+                yield dataclasses.replace(question, images=(root / f"{number}.png", b"bytes"))
+
+    for number in (0, 2):
+        (tmp_path / f"{number}.png").touch()
+    with pytest.raises(Owl2Error, match=r"2 of 4 files of pictures are missing, first .*/1\.png"):
+        run(tmp_path, None, Seen(4))
 
 
 def test_options_are_recorded_with_their_log_likelihoods(tmp_path, table_model):

@@ -206,6 +206,11 @@ def test_example_question_is_one_touch_away(page):
     expect(page.locator("article.user p")).to_have_text("What is in this picture?")
 
 
+def test_example_with_a_published_wording_is_asked_in_it(page):
+    page.locator("#examples button", has_text="Caption").click()
+    expect(page.locator("#text")).to_have_value("Provide a one-sentence caption for the provided image.")
+
+
 def test_large_picture_is_made_smaller_before_it_is_sent(page):
     shorten(page, 4)
     stream = io.BytesIO()

@@ -20,6 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.data.messages import IMAGE_TAGS
+from owl2_jax.data.prompts import IMAGE_TAG, PROMPTS
 
 Example = dict[str, Any]
 
@@ -92,7 +93,8 @@ class Style:
     Attributes:
       dataset: The short name that counts and weights go by.
       prompt: Text around a question, with `{question}` in it; the whole
-        request where the records are captions.
+        request where the records are captions. Or the name of a published
+        prompt in `data.prompts`, such as "vqa" or "caption".
       image_tag: The tag that marks pictures in the messages.
 
     Raises:
@@ -106,6 +108,8 @@ class Style:
     def __post_init__(self):
         if self.image_tag not in IMAGE_TAGS:
             raise unknown_name("image tag", self.image_tag, IMAGE_TAGS)
+        if self.prompt in PROMPTS:
+            object.__setattr__(self, "prompt", _published(self.prompt))
 
     def require_question(self) -> None:
         """Raises Owl2Error if a question would have no place in the prompt."""
@@ -137,3 +141,14 @@ class Style:
             example["messages"].append({"role": "assistant", "content": answer})
             example["answer"] = answer
         return example
+
+
+def _published(name: str) -> str:
+    """What the user says in a published prompt; the tags of pictures go in front by themselves."""
+    prompt = PROMPTS[name]
+    if set(prompt.fields) - {"question"}:
+        raise Owl2Error(
+            f"the prompt {name!r} has the fields {', '.join(prompt.fields)}; records of a source have a "
+            "question at most: choose another, or write the prompt out with {question} in it"
+        )
+    return prompt.body.removeprefix(IMAGE_TAG)

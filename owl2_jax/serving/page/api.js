@@ -19,7 +19,7 @@ async function call(path, key, options = {}) {
   return response;
 }
 
-// The model that is served: { id, max_pictures, max_body_bytes, ... }.
+// The model that is served: { id, examples, max_pictures, ... }.
 export async function model(key) {
   return (await (await call("v1/models", key)).json()).data[0];
 }

@@ -5,13 +5,6 @@ import { lookFigure } from "./attention.js";
 import { isPicture, toDataUrl } from "./pictures.js";
 import * as settings from "./settings.js";
 
-const EXAMPLES = [
-  "What is in this picture?",
-  "Describe the picture in one sentence.",
-  "What color is it?",
-  "How many objects are there?",
-];
-
 const element = (id) => document.getElementById(id);
 const [log, text, tray] = ["log", "text", "tray"].map(element);
 
@@ -238,11 +231,28 @@ function setUpDrop() {
 
 async function showModel() {
   try {
-    element("model").textContent = (await api.model(settings.key())).id;
+    const model = await api.model(settings.key());
+    element("model").textContent = model.id;
+    showExamples(model.examples);
   } catch (error) {
     if (error.status === 401) settings.open();
     else element("model").textContent = error.message;
   }
+}
+
+// Chips with questions: { label, text }.
+function showExamples(examples) {
+  const chips = examples.map((example) => {
+    const chip = make("button", { type: "button", textContent: example.label });
+    chip.onclick = () => {
+      text.value = example.text;
+      fitText();
+      if (waiting.length) send();
+      else element("files").click();
+    };
+    return chip;
+  });
+  element("examples").replaceChildren(...chips);
 }
 
 function setUp() {
@@ -266,15 +276,6 @@ function setUp() {
       send();
     }
   });
-  for (const question of EXAMPLES) {
-    const chip = make("button", { type: "button", textContent: question });
-    chip.onclick = () => {
-      text.value = question;
-      if (waiting.length) send();
-      else element("files").click();
-    };
-    element("examples").append(chip);
-  }
   showModel();
 }
 

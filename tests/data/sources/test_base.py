@@ -5,6 +5,7 @@ import pickle
 import pytest
 
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
+from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.data.sources import SOURCES, make_source
 from owl2_jax.data.sources.base import RecordError, Source, Style, checked_index
 
@@ -33,6 +34,20 @@ def test_prompt_is_filled_even_when_the_question_has_braces():
         {"role": "user", "content": "<|image|><|image|>Q: what is {x}? A:"},
         {"role": "assistant", "content": "y"},
     ]
+
+
+def test_prompt_may_be_a_published_one_by_name():
+    example = Style("d", "vqa").example("1", "What color?", "red", [b"p"])
+    # What stands between the opening and the ending of the prompt that evaluation asks with.
+    assert f"USER: {example['messages'][0]['content']} ASSISTANT: " == PROMPTS["vqa"].text(
+        question="What color?"
+    )
+    caption = Style("d", "caption", "<image>").example("1", "", "A dog.", [b"p"])
+    assert caption["messages"][0]["content"] == (
+        "<image>Provide a one-sentence caption for the provided image."
+    )
+    with pytest.raises(Owl2Error, match="'choice' has the fields question, options"):
+        Style("d", "choice")
 
 
 def test_example_without_answer_ends_with_the_question():
