@@ -13,7 +13,9 @@ from owl2_jax.cli.common import (
     add_checkpoint_arguments,
     add_int8_argument,
     add_length_argument,
+    add_mesh_argument,
     add_sampling_arguments,
+    load_model,
     sampling_of,
 )
 from owl2_jax.core.errors import Owl2Error, unknown_name
@@ -34,6 +36,7 @@ _COMMANDS = ("/image", "/reset", "/help", "/quit")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_arguments(parser)
     add_int8_argument(parser)
+    add_mesh_argument(parser)
     parser.add_argument(
         "--image", action="append", default=[], type=Path, metavar="FILE",
         help="picture of the first message; may be given several times",
@@ -47,11 +50,10 @@ def main(args: argparse.Namespace) -> int:
     for path in args.image:
         check_picture(path)
 
-    import owl2_jax
     from owl2_jax.inference.chat import Chat
     from owl2_jax.inference.engine import Engine, EngineConfig
 
-    model = owl2_jax.load(args.checkpoint, dtype=args.dtype, int8=args.int8)
+    model = load_model(args, args.int8)
     chat = Chat(Engine(model, EngineConfig(slots=1, decode_steps=4)), sampling, args.max_new_tokens)
     terminal = sys.stdin.isatty()
     if terminal:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from owl2_jax.inference.engine import EngineConfig
+    from owl2_jax.inference.loaded import LoadedModel
     from owl2_jax.inference.sampling import Sampling
 
 
@@ -18,6 +21,33 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="of the computation; by default the checkpoint's own"
     )
+
+
+def add_mesh_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--mesh", metavar="AXIS=N,...",
+        help="spread the model over this host's devices, as tensor=4 (default: one device)",
+    )  # fmt: skip
+
+
+def load_model(args: argparse.Namespace, int8: bool = False) -> LoadedModel:
+    """The checkpoint of the arguments, on the mesh of the arguments. Raises `Owl2Error`."""
+    import jax
+
+    from owl2_jax.loading import load_model as load
+    from owl2_jax.parallel.mesh import make_mesh
+
+    mesh = make_mesh(args.mesh, jax.local_devices()) if args.mesh else None
+    return load(args.checkpoint, dtype=args.dtype, mesh=mesh, int8=int8)
+
+
+def engine_config(model: LoadedModel, slots: int | None) -> EngineConfig:
+    """Sizes for many requests at once, with a number of slots if one is given."""
+    from owl2_jax.inference.engine import EngineConfig
+    from owl2_jax.parallel.shardings import batch_ways
+
+    config = EngineConfig.for_throughput(model.config, ways=batch_ways(model.mesh) if model.mesh else 1)
+    return config if slots is None else dataclasses.replace(config, slots=slots)
 
 
 def add_int8_argument(parser: argparse.ArgumentParser) -> None:

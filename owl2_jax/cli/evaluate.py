@@ -10,6 +10,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from owl2_jax.cli.common import add_mesh_argument, engine_config, load_model
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="model, run or released directory")
@@ -25,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slots", type=int, metavar="N", help="questions at a time; by default what memory allows"
     )
-    parser.add_argument("--mesh", metavar="AXIS=N,...", help="spread the model over this host's devices")
+    add_mesh_argument(parser)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of parameters and computation")
 
 
@@ -135,21 +137,11 @@ def _shard() -> Any:
 
 def _model(args: argparse.Namespace) -> Any:
     """The engine, made when the first question is asked; questions of a finished run need none."""
-    import dataclasses
-
-    import jax
-
     from owl2_jax.evals.asking import EngineModel
-    from owl2_jax.inference.engine import Engine, EngineConfig
-    from owl2_jax.loading import load_model
-    from owl2_jax.parallel.mesh import make_mesh
+    from owl2_jax.inference.engine import Engine
 
-    mesh = make_mesh(args.mesh, jax.local_devices()) if args.mesh else None
-    loaded = load_model(args.checkpoint, dtype=args.dtype, mesh=mesh)
-    config = EngineConfig.for_throughput(loaded.config)
-    return EngineModel(
-        Engine(loaded, dataclasses.replace(config, slots=args.slots) if args.slots else config)
-    )
+    loaded = load_model(args)
+    return EngineModel(Engine(loaded, engine_config(loaded, args.slots)))
 
 
 @contextmanager

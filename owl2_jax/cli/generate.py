@@ -32,7 +32,10 @@ from owl2_jax.cli.common import (
     add_checkpoint_arguments,
     add_int8_argument,
     add_length_argument,
+    add_mesh_argument,
     add_sampling_arguments,
+    engine_config,
+    load_model,
     sampling_of,
 )
 from owl2_jax.core.errors import Owl2Error, unknown_name
@@ -51,6 +54,7 @@ SOME_FAILED = 1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_arguments(parser)
     add_int8_argument(parser)
+    add_mesh_argument(parser)
     parser.add_argument("--input", required=True, type=Path, metavar="FILE.jsonl")
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FILE.jsonl",
@@ -108,12 +112,10 @@ def ask(
 
 
 def make_engine(args: argparse.Namespace) -> Engine:
-    import owl2_jax
-    from owl2_jax.inference.engine import Engine, EngineConfig
+    from owl2_jax.inference.engine import Engine
 
-    model = owl2_jax.load(args.checkpoint, dtype=args.dtype, int8=args.int8)
-    config = EngineConfig.for_throughput(model.config)
-    return Engine(model, dataclasses.replace(config, slots=args.slots) if args.slots else config)
+    model = load_model(args, args.int8)
+    return Engine(model, engine_config(model, args.slots))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,13 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from owl2_jax.cli.common import add_checkpoint_arguments, add_int8_argument
+from owl2_jax.cli.common import (
+    add_checkpoint_arguments,
+    add_int8_argument,
+    add_mesh_argument,
+    engine_config,
+    load_model,
+)
 from owl2_jax.core.errors import Owl2Error
 
 if TYPE_CHECKING:
@@ -23,6 +29,7 @@ ENGINE_DIED = 1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_arguments(parser)
     add_int8_argument(parser)
+    add_mesh_argument(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: this machine only)"
     )
@@ -54,17 +61,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     config = config_of(args)
     require_extra()
-    import owl2_jax
-    from owl2_jax.inference.engine import EngineConfig
     from owl2_jax.serving.server import Server, listen, url_of
     from owl2_jax.serving.service import Service
 
     sock = listen(args.host, args.port)
     warn_if_open(args.host, config)
-    model = owl2_jax.load(args.checkpoint, dtype=args.dtype, int8=args.int8)
-    engine = dataclasses.replace(EngineConfig.for_throughput(model.config), decode_steps=4)
-    if args.slots is not None:
-        engine = dataclasses.replace(engine, slots=args.slots)
+    model = load_model(args, args.int8)
+    engine = dataclasses.replace(engine_config(model, args.slots), decode_steps=4)
     service = Service(model, config, engine)
     print(f"{service.name}: chat page at {url_of(sock)}, API at {url_of(sock)}/v1; compiling", flush=True)
     server = Server(service, on_ready=lambda: print("ready", flush=True))

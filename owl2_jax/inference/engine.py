@@ -64,12 +64,17 @@ class EngineConfig:
             raise Owl2Error(f"engine reuse_from is {self.reuse_from}; expected 0 or more")
 
     @classmethod
-    def for_throughput(cls, model: Owl2Config, cache_bytes: int = 256 * 2**20) -> EngineConfig:
-        """Sizes for many requests at once: as many slots as fit into `cache_bytes`, 8 to 256."""
+    def for_throughput(cls, model: Owl2Config, cache_bytes: int = 256 * 2**20, ways: int = 1) -> EngineConfig:
+        """Sizes for many requests at once: as many slots as fit into `cache_bytes`, about 8 to 256.
+
+        Args:
+          ways: pieces that a mesh cuts the slots into; their number is a multiple of it.
+        """
         decoder = model.decoder
         position = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_width
         slot = position * np.dtype(model.dtype).itemsize * decoder.max_length
-        return cls(slots=min(max(cache_bytes // slot, 8), 256))
+        slots = min(max(cache_bytes // slot, 8), 256)
+        return cls(slots=-(-slots // ways) * ways)
 
 
 class Engine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 
@@ -81,6 +82,23 @@ def test_bad_arguments_end_it_before_anything_is_said(talk, arguments, message):
     assert err.startswith("error: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_model_on_two_devices_says_the_same(checkpoint, talk, pictures):
+    lines = ("What?", f"/image {pictures}/1.png And this?")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "owl2_jax.cli.main", "chat", f"--checkpoint={checkpoint}"),
+            *("--max-new-tokens=5", "--mesh=tensor=2"),
+        ],
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"},
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == talk(*lines)[1]
 
 
 def test_as_a_program(checkpoint, pictures):

@@ -123,3 +123,21 @@ def test_bad_input_is_refused_whole(generate, workspace, content, message):
 def test_missing_input_and_folder_are_told(generate):
     assert "cannot read" in generate("--input=/nowhere.jsonl")[1]
     assert "/nowhere" in generate("--output=/nowhere/out.jsonl")[1]
+
+
+@pytest.mark.parametrize("more", [(), ("--int8",)])
+def test_a_model_on_a_mesh_answers_alike(generate, workspace, more):
+    assert generate(*more)[0] == 1
+    alone = read(workspace / "out.jsonl")
+    for name in ("out.jsonl", "out.jsonl.settings.json"):
+        (workspace / name).unlink()
+    assert generate("--mesh=data=4,tensor=2", "--slots=4", *more)[0] == 1
+    for one, other in zip(read(workspace / "out.jsonl"), alone, strict=True):
+        assert one.pop("logprob", None) == pytest.approx(other.pop("logprob", None), abs=1e-3)
+        assert one == other
+
+
+def test_a_mesh_that_is_not_the_machine_is_refused(generate):
+    code, err = generate("--mesh=tensor=3")
+    assert code == 2
+    assert "tensor 3 = 3, but there are 8 devices" in err

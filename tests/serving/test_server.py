@@ -115,6 +115,22 @@ def test_answers_that_take_longer_than_the_grace_time_get_an_error(checkpoint):
     assert "stopped before the answer was finished" in error["message"]
 
 
+def test_a_model_on_two_devices_answers_alike(checkpoint, process):
+    call = {"messages": [user("What?", 1)], "max_tokens": 24, "temperature": 0}
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    spread = Process(checkpoint, "--mesh=tensor=2", **flags)
+    answers = []
+    for each in (process, spread):
+        each.wait_ready()
+        response = httpx.post(f"{each.url}/v1/chat/completions", json=call, timeout=60)
+        answers.append(response.json()["choices"][0]["message"]["content"])
+    look = {"messages": call["messages"], "answer": answers[1]}
+    assert httpx.post(f"{spread.url}/v1/attention", json=look, timeout=60).status_code == 200
+    spread.process.terminate()
+    assert spread.end()[0] == 0
+    assert answers[0] == answers[1] != ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
