@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from owl2_jax.data.tokenizer import StreamDecoder, Tokenizer
-from owl2_jax.inference.request import FinishReason, Request, Result
+from owl2_jax.inference.request import FinishReason, Request, Result, TokenLogprobs
 
 
 class Answer:
@@ -24,6 +24,8 @@ class Answer:
         self._eos_id = tokenizer.eos_id
         self._decoder = StreamDecoder(tokenizer)
         self._shown = 0
+        self._stream_logprobs = request.stream_logprobs
+        self._told = 0  # tokens whose log-probabilities were given out
 
     def extend(self, chosen: Any) -> None:
         """Takes `generate.Chosen` of n tokens; what comes after the end is dropped."""
@@ -69,6 +71,14 @@ class Answer:
         end = len(text) if self.ended else len(text) - self._held_back()
         new, self._shown = text[self._shown : end], max(end, self._shown)
         return new
+
+    def new_logprobs(self) -> TokenLogprobs | None:
+        """Those of the tokens not given out before; None when there are none, or nobody wants them."""
+        result, start = self.result, self._told
+        if not self._stream_logprobs or start == len(result.token_ids):
+            return None
+        self._told = len(result.token_ids)
+        return TokenLogprobs(result.token_ids[start:], result.logprobs[start:], result.top_logprobs[start:])
 
     def _stop_at(self) -> int | None:
         """Where the first stop text begins."""

@@ -279,9 +279,9 @@ class Engine:
             if job.answer.ended:
                 del self._running[slot]
                 self._table.release(job)
-                events.append(Event(job.request_id, text, job.answer.result))
+                events.append(Event(job.request_id, text, job.answer.result, job.answer.new_logprobs()))
             elif text:
-                events.append(Event(job.request_id, text))
+                events.append(Event(job.request_id, text, logprobs=job.answer.new_logprobs()))
         return events
 
     def _drop_cancelled_waiting(self) -> list[Event]:

@@ -32,6 +32,7 @@ class Request:
       min_new_tokens: tokens before `</s>` may come.
       stop: texts that end the answer; they are not part of it.
       top_logprobs: for every token, how many likeliest tokens to list with it.
+      stream_logprobs: tell the log-probabilities with each event, not in the result alone.
       image_mode: "pad", "resize" or "none"; None for the checkpoint's own.
 
     Raises:
@@ -45,6 +46,7 @@ class Request:
     min_new_tokens: int = 0
     stop: Sequence[str] = ()
     top_logprobs: int = 0
+    stream_logprobs: bool = False
     image_mode: str | None = None
 
     def __post_init__(self) -> None:
@@ -89,6 +91,15 @@ class Result:
 
 
 @dataclass(frozen=True)
+class TokenLogprobs:
+    """Some tokens of an answer, in the order of `Result`, with what is said of them there."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    top_logprobs: list[list[tuple[int, float]]]
+
+
+@dataclass(frozen=True)
 class Event:
     """Progress of one request.
 
@@ -96,8 +107,11 @@ class Event:
       request_id: what `Engine.submit` returned.
       text: what the answer grew by; characters are whole.
       result: the finished answer, in the last event of a request.
+      logprobs: of the tokens chosen since the event before, when the request
+        wants them; what a stop text is made of is among them.
     """
 
     request_id: int
     text: str
     result: Result | None = None
+    logprobs: TokenLogprobs | None = None

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from owl2_jax.data.tokenizer import WORD_BOUNDARY, Tokenizer
-from owl2_jax.inference.request import Result
+from owl2_jax.inference.request import Result, TokenLogprobs
 from owl2_jax.serving.calls import ChatCall
 
 DONE = b"data: [DONE]\n\n"
@@ -38,7 +38,7 @@ class Completion:
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": result.text, "refusal": None},
-            "logprobs": self._logprobs(result),
+            "logprobs": self._logprobs(result) if self._call.logprobs else None,
             "finish_reason": result.finish_reason,
         }
         return {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage(result)}
@@ -47,13 +47,13 @@ class Completion:
         """The first event of a stream."""
         return self._event({"role": "assistant", "content": ""})
 
-    def piece(self, text: str) -> bytes:
-        """The event of some more text."""
-        return self._event({"content": text})
+    def piece(self, text: str, tokens: TokenLogprobs | None = None) -> bytes:
+        """The event of some more text, with the tokens chosen meanwhile, if they were asked for."""
+        return self._event({"content": text}, self._logprobs(tokens) if tokens else None)
 
     def end(self, result: Result) -> Iterator[bytes]:
-        """The last events: log-probabilities and token counts, if asked for, and the reason to end."""
-        yield self._event({}, self._logprobs(result), result.finish_reason)
+        """The last events: the reason to end, token counts, if asked for, and the mark of the end."""
+        yield self._event({}, reason=result.finish_reason)
         if self._call.include_usage:
             yield _encode({**self._chunk(), "choices": [], "usage": usage(result)})
         yield DONE
@@ -65,10 +65,8 @@ class Completion:
     def _chunk(self) -> dict[str, Any]:
         return {**self._head, "object": "chat.completion.chunk"}
 
-    def _logprobs(self, result: Result) -> dict[str, Any] | None:
+    def _logprobs(self, result: Result | TokenLogprobs) -> dict[str, Any]:
         """Every token before `</s>`, those of a stop text included, with the likely ones at its place."""
-        if not self._call.logprobs:
-            return None
         content = []
         tops = result.top_logprobs or [[]] * len(result.token_ids)
         for token, logprob, top in zip(result.token_ids, result.logprobs, tops, strict=True):

@@ -59,8 +59,8 @@ class AnswerStream(Response):
         yield self._completion.begin()
         try:
             while (event := await self._ticket.next()) is not None:
-                if event.text:
-                    yield self._completion.piece(event.text)
+                if event.text or event.logprobs:
+                    yield self._completion.piece(event.text, event.logprobs)
                 if event.result is not None:
                     for piece in self._completion.end(event.result):
                         yield piece

@@ -101,6 +101,7 @@ class Service:
             min_new_tokens=call.min_new_tokens,
             stop=call.stop,
             top_logprobs=call.top_logprobs,
+            stream_logprobs=call.stream and call.logprobs,
         )
 
     async def read_pictures(self, conversation: Conversation) -> list[np.ndarray]:

@@ -20,6 +20,10 @@ def ask(client, *messages, **settings):
     return client.chat.completions.create(messages=list(messages) or [user("What?")], **settings)
 
 
+def ask_stream(client):
+    return [chunk.choices[0] for chunk in ask(client, stream=True)]
+
+
 @pytest.fixture(scope="module")
 def client(shared):
     return shared.client()
@@ -90,11 +94,13 @@ def test_logprobs_are_the_engines(client, model):
 
 def test_streamed_logprobs_are_all_there(client):
     whole = ask(client, logprobs=True, top_logprobs=1).choices[0].logprobs.content
-    chunks = list(ask(client, logprobs=True, top_logprobs=1, stream=True))
-    streamed = [
-        token for chunk in chunks if chunk.choices[0].logprobs for token in chunk.choices[0].logprobs.content
-    ]
-    assert streamed == whole
+    chunks = [one.choices[0] for one in ask(client, logprobs=True, top_logprobs=1, stream=True)]
+    told = [chunk for chunk in chunks if chunk.logprobs]
+    assert [token for chunk in told for token in chunk.logprobs.content] == whole
+    # They come with the text that they are of, piece by piece.
+    assert len(told) > 2
+    assert all(chunk.delta.content for chunk in told[:-1])
+    assert all(chunk.logprobs is None for chunk in ask_stream(client))
 
 
 def test_stop_text_ends_the_answer(client, model):
