@@ -103,7 +103,7 @@ def train(
                 with reporter.first_call():
                     state, metrics = trainer.step(state, batch)
                 profile.after(step, metrics)
-                reporter.add(step, metrics)
+                reporter.add(step, batch, metrics)
                 watchdog.beat(step)
 
                 # What is due behind a step: evaluations, a reading, a save.

@@ -14,9 +14,11 @@ import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.batch import Batch
+from owl2_jax.parallel.chips import chip_of
 from owl2_jax.training.clock import COMPILE, DATA_WAIT, Clock
 from owl2_jax.training.metrics import MetricWriter, read_metrics
 from owl2_jax.training.optimizer import schedule
+from owl2_jax.training.step import DeviceBatch
 from owl2_jax.training.terminal import TerminalProgress
 from owl2_jax.training.trainer import Trainer
 
@@ -37,7 +39,9 @@ class Reporter:
     """
 
     def __init__(self, trainer: Trainer, run: Path, title: str, first: int, started: float) -> None:
-        self._config, self._datasets = trainer.config, trainer.datasets
+        self._trainer, self._config, self._datasets = trainer, trainer.config, trainer.datasets
+        # Seconds that a step would take at the devices' peak; 0 where that is not known.
+        self._at_peak: float | None = None
         self._rate = schedule(self._config.schedule, self._config.num_steps)
         self.clock = Clock.resume(read_metrics(run), first, started)
         is_first = jax.process_index() == 0
@@ -75,8 +79,10 @@ class Reporter:
             self.clock.add(COMPILE, time.perf_counter() - start)
             self._compiled = True
 
-    def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+    def add(self, step: int, batch: DeviceBatch, metrics: Mapping[str, jax.Array]) -> None:
         """Takes over a step's metrics, which stay on the device until they are reported."""
+        if self._at_peak is None:
+            self._at_peak = _seconds_at_peak(self._trainer, batch)
         self._pending.append(metrics)
         self.progress.advance(step)
 
@@ -93,7 +99,7 @@ class Reporter:
             **_means(fetched),
             "learning_rate": float(self._rate(max(step - 1 - int(fetched[-1]["skipped"]), 0))),
             "skipped_steps": int(fetched[-1]["skipped"]),
-            **_speed(fetched, seconds),
+            **_speed(fetched, seconds, self._at_peak or 0.0),
             **shares,
             **_by_class(fetched, self._datasets),
             **evaluated,
@@ -118,12 +124,18 @@ def _means(fetched: list[Mapping[str, Any]]) -> dict[str, float]:
     return {name: float(np.mean([m[name] for m in good])) if good else float("nan") for name in names}
 
 
-def _speed(fetched: list[Mapping[str, Any]], seconds: float) -> dict[str, float]:
+def _seconds_at_peak(trainer: Trainer, batch: DeviceBatch) -> float:
+    chip = chip_of(trainer.mesh.devices.flat[0])
+    return 0.0 if chip is None else trainer.step_flops(batch) / (chip.flops * trainer.mesh.size)
+
+
+def _speed(fetched: list[Mapping[str, Any]], seconds: float, at_peak: float) -> dict[str, float]:
     totals = {name: sum(int(metrics[name]) for metrics in fetched) for name in _COUNTS}
     rates = {f"{name}_per_second": totals[name] / seconds for name in ("tokens", "samples", "images")}
     return {
         "seconds_per_step": seconds / len(fetched),
         **rates,
+        **({"mfu": at_peak * len(fetched) / seconds} if at_peak else {}),
         "packing_efficiency": totals["tokens"] / totals["positions"],
     }
 

@@ -6,13 +6,16 @@ pipeline and checkpoints.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import optax
 
+from owl2_jax.model import flops
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import Owl2, abstract_params, init_params, logical_axes
 from owl2_jax.parallel import rules, shardings
@@ -60,6 +63,17 @@ class Trainer:
             shapes,
             self.state_shardings,
         )
+
+    def step_flops(self, batch: DeviceBatch) -> float:
+        """Model FLOPs of a step on batches of this shape, vision encoder and abstractor counted."""
+        rows, length = math.prod(batch.tokens.shape[:-1]), batch.tokens.shape[-1]
+        config = self.model.config
+        work = flops.batch_work(
+            config, rows, length, math.prod(batch.images.shape[:-3]), batch.image_index.shape[-1]
+        )
+        work = dataclasses.replace(work, logits=rows * min(self.config.max_targets or length, length))
+        parts = flops.train_flops(config, work, lambda name: self.plans[name].trained)
+        return sum(part.model for part in parts.values())
 
 
 def make_trainer(

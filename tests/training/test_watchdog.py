@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+
+from owl2_jax.training.watchdog import EXIT_HANG, Watchdog, write_heartbeat
+
+HANGS = """
+import sys, time
+from pathlib import Path
+from owl2_jax.training.watchdog import Watchdog
+def a_collective_that_never_returns():
+    time.sleep(60)
+with Watchdog(Path(sys.argv[1]), 0.5) as watchdog:
+    watchdog.beat(7)
+    a_collective_that_never_returns()
+"""
+
+
+def test_a_run_that_hangs_says_every_hosts_step_and_its_stacks_and_exits(tmp_path):
+    write_heartbeat(tmp_path, 0, 7)
+    write_heartbeat(tmp_path, 11, 6)
+    done = subprocess.run(
+        [sys.executable, "-c", HANGS, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == EXIT_HANG
+    first, *hosts = done.stderr.splitlines()[:3]
+    assert first.startswith("error: host 0 finished no step for")
+    assert "its last is 7" in first
+    assert hosts[0].startswith("  host 0: step 7, ")
+    assert hosts[1].startswith("  host 11: step 6, ")
+    assert "in a_collective_that_never_returns" in done.stderr
+
+
+def test_beats_and_pauses_keep_it_quiet(tmp_path):
+    expired = threading.Event()
+    with Watchdog(tmp_path, 0.4, lambda *_: expired.set()) as watchdog:
+        for step in range(6):
+            time.sleep(0.1)
+            watchdog.beat(step)
+        with watchdog.paused():
+            time.sleep(0.8)
+        assert not expired.is_set()
+        assert expired.wait(5), "silence behind the pause counts"
+
+
+def test_zero_seconds_watch_nothing(tmp_path):
+    with Watchdog(tmp_path, 0, lambda *_: None) as watchdog:
+        assert not watchdog._thread.is_alive()
+
+
+def test_heartbeats_are_whole_files(tmp_path):
+    write_heartbeat(tmp_path, 3, 5)
+    assert json.loads((tmp_path / "heartbeats" / "3.json").read_text())["step"] == 5
+    assert len(list((tmp_path / "heartbeats").iterdir())) == 1
