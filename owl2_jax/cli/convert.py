@@ -1,10 +1,12 @@
-"""`owl2 convert`: PyTorch checkpoints in and out, the start of stage 1, other sizes, verification."""
+"""`owl2 convert`: PyTorch checkpoints in and out, the start of stage 1, other sizes, adapters, checks."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+
+from owl2_jax.cli import convert_lora
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_to_torch(commands)
     _add_init(commands)
     _add_resize(commands)
+    convert_lora.add_actions(commands)
     _add_verify(commands)
 
 
@@ -23,6 +26,7 @@ def main(args: argparse.Namespace) -> int:
         "init": _init,
         "resize": _resize,
         "verify": _verify,
+        **convert_lora.ACTIONS,
     }
     from owl2_jax.core.memory import keep_freed_memory
 

@@ -28,13 +28,13 @@ from owl2_jax.model.owl2 import abstract_params
 
 def leaf_shapes(config: Owl2Config) -> dict[str, Shape]:
     """{path of a parameter: its shape, layers stacked}, as the model makes it."""
-    return dict(_leaf_shapes(config.vision, config.abstractor, config.decoder))
+    return dict(_leaf_shapes(config.vision, config.abstractor, config.decoder, config.lora))
 
 
 @functools.lru_cache(maxsize=16)
-def _leaf_shapes(*sizes: Any) -> tuple[tuple[str, Shape], ...]:
+def _leaf_shapes(vision: Any, abstractor: Any, decoder: Any, lora: Any) -> tuple[tuple[str, Shape], ...]:
     """Tracing the model takes half a second, and one command asks several times."""
-    abstract = flatten(abstract_params(Owl2Config(*sizes)))
+    abstract = flatten(abstract_params(Owl2Config(vision, abstractor, decoder, lora=lora)))
     return tuple((path, tuple(leaf.shape)) for path, leaf in abstract.items())
 
 

@@ -65,6 +65,11 @@ def convert_to_torch(
     limit = parse_size(max_shard_size)
     found = resolve_checkpoint(checkpoint)
     config = Owl2Config.from_dict(read_model_json(found.directory)["model"])
+    if config.lora is not None:
+        raise Owl2Error(
+            f"{checkpoint} has LoRA adapters; merge them first with `owl2 convert merge-lora`, or export "
+            "them alone with `owl2 convert export-lora`"
+        )
     dtype = dtype or config.param_dtype
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)

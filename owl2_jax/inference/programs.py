@@ -8,11 +8,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 
 from owl2_jax.inference import beam, generate, scoring
 from owl2_jax.inference.loaded import LoadedModel
-from owl2_jax.inference.quantize import apply_scales
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.parallel.rules import activate
@@ -90,7 +88,7 @@ class Programs:
     def _on_mesh(self) -> Iterator[None]:
         """What has to hold while a program is traced."""
         mesh = contextlib.nullcontext() if self._mesh is None else activate(self._mesh)
-        with mesh, nn.intercept_methods(apply_scales):
+        with mesh:
             yield
 
 

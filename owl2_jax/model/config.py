@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from owl2_jax.core import fields
-from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.errors import Owl2Error, unknown_name
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -100,6 +100,46 @@ class DecoderConfig:
         return self.adaptive in ("full", "kv")
 
 
+# Linear maps of a decoder layer, by the names of their parameters.
+LORA_TARGETS: Final = ("q", "k_text", "k_image", "v_text", "v_image", "out", "gate", "up", "down")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters beside chosen linear maps of the decoder (Hu et al. 2021).
+
+    Attributes:
+      rank: r, width of an adapter.
+      alpha: an adapter's output is scaled by alpha / rank.
+      dropout: share of an adapter's inputs that a training step drops.
+      targets: which maps have one, of `LORA_TARGETS`.
+      base: how the maps of the decoder's layers are held: "stored" as
+        `param_dtype` says, "int8" as integers with a scale per output, which
+        cannot train (QLoRA, with 8 bits).
+    """
+
+    rank: int = 128
+    alpha: float = 256.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = LORA_TARGETS
+    base: Literal["stored", "int8"] = "stored"
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise Owl2Error(f"lora.rank must be at least 1, found {self.rank}")
+        if not 0 <= self.dropout < 1:
+            raise Owl2Error(f"lora.dropout must lie in [0, 1), found {self.dropout}")
+        if not self.targets:
+            raise Owl2Error("lora.targets is empty; name a map, or leave lora out")
+        for target in self.targets:
+            if target not in LORA_TARGETS:
+                raise unknown_name("LoRA target", target, LORA_TARGETS)
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
 @dataclass(frozen=True)
 class Owl2Config:
     """The whole model.
@@ -115,6 +155,7 @@ class Owl2Config:
       image_kv: "gather" projects image keys and values only where an image
         stands; "select" projects everywhere and selects (the reference).
       scan_unroll: decoder and vision layers per iteration of the layer scan.
+      lora: adapters beside the decoder's linear maps; None for none.
     """
 
     vision: VisionConfig = field(default_factory=VisionConfig)
@@ -126,8 +167,16 @@ class Owl2Config:
     attention: str = "auto"
     image_kv: Literal["gather", "select"] = "gather"
     scan_unroll: int = 1
+    lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
+        if self.lora is not None and not self.decoder.adapts_kv:
+            missing = [target for target in self.lora.targets if target.endswith("_image")]
+            if missing:
+                raise Owl2Error(
+                    f"lora.targets {', '.join(missing)} do not exist with decoder.adaptive "
+                    f"{self.decoder.adaptive!r}; leave them out"
+                )
         width = self.vision.width
         _require_divisible("vision.width", width, "abstractor.num_heads", self.abstractor.num_heads)
         _require_divisible("vision.width", width, "the sin-cos position table", 4)

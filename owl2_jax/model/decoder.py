@@ -57,6 +57,19 @@ class LayerInputs:
     slots: Array | None
 
 
+def layer_linear(config: Owl2Config, name: str, *shapes_and_axes: Any) -> Linear:
+    """The linear map `name` of a layer, with its adapter where the config asks for one."""
+    lora = config.lora
+    return Linear(
+        *shapes_and_axes,
+        dtype=config.dtype,
+        param_dtype=config.param_dtype,
+        int8=lora is not None and lora.base == "int8",
+        lora=lora if lora is not None and name in lora.targets else None,
+        name=name,
+    )
+
+
 class DecoderAttention(nn.Module):
     """Causal self-attention whose keys and values have a projection per modality."""
 
@@ -93,8 +106,8 @@ class DecoderAttention(nn.Module):
             keys = keys.at[layer, rows, inputs.slots].set(k.astype(keys.dtype), mode="drop")
             values = values.at[layer, rows, inputs.slots].set(v.astype(values.dtype), mode="drop")
         context = checkpoint_name(self._attend(q, k, v, inputs, layer, keys, values), remat.CONTEXT)
-        out = self._linear(
-            "out", (decoder.num_heads, decoder.head_width), (decoder.width,),
+        out = layer_linear(
+            self.config, "out", (decoder.num_heads, decoder.head_width), (decoder.width,),
             (axes.HEADS, axes.HEAD_WIDTH), (axes.EMBED,),
         )(context)  # fmt: skip
         return out, keys, values
@@ -140,14 +153,9 @@ class DecoderAttention(nn.Module):
 
     def _project(self, name: str, heads: int, heads_axis: str) -> Linear:
         decoder = self.config.decoder
-        return self._linear(
-            name, (decoder.width,), (heads, decoder.head_width), (axes.EMBED,), (heads_axis, axes.HEAD_WIDTH)
-        )
-
-    def _linear(self, name: str, *shapes_and_axes: Any) -> Linear:
-        return Linear(
-            *shapes_and_axes, dtype=self.config.dtype, param_dtype=self.config.param_dtype, name=name
-        )
+        shape = (heads, decoder.head_width)
+        names = (heads_axis, axes.HEAD_WIDTH)
+        return layer_linear(self.config, name, (decoder.width,), shape, (axes.EMBED,), names)
 
 
 class DecoderMlp(nn.Module):
@@ -158,14 +166,13 @@ class DecoderMlp(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         decoder = self.config.decoder
-        kwargs: dict[str, Any] = {"dtype": self.config.dtype, "param_dtype": self.config.param_dtype}
         width, hidden = (decoder.width,), (decoder.mlp_dim,)
         embed, inner = (axes.EMBED,), (axes.HIDDEN,)
-        gate = Linear(width, hidden, embed, inner, name="gate", **kwargs)(x)
-        up = Linear(width, hidden, embed, inner, name="up", **kwargs)(x)
+        gate = layer_linear(self.config, "gate", width, hidden, embed, inner)(x)
+        up = layer_linear(self.config, "up", width, hidden, embed, inner)(x)
         x = nn.with_logical_constraint(nn.silu(gate) * up, (axes.BATCH, axes.LENGTH, axes.ACT_HIDDEN))
         x = checkpoint_name(x, remat.MLP_HIDDEN)
-        return Linear(hidden, width, inner, embed, name="down", **kwargs)(x)
+        return layer_linear(self.config, "down", hidden, width, inner, embed)(x)
 
 
 class DecoderBlock(nn.Module):
@@ -226,7 +233,7 @@ class Decoder(nn.Module):
         blocks = nn.scan(
             remat.remat_block(DecoderBlock, self.config.remat),
             variable_axes={"params": 0, "intermediates": 0},
-            split_rngs={"params": True},
+            split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),
             length=self.config.decoder.num_layers,
             unroll=self.config.scan_unroll,

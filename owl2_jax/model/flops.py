@@ -182,21 +182,32 @@ def _decoder(config: Owl2Config, work: Work) -> Iterator[Product]:
     layers, width = decoder.num_layers, decoder.width
     rows = work.rows * work.length * layers
     inner, kv_width = decoder.num_heads * decoder.head_width, decoder.num_kv_heads * decoder.head_width
-    yield _weighted("decoder", "project", rows, width, inner, f"{name}/attention/q/kernel")
+    yield from _adapted(config, "project", rows, width, inner, f"{name}/attention/q")
     for which in ("k", "v"):
-        kernel = f"{name}/attention/{which}"
-        yield _weighted("decoder", "project", rows, width, kv_width, f"{kernel}_text/kernel")
+        place = f"{name}/attention/{which}"
+        yield from _adapted(config, "project", rows, width, kv_width, f"{place}_text")
         if work.image_tokens:
             image_rows = work.image_tokens * layers
-            yield _weighted("decoder", "project", image_rows, width, kv_width, f"{kernel}_image/kernel")
+            yield from _adapted(config, "project", image_rows, width, kv_width, f"{place}_image")
     keys = work.keys or work.length
     # Query t of T looks at t + 1 keys: (T + 1) / 2 of T on average.
     useful = 1.0 if work.keys else (work.length + 1) / (2 * work.length)
     yield from _attention("decoder", layers, work.rows * work.length, keys, inner, useful)
-    yield _weighted("decoder", "out", rows, inner, width, f"{name}/attention/out/kernel")
+    yield from _adapted(config, "out", rows, inner, width, f"{name}/attention/out")
     for which in ("gate", "up"):
-        yield _weighted("decoder", "hidden", rows, width, decoder.mlp_dim, f"{name}/mlp/{which}/kernel")
-    yield _weighted("decoder", "down", rows, decoder.mlp_dim, width, f"{name}/mlp/down/kernel")
+        yield from _adapted(config, "hidden", rows, width, decoder.mlp_dim, f"{name}/mlp/{which}")
+    yield from _adapted(config, "down", rows, decoder.mlp_dim, width, f"{name}/mlp/down")
+
+
+def _adapted(
+    config: Owl2Config, kind: str, rows: float, fan_in: int, fan_out: int, place: str
+) -> Iterator[Product]:
+    """A map of the decoder's layers, and the two products of its adapter where it has one."""
+    yield _weighted("decoder", kind, rows, fan_in, fan_out, f"{place}/kernel")
+    if config.lora is not None and place.rpartition("/")[2] in config.lora.targets:
+        rank = config.lora.rank
+        yield _weighted("decoder", kind, rows, fan_in, rank, f"{place}/lora_a")
+        yield _weighted("decoder", kind, rows, rank, fan_out, f"{place}/lora_b")
 
 
 def is_fused(config: Owl2Config) -> bool:

@@ -14,12 +14,16 @@ from flax import linen as nn
 from jax import lax
 
 from owl2_jax.core import axes
+from owl2_jax.model.config import LoraConfig
 
 Array = jax.Array
 Initializer = nn.initializers.Initializer
 
 # Eps of the three norms around the abstractor's attention; no config changes it.
 ABSTRACTOR_NORM_EPS = 1e-5
+
+# Beside a kernel of integers: what an output of theirs is multiplied by.
+KERNEL_SCALE = "kernel_scale"
 
 
 def partitioned(init: Initializer, axes: Sequence[str]) -> Initializer:
@@ -67,14 +71,24 @@ def _gather_backward(names: tuple[str | None, ...], _: None, gradient: Array) ->
 _gather_weight.defvjp(_gather_forward, _gather_backward)
 
 
+def random_integers(key: Array, shape: Sequence[int], dtype: Any) -> Array:
+    """Integers from -127 to 127; with scales of `3**0.5 / 127 * std` they have that standard deviation."""
+    return jax.random.randint(key, tuple(shape), -127, 128, dtype)
+
+
 class Linear(nn.Module):
     """`y = x @ kernel (+ bias)`, contracting the trailing axes of x.
+
+    Where a `kernel_scale` (float32, of `out_shape`) stands beside the kernel, the
+    kernel holds integers, and the product is multiplied by it.
 
     Attributes:
       in_shape, out_shape: sizes of the contracted and the new axes.
       in_axes, out_axes: their logical names.
       use_bias: add a bias of `out_shape`.
       dtype, param_dtype: of the product and of the stored parameters.
+      int8: make the kernel of integers, for a base that does not train.
+      lora: the adapter beside the kernel; None for none.
     """
 
     in_shape: tuple[int, ...]
@@ -84,28 +98,73 @@ class Linear(nn.Module):
     use_bias: bool = False
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+    int8: bool = False
+    lora: LoraConfig | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """dtype[..., *in_shape] to dtype[..., *out_shape]."""
+        names = self.in_axes + self.out_axes
         kernel = self.param(
             "kernel",
-            partitioned(fan_in_normal(len(self.in_shape)), self.in_axes + self.out_axes),
+            partitioned(random_integers if self.int8 else fan_in_normal(len(self.in_shape)), names),
             self.in_shape + self.out_shape,
-            self.param_dtype,
+            jnp.int8 if self.int8 else self.param_dtype,
         )
         # One plain matrix product over flat rows: the gradient of a product with several
         # contracted axes costs twice as much on a CPU, and other devices do not mind.
         fan_in, fan_out = math.prod(self.in_shape), math.prod(self.out_shape)
         rows = x.shape[: x.ndim - len(self.in_shape)]
         flat = x.astype(self.dtype).reshape(-1, fan_in)
-        kernel = gather_weight(kernel.astype(self.dtype), self.in_axes + self.out_axes)
+        # Integers are gathered as they are, which moves half the bytes.
+        kernel = kernel if self.int8 else kernel.astype(self.dtype)
+        kernel = gather_weight(kernel, names).astype(self.dtype)
         y = flat @ kernel.reshape(fan_in, fan_out)
+        if self.int8 or self.has_variable("params", KERNEL_SCALE):
+            y = y * self._scale(fan_in).reshape(fan_out).astype(self.dtype)
+        if self.lora is not None:
+            y = y + self._adapter(flat, self.lora)
         y = y.reshape(*rows, *self.out_shape)
         if self.use_bias:
             zeros = partitioned(nn.initializers.zeros, self.out_axes)
             y = y + self.param("bias", zeros, self.out_shape, self.param_dtype).astype(self.dtype)
         return y
+
+    def _scale(self, fan_in: int) -> Array:
+        """The scales of an integer kernel, float32[*out_shape]."""
+        size = (3 / fan_in) ** 0.5 / 127
+        init = partitioned(nn.initializers.constant(size), self.out_axes)
+        return self.param(KERNEL_SCALE, init, self.out_shape, jnp.float32)
+
+    def _adapter(self, flat: Array, lora: LoraConfig) -> Array:
+        """`x A B * alpha / r`, dtype[rows, fan_in] to dtype[rows, fan_out]; B starts at zero.
+
+        Its parameters are float32 in any case: they are few, and they train.
+        A training step, and nothing else, hands in a "dropout" key.
+        """
+        fan_in, fan_out = math.prod(self.in_shape), math.prod(self.out_shape)
+        # As PEFT starts them: A uniform as a linear layer of PyTorch, B at zero.
+        uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        first = self.param(
+            "lora_a",
+            partitioned(lambda key, shape, dtype: uniform(key, (fan_in, lora.rank), dtype).reshape(shape),
+                        (*self.in_axes, None)),
+            (*self.in_shape, lora.rank),
+            jnp.float32,
+        )  # fmt: skip
+        second = self.param(
+            "lora_b",
+            partitioned(nn.initializers.zeros, (None, *self.out_axes)),
+            (lora.rank, *self.out_shape),
+            jnp.float32,
+        )
+        if lora.dropout and self.has_rng("dropout"):
+            kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - lora.dropout, flat.shape)
+            flat = jnp.where(kept, flat / (1 - lora.dropout), 0).astype(self.dtype)
+        first = gather_weight(first.astype(self.dtype), (*self.in_axes, None))
+        second = gather_weight(second.astype(self.dtype), (None, *self.out_axes))
+        inner = flat @ first.reshape(fan_in, lora.rank)
+        return (inner @ second.reshape(lora.rank, fan_out)) * jnp.asarray(lora.scale, self.dtype)
 
 
 class LayerNorm(nn.Module):

@@ -58,6 +58,12 @@ def plan_leaves(params: tree.Tree, config: TrainConfig) -> dict[str, LeafPlan]:
     flat = tree.flatten(params)
     groups = tree.match_rules(flat, [(group.pattern, group) for group in config.groups])
     plans = {name: _plan_leaf(name, leaf, groups[name], config) for name, leaf in flat.items()}
+    for name, plan in plans.items():
+        if plan.trained and np.issubdtype(flat[name].dtype, np.integer):
+            raise Owl2Error(
+                f"group {plan.group.name!r} trains {name}, which model.lora.base holds in int8; "
+                "freeze it (lr=None), or set model.lora.base to 'stored'"
+            )
     if not any(plan.trained for plan in plans.values()):
         raise Owl2Error("every group is frozen (lr=None): there is nothing to train")
     return plans

@@ -9,8 +9,11 @@ import jax
 
 from owl2_jax.core import params_io, tree
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.model import lora
 from owl2_jax.model.config import Owl2Config
+from owl2_jax.model.layers import KERNEL_SCALE
 from owl2_jax.model.owl2 import abstract_params
+from owl2_jax.training.int8_base import check_qwix, quantize_base
 from owl2_jax.training.trainer import Trainer
 
 # Leaves whose shape follows from the picture size and the number of queries.
@@ -22,7 +25,25 @@ def starting_params(trainer: Trainer) -> dict[str, Any]:
     if trainer.config.start_from is None:
         return trainer.init(jax.random.key(trainer.config.seed))
     checkpoint = params_io.resolve_checkpoint(trainer.config.start_from)
-    return params_io.restore_params(checkpoint.params, trainer.abstract_state().params)
+    like = trainer.abstract_state().params
+    if trainer.model.config.lora is None or _config_of(checkpoint).lora is not None:
+        return params_io.restore_params(checkpoint.params, like)
+    # The checkpoint knows nothing of adapters: they start beside it, and B at zero changes nothing.
+    drawn = lora.split_adapters(trainer.init(jax.random.key(trainer.config.seed)))[0]
+    return tree.combine(drawn, _base(checkpoint, lora.split_adapters(like)[1], trainer.model.config))
+
+
+def _base(checkpoint: params_io.Checkpoint, like: Mapping[str, Any], config: Owl2Config) -> dict[str, Any]:
+    """The model that adapters stand beside, its kernels in int8 where the config says so."""
+    floats = {
+        name: jax.ShapeDtypeStruct(leaf.shape, config.dtype, sharding=leaf.sharding)
+        if lora.is_int8_base(name, config)
+        else leaf
+        for name, leaf in tree.flatten(like).items()
+        if not name.endswith(KERNEL_SCALE)
+    }
+    found = params_io.restore_params(checkpoint.params, tree.unflatten(floats))
+    return quantize_base(found, like, config)
 
 
 def check_start(start_from: str | None, shapes: Mapping[str, Any], tokenizer: bytes) -> None:
@@ -43,8 +64,13 @@ def check_start(start_from: str | None, shapes: Mapping[str, Any], tokenizer: by
     except Owl2Error as error:
         raise Owl2Error(f"train.start_from: {error}") from None
     # What the files hold is compared when they are read, which takes a device.
-    theirs = Owl2Config.from_dict(params_io.read_model_json(checkpoint.directory)["model"])
+    theirs = _config_of(checkpoint)
     stored, expected = _sizes(abstract_params(theirs)), _sizes(shapes)
+    _check_adapters(start_from, stored, expected)
+    if theirs.lora is None:
+        check_qwix(expected)
+        beside = (f"/{lora.FIRST}", f"/{lora.SECOND}", f"/{KERNEL_SCALE}")
+        expected = {name: size for name, size in expected.items() if not name.endswith(beside)}
     _check_sizes(start_from, stored, expected)
     params_io.check_fit(stored, expected, f"train.start_from {start_from}")
     their_tokenizer = params_io.read_tokenizer(checkpoint.directory)
@@ -53,6 +79,19 @@ def check_start(start_from: str | None, shapes: Mapping[str, Any], tokenizer: by
         raise Owl2Error(
             f"train.start_from {start_from} was trained with another tokenizer than data.tokenizer, so the "
             f"same ids mean other pieces; set data.tokenizer={own}"
+        )
+
+
+def _config_of(checkpoint: params_io.Checkpoint) -> Owl2Config:
+    return Owl2Config.from_dict(params_io.read_model_json(checkpoint.directory)["model"])
+
+
+def _check_adapters(start_from: str, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Adapters must be merged before a run without them starts from their checkpoint."""
+    if any(map(lora.is_adapter, stored)) and not any(map(lora.is_adapter, expected)):
+        raise Owl2Error(
+            f"train.start_from {start_from} has LoRA adapters, the run has none; "
+            f"run `owl2 convert merge-lora --checkpoint {start_from} --output DIR` and start from DIR"
         )
 
 

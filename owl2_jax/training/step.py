@@ -155,7 +155,8 @@ def train_step(
       bad_steps, skipped, and `batch_counts`.
     """
     trained, frozen = tree.partition(state.params, trained_names(plans))
-    grads, sums = gradients(trained, frozen, batch, model, config, num_datasets)
+    key = dropout_key(model, config, state.step)
+    grads, sums = gradients(trained, frozen, batch, model, config, num_datasets, key)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
 
@@ -185,6 +186,14 @@ def train_step(
         **batch_counts(batch),
     }
     return state, metrics
+
+
+def dropout_key(model: Owl2, config: TrainConfig, step: Array) -> Array | None:
+    """The key of a step's dropout, a function of seed and step alone; None without dropout."""
+    lora = model.config.lora
+    if lora is None or not lora.dropout:
+        return None
+    return jax.random.fold_in(jax.random.key(config.seed), step)
 
 
 def batch_counts(batch: DeviceBatch) -> dict[str, Array]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from flax import linen as nn
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.tree import flatten
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded import LoadedModel
-from owl2_jax.inference.quantize import SCALE, apply_scales, quantize_model
+from owl2_jax.inference.quantize import quantize_model
 from owl2_jax.inference.request import Request
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
+from owl2_jax.model.layers import KERNEL_SCALE
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.testing import tiny
 
@@ -34,7 +34,7 @@ def test_scales_give_the_kernels_back_to_half_a_step(model, small):
         if not (name.startswith("decoder/") and name.endswith("/kernel")):
             assert found[name] is kernel
             continue
-        scale = np.asarray(found[name.removesuffix("kernel") + SCALE])
+        scale = np.asarray(found[name.removesuffix("kernel") + KERNEL_SCALE])
         first = int("/layers/" in name)
         contracted = tuple(range(first, first + kernel.ndim - scale.ndim))
         steps = np.expand_dims(scale, contracted)
@@ -47,8 +47,7 @@ def test_logits_stay_close_and_do_not_depend_on_the_layout(model, small):
     inputs.pop("labels")
 
     def logits(owl: Owl2, params) -> np.ndarray:
-        with nn.intercept_methods(apply_scales):
-            return np.asarray(jax.jit(owl.apply)({"params": params}, **inputs))
+        return np.asarray(jax.jit(owl.apply)({"params": params}, **inputs))
 
     exact = logits(Owl2(model.config), model.params)
     stacked = logits(Owl2(model.config), small.params)

@@ -1,0 +1,92 @@
+"""Low-rank adapters apart from what they stand beside: which leaves they are, and how they merge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+
+from owl2_jax.core import tree
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.model.config import LORA_TARGETS, Owl2Config
+from owl2_jax.model.layers import KERNEL_SCALE
+
+FIRST: Final = "lora_a"
+SECOND: Final = "lora_b"
+_KERNEL: Final = "/kernel"
+_LAYERS: Final = "decoder/layers/"
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a leaf belongs to an adapter."""
+    return name.rpartition("/")[2] in (FIRST, SECOND)
+
+
+def is_int8_base(name: str, config: Owl2Config) -> bool:
+    """Whether a leaf is a kernel that an int8 base holds as integers."""
+    if config.lora is None or config.lora.base != "int8":
+        return False
+    return name.startswith(_LAYERS) and name.endswith(_KERNEL) and name.split("/")[-2] in LORA_TARGETS
+
+
+def contracted_axes(name: str) -> tuple[int, ...]:
+    """Axes of a decoder kernel that its product sums over; [L, in..., out...] inside the layers."""
+    first = int("/layers/" in name)
+    return tuple(range(first, first + (2 if "/out/" in name else 1)))
+
+
+def split_adapters(params: tree.Tree) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(adapters, everything else) of a parameter tree; `tree.combine` joins them again."""
+    return tree.partition(params, {name: is_adapter(name) for name in tree.flatten(params)})
+
+
+def merge(params: tree.Tree, config: Owl2Config) -> tuple[dict[str, Any], Owl2Config]:
+    """Adds every adapter to its kernel: `W + alpha / r * A B`.
+
+    Returns:
+      Parameters without adapters, kernels in `param_dtype`, and the config that
+      goes with them.
+
+    Raises:
+      Owl2Error: the model has no adapters.
+    """
+    if config.lora is None:
+        raise Owl2Error("the model has no LoRA adapters to merge")
+    flat = tree.flatten(params)
+    merged = {
+        name: jnp.asarray(merged_leaf(name, flat, config))
+        for name in flat
+        if not is_adapter(name) and not name.endswith(KERNEL_SCALE)
+    }
+    return tree.unflatten(merged), config.replace(lora=None)
+
+
+def merged_leaf(name: str, flat: Mapping[str, Any], config: Owl2Config) -> Any:
+    """One leaf of the merged model; `flat` needs to hold it and what stands beside it.
+
+    The product is taken in float32 and the sum rounded once, to `param_dtype`.
+    """
+    place = name.removesuffix("kernel")
+    beside = {part: flat[place + part] for part in (FIRST, SECOND, KERNEL_SCALE) if place + part in flat}
+    if not name.endswith(_KERNEL) or not beside:
+        return flat[name]
+    kernel = jnp.asarray(flat[name], jnp.float32)
+    if KERNEL_SCALE in beside:
+        kernel = kernel * jnp.expand_dims(beside[KERNEL_SCALE], contracted_axes(name))
+    if FIRST in beside:
+        assert config.lora is not None
+        kernel = kernel + config.lora.scale * _product(beside[FIRST], beside[SECOND]).reshape(kernel.shape)
+    return kernel.astype(config.param_dtype)
+
+
+def _product(first: Any, second: Any) -> jax.Array:
+    """float32[L, in..., r] times [L, r, out...], inputs and outputs flat."""
+    layers, rank = first.shape[0], first.shape[-1]
+    return jnp.einsum(
+        "lir,lro->lio",
+        jnp.asarray(first, jnp.float32).reshape(layers, -1, rank),
+        jnp.asarray(second, jnp.float32).reshape(layers, rank, -1),
+        precision=jax.lax.Precision.HIGHEST,
+    )

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from owl2_jax.convert.hf_config import read_hf_config
+from owl2_jax.convert.peft import adapted_rules, export_peft, import_peft
+from owl2_jax.convert.pickled_file import PickledReader
+from owl2_jax.convert.pickled_writer import write_pickled
+from owl2_jax.convert.rules import OWL2, pairs
+from owl2_jax.convert.safetensors_file import SafetensorsReader
+from owl2_jax.convert.to_flax import leaf_shapes
+from owl2_jax.core import tree
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.params_io import model_json, read_model_json, restore_params, write_model_directory
+from owl2_jax.model.config import LORA_TARGETS, LoraConfig
+from owl2_jax.model.lora import split_adapters
+from owl2_jax.model.owl2 import abstract_params
+from owl2_jax.testing import tiny
+
+LORA = LoraConfig(rank=3, alpha=6.0, dropout=0.05)
+CONFIG = tiny.tiny_config().replace(lora=LORA)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Model directories `adapted` and `base`, and `peft`, the export of the first."""
+    folder = tmp_path_factory.mktemp("peft")
+    chance = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: chance.standard_normal(leaf.shape).astype(np.float32), abstract_params(CONFIG)
+    )
+    write_model_directory(folder / "adapted", model_json(CONFIG.to_dict(), tokenizer=None), params, None)
+    base = split_adapters(params)[1]
+    base["abstractor"] = jax.tree.map(np.zeros_like, base["abstractor"])
+    plain = CONFIG.replace(lora=None).to_dict()
+    write_model_directory(folder / "base", model_json(plain, tokenizer=None), base, None)
+    export_peft(folder / "adapted", folder / "peft", base="MAGAer13/mplug-owl2-llama2-7b")
+    return folder
+
+
+def assert_same_params(found, expected):
+    """Both directories hold the same parameters, bit for bit."""
+    found, expected = (tree.flatten(restore_params(path / "params")) for path in (found, expected))
+    assert found.keys() == expected.keys()
+    for name, leaf in expected.items():
+        np.testing.assert_array_equal(found[name], leaf, err_msg=name)
+
+
+def test_names_are_those_of_the_original_wrapped_by_peft(folder):
+    names = SafetensorsReader(folder / "peft" / "adapter_model.safetensors").specs
+    assert len(names) == 2 * CONFIG.decoder.num_layers * len(LORA_TARGETS)
+    first = "base_model.model.model.layers.0."
+    assert names[f"{first}self_attn.q_proj.lora_A.weight"].shape == (3, 32)
+    assert names[f"{first}self_attn.k_proj.multiway.0.lora_A.weight"].shape == (3, 32)
+    assert names[f"{first}self_attn.v_proj.multiway.1.lora_B.weight"].shape == (16, 3)
+    assert names[f"{first}self_attn.o_proj.lora_B.weight"].shape == (32, 3)
+    assert names[f"{first}mlp.down_proj.lora_A.weight"].shape == (3, 48)
+    config = json.loads((folder / "peft" / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["r"], config["lora_alpha"], config["lora_dropout"]) == (
+        "LORA",
+        3,
+        6,
+        0.05,
+    )
+    assert set(config["target_modules"]) == {
+        "q_proj", "k_proj.multiway.0", "k_proj.multiway.1", "v_proj.multiway.0", "v_proj.multiway.1",
+        "o_proj", "gate_proj", "up_proj", "down_proj",
+    }  # fmt: skip
+
+
+def test_their_product_is_ours(folder):
+    """B A of theirs, on a kernel of theirs, is A B of ours on a kernel of ours."""
+    file = SafetensorsReader(folder / "peft" / "adapter_model.safetensors")
+    ours = tree.flatten(restore_params(folder / "adapted" / "params"))
+    for rule in adapted_rules().values():
+        place, name = rule.ours.removesuffix("/kernel"), rule.theirs.removesuffix(".weight").format(i=1)
+        first, second = (file.read(f"base_model.model.{name}.lora_{part}.weight") for part in "AB")
+        a, b = ours[f"{place}/lora_a"][1].reshape(-1, 3), ours[f"{place}/lora_b"][1].reshape(3, -1)
+        kernel = (a @ b).reshape(ours[rule.ours].shape[1:])
+        np.testing.assert_allclose(second @ first, rule.op.to_theirs(kernel), atol=1e-5)
+
+
+def test_import_gives_the_same_model_and_a_second_export_the_same_bytes(folder, tmp_path):
+    import_peft(folder / "base", folder / "peft", tmp_path / "model")
+    assert_same_params(tmp_path / "model", folder / "adapted")
+    assert read_model_json(tmp_path / "model")["model"] == CONFIG.to_dict()
+    export_peft(tmp_path / "model", tmp_path / "peft", base="MAGAer13/mplug-owl2-llama2-7b")
+    for file in (folder / "peft").iterdir():
+        assert (tmp_path / "peft" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_trained_abstractor_is_read_by_torch_and_by_us(folder):
+    path = folder / "peft" / "non_lora_trainables.bin"
+    theirs, ours = torch.load(path, weights_only=True), PickledReader(path)
+    assert sorted(theirs) == sorted(ours.specs)
+    for name, tensor in theirs.items():
+        assert name.startswith("base_model.model.model.visual_abstractor.")
+        np.testing.assert_array_equal(tensor.numpy(), ours.read(name))
+
+
+def test_large_and_empty_shapes_are_written(tmp_path):
+    tensors = {"scalar": np.float32(3).reshape(()), "wide": np.ones((1, 70_000), np.float32)}
+    write_pickled(tmp_path / "x.bin", tensors)
+    found = torch.load(tmp_path / "x.bin", weights_only=True)
+    assert {name: tuple(tensor.shape) for name, tensor in found.items()} == {
+        "scalar": (),
+        "wide": (1, 70_000),
+    }
+
+
+def test_pickled_adapters_and_names_without_the_wrapper_are_read(folder, tmp_path):
+    """As older PEFT writes them, and as the original code may have cut them."""
+    other = tmp_path / "pickled"
+    other.mkdir()
+    for name in ("adapter_config.json",):
+        (other / name).write_bytes((folder / "peft" / name).read_bytes())
+    file = SafetensorsReader(folder / "peft" / "adapter_model.safetensors")
+    write_pickled(other / "adapter_model.bin", {name: file.read(name) for name in file.specs})
+    beside = torch.load(folder / "peft" / "non_lora_trainables.bin", weights_only=True)
+    cut = {name.removeprefix("base_model.model."): tensor for name, tensor in beside.items()}
+    torch.save(cut, other / "non_lora_trainables.bin")
+    import_peft(folder / "base", other, tmp_path / "model")
+    assert_same_params(tmp_path / "model", folder / "adapted")
+
+
+def test_other_parts_that_trained_go_along(folder, tmp_path):
+    def trained(name):
+        return name.startswith("abstractor/") or name == "decoder/final_norm/scale"
+
+    export_peft(folder / "adapted", tmp_path / "peft", trained=trained)
+    names = PickledReader(tmp_path / "peft" / "non_lora_trainables.bin").specs
+    assert "base_model.model.model.norm.weight" in names
+    import_peft(folder / "base", tmp_path / "peft", tmp_path / "model")
+    assert_same_params(tmp_path / "model", folder / "adapted")
+
+
+def test_what_the_original_loader_opens_is_there(folder):
+    assert {file.name for file in (folder / "peft").iterdir()} == {
+        "adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.bin", "config.json",
+        "preprocessor_config.json",
+    }  # fmt: skip
+    config = read_hf_config(json.loads((folder / "peft" / "config.json").read_text()))
+    assert config == CONFIG.replace(lora=None)
+    # It cuts "base_model." off, then "model." where a name starts with "model.model.".
+    names = PickledReader(folder / "peft" / "non_lora_trainables.bin").specs
+    cut = {name.removeprefix("base_model.").removeprefix("model.") for name in names}
+    assert cut == {
+        pair.theirs
+        for pair in pairs([r for r in OWL2 if r.ours.startswith("abstractor/")], leaf_shapes(CONFIG))
+    }
+
+
+def test_bad_directories_are_refused(folder, tmp_path):
+    with pytest.raises(Owl2Error, match="has no LoRA adapters to export"):
+        export_peft(folder / "base", tmp_path / "x")
+    with pytest.raises(Owl2Error, match="has LoRA adapters already"):
+        import_peft(folder / "adapted", folder / "peft", tmp_path / "x")
+    with pytest.raises(Owl2Error, match=r"has no adapter_model.safetensors or adapter_model.bin"):
+        import_peft(folder / "base", tmp_path, tmp_path / "x")
+    for changes, message in (({"peft_type": "IA3"}, "only LORA"), ({"use_dora": True}, "use_dora")):
+        other = tmp_path / message.split()[0]
+        other.mkdir()
+        (other / "adapter_model.safetensors").symlink_to(folder / "peft" / "adapter_model.safetensors")
+        config = json.loads((folder / "peft" / "adapter_config.json").read_text())
+        (other / "adapter_config.json").write_text(json.dumps({**config, **changes}))
+        with pytest.raises(Owl2Error, match=message):
+            import_peft(folder / "base", other, tmp_path / "x")
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,117 @@
+"""Runs that train adapters and the abstractor beside a frozen base."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from owl2_jax.cli.main import main
+from owl2_jax.convert.safetensors_file import SafetensorsReader
+from owl2_jax.core import params_io, tree
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.model.lora import is_adapter
+from owl2_jax.model.owl2 import abstract_params
+from owl2_jax.training.groups import plan_leaves
+from owl2_jax.training.metrics import read_metrics
+from owl2_jax.training.start import check_start, starting_params
+from tests.training import runs
+
+LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.1}
+GROUPS = [
+    {"name": "abstractor", "pattern": "abstractor/.*", "lr": 0.2},
+    {"name": "adapters", "pattern": ".*/lora_[ab]"},
+    {"name": "base", "pattern": ".*", "lr": None},
+]
+
+
+def lora_config(start, base="stored"):
+    return runs.run_config(
+        f"model.lora={ {**LORA, 'base': base} }", f"train.groups={GROUPS}", f"train.start_from={start}"
+    )
+
+
+@pytest.fixture(scope="module")
+def adapted(straight, tmp_path_factory):
+    """(run directory, parameters in front, parameters behind) of four steps from the straight run."""
+    config, folder = lora_config(straight[0]), tmp_path_factory.mktemp("lora") / "run"
+    trainer = runs.trainer_of(config)
+    before = runs.leaves(starting_params(trainer))
+    outcome, _ = runs.run(config, folder, trainer=trainer)
+    return folder, before, runs.leaves(outcome.state.params)
+
+
+def test_only_adapters_and_the_abstractor_change(straight, adapted):
+    _, before, after = adapted
+    started_from = runs.leaves(straight[1].state.params)
+    for name, leaf in after.items():
+        trains = is_adapter(name) or name.startswith("abstractor/")
+        assert np.array_equal(leaf, before[name]) != trains, name
+        if not is_adapter(name):
+            np.testing.assert_array_equal(before[name], started_from[name])
+
+
+def test_a_run_is_merged_exported_and_imported_on_the_command_line(straight, adapted, tmp_path, capsys):
+    folder, _, after = adapted
+    peft, output = tmp_path / "peft", f"--output={tmp_path}"
+    assert main(["convert", "merge-lora", f"--checkpoint={folder}", f"{output}/merged"]) == 0
+    merged = runs.leaves(params_io.restore_params(tmp_path / "merged" / "params"))
+    assert merged.keys() == {name for name in after if not is_adapter(name)}
+    kernel = "decoder/layers/mlp/up"
+    change = np.einsum("lir,lro->lio", after[f"{kernel}/lora_a"], after[f"{kernel}/lora_b"])
+    np.testing.assert_allclose(merged[f"{kernel}/kernel"], after[f"{kernel}/kernel"] + 2 * change, atol=1e-6)
+
+    assert main(["convert", "export-lora", f"--checkpoint={folder}", f"--output={peft}", "--base=owl"]) == 0
+    assert "contains mplug_owl2 and lora" in capsys.readouterr().out
+    assert len(SafetensorsReader(peft / "adapter_model.safetensors").specs) == 2 * 9 * 2
+    importing = ["convert", "import-lora", f"--checkpoint={straight[0]}", f"--adapter={peft}"]
+    assert main([*importing, f"{output}/imported"]) == 0
+    imported = runs.leaves(params_io.restore_params(tmp_path / "imported" / "params"))
+    assert imported.keys() == after.keys()
+    for name, leaf in after.items():
+        np.testing.assert_array_equal(imported[name], leaf, err_msg=name)
+
+    assert main(["convert", "to-torch", f"--checkpoint={folder}", f"{output}/hf"]) == 2
+    assert "merge them first with `owl2 convert merge-lora`" in capsys.readouterr().err
+    assert main(["convert", "merge-lora", f"--checkpoint={straight[0]}", f"{output}/x"]) == 2
+    assert "has no LoRA adapters to merge" in capsys.readouterr().err
+
+
+def test_int8_base_trains_beside_the_stored_one(straight, adapted, tmp_path):
+    config = lora_config(straight[0], "int8")
+    outcome, _ = runs.run(config, tmp_path)
+    found, floats = runs.leaves(outcome.state.params), adapted[2]
+    for name, leaf in found.items():
+        if leaf.dtype == np.int8:
+            scale = found[name + "_scale"]
+            axes = tuple(range(1, 1 + leaf.ndim - scale.ndim))
+            steps = np.expand_dims(scale, axes)
+            assert np.all(np.abs(leaf * steps - floats[name]) <= 0.51 * steps), name
+    name = "decoder/layers/attention/q/lora_b"
+    assert np.abs(found[name]).max() > 1e-4
+    losses = [read_metrics(folder)[0]["loss"] for folder in (tmp_path, adapted[0])]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_starts_and_groups_that_do_not_fit_are_refused(straight, adapted):
+    def check(start, *overrides):
+        config = runs.run_config(f"train.start_from={start}", *overrides)
+        trainer = runs.trainer_of(config)
+        check_start(config.train.start_from, trainer.shapes, params_io.read_tokenizer(straight[0]))
+
+    with pytest.raises(Owl2Error, match="has LoRA adapters, the run has none; run `owl2 convert merge-lora"):
+        check(adapted[0])
+    with pytest.raises(Owl2Error, match=r"lora_a is \[2, 32, 2\], expected \[2, 32, 5\]"):
+        check(adapted[0], "model.lora={'rank': 5}")
+    config = runs.run_config("model.lora={'base': 'int8'}")
+    shapes = abstract_params(config.model)
+    with pytest.raises(Owl2Error, match=r"group 'decoder' trains .*/kernel, which .* holds in int8"):
+        plan_leaves(shapes, config.train)
+
+
+def test_a_missing_qwix_is_named(monkeypatch):
+    from owl2_jax.training import int8_base
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(Owl2Error, match=r"pip install 'owl2_jax\[int8\]'"):
+        int8_base.check_qwix(["decoder/layers/mlp/up/kernel_scale"])
+    int8_base.check_qwix(tree.flatten({"decoder": {"embedding": 0}}))
