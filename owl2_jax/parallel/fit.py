@@ -9,6 +9,7 @@ network) bounds the step from below.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import re
 import time
@@ -82,6 +83,7 @@ class Roofline:
       products: executed FLOPs at the chip's peak.
       memory: bytes between memory and chip at its bandwidth.
       network: bytes that collectives bring in at the links' rate.
+      waiting: the part of `network` during which the compiler lets nothing else run.
       model_flops: per chip.
       peak: FLOPs per second of a chip.
     """
@@ -89,17 +91,23 @@ class Roofline:
     products: float
     memory: float
     network: float
+    waiting: float
     model_flops: float
     peak: float
 
     @property
+    def terms(self) -> dict[str, float]:
+        """What can overlap at best."""
+        return {"products": self.products + self.waiting, "memory": self.memory, "network": self.network}
+
+    @property
     def step(self) -> float:
-        """The longest of the three: all of them overlap at best."""
-        return max(self.products, self.memory, self.network)
+        """The longest of the terms."""
+        return max(self.terms.values())
 
     @property
     def limit(self) -> str:
-        return max(("products", "memory", "network"), key=lambda name: getattr(self, name))
+        return max(self.terms, key=self.terms.__getitem__)
 
     @property
     def mfu(self) -> float:
@@ -143,15 +151,20 @@ def compile_for(
     seconds = time.perf_counter() - start
     memory = _memory(compiled.memory_analysis(), topology, split)
     moved = traffic(compiled.as_text())
-    chips = topology.count
+    chips, seconds_of = topology.count, functools.partial(_seconds, topology=topology)
     roofline = Roofline(
         products=executed_flops / chips / topology.chip.flops,
         memory=moved.memory_bytes / topology.chip.bandwidth,
-        network=sum(c.total / _rate(c, topology) for c in moved.collectives),
+        network=sum(map(seconds_of, moved.collectives)),
+        waiting=sum(seconds_of(c) for c in moved.collectives if c.blocks),
         model_flops=model_flops / chips,
         peak=topology.chip.flops,
     )
     return Fit(topology, memory, roofline, moved, seconds)
+
+
+def _seconds(collective: Collective, topology: Topology) -> float:
+    return collective.total / _rate(collective, topology)
 
 
 def _rate(collective: Collective, topology: Topology) -> float:

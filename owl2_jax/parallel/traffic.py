@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from owl2_jax.parallel.hlo import Computation, Instruction, Module, parameter, read_module, root
@@ -38,6 +38,8 @@ class Collective:
       group: devices that take part.
       received: bytes that a device takes in, in one execution.
       times: executions per run of the module.
+      blocks: nothing else runs meanwhile; neither was it started ahead nor
+        spread over fusions that compute.
       source: where in the model it comes from, as XLA remembers it.
     """
 
@@ -45,6 +47,7 @@ class Collective:
     group: int
     received: float
     times: int
+    blocks: bool
     source: str
 
     @property
@@ -73,19 +76,20 @@ class Traffic:
 def traffic(text: str) -> Traffic:
     """Counts what one run of a compiled module moves; `text` is `compiled.as_text()`."""
     module, result = read_module(text), Traffic()
-    seen: dict[tuple[str, str], Collective] = {}
+    seen: dict[tuple[str, str], list[Collective]] = {}
     for name, times, fused in _executed(module, module.entry, 1, False, result):
         computation = module.computations[name]
         for instruction in computation.values():
             op = instruction.op.removesuffix("-start")
             if op in COLLECTIVES:
-                channel = re.search(r"channel_id=(\d+)", instruction.attributes)
+                channel = re.search(r"channel_id=(\d+)", instruction.attributes) if fused else None
                 # One collective that is spread over several fusions shows up in each of them.
                 key = (op, channel[1] if channel else f"{name}/{instruction.name}")
-                seen.setdefault(key, _collective(op, instruction, name, times))
+                seen.setdefault(key, []).append(_collective(op, instruction, name, times))
             if not fused:
                 result.memory_bytes += times * _moved(instruction, computation, module)
-    result.collectives = sorted(seen.values(), key=lambda collective: -collective.total)
+    found = [replace(places[0], blocks=places[0].blocks and len(places) == 1) for places in seen.values()]
+    result.collectives = sorted(found, key=lambda collective: -collective.total)
     return result
 
 
@@ -123,7 +127,9 @@ def _collective(op: str, instruction: Instruction, inside: str, times: int) -> C
         received = size * share
     source = re.search(r'op_name="([^"]*)"', instruction.attributes)
     name = "reduce-scatter" if scatters else op
-    return Collective(name, group, received, times, source[1] if source else "")
+    return Collective(
+        name, group, received, times, not instruction.op.endswith("-start"), source[1] if source else ""
+    )
 
 
 def _group_size(attributes: str) -> int:

@@ -46,6 +46,7 @@ def as_dict(result: Result) -> dict[str, Any]:
             "products_seconds": line.products,
             "memory_seconds": line.memory,
             "network_seconds": line.network,
+            "waiting_seconds": line.waiting,
             "step_seconds": line.step,
             "limit": line.limit,
             "mfu_bound": line.mfu,
@@ -130,7 +131,9 @@ def _print_roofline(values: dict[str, Any]) -> None:
     print("\nstep time at least, in seconds")
     for name in ("products", "memory", "network"):
         mark = "  <- limit" if line["limit"] == name else ""
-        print(f"  {name:10}{line[f'{name}_seconds']:10.4f}{mark}")
+        waits = name == "products"
+        more = f" + {line['waiting_seconds']:.4f} of network that nothing overlaps" if waits else ""
+        print(f"  {name:10}{line[f'{name}_seconds']:10.4f}{more}{mark}")
     print(
         f"MFU at most {line['mfu_bound']:.1%}; {line['tokens_per_second_all_chips']:,.0f} tokens/s at most "
         "on all chips"

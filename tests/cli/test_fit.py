@@ -33,7 +33,8 @@ def test_json_holds_memory_flops_traffic_and_roofline(capsys):
     for part in ("vision", "abstractor", "decoder", "head"):
         assert report["flops_all_chips"][part]["backward"] > report["flops_all_chips"][part]["forward"]
     line = report["roofline"]
-    assert line["step_seconds"] == line[f"{line['limit']}_seconds"]
+    waiting = line["waiting_seconds"] if line["limit"] == "products" else 0
+    assert line["step_seconds"] == line[f"{line['limit']}_seconds"] + waiting
     assert {row["op"] for row in report["traffic"]["collectives"]} >= {"all-gather", "all-reduce"}
     assert report["traffic"]["unknown_loops"] == 0
 
@@ -73,7 +74,7 @@ def fake_result(plan):
     fits = plan.model.remat != "none" or plan.rows_per_piece == 1
     needed = 1.0 if fits else 1e12
     slow = {"none": 1.0, "dots": 1.1}.get(plan.model.remat, 2.0)
-    line = Roofline(slow / plan.rows_per_piece, 0.0, 0.0, 1.0, 1.0) if fits else None
+    line = Roofline(slow / plan.rows_per_piece, 0.0, 0.0, 0.0, 1.0, 1.0) if fits else None
     memory = Memory(plan.topology.chip.memory, 1.0, 0.0, 0.0, needed, {})
     workload = SimpleNamespace(flops={}, tokens=1)
     return fitting.Result(plan, workload, Fit(plan.topology, memory, line, Traffic(), 0.0))

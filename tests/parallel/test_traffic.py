@@ -101,3 +101,78 @@ def test_notations_of_the_tpu_compiler():
     assert len(by_op) == 2
     assert (by_op["all-gather"].group, by_op["all-gather"].received) == (4, 16 * 64 * 2 * 3 / 4)
     assert (by_op["reduce-scatter"].group, by_op["reduce-scatter"].received) == (4, 16 * 64 * 4 * 3 / 4)
+    assert not by_op["all-gather"].blocks
+    assert by_op["reduce-scatter"].blocks
+
+
+# Two loops nested in each other: a gather that is started ahead, and a reduction that everything waits for;
+# their groups in the two notations of the list and of its iota.
+NESTED = """\
+%inner_condition (a: (s32[], bf16[8,64])) -> pred[] {
+  %a = (s32[], bf16[8,64]{1,0}) parameter(0)
+  %three = s32[] constant(3)
+  %i = s32[] get-tuple-element(%a), index=0
+  ROOT %less = pred[] compare(%i, %three), direction=LT
+}
+
+%inner (b: (s32[], bf16[8,64])) -> (s32[], bf16[8,64]) {
+  %b = (s32[], bf16[8,64]{1,0}) parameter(0)
+  %x = bf16[8,64]{1,0} get-tuple-element(%b), index=1
+  %start = (bf16[8,64]{1,0}, bf16[32,64]{1,0}) all-gather-start(%x), channel_id=1, replica_groups={{0,1,2,3},{4,5,6,7}}, dimensions={0}
+  %done = bf16[32,64]{1,0} all-gather-done(%start)
+  ROOT %t = (s32[], bf16[8,64]{1,0}) tuple(%b, %done)
+}
+
+%outer_condition (c: (s32[], bf16[8,64])) -> pred[] {
+  ROOT %c = (s32[], bf16[8,64]{1,0}) parameter(0)
+}
+
+%outer (d: (s32[], bf16[8,64])) -> (s32[], bf16[8,64]) {
+  %d = (s32[], bf16[8,64]{1,0}) parameter(0)
+  %w = (s32[], bf16[8,64]{1,0}) while(%d), condition=%inner_condition, body=%inner
+  %y = bf16[8,64]{1,0} get-tuple-element(%w), index=1
+  %both = (bf16[8,64]{1,0}, f32[16]{0}) all-reduce(%y, %y), channel_id=2, replica_groups=[2,4]<=[8], to_apply=%add
+  ROOT %t.1 = (s32[], bf16[8,64]{1,0}) tuple(%d, %y)
+}
+
+%add (p: bf16[], q: bf16[]) -> bf16[] {
+  %p = bf16[] parameter(0)
+  %q = bf16[] parameter(1)
+  ROOT %sum = bf16[] add(%p, %q)
+}
+
+ENTRY %main (x: (s32[], bf16[8,64])) -> (s32[], bf16[8,64]) {
+  %x.1 = (s32[], bf16[8,64]{1,0}) parameter(0)
+  ROOT %loop = (s32[], bf16[8,64]{1,0}) while(%x.1), condition=%outer_condition, body=%outer, backend_config={"known_trip_count":{"n":"5"}}
+}
+"""  # noqa: E501
+
+
+def test_nested_loops_multiply_and_started_collectives_do_not_block():
+    by_op = {collective.op: collective for collective in traffic(NESTED).collectives}
+    gather, reduce = by_op["all-gather"], by_op["all-reduce"]
+    assert (gather.group, gather.times, gather.blocks) == (4, 15, False)
+    assert gather.received == 32 * 64 * 2 * 3 / 4
+    assert (reduce.group, reduce.times, reduce.blocks) == (4, 5, True)
+    assert reduce.received == 2 * (8 * 64 * 2 + 16 * 4) * 3 / 4
+
+
+# For three-dimensional tori the compiler writes a gather as a sum: each chip puts its piece into zeros.
+AS_SUM = """\
+%add (p: bf16[], q: bf16[]) -> bf16[] {
+  ROOT %p = bf16[] parameter(0)
+}
+
+ENTRY %main (x: bf16[4,64], zeros: bf16[16,64], at: s32[]) -> bf16[16,64] {
+  %x = bf16[4,64]{1,0} parameter(0)
+  %zeros = bf16[16,64]{1,0} parameter(1)
+  %at = s32[] parameter(2)
+  %padded = bf16[16,64]{1,0} dynamic-update-slice(%zeros, %x, %at, %at)
+  ROOT %sum = bf16[16,64]{1,0} all-reduce(%padded), channel_id=1, replica_groups=mesh['axis_0'=4] {'axis_0'}, to_apply=%add
+}
+"""  # noqa: E501
+
+
+def test_a_gather_that_was_written_as_a_sum_costs_what_the_sum_does():
+    (found,) = traffic(AS_SUM).collectives
+    assert (found.op, found.group, found.received) == ("all-reduce", 4, 2 * 16 * 64 * 2 * 3 / 4)
