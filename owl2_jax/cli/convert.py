@@ -122,7 +122,7 @@ def _init(args: argparse.Namespace) -> int:
 
 
 def _add_resize(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("resize", help="another picture size or query count")
+    parser = commands.add_parser("resize", help="another picture size, query count or module")
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="DIR")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="must not exist")
     parser.add_argument("--image-size", type=int, help="pixels; by default as it is")
@@ -131,13 +131,21 @@ def _add_resize(commands: argparse._SubParsersAction) -> None:
         type=int,
         help="fewer keep the first ones, more repeat them in order; by default as it is",
     )
+    parser.add_argument(
+        "--adaptive", choices=("full", "norms", "kv", "none"),
+        help="what has a copy per modality: a missing one is copied from text; by default as it is",
+    )  # fmt: skip
 
 
 def _resize(args: argparse.Namespace) -> int:
     from owl2_jax.convert.resize import resize_checkpoint
 
     config = resize_checkpoint(
-        args.checkpoint, args.output, image_size=args.image_size, num_queries=args.num_queries
+        args.checkpoint,
+        args.output,
+        image_size=args.image_size,
+        num_queries=args.num_queries,
+        adaptive=args.adaptive,
     )
     print(f"wrote {args.output} ({config.vision.image_size} pixels, {config.abstractor.num_queries} queries)")
     return 0

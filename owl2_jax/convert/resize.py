@@ -1,10 +1,12 @@
-"""Another picture size or number of queries for a trained model.
+"""Another picture size, number of queries or modality-adaptive module for a trained model.
 
 The patch rows of the position table are resized as an image (bicubic); the
 class row stays. Queries keep their index, as each was trained together with
 the fixed position code of its index: fewer queries are the first ones, more
 are the old ones followed by copies of them in order, which the position codes
-of the new indices tell apart.
+of the new indices tell apart. A branch for images that the checkpoint lacks
+starts as a copy of the text branch, as stage 1 starts from LLaMA-2; one that is
+not wanted is left out.
 """
 
 from __future__ import annotations
@@ -40,14 +42,16 @@ def resize_checkpoint(
     *,
     image_size: int | None = None,
     num_queries: int | None = None,
+    adaptive: str | None = None,
 ) -> Owl2Config:
-    """Writes the model directory `output`: `checkpoint` with another picture size or query count.
+    """Writes the model directory `output`: `checkpoint` with another picture size, query count or module.
 
     Args:
       checkpoint: model or run directory.
       output: must not exist yet.
       image_size: pixels, a multiple of the patch size; None keeps it.
       num_queries: None keeps it.
+      adaptive: what has a copy per modality, see `DecoderConfig`; None keeps it.
 
     Returns:
       The new configuration.
@@ -60,7 +64,7 @@ def resize_checkpoint(
     found = resolve_checkpoint(checkpoint)
     model = read_model_json(found.directory)
     old = Owl2Config.from_dict(model["model"])
-    new = resized_config(old, image_size, num_queries)
+    new = resized_config(old, image_size, num_queries, adaptive)
     reader, shapes = ParamsReader(found.params), leaf_shapes(old)
     check_fit(reader.shapes, shapes, str(found.params))
     changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -68,16 +72,19 @@ def resize_checkpoint(
         "abstractor/queries": partial(resize_queries, count=new.abstractor.num_queries),
     }
     leaves: dict[str, Any] = {}
-    for path in shapes:
-        leaves[path] = changes[path](reader.read(path)) if path in changes else _copied(reader, path)
+    for path in leaf_shapes(new):
+        stored = path if path in shapes else path.replace("_image/", "_text/")
+        leaves[path] = changes[path](reader.read(path)) if path in changes else _copied(reader, stored)
     write_model_directory(
         output, {**model, "model": new.to_dict()}, unflatten(leaves), read_tokenizer(found.directory)
     )
     return new
 
 
-def resized_config(config: Owl2Config, image_size: int | None, num_queries: int | None) -> Owl2Config:
-    """`config` with the sizes that are given; raises `Owl2Error` when they do not fit."""
+def resized_config(
+    config: Owl2Config, image_size: int | None, num_queries: int | None, adaptive: str | None = None
+) -> Owl2Config:
+    """`config` with what is given; raises `Owl2Error` when it does not fit."""
     if num_queries is not None and num_queries < 1:
         raise Owl2Error(f"num_queries {num_queries} should be at least 1")
     if image_size is not None and image_size < config.vision.patch_size:
@@ -89,6 +96,8 @@ def resized_config(config: Owl2Config, image_size: int | None, num_queries: int 
         changes["vision.image_size"] = image_size
     if num_queries is not None:
         changes["abstractor.num_queries"] = num_queries
+    if adaptive is not None:
+        changes["decoder.adaptive"] = adaptive
     return config.replace(**changes)
 
 

@@ -82,6 +82,26 @@ def test_one_size_at_a_time_and_the_tokenizer_comes_along(
     assert read_model_json(tmp_path / "b")["image_mode"] == "pad"
 
 
+def test_module_is_left_out_and_made_of_copies_of_the_text_branch(
+    tmp_path: Path, tiny_config, tiny_params, toy_tokenizer
+) -> None:
+    write_model_directory(
+        tmp_path / "full", model_json(tiny_config.to_dict()), tiny_params, toy_tokenizer.bytes
+    )
+    resize_checkpoint(tmp_path / "full", tmp_path / "none", adaptive="none")
+    resize_checkpoint(tmp_path / "none", tmp_path / "norms", adaptive="norms")
+    config = resize_checkpoint(tmp_path / "norms", tmp_path / "copies", adaptive="full")
+    assert config == tiny_config
+    full, none, copies = (
+        flatten(restore_params(tmp_path / name / "params")) for name in ("full", "none", "copies")
+    )
+    left_out = {name for name in full if name not in none}
+    assert left_out == {name for name in full if "_image/" in name}
+    for name, leaf in copies.items():
+        same = name.replace("_image/", "_text/") if name in left_out else name
+        np.testing.assert_array_equal(leaf, full[same])
+
+
 def test_sizes_that_do_not_fit_leave_nothing(tmp_path: Path) -> None:
     convert_to_jax(GOLDEN / "A/hf", tmp_path / "model")
     for sizes, message in (

@@ -1,0 +1,127 @@
+"""`owl2 sweep`: runs a grid of changes of one config, and collects its results."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from owl2_jax.sweeps.costs import Machine
+    from owl2_jax.sweeps.folder import SweepFolder
+    from owl2_jax.sweeps.grid import Sweep
+
+FAILED = 1
+STOPPED = 128  # plus the signal, as shells report it
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sweep", metavar="FILE.py[:ARGUMENTS]", help="sweep file, as configs/sweeps/query_count.py"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="FIELD=VALUE",
+        help="changed fields of every point, as train.total_steps=100",
+    )
+    parser.add_argument("--workdir", type=Path, metavar="DIR", help="results; runs/sweeps/NAME by default")
+    parser.add_argument("--retries", type=int, default=1, metavar="N", help="of a failed run (default: 1)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--list", action="store_true", help="print the points and their state, run nothing")
+    what.add_argument("--only", metavar="POINT/seed-N", help="run this one alone")
+    what.add_argument("--fit", action="store_true", help="ask `owl2 fit` for the memory of every point")
+    what.add_argument("--collect", action="store_true", help="write table and plots of what is finished")
+    what.add_argument("--slurm", type=Path, metavar="DIR", help="write SLURM array jobs instead of running")
+    what.add_argument("--jobset", type=Path, metavar="DIR", help="write a JobSet per run instead of running")
+
+
+def main(args: argparse.Namespace) -> int:
+    from owl2_jax.sweeps.folder import SweepFolder
+    from owl2_jax.sweeps.grid import load_sweep
+
+    sweep = load_sweep(args.sweep, args.overrides)
+    folder = SweepFolder(args.workdir or Path("runs/sweeps") / sweep.name)
+    if args.list:
+        return _list(sweep, folder)
+    if args.collect and not folder.path.is_dir():
+        return _collect(sweep, folder)  # which says so, and makes no folder
+    folder.claim(sweep)
+    if args.collect:
+        return _collect(sweep, folder)
+    if args.fit:
+        return _fit(sweep, folder)
+    from owl2_jax.sweeps.costs import check_fits
+
+    check_fits(sweep, _machine(sweep))
+    if args.slurm or args.jobset:
+        return _write_out(sweep, folder, args)
+    return _run(sweep, folder, args)
+
+
+def _machine(sweep: Sweep) -> Machine:
+    """The sweep's slice, or this machine."""
+    from owl2_jax.parallel.chips import parse_topology
+    from owl2_jax.sweeps.costs import Machine
+
+    if sweep.config.topology is not None:
+        topology = parse_topology(sweep.config.topology)
+        return Machine(topology.name, topology.count, topology.chip.memory)
+    return Machine("this machine", 1, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def _list(sweep: Sweep, folder: SweepFolder) -> int:
+    for run in sweep.runs:
+        files = folder.run(run)
+        lacks = files.lacks(sweep.run_config(run), sweep.config.benchmarks)
+        state = "done" if lacks is None else "failed" if files.failed.is_file() else "open"
+        print(f"{run.name:40} {state:7} {' '.join(run.point.overrides)}")
+    return 0
+
+
+def _run(sweep: Sweep, folder: SweepFolder, args: argparse.Namespace) -> int:
+    from owl2_jax.sweeps.run import run_sweep
+
+    runs = [sweep.find(args.only)] if args.only else sweep.runs
+    say = lambda text: print(text, flush=True)
+    outcome = run_sweep(sweep, folder, runs, retries=args.retries, say=say)
+    if outcome.signal is not None:
+        say(f"stopped with {len(outcome.finished)} of {len(runs)} runs done; the same command goes on")
+        return STOPPED + outcome.signal
+    for name, error in outcome.failed.items():
+        say(f"failed: {name}: {error}")
+    if outcome.failed:
+        say(f"{len(outcome.failed)} of {len(runs)} runs failed; the same command tries them again")
+        return FAILED
+    collect = f"owl2 sweep {args.sweep} --workdir={folder.path} --collect"
+    say(f"all {len(runs)} runs are done; `{collect}` writes the table")
+    return 0
+
+
+def _collect(sweep: Sweep, folder: SweepFolder) -> int:
+    from owl2_jax.sweeps.collect import collect, markdown, write_table
+    from owl2_jax.sweeps.plots import write_plots
+
+    table = collect(sweep, folder)
+    print(markdown(table))
+    for path in [*write_table(table, folder.path), *write_plots(table, folder.path / "plots")]:
+        print(f"wrote {path}")
+    return 0
+
+
+def _fit(sweep: Sweep, folder: SweepFolder) -> int:
+    from owl2_jax.sweeps.fits import fit_points
+
+    return FAILED if fit_points(sweep, folder, say=lambda text: print(text, flush=True)) else 0
+
+
+def _write_out(sweep: Sweep, folder: SweepFolder, args: argparse.Namespace) -> int:
+    from owl2_jax.sweeps.clusters import write_jobsets, write_slurm
+
+    paths = (
+        write_slurm(sweep, folder, args.slurm) if args.slurm else write_jobsets(sweep, folder, args.jobset)
+    )
+    for path in paths:
+        print(f"wrote {path}")
+    return 0

@@ -1,0 +1,50 @@
+"""Memory per chip of every point, as `owl2 fit` finds it by compiling the step for the sweep's slice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.sweeps import processes
+from owl2_jax.sweeps.commands import commands_of
+from owl2_jax.sweeps.folder import SweepFolder, write_json
+from owl2_jax.sweeps.grid import Run, Sweep
+
+
+def fit_points(sweep: Sweep, folder: SweepFolder, say: Callable[[str], None]) -> list[str]:
+    """Asks for every point that was not asked for yet; returns the points that do not fit.
+
+    Raises:
+      Owl2Error: the sweep names no topology, or `owl2 fit` could not answer.
+    """
+    if sweep.config.topology is None:
+        raise Owl2Error(
+            'the sweep names no slice; set its topology, as "v5e:16x16" (owl2 fit computes for TPU slices)'
+        )
+    too_large = []
+    for point in sweep.points:
+        path = folder.fit(point)
+        if not path.is_file():
+            arguments = commands_of(sweep, folder, Run(point, sweep.config.seeds[0])).fit
+            assert arguments is not None
+            say(f"{point.name}: compiling for {sweep.config.topology}")
+            write_json(path, _ask(arguments))
+        report = json.loads(path.read_text(encoding="utf-8"))
+        needed, capacity = (report["memory"][name] / 2**30 for name in ("needed", "capacity"))
+        verdict = "fits" if report["fits"] else "DOES NOT FIT"
+        say(f"{point.name}: {needed:.2f} of {capacity:.2f} GiB per chip, {verdict}")
+        if not report["fits"]:
+            too_large.append(point.name)
+    return too_large
+
+
+def _ask(arguments: list[str]) -> dict:
+    """In a process of its own: the compiler's settings are read once, when JAX is imported."""
+    done = subprocess.run([*processes.PROGRAM, *arguments], capture_output=True, text=True, check=False)
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        said = done.stderr.strip().splitlines() or ["it said nothing"]
+        raise Owl2Error(f"owl2 {' '.join(arguments)} ended with code {done.returncode}: {said[-1]}") from None

@@ -1,0 +1,165 @@
+"""A sweep's folder: what lies where, and that it belongs to this grid.
+
+WORKDIR/sweep.json                     what the runs have in common, and every point
+        starts/<sizes>/                resized copies of the checkpoint that all start from
+        points/<point>/fit.json        what `owl2 fit` said
+        points/<point>/seed-<n>/run/       of `owl2 train`
+                                scores/    of `owl2 evaluate`
+                                log.txt    what the commands printed
+                                failed.json    why the last try failed
+        table.csv, table.md, plots/    of `owl2 sweep --collect`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from owl2_jax.config import RunConfig
+from owl2_jax.core import fields
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.params_io import CHECKPOINTS_DIR
+from owl2_jax.sweeps.grid import Point, Run, Sweep
+
+SCORES_FILE: Final = "scores.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where one run's files lie."""
+
+    path: Path
+
+    @property
+    def training(self) -> Path:
+        return self.path / "run"
+
+    @property
+    def scores(self) -> Path:
+        return self.path / "scores"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def failed(self) -> Path:
+        return self.path / "failed.json"
+
+    def is_trained(self, config: RunConfig) -> bool:
+        """Whether the last step is saved."""
+        return (self.training / CHECKPOINTS_DIR / str(config.train.num_steps)).is_dir()
+
+    def read_scores(self) -> dict[str, dict[str, Any]]:
+        """{benchmark: its entry in scores.json}. Raises `Owl2Error` when the file is damaged."""
+        path = self.scores / SCORES_FILE
+        entries = read_json(path)
+        try:
+            return {} if entries is None else {entry["benchmark"]: entry for entry in entries["scores"]}
+        except (KeyError, TypeError) as error:
+            raise Owl2Error(
+                f"{path} is no scores file ({error}); delete it and run the sweep again"
+            ) from None
+
+    def lacks(self, config: RunConfig, benchmarks: Sequence[str]) -> str | None:
+        """What a run has yet to do, in words; None when it is finished."""
+        if not self.is_trained(config):
+            return "is not trained to its last step"
+        scored = self.read_scores()
+        missing = [name for name in benchmarks if name not in scored]
+        return f"has no score for {', '.join(missing)}" if missing else None
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """Where a sweep's files lie."""
+
+    path: Path
+
+    def run(self, run: Run) -> RunFolder:
+        return RunFolder(self.path / "points" / run.name)
+
+    def fit(self, point: Point) -> Path:
+        return self.path / "points" / point.name / "fit.json"
+
+    def start(self, config: RunConfig) -> Path:
+        """A copy of the start for the sizes of `config`."""
+        model = config.model
+        name = f"{model.vision.image_size}px_{model.abstractor.num_queries}q_{model.decoder.adaptive}"
+        return self.path / "starts" / name
+
+    def claim(self, sweep: Sweep) -> None:
+        """Marks the folder as this sweep's, or checks that it is; points may be added to a grid.
+
+        Raises:
+          Owl2Error: it holds results of another grid, with the differences.
+        """
+        path = self.path / "sweep.json"
+        found, wanted = read_json(path), _identity(sweep)
+        if found is not None:
+            lines = _differences(found, wanted)
+            if lines:
+                raise Owl2Error(
+                    f"{self.path} holds results of another grid ({'; '.join(lines[:6])}"
+                    f"{f'; and {len(lines) - 6} more' if len(lines) > 6 else ''}). Give another --workdir, "
+                    "or the old settings"
+                )
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise Owl2Error(f"{self.path} is not empty and holds no sweep; give another --workdir")
+        write_json(path, wanted)
+
+
+def _identity(sweep: Sweep) -> dict[str, Any]:
+    config = sweep.config
+    common = {"base": sweep.base_values, "overrides": config.overrides, "start_from": config.start_from}
+    common |= {"benchmarks": config.benchmarks, "max_questions": config.max_questions}
+    points = {point.name: point.overrides for point in sweep.points}
+    return json.loads(json.dumps(fields.to_dict({"common": common, "points": points})))
+
+
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Lines for what is not as it was; points that are new are none."""
+    before, after = _flat(found["common"]), _flat(wanted["common"])
+    lines = [
+        f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    ]
+    for name, overrides in found["points"].items():
+        now = wanted["points"].get(name)
+        if now is None:
+            lines.append(f"point {name} is not in this grid")
+        elif now != overrides:
+            lines.append(f"point {name}: {', '.join(overrides)} -> {', '.join(now)}")
+    return lines
+
+
+def _flat(values: Any, where: str = "") -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        return {where: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{where}.{key}" if where else str(key))
+    return flat
+
+
+def read_json(path: Path) -> Any:
+    """The content of a file; None when there is none. Raises `Owl2Error` when it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise Owl2Error(f"{path} is damaged ({error}); delete it and run the sweep again") from None
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Replaces a file as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    beside.replace(path)

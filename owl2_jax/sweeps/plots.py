@@ -1,0 +1,151 @@
+"""Pictures of a sweep: score along each axis, and score against cost with the Pareto line.
+
+Every picture is written as PNG and as SVG.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.sweeps.collect import Row, Table
+
+_FORMATS: Final = ("png", "svg")
+_COLOURS: Final = ("#2b6cb0", "#dd6b20", "#276749", "#b83280", "#4a5568", "#975a16")
+_PARETO: Final = "#1a202c"
+
+
+def write_plots(table: Table, folder: Path) -> list[Path]:
+    """Draws every benchmark along every axis, and against FLOPs; returns the paths.
+
+    Raises:
+      Owl2Error: matplotlib is missing.
+    """
+    _matplotlib()
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name in table.benchmarks:
+        for axis in table.axes:
+            written += _write(folder / f"{name}_by_{axis}", _axis_figure(table, name, axis))
+        costly = [row for row in table.rows if row.flops_per_sample]
+        if costly:
+            written += _write(folder / f"{name}_by_cost", _cost_figure(table, name, costly))
+    return written
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points (cost, score) that none beats in both, by rising cost."""
+    best, kept = float("-inf"), []
+    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
+        if points[index][1] > best:
+            best = points[index][1]
+            kept.append(index)
+    return kept
+
+
+def series(table: Table, axis: str) -> Iterator[tuple[str, list[Row]]]:
+    """Rows that differ in one axis alone, by what the other axes are.
+
+    The first value of every other axis comes first, and groups of a single row
+    are left out, unless all are.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in table.rows:
+        others = ", ".join(f"{name} {row.labels[name]}" for name in table.axes if name != axis)
+        groups.setdefault(others, []).append(row)
+    several = {others: rows for others, rows in groups.items() if len(rows) > 1}
+    yield from (several or groups).items()
+
+
+def _axis_figure(table: Table, benchmark: str, axis: str) -> Any:
+    figure, axes = _figure()
+    labels = list(dict.fromkeys(row.labels[axis] for row in table.rows))
+    is_number = all(_is_number(label) for label in labels)
+    groups = list(series(table, axis))
+    for number, (others, rows) in enumerate(groups):
+        rows = sorted(rows, key=lambda row: float(row.labels[axis])) if is_number else rows
+        places = [float(r.labels[axis]) if is_number else labels.index(r.labels[axis]) for r in rows]
+        _draw_spread(axes, places, rows, benchmark, _COLOURS[number % len(_COLOURS)], others, is_number)
+    if is_number:
+        if min(map(float, labels)) > 0:
+            axes.set_xscale("log", base=2)
+        axes.set_xticks([float(label) for label in labels], labels)
+        axes.minorticks_off()
+    else:
+        axes.set_xticks(range(len(labels)), labels)
+        axes.set_xlim(-0.5, len(labels) - 0.5)
+    axes.set_xlabel(axis.replace("_", " "))
+    _finish(axes, table, benchmark, legend=len(groups) > 1)
+    return figure
+
+
+def _draw_spread(
+    axes: Any, places: list[float], rows: list[Row], benchmark: str, colour: str, label: str, line: bool
+) -> None:
+    """Means with the deviation over seeds as bars; joined when the axis is a scale."""
+    spreads = [row.scores[benchmark] for row in rows]
+    axes.errorbar(
+        places, [s.mean for s in spreads], [s.deviation or 0.0 for s in spreads], fmt="o-" if line else "o",
+        color=colour, capsize=3, markersize=5, linewidth=1.3, label=label,
+    )  # fmt: skip
+
+
+def _cost_figure(table: Table, benchmark: str, rows: list[Row]) -> Any:
+    figure, axes = _figure()
+    points = [(row.flops_per_sample / 1e9, row.scores[benchmark].mean) for row in rows]  # type: ignore[operator]
+    deviations = [row.scores[benchmark].deviation or 0.0 for row in rows]
+    axes.errorbar(*zip(*points, strict=True), deviations, fmt="o", color=_COLOURS[0], capsize=3, markersize=5)
+    front = [points[index] for index in pareto(points)]
+    axes.plot(*zip(*front, strict=True), "--", color=_PARETO, linewidth=1, label="Pareto line")
+    for row, (cost, score) in zip(rows, points, strict=True):
+        axes.annotate(row.point, (cost, score), xytext=(5, 4), textcoords="offset points", fontsize=7)
+    axes.set_xlabel("GFLOP per training sample, forward and backward")
+    axes.margins(x=0.15)
+    _finish(axes, table, benchmark, legend=True)
+    return figure
+
+
+def _finish(axes: Any, table: Table, benchmark: str, legend: bool) -> None:
+    title, metric = table.benchmarks[benchmark]
+    seeds = sorted({row.seeds for row in table.rows})
+    count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    axes.set_title(
+        f"{title}\nmean and standard deviation over {count} seed{'s' * (seeds[-1] > 1)}", fontsize=9
+    )
+    axes.set_ylabel(metric)
+    axes.grid(alpha=0.3)
+    if legend:
+        axes.legend(fontsize=7, frameon=False)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib.figure
+    except ImportError:
+        raise Owl2Error("plots need matplotlib; install it with: pip install 'owl2_jax[plots]'") from None
+    return matplotlib
+
+
+def _figure() -> tuple[Any, Any]:
+    """A figure that belongs to no window system and no global state."""
+    figure = _matplotlib().figure.Figure(figsize=(5.2, 3.4), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _write(stem: Path, figure: Any) -> list[Path]:
+    paths = [stem.with_name(f"{stem.name}.{ending}") for ending in _FORMATS]
+    for path in paths:
+        # Without a date and with fixed ids the same table gives the same bytes.
+        with _matplotlib().rc_context({"svg.hashsalt": "owl2"}):
+            figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return paths

@@ -1,0 +1,120 @@
+"""`owl2 sweep` as a user runs it: killed and started again, collected, and refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from owl2_jax.cli.main import main
+from owl2_jax.sweeps import processes
+from owl2_jax.training.metrics import read_metrics
+from tests.training import runs
+
+ROOT = Path(__file__).parents[2]
+SAVE_EVERY = 4
+STEPS = 24
+
+
+@pytest.fixture
+def sweep_file(tmp_path: Path) -> Path:
+    runs.write_config(tmp_path / "small.py")
+    values = {
+        "base": "small.py",
+        "axes": {"queries": {"4": [], "2": ["model.abstractor.num_queries=2"]}},
+        "overrides": [
+            f"train.total_steps={STEPS}", f"train.save_every_steps={SAVE_EVERY}", "train.log_every_steps=1",
+        ],
+        "benchmarks": ["easy_vqa"],
+        "max_questions": 4,
+    }  # fmt: skip
+    path = tmp_path / "queries.py"
+    path.write_text(f"def get_config():\n    return {values!r}\n")
+    return path
+
+
+def start(sweep_file: Path, workdir: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "owl2_jax.cli.main", "sweep", str(sweep_file), f"--workdir={workdir}"]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=runs.environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+@pytest.mark.slow
+def test_killed_sweep_goes_on_from_the_last_checkpoint_of_the_running_point(sweep_file, tmp_path, capsys):
+    workdir = tmp_path / "results"
+    run = workdir / "points/queries-4/seed-0/run"
+    first = start(sweep_file, workdir)
+    while len(read_metrics(run)) < SAVE_EVERY + 2:
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.01)
+    first.kill()
+    first.communicate()
+
+    # Nothing outlives the sweep, and what the point had reached is on the disk.
+    with processes.locked(run.parent / "lock", lambda: None, lambda: False):
+        reached = read_metrics(run)[-1]["step"]
+        saved = max(int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdigit())
+    assert saved >= reached - SAVE_EVERY
+    assert reached < STEPS
+
+    second = start(sweep_file, workdir)
+    said, _ = second.communicate(timeout=600)
+    assert second.returncode == 0, said
+    assert "[1/2] queries-4/seed-0: goes on training" in said
+    assert "[2/2] queries-2/seed-0: trains" in said
+    assert [line["step"] for line in read_metrics(run)] == list(range(1, STEPS + 1)), "no step twice"
+    assert len(json.loads((run / "run.json").read_text())["starts"]) == 2
+
+    third = start(sweep_file, workdir)
+    said, _ = third.communicate(timeout=60)
+    assert said.splitlines()[0].startswith("all 2 runs are done"), "what is finished is skipped"
+
+    assert main(["sweep", str(sweep_file), f"--workdir={workdir}", "--collect"]) == 0
+    assert "| queries-2 | 2 | 1 |" in capsys.readouterr().out
+    rows = list(csv.DictReader((workdir / "table.csv").open()))
+    assert [row["tokens_per_picture"] for row in rows] == ["5", "3"]
+    assert (workdir / "plots/easy_vqa_by_queries.svg").is_file()
+
+
+def test_list_shows_every_run_and_makes_nothing(sweep_file, tmp_path, capsys):
+    assert main(["sweep", str(sweep_file), f"--workdir={tmp_path}/results", "--list"]) == 0
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["queries-4/seed-0", "open"], ["queries-2/seed-0", "open"]]
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.fixture
+def refused(sweep_file, tmp_path, capsys):
+    """The error line of a refused command."""
+
+    def call(*arguments: str) -> str:
+        assert main(["sweep", str(sweep_file), f"--workdir={tmp_path}/results", *arguments]) == 2
+        said = capsys.readouterr()
+        assert said.err.startswith("error: ")
+        assert (said.out, said.err.count("\n")) == ("", 1)
+        return said.err
+
+    return call
+
+
+def test_refuses_what_cannot_run(sweep_file, tmp_path, refused):
+    assert re.search("point queries-4 .*unknown field of train 'total_step'", refused("train.total_step=1"))
+    assert re.search("no run in .*results is finished", refused("--collect"))
+    assert not (tmp_path / "results").exists()
+    assert "unknown run of this sweep 'queries-5/seed-0'" in refused("--only=queries-5/seed-0")
+    other = refused("train.total_steps=5")
+    assert re.search(r"holds results of another grid \(overrides: .*total_steps=5", other)
+    sweep_file.write_text(sweep_file.read_text().replace("num_queries=2", "num_queries=3"))
+    assert re.search("results holds results of another grid .*num_queries=2 -> .*num_queries=3", refused())
+
+
+def test_refuses_a_point_that_this_machine_cannot_hold(refused):
+    said = refused("model.decoder.mlp_dim=80000000000")
+    assert re.match(r"error: point queries-4 cannot fit: its .* GiB, this machine has 1 x .* GiB", said)

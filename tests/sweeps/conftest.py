@@ -1,0 +1,44 @@
+"""A sweep over the small model of the training tests, and an `owl2` that only pretends."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from owl2_jax.sweeps import processes
+from owl2_jax.sweeps.folder import SweepFolder
+from owl2_jax.sweeps.grid import Sweep, load_sweep
+from tests.training import runs
+
+QUERIES = {"4": [], "2": ["model.abstractor.num_queries=2"], "8": ["model.abstractor.num_queries=8"]}
+SIZES = {"28": [], "56": ["model.vision.image_size=56"]}
+
+
+@pytest.fixture
+def make_sweep(tmp_path: Path):
+    """Writes a sweep file with some fields changed, and reads it."""
+    runs.write_config(tmp_path / "small.py")
+
+    def make(**changes: Any) -> Sweep:
+        values = {"base": "small.py", "axes": {"queries": QUERIES}, "benchmarks": ["easy_vqa"], **changes}
+        path = tmp_path / "sweep.py"
+        path.write_text(f"def get_config():\n    return {values!r}\n")
+        return load_sweep(str(path))
+
+    return make
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    return SweepFolder(tmp_path / "results")
+
+
+@pytest.fixture
+def pretended(monkeypatch, tmp_path: Path) -> Path:
+    """`owl2` becomes `fake_owl2.py`; returns the file that tells it what to fail at."""
+    monkeypatch.setattr(processes, "PROGRAM", (sys.executable, str(Path(__file__).with_name("fake_owl2.py"))))
+    monkeypatch.setenv("FAKE_FAILS", str(tmp_path / "fails"))
+    return tmp_path / "fails"

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import csv
+import time
+
+import pytest
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.sweeps.collect import collect, markdown, write_table
+from owl2_jax.sweeps.costs import step_flops
+from owl2_jax.sweeps.fits import fit_points
+from owl2_jax.sweeps.plots import pareto, series, write_plots
+from tests.sweeps import fake_owl2
+from tests.sweeps.conftest import QUERIES, SIZES
+
+
+def pretend(sweep, folder, runs=None) -> None:
+    """Leaves the files of finished runs."""
+    for run in sweep.runs if runs is None else runs:
+        files = folder.run(run)
+        fake_owl2.train(files.training, list(run.overrides))
+        fake_owl2.evaluate(files.scores, list(sweep.config.benchmarks))
+
+
+def test_table_has_scores_with_spread_loss_cost_and_time(make_sweep, folder, tmp_path):
+    sweep = make_sweep(seeds=[0, 1, 2])
+    pretend(sweep, folder)
+    table = collect(sweep, folder)
+    paths = write_table(table, tmp_path)
+    rows = list(csv.DictReader(paths[0].open()))
+    assert [row["point"] for row in rows] == ["queries-4", "queries-2", "queries-8"]
+    first = rows[0]
+    assert (first["queries"], first["seeds"]) == ("4", "3")
+    # Seeds 0, 1, 2 score 80, 81, 82 and end with a loss of 0.5, 1.5, 2.5.
+    assert (float(first["easy_vqa"]), float(first["easy_vqa_deviation"])) == (81.0, 1.0)
+    assert (float(first["loss"]), float(first["loss_deviation"])) == (1.5, 1.0)
+    assert first["heldout_loss"] == first["memory_per_chip_bytes"] == ""
+    assert [row["tokens_per_picture"] for row in rows] == ["5", "3", "9"]
+    assert float(first["training_seconds"]) == pytest.approx(0.4)
+    # 160 samples a second, a tenth of a second a step.
+    assert float(first["flops_per_sample"]) == pytest.approx(step_flops(sweep.run_config(sweep.runs[0])) / 16)
+    text = paths[1].read_text()
+    assert "| queries-4 | 4 | 3 | 81.0 ± 1.0 | 1.500 ± 1.000 | 5 |" in text
+    assert "GiB per chip" not in text, "a column without any figure is left out"
+
+
+def test_what_is_not_finished_is_left_out_and_named(make_sweep, folder):
+    sweep = make_sweep(seeds=[0, 1])
+    with pytest.raises(Owl2Error, match=r"no run in .* is finished \(queries-4/seed-0 is not trained"):
+        collect(sweep, folder)
+    pretend(sweep, folder, [sweep.runs[0], sweep.runs[3], sweep.runs[1]])
+    (folder.run(sweep.runs[3]).scores / "scores.json").unlink()
+    table = collect(sweep, folder)
+    assert [(row.point, row.seeds) for row in table.rows] == [("queries-4", 1), ("queries-2", 1)]
+    assert table.rows[0].scores["easy_vqa"].deviation is None
+    assert table.missing["queries-4/seed-1"] == "has no score for easy_vqa"
+    assert "- queries-8/seed-0 is not trained to its last step" in markdown(table)
+
+
+def test_scores_that_a_judge_gives_and_damaged_files_are_named(make_sweep, folder):
+    sweep = make_sweep()
+    pretend(sweep, folder)
+    files = folder.run(sweep.runs[0])
+    fake_owl2.evaluate(files.scores, ["easy_vqa"], value=None)
+    with pytest.raises(
+        Owl2Error, match=r"run queries-4/seed-0 has no score for easy_vqa: a judge .*--judgements"
+    ):
+        collect(sweep, folder)
+    (files.scores / "scores.json").write_text('{"scores": [')
+    with pytest.raises(Owl2Error, match=r"scores.json is damaged .*delete it and run the sweep again"):
+        collect(sweep, folder)
+    fake_owl2.evaluate(files.scores, ["easy_vqa"])
+    (files.training / "metrics.jsonl").write_text("")
+    with pytest.raises(Owl2Error, match=r"metrics.jsonl holds no readings"):
+        collect(sweep, folder)
+
+
+def test_memory_per_chip_comes_from_fit(make_sweep, folder, pretended):
+    sweep = make_sweep(topology="v5e:2x2")
+    pretend(sweep, folder)
+    said = []
+    assert fit_points(sweep, folder, said.append) == []
+    assert said[:2] == ["queries-4: compiling for v5e:2x2", "queries-4: 3.00 of 16.00 GiB per chip, fits"]
+    assert {row.memory_per_chip for row in collect(sweep, folder).rows} == {3 * 2**30}
+    pretended.write_text("fit num_queries=2 2")
+    folder.fit(sweep.points[1]).unlink()
+    with pytest.raises(Owl2Error, match=r"owl2 fit .* ended with code 2: error: told to end with 2"):
+        fit_points(sweep, folder, said.append)
+    with pytest.raises(Owl2Error, match="names no slice; set its topology"):
+        fit_points(make_sweep(), folder, said.append)
+
+
+def test_plots_of_every_axis_and_of_the_cost_as_png_and_svg(make_sweep, folder, tmp_path):
+    modules = {"full": [], "none": ["model.decoder.adaptive='none'"]}
+    sweep = make_sweep(axes={"queries": QUERIES, "module": modules}, seeds=[0, 1])
+    pretend(sweep, folder)
+    table = collect(sweep, folder)
+    paths = write_plots(table, tmp_path / "plots")
+    names = {path.name for path in paths}
+    assert names == {
+        f"easy_vqa_by_{what}.{end}" for what in ("queries", "module", "cost") for end in ("png", "svg")
+    }
+    assert all(path.stat().st_size > 3000 for path in paths)
+    before = [path.read_bytes() for path in paths]
+    assert [path.read_bytes() for path in write_plots(table, tmp_path / "plots")] == before
+    lines = dict(series(table, "queries"))
+    assert {name: [row.labels["queries"] for row in rows] for name, rows in lines.items()} == {
+        "module full": ["4", "2", "8"], "module none": ["4", "2", "8"],
+    }  # fmt: skip
+
+
+def test_series_of_one_at_a_time_hold_the_base_and_its_changes(make_sweep, folder):
+    sweep = make_sweep(axes={"queries": QUERIES, "size": SIZES}, design="one_at_a_time")
+    pretend(sweep, folder)
+    assert {name: [row.point for row in rows] for name, rows in series(collect(sweep, folder), "size")} == {
+        "queries 4": ["base", "size-56"]
+    }
+
+
+def test_pareto_line_keeps_what_nothing_beats():
+    assert pareto([(3.0, 80.0), (1.0, 50.0), (2.0, 40.0), (3.0, 70.0), (5.0, 80.0), (4.0, 90.0)]) == [1, 0, 5]
+    assert pareto([]) == []
+
+
+def test_two_hundred_points_are_collected_in_ten_seconds(make_sweep, folder, tmp_path):
+    sizes = {str(16 * i): [f"model.decoder.mlp_dim={16 * i}"] for i in range(1, 201)}
+    sweep = make_sweep(axes={"hidden": sizes})
+    pretend(sweep, folder)
+    started = time.process_time()  # whatever else this machine does
+    table = collect(sweep, folder)
+    write_table(table, tmp_path)
+    write_plots(table, tmp_path / "plots")
+    assert len(table.rows) == 200
+    assert time.process_time() - started < 10

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from owl2_jax.core.errors import Owl2Error
+from tests.sweeps.conftest import QUERIES
+
+
+def test_points_and_seeds_may_be_added(make_sweep, folder):
+    few = dict(list(QUERIES.items())[:2])
+    folder.claim(make_sweep(axes={"queries": few}))
+    folder.claim(make_sweep(seeds=[0, 1]))
+    with pytest.raises(
+        Owl2Error, match=r"holds results of another grid .point queries-8 is not in this grid."
+    ):
+        folder.claim(make_sweep(axes={"queries": few}))
+
+
+def test_another_grid_is_refused_with_the_differences(make_sweep, folder):
+    folder.claim(make_sweep())
+    changed = {**QUERIES, "2": ["model.abstractor.num_queries=3"]}
+    with pytest.raises(
+        Owl2Error, match=r"point queries-2: .*num_queries=2 -> .*num_queries=3.*another --workdir"
+    ):
+        folder.claim(make_sweep(axes={"queries": changed}))
+    with pytest.raises(Owl2Error, match=r"benchmarks: \['easy_vqa'\] -> \['facts'\]"):
+        folder.claim(make_sweep(benchmarks=["facts"]))
+
+
+def test_folder_of_something_else_is_refused(make_sweep, folder):
+    folder.path.mkdir()
+    (folder.path / "thesis.tex").touch()
+    with pytest.raises(Owl2Error, match="is not empty and holds no sweep"):
+        folder.claim(make_sweep())
+    (folder.path / "thesis.tex").unlink()
+    (folder.path / "sweep.json").write_text("{")
+    with pytest.raises(Owl2Error, match=r"sweep.json is damaged"):
+        folder.claim(make_sweep())

@@ -1,0 +1,96 @@
+"""The runner, with an `owl2` that only pretends; `tests/cli/test_sweep.py` has the true one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.sweeps.run import run_sweep
+
+
+@pytest.fixture
+def go(make_sweep, folder, pretended):
+    """Runs a sweep; returns its outcome and the lines it said."""
+
+    def run(retries: int = 1, **changes):
+        sweep, said = make_sweep(**changes), []
+        return run_sweep(sweep, folder, sweep.runs, retries=retries, say=said.append), said
+
+    return run
+
+
+def test_runs_one_after_the_other_and_skips_what_is_finished(go, folder):
+    outcome, said = go()
+    assert outcome.finished == ["queries-4/seed-0", "queries-2/seed-0", "queries-8/seed-0"]
+    assert [line.split(" (")[0] for line in said[:3]] == [
+        f"[1/3] queries-4/seed-0: {what}" for what in ("trains", "evaluates", "done")
+    ]
+    log = (folder.path / "points/queries-2/seed-0/log.txt").read_text()
+    assert "$ owl2 train --config=" in log
+    assert "model.abstractor.num_queries=2 train.seed=0 data.seed=0" in log
+    outcome, said = go()
+    assert (len(outcome.finished), said) == (3, [])
+
+
+def test_failed_run_is_tried_again_reported_and_the_others_go_on(go, folder, pretended):
+    pretended.write_text("train num_queries=2 1\ntrain num_queries=2 -9")
+    outcome, said = go()
+    assert outcome.finished == ["queries-4/seed-0", "queries-8/seed-0"]
+    assert (
+        "owl2 train ended with code 247 (error: told to end with -9); see "
+        in outcome.failed["queries-2/seed-0"]
+    )
+    assert sum("tries again" in line for line in said) == 1
+    failure = json.loads((folder.path / "points/queries-2/seed-0/failed.json").read_text())
+    assert failure["command"] == "train"
+    # The next time it is tried again, alone.
+    outcome, said = go()
+    assert len(outcome.finished) == 3
+    assert all("queries-2" in line for line in said)
+    assert not (folder.path / "points/queries-2/seed-0/failed.json").exists()
+
+
+def test_mistake_is_not_tried_again_at_once(go, pretended):
+    pretended.write_text("train num_queries=2 2\nevaluate queries-8 1")
+    outcome, said = go()
+    assert list(outcome.failed) == ["queries-2/seed-0"]
+    assert [line for line in said if "tries again" in line] == ["[3/3] queries-8/seed-0: tries again"]
+    assert sum("queries-8/seed-0: trains" in line for line in said) == 1, "only the evaluation is done again"
+
+
+def test_copies_of_the_start_are_shared_by_the_seeds(
+    go, folder, tmp_path, tiny_config, tiny_params, toy_tokenizer
+):
+    from owl2_jax.core.params_io import model_json, write_model_directory
+
+    start = tmp_path / "start"
+    write_model_directory(start, model_json(tiny_config.to_dict()), tiny_params, toy_tokenizer.bytes)
+    _, said = go(start_from=str(start), seeds=[0, 1])
+    made = [line for line in said if "makes" in line]
+    assert made == [
+        f"[{number}/6] queries-{q}/seed-0: makes {folder.path}/starts/28px_{q}q_full"
+        for number, q in ((2, 2), (3, 8))
+    ]
+    same = (folder.path / "points/queries-4/seed-0/log.txt").read_text()
+    other = (folder.path / "points/queries-2/seed-1/log.txt").read_text()
+    assert f"train.start_from={start}\n" in same
+    assert f"train.start_from={folder.path}/starts/28px_2q_full\n" in other
+
+
+def test_start_that_is_missing_is_named_before_anything_runs(go, folder):
+    with pytest.raises(Owl2Error, match="start_from of the sweep: checkpoint nowhere is no directory"):
+        go(start_from="nowhere")
+    assert not (folder.path / "points").exists()
+
+
+def test_point_that_fit_has_refused_is_not_started(go, make_sweep, folder):
+    path = folder.fit(make_sweep().points[1])
+    path.parent.mkdir(parents=True)
+    report = {"fits": False, "topology": "v5e:2x2", "memory": {"needed": 20 * 2**30, "capacity": 16 * 2**30}}
+    path.write_text(json.dumps(report))
+    with pytest.raises(
+        Owl2Error, match=r"point queries-2 cannot fit: owl2 fit says 20.00 GiB per chip of v5e:2x2"
+    ):
+        go()
