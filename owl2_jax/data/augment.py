@@ -1,4 +1,4 @@
-"""Random resized crop and horizontal flip: what stage 1 trains on instead of `images.fit`."""
+"""Random resized crop, flip and quarter turns: what a run trains on instead of `images.fit`."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from owl2_jax.core.errors import Owl2Error
 
 @dataclass(frozen=True)
 class Augment:
-    """Random resized crop and horizontal flip, the augmentation of stage 1.
+    """Random resized crop and horizontal flip, the augmentation of stage 1; quarter turns on request.
 
     Attributes:
       scale: smallest and largest share of the picture's area.
       ratio: smallest and largest width / height of the crop.
       flip: probability of a horizontal flip.
+      turn: also turn by a random number of quarters, for pictures that mean the same any way up.
     """
 
     scale: tuple[float, float] = (0.5, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    turn: bool = False
 
     def __post_init__(self):
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -36,7 +38,7 @@ class Augment:
 def augment(
     image: Image.Image, size: int, rng: np.random.Generator, settings: Augment = Augment()
 ) -> np.ndarray:
-    """Cuts a random part out of an RGB picture, resizes and perhaps flips it.
+    """Cuts a random part out of an RGB picture, resizes, perhaps flips and turns it.
 
     Everything random comes from `rng`, so that a record with its own seed gives
     the same uint8[size, size, 3] anywhere.
@@ -45,7 +47,8 @@ def augment(
     image = image.crop(box).resize((size, size), Image.Resampling.BICUBIC)
     if rng.random() < settings.flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(image)
+    pixels = np.asarray(image)
+    return np.ascontiguousarray(np.rot90(pixels, rng.integers(4))) if settings.turn else pixels
 
 
 def random_box(

@@ -89,6 +89,7 @@ class Linear(nn.Module):
       dtype, param_dtype: of the product and of the stored parameters.
       int8: make the kernel of integers, for a base that does not train.
       lora: the adapter beside the kernel; None for none.
+      kernel_init: starting values of the kernel; None for `fan_in_normal`.
     """
 
     in_shape: tuple[int, ...]
@@ -100,14 +101,16 @@ class Linear(nn.Module):
     param_dtype: Any = jnp.float32
     int8: bool = False
     lora: LoraConfig | None = None
+    kernel_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """dtype[..., *in_shape] to dtype[..., *out_shape]."""
         names = self.in_axes + self.out_axes
+        start = self.kernel_init or fan_in_normal(len(self.in_shape))
         kernel = self.param(
             "kernel",
-            partitioned(random_integers if self.int8 else fan_in_normal(len(self.in_shape)), names),
+            partitioned(random_integers if self.int8 else start, names),
             self.in_shape + self.out_shape,
             jnp.int8 if self.int8 else self.param_dtype,
         )

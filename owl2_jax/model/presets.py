@@ -17,7 +17,7 @@ def owl2_7b() -> Owl2Config:
 def owl2_tiny() -> Owl2Config:
     """The true architecture at a size that learns real data on two cores."""
     return Owl2Config(
-        vision=VisionConfig(width=128, num_layers=3, num_heads=4, mlp_dim=512, patch_size=14, image_size=56),
+        vision=VisionConfig(width=128, num_layers=2, num_heads=4, mlp_dim=512, patch_size=8, image_size=64),
         abstractor=AbstractorConfig(num_layers=2, num_heads=4, mlp_dim=352, num_queries=8),
         decoder=DecoderConfig(
             vocab_size=4096,

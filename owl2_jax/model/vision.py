@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from owl2_jax.core import axes
-from owl2_jax.model import attention, remat
+from owl2_jax.model import attention, initial, remat
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import LayerNorm, Linear, partitioned, quick_gelu
 
@@ -47,7 +47,7 @@ class VisionAttention(nn.Module):
         qkv = Linear(
             (vision.width,), (heads, 3, width),
             (axes.VISION_EMBED,), (axes.HEADS, axes.QKV, axes.HEAD_WIDTH),
-            name="qkv", **kwargs,
+            kernel_init=initial.alike_qkv, name="qkv", **kwargs,
         )(x)  # fmt: skip
         qkv = nn.with_logical_constraint(qkv, (axes.IMAGES, None, axes.ACT_HEADS, None, None))
         q, k, v = (qkv[:, :, :, part] for part in range(3))
@@ -55,7 +55,7 @@ class VisionAttention(nn.Module):
         self.sow("intermediates", "attention", probabilities)
         return Linear(
             (heads, width), (vision.width,), (axes.HEADS, axes.HEAD_WIDTH), (axes.VISION_EMBED,),
-            name="out", **kwargs,
+            kernel_init=initial.mixing_out, name="out", **kwargs,
         )(context)  # fmt: skip
 
 
@@ -145,8 +145,7 @@ class VisionEncoder(nn.Module):
         )
         table = self.param(
             "position_embedding",
-            # As large as the embedded patches: a faint table is not read until late in training.
-            partitioned(nn.initializers.normal(1.0), (axes.POSITIONS, axes.VISION_EMBED)),
+            partitioned(initial.sine_positions, (axes.POSITIONS, axes.VISION_EMBED)),
             (vision.num_patches + 1, vision.width),
             config.param_dtype,
         )

@@ -59,3 +59,12 @@ def test_half_of_the_pictures_are_flipped():
 def test_settings_that_make_no_sense_are_refused(bad):
     with pytest.raises(Owl2Error, match=f"augmentation {next(iter(bad))}"):
         Augment(**bad)
+
+
+def test_quarter_turns_on_request():
+    same_size = Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0), turn=True)
+    square = PICTURE.crop((0, 0, 60, 60))
+    upright = np.asarray(square)
+    wanted = {np.rot90(side, k).tobytes() for side in (upright, upright[:, ::-1]) for k in range(4)}
+    seen = {augment(square, 60, np.random.default_rng(seed), same_size).tobytes() for seed in range(100)}
+    assert seen == wanted

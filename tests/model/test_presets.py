@@ -13,7 +13,7 @@ from owl2_jax.core.errors import UnknownNameError
 from owl2_jax.model.owl2 import abstract_params, logical_axes
 from owl2_jax.model.presets import PRESETS, preset
 
-COUNTS = {"owl2_7b": 8_197_859_328, "owl2_bench": 69_806_080, "owl2_tiny": 2_848_256}
+COUNTS = {"owl2_7b": 8_197_859_328, "owl2_bench": 69_806_080, "owl2_tiny": 2_605_440}
 
 # Parameters of the parts of the full model (released checkpoint).
 PARTS_7B = {

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from owl2_jax.model import initial
+from owl2_jax.model.owl2 import init_params
+from owl2_jax.model.presets import preset
+
+WIDTH, HEADS = 128, 4
+KEY = jax.random.key(0)
+
+
+def test_keys_start_as_queries_and_values_as_the_token():
+    kernel = np.asarray(initial.alike_qkv(KEY, (WIDTH, HEADS, 3, WIDTH // HEADS), np.float32))
+    np.testing.assert_array_equal(kernel[:, :, 0], kernel[:, :, 1])
+    np.testing.assert_array_equal(kernel[:, :, 2].reshape(WIDTH, WIDTH), np.eye(WIDTH))
+    assert kernel[:, :, 0].std() == pytest.approx(WIDTH**-0.5, rel=0.05)
+
+
+def test_what_attention_passes_on_starts_against_the_token():
+    kernel = np.asarray(initial.mixing_out(KEY, (HEADS, WIDTH // HEADS, WIDTH), np.float32))
+    kernel = kernel.reshape(WIDTH, WIDTH)
+    assert np.diag(kernel).mean() == pytest.approx(-initial.MIXING, abs=0.02)
+    assert (kernel + initial.MIXING * np.eye(WIDTH)).std() == pytest.approx(
+        initial.MIXING * WIDTH**-0.5, rel=0.05
+    )
+
+
+@pytest.mark.parametrize("width", [128, 30])
+def test_near_patches_start_alike(width):
+    grid = 8
+    table = np.asarray(initial.sine_positions(KEY, (grid * grid + 1, width), np.float32))
+    assert table.shape == (grid * grid + 1, width)
+    assert not table[0].any()
+    used = table[1:, : width // 4 * 4]
+    np.testing.assert_allclose(np.square(used).mean(1), 1, rtol=1e-5)
+    alike = (used @ used.T).reshape(grid, grid, grid, grid)
+    # From the corner: itself, its neighbour, the patch after that, along the row and down the column.
+    for line in (alike[0, 0, 0], alike[0, 0, :, 0]):
+        assert line[0] > line[1] > line[2]
+
+
+def test_every_layer_of_the_encoder_starts_so_with_its_own_noise():
+    vision = init_params(preset("owl2_tiny"), KEY)["vision"]
+    qkv = np.asarray(vision["layers"]["attention"]["qkv"]["kernel"])
+    np.testing.assert_array_equal(qkv[:, :, :, 0], qkv[:, :, :, 1])
+    assert (qkv[0] != qkv[1]).any()
+    assert vision["position_embedding"].shape == (65, 128)
