@@ -105,6 +105,7 @@ def read_config_file(location: str) -> dict[str, Any]:
         hint = f"; there is {', '.join(close)}" if close else ""
         raise Owl2Error(f"config file {path} does not exist{hint}")
     sys.path.insert(0, str(path.parent))  # config files may share a module that lies beside them
+    before = set(sys.modules)
     try:
         return _call_config(path, argument)
     except Owl2Error:
@@ -115,6 +116,10 @@ def read_config_file(location: str) -> dict[str, Any]:
         ) from error
     finally:
         sys.path.pop(0)
+        # Another folder's config may share a module of the same name.
+        for module in set(sys.modules) - before:
+            if Path(getattr(sys.modules[module], "__file__", None) or "/").parent == path.parent.absolute():
+                del sys.modules[module]
 
 
 def _call_config(path: Path, argument: str) -> dict[str, Any]:
