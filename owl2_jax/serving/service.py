@@ -12,12 +12,12 @@ import numpy as np
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.inputs import prompt_ids
 from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.looking import Look, Looking
 from owl2_jax.inference.request import Request
 from owl2_jax.serving.body import BodyReader
 from owl2_jax.serving.calls import ChatCall, Conversation, read_call, read_conversation
 from owl2_jax.serving.errors import ApiError, overloaded
 from owl2_jax.serving.fields import read_text
-from owl2_jax.serving.looking import Look, Looking
 from owl2_jax.serving.metrics import Metrics
 from owl2_jax.serving.pictures import PictureReader
 from owl2_jax.serving.remote import Fetcher

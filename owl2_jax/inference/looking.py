@@ -20,15 +20,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import IMAGE_ID, encode_dialogue, encode_prompt
 from owl2_jax.inference import generate
 from owl2_jax.inference.buckets import bucket, length_buckets, power_buckets
-from owl2_jax.inference.inputs import place_pictures
+from owl2_jax.inference.inputs import Prompt, place_pictures
 from owl2_jax.inference.loaded import LoadedModel
-from owl2_jax.inference.quantize import apply_scales
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.parallel.rules import activate
@@ -60,7 +58,6 @@ class Looking:
 
     def __init__(self, model: LoadedModel):
         self._model = model
-        self._lengths = length_buckets(model.config.decoder.max_length)
         self._config = model.config.replace(remat="none")
 
     def look(
@@ -82,26 +79,19 @@ class Looking:
         fed = np.concatenate([ids[-1:], answer_ids[:-1]])[:MAX_ANSWER]
         if len(prompt) + len(fed) > self._config.decoder.max_length:
             raise Owl2Error("the conversation and its answer are longer than the model allows")
-        tokens, width = _pad(prompt.tokens, self._lengths), power_buckets(MAX_ANSWER)
-        count = bucket(len(pictures), power_buckets(max(len(pictures), 1) * 2))
-        index = np.full((1, count), -1, np.int32)
-        starts = np.zeros((1, count), np.int32)
-        index[0, : len(pictures)] = range(len(pictures))
-        starts[0, : len(pictures)] = prompt.image_starts
-        padding = [np.zeros_like(pictures[0])] * (count - len(pictures))
-        mesh = self._model.mesh
-        on_mesh = contextlib.nullcontext() if mesh is None else activate(mesh)
-        with on_mesh, nn.intercept_methods(apply_scales):  # the scales of an int8 model
+        placed = place_all(self._model, prompt, len(pictures))
+        slots = placed.image_index.shape[1]
+        with computing(self._model):
             weights, shares = _attention_maps(
                 self._config,
                 self._model.params,
-                np.stack([*pictures, *padding]),
-                generate.Prompts(tokens[None], np.array([len(prompt)], np.int32), index, starts),
-                _pad(fed, width)[None],
+                stack_pictures(pictures, slots),
+                placed,
+                _pad(fed, power_buckets(MAX_ANSWER))[None],
                 np.int32(len(fed)),
             )
         grid = self._config.vision.grid_size
-        maps = np.asarray(weights).reshape(count, grid, grid)
+        maps = np.asarray(weights).reshape(slots, grid, grid)
         return [Look(maps[i], float(shares[i])) for i in range(len(pictures))]
 
     def _encode(
@@ -125,16 +115,42 @@ class Looking:
 def _attention_maps(
     config: Owl2Config, params: Any, images: Array, prompts: generate.Prompts, fed: Array, count: Array
 ) -> tuple[Array, Array]:
-    """Weights float32[I, P], sum 1 each, and shares float32[I].
+    """Weights float32[I, P], sum 1 each, and shares float32[I]; arguments as of `attentions`.
+
+    Args:
+      count: int32[], how many of the tokens in `fed` are real.
+    """
+    attention, reading = attentions(config, params, images, prompts, fed)
+    real = jnp.arange(fed.shape[1]) < count
+    seen = jnp.mean(attention, axis=(0, 1, 2), where=real[:, None])  # float32[S]
+    asked = on_queries(config, seen, prompts)
+    looks = jnp.einsum("iq,iqp->ip", asked, over_patches(config, reading))
+    return looks / jnp.maximum(looks.sum(-1, keepdims=True), 1e-30), asked.sum(-1)
+
+
+def attentions(
+    config: Owl2Config, params: Any, images: Array, prompts: generate.Prompts, fed: Array
+) -> tuple[Array, Array]:
+    """Every attention between the pictures and an answer, as the model computes it.
 
     Args:
       images: uint8[I, H, W, 3].
       prompts: one row, without its last token.
-      fed: int32[1, A], the tokens whose states produced the answer.
-      count: int32[], how many of them are real.
+      fed: int32[1, A], the tokens whose states produced the answer: the
+        prompt's last one, then the answer's without its last.
+
+    Returns:
+      float32[L, N, A, S], of the tokens over all positions, and
+      float32[layers, I, N, Q, Q + 1 + P], of the queries over themselves, the
+      class token and the patches. Every row sums to 1.
     """
     module, variables = Owl2(config), {"params": params}
-    features, reading = _read_patches(module, variables, images)
+    # The encoder runs by itself: its own attention is large, and not asked for.
+    patches = module.apply(variables, images, method=lambda m, x: m.vision(x))
+    features, state = module.apply(
+        variables, patches, method=lambda m, x: m.abstractor(x), mutable=["intermediates"]
+    )
+    (reading,) = state["intermediates"]["abstractor"]["layers"]["attention"]["attention"]
     length = prompts.tokens.shape[1]
     positions = jnp.arange(length, dtype=jnp.int32)[None]
     segment_ids = (positions < prompts.lengths[:, None]).astype(jnp.int32)
@@ -144,26 +160,40 @@ def _attention_maps(
     )  # fmt: skip
     _, state = module.apply(variables, fed, cache, method="extend", mutable=["intermediates"])
     (attention,) = state["intermediates"]["decoder"]["layers"]["attention"]["attention"]
-    real = jnp.arange(fed.shape[1]) < count
-    seen = jnp.mean(attention, axis=(0, 1, 2, 3), where=real[:, None])  # float32[S]
-    starts = prompts.image_starts[0]
-    queries = starts[:, None] + jnp.arange(config.abstractor.num_queries)
-    asked = jnp.where(prompts.image_index[0][:, None] >= 0, seen[queries], 0.0)  # float32[I, Q]
-    looks = jnp.einsum("iq,iqp->ip", asked, reading)
-    return looks / jnp.maximum(looks.sum(-1, keepdims=True), 1e-30), asked.sum(-1)
+    return attention[:, 0], reading
 
 
-def _read_patches(module: Owl2, variables: Any, images: Array) -> tuple[Array, Array]:
-    """Features dtype[I, Q + 1, D], and how the queries spread over patches, float32[I, Q, P]."""
-    # The encoder runs by itself: its own attention is large, and not asked for.
-    patches = module.apply(variables, images, method=lambda m, x: m.vision(x))
-    features, state = module.apply(
-        variables, patches, method=lambda m, x: m.abstractor(x), mutable=["intermediates"]
-    )
-    (attention,) = state["intermediates"]["abstractor"]["layers"]["attention"]["attention"]
-    # Keys: the queries themselves, the class token, the patches.
-    over = attention.mean(axis=(0, 2))[:, :, module.config.abstractor.num_queries + 1 :]
-    return features, over / over.sum(-1, keepdims=True)
+def on_queries(config: Owl2Config, seen: Array, prompts: generate.Prompts) -> Array:
+    """What of float32[..., S] lies on the queries of each picture: float32[..., I, Q]; 0 in empty slots."""
+    queries = prompts.image_starts[0][:, None] + jnp.arange(config.abstractor.num_queries)
+    return jnp.where(prompts.image_index[0][:, None] >= 0, seen[..., queries], 0.0)
+
+
+def over_patches(config: Owl2Config, reading: Array) -> Array:
+    """How each query spreads over the patches alone, float32[I, Q, P], mean over layers and heads, sum 1."""
+    over = reading.mean(axis=(0, 2))[:, :, config.abstractor.num_queries + 1 :]
+    return over / over.sum(-1, keepdims=True)
+
+
+def computing(model: LoadedModel) -> contextlib.AbstractContextManager[None]:
+    """Around calls of a model's module: its mesh."""
+    return contextlib.nullcontext() if model.mesh is None else activate(model.mesh)
+
+
+def place_all(model: LoadedModel, prompt: Prompt, pictures: int) -> generate.Prompts:
+    """A prompt as one padded row, with picture i in slot i and some slots left empty."""
+    tokens = _pad(prompt.tokens, length_buckets(model.config.decoder.max_length))
+    count = bucket(pictures, power_buckets(max(pictures, 1) * 2))
+    index = np.full((1, count), -1, np.int32)
+    starts = np.zeros((1, count), np.int32)
+    index[0, :pictures] = range(pictures)
+    starts[0, :pictures] = prompt.image_starts
+    return generate.Prompts(tokens[None], np.array([len(prompt)], np.int32), index, starts)
+
+
+def stack_pictures(pictures: Sequence[np.ndarray], slots: int) -> np.ndarray:
+    """uint8[slots, H, W, 3]; black where there is no picture."""
+    return np.stack([*pictures, *[np.zeros_like(pictures[0])] * (slots - len(pictures))])
 
 
 def _pad(values: np.ndarray, lengths: Sequence[int]) -> np.ndarray:

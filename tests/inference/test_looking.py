@@ -9,12 +9,18 @@ import pytest
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import encode_dialogue, expand
+from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.looking import MAX_ANSWER, Looking
 from owl2_jax.inference.quantize import quantize_model
 from owl2_jax.model.owl2 import Owl2
-from owl2_jax.serving.looking import MAX_ANSWER, Looking
 from owl2_jax.testing import tiny
 
 MESSAGES = [{"role": "user", "content": "<|image|>Is it red, or<|image|>this one?"}]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_config, tiny_params, toy_tokenizer) -> LoadedModel:
+    return LoadedModel(tiny_config, tiny_params, toy_tokenizer)
 
 
 @pytest.fixture(scope="module")
