@@ -17,7 +17,7 @@ started=$SECONDS
 owl2 train --config=configs/tiny/warmup.py --workdir="$run/warmup"
 owl2 train --config=configs/tiny/stage1.py --workdir="$run/stage1" train.start_from="$run/warmup"
 owl2 train --config=configs/tiny/stage2.py --workdir="$run/stage2" train.start_from="$run/stage1"
-owl2 evaluate --checkpoint="$run/stage2" --benchmarks=easy_vqa,drawn_group,drawn_color,drawn_yes_no,facts --output="$run"
+owl2 evaluate --checkpoint="$run/stage2" --benchmarks=easy_vqa,drawn_group,drawn_color,drawn_group_yes_no,facts --output="$run"
 owl2 report --run="$run"
 
 cat <<EOM

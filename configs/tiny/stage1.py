@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     )
     config.train.update(
         {
-            "total_steps": 500,
+            "total_steps": 400,
             "start_from": "runs/quickstart/warmup",
             "groups": [
                 {"name": "vision", "pattern": "vision/.*"},

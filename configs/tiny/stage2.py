@@ -12,17 +12,17 @@ def get_config() -> ConfigDict:
     config.data.update(
         {
             "datasets": {
-                "easy_vqa": embedded("easy_vqa", 0.76),
-                "drawn_vqa": embedded("drawn_vqa", 0.12),
-                "shapes": embedded("captions", 0.1, kinds=["shape"], prompt=DESCRIBE),
+                "easy_vqa": embedded("easy_vqa", 0.6),
+                "drawn_vqa": embedded("drawn_vqa", 0.26),
+                "shapes": embedded("captions", 0.06, kinds=["shape"], prompt=DESCRIBE),
                 "drawings": embedded("captions", 0.04, kinds=["drawn"], prompt=DESCRIBE),
                 "facts": embedded("facts", 0.04),
             },
             "rows": 16,
             "image_slots": 5,
             "images": 64,
-            # Shapes are the same any way up; without this the model learns the pictures by heart.
-            "augment": {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "turn": True},
+            # Mirrored pictures have the same answers; without them the model learns the pictures by heart.
+            "augment": {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.5},
         }
     )
     config.train.update(

@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     )
     config.train.update(
         {
-            "total_steps": 250,
+            "total_steps": 200,
             "groups": [
                 {"name": "decoder", "pattern": "decoder/.*"},
                 {"name": "vision and abstractor", "pattern": "(vision|abstractor)/.*", "lr": None},
