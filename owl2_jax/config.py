@@ -169,8 +169,11 @@ def parse_argument(argument: str, **defaults: Any) -> dict[str, Any]:
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Sets dotted fields, "train.total_steps=100"; values are Python literals or plain text.
 
+    A member of a list goes by its number or its name: "train.groups.vision.lr=None".
+
     Raises:
-      Owl2Error: an override without "=", or one that reaches into a field that is no group.
+      Owl2Error: an override without "=", one that reaches into a field that is no group, or a
+        member that a list does not have.
     """
     result = _copy(values)
     for override in overrides:
@@ -178,13 +181,27 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
         if not equals:
             raise Owl2Error(f"override {override!r} has no value; write NAME=VALUE, as train.total_steps=100")
         *parents, last = name.split(".")
-        node = result
-        for parent in parents:
-            node = node.setdefault(parent, {})
-            if not isinstance(node, dict):
+        node: Any = result
+        for place, parent in enumerate(parents):
+            if isinstance(node, dict) and node.get(parent) is None:
+                node[parent] = {}
+            node = node[_key(node, parent, ".".join(parents[:place]))]
+            if not isinstance(node, dict | list):
                 raise Owl2Error(f"override {override!r}: {parent!r} is no group of fields")
-        node[last] = _literal(text)
+        node[_key(node, last, ".".join(parents))] = _literal(text)
     return result
+
+
+def _key(node: dict[str, Any] | list[Any], name: str, where: str) -> str | int:
+    """What `name` means in a group of fields or in a list. Raises `Owl2Error` for no member."""
+    if isinstance(node, dict):
+        return name
+    names = [member.get("name") if isinstance(member, Mapping) else None for member in node]
+    if name in names:
+        return names.index(name)
+    if name.isdigit() and int(name) < len(node):
+        return int(name)
+    raise unknown_name(f"member of {where}", name, [str(name or place) for place, name in enumerate(names)])
 
 
 def _model_values(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,4 +227,6 @@ def _literal(text: str) -> Any:
 
 
 def _copy(values: Any) -> Any:
-    return {key: _copy(value) for key, value in values.items()} if isinstance(values, Mapping) else values
+    if isinstance(values, Mapping):
+        return {key: _copy(value) for key, value in values.items()}
+    return [_copy(value) for value in values] if isinstance(values, list | tuple) else values

@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "generate": "answer a JSONL file of prompts",
     "data": "prepare training data, or look at what a config trains on",
     "convert": "convert checkpoints from and to the released PyTorch format",
+    "inspect": "list parameters, groups, shardings, memory and work of a config",
     "fit": "say whether a step fits a TPU slice and how fast it can be",
     "bench": "measure training, inference and the input pipeline on this machine",
     "serve": "answer over HTTP as the OpenAI API does, with a chat page",

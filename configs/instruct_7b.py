@@ -1,0 +1,72 @@
+"""Stage 2 of mPLUG-Owl2: 4 800 x 256 instructions train everything.
+
+    owl2 convert resize --checkpoint runs/pretrain --image-size 448 --output checkpoints/pretrained_448
+    owl2 train --config=configs/instruct_7b.py --workdir=runs/instruct
+
+Ablations: `configs/instruct_7b.py:image_size=336,num_queries=32` (resize the start
+alike), `model.decoder.adaptive=none`, and a frozen group with `train.groups.0.lr=None`.
+
+Hardware: 64 chips of TPU v5p (v5p:4x4x4), 2 rows of a chip at a time. On a
+slice of 256 chips a step is one row per chip: `configs/instruct_7b.py:accumulate=1`.
+
+Expected hours: 1.0 at the chips' peak, 2.5 at 40 % of it, which is an assumption and
+no measurement. The formula is steps x model FLOPs of a step / (chips x peak), as
+`owl2 inspect --config=configs/instruct_7b.py --topology=v5p:4x4x4` counts them; `owl2 fit` with
+the same arguments compiles the step and bounds it from below.
+
+Out comes `runs/instruct`: the model; `owl2 convert to-torch` makes the released format of it.
+
+Numbers are those of the paper's table of training hyper-parameters (appendix,
+column "instruction tuning") unless the line says otherwise.
+"""
+
+from mixtures import instruct
+from ml_collections import ConfigDict
+from shared_7b import base, vision_groups
+
+from owl2_jax.config import parse_argument
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    chosen = parse_argument(argument, image_size=448, num_queries=64, accumulate=2)
+    config = base(
+        chosen["image_size"],  # 448 pixels, 1024 patches
+        chosen["num_queries"],  # 64 queries
+    )
+    config.data = {
+        "datasets": instruct.mixture(),
+        "rows": 256,  # global batch 256
+        "row_length": 2048,  # decoder length 2048
+        "image_slots": 1,  # a picture per sample
+        "images": 256,
+        "tokenizer": "checkpoints/pretrained_448/tokenizer.model",
+        "template": "mplug_owl2",  # released code: the template of the released checkpoint
+        "image_mode": "pad",  # released code; no augmentation
+        "long_samples": "cut",  # released code: the tokenizer cuts
+        "pack": False,  # the recipe's batch counts samples
+        "lanes": 256,
+    }
+    config.train = {
+        "total_steps": 4800,  # 4 800 steps, 1 epoch
+        "start_from": "checkpoints/pretrained_448",  # stage 1
+        "groups": [
+            *vision_groups(0.9),  # trains; layer-wise decay 0.9
+            {"name": "abstractor", "pattern": "abstractor/.*"},  # trains
+            {"name": "decoder", "pattern": "decoder/.*"},  # trains
+        ],
+        "schedule": {
+            "peak_lr": 2e-5,  # peak 2e-5
+            "end_lr": 0.0,  # minimum 0
+            "warmup_steps": 250,  # cosine behind 250 steps of warm-up
+        },
+        "optimizer": {
+            "b1": 0.9,  # AdamW 0.9
+            "b2": 0.999,  # AdamW 0.999
+            "eps": 1e-8,  # AdamW 1e-8
+            "weight_decay": 0.0,  # weight decay 0
+            "clip_norm": 1.0,  # clip 1.0
+        },
+        "accumulate_steps": chosen["accumulate"],  # ours: what fits
+        "loss_chunk": 512,  # ours: logits of 512 positions at a time
+    }
+    return config.lock()

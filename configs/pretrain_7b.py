@@ -1,0 +1,71 @@
+"""Stage 1 of mPLUG-Owl2: 42 500 x 8192 captioned pictures teach the eyes and the image branch.
+
+    owl2 convert init --llama LLAMA2_7B --clip CLIP_VIT_L_14 --output checkpoints/llama2_clip
+    owl2 train --config=configs/pretrain_7b.py --workdir=runs/pretrain
+
+Hardware: 64 chips of TPU v5p (v5p:4x4x4), 32 rows of a chip at a time. Other
+slices: `configs/pretrain_7b.py:accumulate=1`, and `owl2 fit` to see whether it fits.
+
+Expected hours: 25.6 at the chips' peak, 64 at 40 % of it, which is an assumption and
+no measurement. The formula is steps x model FLOPs of a step / (chips x peak), as
+`owl2 inspect --config=configs/pretrain_7b.py --topology=v5p:4x4x4` counts them; `owl2 fit` with
+the same arguments compiles the step and bounds it from below.
+
+Out comes `runs/pretrain`: the checkpoint that stage 2 starts from, at 224 pixels.
+
+Numbers are those of the paper's table of training hyper-parameters (appendix,
+column "pre-training") unless the line says otherwise.
+"""
+
+from mixtures import pretrain
+from ml_collections import ConfigDict
+from shared_7b import base, vision_groups
+
+from owl2_jax.config import parse_argument
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    chosen = parse_argument(argument, image_size=224, num_queries=64, accumulate=4)
+    config = base(
+        chosen["image_size"],  # 224 pixels, 256 patches
+        chosen["num_queries"],  # 64 queries
+    )
+    config.data = {
+        "datasets": pretrain.mixture(),
+        "rows": 8192,  # global batch 8192
+        "row_length": 256,  # decoder length 256
+        "image_slots": 1,  # a picture per sample
+        "images": 8192,
+        "tokenizer": "checkpoints/llama2_clip/tokenizer.model",
+        "template": "plain",  # released code: picture, then caption
+        "augment": {"flip": 0.5},  # random resized crop and horizontal flip
+        "long_samples": "cut",  # released code: the tokenizer cuts
+        "pack": False,  # the recipe's batch counts samples
+        "lanes": 256,
+        "max_rejected_share": 0.01,  # ours: pictures from the web break
+    }
+    config.train = {
+        "total_steps": 42_500,  # 42 500 steps
+        "start_from": "checkpoints/llama2_clip",  # LLaMA-2-7B, CLIP ViT-L/14, random abstractor
+        "groups": [
+            *vision_groups(0.9),  # trains; layer-wise decay 0.9
+            {"name": "abstractor", "pattern": "abstractor/.*"},  # trains
+            {"name": "image branch", "pattern": "decoder/.*_image/.*"},  # trains
+            {"name": "rest of the decoder", "pattern": "decoder/.*", "lr": None},  # frozen
+        ],
+        "schedule": {
+            "peak_lr": 1e-4,  # peak 1e-4
+            "end_lr": 1e-6,  # minimum 1e-6
+            "warmup_steps": 1000,  # cosine behind 1000 steps of warm-up
+        },
+        "optimizer": {
+            "b1": 0.9,  # AdamW 0.9
+            "b2": 0.98,  # AdamW 0.98
+            "eps": 1e-6,  # AdamW 1e-6
+            "weight_decay": 0.05,  # weight decay 0.05
+            "clip_norm": 1.0,  # clip 1.0
+        },
+        "accumulate_steps": chosen["accumulate"],  # ours: what fits
+        "loss_chunk": 128,  # ours: logits of 128 positions at a time
+    }
+    return config.lock()

@@ -1,0 +1,76 @@
+"""What the configs of the full model share."""
+
+from ml_collections import ConfigDict
+
+# Layers of ViT-L/14; what feeds them decays once more (BEiT's layer-wise decay).
+VISION_LAYERS = 24
+
+
+def base(image_size: int, num_queries: int) -> ConfigDict:
+    """The released model; parameters and optimiser in float32 and in pieces on all devices."""
+    config = ConfigDict()
+    config.model = {
+        "preset": "owl2_7b",  # bfloat16 products (recipe: bf16), full rematerialisation
+        "vision": {"image_size": image_size},
+        "abstractor": {"num_queries": num_queries},
+    }
+    config.mesh = {"fsdp": -1}
+    return config
+
+
+def vision_groups(layer_decay: float) -> list[dict]:
+    """The vision encoder with layer-wise decay of the learning rate; its last norm has the full rate."""
+    return [
+        {"name": "vision, last norm", "pattern": "vision/post_norm/.*"},
+        {"name": "vision, layers", "pattern": "vision/layers/.*", "layer_decay": layer_decay},
+        {
+            "name": "vision, below the layers",
+            "pattern": "vision/.*",
+            "layer_decay": layer_decay,
+            "depth": VISION_LAYERS,
+        },
+    ]
+
+
+def released_script(
+    examples: int, devices: int, data: str, image_folder: str, image_size: int, num_queries: int
+) -> ConfigDict:
+    """What scripts/finetune.sh and scripts/finetune_lora.sh of the released code have in common."""
+    config = base(image_size, num_queries)
+    rows = 2 * 8 * devices  # per_device_train_batch_size 2, gradient_accumulation_steps 8
+    config.data = {
+        "datasets": {
+            "finetune": {"kind": "llava", "options": {"path": data, "image_folder": image_folder}},
+        },
+        "rows": rows,
+        "row_length": 2048,  # model_max_length 2048
+        "image_slots": 1,
+        "images": rows,
+        "tokenizer": "checkpoints/mplug_owl2/tokenizer.model",
+        "template": "v1",  # version v1
+        "image_mode": "pad",  # image_aspect_ratio pad
+        "long_samples": "cut",  # as its tokenizer call does
+        "pack": False,  # the recipe's batch counts samples
+        "lanes": 8 * devices,
+    }
+    config.train = {
+        "total_examples": examples,  # num_train_epochs 1
+        "examples_per_step": rows,
+        "start_from": "checkpoints/mplug_owl2",  # model_name_or_path: the released checkpoint
+        "accumulate_steps": 8,  # gradient_accumulation_steps 8
+        "optimizer": {
+            "b1": 0.9,  # Trainer's default
+            "b2": 0.999,  # Trainer's default
+            "eps": 1e-8,  # Trainer's default
+            "weight_decay": 0.0,  # weight_decay 0.
+            "clip_norm": 1.0,  # Trainer's default
+        },
+        "loss_chunk": 512,  # ours: logits of 512 positions at a time
+    }
+    return config
+
+
+def cosine(peak_lr: float, examples: int, devices: int) -> dict:
+    """Cosine to 0 (lr_scheduler_type cosine) behind 3 % of the steps (warmup_ratio 0.03)."""
+    steps = -(-examples // (2 * 8 * devices))
+    return {"peak_lr": peak_lr, "end_lr": 0.0, "warmup_steps": -(-3 * steps // 100)}
