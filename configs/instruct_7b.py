@@ -6,8 +6,8 @@
 Ablations: `configs/instruct_7b.py:image_size=336,num_queries=32` (resize the start
 alike), `model.decoder.adaptive=none`, and a frozen group with `train.groups.0.lr=None`.
 
-Hardware: 64 chips of TPU v5p (v5p:4x4x4), 2 rows of a chip at a time. On a
-slice of 256 chips a step is one row per chip: `configs/instruct_7b.py:accumulate=1`.
+Hardware: 64 chips of TPU v5p (v5p:4x4x4), 4 rows of a chip at a time. Smaller
+chips take fewer: `configs/instruct_7b.py:accumulate=4`, or `model.remat=full`.
 
 Expected hours: 1.0 at the chips' peak, 2.5 at 40 % of it, which is an assumption and
 no measurement. The formula is steps x model FLOPs of a step / (chips x peak), as
@@ -28,10 +28,11 @@ from owl2_jax.config import parse_argument
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    chosen = parse_argument(argument, image_size=448, num_queries=64, accumulate=2)
+    chosen = parse_argument(argument, image_size=448, num_queries=64, accumulate=1)
     config = base(
         chosen["image_size"],  # 448 pixels, 1024 patches
         chosen["num_queries"],  # 64 queries
+        remat="dots",  # ours: that many rows leave room to keep the products
     )
     config.data = {
         "datasets": instruct.mixture(),

@@ -4,7 +4,7 @@
     owl2 train --config=configs/pretrain_7b.py --workdir=runs/pretrain
 
 Hardware: 64 chips of TPU v5p (v5p:4x4x4), 32 rows of a chip at a time. Other
-slices: `configs/pretrain_7b.py:accumulate=1`, and `owl2 fit` to see whether it fits.
+slices: `configs/pretrain_7b.py:accumulate=16`, or `model.remat=full`.
 
 Expected hours: 25.6 at the chips' peak, 64 at 40 % of it, which is an assumption and
 no measurement. The formula is steps x model FLOPs of a step / (chips x peak), as
@@ -29,6 +29,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config = base(
         chosen["image_size"],  # 224 pixels, 256 patches
         chosen["num_queries"],  # 64 queries
+        remat="dots",  # ours: that many rows leave room to keep the products
     )
     config.data = {
         "datasets": pretrain.mixture(),

@@ -6,11 +6,12 @@ from ml_collections import ConfigDict
 VISION_LAYERS = 24
 
 
-def base(image_size: int, num_queries: int) -> ConfigDict:
+def base(image_size: int, num_queries: int, remat: str = "full") -> ConfigDict:
     """The released model; parameters and optimiser in float32 and in pieces on all devices."""
     config = ConfigDict()
     config.model = {
-        "preset": "owl2_7b",  # bfloat16 products (recipe: bf16), full rematerialisation
+        "preset": "owl2_7b",  # bfloat16 products (recipe: bf16)
+        "remat": remat,
         "vision": {"image_size": image_size},
         "abstractor": {"num_queries": num_queries},
     }
