@@ -6,8 +6,10 @@ import io
 import json
 import random
 import textwrap
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,14 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.evals.base import Question
 from owl2_jax.evals.registry import BENCHMARKS
 
-_RIGHT, _WRONG, _LOSS, _BASELINE = "#276749", "#c53030", "#2b6cb0", "#a0aec0"
+_RIGHT, _WRONG, _SCORE, _BASELINE = "#276749", "#c53030", "#2b6cb0", "#a0aec0"
 _COLUMNS, _ROWS = 6, 3
 _SEED = 0
+# Classes of positions that training reports beside its sets.
+POSITION_CLASSES = ("with_pictures", "without_pictures")
+
+# {set: [(step, loss)]}
+Curves = dict[str, list[tuple[int, float]]]
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,8 @@ def write_report(run: Path, output: Path) -> None:
     canvas_class(figure)
     top, bottom = figure.subfigures(2, 1, height_ratios=[5.2, 3.1 * _ROWS])
     panels = top.subplots(1, len(losses) + 1, width_ratios=[1] * len(losses) + [1.5])
-    for axes, (name, steps, values) in zip(panels, losses, strict=False):
-        _draw_loss(axes, name, steps, values)
+    for axes, (name, curves) in zip(panels, losses, strict=False):
+        _draw_losses(axes, name, curves)
     _draw_scores(panels[-1], scores)
     for axes, example in zip(bottom.subplots(_ROWS, _COLUMNS).flat, shown, strict=False):
         _draw_example(axes, example)
@@ -62,19 +69,36 @@ def write_report(run: Path, output: Path) -> None:
     figure.savefig(output, dpi=110)
 
 
-def read_losses(run: Path) -> list[tuple[str, list[int], list[float]]]:
-    """(name, steps, losses) of every training run below `run`, oldest first. Raises `Owl2Error`."""
-    files = sorted(
-        run.glob("*/metrics.jsonl"), key=lambda path: (path.parent / "config.json").stat().st_mtime
-    )
+def read_losses(run: Path) -> list[tuple[str, Curves]]:
+    """The losses of every training run below `run`, oldest first. Raises `Owl2Error`."""
+    files = sorted(run.glob("*/metrics.jsonl"), key=_first_start)
     if not files:
         raise Owl2Error(f"no metrics.jsonl below {run}; expected the folder of a quickstart")
-    curves = []
-    for file in files:
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        lines = [line for line in lines if "loss" in line]
-        curves.append((file.parent.name, [x["step"] for x in lines], [x["loss"] for x in lines]))
-    return curves
+    return [(file.parent.name, _curves(file)) for file in files]
+
+
+def _first_start(metrics: Path) -> datetime:
+    """When a training run began, as its record says."""
+    record = metrics.with_name("run.json")
+    if not record.is_file():
+        raise Owl2Error(f"{record} is missing; expected the record of a training run beside {metrics.name}")
+    starts = json.loads(record.read_text(encoding="utf-8"))["starts"]
+    return datetime.strptime(starts[0]["time"], "%Y-%m-%dT%H:%M:%S%z")
+
+
+def _curves(file: Path) -> Curves:
+    """A curve for each set of the mixture, or one of the whole where the run had a single set."""
+    curves: Curves = defaultdict(list)
+    whole: list[tuple[int, float]] = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if "loss" in row:
+            whole.append((row["step"], row["loss"]))
+        for key, value in row.items():
+            name = key.removeprefix("loss/")
+            if name != key and name not in POSITION_CLASSES:
+                curves[name].append((row["step"], value))
+    return dict(curves) if len(curves) > 1 else {"loss": whole}
 
 
 def read_scores(run: Path) -> list[dict[str, Any]]:
@@ -124,25 +148,31 @@ def _text_of(question: Question) -> str:
     return question.prompt.replace("<|image|>", "").strip()
 
 
-def _draw_loss(axes: Any, name: str, steps: Sequence[int], values: Sequence[float]) -> None:
-    axes.plot(steps, values, color=_LOSS)
+def _draw_losses(axes: Any, name: str, curves: Curves) -> None:
+    for label, points in curves.items():
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, label=label, linewidth=1.2)
+    # A question that is learnt falls by a factor of a hundred; a straight scale would hide it.
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     axes.set_title(name)
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats per answer token)")
-    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8, loc="lower left")
     axes.grid(alpha=0.3)
 
 
 def _draw_scores(axes: Any, scores: Sequence[dict[str, Any]]) -> None:
     for row, score in enumerate(scores):
         best = max(score["baselines"].values(), default=0.0)
-        axes.barh(row, score["value"], color=_LOSS, height=0.55)
+        axes.barh(row, score["value"], color=_SCORE, height=0.55)
         axes.barh(row, best, color=_BASELINE, height=0.55, alpha=0.75)
         axes.text(score["value"] + 1, row, f"{score['value']:.1f}", va="center", fontsize=9)
     axes.set_yticks(range(len(scores)), [textwrap.fill(score["title"], 20) for score in scores], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 112)
-    axes.set_title("accuracy in %; grey: best guess without the picture")
+    axes.set_title("accuracy in %\ngrey: best guess without the picture", fontsize=11)
 
 
 def _draw_example(axes: Any, example: Shown) -> None:

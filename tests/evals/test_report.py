@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from PIL import Image
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.evals import report
+from owl2_jax.evals.registry import BENCHMARKS
+
+
+def write_lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def training_run(folder, started, rows):
+    write_lines(folder / "metrics.jsonl", rows)
+    (folder / "run.json").write_text(json.dumps({"starts": [{"time": started}]}), encoding="utf-8")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a quickstart with two training runs and eighteen answers."""
+    sets = {"loss/a": 3.0, "loss/b": 0.5, "loss/with_pictures": 0.5, "loss/without_pictures": 3.0}
+    training_run(tmp_path / "a_later", "2026-01-02T00:00:00+0000", [
+        {"step": 10, "loss": 2.0, **sets}, {"step": 10, "held_out/loss": 1.0},
+        {"step": 20, "loss": 1.0, **sets},
+    ])  # fmt: skip
+    training_run(tmp_path / "b_first", "2026-01-01T00:00:00+0000", [{"step": 10, "loss": 4.0, "loss/a": 4.0}])
+    questions = list(itertools.islice(BENCHMARKS["easy_vqa"]().questions(tmp_path), 18))
+    write_lines(tmp_path / "easy_vqa" / "results.jsonl", [
+        {"id": q.id, "prediction": "circle", "answer": "triangle" if number % 2 else "circle"}
+        for number, q in enumerate(questions)
+    ])  # fmt: skip
+    score = {"benchmark": "easy_vqa", "title": "easy-VQA", "value": 50.0, "baselines": {"majority": 43.8}}
+    (tmp_path / "scores.json").write_text(json.dumps({"scores": [score]}), encoding="utf-8")
+    return tmp_path
+
+
+def test_losses_are_of_each_set_and_runs_in_their_order(run):
+    assert report.read_losses(run) == [
+        ("b_first", {"loss": [(10, 4.0)]}),
+        ("a_later", {"a": [(10, 3.0), (20, 3.0)], "b": [(10, 0.5), (20, 0.5)]}),
+    ]
+
+
+def test_examples_are_the_same_each_time_and_know_what_is_right(run):
+    shown = report.pick_examples(run, ["easy_vqa"], 12)
+    assert shown == report.pick_examples(run, ["easy_vqa"], 12)
+    assert len({one.question + str(one.picture) for one in shown}) == 12
+    assert {one.right for one in shown} == {True, False}
+    assert all(one.right == (one.truth == "circle") for one in shown)
+
+
+def test_the_report_is_one_large_picture(run):
+    report.write_report(run, run / "report.png")
+    with Image.open(run / "report.png") as image:
+        assert min(image.size) > 1200
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 100
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [("scores.json", "scores.json is missing"), ("a_later/run.json", "expected the record of a training run"),
+     ("easy_vqa/results.jsonl", "no answered question")],
+)  # fmt: skip
+def test_what_is_missing_is_named(run, missing, said):
+    (run / missing).unlink()
+    with pytest.raises(Owl2Error, match=said):
+        report.write_report(run, run / "report.png")
+
+
+def test_a_folder_without_runs_is_refused(tmp_path):
+    with pytest.raises(Owl2Error, match="no metrics"):
+        report.write_report(tmp_path, tmp_path / "report.png")
