@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     for name, words in _WORKLOADS.items():
         _add_workload(commands.add_parser(name, help=words))
+    _add_engine(commands.add_parser("engine", help="what the engine adds to the bare decode step"))
     _add_data(commands.add_parser("data", help="how fast a config's data comes"))
 
 
@@ -30,6 +31,14 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--length", type=int, help="tokens of a row; for decode of the prompt")
     parser.add_argument("--calls", type=int, default=10, help="timed calls (default: %(default)s)")
     parser.add_argument("--trace", metavar="DIR", help="write a profile of the timed calls")
+    _add_common(parser)
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", metavar="NAME", help="a model (default: owl2_bench)")
+    parser.add_argument("--length", type=int, default=257, help="positions of the prompt (default: 257)")
+    parser.add_argument("--tokens", type=int, default=64, help="timed tokens of an answer (default: 64)")
+    parser.add_argument("--calls", type=int, default=10, help="timed answers (default: %(default)s)")
     _add_common(parser)
 
 
@@ -66,14 +75,13 @@ def main(args: argparse.Namespace) -> int:
     from owl2_jax.core.memory import keep_freed_memory
 
     keep_freed_memory()
-    report = _data(args) if args.what == "data" else _workload(args)
+    reports = {"data": _data, "engine": _engine}
+    report = reports.get(args.what, _workload)(args)
     print(json.dumps(report, indent=2) if args.json else table(report))
     return 0
 
 
 def _workload(args: argparse.Namespace) -> dict[str, Any]:
-    import jax
-
     from owl2_jax.perf.benches import load, time_attention, time_workload
 
     _require_positive("--calls", args.calls)
@@ -82,8 +90,24 @@ def _workload(args: argparse.Namespace) -> dict[str, Any]:
         report = time_attention(config, args.calls)
     else:
         report = time_workload(args.what, config, args.mesh, args.calls, args.trace)
+    return {**_machine(), **report}
+
+
+def _engine(args: argparse.Namespace) -> dict[str, Any]:
+    from owl2_jax.perf.benches import load
+    from owl2_jax.perf.engine_bench import time_engine
+
+    for name in ("length", "tokens", "calls"):
+        _require_positive(f"--{name}", getattr(args, name))
+    config = load("decode", None, args.preset, None, None, args.overrides)
+    return {**_machine(), **time_engine(config.model, args.length, args.tokens, args.calls)}
+
+
+def _machine() -> dict[str, Any]:
+    import jax
+
     device = jax.devices()[0]
-    return {"device": device.device_kind, "devices": jax.device_count(), "jax": jax.__version__, **report}
+    return {"device": device.device_kind, "devices": jax.device_count(), "jax": jax.__version__}
 
 
 def _data(args: argparse.Namespace) -> dict[str, Any]:

@@ -172,6 +172,12 @@ class Engine:
         """Requests that wait or run."""
         return len(self._waiting) + len(self._running)
 
+    def tokens_of(self, request_id: int) -> list[int]:
+        """The answer so far of a request that runs."""
+        return next(
+            job.answer.result.token_ids for job in self._running.values() if job.request_id == request_id
+        )
+
     def run(self, request_id: int) -> Iterator[Event]:
         """Steps until a submitted request ends, and yields its events."""
         ended = False
@@ -304,8 +310,12 @@ class Engine:
 
     # Sizes -------------------------------------------------------------------
 
+    def cache_length(self, positions: int) -> int:
+        """Positions per slot of the cache that holds requests of `positions`."""
+        return bucket(positions, self._cache_lengths)
+
     def _make_room(self, positions: int) -> None:
-        length = bucket(positions, self._cache_lengths)
+        length = self.cache_length(positions)
         if length > self._slots.length:
             self._slots = self.programs.lengthen(self._slots, length)
 

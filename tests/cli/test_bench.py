@@ -29,6 +29,17 @@ def test_workload_is_timed_on_all_devices(what, capsys):
     assert report["mfu"] is None  # a CPU's peak is not in the table
 
 
+def test_engine_is_compared_with_the_bare_step(capsys):
+    tiny = ["--preset=owl2_tiny", "--length=70", "--tokens=8", "--calls=1", *TINY[5:-2]]
+    assert main.main(["bench", "engine", "--json", *tiny]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["overhead"] > -1
+    assert report["seconds_per_token_bare_step"] > 0
+    assert report["cost_together"] == report["seconds_of_all_together"] / report["seconds_of_one_question"]
+    assert main.main(["bench", "engine", *tiny, "--length=250"]) == 2
+    assert "a prompt of 250 and 33 tokens are more than decoder.max_length 256" in capsys.readouterr().err
+
+
 def test_attention_table_compares_with_the_written_out_product(capsys):
     assert main.main(["bench", "attention", *TINY]) == 0
     text = capsys.readouterr().out

@@ -61,6 +61,26 @@ def test_questions_on_one_picture_run_it_once_and_answer_alike(model, together):
     assert saved >= 7 * prefix
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_eight_questions_on_one_picture_cost_at_most_two_prefills(toy_tokenizer, together):
+    """Positions run and pictures encoded, at the true number of queries and ten tokens a question."""
+    config = tiny.tiny_config(**{"abstractor.num_queries": 64})
+    one = engine(LoadedModel(config, tiny.tiny_params(config), toy_tokenizer))
+
+    def question(picture: int, number: int) -> Request:
+        ids = np.array([1, 40, 41, 42, -200, 50 + number, *range(60, 69)], np.int32)
+        return Request(ids, [tiny.picture(picture)], max_new_tokens=4)
+
+    answers(one, [question(1, 0)])
+    cost_of_one = one.admission.positions
+    one.forget()
+    asked = [question(0, number) for number in range(8)]
+    for batch in [asked] if together else [[each] for each in asked]:
+        answers(one, batch)
+    assert one.admission.positions - cost_of_one <= 2 * cost_of_one
+    assert one.features.encoded == 2
+
+
 def test_mixed_pictures_and_settings_answer_alike(model):
     requests = [request for n in range(3) for request in questions(n, 3)]
     requests += [ask("<|image|>What <|image|> or this?", tiny.picture(1), tiny.picture(2))]
