@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.data.augment import Augment
-from owl2_jax.data.images import MAX_PIXELS
+from owl2_jax.data.images import MAX_PIXELS, MODES
+from owl2_jax.data.messages import IMAGE_TAGS
+from owl2_jax.data.templates import get_template
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,11 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.datasets:
             raise Owl2Error("data.datasets is empty; name at least one set")
+        if self.image_tag not in IMAGE_TAGS:
+            raise unknown_name("image tag", self.image_tag, IMAGE_TAGS)
+        if self.image_mode not in MODES:
+            raise unknown_name("image mode", self.image_mode, MODES)
+        get_template(self.template)
         smallest = {"rows": 1, "row_length": 2, "lanes": 1, "window": 1, "prefetch": 1, "max_pixels": 1}
         for name in ("image_slots", "images", "max_targets", "workers", "seed", "max_rejected_share"):
             smallest[name] = 0

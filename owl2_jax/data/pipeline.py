@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.data import images, sources
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data import sources
 from owl2_jax.data.accounting import Accounting
 from owl2_jax.data.batch import Batch, concatenate
 from owl2_jax.data.config import DataConfig
@@ -16,7 +16,6 @@ from owl2_jax.data.lanes import LaneRunner, LaneSettings, check_workers
 from owl2_jax.data.mixture import Mixture, round_shares
 from owl2_jax.data.packing import RowLimits, empty_state
 from owl2_jax.data.quarantine import Quarantine
-from owl2_jax.data.templates import get_template
 from owl2_jax.data.tokenizer import Tokenizer
 
 
@@ -178,9 +177,6 @@ class OpenMixture:
 
 def open_mixture(config: DataConfig, image_size: int, tokens_per_image: int) -> OpenMixture:
     """Opens the sources and mixes them. Raises `Owl2Error`."""
-    if config.image_mode not in images.MODES:
-        raise unknown_name("image mode", config.image_mode, images.MODES)
-    get_template(config.template)
     tokenizer = load_tokenizer(config)
     pictures: dict[str, Any] | None = {} if config.cache_samples else None
     sets = []
