@@ -17,6 +17,7 @@ from owl2_jax.core.array_store import quiet_orbax
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import CHECKPOINTS_DIR, PARAMS_DIR
 from owl2_jax.training.config import BestConfig
+from owl2_jax.training.everyone import gather
 from owl2_jax.training.state import TrainState
 
 # Items of a step directory, beside PARAMS_DIR.
@@ -132,18 +133,14 @@ class Checkpoints:
         steps = sorted(self._manager.all_steps(), reverse=True)
         damaged = []
         for step in steps:
-            try:
-                found = self._restore_step(step, like)
-            except Exception as error:
-                _log.warning(
-                    "checkpoint of step %d cannot be read (%s); going on from the one before it",
-                    step,
-                    " ".join(str(error).split())[:300],
-                )
-                damaged.append(step)
-                continue
-            self._set_aside(damaged)
-            return found
+            found, damage = self._try_step(step, like)
+            if found is not None:
+                self._set_aside(damaged)
+                return found
+            _log.warning(
+                "checkpoint of step %d cannot be read (%s); going on from the one before it", step, damage
+            )
+            damaged.append(step)
         if steps:
             raise Owl2Error(
                 f"none of the checkpoints {steps} in {self._manager.directory} can be read. Restore them "
@@ -151,7 +148,27 @@ class Checkpoints:
             )
         return None
 
-    def _restore_step(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def _try_step(self, step: int, like: TrainState) -> tuple[tuple[TrainState, dict[str, Any]] | None, str]:
+        """(what a step holds, ""), or (None, what is wrong with it): the same on every process.
+
+        A process whose part of the files is damaged must not go back alone.
+        """
+        read, damage = None, ""
+        try:
+            read = self._read_step(step, like)
+        except Exception as error:
+            damage = " ".join(str(error).split())[:300] or type(error).__name__
+        damages = {process: text for process, text in enumerate(gather(damage)) if text}
+        if damages:
+            return None, "; ".join(f"host {n}: {text}" if n else text for n, text in damages.items())
+        assert read is not None
+        state, saved = read
+        if self._fingerprint is not None and self._sums(state) != saved["fingerprint"]:
+            return None, "its values are not those that were saved"
+        return (state, saved["data"]), ""
+
+    def _read_step(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The state and the JSON item, as they are stored."""
         items = {
             PARAMS_DIR: ocp.args.StandardRestore(like.params),
             TRAIN_ITEM: ocp.args.StandardRestore(_without_params(like)),
@@ -160,11 +177,10 @@ class Checkpoints:
         check_complete(self._run / CHECKPOINTS_DIR / str(step) / PARAMS_DIR)
         with quiet_orbax():
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
-        state = like.replace(params=restored[PARAMS_DIR], **restored[TRAIN_ITEM])
         saved = restored[DATA_ITEM]
-        if self._fingerprint is not None and self._sums(state) != saved["fingerprint"]:
-            raise Owl2Error("its values are not those that were saved")
-        return state, saved["data"]
+        if not {"data", "fingerprint"} <= saved.keys():
+            raise Owl2Error(f"its item {DATA_ITEM} lacks fields; it has {sorted(saved)}")
+        return like.replace(params=restored[PARAMS_DIR], **restored[TRAIN_ITEM]), saved
 
     def _sums(self, state: TrainState) -> Any:
         if self._fingerprint is None:

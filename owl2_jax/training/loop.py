@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 from owl2_jax.data.batch import Batch
+from owl2_jax.parallel import multihost
 from owl2_jax.training import groups
 from owl2_jax.training.checkpoints import Checkpoints
 from owl2_jax.training.clock import EVALUATE, SAVE
@@ -81,6 +82,7 @@ def train(
         Checkpoints(run, config.keep_checkpoints, config.best, trainer.fingerprint) as checkpoints,
     ):
         # Where to begin: the newest checkpoint of this run, or the starting parameters.
+        multihost.agree("newest checkpoint", max(checkpoints.steps, default=0))
         resumed = checkpoints.restore(trainer.abstract_state())
         if resumed is None:
             state = trainer.create((start or starting_params)(trainer))

@@ -117,6 +117,10 @@ BAD_SETTINGS = {
         r"the tokenizer has 4096 pieces, model.decoder.vocab_size is 300",
     ),
     "a tokenizer that is not there": (["data.tokenizer=nowhere.model"], r"nowhere.model"),
+    "a LoRA target that does not exist": (
+        ["model.lora={'targets': ['q', 'k_txt']}"],
+        r"unknown LoRA target 'k_txt'; did you mean 'k_text'",
+    ),
     "Weights & Biases without its package": (
         ["train.wandb={'project': 'owl'}"],
         r"wandb is not installed; run `pip install wandb`",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,15 @@ def test_evaluations_stand_in_the_readings_and_choose_the_best(config, trainer, 
     outcome, _ = runs.run(config, tmp_path, trainer=trainer, hooks=(hook,))
     assert outcome.finished
     assert [(line["step"], line["heldout/loss"]) for line in read_metrics(tmp_path)] == [(2, 3.0), (4, 1.0)]
+
+
+def test_best_step_of_a_run_stays_beside_the_newest(trainer, tmp_path):
+    config = runs.run_config("train.keep_checkpoints=1", "train.save_every_steps=1", "train.best={}")
+    best = dataclasses.replace(trainer, config=config.train)
+    scores = iter([3.0, 1.0, 2.0, 2.5])
+    hook = Hook("heldout", 1, lambda params: {"loss": next(scores)}, ("loss",))
+    runs.run(config, tmp_path, trainer=best, hooks=(hook,))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["2", "4"]
 
 
 def test_a_metric_that_nothing_measures_is_refused_with_near_names():

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+import subprocess
+
+import jax
+
+from owl2_jax.training import run_directory
+from owl2_jax.training.run_directory import data_manifest, git_state, record_start, write_run_directory
+from tests.training import runs
+
+DEVICES = {"kind": "cpu", "count": 1, "processes": 1, "mesh": {"data": 1}}
+
+
+def starts(folder):
+    return json.loads((folder / "run.json").read_text())["starts"]
+
+
+def test_every_start_is_recorded(tmp_path):
+    config = runs.run_config().to_dict()
+    write_run_directory(tmp_path, config, b"pieces")
+    for _ in range(2):
+        record_start(tmp_path, config, DEVICES, {"captions": 10, "facts": 20})
+    first, second = starts(tmp_path)
+    assert first["versions"]["jax"] == jax.__version__
+    assert {"owl2_jax", "python", "flax", "optax", "orbax-checkpoint"} <= first["versions"].keys()
+    assert first["devices"] == DEVICES
+    assert first["data"]["facts"]["records"] == 20
+    assert first["config_sha256"] == second["config_sha256"]
+    assert json.loads((tmp_path / "config.json").read_text()) == config
+    assert {"time", "command", "git", "data_sha256"} <= first.keys()
+
+    changed = runs.run_config("train.log_every_steps=3").to_dict()
+    record_start(tmp_path, changed, DEVICES, {"captions": 10, "facts": 21})
+    last = starts(tmp_path)[-1]
+    assert last["config_sha256"] != first["config_sha256"]
+    assert last["data_sha256"] != first["data_sha256"], "a set has grown"
+
+
+def test_the_manifest_knows_the_files_of_a_set(tmp_path):
+    path = tmp_path / "questions.json"
+    path.write_text("[]")
+    dataset = {"kind": "llava", "options": {"path": str(path), "dataset": "mine"}}
+    assert data_manifest({"mine": dataset}, {"mine": 0}) == {
+        "mine": {**dataset, "records": 0, "files": {str(path): 2}}
+    }
+
+
+def test_git_state_names_commit_and_changes(tmp_path, monkeypatch):
+    def git(*arguments):
+        identity = ["-c", "user.name=x", "-c", "user.email=x@y"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+
+    module = tmp_path / "run_directory.py"
+    module.write_text("1")
+    git("init", "-q")
+    monkeypatch.setattr(run_directory, "__file__", str(module))
+    assert git_state(tmp_path) is None, "the code is not tracked here"
+    git("add", "run_directory.py")
+    git("commit", "-qm", "x")
+    state = git_state(tmp_path)
+    assert len(state["commit"]) == 40
+    assert state["changed"] is False
+    module.write_text("2")
+    assert git_state(tmp_path)["changed"] is True
+    assert git_state(tmp_path / "nowhere") is None
