@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "fit": "say whether a step fits a TPU slice and how fast it can be",
     "bench": "measure training, inference and the input pipeline on this machine",
     "serve": "answer over HTTP as the OpenAI API does, with a chat page",
+    "look": "show what a model paid attention to while it answered",
     "sweep": "run a grid of changes of one config, and collect its results",
     "report": "draw the report of a finished quickstart run",
 }

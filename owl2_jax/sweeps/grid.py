@@ -1,7 +1,8 @@
 """A grid of changes of one config: which points it has, what each is called and what it changes.
 
 A sweep file defines `get_config()`, or `get_config(argument)`, like any config
-file, and returns the fields of `SweepConfig`.
+file, and returns the fields of `SweepConfig` as a dict (a `ConfigDict` would
+sort the values of the axes).
 """
 
 from __future__ import annotations
@@ -67,23 +68,11 @@ class SweepConfig:
                 _check_name(f"value of axis {axis!r}", label, _LABEL)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise Owl2Error(f"sweep: seeds {list(self.seeds)} are none, or one is there twice")
-        _check_disjoint(self.axes)
 
 
 def _check_name(what: str, name: str, allowed: re.Pattern[str]) -> None:
     if not allowed.fullmatch(name):
         raise Owl2Error(f"sweep: {what} {name!r} becomes part of a folder's name; expected {allowed.pattern}")
-
-
-def _check_disjoint(axes: dict[str, dict[str, tuple[str, ...]]]) -> None:
-    """A field that two axes set would silently have the value of the later one."""
-    owner: dict[str, str] = {}
-    for axis, values in axes.items():
-        for overrides in values.values():
-            for override in overrides:
-                name = override.partition("=")[0]
-                if owner.setdefault(name, axis) != axis:
-                    raise Owl2Error(f"sweep: axes {owner[name]!r} and {axis!r} both set {name}")
 
 
 @dataclass(frozen=True)
@@ -201,5 +190,13 @@ def _points(config: SweepConfig) -> Iterator[Point]:
 
 
 def _point(name: str, labels: dict[str, str], config: SweepConfig) -> Point:
-    overrides = [override for axis, label in labels.items() for override in config.axes[axis][label]]
+    overrides: list[str] = []
+    owner: dict[str, str] = {}
+    for axis, label in labels.items():
+        for override in config.axes[axis][label]:
+            changed = override.partition("=")[0]
+            # The later one would silently win.
+            if owner.setdefault(changed, axis) != axis:
+                raise Owl2Error(f"point {name}: axes {owner[changed]!r} and {axis!r} both set {changed}")
+            overrides.append(override)
     return Point(name, labels, tuple(overrides))

@@ -42,7 +42,7 @@ def test_overrides_of_the_command_line_hold_for_all_points(make_sweep, tmp_path)
          "point queries-80 .*a picture takes 81 tokens .*no text would fit beside it"),
         ({"axes": {"queries": {"2": ["model.abstractor.num_queries"]}}}, "has no value; write NAME=VALUE"),
         ({"axes": {"a": {"1": ["train.seed=1"]}, "b": {"2": ["train.seed=2"]}}},
-         "axes 'a' and 'b' both set train.seed"),
+         "point a-1_b-2: axes 'a' and 'b' both set train.seed"),
         ({"axes": {}}, "axes is empty"),
         ({"axes": {"a": {}}}, "an axis has no value"),
         ({"axes": {"a b": {"1": []}}}, "axis 'a b' becomes part of a folder's name"),

@@ -1,0 +1,52 @@
+"""`owl2 look`: a page that shows what a model paid attention to while it answered."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from owl2_jax.cli.common import add_checkpoint_arguments
+
+    add_checkpoint_arguments(parser)
+    parser.add_argument(
+        "--image", required=True, action="append", type=Path, metavar="FILE", help="a picture; again for more"
+    )
+    parser.add_argument("--question", required=True, metavar="TEXT", help="about the pictures")
+    parser.add_argument(
+        "--compare", type=Path, metavar="DIR", help="a second model beside the first, as one without module"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("look.html"), metavar="FILE", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=32, metavar="N", help="longest answer (default: 32)"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    from owl2_jax.core.errors import Owl2Error
+
+    if args.max_new_tokens < 1:
+        raise Owl2Error(f"--max-new-tokens is {args.max_new_tokens}; expected at least 1")
+    if not args.output.parent.is_dir():
+        raise Owl2Error(f"--output {args.output}: there is no folder {args.output.parent}")
+    for image in args.image:
+        if not image.is_file():
+            raise Owl2Error(f"--image {image}: there is no such file")
+
+    from owl2_jax.inference.inside import look_inside
+    from owl2_jax.inference.inside_page import render
+    from owl2_jax.loading import load_model
+
+    models = []
+    for checkpoint in filter(None, (args.checkpoint, args.compare)):
+        model = load_model(checkpoint, dtype=args.dtype)
+        content = model.image_tag * len(args.image) + args.question
+        messages = [{"role": "user", "content": content}]
+        models.append(look_inside(model, messages, [str(image) for image in args.image], args.max_new_tokens))
+        print(f"{model.name}: {models[-1].answer}")
+    args.output.write_text(render(args.question, models), encoding="utf-8")
+    print(f"wrote {args.output}")
+    return 0

@@ -1,0 +1,56 @@
+"""`owl2 look` from a checkpoint to a page, seen in a browser."""
+
+from __future__ import annotations
+
+import pytest
+
+from owl2_jax.cli.main import main
+from owl2_jax.convert.resize import resize_checkpoint
+from tests.serving.browser import SCREENSHOTS, launched
+
+
+@pytest.fixture(scope="module")
+def page(checkpoint, pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("look")
+    resize_checkpoint(checkpoint, folder / "without module", adaptive="none")
+    output = folder / "look.html"
+    code = main(
+        ["look", f"--checkpoint={checkpoint}", f"--compare={folder}/without module", f"--output={output}",
+         f"--image={pictures}/0.png", "--question=What colour is the circle?", "--max-new-tokens=5"]
+    )  # fmt: skip
+    assert code == 0
+    return output
+
+
+def test_page_of_two_models_fits_wide_and_narrow_windows(page):
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    with launched() as browser:
+        for width in (1280, 420):
+            view = browser.new_page(viewport={"width": width, "height": 900})
+            errors = []
+            view.on("pageerror", lambda error, seen=errors: seen.append(error))
+            view.goto(page.as_uri())
+            assert view.locator("section").count() == 2
+            assert view.locator("svg.mass polyline").count() == 4
+            assert view.locator("section h2").all_inner_texts() == ["model", "without module"]
+            assert view.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+            assert view.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+            assert errors == []
+            view.screenshot(path=SCREENSHOTS / f"look-{width}.png", full_page=True)
+
+
+def test_refuses_what_is_not_there(checkpoint, pictures, tmp_path, capsys):
+    def refused(**changes: str) -> str:
+        values = {"checkpoint": checkpoint, "image": f"{pictures}/0.png", "question": "What?", **changes}
+        assert main(["look", *(f"--{name.replace('_', '-')}={value}" for name, value in values.items())]) == 2
+        said = capsys.readouterr().err
+        assert (said[:7], said.count("\n")) == ("error: ", 1)
+        return said
+
+    assert "there is no such file" in refused(image=f"{tmp_path}/no.png")
+    assert "no.png" in refused(image=f"{tmp_path}/no.png")
+    assert "there is no folder" in refused(output=f"{tmp_path}/no/look.html")
+    assert "expected at least 1" in refused(max_new_tokens="0")
+    assert "is no directory" in refused(compare=f"{tmp_path}/no", output=f"{tmp_path}/look.html")
+    assert "broken.png" in refused(image=f"{pictures}/broken.png", output=f"{tmp_path}/look.html")
+    assert not (tmp_path / "look.html").exists()
