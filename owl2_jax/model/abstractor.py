@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -14,7 +12,7 @@ from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import (
     ABSTRACTOR_NORM_EPS,
     LayerNorm,
-    Linear,
+    biased_linear,
     partitioned,
     sincos_1d,
     sincos_2d,
@@ -33,15 +31,11 @@ class AbstractorAttention(nn.Module):
         """Args: queries dtype[M, Q, E], image dtype[M, P + 1, E], both normed. Returns [M, Q, E]."""
         vision, abstractor = self.config.vision, self.config.abstractor
         heads, width = abstractor.num_heads, vision.width // abstractor.num_heads
-        kwargs: dict[str, Any] = {
-            "use_bias": True,
-            "dtype": self.config.dtype,
-            "param_dtype": self.config.param_dtype,
-        }
+        linear = biased_linear(self.config)
         embed, per_head = (axes.VISION_EMBED,), (axes.HEADS, axes.HEAD_WIDTH)
 
         def project(name: str, x: Array) -> Array:
-            y = Linear((vision.width,), (heads, width), embed, per_head, name=name, **kwargs)(x)
+            y = linear((vision.width,), (heads, width), embed, per_head, name=name)(x)
             return nn.with_logical_constraint(y, (axes.IMAGES, None, axes.ACT_HEADS, None))
 
         query_positions = jnp.asarray(sincos_1d(range(abstractor.num_queries), vision.width))
@@ -56,7 +50,7 @@ class AbstractorAttention(nn.Module):
         )
         self.sow("intermediates", "attention", probabilities)
         self.sow("intermediates", "context", context)
-        return Linear((heads, width), (vision.width,), per_head, embed, name="out", **kwargs)(context)
+        return linear((heads, width), (vision.width,), per_head, embed, name="out")(context)
 
 
 class AbstractorMlp(nn.Module):
@@ -67,19 +61,15 @@ class AbstractorMlp(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         width, hidden = self.config.vision.width, self.config.abstractor.mlp_dim
-        kwargs: dict[str, Any] = {
-            "use_bias": True,
-            "dtype": self.config.dtype,
-            "param_dtype": self.config.param_dtype,
-        }
+        linear = biased_linear(self.config)
         embed, inner = (axes.VISION_EMBED,), (axes.HIDDEN,)
-        gate = Linear((width,), (hidden,), embed, inner, name="w1", **kwargs)(x)
-        value = Linear((width,), (hidden,), embed, inner, name="w3", **kwargs)(x)
+        gate = linear((width,), (hidden,), embed, inner, name="w1")(x)
+        value = linear((width,), (hidden,), embed, inner, name="w3")(x)
         x = LayerNorm(
             hidden, self.config.abstractor.norm_eps, axes.HIDDEN, self.config.param_dtype, name="norm"
         )(nn.silu(gate) * value)
         x = nn.with_logical_constraint(x, (axes.IMAGES, None, axes.ACT_HIDDEN))
-        return Linear((hidden,), (width,), inner, embed, name="w2", **kwargs)(x)
+        return linear((hidden,), (width,), inner, embed, name="w2")(x)
 
 
 class AbstractorBlock(nn.Module):
@@ -137,9 +127,8 @@ class Abstractor(nn.Module):
     def _project(self, x: Array) -> Array:
         config = self.config
         width, decoder_width = config.vision.width, config.decoder.width
-        x = Linear(
-            (width,), (decoder_width,), (axes.VISION_EMBED,), (axes.EMBED,),
-            use_bias=True, dtype=config.dtype, param_dtype=config.param_dtype, name="project",
+        x = biased_linear(config)(
+            (width,), (decoder_width,), (axes.VISION_EMBED,), (axes.EMBED,), name="project",
         )(x)  # fmt: skip
         end = self.param(
             "end_token",

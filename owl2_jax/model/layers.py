@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import lax
 
 from owl2_jax.core import axes
-from owl2_jax.model.config import LoraConfig
+from owl2_jax.model.config import LoraConfig, Owl2Config
 
 Array = jax.Array
 Initializer = nn.initializers.Initializer
@@ -168,6 +168,11 @@ class Linear(nn.Module):
         second = gather_weight(second.astype(self.dtype), (None, *self.out_axes))
         inner = flat @ first.reshape(fan_in, lora.rank)
         return (inner @ second.reshape(lora.rank, fan_out)) * jnp.asarray(lora.scale, self.dtype)
+
+
+def biased_linear(config: Owl2Config) -> Callable[..., Linear]:
+    """`Linear` with a bias and in the model's dtypes, as both towers that see use it."""
+    return functools.partial(Linear, use_bias=True, dtype=config.dtype, param_dtype=config.param_dtype)
 
 
 class LayerNorm(nn.Module):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +10,7 @@ from flax import linen as nn
 from owl2_jax.core import axes
 from owl2_jax.model import attention, initial, remat
 from owl2_jax.model.config import Owl2Config
-from owl2_jax.model.layers import LayerNorm, Linear, partitioned, quick_gelu
+from owl2_jax.model.layers import LayerNorm, Linear, biased_linear, partitioned, quick_gelu
 
 Array = jax.Array
 
@@ -38,24 +36,20 @@ class VisionAttention(nn.Module):
     def __call__(self, x: Array) -> Array:
         """dtype[M, P + 1, E] to the same."""
         vision = self.config.vision
-        kwargs: dict[str, Any] = {
-            "use_bias": True,
-            "dtype": self.config.dtype,
-            "param_dtype": self.config.param_dtype,
-        }
+        linear = biased_linear(self.config)
         heads, width = vision.num_heads, vision.head_width
-        qkv = Linear(
+        qkv = linear(
             (vision.width,), (heads, 3, width),
             (axes.VISION_EMBED,), (axes.HEADS, axes.QKV, axes.HEAD_WIDTH),
-            kernel_init=initial.alike_qkv, name="qkv", **kwargs,
+            kernel_init=initial.alike_qkv, name="qkv",
         )(x)  # fmt: skip
         qkv = nn.with_logical_constraint(qkv, (axes.IMAGES, None, axes.ACT_HEADS, None, None))
         q, k, v = (qkv[:, :, :, part] for part in range(3))
         context, probabilities = attention.dot_product(q, k, v, None)
         self.sow("intermediates", "attention", probabilities)
-        return Linear(
+        return linear(
             (heads, width), (vision.width,), (axes.HEADS, axes.HEAD_WIDTH), (axes.VISION_EMBED,),
-            kernel_init=initial.mixing_out, name="out", **kwargs,
+            kernel_init=initial.mixing_out, name="out",
         )(context)  # fmt: skip
 
 
@@ -65,15 +59,11 @@ class VisionMlp(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         vision = self.config.vision
-        kwargs: dict[str, Any] = {
-            "use_bias": True,
-            "dtype": self.config.dtype,
-            "param_dtype": self.config.param_dtype,
-        }
+        linear = biased_linear(self.config)
         embed, hidden = (axes.VISION_EMBED,), (axes.HIDDEN,)
-        x = Linear((vision.width,), (vision.mlp_dim,), embed, hidden, name="fc1", **kwargs)(x)
+        x = linear((vision.width,), (vision.mlp_dim,), embed, hidden, name="fc1")(x)
         x = nn.with_logical_constraint(quick_gelu(x), (axes.IMAGES, None, axes.ACT_HIDDEN))
-        return Linear((vision.mlp_dim,), (vision.width,), hidden, embed, name="fc2", **kwargs)(x)
+        return linear((vision.mlp_dim,), (vision.width,), hidden, embed, name="fc2")(x)
 
 
 class VisionBlock(nn.Module):
