@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +30,7 @@ HELP = """\
 /reset              forget everything
 /help               this list
 /quit               end (or Ctrl-D)
-Ctrl-C stops an answer."""
+Ctrl-C stops an answer. A FILE with spaces in front of a TEXT stands in quotes."""
 
 _COMMANDS = ("/image", "/reset", "/help", "/quit")
 
@@ -58,7 +60,8 @@ def main(args: argparse.Namespace) -> int:
     terminal = sys.stdin.isatty()
     if terminal:
         print(f"{model.name}: ask something, or /help", flush=True)
-    Session(chat, args.image, print_piece).run(lines(terminal))
+    session = Session(chat, args.image, print_piece)
+    session.run(lines(session.prompt if terminal else None))
     return 0
 
 
@@ -70,6 +73,11 @@ class Session:
         self.chat = chat
         self.waiting = list(images)
         self._show = show
+
+    def prompt(self) -> str:
+        """What the terminal shows in front of a line; tells of pictures that wait."""
+        count = len(self.waiting)
+        return f"[{count} picture{'s' * (count > 1)}] > " if count else "> "
 
     def run(self, source: Iterator[str]) -> None:
         for line in source:
@@ -103,7 +111,7 @@ class Session:
         """Takes `FILE` or `FILE TEXT`; a name with spaces needs no quotes when it stands alone."""
         if not rest:
             raise Owl2Error("/image needs a file: /image FILE")
-        name, _, text = (rest, "", "") if Path(rest).is_file() else rest.partition(" ")
+        name, text = split_name(rest)
         path = Path(name).expanduser()
         check_picture(path)
         self.waiting.append(path)
@@ -113,13 +121,46 @@ class Session:
     def _ask(self, text: str) -> None:
         images = [path.read_bytes() for path in self.waiting]
         answer = self.chat.ask(text, images)
-        try:
+        with interrupts() as stopped:
             for piece in answer:
                 self._show(piece)
-        except KeyboardInterrupt:
-            answer.close()
+                if stopped.is_set():
+                    answer.close()
         self._show("\n")
         self.waiting = []
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[threading.Event]:
+    """Sets an event at the first Ctrl-C instead of breaking into the engine; a second one breaks.
+
+    An exception in the middle of a step would leave the engine without its cache,
+    which the step had taken over.
+    """
+    stopped = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(*_: object) -> None:
+        stopped.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def split_name(rest: str) -> tuple[str, str]:
+    """The file name and the text of "FILE", "FILE TEXT" or "'FILE' TEXT"."""
+    if Path(rest).is_file():
+        return rest, ""
+    quote = rest[0]
+    if quote in "'\"" and quote in rest[1:]:
+        name, _, text = rest[1:].partition(quote)
+        return name, text.strip()
+    name, _, text = rest.partition(" ")
+    return name, text.strip()
 
 
 def check_picture(path: Path) -> None:
@@ -133,16 +174,20 @@ def print_piece(piece: str) -> None:
     print(piece, end="", flush=True)
 
 
-def lines(terminal: bool) -> Iterator[str]:
-    """Lines of the terminal, with editing where there is any, or of a pipe."""
-    if not terminal:
+def lines(prompt: Callable[[], str] | None) -> Iterator[str]:
+    """Lines of the terminal behind a prompt, with editing where there is any; without one, of a pipe."""
+    if prompt is None:
         yield from sys.stdin
         return
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (importing it gives `input` history and editing)
     while True:
         try:
-            yield input("> ")
-        except (EOFError, KeyboardInterrupt):
+            line = input(prompt())
+        except KeyboardInterrupt:  # too late for an answer that has just ended: only the line is lost
+            print()
+            continue
+        except EOFError:
             print()
             return
+        yield line

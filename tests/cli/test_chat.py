@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
+from owl2_jax.cli.chat import Session, lines
 from owl2_jax.cli.main import main
+from owl2_jax.inference.chat import Chat
+from owl2_jax.inference.engine import Engine, EngineConfig
+from owl2_jax.inference.loaded import LoadedModel
 
 
 @pytest.fixture
@@ -41,6 +46,57 @@ def test_a_picture_changes_the_answer_and_reset_forgets_it(talk, pictures):
     assert forgotten == with_picture + without
 
 
+def test_names_with_spaces_and_pictures_that_wait(talk, pictures, tmp_path):
+    (tmp_path / "a b.png").write_bytes((pictures / "0.png").read_bytes())
+    plain = talk(f"/image {pictures}/0.png", "What?")
+    for said in (
+        [f"/image {tmp_path}/a b.png", "What?"],
+        [f"/image '{tmp_path}/a b.png' What?"],
+        [f'/image "{tmp_path}/a b.png"', "What?"],
+    ):
+        assert talk(*said) == plain
+    session = Session(None, [], print)
+    assert session.prompt() == "> "
+    session.waiting = [tmp_path]
+    assert session.prompt() == "[1 picture] > "
+    session.waiting *= 2
+    assert session.prompt() == "[2 pictures] > "
+
+
+def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(tiny_config, tiny_params, toy_tokenizer):
+    chat = Chat(
+        Engine(LoadedModel(tiny_config, tiny_params, toy_tokenizer), EngineConfig(slots=1, decode_steps=1))
+    )
+    shown = []
+
+    def show(piece: str) -> None:
+        shown.append(piece)
+        if len(shown) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    session = Session(chat, [], show)
+    session.run(iter(["What?", "And this?"]))
+    assert signal.getsignal(signal.SIGINT) is before
+    assert shown[3] == "\n"
+    assert len(shown) > 5  # the second question was answered
+    assert [message["role"] for message in chat.messages] == ["user", "assistant"] * 2
+    assert chat.messages[1]["content"] == "".join(shown[:3])
+
+
+def test_ctrl_c_at_the_prompt_loses_only_the_line(monkeypatch, capsys):
+    typed = iter([KeyboardInterrupt, "What?", EOFError])
+
+    def type_line(prompt: str) -> str:
+        line = next(typed)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    monkeypatch.setattr("builtins.input", type_line)
+    assert list(lines(lambda: "> ")) == ["What?"]
+
+
 def test_errors_are_told_and_the_chat_goes_on(talk, pictures):
     code, out, err = talk(
         f"/image {pictures}/broken.png",
@@ -61,7 +117,7 @@ def test_commands(talk):
     code, out, err = talk("/help", "/quit", "never asked")
     assert (code, err) == (0, "")
     assert out.startswith("/image FILE")
-    assert out.endswith("stops an answer.\n")
+    assert "Ctrl-C stops an answer." in out
 
 
 @pytest.mark.parametrize(
@@ -85,20 +141,20 @@ def test_bad_arguments_end_it_before_anything_is_said(talk, arguments, message):
 
 
 def test_a_model_on_two_devices_says_the_same(checkpoint, talk, pictures):
-    lines = ("What?", f"/image {pictures}/1.png And this?")
+    said = ("What?", f"/image {pictures}/1.png And this?")
     done = subprocess.run(
         [
             *(sys.executable, "-m", "owl2_jax.cli.main", "chat", f"--checkpoint={checkpoint}"),
             *("--max-new-tokens=5", "--mesh=tensor=2"),
         ],
         env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"},
-        input="\n".join(lines),
+        input="\n".join(said),
         capture_output=True,
         text=True,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == talk(*lines)[1]
+    assert done.stdout == talk(*said)[1]
 
 
 def test_as_a_program(checkpoint, pictures):
