@@ -28,8 +28,8 @@ def start_processes(
     port, started = free_port(), []
     for process in range(processes):
         environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-            "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+            # Those of the tests, which compile fast; of a flag that comes twice the last counts.
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(ROOT),
         }
