@@ -1,11 +1,14 @@
-"""One, two and four processes train alike, and each goes on from the others' checkpoints."""
+"""One, two and four processes train alike, evaluate alike, and each goes on from the others' checkpoints."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import signal
+import time
 
 import numpy as np
+import pytest
 
 from owl2_jax.core.params_io import restore_params
 from owl2_jax.core.tree import flatten
@@ -22,6 +25,23 @@ OVERRIDES = (
     "data.lanes=4", "data.cache_samples=True", "mesh={'data': 4, 'fsdp': 2}",
     "model.vision.num_layers=1", "model.decoder.num_layers=1",
 )  # fmt: skip
+EVALUATIONS = (
+    "heldout={'datasets': {'facts': {'kind': 'embedded', 'options': {'dataset': 'facts', 'split': 'test'}}},"
+    " 'every_steps': 4, 'max_samples': 24}",
+    "evaluators=[{'benchmark': 'facts', 'max_questions': 6}]",
+)
+# One host alone cannot read what it needs of a checkpoint.
+DAMAGED = """
+import os
+from owl2_jax.training.checkpoints import Checkpoints
+read = Checkpoints._read_step
+def read_or_fail(self, step, like):
+    found = read(self, step, like)
+    if step == max(self.steps) and os.environ["OWL2_PROCESS"] == "1":
+        raise OSError("a disk of this host is gone")
+    return found
+Checkpoints._read_step = read_or_fail
+"""
 
 
 def train(config, run, processes, *overrides):
@@ -36,6 +56,23 @@ def losses(run):
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
+def evaluated(run):
+    """What was evaluated behind the last step."""
+    row = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    return {name: value for name, value in row.items() if name.startswith(("heldout/", "facts/"))}
+
+
+def stop_behind(started, run, readings):
+    """Asks process 1 to stop when so many readings are written; what `finish` returns."""
+    path, deadline = run / "metrics.jsonl", time.monotonic() + 300
+    while not path.is_file() or len(path.read_text().splitlines()) < readings:
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in started), finish(started)
+        time.sleep(0.05)
+    started[1].send_signal(signal.SIGTERM)
+    return finish(started)
+
+
 def saved(run, step):
     """Parameters and data state of a checkpoint."""
     folder = run / "checkpoints" / str(step)
@@ -48,8 +85,10 @@ def test_processes_train_alike_and_resume_each_other(tmp_path):
     config = runs.write_config(tmp_path / "config.py")
     one, two = tmp_path / "one", tmp_path / "two"
     for run, processes in ((one, 1), (two, 2)):
-        codes, errors = train(config, run, processes)
+        codes, errors = train(config, run, processes, *EVALUATIONS)
         assert set(codes) == {0}, errors
+    assert evaluated(two) == pytest.approx(evaluated(one), rel=1e-5)
+    assert {"heldout/loss", "heldout/accuracy/facts", "facts/accuracy"} <= evaluated(one).keys()
     np.testing.assert_allclose(list(losses(two).values()), list(losses(one).values()), rtol=1e-5)
     assert list(losses(one)) == [1, 2, 3, 4]
 
@@ -86,3 +125,21 @@ def test_processes_with_different_checkpoints_all_say_so(tmp_path):
     for code, _, errors in finish(start_processes(own, 2, 4, arguments)):
         assert code == 2, errors
         assert "disagree about the newest saved step: 0 on process 0; 2 on process 1" in errors
+
+
+def test_a_notice_to_one_process_stops_all_and_all_go_back_to_the_same_step(tmp_path):
+    config, run = runs.write_config(tmp_path / "config.py"), tmp_path / "run"
+    arguments = (f"--config={config}", f"--workdir={run}", *OVERRIDES, "train.total_steps=5000")
+    for code, _, errors in stop_behind(start_processes(TRAIN, 2, 4, arguments), run, 5):
+        assert code == 0, errors
+    steps = sorted(int(path.name) for path in (run / "checkpoints").iterdir())
+    assert len(steps) > 1
+
+    last = len((run / "metrics.jsonl").read_text().splitlines())
+    for code, _, errors in stop_behind(start_processes(DAMAGED + TRAIN, 2, 4, arguments), run, last + 3):
+        assert code == 0, errors
+        assert (
+            f"checkpoint of step {steps[-1]} cannot be read (host 1: a disk of this host is gone)" in errors
+        )
+    assert (run / "damaged" / str(steps[-1])).is_dir()
+    assert list(losses(run)) == list(range(1, max(losses(run)) + 1)), "every step has one reading"
