@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,25 +188,31 @@ def _restore(params: Path, targets: Mapping[str, _Target]) -> dict[str, Any]:
 @contextmanager
 def _damage(params: Path) -> Iterator[None]:
     """Turns what Orbax and the array store raise on damaged files into one line."""
+    drop_late_replies()  # before the first read: a reply may come while the error is on its way
     try:
         yield
     except Owl2Error:
         raise
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError) as error:
-        drop_late_replies()
         reason = " ".join(str(error).split(" [tensorstore_spec", 1)[0].split()) or type(error).__name__
         raise Owl2Error(f"{params} is damaged: {reason}; copy it again") from error
 
 
 def drop_late_replies() -> None:
-    """Keeps reads that were under way when another one failed from printing that nobody waits for them."""
-    previous = sys.unraisablehook
+    """Keeps reads that are under way when another one fails from printing that nobody waits for them."""
+    if not isinstance(sys.unraisablehook, _WithoutLateReplies):
+        sys.unraisablehook = _WithoutLateReplies(sys.unraisablehook)
 
-    def hook(unraisable: Any) -> None:
+
+@dataclass(frozen=True)
+class _WithoutLateReplies:
+    """The hook `previous` for all but replies to an event loop that has ended."""
+
+    previous: Callable[[Any], None]
+
+    def __call__(self, unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
-            previous(unraisable)
-
-    sys.unraisablehook = hook
+            self.previous(unraisable)
 
 
 def _with_nearest(name: str, options: list[str]) -> str:
