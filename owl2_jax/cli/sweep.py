@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="print the points and their state, run nothing")
     what.add_argument("--only", metavar="POINT/seed-N", help="run this one alone")
-    what.add_argument("--fit", action="store_true", help="ask `owl2 fit` for the memory of every point")
+    what.add_argument("--fit", action="store_true", help="memory of every point by `owl2 fit` (extra [fit])")
     what.add_argument("--collect", action="store_true", help="write table and plots of what is finished")
     what.add_argument("--slurm", type=Path, metavar="DIR", help="write SLURM array jobs instead of running")
     what.add_argument("--jobset", type=Path, metavar="DIR", help="write a JobSet per run instead of running")
@@ -107,6 +107,8 @@ def _collect(sweep: Sweep, folder: SweepFolder) -> int:
     print(markdown(table))
     for path in [*write_table(table, folder.path), *write_plots(table, folder.path / "plots")]:
         print(f"wrote {path}")
+    if table.missing:
+        print(f"{len(table.missing)} runs are not finished; `owl2 sweep {sweep.location}` goes on with them")
     return 0
 
 

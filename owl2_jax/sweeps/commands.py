@@ -22,14 +22,12 @@ class Commands:
       start: that checkpoint; None for what the base config says.
       train: one process per host.
       evaluate: on the trained checkpoint; None without benchmarks.
-      fit: prints what the step needs as JSON; None without a topology.
     """
 
     resize: list[str] | None
     start: Path | None
     train: list[str]
     evaluate: list[str] | None
-    fit: list[str] | None
 
 
 def commands_of(sweep: Sweep, folder: SweepFolder, run: Run) -> Commands:
@@ -38,14 +36,19 @@ def commands_of(sweep: Sweep, folder: SweepFolder, run: Run) -> Commands:
     overrides = [*sweep.config.overrides, *run.overrides]
     start = _start(sweep, folder, config)
     started = overrides if start is None else [*overrides, f"train.start_from={start}"]
-    files, topology = folder.run(run), sweep.config.topology
+    files = folder.run(run)
     return Commands(
         resize=None if start is None else _resize(sweep, start, config),
         start=start,
         train=["train", f"--config={sweep.base}", f"--workdir={files.training}", *started],
         evaluate=_evaluate(sweep, folder, run) if sweep.config.benchmarks else None,
-        fit=topology and ["fit", f"--config={sweep.base}", f"--topology={topology}", "--json", *overrides],
     )
+
+
+def fit_command(sweep: Sweep, run: Run) -> list[str]:
+    """Prints as JSON what a run's step needs on the sweep's slice."""
+    overrides = [*sweep.config.overrides, *run.overrides]
+    return ["fit", f"--config={sweep.base}", f"--topology={sweep.config.topology}", "--json", *overrides]
 
 
 def _start(sweep: Sweep, folder: SweepFolder, config: RunConfig) -> Path | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.sweeps import processes
-from owl2_jax.sweeps.commands import commands_of
+from owl2_jax.sweeps.commands import fit_command
 from owl2_jax.sweeps.folder import SweepFolder, write_json
 from owl2_jax.sweeps.grid import Run, Sweep
 
@@ -27,10 +27,8 @@ def fit_points(sweep: Sweep, folder: SweepFolder, say: Callable[[str], None]) ->
     for point in sweep.points:
         path = folder.fit(point)
         if not path.is_file():
-            arguments = commands_of(sweep, folder, Run(point, sweep.config.seeds[0])).fit
-            assert arguments is not None
             say(f"{point.name}: compiling for {sweep.config.topology}")
-            write_json(path, _ask(arguments))
+            write_json(path, _ask(fit_command(sweep, Run(point, sweep.config.seeds[0]))))
         report = json.loads(path.read_text(encoding="utf-8"))
         needed, capacity = (report["memory"][name] / 2**30 for name in ("needed", "capacity"))
         verdict = "fits" if report["fits"] else "DOES NOT FIT"

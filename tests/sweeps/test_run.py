@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.sweeps.processes import locked
 from owl2_jax.sweeps.run import run_sweep
 
 
@@ -94,3 +99,32 @@ def test_point_that_fit_has_refused_is_not_started(go, make_sweep, folder):
         Owl2Error, match=r"point queries-2 cannot fit: owl2 fit says 20.00 GiB per chip of v5e:2x2"
     ):
         go()
+
+
+def test_request_to_stop_ends_the_command_and_the_sweep(go, monkeypatch):
+    monkeypatch.setenv("FAKE_SECONDS", "60")
+    started, before = time.perf_counter(), signal.getsignal(signal.SIGTERM)
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    outcome, said = go()
+    assert (outcome.signal, outcome.finished, outcome.failed) == (signal.SIGTERM, [], {})
+    assert len(said) == 1
+    assert time.perf_counter() - started < 30
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_run_that_another_process_is_at_is_waited_for(go, make_sweep, folder):
+    path = folder.run(make_sweep().runs[0]).path / "lock"
+    held = threading.Event()
+
+    def hold() -> None:
+        with locked(path, lambda: None, lambda: False):
+            held.set()
+            time.sleep(1.0)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    outcome, said = go()
+    other.join()
+    assert said[0] == "[1/3] queries-4/seed-0: another process is at this run; waiting for it"
+    assert len(outcome.finished) == 3
