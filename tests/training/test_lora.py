@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 
@@ -9,11 +12,15 @@ from owl2_jax.cli.main import main
 from owl2_jax.convert.safetensors_file import SafetensorsReader
 from owl2_jax.core import params_io, tree
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.model.lora import is_adapter
-from owl2_jax.model.owl2 import abstract_params
+from owl2_jax.inference.engine import Engine, EngineConfig
+from owl2_jax.inference.request import Request
+from owl2_jax.loading import load_model
+from owl2_jax.model.lora import is_adapter, merge
+from owl2_jax.model.owl2 import Owl2, abstract_params
 from owl2_jax.training.groups import plan_leaves
 from owl2_jax.training.metrics import read_metrics
 from owl2_jax.training.start import check_start, starting_params
+from owl2_jax.training.step import dropout_key
 from tests.training import runs
 
 LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.1}
@@ -74,6 +81,24 @@ def test_a_run_is_merged_exported_and_imported_on_the_command_line(straight, ada
     assert "merge them first with `owl2 convert merge-lora`" in capsys.readouterr().err
     assert main(["convert", "merge-lora", f"--checkpoint={straight[0]}", f"{output}/x"]) == 2
     assert "has no LoRA adapters to merge" in capsys.readouterr().err
+
+
+def test_a_run_answers_with_its_adapters_merged_or_not(adapted):
+    model = load_model(adapted[0])
+    params, config = merge(model.params, model.config)
+    merged = dataclasses.replace(model, params=params, config=config)
+    request = Request("Which country has the capital Paris?", max_new_tokens=6)
+    answers = [next(iter(Engine(one, EngineConfig(slots=1)).generate([request]))) for one in (model, merged)]
+    assert answers[0].token_ids == answers[1].token_ids
+
+
+def test_every_step_has_its_own_dropout():
+    config = lora_config("x")
+    model = Owl2(config.model)
+    keys = [dropout_key(model, config.train, np.int32(step)) for step in (0, 1, 1)]
+    data = [tuple(jax.random.key_data(key).tolist()) for key in keys]
+    assert data[0] != data[1] == data[2]
+    assert dropout_key(Owl2(config.model.replace(**{"lora.dropout": 0.0})), config.train, np.int32(0)) is None
 
 
 def test_int8_base_trains_beside_the_stored_one(straight, adapted, tmp_path):
