@@ -33,6 +33,7 @@ EXTRAS = {
     "prepare": ["apache-beam>=2.66"],
     "fit": ["libtpu"],
     "int8": ["qwix>=0.1.8"],
+    "wandb": ["wandb>=0.17"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30", "h11>=0.14", "prometheus_client>=0.20"],
 }
 EXTRAS["test"] = [

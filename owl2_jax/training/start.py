@@ -12,7 +12,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.model import lora
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import KERNEL_SCALE
-from owl2_jax.model.owl2 import abstract_params
+from owl2_jax.model.owl2 import abstract_params, init_params
 from owl2_jax.training.int8_base import check_qwix, quantize_base
 from owl2_jax.training.trainer import Trainer
 
@@ -29,8 +29,18 @@ def starting_params(trainer: Trainer) -> dict[str, Any]:
     if trainer.model.config.lora is None or _config_of(checkpoint).lora is not None:
         return params_io.restore_params(checkpoint.params, like)
     # The checkpoint knows nothing of adapters: they start beside it, and B at zero changes nothing.
-    drawn = lora.split_adapters(trainer.init(jax.random.key(trainer.config.seed)))[0]
-    return tree.combine(drawn, _base(checkpoint, lora.split_adapters(like)[1], trainer.model.config))
+    adapters, base = lora.split_adapters(like)
+    return tree.combine(_draw(adapters, trainer), _base(checkpoint, base, trainer.model.config))
+
+
+def _draw(like: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
+    """New adapters on the mesh; nothing else of a random model is made."""
+
+    def draw(key: jax.Array) -> dict[str, Any]:
+        return lora.split_adapters(init_params(trainer.model.config, key))[0]
+
+    places = jax.tree.map(lambda leaf: leaf.sharding, like)
+    return jax.jit(draw, out_shardings=places)(jax.random.key(trainer.config.seed))
 
 
 def _base(checkpoint: params_io.Checkpoint, like: Mapping[str, Any], config: Owl2Config) -> dict[str, Any]:

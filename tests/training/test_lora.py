@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from owl2_jax.cli.main import main
+from owl2_jax.convert.merge import merge_checkpoint
 from owl2_jax.convert.safetensors_file import SafetensorsReader
 from owl2_jax.core import params_io, tree
 from owl2_jax.core.errors import Owl2Error
@@ -111,6 +112,10 @@ def test_int8_base_trains_beside_the_stored_one(straight, adapted, tmp_path):
             axes = tuple(range(1, 1 + leaf.ndim - scale.ndim))
             steps = np.expand_dims(scale, axes)
             assert np.all(np.abs(leaf * steps - floats[name]) <= 0.51 * steps), name
+    merge_checkpoint(tmp_path, tmp_path / "merged")
+    merged = runs.leaves(merge(outcome.state.params, config.model)[0])
+    for name, leaf in runs.leaves(params_io.restore_params(tmp_path / "merged" / "params")).items():
+        np.testing.assert_allclose(leaf, merged[name], atol=1e-6, err_msg=name)
     name = "decoder/layers/attention/q/lora_b"
     assert np.abs(found[name]).max() > 1e-4
     losses = [read_metrics(folder)[0]["loss"] for folder in (tmp_path, adapted[0])]

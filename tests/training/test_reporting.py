@@ -30,7 +30,7 @@ def test_step_flops_count_the_vision_part_and_what_trains(config, trainer, batch
     assert parts["vision"].backward == 0, "it is frozen, and nothing below it trains"
     blind = batch.replace(images=np.zeros((0, *batch.images.shape[1:]), np.uint8))
     seeing = parts["vision"].model + parts["abstractor"].model
-    assert trainer.step_flops(batch) - trainer.step_flops(blind) == pytest.approx(seeing, rel=0.3)
+    assert trainer.step_flops(batch) - trainer.step_flops(blind) == pytest.approx(seeing)
 
 
 def test_mfu_is_model_flops_over_the_peak_of_all_devices(config, trainer, batch, tmp_path, monkeypatch):
