@@ -32,7 +32,11 @@ class Admission:
         """`row_counts` are the numbers of prompts that a batch is padded to."""
         self.positions = 0
         self._padding_token = config.decoder.vocab_size
-        self._lengths = length_buckets(config.decoder.max_length)
+        # What is left of a prompt is often one short question; many of them run together.
+        self._lengths = {
+            False: length_buckets(config.decoder.max_length),
+            True: length_buckets(config.decoder.max_length, shortest=4)[1:],
+        }
         self._row_counts = row_counts
         self._programs = programs
         self._features = features
@@ -70,8 +74,8 @@ class Admission:
         Those that need the same length, and shorter ones where rows would else
         be padding; no more than the pool has room for their pictures.
         """
-        length = bucket(len(jobs[0].rest), self._lengths)
-        alike = sum(bucket(len(job.rest), self._lengths) == length for job in jobs)
+        length = self._length(jobs[0])
+        alike = sum(self._length(job) == length for job in jobs)
         count = min(len(jobs), bucket(min(alike, self._row_counts[-1]), self._row_counts))
         keys: set[bytes] = set()
         for number, job in enumerate(jobs[:count]):
@@ -86,7 +90,7 @@ class Admission:
         self._features.make_ready(picture for prompt in prompts for picture in prompt.pictures)
         self.positions += sum(map(len, prompts))
         rows = bucket(len(jobs), self._row_counts)
-        length = bucket(len(prompts[0]), self._lengths)
+        length = self._length(jobs[0])
         arrivals = generate.Arrivals(
             prompts=stack_prompts(prompts, rows, length, self._padding_token, self._features.row),
             slots=self._column([job.slot for job in jobs], rows, slots.count),
@@ -103,6 +107,10 @@ class Admission:
             tokens=stack_tokens([job.prompt for job in jobs], rows, slots.length, self._padding_token),
         )
         return self._programs.prefill_rest(slots, pool, arrivals, copies, **plan(jobs))
+
+    def _length(self, job: Job) -> int:
+        """What the prompt of a job, or the rest of it, is padded to."""
+        return bucket(len(job.rest), self._lengths[job.kept > 0])
 
     def _column(self, values: Sequence[int], rows: int, filler: int) -> np.ndarray:
         return pad_column(values, rows - len(values), filler)
