@@ -1,6 +1,7 @@
 """The paper's ablations in miniature: one change at a time of a small model, on two cores, in minutes.
 
-owl2 train --config=configs/sweeps/tiny/start.py --workdir=runs/sweeps/start
+It starts from what `start.py` trains.
+
 owl2 sweep configs/sweeps/miniature.py
 owl2 sweep configs/sweeps/miniature.py --collect
 """

@@ -1,7 +1,7 @@
 """What the studies share: where they start, what they are scored on, on what machines, and common axes.
 
 Every study takes one argument, `size`: "full" (owl2_7b, stage 2 from the end of stage 1, on the slice of
-`instruct_7b.py`) or "tiny" (two CPU cores, `tiny/`; it starts from what `tiny/start.py` trains).
+`instruct_7b.py`) or "tiny" (a short stage 2 of the quickstart on two CPU cores, from what `start.py` trains).
 
 owl2 sweep configs/sweeps/query_count.py
 owl2 sweep configs/sweeps/query_count.py:size=tiny
@@ -22,7 +22,16 @@ SIZES = {
         "topology": "v5p:4x4x4",
     },
     "tiny": {
-        "base": "tiny/tune.py",
+        "base": "../tiny/stage2.py",
+        "overrides": [
+            "train.total_steps=200",
+            "train.schedule.warmup_steps=20",
+            "train.save_every_steps=100",
+            "train.keep_checkpoints=1",
+            "data.rows=8",
+            "data.images=32",
+            "data.datasets.facts.weight=0.2",  # text enough to see what becomes of it
+        ],
         "start_from": "runs/sweeps/start",
         "seeds": [0, 1, 2],
         "benchmarks": ["easy_vqa", "drawn_group", "drawn_color", "facts"],
@@ -48,11 +57,11 @@ def field(name: str, values: Sequence) -> Axis:
 
 def tiny_queries(counts: Sequence[int]) -> Axis:
     """Counts of queries; packed rows grow with them, so that they hold as many samples."""
-    data = base("tiny")["data"]
+    row_length = base("tiny")["data"]["row_length"]  # of 8 queries and four pictures
     return {
         str(count): [
             f"model.abstractor.num_queries={count}",
-            f"data.row_length={data['row_length'] + data['image_slots'] * (count - 8)}",
+            f"data.row_length={row_length + 4 * (count - 8)}",
         ]
         for count in counts
     }

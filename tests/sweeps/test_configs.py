@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from owl2_jax.config import load_config
 from owl2_jax.sweeps.grid import load_sweep
 
 FOLDER = Path(__file__).parents[2] / "configs" / "sweeps"
@@ -16,7 +17,7 @@ STUDIES = {
 
 
 def test_every_study_is_listed_here():
-    assert {path.stem for path in FOLDER.glob("*.py")} == {*STUDIES, "miniature", "studies"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == {*STUDIES, "miniature", "start", "studies"}
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -33,7 +34,13 @@ def test_full_size_study_is_whole(name):
 def test_tiny_study_is_whole_and_has_three_seeds(name):
     sweep = load_sweep(str(FOLDER / name))
     assert len(sweep.runs) == 3 * len(sweep.points)
-    assert sweep.run_config(sweep.runs[0]).model.decoder.width == 96
+    assert sweep.run_config(sweep.runs[0]).model.decoder.width == 128
+
+
+def test_start_of_the_tiny_studies_is_whole():
+    config = load_config(str(FOLDER / "start.py"))
+    assert config.model.decoder.adaptive == "none"
+    assert config.train.groups[-1].lr is None
 
 
 def test_miniature_has_every_axis_of_the_paper_one_at_a_time():
