@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import owl2_jax
+from owl2_jax.convert import load
+from owl2_jax.convert.to_torch import convert_to_torch
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import model_json, write_model_directory
 from owl2_jax.core.tree import flatten
@@ -49,6 +51,32 @@ def test_loads_straight_onto_a_mesh(directory, tiny_params):
     expected = tiny_params["decoder"]["layers"]["mlp"]["gate"]["kernel"]
     assert {shard.data.shape[-1] for shard in gate.addressable_shards} == {expected.shape[-1] // 2}
     np.testing.assert_array_equal(gate, expected)
+
+
+def test_a_released_directory_goes_onto_a_mesh_leaf_by_leaf(directory, tiny_params, tmp_path, monkeypatch):
+    """Each leaf goes to the devices before the next is read; the host never holds the whole model."""
+    convert_to_torch(directory, tmp_path / "released", dtype="float32")
+    steps = []
+
+    def watch(module, name):
+        function = getattr(module, name)
+
+        def watched(*arguments, **options):
+            steps.append(name)
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(module, name, watched)
+
+    watch(load, "materialize")
+    watch(jax, "device_put")
+    model = owl2_jax.load(tmp_path / "released", mesh=make_mesh({"data": 4, "tensor": 2}))
+    found, expected = flatten(model.params), flatten(tiny_params)
+    assert steps == ["materialize", "device_put"] * len(found)
+    for name, leaf in found.items():
+        assert len(leaf.sharding.device_set) == 8
+        np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
+    gate = found["decoder/layers/mlp/gate/kernel"]
+    assert {shard.data.shape[-1] for shard in gate.addressable_shards} == {gate.shape[-1] // 2}
 
 
 def test_int8_is_a_choice_at_loading(directory):

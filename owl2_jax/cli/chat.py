@@ -48,7 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from owl2_jax.inference.request import Request
+
     sampling = sampling_of(args)
+    Request("", max_new_tokens=args.max_new_tokens)  # a wrong number is told before anything is loaded
     for path in args.image:
         check_picture(path)
 

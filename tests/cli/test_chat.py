@@ -131,10 +131,7 @@ def test_commands(talk):
 )
 def test_bad_arguments_end_it_before_anything_is_said(talk, arguments, message):
     code, out, err = talk("What?", arguments=arguments)
-    if "max_new_tokens" in message:  # told at the first question, as any bad request
-        assert (code, out) == (0, "")
-    else:
-        assert (code, out) == (2, "")
+    assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert message in err
     assert err.count("\n") == 1
