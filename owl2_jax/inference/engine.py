@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -30,51 +29,10 @@ from owl2_jax.inference.prefixes import SlotTable
 from owl2_jax.inference.programs import Programs
 from owl2_jax.inference.request import Event, Request, Result
 from owl2_jax.inference.scoring import score_options
-from owl2_jax.model.config import Owl2Config
+from owl2_jax.inference.sizes import EngineConfig
 from owl2_jax.parallel.shardings import batch_ways
 
-
-@dataclass(frozen=True)
-class EngineConfig:
-    """Sizes of the engine; answers do not depend on them.
-
-    Attributes:
-      slots: requests decoded together.
-      prefill_rows: most prompts in one prefill.
-      decode_steps: most tokens per slot between two looks at the queue.
-      feature_bytes: device memory for features of pictures.
-      shortest_cache: positions per slot at first; the cache grows when a
-        request needs more.
-      reuse_from: shared positions at the beginning of two prompts (a picture,
-        earlier turns) from which on they are copied and not run again; 0 for never.
-    """
-
-    slots: int = 32
-    prefill_rows: int = 64
-    decode_steps: int = 8
-    feature_bytes: int = 64 * 2**20
-    shortest_cache: int = 64
-    reuse_from: int = 32
-
-    def __post_init__(self) -> None:
-        for name in ("slots", "prefill_rows", "decode_steps", "feature_bytes", "shortest_cache"):
-            if getattr(self, name) < 1:
-                raise Owl2Error(f"engine {name} is {getattr(self, name)}; expected at least 1")
-        if self.reuse_from < 0:
-            raise Owl2Error(f"engine reuse_from is {self.reuse_from}; expected 0 or more")
-
-    @classmethod
-    def for_throughput(cls, model: Owl2Config, cache_bytes: int = 256 * 2**20, ways: int = 1) -> EngineConfig:
-        """Sizes for many requests at once: as many slots as fit into `cache_bytes`, about 8 to 256.
-
-        Args:
-          ways: pieces that a mesh cuts the slots into; their number is a multiple of it.
-        """
-        decoder = model.decoder
-        position = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_width
-        slot = position * np.dtype(model.dtype).itemsize * decoder.max_length
-        slots = min(max(cache_bytes // slot, 8), 256)
-        return cls(slots=-(-slots // ways) * ways)
+__all__ = ["Engine", "EngineConfig"]
 
 
 class Engine:
@@ -89,9 +47,9 @@ class Engine:
       admission: runs prompts.
     """
 
-    def __init__(self, model: LoadedModel, config: EngineConfig = EngineConfig()):
+    def __init__(self, model: LoadedModel, config: EngineConfig | None = None):
         self.model = model
-        self.config = config
+        self.config = config = config or EngineConfig()
         self._longest = model.config.decoder.max_length
         self._cache_lengths = power_buckets(self._longest, smallest=config.shortest_cache)
         ways = 1 if model.mesh is None else batch_ways(model.mesh)
