@@ -4,9 +4,18 @@ import json
 import subprocess
 
 import jax
+import pytest
 
+from owl2_jax.core.errors import Owl2Error
 from owl2_jax.training import run_directory
-from owl2_jax.training.run_directory import data_manifest, git_state, record_start, write_run_directory
+from owl2_jax.training.run_directory import (
+    check_run_directory,
+    data_manifest,
+    git_state,
+    record_start,
+    saved_step,
+    write_run_directory,
+)
 from tests.training import runs
 
 DEVICES = {"kind": "cpu", "count": 1, "processes": 1, "mesh": {"data": 1}}
@@ -64,3 +73,18 @@ def test_git_state_names_commit_and_changes(tmp_path, monkeypatch):
     module.write_text("2")
     assert git_state(tmp_path)["changed"] is True
     assert git_state(tmp_path / "nowhere") is None
+
+
+def test_where_a_run_is_computed_may_change_and_what_it_learns_may_not(tmp_path):
+    write_run_directory(tmp_path, runs.run_config().to_dict(), b"pieces")
+    free = ("data.workers=2", "data.prefetch=1", "data.max_rejected_share=0.5", "mesh={'fsdp': 1}")
+    check_run_directory(tmp_path, runs.run_config(*free).to_dict())
+    with pytest.raises(Owl2Error, match="data.seed: 0 -> 1"):
+        check_run_directory(tmp_path, runs.run_config("data.seed=1").to_dict())
+
+
+def test_the_newest_saved_step_counts_whole_ones_alone(tmp_path):
+    assert saved_step(tmp_path) == 0
+    for name in ("4", "20", "30.orbax-checkpoint-tmp"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert saved_step(tmp_path) == 20
