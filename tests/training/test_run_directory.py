@@ -79,7 +79,7 @@ def test_where_a_run_is_computed_may_change_and_what_it_learns_may_not(tmp_path)
     write_run_directory(tmp_path, runs.run_config().to_dict(), b"pieces")
     free = ("data.workers=2", "data.prefetch=1", "data.max_rejected_share=0.5", "mesh={'fsdp': 1}")
     check_run_directory(tmp_path, runs.run_config(*free).to_dict())
-    with pytest.raises(Owl2Error, match="data.seed: 0 -> 1"):
+    with pytest.raises(Owl2Error, match=r"data\.seed: 0 -> 1"):
         check_run_directory(tmp_path, runs.run_config("data.seed=1").to_dict())
 
 
