@@ -27,6 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="changed fields of every point, as train.total_steps=100",
     )
     parser.add_argument("--workdir", type=Path, metavar="DIR", help="results; runs/sweeps/NAME by default")
+    parser.add_argument(
+        "--plot", action="append", default=[], metavar="BENCHMARK/PART",
+        help="with --collect: also draw a kind of question, as easy_vqa/shape; again for more",
+    )  # fmt: skip
     parser.add_argument("--retries", type=int, default=1, metavar="N", help="of a failed run (default: 1)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="print the points and their state, run nothing")
@@ -46,10 +50,10 @@ def main(args: argparse.Namespace) -> int:
     if args.list:
         return _list(sweep, folder)
     if args.collect and not folder.path.is_dir():
-        return _collect(sweep, folder)  # which says so, and makes no folder
+        return _collect(sweep, folder, args.plot)  # which says so, and makes no folder
     folder.claim(sweep)
     if args.collect:
-        return _collect(sweep, folder)
+        return _collect(sweep, folder, args.plot)
     if args.fit:
         return _fit(sweep, folder)
     from owl2_jax.sweeps.costs import check_fits
@@ -99,13 +103,13 @@ def _run(sweep: Sweep, folder: SweepFolder, args: argparse.Namespace) -> int:
     return 0
 
 
-def _collect(sweep: Sweep, folder: SweepFolder) -> int:
+def _collect(sweep: Sweep, folder: SweepFolder, parts: list[str]) -> int:
     from owl2_jax.sweeps.collect import collect, markdown, write_table
     from owl2_jax.sweeps.plots import write_plots
 
     table = collect(sweep, folder)
     print(markdown(table))
-    for path in [*write_table(table, folder.path), *write_plots(table, folder.path / "plots")]:
+    for path in [*write_table(table, folder.path), *write_plots(table, folder.path / "plots", parts)]:
         print(f"wrote {path}")
     if table.missing:
         print(f"{len(table.missing)} runs are not finished; `owl2 sweep {sweep.location}` goes on with them")

@@ -63,6 +63,7 @@ class Row:
       labels: {axis: label}.
       seeds: how many runs are in it.
       scores: {benchmark: percent or what its metric is}.
+      parts: {"benchmark/part": the same for a kind of its questions}.
       tokens_per_picture: in the decoder, the end token included.
       flops_per_sample: model FLOPs of a step, forward and backward, by the
         samples that its packed rows held; None for a step without samples.
@@ -74,12 +75,17 @@ class Row:
     labels: dict[str, str]
     seeds: int
     scores: dict[str, Spread]
+    parts: dict[str, Spread]
     loss: Spread
     heldout_loss: Spread | None
     tokens_per_picture: int
     flops_per_sample: float | None
     memory_per_chip: float | None
     seconds: Spread
+
+    def measure(self, name: str) -> Spread:
+        """A benchmark's score, or that of one of its parts."""
+        return self.scores[name] if name in self.scores else self.parts[name]
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,17 @@ class Table:
     benchmarks: dict[str, tuple[str, str]]
     rows: list[Row]
     missing: dict[str, str]
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the parts that every row has."""
+        return [name for name in self.rows[0].parts if all(name in row.parts for row in self.rows)]
+
+    def title(self, name: str) -> tuple[str, str]:
+        """Title and metric of a benchmark or of one of its parts."""
+        benchmark, _, part = name.partition("/")
+        title, metric = self.benchmarks[benchmark]
+        return (f"{title}: {part.replace('_', ' ')}" if part else title), metric
 
 
 def collect(sweep: Sweep, folder: SweepFolder) -> Table:
@@ -136,6 +153,7 @@ def _row(sweep: Sweep, folder: SweepFolder, runs: list[Run], titles: dict[str, t
         labels=point.labels,
         seeds=len(runs),
         scores={name: Spread.of([one[name] for one in scores]) for name in sweep.config.benchmarks},
+        parts=_parts([folder.run(run).read_scores() for run in runs]),
         loss=Spread.of([t.loss for t in trainings]),
         heldout_loss=Spread.of(heldout) if heldout else None,
         tokens_per_picture=config.model.tokens_per_image,
@@ -190,6 +208,22 @@ def _scores(
     return found
 
 
+def _parts(runs: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Spread]:
+    """Spreads of all metrics but the headline ones that every run has."""
+    each = [
+        {
+            f"{name}/{part}": float(value)
+            for name, entry in entries.items()
+            for part, value in entry.get("metrics", {}).items()
+            if part != entry["metric"]
+        }
+        for entries in runs
+    ]
+    return {
+        name: Spread.of([one[name] for one in each]) for name in each[0] if all(name in one for one in each)
+    }
+
+
 def write_table(table: Table, folder: Path) -> list[Path]:
     """Writes table.csv (full precision) and table.md (for reading); returns their paths."""
     paths = [folder / "table.csv", folder / "table.md"]
@@ -201,14 +235,15 @@ def write_table(table: Table, folder: Path) -> list[Path]:
 def _csv(table: Table) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    names = [column for name in table.benchmarks for column in (name, f"{name}_deviation")]
+    measures = [*table.benchmarks, *table.parts]
+    names = [column for name in measures for column in (name, f"{name}_deviation")]
     writer.writerow(
         ["point", *table.axes, "seeds", *names, "loss", "loss_deviation", "heldout_loss",
          "heldout_loss_deviation", "tokens_per_picture", "flops_per_sample", "memory_per_chip_bytes",
          "training_seconds", "training_seconds_deviation"]
     )  # fmt: skip
     for row in table.rows:
-        scores = [cell for name in table.benchmarks for cell in _pair(row.scores[name])]
+        scores = [cell for name in measures for cell in _pair(row.measure(name))]
         writer.writerow(
             [row.point, *(row.labels[axis] for axis in table.axes), row.seeds, *scores, *_pair(row.loss),
              *_pair(row.heldout_loss), row.tokens_per_picture, _empty(row.flops_per_sample),

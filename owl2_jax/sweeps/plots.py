@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.sweeps.collect import Row, Table
 
 _FORMATS: Final = ("png", "svg")
@@ -17,21 +17,28 @@ _COLOURS: Final = ("#2b6cb0", "#dd6b20", "#276749", "#b83280", "#4a5568", "#975a
 _PARETO: Final = "#1a202c"
 
 
-def write_plots(table: Table, folder: Path) -> list[Path]:
+def write_plots(table: Table, folder: Path, parts: Sequence[str] = ()) -> list[Path]:
     """Draws every benchmark along every axis, and against FLOPs; returns the paths.
 
+    Args:
+      parts: "benchmark/part", drawn as well.
+
     Raises:
-      Owl2Error: matplotlib is missing.
+      Owl2Error: matplotlib is missing, or the table has no such part.
     """
     _matplotlib()
+    for name in parts:
+        if name not in table.parts:
+            raise unknown_name("part of a benchmark in this table", name, table.parts)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name in table.benchmarks:
+    for name in (*table.benchmarks, *parts):
+        stem = name.replace("/", "_")
         for axis in table.axes:
-            written += _write(folder / f"{name}_by_{axis}", _axis_figure(table, name, axis))
+            written += _write(folder / f"{stem}_by_{axis}", _axis_figure(table, name, axis))
         costly = [row for row in table.rows if row.flops_per_sample]
         if costly:
-            written += _write(folder / f"{name}_by_cost", _cost_figure(table, name, costly))
+            written += _write(folder / f"{stem}_by_cost", _cost_figure(table, name, costly))
     return written
 
 
@@ -85,7 +92,7 @@ def _draw_spread(
     axes: Any, places: list[float], rows: list[Row], benchmark: str, colour: str, label: str, line: bool
 ) -> None:
     """Means with the deviation over seeds as bars; joined when the axis is a scale."""
-    spreads = [row.scores[benchmark] for row in rows]
+    spreads = [row.measure(benchmark) for row in rows]
     axes.errorbar(
         places, [s.mean for s in spreads], [s.deviation or 0.0 for s in spreads], fmt="o-" if line else "o",
         color=colour, capsize=3, markersize=5, linewidth=1.3, label=label,
@@ -94,8 +101,8 @@ def _draw_spread(
 
 def _cost_figure(table: Table, benchmark: str, rows: list[Row]) -> Any:
     figure, axes = _figure()
-    points = [(row.flops_per_sample / 1e9, row.scores[benchmark].mean) for row in rows]  # type: ignore[operator]
-    deviations = [row.scores[benchmark].deviation or 0.0 for row in rows]
+    points = [(row.flops_per_sample / 1e9, row.measure(benchmark).mean) for row in rows]  # type: ignore[operator]
+    deviations = [row.measure(benchmark).deviation or 0.0 for row in rows]
     axes.errorbar(*zip(*points, strict=True), deviations, fmt="o", color=_COLOURS[0], capsize=3, markersize=5)
     front = [points[index] for index in pareto(points)]
     axes.plot(*zip(*front, strict=True), "--", color=_PARETO, linewidth=1, label="Pareto line")
@@ -108,7 +115,7 @@ def _cost_figure(table: Table, benchmark: str, rows: list[Row]) -> Any:
 
 
 def _finish(axes: Any, table: Table, benchmark: str, legend: bool) -> None:
-    title, metric = table.benchmarks[benchmark]
+    title, metric = table.title(benchmark)
     seeds = sorted({row.seeds for row in table.rows})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     axes.set_title(

@@ -71,7 +71,8 @@ def evaluate(output: Path, benchmarks: list[str], value: float | None = 80.0) ->
     seed = int(output.parent.name.rpartition("-")[2]) if output.parent.name.startswith("seed-") else 0
     scores = [
         {"benchmark": name, "title": name.replace("_", " "), "metric": "accuracy",
-         "value": None if value is None else value + seed}
+         "value": None if value is None else value + seed,
+         "metrics": {"accuracy": value, "shape": 50.0 + seed}}
         for name in benchmarks
     ]  # fmt: skip
     (output / "scores.json").write_text(json.dumps({"scores": scores}))

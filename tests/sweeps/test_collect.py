@@ -31,6 +31,7 @@ def test_table_has_scores_with_spread_loss_cost_and_time(make_sweep, folder, tmp
     assert [row["point"] for row in rows] == ["queries-4", "queries-2", "queries-8"]
     first = rows[0]
     assert (first["queries"], first["seeds"]) == ("4", "3")
+    assert (float(first["easy_vqa/shape"]), float(first["easy_vqa/shape_deviation"])) == (51.0, 1.0)
     # Seeds 0, 1, 2 score 80, 81, 82 and end with a loss of 0.5, 1.5, 2.5.
     assert (float(first["easy_vqa"]), float(first["easy_vqa_deviation"])) == (81.0, 1.0)
     assert (float(first["loss"]), float(first["loss_deviation"])) == (1.5, 1.0)
@@ -95,14 +96,21 @@ def test_plots_of_every_axis_and_of_the_cost_as_png_and_svg(make_sweep, folder, 
     sweep = make_sweep(axes={"queries": QUERIES, "module": modules}, seeds=[0, 1])
     pretend(sweep, folder)
     table = collect(sweep, folder)
-    paths = write_plots(table, tmp_path / "plots")
-    names = {path.name for path in paths}
+    paths = write_plots(table, tmp_path / "plots", ["easy_vqa/shape"])
+    with pytest.raises(
+        Owl2Error, match="unknown part of a benchmark in this table 'easy_vqa/shapes'; did you"
+    ):
+        write_plots(table, tmp_path / "plots", ["easy_vqa/shapes"])
+    assert sum(path.name.startswith("easy_vqa_shape_by_") for path in paths) == len(paths) / 2
+    names = {path.name for path in paths[: len(paths) // 2]}
     assert names == {
         f"easy_vqa_by_{what}.{end}" for what in ("queries", "module", "cost") for end in ("png", "svg")
     }
     assert all(path.stat().st_size > 3000 for path in paths)
     before = [path.read_bytes() for path in paths]
-    assert [path.read_bytes() for path in write_plots(table, tmp_path / "plots")] == before
+    assert [
+        path.read_bytes() for path in write_plots(table, tmp_path / "plots", ["easy_vqa/shape"])
+    ] == before
     lines = dict(series(table, "queries"))
     assert {name: [row.labels["queries"] for row in rows] for name, rows in lines.items()} == {
         "module full": ["4", "2", "8"], "module none": ["4", "2", "8"],
