@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,11 +21,13 @@ class Reply:
       prompt: The prompt that was asked, which may be one of `Question.shorter`.
       text: The generated text without outer space, or the letter of the likeliest option.
       option_logprobs: Natural log-likelihood of each option; empty for generated answers.
+      seconds: From asking to the end of a generated answer; None where many are scored at once.
     """
 
     prompt: str
     text: str
     option_logprobs: tuple[float, ...] = ()
+    seconds: float | None = field(default=None, compare=False)
 
 
 class Model(Protocol):
@@ -73,7 +75,7 @@ class EngineModel:
             for question, prompt in zip(questions, prompts, strict=True)
         )
         for prompt, result in zip(prompts, self.engine.generate(requests), strict=True):
-            yield Reply(prompt, result.text.strip())
+            yield Reply(prompt, result.text.strip(), seconds=result.seconds)
 
     def _choose(self, questions: Sequence[Question], decoding: Decoding, image_mode: str) -> Iterator[Reply]:
         prompts = [self._fitting(question, self._longest_option(question)) for question in questions]

@@ -3,7 +3,7 @@
 OUT/<benchmark>/run.json        what was evaluated, so that runs never mix
                 journal-*.jsonl one line a question as it is answered
                 results.jsonl   one line a question, in order; the same bytes for the same model
-                times.jsonl     the seconds of each question, in the same order
+                times.jsonl     the seconds of each answer, in the same order
                 summary.json    all metrics
 OUT/scores.json                 one entry a benchmark
 """
@@ -26,6 +26,9 @@ from owl2_jax.evals.base import Answered, Benchmark, Judged, Question, Summary
 from owl2_jax.evals.results import Score, make_score
 
 Progress = Callable[[int, int], None]
+
+# What differs from run to run, or counts for the journal alone, stands in no result.
+_OF_THE_JOURNAL = ("index", "seconds", "answer_seconds")
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ def check_pictures(questions: Sequence[Question]) -> None:
 def _row(
     index: int, benchmark: Benchmark, question: Question, reply: Reply, seconds: float
 ) -> dict[str, Any]:
-    """A line of the journal; `seconds` is the time since the answer before."""
+    """A line of the journal; `seconds` is the time since the answer before, which add up to the run's."""
     row = {
         "index": index,
         "id": question.id,
@@ -184,6 +187,7 @@ def _row(
         "prediction": reply.text,
         "score": benchmark.score(question, reply.text),
         "seconds": round(seconds, 6),
+        "answer_seconds": round(seconds if reply.seconds is None else reply.seconds, 6),
     }
     if reply.option_logprobs:
         row["option_logprobs"] = list(reply.option_logprobs)
@@ -204,8 +208,8 @@ def _write_results(folder: Path, rows: Sequence[dict[str, Any]], summary: Summar
     lines, times = [], []
     for row, score in zip(rows, summary.scores, strict=True):
         # Times differ from run to run, so they stand in a file of their own; the results must not.
-        kept = {key: value for key, value in row.items() if key not in ("index", "seconds")}
+        kept = {key: value for key, value in row.items() if key not in _OF_THE_JOURNAL}
         lines.append(journal.line({**kept, "score": score}))
-        times.append(journal.line({"id": row["id"], "seconds": row["seconds"]}))
+        times.append(journal.line({"id": row["id"], "seconds": row["answer_seconds"]}))
     journal.write_atomically(folder / "results.jsonl", "".join(lines))
     journal.write_atomically(folder / "times.jsonl", "".join(times))

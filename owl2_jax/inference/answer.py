@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from owl2_jax.data.tokenizer import StreamDecoder, Tokenizer
@@ -24,6 +25,7 @@ class Answer:
         self._eos_id = tokenizer.eos_id
         self._decoder = StreamDecoder(tokenizer)
         self._shown = 0
+        self._began = time.perf_counter()
         self._stream_logprobs = request.stream_logprobs
         self._told = 0  # tokens whose log-probabilities were given out
 
@@ -62,6 +64,7 @@ class Answer:
         """Ends the answer, once."""
         if self.ended is None:
             self.ended = self.result.finish_reason = reason
+            self.result.seconds = time.perf_counter() - self._began
             self.result.text += self._decoder.finish()
             self.result.text = self.result.text[: self._stop_at()]
 

@@ -80,6 +80,7 @@ class Result:
         tokens, best first; as many as the request asked for.
       finish_reason: "stop" for `</s>` or a stop text, "length", or "cancelled".
       prompt_tokens: positions of the prompt, those of pictures included.
+      seconds: from submission to the end, waiting for a slot included.
     """
 
     text: str = ""
@@ -88,6 +89,7 @@ class Result:
     top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
     finish_reason: FinishReason = "length"
     prompt_tokens: int = 0
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
