@@ -82,24 +82,28 @@ class Inside:
 
 
 def look_inside(
-    model: LoadedModel, messages: Sequence[Mapping[str, str]], images: Sequence[Any], max_new_tokens: int = 32
+    model: LoadedModel,
+    messages: Sequence[Mapping[str, str]],
+    images: Sequence[Any],
+    max_new_tokens: int = 32,
+    engine: Engine | None = None,
 ) -> Inside:
     """Answers greedily and keeps what the model paid attention to.
 
     Args:
       messages: up to the question, with image tags.
       images: one per tag: a path, the bytes of a file, or uint8[H, W, 3].
+      engine: of the model, when there is one already; saves compiling it again.
 
     Raises:
       Owl2Error: no picture, or a prompt that cannot be answered.
     """
     if not images:
         raise Owl2Error("there is no picture to look into; give at least one")
-    limit = min(max_new_tokens, model.config.decoder.max_length)
-    request = Request(messages, images, max_new_tokens=None, top_logprobs=ALTERNATIVES)
-    prompt = read_request(request, model)
-    limit = min(limit, model.config.decoder.max_length - len(prompt))
-    result = _answer(model, Request(messages, images, max_new_tokens=limit, top_logprobs=ALTERNATIVES))
+    prompt = read_request(Request(messages, images), model)
+    limit = min(max_new_tokens, model.config.decoder.max_length - len(prompt))
+    request = Request(messages, images, max_new_tokens=limit, top_logprobs=ALTERNATIVES)
+    (result,) = (engine or Engine(model, EngineConfig(slots=1))).generate([request])
     pictures = [picture.pixels() for picture in prompt.pictures]
     # The state of a position produces the token behind it: the prompt's last position the first.
     last = prompt_ids(request, model)[-1:]
@@ -120,11 +124,6 @@ def look_inside(
         positions=len(prompt),
         image_positions=len(pictures) * model.config.tokens_per_image,
     )
-
-
-def _answer(model: LoadedModel, request: Request) -> Result:
-    (result,) = Engine(model, EngineConfig(slots=1)).generate([request])
-    return result
 
 
 def _tokens(model: LoadedModel, result: Result) -> list[Token]:
