@@ -99,7 +99,7 @@ def _run(sweep: Sweep, folder: SweepFolder, args: argparse.Namespace) -> int:
         say(f"{len(outcome.failed)} of {len(runs)} runs failed; the same command tries them again")
         return FAILED
     collect = f"owl2 sweep {args.sweep} --workdir={folder.path} --collect"
-    say(f"all {len(runs)} runs are done; `{collect}` writes the table")
+    say(f"{len(runs)} of {len(runs)} runs are done; `{collect}` writes the table")
     return 0
 
 

@@ -27,7 +27,7 @@ def sweep_file(tmp_path: Path) -> Path:
     runs.write_config(tmp_path / "small.py")
     values = {
         "base": "small.py",
-        "axes": {"queries": {"4": [], "2": ["model.abstractor.num_queries=2"]}},
+        "axes": {"queries": {"2": ["model.abstractor.num_queries=2"]}},
         "overrides": [
             f"train.total_steps={STEPS}", f"train.save_every_steps={SAVE_EVERY}", "train.log_every_steps=1",
         ],
@@ -49,7 +49,7 @@ def start(sweep_file: Path, workdir: Path) -> subprocess.Popen[str]:
 @pytest.mark.slow
 def test_killed_sweep_goes_on_from_the_last_checkpoint_of_the_running_point(sweep_file, tmp_path, capsys):
     workdir = tmp_path / "results"
-    run = workdir / "points/queries-4/seed-0/run"
+    run = workdir / "points/queries-2/seed-0/run"
     first = start(sweep_file, workdir)
     while len(read_metrics(run)) < SAVE_EVERY + 2:
         assert first.poll() is None, first.communicate()[0]
@@ -67,26 +67,25 @@ def test_killed_sweep_goes_on_from_the_last_checkpoint_of_the_running_point(swee
     second = start(sweep_file, workdir)
     said, _ = second.communicate(timeout=600)
     assert second.returncode == 0, said
-    assert "[1/2] queries-4/seed-0: goes on training" in said
-    assert "[2/2] queries-2/seed-0: trains" in said
+    assert "[1/1] queries-2/seed-0: goes on training" in said
     assert [line["step"] for line in read_metrics(run)] == list(range(1, STEPS + 1)), "no step twice"
     assert len(json.loads((run / "run.json").read_text())["starts"]) == 2
 
     third = start(sweep_file, workdir)
     said, _ = third.communicate(timeout=60)
-    assert said.splitlines()[0].startswith("all 2 runs are done"), "what is finished is skipped"
+    assert said.splitlines()[0].startswith("1 of 1 runs are done"), "what is finished is skipped"
 
     assert main(["sweep", str(sweep_file), f"--workdir={workdir}", "--collect"]) == 0
     assert "| queries-2 | 2 | 1 |" in capsys.readouterr().out
     rows = list(csv.DictReader((workdir / "table.csv").open()))
-    assert [row["tokens_per_picture"] for row in rows] == ["5", "3"]
+    assert [row["tokens_per_picture"] for row in rows] == ["3"]
     assert (workdir / "plots/easy_vqa_by_queries.svg").is_file()
 
 
 def test_list_shows_every_run_and_makes_nothing(sweep_file, tmp_path, capsys):
     assert main(["sweep", str(sweep_file), f"--workdir={tmp_path}/results", "--list"]) == 0
     lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
-    assert lines == [["queries-4/seed-0", "open"], ["queries-2/seed-0", "open"]]
+    assert lines == [["queries-2/seed-0", "open"]]
     assert not (tmp_path / "results").exists()
 
 
@@ -105,7 +104,7 @@ def refused(sweep_file, tmp_path, capsys):
 
 
 def test_refuses_what_cannot_run(sweep_file, tmp_path, refused):
-    assert re.search("point queries-4 .*unknown field of train 'total_step'", refused("train.total_step=1"))
+    assert re.search("point queries-2 .*unknown field of train 'total_step'", refused("train.total_step=1"))
     assert re.search("no run in .*results is finished", refused("--collect"))
     assert not (tmp_path / "results").exists()
     assert "unknown run of this sweep 'queries-5/seed-0'" in refused("--only=queries-5/seed-0")
@@ -117,4 +116,4 @@ def test_refuses_what_cannot_run(sweep_file, tmp_path, refused):
 
 def test_refuses_a_point_that_this_machine_cannot_hold(refused):
     said = refused("model.decoder.mlp_dim=80000000000")
-    assert re.match(r"error: point queries-4 cannot fit: its .* GiB, this machine has 1 x .* GiB", said)
+    assert re.match(r"error: point queries-2 cannot fit: its .* GiB, this machine has 1 x .* GiB", said)
