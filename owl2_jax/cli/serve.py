@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "OWL2_API_KEY"
 ENGINE_DIED = 1
+_LAST_STEP_SECONDS = 2.0  # for what the engine is doing when everything else has ended
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +73,13 @@ def main(args: argparse.Namespace) -> int:
     print(f"{service.name}: chat page at {url_of(sock)}, API at {url_of(sock)}/v1; compiling", flush=True)
     server = Server(service, on_ready=lambda: print("ready", flush=True))
     server.run(sockets=[sock])
-    return ENGINE_DIED if server.failed else 0
+    code = ENGINE_DIED if server.failed else 0
+    if not service.runner.wait_ended(_LAST_STEP_SECONDS):
+        # The interpreter would end the thread inside of the compiler, which aborts the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def config_of(args: argparse.Namespace) -> ServeConfig:

@@ -192,6 +192,12 @@ class EngineRunner:
         self._commands.put(None)
         self._fail_held(unavailable("the server stopped before the answer was finished", 5))
 
+    def wait_ended(self, seconds: float) -> bool:
+        """Waits for the thread to end; False when it is still in the middle of something."""
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
+        return not self.live
+
     def _fail_held(self, error: ApiError) -> None:
         for ticket in list(self._held):
             ticket.deliver(error)

@@ -115,6 +115,12 @@ def test_answers_that_take_longer_than_the_grace_time_get_an_error(checkpoint):
     assert "stopped before the answer was finished" in error["message"]
 
 
+def test_stopped_while_it_compiles_it_ends_at_once_and_in_order(process):
+    assert httpx.get(f"{process.url}/healthz/live", timeout=30).json() == {"live": True, "ready": False}
+    process.process.terminate()
+    assert process.end(30) == (0, "")
+
+
 def test_a_model_on_two_devices_answers_alike(checkpoint, process):
     call = {"messages": [user("What?", 1)], "max_tokens": 24, "temperature": 0}
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
