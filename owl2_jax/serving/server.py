@@ -17,11 +17,14 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.serving.api import create_app
 from owl2_jax.serving.service import Service
 
+_BACKLOG = 2048  # connections that wait to be accepted, as uvicorn has it
 _LAST_BYTES_SECONDS = 5  # for what clients have not read when the last answer is finished
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to an address, so that nobody else takes it; port 0 takes a free one.
+    """A listening socket at an address, so that nobody else takes it; port 0 takes a free one.
+
+    Whoever connects from now on waits until the server runs, and is not refused.
 
     Raises:
       Owl2Error: the address is not this machine's, or is taken, or is none.
@@ -35,6 +38,7 @@ def listen(host: str, port: int) -> socket.socket:
         sock = socket.socket(family, kind, protocol)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
+        sock.listen(_BACKLOG)
     except (OSError, OverflowError) as error:
         raise Owl2Error(
             f"cannot listen at {host} port {port}: {error}; choose another --host or --port"
