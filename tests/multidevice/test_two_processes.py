@@ -37,11 +37,9 @@ print(len(jax.devices()), jax.process_count(), (index, count), placed.shape, int
     for process, (code, out, err) in enumerate(results):
         assert code == 0, err
         first = 4 * process
-        # Gloo reports its connections on stdout before.
-        assert (
-            out.splitlines()[-1]
-            == f"8 2 ({process}, 2) (8, 2) {total} [[{first}, -1], [{first + 3}, {first + 1}]]"
-        )
+        # Gloo reports its connections on stdout too, before or after.
+        said = f"8 2 ({process}, 2) (8, 2) {total} [[{first}, -1], [{first + 3}, {first + 1}]]"
+        assert said in out.splitlines()
 
 
 def test_processes_that_disagree_all_say_so_within_a_minute():
