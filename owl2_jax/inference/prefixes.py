@@ -122,15 +122,23 @@ class SlotTable:
         self._free.remove(slot)
 
     def _share_among(self, jobs: Sequence[Job]) -> None:
-        """Jobs that begin alike: the first runs, the others copy from it."""
-        earlier, by_slot = PrefixIndex(self._shortest), {job.slot: job for job in jobs}
+        """Jobs that begin alike: the first runs, the others copy from it.
+
+        A wave copies from earlier ones. It is one more batch, so what a job copies from
+        a later wave must be longer by as much as makes a copy worthwhile.
+        """
+        if not self._shortest:
+            return
+        waves: list[PrefixIndex] = []
         for job in jobs:
-            source, length = earlier.longest(job.prompt.signature) if self._shortest else (-1, 0)
-            length = job.prompt.reusable(length)
-            if length > job.kept:
-                _copy(job, source, length, self._shortest)
-                job.wave = by_slot[source].wave + 1 if job.kept else 0
-            earlier.remember(job.slot, job.prompt.signature)
+            for number, wave in enumerate(waves):
+                source, length = wave.longest(job.prompt.signature)
+                length = job.prompt.reusable(length)
+                if length >= job.kept + self._shortest:
+                    job.source, job.kept, job.wave = source, length, number + 1
+            if job.wave == len(waves):
+                waves.append(PrefixIndex(self._shortest))
+            waves[job.wave].remember(job.slot, job.prompt.signature)
 
 
 def _copy(job: Job, source: int, length: int, shortest: int) -> None:

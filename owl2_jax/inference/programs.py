@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from owl2_jax.core.memory import collapse_into_huge_pages
 from owl2_jax.inference import beam, generate, scoring
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
@@ -100,5 +102,7 @@ def prepare(model: LoadedModel) -> tuple[Owl2, dict[str, Any]]:
     """
     config = model.config.replace(remat="none")
     if model.mesh is None and jax.default_backend() == "cpu":
-        return UnrolledOwl2(config), unstack_layers(model.params)
+        params = jax.tree.map(jnp.asarray, unstack_layers(model.params))
+        collapse_into_huge_pages(jax.tree.leaves(params))
+        return UnrolledOwl2(config), params
     return Owl2(config), model.params

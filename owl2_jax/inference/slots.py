@@ -46,7 +46,7 @@ class Slots:
     @property
     def length(self) -> int:
         """S, positions that a slot has room for."""
-        return jax.tree.leaves(self.cache.keys)[0].shape[2]
+        return jax.tree.leaves(self.cache.keys)[0].shape[3]
 
     @property
     def count(self) -> int:
@@ -123,7 +123,7 @@ class Chosen:
 
 def constrain(slots: Slots) -> Slots:
     """Says where slots lie on a mesh: rows over the batch axes, heads over the tensor axis."""
-    positions = (axes.LAYERS, axes.BATCH, axes.CACHE, axes.ACT_HEADS, None)
+    positions = (axes.LAYERS, axes.BATCH, axes.ACT_HEADS, axes.CACHE, None)
 
     def place(array: Array) -> Array:
         names = positions if array.ndim == 5 else (axes.BATCH, *[None] * (array.ndim - 1))
@@ -149,7 +149,7 @@ def empty_slots(owl: Owl2, count: int, length: int) -> Slots:
 
 def lengthen(slots: Slots, length: int) -> Slots:
     """The same slots with room for `length` positions."""
-    more = [(0, 0), (0, 0), (0, length - slots.length), (0, 0), (0, 0)]
+    more = [(0, 0), (0, 0), (0, 0), (0, length - slots.length), (0, 0)]
     keys, values = jax.tree.map(lambda part: jnp.pad(part, more), (slots.cache.keys, slots.cache.values))
     return constrain(slots.replace(cache=slots.cache.replace(keys=keys, values=values)))
 
@@ -159,7 +159,7 @@ def insert(slots: Slots, new: Slots, where: Array) -> Slots:
     length = new.length
 
     def put_cache(old: Array, rows: Array) -> Array:
-        return old.at[:, where, :length].set(rows, mode="drop")
+        return old.at[:, where, :, :length].set(rows, mode="drop")
 
     cache = Cache(
         keys=jax.tree.map(put_cache, slots.cache.keys, new.cache.keys),

@@ -3,8 +3,8 @@
 Parameters and cache of a layer are then arrays of their own. It computes the
 same; it only takes longer to compile when there are many layers.
 
-    stacked     decoder/layers/attention/...  [L, ...]   cache [L, B, S, K, H]
-    unrolled    decoder/layers/0/attention/... [...]     cache (L times [1, B, S, K, H])
+    stacked     decoder/layers/attention/...  [L, ...]   cache [L, B, K, S, H]
+    unrolled    decoder/layers/0/attention/... [...]     cache (L times [1, B, K, S, H])
 """
 
 from __future__ import annotations

@@ -76,13 +76,38 @@ def dot_product(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array
     Returns:
       context dtype[B, T, N, H] and probabilities float32[B, N, T, S].
     """
+    return _heads_first_product(q, k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3), mask)
+
+
+def cache_product(q: Array, keys: Array, values: Array, layer: Array, mask: Array) -> tuple[Array, Array]:
+    """`dot_product` over one layer of a cache.
+
+    Args:
+      q: dtype[B, T, N, H].
+      keys, values: dtype[L, B, K, S, H].
+      layer: int32[].
+      mask: bool[B, T, S].
+    """
+
+    def read(q: Array, keys: Array, values: Array) -> tuple[Array, Array]:
+        return _heads_first_product(q, keys[layer], values[layer], mask)
+
+    def read_in_place(q: Array, keys: Array, values: Array) -> tuple[Array, Array]:
+        # XLA for CPUs would fuse the cache's update into its reader, and for that copy the cache
+        # at every step. Nothing is fused into a branch; slot 0 is always seen, so it is taken.
+        shapes = jax.eval_shape(read, q, keys, values)
+        return lax.cond(mask[0, 0, 0], read, lambda *_: jax.tree.map(jnp.zeros_like, shapes), q, keys, values)
+
+    return lax.platform_dependent(q, keys, values, cpu=read_in_place, default=read)
+
+
+def _heads_first_product(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array]:
+    """`dot_product` for k, v dtype[B, K, S, H]: both products are plain batched ones, without copies."""
     batch, length, heads, width = q.shape
-    kv_heads, keys = k.shape[2], k.shape[1]
+    kv_heads, keys = k.shape[1:3]
     groups = heads // kv_heads
-    # Heads in front: both products are then plain batched matrix products, without copies.
     q = q.reshape(batch, length, kv_heads, groups, width).transpose(0, 2, 3, 1, 4)
     q = q.reshape(batch, kv_heads, groups * length, width)
-    k, v = k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
     scores = jnp.einsum("bkth,bksh->bkts", q, k, preferred_element_type=jnp.float32) * width**-0.5
     scores = scores.reshape(batch, kv_heads, groups, length, keys)
     if mask is not None:

@@ -84,7 +84,7 @@ class DecoderAttention(nn.Module):
         Args:
           x: dtype[B, T, D], normed.
           layer: int32[], which layer of the cache this is.
-          keys, values: dtype[L, B, S, K, H], the cache of all layers, or None.
+          keys, values: dtype[L, B, K, S, H], the cache of all layers, or None.
 
         Returns:
           dtype[B, T, D] and the updated cache arrays.
@@ -103,8 +103,8 @@ class DecoderAttention(nn.Module):
         )
         if keys is not None and values is not None:
             rows = jnp.arange(x.shape[0])[:, None]
-            keys = keys.at[layer, rows, inputs.slots].set(k.astype(keys.dtype), mode="drop")
-            values = values.at[layer, rows, inputs.slots].set(v.astype(values.dtype), mode="drop")
+            keys = keys.at[layer, rows, :, inputs.slots].set(k.astype(keys.dtype), mode="drop")
+            values = values.at[layer, rows, :, inputs.slots].set(v.astype(values.dtype), mode="drop")
         context = checkpoint_name(self._attend(q, k, v, inputs, layer, keys, values), remat.CONTEXT)
         out = layer_linear(
             self.config, "out", (decoder.num_heads, decoder.head_width), (decoder.width,),
@@ -124,8 +124,8 @@ class DecoderAttention(nn.Module):
     ) -> Array:
         """Attention among the tokens when they have segments, over the cache otherwise."""
         if inputs.segment_ids is None:
-            mask = attention.cache_mask(inputs.slots, keys.shape[2])
-            context, probabilities = attention.dot_product(q, keys[layer], values[layer], mask)
+            mask = attention.cache_mask(inputs.slots, keys.shape[3])
+            context, probabilities = attention.cache_product(q, keys, values, layer, mask)
         elif self.is_mutable_collection("intermediates"):
             # Only the written-out product has probabilities to show.
             segments = attention.query_segments(inputs.segment_ids)

@@ -109,8 +109,8 @@ def batch_sharding(mesh: Mesh, accumulated: bool = False) -> NamedSharding:
 
 
 def cache_shardings(mesh: Mesh) -> dict[str, NamedSharding]:
-    """Of the fields of a key/value cache: keys and values [L, B, S, K, H], lengths [B]."""
-    slots = compute_spec((axes.LAYERS, axes.BATCH, axes.CACHE, axes.ACT_HEADS, None))
+    """Of the fields of a key/value cache: keys and values [L, B, K, S, H], lengths [B]."""
+    slots = compute_spec((axes.LAYERS, axes.BATCH, axes.ACT_HEADS, axes.CACHE, None))
     return {
         "keys": NamedSharding(mesh, slots),
         "values": NamedSharding(mesh, slots),

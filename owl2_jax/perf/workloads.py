@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from owl2_jax.core.errors import unknown_name
+from owl2_jax.core.memory import collapse_into_huge_pages
 from owl2_jax.inference import generate
 from owl2_jax.inference.sampling import Sampling, stack_settings
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
@@ -229,10 +230,12 @@ def _decode(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) ->
         )
 
     def materialize() -> tuple[Any, ...]:
+        weights = synthetic.params(config, params)
+        collapse_into_huge_pages(jax.tree.leaves(weights))  # as the engine does
         every = (jnp.ones((shape.rows,), bool), jnp.int32(DECODE_WIDTH), jnp.int32(0))
         places = (wanted.sharding, count.sharding, count.sharding)
         return (
-            synthetic.params(config, params),
+            weights,
             synthetic.running_slots(slots, shape.length - DECODE_WIDTH),
             *jax.device_put(every, places),
         )

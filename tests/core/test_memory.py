@@ -23,3 +23,23 @@ def test_memory_that_was_freed_is_used_again_without_page_faults() -> None:
     result = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True)
     pages_of_one_array = 50_000_000 // 4096
     assert int(result.stdout) < pages_of_one_array
+
+
+_COLLAPSE = """
+import jax
+from owl2_jax.core.memory import collapse_into_huge_pages, keep_freed_memory
+keep_freed_memory()
+arrays = [jax.random.normal(jax.random.key(i), (512, 512)) for i in range(20)]
+sums = [float(x.sum()) for x in arrays]
+moved = collapse_into_huge_pages(arrays)
+assert [float(x.sum()) for x in arrays] == sums
+huge = sum(int(line.split()[1]) for line in open("/proc/self/smaps") if line.startswith("AnonHugePages"))
+print(moved // 1024, huge)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="madvise is Linux's")
+def test_arrays_move_into_huge_pages_and_stay_what_they_are() -> None:
+    result = subprocess.run([sys.executable, "-c", _COLLAPSE], capture_output=True, text=True, check=True)
+    moved, huge = map(int, result.stdout.split())
+    assert moved <= huge, "it says what the kernel did; an old kernel moves nothing"

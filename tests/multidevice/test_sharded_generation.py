@@ -57,9 +57,9 @@ def test_cache_is_cut_over_rows_and_heads(model):
     params = jax.device_put(model.params, param_shardings(logical_axes(model.config), mesh))
     engine = Engine(dataclasses.replace(model, params=params, mesh=mesh), EngineConfig(slots=8))
     list(engine.generate(requests()[:2]))
-    layers, rows, length, heads, width = engine._slots.cache.keys.shape
+    layers, rows, heads, length, width = engine._slots.cache.keys.shape
     pieces = {shard.data.shape for shard in engine._slots.cache.keys.addressable_shards}
-    assert pieces == {(layers, rows // 4, length, heads // 2, width)}
+    assert pieces == {(layers, rows // 4, heads // 2, length, width)}
 
 
 def test_slots_that_do_not_divide_are_refused(model):

@@ -62,5 +62,5 @@ def test_batch_and_cache_are_cut_over_the_batch_axes(mesh):
     batch_axes = ("dcn", "data", "fsdp")
     assert shardings.batch_sharding(mesh).spec == P(batch_axes)
     assert shardings.batch_sharding(mesh, accumulated=True).spec == P(None, batch_axes)
-    assert shardings.cache_shardings(mesh)["keys"].spec == P(None, batch_axes, None, "tensor", None)
+    assert shardings.cache_shardings(mesh)["keys"].spec == P(None, batch_axes, "tensor", None, None)
     assert shardings.batch_ways(mesh) == 4
