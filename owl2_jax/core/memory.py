@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import jax
+if TYPE_CHECKING:
+    import jax
 
 # Parameters of glibc's mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -47,7 +48,7 @@ def collapse_into_huge_pages(arrays: Iterable[jax.Array]) -> int:
         return 0
     madvise = ctypes.CDLL(None, use_errno=True).madvise
     moved = 0
-    for start, end in _stretches(jax.block_until_ready(list(arrays))):
+    for start, end in _stretches(array.block_until_ready() for array in arrays):
         # One by one: the kernel gives up at the first page that it cannot move.
         for page in range(-(-start // _HUGE_PAGE) * _HUGE_PAGE, end - _HUGE_PAGE + 1, _HUGE_PAGE):
             if madvise(ctypes.c_void_p(page), ctypes.c_size_t(_HUGE_PAGE), _MADV_COLLAPSE) == 0:
