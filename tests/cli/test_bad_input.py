@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import struct
@@ -15,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import environment
+
 
 def owl2(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "owl2_jax.cli.main", *arguments],
         cwd=cwd,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -15,6 +15,7 @@ from owl2_jax.cli.main import main
 from owl2_jax.inference.chat import Chat
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded import LoadedModel
+from tests.environment import environment
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def test_a_model_on_two_devices_says_the_same(checkpoint, talk, pictures):
             *(sys.executable, "-m", "owl2_jax.cli.main", "chat", f"--checkpoint={checkpoint}"),
             *("--max-new-tokens=5", "--mesh=tensor=2"),
         ],
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"},
+        env=environment(devices=2),
         input="\n".join(said),
         capture_output=True,
         text=True,

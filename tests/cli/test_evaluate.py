@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 from owl2_jax.cli.main import main
 from owl2_jax.core.params_io import model_json, write_model_directory
 from owl2_jax.evals.journal import CHUNK
+from tests.environment import environment
 
 
 @pytest.fixture(scope="module")
@@ -101,17 +101,12 @@ def test_the_list_names_every_benchmark_and_its_files(capsys):
 
 
 def start_process(checkpoint, output, port, process):
-    # One device each; the fakes of the test run would only cost memory.
-    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    environment |= {
-        "JAX_PLATFORMS": "cpu",
-        "OWL2_COORDINATOR": f"localhost:{port}",
-        "OWL2_PROCESSES": "2",
-        "OWL2_PROCESS": str(process),
-    }
+    variables = environment(
+        OWL2_COORDINATOR=f"localhost:{port}", OWL2_PROCESSES="2", OWL2_PROCESS=str(process)
+    )
     command = [sys.executable, "-m", "owl2_jax.cli.main", *shared_run(checkpoint, output)]
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
 
 

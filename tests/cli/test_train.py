@@ -21,6 +21,7 @@ from owl2_jax.core.params_io import model_json, write_model_directory
 from owl2_jax.data.pipeline import load_tokenizer
 from owl2_jax.model.owl2 import init_params
 from owl2_jax.training.metrics import read_metrics
+from tests.environment import environment
 from tests.training import runs
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +64,7 @@ def refused(*arguments: object, platform: str = "no_such_platform") -> str:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=runs.environment(JAX_PLATFORMS=platform),
+        env=environment(JAX_PLATFORMS=platform),
     )
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
@@ -214,7 +215,7 @@ def test_sigterm_saves_and_exits_with_0_and_the_same_command_finishes(folder, tm
     process = subprocess.Popen(
         arguments,
         cwd=ROOT,
-        env=runs.environment(TERM="xterm", COLUMNS="140"),
+        env=environment(TERM="xterm", COLUMNS="140"),
         stdout=other,
         stderr=subprocess.PIPE,
     )
@@ -237,7 +238,7 @@ def test_sigterm_saves_and_exits_with_0_and_the_same_command_finishes(folder, tm
     config["train"]["total_steps"] = step + 2
     (run / "config.json").write_text(json.dumps(config))
     arguments = [f"train.total_steps={step + 2}" if "total_steps" in part else part for part in arguments]
-    done = subprocess.run(arguments, cwd=ROOT, env=runs.environment(), capture_output=True, text=True)
+    done = subprocess.run(arguments, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()[-2:]
     assert re.fullmatch(

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tests.environment import environment
 from tests.training import runs
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +38,7 @@ class Victim:
         overrides = (f"train.total_steps={steps}", "train.save_every_steps=3", "train.log_every_steps=1")
         self._command = runs.train_command(runs.write_config(folder / "kill.py"), self.run, *overrides)
         # Restarts find what the first start compiled.
-        self._environment = runs.environment(
+        self._environment = environment(
             JAX_COMPILATION_CACHE_DIR=str(folder / "cache"), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0"
         )
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+
+from tests.environment import environment
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -27,14 +28,9 @@ def start_processes(
     """
     port, started = free_port(), []
     for process in range(processes):
-        environment = os.environ | {
-            # Those of the tests, which compile fast; of a flag that comes twice the last counts.
-            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(ROOT),
-        }
+        variables = environment(devices, PYTHONPATH=str(ROOT))
         if processes > 1:
-            environment |= {
+            variables |= {
                 "OWL2_COORDINATOR": f"127.0.0.1:{port}",
                 "OWL2_PROCESSES": str(processes),
                 "OWL2_PROCESS": str(process),
@@ -42,7 +38,7 @@ def start_processes(
         started.append(
             subprocess.Popen(
                 [sys.executable, "-c", textwrap.dedent(code), *arguments],
-                env=environment,
+                env=variables,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -21,6 +21,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import model_json, write_model_directory
 from owl2_jax.serving.server import listen, url_of
 from owl2_jax.testing import tiny
+from tests.environment import environment
 from tests.serving.questions import user
 
 LONG = {"messages": [user("What?")], "max_tokens": 1500, "min_tokens": 1500, "temperature": 0, "stream": True}
@@ -123,8 +124,7 @@ def test_stopped_while_it_compiles_it_ends_at_once_and_in_order(process):
 
 def test_a_model_on_two_devices_answers_alike(checkpoint, process):
     call = {"messages": [user("What?", 1)], "max_tokens": 24, "temperature": 0}
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    spread = Process(checkpoint, "--mesh=tensor=2", **flags)
+    spread = Process(checkpoint, "--mesh=tensor=2", **environment(devices=2))
     answers = []
     for each in (process, spread):
         each.wait_ready()

@@ -74,12 +74,6 @@ def train_command(config: Path, run: Path, *overrides: str) -> list[str]:
     return [*program, f"--config={config}", f"--workdir={run}", *overrides]
 
 
-def environment(**changes: str) -> dict[str, str]:
-    """For processes that see one device, not the eight of the tests."""
-    kept = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    return {**kept, "JAX_PLATFORMS": "cpu", **changes}
-
-
 class Counted:
     """A pipeline that remembers what it gave, and asks the run to stop behind a batch."""
 

@@ -11,6 +11,7 @@ import pytest
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.training.checkpoints import Checkpoints
 from owl2_jax.training.config import BestConfig
+from tests.environment import environment
 from tests.training import runs
 
 
@@ -100,7 +101,7 @@ def test_an_error_of_an_asynchronous_save_is_told(tmp_path):
     config = runs.write_config(tmp_path / "small.py")
     command = runs.train_command(config, tmp_path / "run", "train.total_steps=6", "train.save_every_steps=1")
     limited = ["bash", "-c", 'ulimit -f 200; exec "$@"', "limited", *command]  # blocks of 1024 bytes
-    done = subprocess.run(limited, capture_output=True, text=True, env=runs.environment())
+    done = subprocess.run(limited, capture_output=True, text=True, env=environment())
     assert done.returncode == 2
     line = [line for line in done.stderr.splitlines() if line.startswith("error: ")][-1]
     assert "a checkpoint could not be saved" in line
