@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from owl2_jax.model.config import Owl2Config
 
@@ -37,3 +38,26 @@ def empty_cache(config: Owl2Config, batch: int, length: int) -> Cache:
         values=jnp.zeros(shape, config.dtype),
         lengths=jnp.zeros((batch,), jnp.int32),
     )
+
+
+def write(part: Array, layer: Array, slots: Array, new: Array) -> Array:
+    """Puts the keys or the values of T tokens into one layer; slots past the end are dropped.
+
+    Args:
+      part: dtype[L, B, K, S, H].
+      layer: int32[].
+      slots: int32[B, T].
+      new: dtype[B, T, K, H].
+    """
+    rows, heads = jnp.arange(new.shape[0])[:, None], jnp.arange(new.shape[2])
+    new = new.astype(part.dtype)
+
+    def by_token(part: Array, new: Array) -> Array:
+        return part.at[layer, rows, :, slots].set(new, mode="drop")
+
+    def by_head(part: Array, new: Array) -> Array:
+        return part.at[layer, rows[:, :, None], heads, slots[:, :, None]].set(new, mode="drop")
+
+    # A CPU loops over the writes, and does well with few. Of the few, each with a gap
+    # between heads, the TPU's compiler makes copies of the whole cache.
+    return lax.platform_dependent(part, new, cpu=by_token, default=by_head)

@@ -6,7 +6,7 @@ and for images; everything else is shared.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import flax.struct
 import jax
@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from owl2_jax.core import axes
 from owl2_jax.model import attention, kernels, modality, remat
-from owl2_jax.model.cache import Cache
+from owl2_jax.model.cache import Cache, write
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import (
     Linear,
@@ -30,6 +30,11 @@ from owl2_jax.model.layers import (
 
 Array = jax.Array
 Carry = tuple[Array, Array | None, Array | None]
+
+# Projections that every token goes through. Where inference has put their kernels behind each other
+# along the heads, under one name, they are a single product.
+TEXT_PROJECTIONS: Final = ("q", "k_text", "v_text")
+MERGED: Final = "q_k_text_v_text"
 
 _STREAM = (axes.BATCH, axes.LENGTH, axes.ACT_EMBED)
 
@@ -90,10 +95,10 @@ class DecoderAttention(nn.Module):
           dtype[B, T, D] and the updated cache arrays.
         """
         decoder = self.config.decoder
-        q = self._project("q", decoder.num_heads, axes.HEADS)(x)
+        q, k, v = self._text_projections(x)
         q = rotate(q, inputs.sin, inputs.cos)
-        k = rotate(self._keys_or_values("k", x, inputs), inputs.sin, inputs.cos)
-        v = self._keys_or_values("v", x, inputs)
+        k = rotate(self._with_images("k", k, x, inputs), inputs.sin, inputs.cos)
+        v = self._with_images("v", v, x, inputs)
         q, k, v = (
             checkpoint_name(
                 nn.with_logical_constraint(part, (axes.BATCH, axes.LENGTH, axes.ACT_HEADS, None)),
@@ -102,9 +107,8 @@ class DecoderAttention(nn.Module):
             for part in (q, k, v)
         )
         if keys is not None and values is not None:
-            rows = jnp.arange(x.shape[0])[:, None]
-            keys = keys.at[layer, rows, :, inputs.slots].set(k.astype(keys.dtype), mode="drop")
-            values = values.at[layer, rows, :, inputs.slots].set(v.astype(values.dtype), mode="drop")
+            keys = write(keys, layer, inputs.slots, k)
+            values = write(values, layer, inputs.slots, v)
         context = checkpoint_name(self._attend(q, k, v, inputs, layer, keys, values), remat.CONTEXT)
         out = layer_linear(
             self.config, "out", (decoder.num_heads, decoder.head_width), (decoder.width,),
@@ -136,20 +140,26 @@ class DecoderAttention(nn.Module):
         self.sow("intermediates", "attention", probabilities)
         return context
 
-    def _keys_or_values(self, which: str, x: Array, inputs: LayerInputs) -> Array:
-        """Projects text everywhere and images where they stand: dtype[B, T, K, H]."""
+    def _text_projections(self, x: Array) -> list[Array]:
+        """Queries dtype[B, T, N, H], and keys and values as for text, dtype[B, T, K, H]."""
         decoder = self.config.decoder
+        heads = (decoder.num_heads, decoder.num_kv_heads, decoder.num_kv_heads)
+        if self.has_variable("params", MERGED):
+            merged = self._project(MERGED, sum(heads), axes.HEADS)(x)
+            return jnp.split(merged, (heads[0], heads[0] + heads[1]), axis=2)
+        names = (axes.HEADS, axes.KV_HEADS, axes.KV_HEADS)
+        return [self._project(*each)(x) for each in zip(TEXT_PROJECTIONS, heads, names, strict=True)]
 
-        def project(modality_name: str) -> Linear:
-            return self._project(f"{which}_{modality_name}", decoder.num_kv_heads, axes.KV_HEADS)
-
-        text = project("text")(x)
+    def _with_images(self, which: str, text: Array, x: Array, inputs: LayerInputs) -> Array:
+        """Keys or values with those of images where they stand: dtype[B, T, K, H]."""
+        decoder = self.config.decoder
         if inputs.starts is None or not decoder.adapts_kv:
             return text
+        project = self._project(f"{which}_image", decoder.num_kv_heads, axes.KV_HEADS)
         if self.config.image_kv == "select":
-            return jnp.where(inputs.is_image[:, :, None, None], project("image")(x), text)
+            return jnp.where(inputs.is_image[:, :, None, None], project(x), text)
         images = modality.take_images(x, inputs.starts, self.config.tokens_per_image)
-        return modality.put_images(text, inputs.starts, project("image")(images))
+        return modality.put_images(text, inputs.starts, project(images))
 
     def _project(self, name: str, heads: int, heads_axis: str) -> Linear:
         decoder = self.config.decoder
