@@ -47,16 +47,17 @@ def bench_data(
 
     Returns:
       One report: numbers, with the unit in their names, and lists of rows.
+
+    Raises:
+      Owl2Error: as `Pipeline`, before anything is timed.
     """
+    tried = [dataclasses.replace(config, workers=count) for count in workers or (config.workers,)]
+    for each in tried:
+        Pipeline(each, image_size, tokens_per_image)  # refuses what cannot run before anything is timed
     report: dict[str, Any] = {}
     if pictures and config.image_slots:
         report |= _core(config, image_size, tokens_per_image, pictures)
-    report["pipeline"] = [
-        _whole(
-            dataclasses.replace(config, workers=count), image_size, tokens_per_image, batches, step_seconds
-        )
-        for count in workers or (config.workers,)
-    ]
+    report["pipeline"] = [_whole(each, image_size, tokens_per_image, batches, step_seconds) for each in tried]
     report["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return report
 

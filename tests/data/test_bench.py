@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data import bench
 from owl2_jax.data.bench import bench_data
 from tests.data import corpora
 
@@ -26,3 +28,10 @@ def test_text_alone_has_no_picture_rates():
     report = bench_data(config, 28, 5, batches=2)
     assert "share_of_bare" not in report
     assert report["pipeline"][0]["pictures_per_second"] == 0
+
+
+def test_workers_that_cannot_share_the_lanes_are_refused_before_anything_is_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "_core", lambda *_: pytest.fail("timed already"))
+    config = corpora.config(corpora.mixed_sets(tmp_path), lanes=2)
+    with pytest.raises(Owl2Error, match="workers 3 do not divide"):
+        bench_data(config, 28, 5, workers=(1, 3))
