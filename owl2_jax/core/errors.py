@@ -34,6 +34,6 @@ def unknown_name(kind: str, name: str, options: Iterable[str]) -> UnknownNameErr
     """
     options = sorted(options)
     close = nearest(name, options)
-    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
     known = f" Known: {', '.join(options)}." if len(options) <= 24 else f" There are {len(options)}."
     return UnknownNameError(f"unknown {kind} {name!r}{hint}{known}")
