@@ -19,8 +19,9 @@ from tests.environment import environment
 from tests.training import runs
 
 ROOT = Path(__file__).parents[2]
-SAVE_EVERY = 4
-STEPS = 24
+# So many steps take longer than writing a checkpoint beside them.
+SAVE_EVERY = 20
+STEPS = 60
 
 
 @pytest.fixture
@@ -66,8 +67,7 @@ def test_killed_sweep_goes_on_from_the_last_checkpoint_of_the_running_point(swee
     with processes.locked(run.parent / "lock", lambda: None, lambda: False):
         reached = read_metrics(run)[-1]["step"]
         saved = max(saved_steps(run))
-    # Of so short steps some pass while a checkpoint is written, but never as many as lie between two.
-    assert reached - saved < 2 * SAVE_EVERY
+    assert saved >= reached - SAVE_EVERY
     assert reached < STEPS
 
     second = start(sweep_file, workdir)
