@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -199,9 +201,14 @@ def _damage(params: Path) -> Iterator[None]:
 
 
 def drop_late_replies() -> None:
-    """Keeps reads that are under way when another one fails from printing that nobody waits for them."""
+    """Keeps reads and writes beside one that failed from printing that nobody waits for them.
+
+    The first error is raised. What follows it would be tracebacks of Orbax,
+    now and then, as the timing will have it.
+    """
     if not isinstance(sys.unraisablehook, _WithoutLateReplies):
         sys.unraisablehook = _WithoutLateReplies(sys.unraisablehook)
+    logging.getLogger("asyncio").addFilter(_is_no_late_reply)  # counts once
 
 
 @dataclass(frozen=True)
@@ -213,6 +220,15 @@ class _WithoutLateReplies:
     def __call__(self, unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
             self.previous(unraisable)
+
+
+def _is_no_late_reply(record: logging.LogRecord) -> bool:
+    """False for what an event loop logs of Orbax's tasks: errors that nobody received, and tasks cut off."""
+    error = record.exc_info[1] if record.exc_info else None
+    files = [
+        frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__ if error else None)
+    ]
+    return not any("/orbax/" in place for place in (record.getMessage(), *files))
 
 
 def _with_nearest(name: str, options: list[str]) -> str:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import logging
 from pathlib import Path
 
 import jax
@@ -9,7 +11,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from owl2_jax.core.array_reader import ParamsReader, check_fit, restore_params, stored_arrays
+from owl2_jax.core.array_reader import (
+    ParamsReader,
+    check_fit,
+    drop_late_replies,
+    restore_params,
+    stored_arrays,
+)
 from owl2_jax.core.array_store import write_params
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
 from owl2_jax.core.tree import flatten
@@ -107,3 +115,42 @@ def test_stored_arrays_tells_shapes_without_reading_values(tmp_path: Path) -> No
     write_params(tmp_path / "params", example(ml_dtypes.bfloat16))
     (tmp_path / "params" / "table" / "0").unlink()
     assert stored_arrays(tmp_path / "params")["table"] == ((8,), np.dtype(ml_dtypes.bfloat16))
+
+
+# Every array fails a turn of the event loop after the one before. The first failure ends the loop,
+# as Orbax does it: some have failed then and were not heard.
+WRITES = """
+import asyncio
+
+async def write(turns):
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    raise ValueError(f"no room after {turns}")
+
+async def write_array(turns):
+    await asyncio.gather(write(turns))
+
+async def write_all():
+    await asyncio.gather(*map(write_array, range(9)))
+
+def save():
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(write_all())
+    except ValueError as error:
+        return str(error)
+    finally:
+        loop.close()
+"""
+
+
+@pytest.mark.parametrize(("source", "shown"), [("orbax/checkpoint/save.py", False), ("others/save.py", True)])
+def test_only_the_first_error_of_a_failed_save_is_shown(source: str, shown: bool, caplog) -> None:
+    module: dict = {}
+    exec(compile(WRITES, f"/site-packages/{source}", "exec"), module)
+    drop_late_replies()
+    with caplog.at_level(logging.ERROR):
+        assert module["save"]() == "no room after 0"
+        gc.collect()
+    for message in ("_GatheringFuture exception was never retrieved", "Task exception was never retrieved"):
+        assert (message in caplog.text) == shown

@@ -35,6 +35,14 @@ def checkpoint(tmp_path_factory, tiny_params, toy_tokenizer) -> Path:
     return path
 
 
+@pytest.fixture
+def verbose_checkpoint(tmp_path, tiny_params, toy_tokenizer) -> Path:
+    """The same model, free to answer for many seconds."""
+    config = tiny.tiny_config(decoder__max_length=32768)
+    write_model_directory(tmp_path / "owl", model_json(config.to_dict()), tiny_params, toy_tokenizer.bytes)
+    return tmp_path / "owl"
+
+
 class Process:
     """`owl2 serve` on a free port."""
 
@@ -95,13 +103,14 @@ def test_running_answers_finish_and_new_ones_are_refused_while_it_stops(process)
     assert "Traceback" not in errors
 
 
-def test_answers_that_take_longer_than_the_grace_time_get_an_error(checkpoint):
-    process = Process(checkpoint, "--grace-seconds=0.2", "--int8")
+def test_answers_that_take_longer_than_the_grace_time_get_an_error(verbose_checkpoint):
+    process = Process(verbose_checkpoint, "--grace-seconds=0.2", "--int8")
     process.wait_ready()
     found: list[str] = []
+    call = LONG | {"max_tokens": 30_000, "min_tokens": 30_000}
 
     def read() -> None:
-        with httpx.stream("POST", f"{process.url}/v1/chat/completions", json=LONG, timeout=60) as answer:
+        with httpx.stream("POST", f"{process.url}/v1/chat/completions", json=call, timeout=60) as answer:
             for line in answer.iter_lines():
                 found.append(line)
 
