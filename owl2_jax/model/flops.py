@@ -292,3 +292,11 @@ def _recomputed(product: Product, config: Owl2Config, chunked_head: bool) -> boo
 def total(parts: dict[str, Flops]) -> Flops:
     """Sum over the parts."""
     return sum(parts.values(), Flops())
+
+
+def unit(count: float) -> tuple[str, float]:
+    """Name and size of the unit that shows `count` and parts of it with two decimals."""
+    for name, size in (("TFLOP", 1e12), ("GFLOP", 1e9)):
+        if count >= size:
+            return name, size
+    return "MFLOP", 1e6

@@ -116,10 +116,11 @@ def _print_memory(values: dict[str, Any]) -> None:
 
 
 def _print_flops(result: Result) -> None:
-    print(f"\nTFLOP of all chips  {'forward':>12}{'backward':>12}{'executed':>12}")
     rows = {**result.workload.flops, "total": flops.total(result.workload.flops)}
+    name, size = flops.unit(rows["total"].executed)
+    print(f"\n{name} of all chips  {'forward':>12}{'backward':>12}{'executed':>12}")
     for part, f in rows.items():
-        print(f"  {part:16}{f.forward / 1e12:14.2f}{f.backward / 1e12:12.2f}{f.executed / 1e12:12.2f}")
+        print(f"  {part:16}{f.forward / size:14.2f}{f.backward / size:12.2f}{f.executed / size:12.2f}")
 
 
 def _print_roofline(values: dict[str, Any]) -> None:

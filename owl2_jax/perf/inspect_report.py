@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from owl2_jax.model import flops
 from owl2_jax.parallel.chips import GIB
 from owl2_jax.training.terminal import console, print_groups
 
@@ -62,11 +63,12 @@ def _print_shardings(leaves: Sequence[Mapping[str, Any]], every_leaf: bool) -> N
 
 
 def _print_flops(work: Mapping[str, Any]) -> None:
+    unit, size = flops.unit(work["parts"]["all"]["executed"])
     _print(
-        f"TFLOP of a step over all devices, {work['steps']:,} steps",
+        f"{unit} of a step over all devices; steps: {work['steps']:,}",
         ("part", "forward", "backward", "executed"),
         [
-            (part, *(f"{row[name] / 1e12:,.2f}" for name in ("forward", "backward", "executed")))
+            (part, *(f"{row[name] / size:,.2f}" for name in ("forward", "backward", "executed")))
             for part, row in work["parts"].items()
         ],
     )

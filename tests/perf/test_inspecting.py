@@ -70,7 +70,9 @@ def test_tables_name_everything(capsys):
     for word in ("visual abstractor", "image branch", "vision/cls_token", "optimiser", "backward", "all"):
         assert word in printed
     assert main(["inspect", "--preset=owl2_tiny", "--gpus=h100:8"]) == 0
-    assert "at the chips' peak" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "at the chips' peak" in printed
+    assert "TFLOP" not in printed, "a tiny model's work would round to nothing"
 
 
 @pytest.mark.parametrize(
