@@ -44,11 +44,11 @@ class Programs:
 
     def empty_slots(self, count: int, length: int) -> generate.Slots:
         with self._on_mesh():
-            return _empty_slots(self._owl, count, length)
+            return self._settled(_empty_slots(self._owl, count, length))
 
     def lengthen(self, slots: generate.Slots, length: int) -> generate.Slots:
         with self._on_mesh():
-            return _lengthen(slots, length)
+            return self._settled(_lengthen(slots, length))
 
     def encode_images(self, pool: Any, images: np.ndarray, rows: np.ndarray) -> jax.Array:
         self.used.add(("encode_images", images.shape, images.dtype.str))
@@ -85,6 +85,12 @@ class Programs:
         self.used.add(("beam_search", shape, *sorted(sizes.items())))
         with self._on_mesh():
             return _beam_search(self._owl, self._eos_id, self._params, pool, prompts, *settings, **sizes)
+
+    def _settled(self, slots: generate.Slots) -> generate.Slots:
+        """New slots; every later program writes into the same memory."""
+        if isinstance(self._owl, UnrolledOwl2):
+            collapse_into_huge_pages([*slots.cache.keys, *slots.cache.values])
+        return slots
 
     @contextlib.contextmanager
     def _on_mesh(self) -> Iterator[None]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Array = jax.Array
@@ -92,16 +94,36 @@ def cache_product(q: Array, keys: Array, values: Array, layer: Array, mask: Arra
     def read(q: Array, keys: Array, values: Array) -> tuple[Array, Array]:
         return _heads_first_product(q, keys[layer], values[layer], mask)
 
+    def read_on_cpu(q: Array, keys: Array, values: Array) -> tuple[Array, Array]:
+        return _heads_first_product(q, keys[layer], values[layer], mask, _softmax_on_cpu)
+
     def read_in_place(q: Array, keys: Array, values: Array) -> tuple[Array, Array]:
         # XLA for CPUs would fuse the cache's update into its reader, and for that copy the cache
         # at every step. Nothing is fused into a branch; slot 0 is always seen, so it is taken.
         shapes = jax.eval_shape(read, q, keys, values)
-        return lax.cond(mask[0, 0, 0], read, lambda *_: jax.tree.map(jnp.zeros_like, shapes), q, keys, values)
+        nothing = jax.tree.map(jnp.zeros_like, shapes)
+        return lax.cond(mask[0, 0, 0], read_on_cpu, lambda *_: nothing, q, keys, values)
 
     return lax.platform_dependent(q, keys, values, cpu=read_in_place, default=read)
 
 
-def _heads_first_product(q: Array, k: Array, v: Array, mask: Array | None) -> tuple[Array, Array]:
+def _softmax_on_cpu(scores: Array) -> Array:
+    """`jax.nn.softmax` over the last axis, float32[..., S], for one token at a time.
+
+    XLA for CPUs hands maxima and sums to a library that wakes its threads for
+    each of them, which takes longer than a few thousand numbers do. It does not
+    know a maximum that is spelled out, nor takes a product for a sum.
+    """
+    last = scores.ndim - 1
+    greatest = lax.reduce(scores, np.float32(-np.inf), lambda a, b: jnp.where(a > b, a, b), (last,))
+    powers = jnp.exp(scores - greatest[..., None])
+    total = powers @ jnp.ones(scores.shape[-1:], jnp.float32)
+    return powers / total[..., None]
+
+
+def _heads_first_product(
+    q: Array, k: Array, v: Array, mask: Array | None, softmax: Callable[[Array], Array] = jax.nn.softmax
+) -> tuple[Array, Array]:
     """`dot_product` for k, v dtype[B, K, S, H]: both products are plain batched ones, without copies."""
     batch, length, heads, width = q.shape
     kv_heads, keys = k.shape[1:3]
@@ -112,7 +134,7 @@ def _heads_first_product(q: Array, k: Array, v: Array, mask: Array | None) -> tu
     scores = scores.reshape(batch, kv_heads, groups, length, keys)
     if mask is not None:
         scores = jnp.where(mask[:, None, None], scores, MASKED)
-    probabilities = jax.nn.softmax(scores, axis=-1)
+    probabilities = softmax(scores)
     weights = probabilities.astype(v.dtype).reshape(batch, kv_heads, groups * length, keys)
     context = jnp.einsum("bkts,bksh->bkth", weights, v)
     context = context.reshape(batch, heads, length, width).transpose(0, 2, 1, 3)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from owl2_jax.config import RunConfig
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.inference.buckets import bucket, length_buckets
+from owl2_jax.inference.sizes import EngineConfig
 from owl2_jax.model import kernels
 from owl2_jax.parallel.mesh import DATA, make_mesh
 from owl2_jax.perf import timing
@@ -76,14 +78,14 @@ def time_workload(
 
 
 def _cache_length(prompt: int, longest: int) -> int:
-    """Room for the prompt and the timed tokens, in the powers of two that the engine uses."""
+    """Room for the prompt and the timed tokens, as much as the engine would make."""
     needed = prompt + DECODE_WIDTH
     if needed > longest:
         raise Owl2Error(
             f"a prompt of {prompt} and {DECODE_WIDTH} timed tokens are {needed}, more than "
             f"decoder.max_length {longest}; shorten --length"
         )
-    return min(2 ** (needed - 1).bit_length(), longest)
+    return bucket(needed, length_buckets(longest, EngineConfig().shortest_cache))
 
 
 def time_attention(config: RunConfig, calls: int) -> dict[str, Any]:

@@ -231,14 +231,12 @@ def _decode(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) ->
 
     def materialize() -> tuple[Any, ...]:
         weights = synthetic.params(config, params)
-        collapse_into_huge_pages(jax.tree.leaves(weights))  # as the engine does
+        running = synthetic.running_slots(slots, shape.length - DECODE_WIDTH)
+        cache = running.cache.keys, running.cache.values
+        collapse_into_huge_pages(jax.tree.leaves((weights, cache)))  # as the engine does
         every = (jnp.ones((shape.rows,), bool), jnp.int32(DECODE_WIDTH), jnp.int32(0))
         places = (wanted.sharding, count.sharding, count.sharding)
-        return (
-            weights,
-            synthetic.running_slots(slots, shape.length - DECODE_WIDTH),
-            *jax.device_put(every, places),
-        )
+        return weights, running, *jax.device_put(every, places)
 
     work = flops.Work(shape.rows, 1, 0, 0, logits=shape.rows, keys=shape.length)
     return Workload(
