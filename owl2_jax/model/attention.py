@@ -95,7 +95,8 @@ def cache_product(q: Array, keys: Array, values: Array, layer: Array, mask: Arra
         return _heads_first_product(q, keys[layer], values[layer], mask)
 
     def read_on_cpu(q: Array, keys: Array, values: Array) -> tuple[Array, Array]:
-        return _heads_first_product(q, keys[layer], values[layer], mask, _softmax_on_cpu)
+        softmax = _short_softmax_on_cpu if q.shape[1] == 1 else jax.nn.softmax
+        return _heads_first_product(q, keys[layer], values[layer], mask, softmax)
 
     def read_in_place(q: Array, keys: Array, values: Array) -> tuple[Array, Array]:
         # XLA for CPUs would fuse the cache's update into its reader, and for that copy the cache
@@ -107,7 +108,7 @@ def cache_product(q: Array, keys: Array, values: Array, layer: Array, mask: Arra
     return lax.platform_dependent(q, keys, values, cpu=read_in_place, default=read)
 
 
-def _softmax_on_cpu(scores: Array) -> Array:
+def _short_softmax_on_cpu(scores: Array) -> Array:
     """`jax.nn.softmax` over the last axis, float32[..., S], for one token at a time.
 
     XLA for CPUs hands maxima and sums to a library that wakes its threads for
