@@ -224,10 +224,8 @@ class _WithoutLateReplies:
 
 def _is_no_late_reply(record: logging.LogRecord) -> bool:
     """False for what an event loop logs of Orbax's tasks: errors that nobody received, and tasks cut off."""
-    error = record.exc_info[1] if record.exc_info else None
-    files = [
-        frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__ if error else None)
-    ]
+    trace = record.exc_info[2] if record.exc_info else None
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)]
     return not any("/orbax/" in place for place in (record.getMessage(), *files))
 
 

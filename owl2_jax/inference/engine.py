@@ -20,7 +20,7 @@ from owl2_jax.inference import generate
 from owl2_jax.inference.admission import Admission, plan
 from owl2_jax.inference.answer import Answer
 from owl2_jax.inference.beam import beam_search
-from owl2_jax.inference.buckets import bucket, length_buckets, power_buckets
+from owl2_jax.inference.buckets import bucket, power_buckets
 from owl2_jax.inference.inputs import Prompt, read_request
 from owl2_jax.inference.jobs import Job
 from owl2_jax.inference.loaded import LoadedModel
@@ -51,7 +51,7 @@ class Engine:
         self.model = model
         self.config = config = config or EngineConfig()
         self._longest = model.config.decoder.max_length
-        self._cache_lengths = length_buckets(self._longest, config.shortest_cache)
+        self._cache_lengths = config.cache_lengths(self._longest)
         ways = 1 if model.mesh is None else batch_ways(model.mesh)
         if config.slots % ways:
             raise Owl2Error(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.inference.buckets import length_buckets
 from owl2_jax.model.config import Owl2Config
 
 
@@ -38,6 +39,10 @@ class EngineConfig:
                 raise Owl2Error(f"engine {name} is {getattr(self, name)}; expected at least 1")
         if self.reuse_from < 0:
             raise Owl2Error(f"engine reuse_from is {self.reuse_from}; expected 0 or more")
+
+    def cache_lengths(self, longest: int) -> tuple[int, ...]:
+        """Positions per slot that the cache may have, ascending; `longest` is the model's limit."""
+        return length_buckets(longest, self.shortest_cache)
 
     @classmethod
     def for_throughput(cls, model: Owl2Config, cache_bytes: int = 256 * 2**20, ways: int = 1) -> EngineConfig:

@@ -44,7 +44,7 @@ def test_inference_is_printed_as_tables(what, capsys):
     assert main.main(["fit", f"--what={what}", "--mesh=data=4,tensor=2", *TINY]) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"{what} on v5e:2x4 (8 chips; data 4, tensor 2)")
-    for words in ("memory per chip", "cache", "FLOP of all chips", "step time at least", "MFU at most"):
+    for words in ("memory per chip", "cache", "\nMFLOP of all chips", "step time at least", "MFU at most"):
         assert words in text
 
 
