@@ -1,0 +1,190 @@
+"""Text and JSON files, read and written in one way everywhere.
+
+Text is UTF-8; a byte-order mark at its start is skipped. Lines end at line
+feeds alone, so U+2028, U+2029 and U+0085 may stand in a line. What a user
+can have put there instead (UTF-16, a git-lfs pointer, a web page, a folder) is
+named as what it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from owl2_jax.core.errors import Owl2Error, nearest
+
+BOM: Final = b"\xef\xbb\xbf"
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LFS: Final = b"version https://git-lfs.github.com/spec/"
+_UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+    """The bytes of a file. Raises `Owl2Error` with the cause of `why_not_readable`."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise Owl2Error(why_not_readable(path, error)) from error
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """The text of a file. Raises `Owl2Error`: not readable, or no UTF-8."""
+    return decode(read_bytes(path), str(path))
+
+
+def decode(data: bytes, name: str) -> str:
+    """Bytes of UTF-8, with or without a byte-order mark, as text.
+
+    Raises:
+      Owl2Error: `name` with what the bytes are instead.
+    """
+    wrong = what_instead(data)
+    if wrong:
+        raise Owl2Error(f"{name} is {wrong}")
+    try:
+        return data.removeprefix(BOM).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Owl2Error(
+            f"{name} is not UTF-8 text: byte {data[error.start]:#04x} at offset {error.start}; "
+            "save it as UTF-8, or fetch it again"
+        ) from error
+
+
+def what_instead(data: bytes) -> str | None:
+    """Names what bytes are that should be UTF-8 text and certainly are not; None otherwise.
+
+    The beginning of the file is enough.
+    """
+    start = data[:256]
+    if start.startswith(_LFS):
+        return "a git-lfs pointer, not the file itself; run git lfs pull"
+    if start.startswith(_UTF_16) or (len(start) >= 4 and start.count(0) * 3 >= len(start)):
+        return "UTF-16, not UTF-8; save it as UTF-8"
+    return None
+
+
+def is_web_page(data: bytes) -> bool:
+    """Says whether bytes begin as a page of HTML, which a failed download leaves."""
+    start = data[:256].removeprefix(BOM).lstrip().lower()
+    return start.startswith((b"<!doctype html", b"<html"))
+
+
+def lines(text: str) -> list[str]:
+    """The lines of a text without their ends ("\\n" or "\\r\\n")."""
+    parts = text.split("\n")
+    if not parts[-1]:
+        parts.pop()
+    return [part.removesuffix("\r") for part in parts]
+
+
+def parse_json(text: str | bytes, name: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+      Owl2Error: no JSON, with what it is instead where that can be told.
+    """
+    if isinstance(text, bytes):
+        text = decode(text, name)
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise Owl2Error(f"{name} is nested too deep to be read") from error
+    except ValueError as error:
+        raise Owl2Error(f"{name} is not valid JSON: {_why_not_json(text, error)}") from error
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """The value of a JSON file. Raises `Owl2Error`: not readable, or no JSON."""
+    return parse_json(read_bytes(path), str(path))
+
+
+def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
+    """As `read_json`, where the value must be an object."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise Owl2Error(f"{path} should hold a JSON object, found {type(value).__name__}")
+    return value
+
+
+def json_lines(path: str | os.PathLike) -> Iterator[tuple[int, Any]]:
+    """(line number from 1, value) of a file with one JSON value a line; blank lines are none.
+
+    Raises:
+      Owl2Error: the file is not readable, or a line is no JSON, with its number.
+    """
+    for number, line in enumerate(lines(read_text(path)), 1):
+        if line.strip():
+            yield number, parse_json(line, f"{path}, line {number},")
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Replaces a file as a whole: a reader, or a crash, meets the old text or the new one.
+
+    Missing parents are made.
+
+    Raises:
+      Owl2Error: the disk is full or the file cannot be written; the old file stays.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with beside.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise Owl2Error(why_not_writable(path, error)) from error
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """As `write_text`, for the JSON of a value, indented, with a line feed at its end."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def why_not_readable(path: str | os.PathLike, error: OSError) -> str:
+    """The line for an error at opening or reading `path`: missing, a folder, forbidden or else."""
+    path = Path(path)
+    if isinstance(error, FileNotFoundError):
+        near = nearest(path.name, _names(path.parent), count=1)
+        return f"{path} is missing" + (f"; there is {near[0]}" if near else "")
+    if isinstance(error, IsADirectoryError):
+        return f"{path} is a folder, expected a file"
+    if isinstance(error, PermissionError):
+        return f"{path} is there, but this user may not read it; change its permissions"
+    return f"{path} cannot be read: {error.strerror or error}"
+
+
+def why_not_writable(path: str | os.PathLike, error: OSError) -> str:
+    """The line for an error at making or writing `path`: no room, forbidden, in the way or else."""
+    if error.errno in _NO_ROOM:
+        return f"no space left while writing {path}; make room and run it again"
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return f"{path} cannot be written by this user ({error.strerror}); choose another place"
+    if isinstance(error, NotADirectoryError | FileExistsError):
+        return f"{path} cannot be made: {error.filename or path} is a file, not a folder"
+    return f"{path} cannot be written: {error.strerror or error}"
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _why_not_json(text: str, error: ValueError) -> str:
+    if is_web_page(text[:256].encode()):
+        return "it is a web page; the download was refused, fetch the file again"
+    if not text.strip():
+        return "it is empty"
+    return f"{error}; it may be cut off"
