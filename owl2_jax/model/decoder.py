@@ -21,6 +21,7 @@ from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import (
     Linear,
     Scale,
+    at_least_float32,
     gather_weight,
     partitioned,
     rms_normalize,
@@ -299,4 +300,4 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Array) -> Array:
         """dtype[..., D] after the final norm to float32[..., V]."""
-        return self.head(hidden).astype(jnp.float32)
+        return self.head(hidden).astype(at_least_float32(hidden.dtype))

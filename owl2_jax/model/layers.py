@@ -175,8 +175,13 @@ def biased_linear(config: Owl2Config) -> Callable[..., Linear]:
     return functools.partial(Linear, use_bias=True, dtype=config.dtype, param_dtype=config.param_dtype)
 
 
+def at_least_float32(dtype: Any) -> Any:
+    """The dtype of norms, softmax and logits: float32, or float64 where everything is computed in that."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
 class LayerNorm(nn.Module):
-    """LayerNorm over the last axis, computed in float32, returned in x's dtype."""
+    """LayerNorm over the last axis, computed in float32 at least, returned in x's dtype."""
 
     width: int
     eps: float
@@ -190,7 +195,7 @@ class LayerNorm(nn.Module):
         )
         scale = self.param("scale", ones, (self.width,), self.param_dtype)
         bias = self.param("bias", zeros, (self.width,), self.param_dtype)
-        wide = x.astype(jnp.float32)
+        wide = x.astype(at_least_float32(x.dtype))
         centred = wide - wide.mean(-1, keepdims=True)
         variance = jnp.square(centred).mean(-1, keepdims=True)
         normed = centred * lax.rsqrt(variance + self.eps)
@@ -212,8 +217,8 @@ class Scale(nn.Module):
 
 
 def rms_normalize(x: Array, eps: float) -> Array:
-    """x divided by its root mean square over the last axis; float32 of x's shape."""
-    wide = x.astype(jnp.float32)
+    """x divided by its root mean square over the last axis; float32 at least, of x's shape."""
+    wide = x.astype(at_least_float32(x.dtype))
     return wide * lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + eps)
 
 
@@ -231,14 +236,15 @@ def rotary_angles(positions: Array, head_width: int, theta: float) -> tuple[Arra
     Returns:
       (sin, cos), each float32[B, T, 1, H / 2].
     """
-    frequencies = theta ** -(jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width)
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies
+    # `float` is float32, or float64 where JAX computes in that.
+    frequencies = theta ** -(jnp.arange(0, head_width, 2, dtype=float) / head_width)
+    angles = positions[..., None, None].astype(float) * frequencies
     return jnp.sin(angles), jnp.cos(angles)
 
 
 def rotate(x: Array, sin: Array, cos: Array) -> Array:
     """Applies the rotary embedding in LLaMA's half-rotation layout to x[B, T, N, H]."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    first, second = jnp.split(x.astype(at_least_float32(x.dtype)), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x.dtype)
 

@@ -132,7 +132,8 @@ def chunked_cross_entropy(
 
     zero = jnp.zeros((), jnp.int32)
     rows = num_classes if classes is not None else 0
-    start = LossSums(jnp.zeros((), jnp.float32), zero, zero, jnp.zeros((rows, 3), jnp.float32))
+    loss = jnp.zeros((), jnp.promote_types(hidden.dtype, jnp.float32))
+    start = LossSums(loss, zero, zero, jnp.zeros((rows, 3), jnp.float32))
     parts = (
         split(hidden, 0),
         split(targets, IGNORE_LABEL),
