@@ -131,8 +131,8 @@ def _heads_first_product(
     groups = heads // kv_heads
     q = q.reshape(batch, length, kv_heads, groups, width).transpose(0, 2, 3, 1, 4)
     q = q.reshape(batch, kv_heads, groups * length, width)
-    scores = jnp.einsum("bkth,bksh->bkts", q, k, preferred_element_type=jnp.promote_types(q.dtype, jnp.float32))
-    scores = scores * width**-0.5
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("bkth,bksh->bkts", q, k, preferred_element_type=wide) * width**-0.5
     scores = scores.reshape(batch, kv_heads, groups, length, keys)
     if mask is not None:
         scores = jnp.where(mask[:, None, None], scores, MASKED)
