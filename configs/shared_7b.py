@@ -49,6 +49,7 @@ def released_script(
         "images": rows,
         "tokenizer": "checkpoints/mplug_owl2/tokenizer.model",
         "template": "v1",  # version v1
+        "reading": "released",  # tags in front of their turns, `</s>` in a text ends it
         "image_mode": "pad",  # image_aspect_ratio pad
         "long_samples": "cut",  # as its tokenizer call does
         "pack": False,  # the recipe's batch counts samples

@@ -5,8 +5,10 @@ A line of the input:
     {"id": "a1", "messages": [{"role": "user", "content": "<|image|>What is this?"}],
      "images": ["cat.png"], "max_new_tokens": 50, "temperature": 0.7, "seed": 3}
 
-"prompt" (a finished text) may stand in place of "messages"; paths are relative
-to the input file; "id" is the line's number when left out. All fields but the
+"prompt" (a finished text) may stand in place of "messages"; with
+"control_tokens": true, `<s>`, `</s>` and `<unk>` in it are those ids and no
+text. Paths are relative to the input file; "id" is the line's number when left
+out. All fields but the
 prompt are optional, and win over the command line. The answers stand in the
 order of the prompts:
 
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from owl2_jax.inference.sampling import Sampling
 
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
-_REQUEST = ("max_new_tokens", "min_new_tokens", "stop", "image_mode")
+_REQUEST = ("max_new_tokens", "min_new_tokens", "stop", "image_mode", "control_tokens")
 _FIELDS = ("id", "messages", "prompt", "images", *_REQUEST, *_SAMPLING)
 SOME_FAILED = 1
 

@@ -9,6 +9,7 @@ from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.data.augment import Augment
 from owl2_jax.data.images import MAX_PIXELS, MODES
 from owl2_jax.data.messages import IMAGE_TAGS
+from owl2_jax.data.released import require_reading
 from owl2_jax.data.templates import get_template
 
 
@@ -50,6 +51,9 @@ class DataConfig:
       template: how dialogues are rendered, a name of
         `owl2_jax.data.templates.TEMPLATES`.
       image_tag: tag that marks a picture in the sets' texts.
+      reading: how records become ids, a name of `READINGS`. "as_written": tags
+        stay where they are, and `<s>`, `</s>` and `<unk>` in a text are text.
+        "released": as the released training code reads them, see `released.py`.
       image_mode: how pictures become squares, a name of `images.MODES`.
       augment: random crops and flips instead of `image_mode`; a record's are
         drawn from the seed, the record and the epoch. None for none.
@@ -84,6 +88,7 @@ class DataConfig:
     tokenizer: str = "embedded"
     template: str = "mplug_owl2"
     image_tag: str = "<|image|>"
+    reading: str = "as_written"
     image_mode: str = "pad"
     augment: Augment | None = None
     max_pixels: int = MAX_PIXELS
@@ -105,6 +110,7 @@ class DataConfig:
             raise unknown_name("image tag", self.image_tag, IMAGE_TAGS)
         if self.image_mode not in MODES:
             raise unknown_name("image mode", self.image_mode, MODES)
+        require_reading(self.reading)
         get_template(self.template)
         smallest = {"rows": 1, "row_length": 2, "lanes": 1, "window": 1, "prefetch": 1, "max_pixels": 1}
         for name in ("image_slots", "images", "max_targets", "workers", "seed", "max_rejected_share"):

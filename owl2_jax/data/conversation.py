@@ -8,6 +8,9 @@ Text is split at the image tag and every part is encoded by itself. `<s>` comes
 once, in front; where a picture comes first (`plain`), `<s>` stands at the start
 of each later part instead. Both are what the released checkpoint was trained on.
 
+`<s>`, `</s>` and `<unk>` in what people wrote are text like any other, unless
+`control_tokens` is set; then they become those ids, as in the released code.
+
 Expansion then gives every picture its positions in the decoder's sequence, and
 truncation shortens that sequence without ever cutting a picture.
 """
@@ -133,6 +136,8 @@ def encode_dialogue(
     tokenizer: Tokenizer,
     image_tag: str = "<|image|>",
     num_images: int | None = None,
+    *,
+    control_tokens: bool = False,
 ) -> Encoded:
     """Encodes a dialogue with its answers, for training.
 
@@ -142,15 +147,18 @@ def encode_dialogue(
     last question without an answer.
 
     `num_images` is the number of pictures that belong to the dialogue; None
-    leaves it unchecked.
+    leaves it unchecked. `control_tokens` lets `<s>`, `</s>` and `<unk>` in the
+    messages become their ids, as in the released training.
 
     Raises: what `check_messages` and `spans` raise.
     """
     template = get_template(template)
     check_messages(messages, image_tag, num_images)
-    builder = _Builder(tokenizer, image_tag)
-    for text, learnt in spans(messages, template, image_tag):
+    builder = _Builder(tokenizer, image_tag, control_tokens)
+    for text, learnt, closes in spans(messages, template, image_tag):
         builder.add(text, learnt)
+        if closes:
+            builder.close_turn(learnt)
     empty = sum(m["role"] == "assistant" and not m["content"] for m in messages)
     return builder.encoded(empty)
 
@@ -162,12 +170,15 @@ def encode_prompt(
     image_tag: str = "<|image|>",
     num_images: int | None = None,
     trailing_space: bool = False,
+    *,
+    control_tokens: bool = False,
 ) -> Encoded:
     """Encodes a dialogue whose last turn is the user's, for the model to answer.
 
     The ids are those `encode_dialogue` puts in front of the answer; no position
     is learnt. With `trailing_space` the prompt ends in `ASSISTANT: `, a lone
-    word-boundary piece, as the published evaluations write it.
+    word-boundary piece, as the published evaluations write it. `control_tokens`
+    is as for `encode_dialogue`; it does not belong where others write.
 
     Raises: as `encode_dialogue`, and ConversationError when the assistant has
       the last turn.
@@ -176,17 +187,25 @@ def encode_prompt(
     check_messages(messages, image_tag, num_images)
     if messages[-1]["role"] != "user":
         raise ConversationError("the last message is the assistant's, expected the user's; add a question")
-    builder = _Builder(tokenizer, image_tag)
-    for text, _ in spans(messages, template, image_tag, trailing_space):
+    builder = _Builder(tokenizer, image_tag, control_tokens)
+    for text, _, closes in spans(messages, template, image_tag, trailing_space):
         builder.add(text, learnt=False)
+        if closes:
+            builder.close_turn(learnt=False)
     if template.caption:
         builder.open_caption()
     return builder.encoded()
 
 
-def encode_text(text: str, tokenizer: Tokenizer, image_tag: str = "<|image|>") -> np.ndarray:
-    """Returns the ids int32[n] of a finished prompt string with image tags in it."""
-    builder = _Builder(tokenizer, image_tag)
+def encode_text(
+    text: str, tokenizer: Tokenizer, image_tag: str = "<|image|>", *, control_tokens: bool = False
+) -> np.ndarray:
+    """Returns the ids int32[n] of a finished prompt string with image tags in it.
+
+    With `control_tokens`, as in the released evaluation, `</s>` closes a turn;
+    otherwise it is text.
+    """
+    builder = _Builder(tokenizer, image_tag, control_tokens)
     builder.add(text, learnt=False)
     return builder.encoded().ids
 
@@ -232,8 +251,8 @@ def truncate(sample: Expanded, max_length: int, tokens_per_image: int) -> Trunca
 class _Builder:
     """Grows ids and labels together from spans of text."""
 
-    def __init__(self, tokenizer: Tokenizer, image_tag: str):
-        self.tokenizer, self.image_tag = tokenizer, image_tag
+    def __init__(self, tokenizer: Tokenizer, image_tag: str, control_tokens: bool):
+        self.tokenizer, self.image_tag, self.control_tokens = tokenizer, image_tag, control_tokens
         self.ids: list[int] = []
         self.labels: list[int] = []
 
@@ -243,6 +262,9 @@ class _Builder:
                 self._append([IMAGE_ID], learnt=False)
             if part:
                 self._append(self._encode(part), learnt)
+
+    def close_turn(self, learnt: bool) -> None:
+        self._append([self.tokenizer.eos_id], learnt)
 
     def open_caption(self) -> None:
         """Puts the `<s>` in front of a caption, so that the caption's words come next."""
@@ -254,9 +276,10 @@ class _Builder:
     def _encode(self, part: str) -> list[int]:
         last = self.ids[-1] if self.ids else IMAGE_ID
         if last not in (IMAGE_ID, self.tokenizer.eos_id):
-            return self.tokenizer.encode_continuation(part)
+            return self.tokenizer.encode_continuation(part, self.control_tokens)
         bos_each_part = not self.ids or self.ids[0] == IMAGE_ID
-        return self.tokenizer.encode(part, bos=last == IMAGE_ID and bos_each_part)
+        bos = last == IMAGE_ID and bos_each_part
+        return self.tokenizer.encode(part, bos, self.control_tokens)
 
     def _append(self, ids: list[int], learnt: bool) -> None:
         self.ids += ids

@@ -26,6 +26,7 @@ REASONS = {
     "bad_conversation": "roles, turns or texts are not those of a dialogue",
     "wrong_tag": "a text has the image tag of another format",
     "image_count": "tags and pictures differ in number",
+    "not_in_released": "tags and pictures that data.reading=released would show otherwise than written",
     "missing": "a picture's file does not exist",
     "corrupt": "a picture cannot be decoded",
     "unsupported": "a picture is of a kind that is not read",
@@ -122,7 +123,12 @@ class Encoder:
         """Encodes the text. Raises `Owl2Error`, with a `reason`, for what a row cannot hold."""
         config, sources = self._config, example["images"]
         encoded = conversation.encode_dialogue(
-            example["messages"], config.template, self._tokenizer, config.image_tag, len(sources)
+            example["messages"],
+            config.template,
+            self._tokenizer,
+            config.image_tag,
+            len(sources),
+            control_tokens=config.reading == "released",
         )
         whole = conversation.expand(encoded.ids, encoded.labels, self._tokens_per_image)
         cut = conversation.truncate(whole, config.row_length, self._tokens_per_image)

@@ -181,7 +181,8 @@ def open_mixture(config: DataConfig, image_size: int, tokens_per_image: int) -> 
     pictures: dict[str, Any] | None = {} if config.cache_samples else None
     sets = []
     for number, (name, dataset) in enumerate(config.datasets.items()):
-        source = sources.make_source(dataset.kind, **dataset.options)
+        options = sources.read_as(dataset.kind, dataset.options, config.reading)
+        source = sources.make_source(dataset.kind, **options)
         encoder = Encoder(config, number, tokenizer, image_size, tokens_per_image, pictures)
         seed = None if config.augment is None else config.seed
         sets.append(EncodedSet(name, number, source, encoder, config.cache_samples, seed))

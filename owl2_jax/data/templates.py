@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from owl2_jax.core.errors import unknown_name
 from owl2_jax.data.messages import ConversationError, Message, check_messages
@@ -70,13 +71,29 @@ def render(
     Raises: what `check_messages` and `spans` raise.
     """
     check_messages(messages, image_tag)
-    return "".join(text for text, _ in spans(messages, get_template(template), image_tag, trailing_space))
+    parts = spans(messages, get_template(template), image_tag, trailing_space)
+    return "".join(part.text + EOS * part.closes for part in parts)
+
+
+class Span(NamedTuple):
+    """A part of a rendered dialogue.
+
+    Attributes:
+      text: as people wrote it, and the template around it.
+      learnt: the model learns it.
+      closes: a `</s>` of the template follows; it is no part of the text, so
+        that none in a text can be taken for it.
+    """
+
+    text: str
+    learnt: bool
+    closes: bool = False
 
 
 def spans(
     messages: Sequence[Message], template: Template, image_tag: str, trailing_space: bool = False
-) -> Iterator[tuple[str, bool]]:
-    """Yields the dialogue as (text, learnt) in order.
+) -> Iterator[Span]:
+    """Yields the dialogue in order.
 
     A learnt span that follows on other text starts with a space; spans after
     `</s>` or a picture are encoded afresh.
@@ -90,10 +107,10 @@ def spans(
         raise ConversationError("a trailing space belongs after an open 'ASSISTANT:'; no turn is open here")
     if trailing_space:
         open_turn += " "
-    yield open_turn, False
+    yield Span(open_turn, False)
 
 
-def _turn_spans(messages: Sequence[Message], template: Template) -> Generator[tuple[str, bool], None, str]:
+def _turn_spans(messages: Sequence[Message], template: Template) -> Generator[Span, None, str]:
     # An empty answer leaves its turn open, and the next turn is encoded with it.
     pending = f"{template.system} " if template.system else ""
     for index, message in enumerate(messages):
@@ -105,13 +122,13 @@ def _turn_spans(messages: Sequence[Message], template: Template) -> Generator[tu
                 )
             pending += f"{template.user}: {content} {template.assistant}:"
         elif content:
-            yield pending, False
-            yield f" {content}{EOS}", True
+            yield Span(pending, False)
+            yield Span(f" {content}", True, closes=True)
             pending = ""
     return pending
 
 
-def _caption_spans(messages: Sequence[Message], image_tag: str) -> Generator[tuple[str, bool], None, str]:
+def _caption_spans(messages: Sequence[Message], image_tag: str) -> Generator[Span, None, str]:
     if len(messages) > 2:
         raise ConversationError(f"a caption has one user and one assistant message, found {len(messages)}")
     question = messages[0]["content"]
@@ -121,7 +138,7 @@ def _caption_spans(messages: Sequence[Message], image_tag: str) -> Generator[tup
             f"the user message {question[:40]!r} has no picture, and template 'plain' keeps nothing else of "
             "it; leave it empty or choose 'mplug_owl2'"
         )
-    yield pictures, False
+    yield Span(pictures, False)
     if len(messages) == 2 and messages[1]["content"]:
-        yield f"{messages[1]['content']} ", True
+        yield Span(f"{messages[1]['content']} ", True)
     return ""

@@ -3,7 +3,8 @@
 What "legacy" means here, and why a plain SentencePiece call is not enough:
 
 * `<s>`, `</s>` and `<unk>` written inside a text become their ids; the text is
-  split there and every part is encoded by itself.
+  split there and every part is encoded by itself. Text of strangers is encoded
+  with `control_tokens=False`, where these are characters like any others.
 * Each part gets the dummy prefix, so it starts with a word-boundary piece even
   when it follows a special token: `a</s>b` gives `▁a </s> ▁b`.
 * A newline or any character outside the vocabulary becomes byte pieces.
@@ -64,19 +65,28 @@ class Tokenizer:
     def __len__(self) -> int:
         return self.vocab_size
 
-    def encode(self, text: str, bos: bool = False) -> list[int]:
+    def encode(self, text: str, bos: bool = False, control_tokens: bool = True) -> list[int]:
         """Returns the ids of `text`, with `<s>` in front when `bos` is set.
+
+        Args:
+          control_tokens: `<s>`, `</s>` and `<unk>` in the text become their ids;
+            otherwise they are spelt with the pieces of their characters.
 
         Raises:
           TokenizerError: the text has no UTF-8 form (half of a surrogate pair).
         """
         ids = [self.bos_id] if bos else []
-        for part in self._splitter.split(text):
+        for part in self._splitter.split(text) if control_tokens else (text,):
             if part:
-                ids.extend(self._encode_part(part))
+                special = self._special.get(part) if control_tokens else None
+                ids.extend(self._encode_part(part) if special is None else [special])
         return ids
 
-    def encode_continuation(self, text: str) -> list[int]:
+    def control_tokens(self, text: str) -> list[str]:
+        """The `<s>`, `</s>` and `<unk>` that stand in a text, in order."""
+        return self._splitter.findall(text)
+
+    def encode_continuation(self, text: str, control_tokens: bool = True) -> list[int]:
         """Returns the ids of `text` where it goes on from earlier text.
 
         `text` starts with a space, and that space takes the place of the dummy
@@ -88,9 +98,9 @@ class Tokenizer:
         rest = text[1:]
         # SentencePiece adds no prefix to an empty text, so a space that stands
         # alone (before a picture, a special token or the end) is written by hand.
-        if not rest or self._splitter.match(rest):
+        if not rest or (control_tokens and self._splitter.match(rest)):
             return [self._boundary_id, *self.encode(rest)]
-        return self.encode(rest)
+        return self.encode(rest, control_tokens=control_tokens)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Returns the text of `ids`; bytes that form no character become U+FFFD.
@@ -126,9 +136,6 @@ class Tokenizer:
             )
 
     def _encode_part(self, part: str) -> list[int]:
-        special = self._special.get(part)
-        if special is not None:
-            return [special]
         try:
             return self._pieces.encode(part)
         except (RuntimeError, UnicodeEncodeError) as error:

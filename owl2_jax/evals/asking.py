@@ -99,6 +99,7 @@ class EngineModel:
             min_new_tokens=decoding.min_new_tokens,
             stop=decoding.stop,
             image_mode=image_mode,
+            control_tokens=True,
         )
 
     def _tagged(self, prompt: str) -> str:
@@ -120,9 +121,8 @@ class EngineModel:
         """Tokens of a text-only prompt; questions with pictures have no worked examples."""
         from owl2_jax.data.conversation import encode_text
 
-        return len(
-            encode_text(self._tagged(prompt), self.engine.model.tokenizer, self.engine.model.image_tag)
-        )
+        model = self.engine.model
+        return len(encode_text(self._tagged(prompt), model.tokenizer, model.image_tag, control_tokens=True))
 
     def _longest_option(self, question: Question) -> int:
         return max(self._length(option) for option in question.options)

@@ -90,9 +90,15 @@ def prompt_ids(request: Request, model: LoadedModel) -> np.ndarray:
     if isinstance(prompt, np.ndarray):
         return prompt.astype(np.int32)
     if isinstance(prompt, str):
-        return encode_text(prompt, model.tokenizer, model.image_tag)
-    count = len(request.images)
-    return encode_prompt(prompt, model.template, model.tokenizer, model.image_tag, count).ids
+        return encode_text(prompt, model.tokenizer, model.image_tag, control_tokens=request.control_tokens)
+    return encode_prompt(
+        prompt,
+        model.template,
+        model.tokenizer,
+        model.image_tag,
+        len(request.images),
+        control_tokens=request.control_tokens,
+    ).ids
 
 
 def place_pictures(ids: np.ndarray, model: LoadedModel) -> Prompt:

@@ -34,6 +34,8 @@ class Request:
       top_logprobs: for every token, how many likeliest tokens to list with it.
       stream_logprobs: tell the log-probabilities with each event, not in the result alone.
       image_mode: "pad", "resize" or "none"; None for the checkpoint's own.
+      control_tokens: `<s>`, `</s>` and `<unk>` in the prompt become their ids, as
+        in the released evaluation; never for text of strangers.
 
     Raises:
       Owl2Error: a number out of its range, or an empty stop text.
@@ -48,10 +50,13 @@ class Request:
     top_logprobs: int = 0
     stream_logprobs: bool = False
     image_mode: str | None = None
+    control_tokens: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None:
             _check_whole("max_new_tokens", self.max_new_tokens, 1, None)
+        if not isinstance(self.control_tokens, bool):
+            raise Owl2Error(f"control_tokens is {self.control_tokens!r}; expected true or false")
         _check_whole("min_new_tokens", self.min_new_tokens, 0, None)
         _check_whole("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
         if not isinstance(self.stop, (list, tuple)) or not all(

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data.conversation import encode_prompt, encode_text
+from owl2_jax.data.conversation import encode_text
 from owl2_jax.inference import generate
 from owl2_jax.inference.buckets import power_of_two
-from owl2_jax.inference.inputs import Prompt, check_room, place_pictures, read_pictures
+from owl2_jax.inference.inputs import Prompt, check_room, place_pictures, prompt_ids, read_pictures
 from owl2_jax.inference.prompt_batches import in_batches, stack
 from owl2_jax.inference.request import Request
 from owl2_jax.model.cache import Cache
@@ -111,14 +111,15 @@ def _read(engine: Engine, request: Request, options: Sequence[str]) -> _Question
 
 def _ids(engine: Engine, request: Request, option: str) -> np.ndarray:
     """Ids of a prompt followed by an option."""
-    model, prompt = engine.model, request.prompt
-    if isinstance(prompt, np.ndarray):
-        return np.concatenate([prompt, np.array(model.tokenizer.encode(option), np.int32)]).astype(np.int32)
+    model, prompt, control = engine.model, request.prompt, request.control_tokens
     if isinstance(prompt, str):
-        return encode_text(prompt + option, model.tokenizer, model.image_tag)
-    count = len(request.images)
-    ids = encode_prompt(prompt, model.template, model.tokenizer, model.image_tag, count).ids
-    more = model.tokenizer.encode_continuation(" " + option.lstrip(" ")) if option else []
+        return encode_text(prompt + option, model.tokenizer, model.image_tag, control_tokens=control)
+    ids = prompt_ids(request, model)
+    if isinstance(prompt, np.ndarray):
+        more = model.tokenizer.encode(option, control_tokens=control)
+    else:
+        text = " " + option.lstrip(" ")
+        more = model.tokenizer.encode_continuation(text, control) if option else []
     return np.concatenate([ids, np.array(more, np.int32)]).astype(np.int32)
 
 

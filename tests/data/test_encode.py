@@ -47,6 +47,10 @@ REJECTS = {
     "bad_conversation": ({"id": "x", "conversations": [{"from": "robot", "value": "hi"}]}, {}),
     "wrong_tag": (dialogue("x", "<|image|> is it", ["0.png"]), {}),
     "image_count": (dialogue("x", "an <image>", ["0.png"]), {}),
+    "not_in_released": (
+        {**dialogue("x", "yes", []), "image": "0.png"},
+        {"reading": "released"},
+    ),
     "missing": (dialogue("x", "yes", ["nowhere.png"]), {}),
     "corrupt": (dialogue("x", "yes", ["damaged.jpg"]), {}),
     "unsupported": (dialogue("x", "yes", ["floats.tif"]), {}),

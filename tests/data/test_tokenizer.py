@@ -64,6 +64,25 @@ def test_a_continuation_gives_the_ids_of_the_whole_text(tokenizer, head, tail):
     assert tokenizer.encode(head) + tokenizer.encode_continuation(tail) == tokenizer.encode(head + tail)
 
 
+@pytest.mark.parametrize("text", ["</s>", "a</s>b", "<s><unk>", " </s>x"])
+def test_control_tokens_are_spelt_out_where_they_are_text(tokenizer, text):
+    ids = tokenizer.encode(text, bos=True, control_tokens=False)
+    assert ids[0] == tokenizer.bos_id
+    assert not any(tokenizer.is_special(i) for i in ids[1:])
+    assert tokenizer.decode(ids[1:]) == text
+
+
+@pytest.mark.parametrize("tail", [" yes", "  two  spaces ", " ", " </s>x", " <unk>"])
+def test_a_continuation_of_text_without_control_tokens_gives_the_ids_of_the_whole(tokenizer, tail):
+    whole = tokenizer.encode("one two" + tail, control_tokens=False)
+    assert tokenizer.encode("one two") + tokenizer.encode_continuation(tail, control_tokens=False) == whole
+
+
+def test_control_tokens_of_a_text_are_listed_in_order(tokenizer):
+    assert tokenizer.control_tokens("a</s>b<s> <unk></s>") == ["</s>", "<s>", "<unk>", "</s>"]
+    assert tokenizer.control_tokens("a < s > b") == []
+
+
 def test_a_continuation_without_a_space_is_refused(tokenizer):
     with pytest.raises(ValueError, match="starts with a space"):
         tokenizer.encode_continuation("yes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
@@ -42,9 +43,13 @@ def make_source(kind: str, **settings: Any) -> Source:
     return SOURCES[kind](**settings)
 
 
-def _check_settings(kind: str, settings: dict[str, Any]) -> None:
-    import inspect
+def read_as(kind: str, settings: dict[str, Any], reading: str) -> dict[str, Any]:
+    """Settings of a source with the run's reading of dialogues, where its records are dialogues."""
+    takes = kind in SOURCES and "reading" in inspect.signature(SOURCES[kind]).parameters
+    return {"reading": reading, **settings} if takes else settings
 
+
+def _check_settings(kind: str, settings: dict[str, Any]) -> None:
     known = inspect.signature(SOURCES[kind]).parameters
     for name in settings:
         if name not in known:
@@ -70,4 +75,5 @@ __all__ = [
     "VqaSource",
     "WebDatasetSource",
     "make_source",
+    "read_as",
 ]

@@ -21,9 +21,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data.messages import ConversationError, check_messages
+from owl2_jax.data.messages import ConversationError
+from owl2_jax.data.released import require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
 from owl2_jax.data.sources.files import expand_paths, parse_record
+from owl2_jax.data.sources.llava import read_messages
 
 MAGIC = b"OWL2"
 _LENGTH = struct.Struct("<I")
@@ -80,6 +82,7 @@ class ArrayRecordSource:
       dataset: Replaces the records' own dataset name if given.
       file_tag: The image tag in the records.
       image_tag: The image tag of the examples.
+      reading: Where tags go; "as_written", or "released" (see `data.released`).
 
     Raises:
       UnknownNameError: A tag is not one of the known ones.
@@ -93,7 +96,9 @@ class ArrayRecordSource:
         dataset: str | None = None,
         file_tag: str = DEFAULT_IMAGE_TAG,
         image_tag: str = DEFAULT_IMAGE_TAG,
+        reading: str = "as_written",
     ):
+        self.reading = require_reading(reading)
         self.dataset = dataset
         self.file_tag = Style("", image_tag=file_tag).image_tag
         self.image_tag = Style("", image_tag=image_tag).image_tag
@@ -126,12 +131,11 @@ class ArrayRecordSource:
                     self.name, index, "missing_field", f"no {field!r}; found {', '.join(example)}"
                 )
         try:
-            check_messages(example["messages"], self.file_tag, len(example["images"]))
+            example["messages"] = read_messages(
+                example["messages"], self.file_tag, self.image_tag, len(example["images"]), self.reading
+            )
         except ConversationError as error:
             raise RecordError(self.name, index, error.reason, str(error)) from error
-        if self.file_tag != self.image_tag:
-            for message in example["messages"]:
-                message["content"] = message["content"].replace(self.file_tag, self.image_tag)
         return {**example, "dataset": self.dataset} if self.dataset else example
 
 

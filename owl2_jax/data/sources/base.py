@@ -34,6 +34,7 @@ REASONS = (
     "bad_conversation",
     "wrong_tag",
     "image_count",
+    "not_in_released",
     "missing",
     "corrupt",
     "unsupported",

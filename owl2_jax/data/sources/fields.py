@@ -74,6 +74,7 @@ class Reader:
       image_folder: Where pictures named by path lie.
       file_tag: The image tag inside `conversations`.
       names: Class names, by the field that holds class numbers.
+      reading: Where tags go in `conversations`; a name of `released.READINGS`.
     """
 
     source: str
@@ -82,6 +83,7 @@ class Reader:
     image_folder: str = "."
     file_tag: str = "<image>"
     names: Mapping[str, Sequence[str]] | None = None
+    reading: str = "as_written"
 
     def example(self, row: Mapping[str, Any], index: int) -> Example:
         """The example of one row.
@@ -95,7 +97,7 @@ class Reader:
         if fields.conversations:
             turns = {"conversations": _turns(self._get(row, fields.conversations, index))}
             messages = llava_messages(
-                turns, self.file_tag, self.style.image_tag, len(images), self.source, index
+                turns, self.file_tag, self.style.image_tag, len(images), self.source, index, self.reading
             )
             return {"id": identity, "dataset": self.style.dataset, "messages": messages, "images": images}
         question = self._text(row, fields.question, index) if fields.question else ""

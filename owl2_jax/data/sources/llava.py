@@ -18,6 +18,7 @@ from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.messages import IMAGE_TAGS, ConversationError, check_messages, from_llava
+from owl2_jax.data.released import released_messages, require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
 from owl2_jax.data.sources.files import contains, index_json, parse_record, picture_path, read_slice
 from owl2_jax.data.video import Frame, require_reader
@@ -34,6 +35,7 @@ class LlavaSource:
       dataset: Short name of the set; the file's name if None.
       file_tag: The image tag written in the file.
       image_tag: The image tag of the examples.
+      reading: Where tags go; "as_written", or "released" (see `data.released`).
       num_frames: Evenly spaced frames that stand for a video; with 0, records
         with videos are rejected.
 
@@ -52,7 +54,9 @@ class LlavaSource:
         file_tag: str = "<image>",
         image_tag: str = DEFAULT_IMAGE_TAG,
         num_frames: int = 0,
+        reading: str = "as_written",
     ):
+        self.reading = require_reading(reading)
         if num_frames:
             require_reader()
         self.num_frames = num_frames
@@ -77,7 +81,7 @@ class LlavaSource:
             images = self._frames(record, position)
             record = with_frame_tags(record, self.file_tag, self.num_frames)
         messages = llava_messages(
-            record, self.file_tag, self.style.image_tag, len(images), self.path, position
+            record, self.file_tag, self.style.image_tag, len(images), self.path, position, self.reading
         )
         return {
             "id": str(record.get("id", position)),
@@ -143,9 +147,19 @@ def picture_names(value: object) -> list:
 
 
 def llava_messages(
-    record: dict, file_tag: str, image_tag: str, num_images: int, source: str, index: int
+    record: dict,
+    file_tag: str,
+    image_tag: str,
+    num_images: int,
+    source: str,
+    index: int,
+    reading: str = "as_written",
 ) -> list[dict[str, str]]:
     """The messages of a record with LLaVA's `conversations`.
+
+    Args:
+      file_tag, image_tag: The tag in the record, and in the messages.
+      reading: Where tags go; a name of `released.READINGS`.
 
     Raises:
       RecordError: The field is missing, or no dialogue with `num_images` tags.
@@ -154,8 +168,19 @@ def llava_messages(
         known = ", ".join(map(str, list(record)[:8]))
         raise RecordError(source, index, "missing_field", f"no 'conversations'; found {known or 'no field'}")
     try:
-        messages = from_llava(record["conversations"], file_tag, image_tag)
-        check_messages(messages, image_tag, num_images)
+        messages = from_llava(record["conversations"], file_tag, file_tag)
+        return read_messages(messages, file_tag, image_tag, num_images, reading)
     except ConversationError as error:
         raise RecordError(source, index, error.reason, str(error)) from error
-    return messages
+
+
+def read_messages(
+    messages: list[dict[str, str]], file_tag: str, image_tag: str, num_images: int, reading: str
+) -> list[dict[str, str]]:
+    """Messages with `file_tag` as messages with `image_tag`, checked. Raises ConversationError."""
+    if reading == "released":
+        check_messages(messages, file_tag)
+        messages = released_messages(messages, file_tag, num_images)
+    # Checked before the tags are exchanged, so that errors quote the file's own.
+    check_messages(messages, file_tag, num_images)
+    return [{**one, "content": one["content"].replace(file_tag, image_tag)} for one in messages]

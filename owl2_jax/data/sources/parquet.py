@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.data.released import require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
 from owl2_jax.data.sources.fields import Fields, Reader
 from owl2_jax.data.sources.files import expand_paths
@@ -32,6 +33,7 @@ class ParquetSource:
       dataset: Short name of the set.
       image_folder: Where pictures named by path lie.
       file_tag: The image tag inside a `conversations` column.
+      reading: Where tags go in `conversations`; "as_written" or "released".
       prompt, image_tag: Wording of the examples; see `Style`.
 
     Raises:
@@ -49,6 +51,7 @@ class ParquetSource:
         file_tag: str = "<image>",
         prompt: str = "{question}",
         image_tag: str = DEFAULT_IMAGE_TAG,
+        reading: str = "as_written",
     ):
         self.paths = expand_paths(paths)
         self.name = (
@@ -58,7 +61,9 @@ class ParquetSource:
         style = Style(dataset, prompt, image_tag)
         if fields.question:
             style.require_question()
-        self._reader = Reader(self.name, fields, style, image_folder, file_tag)
+        self._reader = Reader(
+            self.name, fields, style, image_folder, file_tag, reading=require_reading(reading)
+        )
         sizes = [size for path in self.paths for size in self._group_sizes(path)]
         self._groups = [(path, group) for path, group, _ in sizes]
         self._ends = np.cumsum([rows for _, _, rows in sizes], dtype=np.int64)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.data.released import require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
 from owl2_jax.data.sources.fields import Fields, Reader
 
@@ -25,6 +26,7 @@ class TfdsSource:
       data_dir: Where prepared sets lie; TFDS's own default if None.
       dataset: Short name of the set; the builder's name if None.
       file_tag: The image tag inside a `conversations` feature.
+      reading: Where tags go in `conversations`; "as_written" or "released".
       prompt, image_tag: Wording of the examples; see `Style`.
 
     Raises:
@@ -43,6 +45,7 @@ class TfdsSource:
         file_tag: str = "<image>",
         prompt: str = "{question}",
         image_tag: str = DEFAULT_IMAGE_TAG,
+        reading: str = "as_written",
     ):
         fields = Fields.of(fields)
         style = Style(dataset or builder.split("/")[0].split(":")[0], prompt, image_tag)
@@ -51,7 +54,9 @@ class TfdsSource:
         self.name = f"{builder}[{split}]"
         self._rows, features = _open(builder, split, fields, data_dir)
         names = {name: feature.names for name, feature in features.items() if hasattr(feature, "names")}
-        self._reader = Reader(self.name, fields, style, file_tag=file_tag, names=names)
+        self._reader = Reader(
+            self.name, fields, style, file_tag=file_tag, names=names, reading=require_reading(reading)
+        )
 
     def __len__(self) -> int:
         return len(self._rows)

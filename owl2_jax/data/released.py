@@ -1,0 +1,75 @@
+"""How the released training code reads a record, where that is not as it is written.
+
+The recipes that follow the released scripts choose `data.reading = "released"`:
+
+* A tag moves to the front of its turn, whichever turn that is; a line break
+  follows, and white space around the rest goes. Turns without a tag keep theirs.
+
+      "What is this?\\n<|image|>"    becomes    "<|image|>\\nWhat is this?"
+
+* Several tags in one turn become one. The record has one picture; two tags of
+  it in two turns would show the next sample's picture, so that is refused, and
+  so is a record of several pictures, which that code cannot open.
+* A picture without a tag is refused: that code learns the text alone and shows
+  no picture, which is hardly what the record means.
+* `<s>`, `</s>` and `<unk>` in a text become those ids.
+
+With "as_written", the default, every picture stays where its tag is, nothing is
+stripped, and these are text like any other. `owl2 data check` counts what the
+choice makes of a set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from owl2_jax.core.errors import unknown_name
+from owl2_jax.data.messages import ConversationError, Message
+
+READINGS = ("as_written", "released")
+
+
+def require_reading(reading: str) -> str:
+    """Returns the name of a reading. Raises UnknownNameError for any other name."""
+    if reading not in READINGS:
+        raise unknown_name("reading of records", reading, READINGS)
+    return reading
+
+
+class ReleasedPictureError(ConversationError):
+    """Tags and pictures that the released code does not show as they are written."""
+
+    reason = "not_in_released"
+
+
+def released_messages(messages: Sequence[Message], image_tag: str, num_images: int) -> list[dict[str, str]]:
+    """Messages as the released training code reads them.
+
+    Raises:
+      ReleasedPictureError: several pictures, one without a tag, or one with tags in several turns.
+    """
+    turns = [index for index, message in enumerate(messages) if image_tag in message["content"]]
+    if num_images > 1:
+        raise ReleasedPictureError(
+            f"{num_images} pictures; the released code takes one a record: split the record, or set "
+            "data.reading=as_written"
+        )
+    if num_images and not turns:
+        raise ReleasedPictureError(
+            f"the picture has no tag; the released code would learn the text without it: write {image_tag} "
+            "where it belongs, or leave the picture out"
+        )
+    if len(turns) > 1:
+        raise ReleasedPictureError(
+            f"messages {', '.join(map(str, turns))} have a tag {image_tag} for one picture; the released "
+            "code would show another sample's: keep one"
+        )
+    if not num_images:
+        return [dict(message) for message in messages]
+    return [{**message, "content": _tag_in_front(message["content"], image_tag)} for message in messages]
+
+
+def _tag_in_front(content: str, image_tag: str) -> str:
+    if image_tag not in content:
+        return content
+    return f"{image_tag}\n{content.replace(image_tag, '').strip()}".strip()
