@@ -138,21 +138,13 @@ def leading(answer: str, texts: Sequence[str], letters: str) -> int | None:
         return NAMES_NO_OPTION
     own_text = _own_text_follows(answer, mention, texts, letters)
     if own_text:
-        return (
-            NAMES_NO_OPTION
-            if _another_follows(answer, own_text, texts, letters)
-            else _index(mention, letters)
-        )
+        several = _another_follows(answer, own_text, texts, letters)
+        return NAMES_NO_OPTION if several else _index(mention, letters)
     after = answer[mention.end :]
-    marks = (
-        ").]:"
-        if mention.letters.islower()
-        else f"{_CLOSE}.:;!?\u3002" + ("" if _is_pronoun(mention) else ",")
-    )
-    set_off = after[:1] in marks or re.match(
-        r"\s*(?:\n|[-\u2013\u2014(=,\uff0c]|\b(?:because|since)\b)", after
-    )
-    return _index(mention, letters) if set_off and not _is_initial(answer, mention) else None
+    marks = ").]:" if mention.letters.islower() else f"{_CLOSE}.:;!?\u3002"
+    if mention.letters.isupper() and mention.letters != "I":
+        marks += ","  # "I, like many" begins with a pronoun
+    return _index(mention, letters) if after[:1] in marks or _SET_OFF.match(after) else None
 
 
 def bracketed(answer: str, texts: Sequence[str], letters: str) -> int | None:
