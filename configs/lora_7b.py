@@ -17,6 +17,10 @@ GPUs that are not there exists, so only a run can tell more.
 Out comes `runs/lora`, which chats and evaluates as it is. `owl2 convert merge-lora`
 makes a plain model of it, `owl2 convert export-lora` a PEFT directory for the original code.
 
+Records become the ids of the released training code: tags move to the front of their
+turns, `</s>` in a text ends it, and what that code shows otherwise than written is
+refused. `owl2 data check` counts all three; `data.reading=as_written` is the other choice.
+
 Numbers: scripts/finetune_lora.sh, by the names of its arguments; those shared
 with full fine-tuning stand in `shared_7b.py`.
 """
@@ -35,6 +39,7 @@ def get_config(argument: str = "") -> ConfigDict:
         argument,
         data="data/llava_v1_5_mix665k.json",  # DATA_FILE
         image_folder="data",  # image_folder
+        file_tag="<image>",  # of LLaVA's files; the released README's have <|image|>
         examples=665_000,  # its name says how many
         devices=8,
         image_size=448,  # of the released checkpoint

@@ -34,14 +34,27 @@ def vision_groups(layer_decay: float) -> list[dict]:
 
 
 def released_script(
-    examples: int, devices: int, data: str, image_folder: str, image_size: int, num_queries: int
+    examples: int,
+    devices: int,
+    data: str,
+    image_folder: str,
+    file_tag: str,
+    image_size: int,
+    num_queries: int,
 ) -> ConfigDict:
-    """What scripts/finetune.sh and scripts/finetune_lora.sh of the released code have in common."""
+    """What scripts/finetune.sh and scripts/finetune_lora.sh of the released code have in common.
+
+    Records become the ids of the released training code (`owl2_jax/data/released.py` says how);
+    `data.reading=as_written` leaves pictures where their tags are, and `</s>` in a text a text.
+    """
     config = base(image_size, num_queries)
     rows = 2 * 8 * devices  # per_device_train_batch_size 2, gradient_accumulation_steps 8
     config.data = {
         "datasets": {
-            "finetune": {"kind": "llava", "options": {"path": data, "image_folder": image_folder}},
+            "finetune": {
+                "kind": "llava",
+                "options": {"path": data, "image_folder": image_folder, "file_tag": file_tag},
+            },
         },
         "rows": rows,
         "row_length": 2048,  # model_max_length 2048

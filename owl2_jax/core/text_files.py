@@ -21,6 +21,7 @@ from owl2_jax.core.errors import Owl2Error, nearest
 BOM: Final = b"\xef\xbb\xbf"
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LFS: Final = b"version https://git-lfs.github.com/spec/"
+_PACKED: Final = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh9": "bzip2"}
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -61,6 +62,9 @@ def what_instead(data: bytes) -> str | None:
     The beginning of the file is enough.
     """
     start = data[:256]
+    for magic, kind in _PACKED.items():
+        if start.startswith(magic):
+            return f"a {kind} file; unpack it first"
     if start.startswith(_LFS):
         return "a git-lfs pointer, not the file itself; run git lfs pull"
     if start.startswith(_UTF_16) or (len(start) >= 4 and start.count(0) * 3 >= len(start)):
@@ -82,8 +86,11 @@ def lines(text: str) -> list[str]:
     return [part.removesuffix("\r") for part in parts]
 
 
-def parse_json(text: str | bytes, name: str) -> Any:
+def parse_json(text: str | bytes, name: str, one_of_each_key: bool = False) -> Any:
     """The value of a JSON text.
+
+    Args:
+      one_of_each_key: refuse an object with a key twice; the last one wins otherwise.
 
     Raises:
       Owl2Error: no JSON, with what it is instead where that can be told.
@@ -91,7 +98,7 @@ def parse_json(text: str | bytes, name: str) -> Any:
     if isinstance(text, bytes):
         text = decode(text, name)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_without_doubles if one_of_each_key else None)
     except RecursionError as error:
         raise Owl2Error(f"{name} is nested too deep to be read") from error
     except ValueError as error:
@@ -180,6 +187,15 @@ def _names(folder: Path) -> list[str]:
         return os.listdir(folder)
     except OSError:
         return []
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Owl2Error(f"the key {twice!r:.60} stands twice in an object; keep one")
+    return value
 
 
 def _why_not_json(text: str, error: ValueError) -> str:

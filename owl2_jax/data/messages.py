@@ -7,7 +7,7 @@ user first and in turn, in which image tags mark where the pictures stand.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
 
@@ -16,6 +16,8 @@ IMAGE_TAGS = ("<|image|>", "<image>")  # this project's and LLaVA's
 Message = Mapping[str, str]
 
 _TAG_LOOKALIKE = re.compile(r"<\|?/?(?:im|img|image|picture|photo|video)[\w :-]{0,12}\|?>", re.IGNORECASE)
+# What other formats put into a turn; a model that is not shown it learns to make it up.
+_UNSEEN = ("image", "images", "img", "video", "videos", "audio", "tool_calls", "function_call")
 _LLAVA_ROLES = {"human": "user", "gpt": "assistant"}
 
 
@@ -92,7 +94,10 @@ def _from_llava_turn(index: int, turn: object, file_tag: str) -> dict[str, str]:
         raise ConversationError(f"turn {index} is {_short(turn)}; expected 'from' and a text as 'value'")
     speaker = turn.get("from")
     if not isinstance(speaker, str) or speaker not in _LLAVA_ROLES:
-        raise ConversationError(f"turn {index} is from {_short(speaker)}; expected 'human' or 'gpt'")
+        meant = [name for name, role in _LLAVA_ROLES.items() if role == speaker]
+        hint = f"; write {meant[0]!r}" if meant else ""
+        raise ConversationError(f"turn {index} is from {_short(speaker)}; expected 'human' or 'gpt'{hint}")
+    _refuse_unseen(f"turn {index}", turn, _UNSEEN)
     _check_tag(turn["value"], file_tag)
     return {"role": _LLAVA_ROLES[speaker], "content": turn["value"]}
 
@@ -102,6 +107,7 @@ def _check_message(index: int, message: Message) -> None:
         raise ConversationError(
             f"message {index} is {_short(message)}; expected a role and a text as content"
         )
+    _refuse_unseen(f"message {index}", message, [key for key in message if key not in ("role", "content")])
     role, expected = message.get("role"), ("user", "assistant")[index % 2]
     if role not in ("user", "assistant"):
         raise ConversationError(f"message {index} has role {_short(role)}; expected 'user' or 'assistant'")
@@ -109,6 +115,16 @@ def _check_message(index: int, message: Message) -> None:
         raise ConversationError(
             f"message {index} is the {role}'s, expected the {expected}'s; start with the user and take turns"
         )
+
+
+def _refuse_unseen(name: str, message: Mapping[str, object], keys: Iterable[str]) -> None:
+    """Raises ConversationError for a value that the model would not see."""
+    for key in keys:
+        if message.get(key):
+            raise ConversationError(
+                f"{name} has {key!r}, which is not read: pictures are named beside the messages, with a tag "
+                "in the text for each; anything else has to be left out"
+            )
 
 
 def _require_tag(image_tag: str) -> None:

@@ -36,6 +36,7 @@ REASONS = (
     "image_count",
     "not_in_released",
     "missing",
+    "unreadable",
     "corrupt",
     "unsupported",
     "oversized",

@@ -12,8 +12,8 @@ from PIL import Image
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.data.sources.base import Example, RecordError, Style
-from owl2_jax.data.sources.files import picture_path
 from owl2_jax.data.sources.llava import llava_messages
+from owl2_jax.data.sources.picture_files import is_blank, picture_names, picture_path
 
 
 @dataclass(frozen=True)
@@ -106,14 +106,12 @@ class Reader:
 
     def _images(self, row: Mapping[str, Any], index: int) -> list[bytes | str]:
         value = None if self.fields.image is None else self._get(row, self.fields.image, index)
-        if value is None:
-            return []
-        several = isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 4)
-        return [self._image(one, index) for one in (value if several else [value])]
+        if isinstance(value, np.ndarray):
+            value = list(value) if value.ndim in (1, 4) else [value]
+        names = [_file_of(one) for one in (value if isinstance(value, list | tuple) else [value])]
+        return [self._image(one, index) for one in picture_names(names)]
 
     def _image(self, value: Any, index: int) -> bytes | str:
-        if isinstance(value, Mapping):
-            value = value.get("bytes") or value.get("path")
         if isinstance(value, bytes) and value:
             return value
         if isinstance(value, np.ndarray) and value.ndim == 3 and value.dtype == np.uint8:
@@ -146,6 +144,14 @@ class Reader:
                 raise RecordError(self.source, index, "missing_field", f"no {name!r}; found {found}")
             value = value[part]
         return value
+
+
+def _file_of(value: Any) -> Any:
+    """The bytes or the path of a picture that is a mapping; anything else as it is."""
+    if not isinstance(value, Mapping):
+        return value
+    found = [part for part in (value.get("bytes"), value.get("path")) if part and not is_blank(part)]
+    return found[0] if found else value
 
 
 def _png(pixels: np.ndarray) -> bytes:

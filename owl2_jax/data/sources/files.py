@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from owl2_jax.core import text_files
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.sources.base import RecordError
 
 CHUNK = 1 << 24
 
+_BLANKS = tuple(b" \t\r\v\f" + text_files.BOM[:1])
 _QUOTE, _BACKSLASH, _COMMA, _NEWLINE = b'"\\,\n'
 # What each byte does to the structure of a JSON text; most do nothing (0).
 _OPENS, _CLOSES, _SEPARATES, _QUOTES = 1, 2, 3, 4
@@ -66,51 +65,20 @@ def read_slice(path: str, offset: int, size: int) -> bytes:
         return file.read(size)
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """Reads a whole JSON file.
-
-    Raises:
-      Owl2Error: It is missing, or no JSON.
-    """
-    try:
-        return json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise Owl2Error(f"cannot read {path}: {error.strerror}; check the path in the config") from error
-    except (ValueError, RecursionError) as error:
-        raise Owl2Error(f"{path} is not a JSON file: {error}; it may be cut off, fetch it again") from error
-
-
 def parse_record(data: bytes, source: str, index: int) -> dict:
     """Parses one JSON object.
 
     Raises:
-      RecordError: `corrupt_record`: it is no JSON, or no object.
+      RecordError: `corrupt_record`: it is no JSON, no object, or has a key twice.
     """
     try:
-        record = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise RecordError(source, index, "corrupt_record", f"no JSON: {error}") from error
+        record = text_files.parse_json(data, "the record", one_of_each_key=True)
+    except Owl2Error as error:
+        raise RecordError(source, index, "corrupt_record", f"{error}") from error
     if not isinstance(record, dict):
         kind = type(record).__name__
         raise RecordError(source, index, "corrupt_record", f"found a {kind}, expected an object")
     return record
-
-
-def picture_path(folder: str | os.PathLike, name: object, source: str, index: int) -> str:
-    """The path of the picture `name` below `folder`.
-
-    Raises:
-      RecordError: `corrupt_record`: no name, or one that leaves the folder;
-        `missing`: no such file.
-    """
-    if not isinstance(name, str) or not name:
-        raise RecordError(source, index, "corrupt_record", f"the picture is {name!r}, expected a file name")
-    if os.path.isabs(name) or ".." in Path(name).parts:
-        raise RecordError(source, index, "corrupt_record", f"the picture {name!r} lies outside {folder}")
-    path = os.path.join(folder, name)
-    if not os.path.isfile(path):
-        raise RecordError(source, index, "missing", f"no picture {path}")
-    return path
 
 
 def index_json(path: str | os.PathLike) -> np.ndarray:
@@ -122,13 +90,9 @@ def index_json(path: str | os.PathLike) -> np.ndarray:
       `int64[n, 2]`: start and end of each record in bytes.
 
     Raises:
-      Owl2Error: The file is missing or empty, or its array does not close.
+      Owl2Error: The file is missing, empty or something else, or its array does not close.
     """
-    try:
-        with open(path, "rb") as file:
-            first = _first_byte(file.read(4096))
-    except OSError as error:
-        raise Owl2Error(f"cannot read {path}: {error.strerror}; check the path in the config") from error
+    first = _first_byte(path)
     if not first:
         raise Owl2Error(f"{path} is empty; expected a JSON array, or one JSON object per line")
     return _index_array(path) if first == b"[" else _index_lines(path)
@@ -157,8 +121,22 @@ def _expand_range(pattern: str) -> Iterator[str]:
         )
 
 
-def _first_byte(data: bytes) -> bytes:
-    return data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+def _first_byte(path: str | os.PathLike) -> bytes:
+    """The first byte that is no blank. Raises `Owl2Error` where the file is something else than JSON."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4096)
+            wrong = text_files.what_instead(start)
+            if wrong is None and text_files.is_web_page(start):
+                wrong = "a web page; the download was refused, fetch the file again"
+            if wrong:
+                raise Owl2Error(f"{path} is {wrong}")
+            text = start.removeprefix(text_files.BOM)
+            while start and not text.lstrip():
+                text = start = file.read(4096)
+            return text.lstrip()[:1]
+    except OSError as error:
+        raise Owl2Error(text_files.why_not_readable(path, error)) from error
 
 
 def _chunks(path: str | os.PathLike) -> Iterator[bytes]:
@@ -171,19 +149,22 @@ def _chunks(path: str | os.PathLike) -> Iterator[bytes]:
 
 
 def _index_lines(path: str | os.PathLike) -> np.ndarray:
-    ends, offset = [], 0
+    ends, firsts, offset, carried = [], [], 0, _NEWLINE
     for chunk in _chunks(path):
-        ends.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == _NEWLINE) + offset)
+        data = np.frombuffer(chunk, np.uint8)
+        breaks = data == _NEWLINE
+        ends.append(np.flatnonzero(breaks) + offset)
+        # The first byte of every line that begins in this chunk.
+        firsts.append(data[np.append(carried == _NEWLINE, breaks[:-1])])
+        carried = data[-1]
         offset += len(chunk)
     ends = np.append(np.concatenate(ends), offset)
     starts = np.append(0, ends[:-1] + 1)
-    # An empty line, with or without a carriage return, is no record; any other byte alone is a bad one.
-    lengths = ends - starts
-    kept = lengths > 0
-    with open(path, "rb") as file:
-        for line in np.flatnonzero(lengths == 1):
-            file.seek(int(starts[line]))
-            kept[line] = file.read(1) != b"\r"
+    first = np.concatenate([*firsts, np.full(int(carried == _NEWLINE), _NEWLINE, np.uint8)])
+    # A line of blanks is no record; few begin with one, and only those are looked at.
+    kept = first != _NEWLINE
+    for line in np.flatnonzero(kept & np.isin(first, _BLANKS)):
+        kept[line] = bool(_slice(path, starts[line], ends[line]).removeprefix(text_files.BOM).strip())
     return np.stack([starts, ends], -1)[kept].astype(np.int64)
 
 

@@ -4,7 +4,7 @@
      "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"},
                        {"from": "gpt", "value": "A bus."}]}
 
-`image` may be missing (text only) or a list (several pictures). `video`, a file
+`image` may be missing or blank (text only) or a list (several pictures). `video`, a file
 or a list, stands where pictures would: its tag, `<video>` or the file's image
 tag, becomes one image tag for each of the frames that are shown.
 """
@@ -20,10 +20,17 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.messages import IMAGE_TAGS, ConversationError, check_messages, from_llava
 from owl2_jax.data.released import released_messages, require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
-from owl2_jax.data.sources.files import contains, index_json, parse_record, picture_path, read_slice
+from owl2_jax.data.sources.files import contains, index_json, parse_record, read_slice
+from owl2_jax.data.sources.picture_files import is_blank, picture_names, picture_path
 from owl2_jax.data.video import Frame, require_reader
 
 VIDEO_TAG = "<video>"
+# Keys, in small letters, under which other formats name pictures.
+_PICTURE_KEYS = frozenset(
+    f"{stem}{end}"
+    for stem in ("image", "img", "picture", "photo", "video")
+    for end in ("", "s", "_path", "_paths", "_file", "_files", "_url", "_urls")
+)
 
 
 class LlavaSource:
@@ -74,8 +81,9 @@ class LlavaSource:
         position = checked_index(index, len(self), self.path)
         start, end = map(int, self._ranges[position])
         record = parse_record(read_slice(self.path, start, end - start), self.path, position)
-        if record.get("video") is None:
+        if not picture_names(record.get("video")):
             names = picture_names(record.get("image"))
+            self._require_seen(record, names, position)
             images = [picture_path(self.image_folder, name, self.path, position) for name in names]
         else:
             images = self._frames(record, position)
@@ -84,7 +92,7 @@ class LlavaSource:
             record, self.file_tag, self.style.image_tag, len(images), self.path, position, self.reading
         )
         return {
-            "id": str(record.get("id", position)),
+            "id": str(position if record.get("id") is None else record["id"]),
             "dataset": self.style.dataset,
             "messages": messages,
             "images": images,
@@ -95,12 +103,20 @@ class LlavaSource:
         text = f"llava {self.path}: {len(self)} dialogues, pictures in {self.image_folder}, {self.file_tag}"
         return f"{text}, {self.num_frames} frames a video" if self.num_frames else text
 
+    def _require_seen(self, record: Mapping[str, Any], names: list, index: int) -> None:
+        """Raises RecordError for a record without pictures that names some under another key."""
+        for key, value in record.items():
+            other = key.lower() in _PICTURE_KEYS and key not in ("image", "video")
+            if other and not names and value and not is_blank(value):
+                detail = f"pictures are read from 'image' and videos from 'video', found {key!r}: rename it"
+                raise RecordError(self.path, index, "missing_field", detail)
+
     def _frames(self, record: dict, index: int) -> list[Frame]:
         if not self.num_frames:
             raise RecordError(
                 self.path, index, "unsupported", "the record has a video; set num_frames to show some of it"
             )
-        if record.get("image") is not None:
+        if picture_names(record.get("image")):
             raise RecordError(self.path, index, "unsupported", "the record has both 'image' and 'video'")
         paths = [
             picture_path(self.image_folder, name, self.path, index) for name in picture_names(record["video"])
@@ -139,13 +155,6 @@ def with_frame_tags(record: Mapping[str, Any], file_tag: str, num_frames: int) -
     )
 
 
-def picture_names(value: object) -> list:
-    """The pictures of a record's `image` field: none, one or a list."""
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [value]
-
-
 def llava_messages(
     record: dict,
     file_tag: str,
@@ -165,13 +174,17 @@ def llava_messages(
       RecordError: The field is missing, or no dialogue with `num_images` tags.
     """
     if "conversations" not in record:
-        known = ", ".join(map(str, list(record)[:8]))
-        raise RecordError(source, index, "missing_field", f"no 'conversations'; found {known or 'no field'}")
+        known = ", ".join(repr(key)[:40] for key in list(record)[:8])
+        detail = f"no 'conversations'; found {known or 'no field'}"
+        if "messages" in record:
+            detail += "; write 'messages' as 'conversations', their 'role' as 'from' and 'content' as 'value'"
+        raise RecordError(source, index, "missing_field", detail)
     try:
         messages = from_llava(record["conversations"], file_tag, file_tag)
         return read_messages(messages, file_tag, image_tag, num_images, reading)
     except ConversationError as error:
-        raise RecordError(source, index, error.reason, str(error)) from error
+        hint = "" if num_images or error.reason != "image_count" else "; the record has no 'image'"
+        raise RecordError(source, index, error.reason, f"{error}{hint}") from error
 
 
 def read_messages(

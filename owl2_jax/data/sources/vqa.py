@@ -12,8 +12,9 @@ from collections import Counter
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import read_json
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
-from owl2_jax.data.sources.files import picture_path, read_json
+from owl2_jax.data.sources.picture_files import picture_path
 
 
 class VqaSource:

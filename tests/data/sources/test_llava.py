@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+from pathlib import Path
 
 import pytest
 
@@ -149,3 +150,86 @@ def read(source, index):
         return source[index]
     except RecordError as error:
         return error.reason
+
+
+CASES = Path(__file__).parents[1] / "cases"
+
+
+def outcomes(path, folder, **settings):
+    """{id: "read" or the error} of every record of a file."""
+    records = json.loads(path.read_text(encoding="utf-8"))
+    found = {}
+    source = LlavaSource(path, folder, **settings)
+    for index, one in enumerate(records):
+        outcome = read_or_error(source, index)
+        found[one["id"]] = outcome if isinstance(outcome, str) else "read"
+    return found
+
+
+def read_or_error(source, index):
+    try:
+        return source[index]
+    except RecordError as error:
+        return str(error)
+
+
+def test_the_ways_to_say_no_picture_make_text_only_samples(folder):
+    source = LlavaSource(CASES / "r10.json", folder)
+    for index in range(7):
+        assert source[index]["images"] == []
+        assert [message["content"] for message in source[index]["messages"]] == ["Hi", "Ho"]
+    with pytest.raises(RecordError, match=r"r10\.json\[7\]: missing: no picture 'none'"):
+        source[7]
+
+
+def test_counts_of_tags_and_pictures_are_told_in_the_words_of_the_file(folder):
+    (folder / "b.png").write_bytes(picture(2))
+    found = outcomes(CASES / "r11.json", folder)
+    assert {identity for identity, outcome in found.items() if outcome == "read"} == {"0", "3", "4"}
+    words = {
+        "1": "found 0 image tags '<image>' for 1 pictures",
+        "2": "found 1 image tags '<image>' for 2 pictures",
+        "5": "found 2 image tags '<image>' for 1 pictures",
+        "6": "pictures are read from 'image' and videos from 'video', found 'images'",
+        "7": "the picture is 7, expected a file name",
+        "8": "pictures are read from 'image' and videos from 'video', found 'images'",
+        "9": "found 1 image tags '<image>' for 0 pictures; give one picture per tag, in the order of the tags; the record has no 'image'",
+        "10": "found 0 image tags '<image>' for 1 pictures",
+        "11": "turn 0 is from 'user'; expected 'human' or 'gpt'; write 'human'",
+    }
+    for identity, text in words.items():
+        assert text in found[identity]
+        assert "<|image|>" not in found[identity]
+
+
+@pytest.mark.parametrize("key", ["images", "img", "picture", "image_path", "Image", "photos", "image_url"])
+def test_pictures_under_another_key_are_never_dropped(folder, key):
+    source = LlavaSource(write(folder, [record("x", "What?") | {key: ["a.png"]}]))
+    with pytest.raises(RecordError, match=rf"missing_field: pictures are read from 'image'.*found '{key}'"):
+        source[0]
+
+
+def test_other_keys_and_blank_ones_do_no_harm(folder):
+    extra = {"images": [], "model": "", "image_id": 7, "source": "coco"}
+    assert LlavaSource(write(folder, [record("x", "What?") | extra]))[0]["images"] == []
+
+
+@pytest.mark.parametrize("key", ["images", "image", "tool_calls", "video"])
+def test_what_a_turn_holds_besides_its_text_is_never_dropped(folder, key):
+    one = record("x", "What?")
+    one["conversations"][0][key] = ["a.png"]
+    with pytest.raises(RecordError, match=f"bad_conversation: turn 0 has '{key}', which is not read"):
+        LlavaSource(write(folder, [one]))[0]
+    one["conversations"][0][key] = None
+    assert LlavaSource(write(folder, [one]))[0]["messages"][0]["content"] == "What?"
+
+
+def test_a_file_in_the_form_of_chat_messages_is_told_what_to_rename(folder):
+    one = {"id": "x", "messages": [{"role": "user", "content": "a"}]}
+    with pytest.raises(RecordError, match=r"no 'conversations'.*write 'messages' as 'conversations'"):
+        LlavaSource(write(folder, [one]))[0]
+
+
+def test_a_record_without_an_id_goes_by_its_number(folder):
+    source = LlavaSource(write(folder, [record("x", "a"), record(None, "b")]))
+    assert [one["id"] for one in source] == ["x", "1"]
