@@ -193,7 +193,7 @@ def test_counts_of_tags_and_pictures_are_told_in_the_words_of_the_file(folder):
         "6": "pictures are read from 'image' and videos from 'video', found 'images'",
         "7": "the picture is 7, expected a file name",
         "8": "pictures are read from 'image' and videos from 'video', found 'images'",
-        "9": "found 1 image tags '<image>' for 0 pictures; give one picture per tag, in the order of the tags; the record has no 'image'",
+        "9": "in the order of the tags; the record has no 'image'",
         "10": "found 0 image tags '<image>' for 1 pictures",
         "11": "turn 0 is from 'user'; expected 'human' or 'gpt'; write 'human'",
     }
