@@ -78,6 +78,24 @@ def is_web_page(data: bytes) -> bool:
     return start.startswith((b"<!doctype html", b"<html"))
 
 
+def not_downloaded(path: str | os.PathLike) -> str | None:
+    """Names what stands in place of a binary file that was never fetched; None for anything else.
+
+    Raises:
+      Owl2Error: the file is not readable.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(256)
+    except OSError as error:
+        raise Owl2Error(why_not_readable(path, error)) from error
+    if start.startswith(_LFS):
+        return what_instead(start)
+    if is_web_page(start):
+        return "a web page; the download was refused, fetch the file again"
+    return None if start else "empty; fetch the file again"
+
+
 def lines(text: str) -> list[str]:
     """The lines of a text without their ends ("\\n" or "\\r\\n")."""
     parts = text.split("\n")

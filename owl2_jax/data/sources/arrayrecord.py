@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import not_downloaded
 from owl2_jax.data.messages import ConversationError
 from owl2_jax.data.released import require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
@@ -151,6 +152,9 @@ def open_array_record(paths: Sequence[str]) -> Any:
     for path in paths:
         if os.path.getsize(path) == 0:
             raise Owl2Error(f"{path} is empty; expected an ArrayRecord file, was its writing interrupted?")
+        wrong = not_downloaded(path)
+        if wrong:
+            raise Owl2Error(f"{path} is {wrong}")
     try:
         records = grain.sources.ArrayRecordDataSource(list(paths))
         len(records)

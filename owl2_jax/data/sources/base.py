@@ -145,6 +145,11 @@ class Style:
         return example
 
 
+def clean_caption(text: str) -> str:
+    """A caption without the blanks around it, and without a byte-order mark from the file it came from."""
+    return text.strip().removeprefix("\ufeff").strip()
+
+
 def _published(name: str) -> str:
     """What the user says in a published prompt; the tags of pictures go in front by themselves."""
     prompt = PROMPTS[name]

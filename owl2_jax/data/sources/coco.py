@@ -11,7 +11,14 @@ from pathlib import Path
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.text_files import read_json
-from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
+from owl2_jax.data.sources.base import (
+    DEFAULT_IMAGE_TAG,
+    Example,
+    RecordError,
+    Style,
+    checked_index,
+    clean_caption,
+)
 from owl2_jax.data.sources.picture_files import picture_path
 
 UNITS = ("caption", "image")
@@ -63,9 +70,9 @@ class CocoCaptionsSource:
         return self.style.example(
             str(identity),
             "",
-            captions[0].strip(),
+            clean_caption(captions[0]),
             [picture],
-            answers=[caption.strip() for caption in captions],
+            answers=[clean_caption(caption) for caption in captions],
             image_keys=[f"{self.style.dataset}/{image_id}"],
         )
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.text_files import not_downloaded
 from owl2_jax.data.released import require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
 from owl2_jax.data.sources.fields import Fields, Reader
@@ -94,6 +95,9 @@ class ParquetSource:
 
     def _group_sizes(self, path: str) -> list[tuple[str, int, int]]:
         parquet = _pyarrow_parquet()
+        wrong = not_downloaded(path)
+        if wrong:
+            raise Owl2Error(f"{path} is {wrong}")
         try:
             with parquet.ParquetFile(path) as file:
                 metadata, columns = file.metadata, file.schema_arrow.names
