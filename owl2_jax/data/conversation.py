@@ -138,6 +138,7 @@ def encode_dialogue(
     num_images: int | None = None,
     *,
     control_tokens: bool = False,
+    assistant_first: bool = False,
 ) -> Encoded:
     """Encodes a dialogue with its answers, for training.
 
@@ -148,12 +149,13 @@ def encode_dialogue(
 
     `num_images` is the number of pictures that belong to the dialogue; None
     leaves it unchecked. `control_tokens` lets `<s>`, `</s>` and `<unk>` in the
-    messages become their ids, as in the released training.
+    messages become their ids, as in the released training. `assistant_first` lets
+    the assistant have the first turn, as in a prompt; no training has that.
 
     Raises: what `check_messages` and `spans` raise.
     """
     template = get_template(template)
-    check_messages(messages, image_tag, num_images)
+    check_messages(messages, image_tag, num_images, assistant_first)
     builder = _Builder(tokenizer, image_tag, control_tokens)
     for text, learnt, closes in spans(messages, template, image_tag):
         builder.add(text, learnt)
@@ -175,6 +177,7 @@ def encode_prompt(
 ) -> Encoded:
     """Encodes a dialogue whose last turn is the user's, for the model to answer.
 
+    The assistant may have the first turn (`ASSISTANT: Hello.</s>USER: ...`).
     The ids are those `encode_dialogue` puts in front of the answer; no position
     is learnt. With `trailing_space` the prompt ends in `ASSISTANT: `, a lone
     word-boundary piece, as the published evaluations write it. `control_tokens`
@@ -184,7 +187,7 @@ def encode_prompt(
       the last turn.
     """
     template = get_template(template)
-    check_messages(messages, image_tag, num_images)
+    check_messages(messages, image_tag, num_images, assistant_first=True)
     if messages[-1]["role"] != "user":
         raise ConversationError("the last message is the assistant's, expected the user's; add a question")
     builder = _Builder(tokenizer, image_tag, control_tokens)

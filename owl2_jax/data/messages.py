@@ -12,6 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from owl2_jax.core.errors import Owl2Error, unknown_name
 
 IMAGE_TAGS = ("<|image|>", "<image>")  # this project's and LLaVA's
+# Marks a picture where texts are anybody's and may hold the tags above as words: half of a
+# surrogate pair, which no text with a UTF-8 form has.
+PICTURE_MARK = "\udcff"
 
 Message = Mapping[str, str]
 
@@ -39,13 +42,16 @@ class ImageCountError(ConversationError):
     reason = "image_count"
 
 
-def check_messages(messages: Sequence[Message], image_tag: str, num_images: int | None = None) -> None:
+def check_messages(
+    messages: Sequence[Message], image_tag: str, num_images: int | None = None, assistant_first: bool = False
+) -> None:
     """Checks that messages can be encoded.
 
     Args:
       messages: the dialogue.
-      image_tag: the run's image tag, one of `IMAGE_TAGS`.
+      image_tag: the run's image tag, one of `IMAGE_TAGS`, or `PICTURE_MARK`.
       num_images: pictures that belong to it; None leaves the number unchecked.
+      assistant_first: whether the assistant may have the first turn.
 
     Raises:
       UnknownNameError: `image_tag` is none of `IMAGE_TAGS`.
@@ -58,8 +64,9 @@ def check_messages(messages: Sequence[Message], image_tag: str, num_images: int 
         raise ConversationError(f"the conversation is {_short(messages)}; expected a list of messages")
     if not messages:
         raise ConversationError("the conversation is empty; at least one user message is expected")
+    greeted = assistant_first and isinstance(messages[0], Mapping) and messages[0].get("role") == "assistant"
     for index, message in enumerate(messages):
-        _check_message(index, message)
+        _check_message(index, message, ("user", "assistant")[(index + greeted) % 2])
         _check_tag(message["content"], image_tag)
     if num_images is not None:
         _check_count(messages, image_tag, num_images)
@@ -102,13 +109,13 @@ def _from_llava_turn(index: int, turn: object, file_tag: str) -> dict[str, str]:
     return {"role": _LLAVA_ROLES[speaker], "content": turn["value"]}
 
 
-def _check_message(index: int, message: Message) -> None:
+def _check_message(index: int, message: Message, expected: str) -> None:
     if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
         raise ConversationError(
             f"message {index} is {_short(message)}; expected a role and a text as content"
         )
     _refuse_unseen(f"message {index}", message, [key for key in message if key not in ("role", "content")])
-    role, expected = message.get("role"), ("user", "assistant")[index % 2]
+    role = message.get("role")
     if role not in ("user", "assistant"):
         raise ConversationError(f"message {index} has role {_short(role)}; expected 'user' or 'assistant'")
     if role != expected:
@@ -128,11 +135,13 @@ def _refuse_unseen(name: str, message: Mapping[str, object], keys: Iterable[str]
 
 
 def _require_tag(image_tag: str) -> None:
-    if image_tag not in IMAGE_TAGS:
+    if image_tag not in (*IMAGE_TAGS, PICTURE_MARK):
         raise unknown_name("image tag", image_tag, IMAGE_TAGS)
 
 
 def _check_tag(text: str, image_tag: str) -> None:
+    if image_tag == PICTURE_MARK:
+        return
     for other in IMAGE_TAGS:
         if other != image_tag and other in text:
             raise ImageTagError(

@@ -122,6 +122,7 @@ def _turn_spans(messages: Sequence[Message], template: Template) -> Generator[Sp
                 )
             pending += f"{template.user}: {content} {template.assistant}:"
         elif content:
+            pending += "" if index else f"{template.assistant}:"
             yield Span(pending, False)
             yield Span(f" {content}", True, closes=True)
             pending = ""
@@ -131,6 +132,8 @@ def _turn_spans(messages: Sequence[Message], template: Template) -> Generator[Sp
 def _caption_spans(messages: Sequence[Message], image_tag: str) -> Generator[Span, None, str]:
     if len(messages) > 2:
         raise ConversationError(f"a caption has one user and one assistant message, found {len(messages)}")
+    if messages[0]["role"] != "user":
+        raise ConversationError("the assistant speaks first, and template 'plain' has no place for that")
     question = messages[0]["content"]
     pictures = image_tag * question.count(image_tag)
     if question and not pictures:

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from owl2_jax.data.tokenizer import StreamDecoder, Tokenizer
-from owl2_jax.inference.request import FinishReason, Request, Result, TokenLogprobs
+from owl2_jax.inference.request import Event, FinishReason, Request, Result, TokenLogprobs
 
 
 class Answer:
@@ -74,6 +74,12 @@ class Answer:
         end = len(text) if self.ended else len(text) - self._held_back()
         new, self._shown = text[self._shown : end], max(end, self._shown)
         return new
+
+    def event(self, request_id: int, text: str) -> Event:
+        """The progress since the event before; `text` is what `new_text` gave."""
+        result = self.result
+        counts = (result.prompt_tokens, len(result.token_ids))
+        return Event(request_id, text, result if self.ended else None, self.new_logprobs(), *counts)
 
     def new_logprobs(self) -> TokenLogprobs | None:
         """Those of the tokens not given out before; None when there are none, or nobody wants them."""

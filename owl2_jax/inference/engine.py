@@ -243,9 +243,8 @@ class Engine:
             if job.answer.ended:
                 del self._running[slot]
                 self._table.release(job)
-                events.append(Event(job.request_id, text, job.answer.result, job.answer.new_logprobs()))
-            elif text:
-                events.append(Event(job.request_id, text, logprobs=job.answer.new_logprobs()))
+            if text or job.answer.ended:
+                events.append(job.answer.event(job.request_id, text))
         return events
 
     def _drop_cancelled_waiting(self) -> list[Event]:

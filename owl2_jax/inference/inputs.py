@@ -11,6 +11,7 @@ import numpy as np
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import encode_prompt, encode_text, expand
 from owl2_jax.data.messages import ImageCountError
+from owl2_jax.data.turns import read_turns
 from owl2_jax.inference import generate
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.pictures import Picture
@@ -92,7 +93,7 @@ def prompt_ids(request: Request, model: LoadedModel) -> np.ndarray:
     if isinstance(prompt, str):
         return encode_text(prompt, model.tokenizer, model.image_tag, control_tokens=request.control_tokens)
     return encode_prompt(
-        prompt,
+        read_turns(prompt, model.image_tag),
         model.template,
         model.tokenizer,
         model.image_tag,

@@ -61,7 +61,11 @@ class Looking:
         self._config = model.config.replace(remat="none")
 
     def look(
-        self, messages: Sequence[dict[str, str]], answer: str, pictures: Sequence[np.ndarray]
+        self,
+        messages: Sequence[dict[str, str]],
+        answer: str,
+        pictures: Sequence[np.ndarray],
+        image_tag: str | None = None,
     ) -> list[Look]:
         """Where it looked while it gave an answer, for each picture.
 
@@ -69,12 +73,13 @@ class Looking:
           messages: up to the question, with image tags.
           answer: what came out.
           pictures: uint8[H, W, 3] at the model's size, one per tag.
+          image_tag: what marks a picture in the messages; None for the model's.
 
         Raises:
           Owl2Error: no picture, an answer without tokens, too long, or messages
             that cannot be encoded.
         """
-        ids, answer_ids = self._encode(messages, answer, len(pictures))
+        ids, answer_ids = self._encode(messages, answer, len(pictures), image_tag or self._model.image_tag)
         prompt = place_pictures(ids[:-1], self._model)
         fed = np.concatenate([ids[-1:], answer_ids[:-1]])[:MAX_ANSWER]
         if len(prompt) + len(fed) > self._config.decoder.max_length:
@@ -95,15 +100,16 @@ class Looking:
         return [Look(maps[i], float(shares[i])) for i in range(len(pictures))]
 
     def _encode(
-        self, messages: Sequence[dict[str, str]], answer: str, pictures: int
+        self, messages: Sequence[dict[str, str]], answer: str, pictures: int, image_tag: str
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids of the prompt and, `</s>` left out, of the answer."""
         model = self._model
         if not pictures:
             raise Owl2Error("the conversation has no picture to look at")
-        names = (model.template, model.tokenizer, model.image_tag, pictures)
+        names = (model.template, model.tokenizer, image_tag, pictures)
         ids = encode_prompt(messages, *names).ids
-        whole = encode_dialogue([*messages, {"role": "assistant", "content": answer}], *names).ids
+        answered = [*messages, {"role": "assistant", "content": answer}]
+        whole = encode_dialogue(answered, *names, assistant_first=True).ids
         answer_ids = whole[len(ids) :]
         answer_ids = answer_ids[answer_ids != model.tokenizer.eos_id]
         if not len(answer_ids) or ids[-1] == IMAGE_ID:

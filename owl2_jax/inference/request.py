@@ -21,7 +21,7 @@ class Request:
     """A prompt to go on with.
 
     Attributes:
-      prompt: `{"role": "user" | "assistant", "content": str}` messages, the
+      prompt: messages with role and content, read as `data.turns` says, the
         user's last, or a finished text that is tokenized as it stands; an image
         tag in a text marks where a picture stands. Or token ids int32[n] with
         -200 where a picture stands.
@@ -116,9 +116,13 @@ class Event:
       result: the finished answer, in the last event of a request.
       logprobs: of the tokens chosen since the event before, when the request
         wants them; what a stop text is made of is among them.
+      prompt_tokens: as in `Result`.
+      new_tokens: tokens chosen so far.
     """
 
     request_id: int
     text: str
     result: Result | None = None
     logprobs: TokenLogprobs | None = None
+    prompt_tokens: int = 0
+    new_tokens: int = 0

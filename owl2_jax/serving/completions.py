@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from owl2_jax.data.tokenizer import WORD_BOUNDARY, Tokenizer
-from owl2_jax.inference.request import Result, TokenLogprobs
+from owl2_jax.inference.request import Event, Result, TokenLogprobs
 from owl2_jax.serving.calls import ChatCall
 
 DONE = b"data: [DONE]\n\n"
@@ -41,26 +41,39 @@ class Completion:
             "logprobs": self._logprobs(result) if self._call.logprobs else None,
             "finish_reason": result.finish_reason,
         }
-        return {**self._head, "object": "chat.completion", "choices": [choice], "usage": usage(result)}
+        counts = usage(result.prompt_tokens, len(result.token_ids))
+        return {**self._head, "object": "chat.completion", "choices": [choice], "usage": counts}
 
     def begin(self) -> bytes:
         """The first event of a stream."""
         return self._event({"role": "assistant", "content": ""})
 
-    def piece(self, text: str, tokens: TokenLogprobs | None = None) -> bytes:
-        """The event of some more text, with the tokens chosen meanwhile, if they were asked for."""
-        return self._event({"content": text}, self._logprobs(tokens) if tokens else None)
+    def piece(self, event: Event) -> bytes:
+        """The event of some more text, with the tokens chosen meanwhile and their number, if asked for."""
+        return self._event(
+            {"content": event.text},
+            self._logprobs(event.logprobs) if event.logprobs else None,
+            counts=usage(event.prompt_tokens, event.new_tokens),
+        )
 
     def end(self, result: Result) -> Iterator[bytes]:
         """The last events: the reason to end, token counts, if asked for, and the mark of the end."""
-        yield self._event({}, reason=result.finish_reason)
+        counts = usage(result.prompt_tokens, len(result.token_ids))
+        yield self._event({}, reason=result.finish_reason, counts=counts)
         if self._call.include_usage:
-            yield _encode({**self._chunk(), "choices": [], "usage": usage(result)})
+            yield _encode({**self._chunk(), "choices": [], "usage": counts})
         yield DONE
 
-    def _event(self, delta: dict[str, str], logprobs: Any = None, reason: str | None = None) -> bytes:
+    def _event(
+        self,
+        delta: dict[str, str],
+        logprobs: Any = None,
+        reason: str | None = None,
+        counts: dict[str, int] | None = None,
+    ) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        return _encode({**self._chunk(), "choices": [choice]})
+        told = {"usage": counts} if self._call.usage_in_pieces and counts else {}
+        return _encode({**self._chunk(), "choices": [choice], **told})
 
     def _chunk(self) -> dict[str, Any]:
         return {**self._head, "object": "chat.completion.chunk"}
@@ -92,9 +105,8 @@ def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
     return tokenizer.piece(token).replace(WORD_BOUNDARY, " ").encode()
 
 
-def usage(result: Result) -> dict[str, int]:
+def usage(prompt: int, answer: int) -> dict[str, int]:
     """Numbers of tokens; those of the prompt count the positions of pictures."""
-    prompt, answer = result.prompt_tokens, len(result.token_ids)
     return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
 
 

@@ -32,10 +32,10 @@ class ApiError(Owl2Error):
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
     ):
-        super().__init__(message)
+        super().__init__(_writable(message))
         self.status = status
         self.code = code
-        self.param = param
+        self.param = param and _writable(param)
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
@@ -48,6 +48,11 @@ class ApiError(Owl2Error):
     def event(self) -> bytes:
         """The body as a server-sent event."""
         return b"data: " + json.dumps(self.body()).encode() + b"\n\n"
+
+
+def _writable(text: str) -> str:
+    """A text that may quote what a client sent; half of a surrogate pair would have no UTF-8 form."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def unavailable(message: str, seconds: int) -> ApiError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from owl2_jax.core.errors import nearest
@@ -14,15 +14,20 @@ from owl2_jax.serving.errors import ApiError
 
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256  # characters
+MANY = 2**63 - 1  # of tokens; the context ends an answer long before
 
 READ = (
     "model", "messages", "stream", "stream_options", "stop", "temperature", "top_p", "max_tokens",
     "max_completion_tokens", "seed", "logprobs", "top_logprobs", "n",
     "min_tokens", "top_k", "min_p", "repetition_penalty",  # not of OpenAI's; other servers call them so, too
 )  # fmt: skip
-# Of no effect on an answer.
-UNUSED = ("user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier", "parallel_tool_calls")
-# Of effect, and nothing but the value that changes nothing can be had here.
+# Of no effect on an answer: names of the user, where and how fast to answer, what to keep, and
+# what only models have that reason before they answer or were trained for several lengths.
+UNUSED = (
+    "user", "safety_identifier", "metadata", "store", "service_tier", "prediction", "parallel_tool_calls",
+    "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "reasoning_effort", "verbosity",
+)  # fmt: skip
+# Of effect, and nothing but null and the values that change nothing can be had here.
 FIXED: Mapping[str, tuple[Any, ...]] = {
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
@@ -33,35 +38,51 @@ FIXED: Mapping[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
-    "store": (False,),
+    "audio": (),
+    "web_search_options": (),
+    "moderation": (),
 }
+STREAM_OPTIONS = ("include_usage", "continuous_usage_stats", "include_obfuscation")
 
 
 def check_names(call: Mapping[str, Any]) -> None:
-    """Raises `ApiError` for fields that are unknown, or ask for what is not to be had."""
-    known = (*READ, *UNUSED, *FIXED)
+    """Raises `ApiError` for fields that are unknown, or ask for what is not to be had.
+
+    Null is as if left out, in any field.
+    """
     for name, value in call.items():
-        if name not in known:
-            close = nearest(name, known)
-            hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-            raise ApiError(f"unknown field {name[:60]!r}{hint}", code="unknown_parameter", param=name[:60])
-        if name in FIXED and value is not None and value not in FIXED[name]:
-            allowed = " or ".join(map(repr, FIXED[name]))
+        if value is None or name in READ or name in UNUSED:
+            continue
+        if name not in FIXED:
+            raise unknown_field(name, (*READ, *UNUSED, *FIXED))
+        if value not in FIXED[name]:
+            allowed = " or ".join(map(repr, FIXED[name])) or "null"
             raise wrong(name, value, f"nothing but {allowed} is supported")
+
+
+def unknown_field(name: str, known: Iterable[str]) -> ApiError:
+    """The error for a field that is none of `known`."""
+    close = nearest(name, known)
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return ApiError(f"unknown field {name[:60]!r}{hint}", code="unknown_parameter", param=name[:60])
 
 
 def read_text(call: Mapping[str, Any], name: str) -> str | None:
     value = call.get(name)
     if value is not None and not isinstance(value, str):
         raise wrong(name, value, "expected a text")
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError:
+        raise wrong(name, value, "expected text that has a UTF-8 form") from None
     return value
 
 
-def read_bool(call: Mapping[str, Any], name: str) -> bool:
-    """False when it is left out."""
+def read_bool(call: Mapping[str, Any], name: str, inside: str = "") -> bool:
+    """False when it is left out; `inside` stands in front of the name in errors."""
     value = call.get(name)
     if value is not None and not isinstance(value, bool):
-        raise wrong(name, value, "expected true or false")
+        raise wrong(inside + name, value, "expected true or false")
     return bool(value)
 
 
@@ -90,7 +111,7 @@ def read_sampling(call: Mapping[str, Any]) -> Sampling:
         temperature=read_number(call, "temperature", 0.0, 2.0, 1.0),
         # 0 would keep nothing; what comes close to it keeps the likeliest token.
         top_p=max(read_number(call, "top_p", 0.0, 1.0, 1.0), 1e-6),
-        top_k=read_whole(call, "top_k", 0, 2**31 - 1) or 0,
+        top_k=max(read_whole(call, "top_k", -1, 2**31 - 1) or 0, 0),  # -1: all, as other servers write it
         min_p=read_number(call, "min_p", 0.0, 1.0, 0.0),
         repetition_penalty=read_number(call, "repetition_penalty", 0.1, 10.0, 1.0),
         seed=secrets.randbits(63) if seed is None else seed % 2**63,
@@ -109,30 +130,47 @@ def read_stop(call: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def read_length(call: Mapping[str, Any]) -> int | None:
-    """Most tokens of the answer, under either of its names."""
-    old = read_whole(call, "max_tokens", 1, 2**31 - 1)
-    new = read_whole(call, "max_completion_tokens", 1, 2**31 - 1)
+    """Most tokens of the answer, under either of its names; more than there is room for is all there is."""
+    old, new = (_read_length(call, name) for name in ("max_tokens", "max_completion_tokens"))
     if old is not None and new is not None and old != new:
-        raise ApiError("max_tokens and max_completion_tokens differ; give one of them", param="max_tokens")
+        raise ApiError(
+            f"max_tokens is {old} and max_completion_tokens {new}; they differ, give one of them",
+            code="invalid_value",
+            param="max_tokens",
+        )
     return old if new is None else new
+
+
+def _read_length(call: Mapping[str, Any], name: str) -> int | None:
+    value = call.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise wrong(name, value, "expected a whole number from 1, or null for as many as there is room for")
+    return min(value, MANY)
 
 
 def read_top_logprobs(call: Mapping[str, Any]) -> int:
     count = read_whole(call, "top_logprobs", 0, MAX_TOP_LOGPROBS) or 0
     if count and not read_bool(call, "logprobs"):
-        raise ApiError("top_logprobs needs 'logprobs': true", param="top_logprobs")
+        raise ApiError("top_logprobs needs 'logprobs': true", code="invalid_value", param="top_logprobs")
     return count
 
 
-def read_include_usage(call: Mapping[str, Any]) -> bool:
+def read_stream_options(call: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Whether to tell numbers of tokens at the end, and with every piece."""
     options = call.get("stream_options")
     if options is None:
-        return False
-    if not isinstance(options, dict) or not set(options) <= {"include_usage", "include_obfuscation"}:
+        return False, False
+    if not isinstance(options, dict):
         raise wrong("stream_options", options, "expected {'include_usage': true or false}")
-    if not read_bool(call, "stream"):
-        raise ApiError("stream_options needs 'stream': true", param="stream_options")
-    return read_bool(options, "include_usage")
+    for name, value in options.items():
+        if value is not None and name not in STREAM_OPTIONS:
+            raise unknown_field(f"stream_options.{name}", [f"stream_options.{one}" for one in STREAM_OPTIONS])
+    told = {name: read_bool(options, name, "stream_options.") for name in STREAM_OPTIONS}
+    if not read_bool(call, "stream") and any(told.values()):
+        raise ApiError("stream_options needs 'stream': true", code="invalid_value", param="stream_options")
+    return told["include_usage"], told["continuous_usage_stats"]
 
 
 def wrong(name: str, value: Any, expected: str) -> ApiError:

@@ -60,7 +60,7 @@ class AnswerStream(Response):
         try:
             while (event := await self._ticket.next()) is not None:
                 if event.text or event.logprobs:
-                    yield self._completion.piece(event.text, event.logprobs)
+                    yield self._completion.piece(event)
                 if event.result is not None:
                     for piece in self._completion.end(event.result):
                         yield piece

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.conversation import encode_prompt
+from owl2_jax.data.messages import PICTURE_MARK
 from owl2_jax.inference.engine import Engine, EngineConfig
-from owl2_jax.inference.inputs import prompt_ids
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.looking import Look, Looking
 from owl2_jax.inference.request import Request
 from owl2_jax.serving.body import BodyReader
 from owl2_jax.serving.calls import ChatCall, Conversation, read_call, read_conversation
 from owl2_jax.serving.errors import ApiError, overloaded
-from owl2_jax.serving.fields import read_text
+from owl2_jax.serving.fields import read_text, unknown_field
 from owl2_jax.serving.metrics import Metrics
 from owl2_jax.serving.pictures import PictureReader
 from owl2_jax.serving.remote import Fetcher
@@ -26,6 +29,7 @@ from owl2_jax.serving.settings import ServeConfig
 from owl2_jax.serving.warm_up import warm_up_requests
 
 MAX_LOOKERS = 8  # that wait to see where the model looked
+LOOK_FIELDS = ("model", "messages", "answer")
 
 
 class Service:
@@ -62,7 +66,7 @@ class Service:
 
     def read_call(self, value: Mapping[str, Any]) -> ChatCall:
         """Checks a chat completion. Raises `ApiError`."""
-        call = read_call(value, self.model.image_tag, self.config.limits.pictures)
+        call = read_call(value, self.config.limits.pictures)
         self.check_name(call.model)
         return call
 
@@ -91,13 +95,14 @@ class Service:
         return ticket
 
     async def _request(self, call: ChatCall) -> Request:
-        ids = await asyncio.to_thread(self.ids, call.conversation, call.max_new_tokens)
+        ids, room = await asyncio.to_thread(self.ids, call.conversation)
         pictures = await self.read_pictures(call.conversation)
+        wanted = call.max_new_tokens
         return Request(
             ids,
             pictures,
             call.sampling,
-            max_new_tokens=call.max_new_tokens,
+            max_new_tokens=None if wanted is None else min(wanted, room),
             min_new_tokens=call.min_new_tokens,
             stop=call.stop,
             top_logprobs=call.top_logprobs,
@@ -106,7 +111,8 @@ class Service:
 
     async def read_pictures(self, conversation: Conversation) -> list[np.ndarray]:
         """uint8[H, W, 3] of each picture. Raises `ApiError`."""
-        pictures = await self.pictures.read(conversation.pictures)
+        with _about_messages():
+            pictures = await self.pictures.read(conversation.pictures)
         self.metrics.pictures(len(pictures))
         return pictures
 
@@ -120,38 +126,48 @@ class Service:
           ApiError: as for a chat completion; 429 when too many ask.
         """
         for name in value:
-            if name not in ("model", "messages", "answer"):
-                raise ApiError(f"unknown field {name[:60]!r}", code="unknown_parameter", param=name[:60])
+            if name not in LOOK_FIELDS:
+                raise unknown_field(name, LOOK_FIELDS)
         self.check_name(read_text(value, "model"))
         answer = read_text(value, "answer") or ""
-        conversation = read_conversation(value, self.model.image_tag, self.config.limits.pictures)
-        await asyncio.to_thread(self.ids, conversation, None)
+        conversation = read_conversation(value, self.config.limits.pictures)
+        await asyncio.to_thread(self.ids, conversation)
         if self._lookers >= MAX_LOOKERS:
             raise overloaded("too many want to see where the model looked; try again", 2)
         self._lookers += 1
         try:
             pictures = await self.read_pictures(conversation)
-            work = (self.looking.look, conversation.messages, answer[: self._most_text], pictures)
-            return await asyncio.get_running_loop().run_in_executor(self._look_thread, *work)
+            work = (
+                self.looking.look,
+                conversation.messages,
+                answer[: self._most_text],
+                pictures,
+                PICTURE_MARK,
+            )
+            with _about_messages():
+                return await asyncio.get_running_loop().run_in_executor(self._look_thread, *work)
         finally:
             self._lookers -= 1
 
-    def ids(self, conversation: Conversation, max_new_tokens: int | None) -> np.ndarray:
-        """int32[n] of a prompt, -200 where a picture stands.
+    def ids(self, conversation: Conversation) -> tuple[np.ndarray, int]:
+        """int32[n] of a prompt, -200 where a picture stands, and the most tokens its answer may have.
 
         Raises:
-          ApiError: it does not fit into the model together with its answer.
+          ApiError: it leaves no room for an answer.
         """
         length = sum(len(message["content"]) for message in conversation.messages)
         if length > self._most_text:
             raise self._too_long(f"{length} characters")
-        pictures = conversation.pictures
-        ids = prompt_ids(Request(conversation.messages, pictures), self.model)
-        positions = len(ids) + len(pictures) * (self.model.config.tokens_per_image - 1)
-        if positions + (max_new_tokens or 1) > self.model.config.decoder.max_length:
-            parts = f"{positions} tokens ({len(pictures)} pictures included)"
-            raise self._too_long(parts + (f" and {max_new_tokens} for the answer" if max_new_tokens else ""))
-        return ids
+        model, count = self.model, len(conversation.pictures)
+        with _about_messages():
+            found = encode_prompt(
+                conversation.messages, model.template, model.tokenizer, PICTURE_MARK, count
+            )  # fmt: skip
+        positions = len(found.ids) + count * (model.config.tokens_per_image - 1)
+        room = model.config.decoder.max_length - positions
+        if room < 1:
+            raise self._too_long(f"{positions} tokens ({count} pictures included)")
+        return found.ids, room
 
     def _too_long(self, found: str) -> ApiError:
         most = self.model.config.decoder.max_length
@@ -166,6 +182,18 @@ class Service:
         self.runner.stop()
         self.pictures.close()
         self._look_thread.shutdown(wait=False, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _about_messages() -> Iterator[None]:
+    """Around work on a conversation: what is wrong with it, its pictures included, is told of `messages`."""
+    try:
+        yield
+    except ApiError as error:
+        error.param = error.param or "messages"
+        raise
+    except Owl2Error as error:
+        raise ApiError(str(error), code="invalid_value", param="messages") from error
 
 
 def _most_text(model: LoadedModel) -> int:

@@ -11,7 +11,7 @@ import pytest
 
 from owl2_jax.inference.request import Request
 from owl2_jax.testing import tiny
-from tests.serving.questions import answer_alone, ragged, user
+from tests.serving.questions import answer_alone, data_url, ragged, user
 from tests.serving.running import serve
 
 
@@ -126,6 +126,66 @@ def test_lengths(client):
     assert answer.choices[0].finish_reason == "length"
     room = ask(client, max_tokens=None, extra_body={"min_tokens": 1000})
     assert room.usage.total_tokens == 128
+
+
+def test_more_tokens_than_there_is_room_for_are_as_many_as_there_is(client):
+    """As OpenAI's API does today: the answer ends with the context, and says so."""
+    for most in (120, 200, 10**12):
+        answer = ask(client, max_tokens=most, extra_body={"min_tokens": 120})
+        assert answer.choices[0].finish_reason == "length"
+        assert answer.usage.total_tokens == 128
+    assert ask(client, max_tokens=None, max_completion_tokens=5000).usage.total_tokens <= 128
+
+
+def test_conversations_in_any_order_of_roles_are_answered_as_the_turns_they_are_read_as(client, model):
+    def alone(*turns):
+        messages = [{"role": role, "content": content} for role, content in turns]
+        return answer_alone(model, Request(messages, max_new_tokens=10)).text
+
+    def said(role, content):
+        return {"role": role, "content": content}
+
+    for messages, turns in (
+        ([said("user", "Is it"), said("user", "red?")], [("user", "Is it\nred?")]),
+        (
+            [said("assistant", "Ask me."), user("What?")],
+            [("assistant", "Ask me."), ("user", "What?")],
+        ),
+        (
+            [user("What?"), said("assistant", "red"), said("system", "Be brief."), user("Why?")],
+            [("user", "What?"), ("assistant", "red"), ("user", "Be brief.\nWhy?")],
+        ),
+        ([user("What?"), said("assistant", None), user("Why?")], [("user", "What?\nWhy?")]),
+        ([user("What?"), {"role": "assistant"}], [("user", "What?")]),
+    ):
+        assert ask(client, *messages).choices[0].message.content == alone(*turns)
+
+
+def test_pictures_as_ollama_sends_them_are_seen(client):
+    url = data_url(1)
+    plain = {"role": "user", "content": "Is it red?", "images": [url.partition(",")[2]]}
+    seen, sent = ask(client, plain), ask(client, user("Is it red?", 1))
+    assert seen.choices[0].message.content == sent.choices[0].message.content
+    assert seen.usage.prompt_tokens == sent.usage.prompt_tokens
+
+
+def test_an_answer_with_an_image_tag_may_stay_in_the_conversation(client):
+    """A tag that the assistant wrote is text, and pictures stay those of the user's."""
+    messages = [user("Is it red?", 1), {"role": "assistant", "content": "<|image|> <image>"}, user("Why?")]
+    spelt = [user("Is it red?", 1), {"role": "assistant", "content": "no"}, user("Why?")]
+    longer = ask(client, *messages).usage.prompt_tokens - ask(client, *spelt).usage.prompt_tokens
+    assert 2 < longer < 40
+
+
+def test_numbers_of_tokens_come_with_every_piece_if_asked_for(client):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = list(ask(client, max_tokens=40, stream=True, stream_options=options))
+    counted = [chunk.usage for chunk in chunks[1:]]
+    assert all(usage.prompt_tokens == counted[-1].prompt_tokens for usage in counted)
+    numbers = [usage.completion_tokens for usage in counted]
+    assert numbers == sorted(numbers)
+    assert len(set(numbers)) > 5
+    assert counted[-2] == counted[-1] == ask(client, max_tokens=40).usage
 
 
 def test_models(client):

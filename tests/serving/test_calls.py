@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from owl2_jax.data.messages import PICTURE_MARK
 from owl2_jax.serving.calls import read_call
 from owl2_jax.serving.errors import ApiError
 
-TAG = "<|image|>"
+TAG = PICTURE_MARK
 
 
 def picture(url: str) -> dict:
@@ -20,7 +21,7 @@ def text(words: str) -> dict:
 
 def read(messages=None, **settings):
     messages = [{"role": "user", "content": "What?"}] if messages is None else messages
-    return read_call({"messages": messages, **settings}, TAG, 3)
+    return read_call({"messages": messages, **settings}, 3)
 
 
 def test_pictures_stay_where_they_stand():
@@ -103,13 +104,12 @@ def one(content, role="user") -> list:
         (one([{"type": "text"}]), r"\[0\].text is None"),
         (one([{"type": "image_url"}]), "object with 'url'"),
         (one([{"type": "image_url", "image_url": {"url": 3}}]), "object with 'url'"),
-        (one(f"{TAG}What?"), "holds the image tag"),
+        (one(f"{TAG}What?"), "has a UTF-8 form"),
+        (one("<|image|>What?"), r"holds the image tag '<\|image\|>'"),
         (one("<image>What?"), "holds the image tag"),
         (one("Yes.", "assistant"), "roles are assistant"),
         (one("Be brief.", "system"), "roles are system"),
-        (one("a") + one("b"), "roles are user, user"),
         (one("a") + one("b", "assistant"), "roles are user, assistant"),
-        (one("a") + one("b", "system"), "in the middle"),
         (one("a") + one([picture("x")], "assistant") + one("c"), "only the user"),
         (one([picture("x")] * 4), "4 pictures; expected at most 3"),
     ],
@@ -118,6 +118,7 @@ def test_bad_messages_are_named(messages, words):
     with pytest.raises(ApiError, match=words) as caught:
         read(messages)
     assert caught.value.status == 400
+    assert caught.value.param.startswith("messages")
     assert "\n" not in str(caught.value)
 
 
@@ -129,7 +130,18 @@ def test_bad_messages_are_named(messages, words):
         ("temperature", "hot", "from 0 to 2"),
         ("temperature", True, "from 0 to 2"),
         ("top_p", -0.1, "from 0 to 1"),
-        ("max_tokens", 0, "from 1"),
+        ("max_tokens", 0, "from 1, or null for as many as there is room for"),
+        ("max_tokens", -1, "from 1, or null"),
+        ("max_completion_tokens", 0, "from 1"),
+        ("max_completion_tokens", True, "whole number"),
+        ("top_k", -2, "from -1"),
+        ("audio", {"voice": "alloy", "format": "mp3"}, "nothing but null"),
+        ("web_search_options", {}, "nothing but null"),
+        ("moderation", {"model": "omni-moderation-latest"}, "nothing but null"),
+        ("modalities", ["text", "audio"], "nothing but"),
+        ("tool_choice", "required", "nothing but"),
+        ("functions", [{"name": "f"}], "nothing but"),
+        ("logit_bias", {"50256": -100}, "nothing but"),
         ("max_tokens", 1.5, "whole number"),
         ("n", 2, "from 1 to 1"),
         ("seed", 2**63, "whole number"),
@@ -141,6 +153,8 @@ def test_bad_messages_are_named(messages, words):
         ("top_logprobs", 3, "needs 'logprobs'"),
         ("stream_options", {"include_usage": True}, "needs 'stream'"),
         ("stream_options", 3, "include_usage"),
+        ("stream_options", {"include_usage": 1}, "stream_options.include_usage is 1"),
+        ("stream_options", {"includ_usage": True}, "did you mean 'stream_options.include_usage'"),
         ("tools", [{"type": "function"}], "nothing but"),
         ("response_format", {"type": "json_object"}, "nothing but"),
         ("presence_penalty", 0.5, "nothing but 0"),
@@ -150,11 +164,37 @@ def test_bad_messages_are_named(messages, words):
 def test_bad_settings_are_named(name, value, words):
     with pytest.raises(ApiError, match=words) as caught:
         read(**{name: value})
-    assert caught.value.param in (name, None)
+    assert caught.value.param.startswith(name)
     assert caught.value.status == 400
 
 
 def test_two_lengths_that_differ_are_refused():
     assert read(max_tokens=3, max_completion_tokens=3).max_new_tokens == 3
-    with pytest.raises(ApiError, match="differ"):
+    with pytest.raises(ApiError, match="is 3 and max_completion_tokens 4; they differ"):
         read(max_tokens=3, max_completion_tokens=4)
+
+
+def test_lengths_of_any_size_are_read():
+    assert read(max_tokens=10**30).max_new_tokens == 2**63 - 1
+    assert read(max_completion_tokens=10**6).max_new_tokens == 10**6
+
+
+def test_fields_without_effect_are_taken():
+    call = read(
+        reasoning_effort="high", verbosity="low", prediction={"type": "content", "content": "a"}, store=True,
+        prompt_cache_retention="24h", prompt_cache_key="k", safety_identifier="s", service_tier="flex",
+        metadata={"a": "b"}, parallel_tool_calls=False, modalities=["text"], tools=[], tool_choice="none",
+        functions=[], function_call="auto", response_format={"type": "text"}, logit_bias={}, top_k=-1,
+        presence_penalty=0.0, audio=None, web_search_options=None, something_new=None,
+    )  # fmt: skip
+    assert call.conversation == read().conversation
+    assert call.sampling.top_k == 0
+
+
+def test_numbers_of_tokens_may_be_asked_for_with_every_piece():
+    call = read(stream=True, stream_options={"include_usage": True, "continuous_usage_stats": True})
+    assert (call.include_usage, call.usage_in_pieces) == (True, True)
+    for options in ({"continuous_usage_stats": False}, {"continuous_usage_stats": None}, {}):
+        call = read(stream=True, stream_options=options)
+        assert (call.include_usage, call.usage_in_pieces) == (False, False)
+    assert read(stream_options={"include_usage": False}).stream is False

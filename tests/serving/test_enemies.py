@@ -55,6 +55,9 @@ def still_serves(shared: Running):
         (b'"text"', "expected an object"),
         (b"null", "expected an object"),
         (b"{}", "messages is None"),
+        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "UTF-8 form"),
+        (b'{"\\ud800\\n": 1}', "unknown field"),
+        (b'{"model": "\\ud800", "messages": [{"role": "user", "content": "a"}]}', "model is '\\ud800'"),
     ],
 )
 def test_malformed_bodies(shared, body, words):
@@ -77,21 +80,19 @@ def test_other_content_types(shared):
         ({"messages": [user("What?")], "model": "gpt-4o"}, 404, "model_not_found", "'gpt-4o' is not served"),
         ({"messages": [{"role": "robot", "content": "x"}]}, 400, "invalid_value", "role is 'robot'"),
         ({"messages": [{"role": "user"}]}, 400, "invalid_value", "content is None"),
-        (
-            {"messages": [user("What?")], "max_tokens": 200},
-            400,
-            "context_length_exceeded",
-            "200 for the answer",
-        ),
+        ({"messages": [user("What?")], "max_tokens": 0}, 400, "invalid_value", "max_tokens is 0"),
         ({"messages": [user("What? " * 100)]}, 400, "context_length_exceeded", "takes 128 tokens"),
         ({"messages": [user("x" * 500_000)]}, 400, "context_length_exceeded", "500000 characters"),
-        ({"messages": [user("")]}, 400, None, "empty"),
+        ({"messages": [user("")]}, 400, "invalid_value", "empty"),
+        ({"messages": [user("x " * 60, *range(4))]}, 400, "context_length_exceeded", "4 pictures"),
         (
-            {"messages": [user("x", *range(4))], "max_tokens": 120},
+            {"messages": [user("x") | {"images": ["AAAA"]}]},
             400,
-            "context_length_exceeded",
-            "4 pictures",
+            "invalid_image",
+            "picture 1",
         ),
+        ({"messages": [user("x") | {"image": "AAAA"}]}, 400, "unknown_parameter", "did you mean 'images'"),
+        ({"messages": [user("What is <image>?")]}, 400, "invalid_value", "with which no picture comes"),
         (
             conversation(*[image("data:,")] * 10_000),
             400,
@@ -115,7 +116,9 @@ def test_other_content_types(shared):
     ],
 )
 def test_bad_calls(shared, call, status, code, words):
-    assert check_error(shared.post(call), status, words)["code"] == code
+    body = check_error(shared.post(call), status, words)
+    assert body["code"] == code
+    assert body["param"]
     # A stream that cannot begin is an error like any other.
     check_error(shared.post(call | {"stream": True}), status, words)
 
