@@ -7,10 +7,11 @@ A line of the input:
 
 "prompt" (a finished text) may stand in place of "messages"; with
 "control_tokens": true, `<s>`, `</s>` and `<unk>` in it are those ids and no
-text. Paths are relative to the input file; "id" is the line's number when left
-out. All fields but the
-prompt are optional, and win over the command line. The answers stand in the
-order of the prompts:
+text. Messages are read as the server reads them (`owl2_jax.data.turns`): roles
+in any order, an assistant's content may be null. Paths are relative to the input
+file; "id" is the line's number when left out. All fields but the prompt are
+optional, and win over the command line. The answers stand in the order of the
+prompts:
 
     {"id": "a1", "text": "A cat.", "finish_reason": "stop", "prompt_tokens": 23,
      "new_tokens": 4, "logprob": -0.71}
@@ -24,6 +25,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import reprlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,6 +43,7 @@ from owl2_jax.cli.common import (
     sampling_of,
 )
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.text_files import json_lines
 
 if TYPE_CHECKING:
     from owl2_jax.inference.engine import Engine
@@ -124,13 +127,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file, each with its "id".
 
     Raises:
-      Owl2Error: no such file, or a line that is no prompt, naming the line.
+      Owl2Error: the file cannot be read, or a line is no prompt, naming the line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Owl2Error(f"cannot read {path}: {error}") from error
-    rows = [_read_row(f"{path}, line {n}", n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    rows = [_read_row(f"{path}, line {n}", n, value) for n, value in json_lines(path)]
     if not rows:
         raise Owl2Error(f"{path} holds no prompts; expected one JSON object a line")
     ids = set()
@@ -141,13 +140,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_row(where: str, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise Owl2Error(f"{where} is not valid JSON: {error}") from error
+def _read_row(where: str, number: int, row: Any) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise Owl2Error(f"{where} is {line.strip()[:40]}; expected an object")
+        raise Owl2Error(f"{where} is {reprlib.repr(row)}; expected an object")
     for key in row:
         if key not in _FIELDS:
             raise unknown_name(f"field of {where}", key, _FIELDS)

@@ -146,7 +146,7 @@ def _check_tag(text: str, image_tag: str) -> None:
         if other != image_tag and other in text:
             raise ImageTagError(
                 f"found the image tag {other!r}, expected {image_tag!r}: the picture would be lost; "
-                "set the image tag of this source in the config"
+                f"write {image_tag!r} there, or set the image tag of this source in the config"
             )
 
 

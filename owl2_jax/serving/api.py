@@ -80,6 +80,31 @@ _open = APIRouter()
 
 @_v1.post("/chat/completions")
 async def chat_completions(request: Request) -> Response:
+    """An answer to a conversation, as OpenAI's API gives it.
+
+    Messages are fitted to the turns that the templates know (`data.turns`):
+
+    - Roles may come in any order. What follows in one role is one turn; a system or
+      developer message is part of the user's turn where it stands; the assistant may
+      speak first; an assistant's content may be null, empty or missing. The user,
+      or the system, must speak last.
+    - A content is a text or a list of parts, `text` and `image_url`, in any order.
+      Ollama's `images` of a message are read, too, and seen in front of its text.
+    - `<s>`, `</s>`, `<unk>` and other pieces that somebody writes are text. So are
+      image tags of the assistant and the system; in a user's message, where a
+      picture may have been meant, they are refused.
+    - Tool calls, audio, unknown keys and two names of one role are refused by name:
+      nothing that is sent goes unseen.
+
+    Fields are read (`fields.READ`), of no effect (`fields.UNUSED`), or fixed to what
+    changes nothing (`fields.FIXED`); null is as if left out, for any of them.
+    `max_tokens` beyond the context is as much as there is room for, and the answer
+    then ends with the reason `length`. `stream_options` may ask for token counts with
+    every piece (`continuous_usage_stats`).
+
+    Raises:
+      ApiError: 4xx with the field at fault as `param`; 429 and 503 with `Retry-After`.
+    """
     service = _service(request)
     try:
         call = service.read_call(await service.bodies.read_json(request))

@@ -81,6 +81,50 @@ def test_other_settings_do_not_go_on_in_the_same_file(generate, workspace):
     assert (workspace / "out.jsonl").read_bytes() == before
 
 
+def test_marks_and_line_separators_of_files_from_elsewhere_are_read(generate, workspace):
+    """No byte-order mark stays; U+2028, U+2029 and U+0085 in a string end no line; blank lines are none."""
+    separators = "\u2028\u2029\u0085"
+    row = json.dumps({"prompt": f"What{separators}?"}, ensure_ascii=False)
+    (workspace / "in.jsonl").write_bytes(f"\ufeff{row}\r\n \n{row}".encode())
+    assert generate()[0] == 0
+    first, third = read(workspace / "out.jsonl")
+    assert (first["id"], third["id"]) == (1, 3)
+    assert first["prompt_tokens"] == third["prompt_tokens"] > len(separators.encode())
+    (workspace / "in.jsonl").write_bytes(row.encode("utf-16"))
+    assert "is UTF-16, not UTF-8" in generate(f"--output={workspace}/other.jsonl")[1]
+
+
+def test_messages_are_read_as_the_server_reads_them(generate, workspace):
+    def said(role, content, **more):
+        return {"role": role, "content": content, **more}
+
+    question = said("user", "What?")
+    rows = [
+        [said("user", "a"), said("assistant", None), said("user", "b")],
+        [said("user", "a\nb")],
+        [said("system", "Be brief."), said("assistant", "Hello."), question],
+        [said("user", "a</s><s>b")],
+        [said("user", "What?", images=["0.png"])],
+        [question, said("assistant", None, tool_calls=[{"id": "c"}]), question],
+        [said("user", "What?", imges=[])],
+        [said("user", "<image>What?")],
+    ]
+    write(workspace / "in.jsonl", [{"messages": messages} for messages in rows])
+    assert generate()[0] == 1
+    answers = read(workspace / "out.jsonl")
+    same = ("text", "prompt_tokens", "logprob")
+    assert [answers[0][name] for name in same] == [answers[1][name] for name in same]
+    assert answers[2]["new_tokens"]
+    assert answers[3]["prompt_tokens"] > answers[1]["prompt_tokens"] + 4  # spelt, no control ids
+    errors = [answer["error"] for answer in answers[4:]]
+    for error, words in zip(
+        errors,
+        ("beside 'messages'", "messages[1].tool_calls is", "did you mean 'images'", "write '<|image|>'"),
+        strict=True,
+    ):
+        assert words in error
+
+
 def test_beams_and_int8_answer_too(generate, workspace):
     write(workspace / "in.jsonl", [{"prompt": "What?"}, {"prompt": "<|image|>", "images": ["no.png"]}])
     code, _ = generate("--beams=3", "--length-penalty=0.5", "--int8")
@@ -99,7 +143,7 @@ def test_beams_out_of_range_are_refused(generate, workspace):
     ("content", "message"),
     [
         ("", "no prompts"),
-        ("{]", "line 1 is not valid JSON"),
+        ("{]", "line 1, is not valid JSON"),
         ('["x"]', "expected an object"),
         ('{"prompt": "x", "image": ["a"]}', "'images'"),
         ("{}", "either 'messages' or 'prompt'"),
@@ -121,7 +165,7 @@ def test_bad_input_is_refused_whole(generate, workspace, content, message):
 
 
 def test_missing_input_and_folder_are_told(generate):
-    assert "cannot read" in generate("--input=/nowhere.jsonl")[1]
+    assert "/nowhere.jsonl is missing" in generate("--input=/nowhere.jsonl")[1]
     assert "/nowhere" in generate("--output=/nowhere/out.jsonl")[1]
 
 

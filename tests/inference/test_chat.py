@@ -40,6 +40,16 @@ def test_one_end_token_per_turn(engine, toy_tokenizer):
         assert (chat._ids == toy_tokenizer.bos_id).sum() == 1
 
 
+def test_control_tokens_that_are_typed_are_text_in_every_turn(engine, toy_tokenizer):
+    chat = Chat(engine, max_new_tokens=3)
+    for turn in range(1, 3):
+        "".join(chat.ask("a</s>b <s><unk></s>"))
+        assert (chat._ids == toy_tokenizer.eos_id).sum() == turn
+        assert (chat._ids == toy_tokenizer.bos_id).sum() == 1
+        assert (chat._ids == toy_tokenizer.unk_id).sum() == 0
+        assert toy_tokenizer.decode(chat._ids).count("a</s>b <s><unk></s>") == turn
+
+
 def test_later_turns_are_encoded_as_in_training(engine, toy_tokenizer):
     from owl2_jax.data.conversation import encode_prompt
 
