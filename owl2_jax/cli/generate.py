@@ -44,6 +44,7 @@ from owl2_jax.cli.common import (
 )
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.text_files import json_lines
+from owl2_jax.data.sources.picture_files import is_blank, picture_names
 
 if TYPE_CHECKING:
     from owl2_jax.inference.engine import Engine
@@ -129,7 +130,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises:
       Owl2Error: the file cannot be read, or a line is no prompt, naming the line.
     """
-    rows = [_read_row(f"{path}, line {n}", n, value) for n, value in json_lines(path)]
+    lines = json_lines(path, one_of_each_key=True)
+    rows = [_read_row(f"{path}, line {number}", number, row) for number, row in lines]
     if not rows:
         raise Owl2Error(f"{path} holds no prompts; expected one JSON object a line")
     ids = set()
@@ -150,9 +152,11 @@ def _read_row(where: str, number: int, row: Any) -> dict[str, Any]:
         raise Owl2Error(f"{where} needs either 'messages' or 'prompt'")
     if not isinstance(row.get("prompt", ""), str) or not isinstance(row.get("messages", []), list):
         raise Owl2Error(f"{where}: 'prompt' is a text and 'messages' a list of messages")
-    images = row.setdefault("images", [])
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise Owl2Error(f"{where}: 'images' is a list of paths")
+    given = row.get("images")
+    row["images"] = picture_names(given)
+    named = all(isinstance(image, str) and not is_blank(image) for image in row["images"])
+    if row["images"] and not (named and isinstance(given, list)):
+        raise Owl2Error(f"{where}: 'images' is {given!r:.80}; expected a list of paths")
     row.setdefault("id", number)
     if not isinstance(row["id"], (str, int)):
         raise Owl2Error(f"{where}: 'id' is a text or a number")

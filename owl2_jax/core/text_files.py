@@ -25,6 +25,10 @@ _PACKED: Final = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd"
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
 
 
+class _DoubledKeyError(Exception):
+    """An object of JSON has a key twice."""
+
+
 def read_bytes(path: str | os.PathLike) -> bytes:
     """The bytes of a file. Raises `Owl2Error` with the cause of `why_not_readable`."""
     try:
@@ -117,6 +121,8 @@ def parse_json(text: str | bytes, name: str, one_of_each_key: bool = False) -> A
         text = decode(text, name)
     try:
         return json.loads(text, object_pairs_hook=_without_doubles if one_of_each_key else None)
+    except _DoubledKeyError as error:
+        raise Owl2Error(f"{name} is not to be read: {error}") from error
     except RecursionError as error:
         raise Owl2Error(f"{name} is nested too deep to be read") from error
     except ValueError as error:
@@ -136,15 +142,17 @@ def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
     return value
 
 
-def json_lines(path: str | os.PathLike) -> Iterator[tuple[int, Any]]:
+def json_lines(path: str | os.PathLike, one_of_each_key: bool = False) -> Iterator[tuple[int, Any]]:
     """(line number from 1, value) of a file with one JSON value a line; blank lines are none.
+
+    `one_of_each_key` is as for `parse_json`.
 
     Raises:
       Owl2Error: the file is not readable, or a line is no JSON, with its number.
     """
     for number, line in enumerate(lines(read_text(path)), 1):
         if line.strip():
-            yield number, parse_json(line, f"{path}, line {number},")
+            yield number, parse_json(line, f"{path}, line {number}", one_of_each_key)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -212,7 +220,7 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise Owl2Error(f"the key {twice!r:.60} stands twice in an object; keep one")
+        raise _DoubledKeyError(f"the key {twice!r:.60} stands twice in an object; keep one")
     return value
 
 

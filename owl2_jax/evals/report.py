@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import random
 import textwrap
 from collections import defaultdict
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import json_lines, read_json
 from owl2_jax.evals.base import Question
 from owl2_jax.evals.registry import BENCHMARKS
 
@@ -82,21 +82,28 @@ def _first_start(metrics: Path) -> datetime:
     record = metrics.with_name("run.json")
     if not record.is_file():
         raise Owl2Error(f"{record} is missing; expected the record of a training run beside {metrics.name}")
-    starts = json.loads(record.read_text(encoding="utf-8"))["starts"]
-    return datetime.strptime(starts[0]["time"], "%Y-%m-%dT%H:%M:%S%z")
+    try:
+        return datetime.strptime(read_json(record)["starts"][0]["time"], "%Y-%m-%dT%H:%M:%S%z")
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise Owl2Error(
+            f"{record} does not tell when the run began ({error!r}); is it a run's own?"
+        ) from error
 
 
 def _curves(file: Path) -> Curves:
     """A curve for each set of the mixture, or one of the whole where the run had a single set."""
     curves: Curves = defaultdict(list)
     whole: list[tuple[int, float]] = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if "loss" in row:
-            whole.append((row["step"], row["loss"]))
+    for number, row in json_lines(file):
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise Owl2Error(f"{file}, line {number} is no reading of a step; is the file a run's own?")
         for key, value in row.items():
             name = key.removeprefix("loss/")
-            if name != key and name not in POSITION_CLASSES:
+            if value is None:  # a loss that was not finite
+                continue
+            if key == "loss":
+                whole.append((row["step"], value))
+            elif name != key and name not in POSITION_CLASSES:
                 curves[name].append((row["step"], value))
     return dict(curves) if len(curves) > 1 else {"loss": whole}
 
@@ -106,8 +113,11 @@ def read_scores(run: Path) -> list[dict[str, Any]]:
     path = run / "scores.json"
     if not path.is_file():
         raise Owl2Error(f"{path} is missing; run owl2 evaluate with --output={run} first")
-    entries = json.loads(path.read_text(encoding="utf-8"))
-    return entries["scores"] if isinstance(entries, dict) else entries
+    entries = read_json(path)
+    scores = entries.get("scores") if isinstance(entries, dict) else entries
+    if not isinstance(scores, list):
+        raise Owl2Error(f"{path} holds no list of scores; run owl2 evaluate with --output={run} again")
+    return scores
 
 
 def pick_examples(run: Path, benchmarks: Sequence[str], count: int) -> list[Shown]:
@@ -128,7 +138,10 @@ def _examples_of(run: Path, name: str) -> list[Shown]:
     path = run / name / "results.jsonl"
     if not path.is_file():
         return []
-    rows = {row["id"]: row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
+    try:
+        rows = {row["id"]: row for _, row in json_lines(path)}
+    except (KeyError, TypeError) as error:
+        raise Owl2Error(f"{path} has a line that is no answer ({error!r}); evaluate again") from error
     questions = BENCHMARKS[name]().questions(run)
     return [
         Shown(_bytes_of(q), _text_of(q), rows[q.id]["prediction"], str(rows[q.id]["answer"]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import json_lines
 from owl2_jax.sweeps.costs import step_flops
 from owl2_jax.sweeps.folder import RunFolder, SweepFolder, read_json
 from owl2_jax.sweeps.grid import Run, Sweep
@@ -167,8 +167,7 @@ def read_training(files: RunFolder) -> Training:
     """Sums up a run's readings. Raises `Owl2Error` when there are none."""
     path = files.training / _METRICS
     try:
-        lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
-        lines = [line for line in lines if line.get("loss") is not None]
+        lines = [line for _, line in json_lines(path) if line.get("loss") is not None]
         steps = [line["step"] - before for line, before in zip(lines, _before(lines), strict=True)]
         seconds = [count * line["seconds_per_step"] for count, line in zip(steps, lines, strict=True)]
         samples = [time * line["samples_per_second"] for time, line in zip(seconds, lines, strict=True)]
@@ -179,7 +178,7 @@ def read_training(files: RunFolder) -> Training:
             seconds=math.fsum(seconds),
             samples_per_step=math.fsum(samples) / sum(steps),
         )
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except (Owl2Error, ValueError, KeyError, IndexError, AttributeError, TypeError, ArithmeticError) as error:
         raise Owl2Error(
             f"{path} holds no readings ({type(error).__name__}: {error}); delete {files.path} and run the "
             "sweep again"

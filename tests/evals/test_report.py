@@ -76,3 +76,38 @@ def test_what_is_missing_is_named(run, missing, said):
 def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(Owl2Error, match="no metrics"):
         report.write_report(tmp_path, tmp_path / "report.png")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("a_later/metrics.jsonl", '{"step": 1}\n{"st', r"metrics\.jsonl, line 2 is not valid JSON"),
+        ("a_later/metrics.jsonl", "[1]\n", r"metrics\.jsonl, line 1 is no reading"),
+        ("a_later/run.json", '{"starts": []}', r"run\.json does not tell when the run began"),
+        ("a_later/run.json", "{", r"run\.json is not valid JSON"),
+        ("scores.json", '{"scores": 3}', r"scores\.json holds no list of scores"),
+        ("easy_vqa/results.jsonl", '{"prediction": "x"}\n', r"results\.jsonl has a line that is no answer"),
+    ],
+)
+def test_a_damaged_file_is_named_with_its_line(run, file, text, said):
+    (run / file).write_text(text, encoding="utf-8")
+    with pytest.raises(Owl2Error, match=said):
+        report.write_report(run, run / "report.png")
+
+
+def test_marks_and_separators_in_files_change_nothing(run):
+    right = report.read_losses(run), report.pick_examples(run, ["easy_vqa"], 6)
+    for path in run.rglob("*.jsonl"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n\r\n"))
+    lines = (run / "easy_vqa/results.jsonl").read_text(encoding="utf-8")
+    (run / "easy_vqa/results.jsonl").write_text(
+        lines.replace("{", '{"prompt": "a\u2028b", '), encoding="utf-8"
+    )
+    assert (report.read_losses(run), report.pick_examples(run, ["easy_vqa"], 6)) == right
+
+
+def test_a_loss_that_was_not_finite_is_left_out_of_the_curve(run):
+    training_run(
+        run / "b_first", "2026-01-01T00:00:00+0000", [{"step": 1, "loss": None}, {"step": 2, "loss": 1.0}]
+    )
+    assert report.read_losses(run)[0] == ("b_first", {"loss": [(2, 1.0)]})

@@ -38,32 +38,9 @@ from owl2_jax.data.sources.files import expand_paths, parse_record, read_slice
 
 # HEIC is none that is decoded; seen here, it is refused by its name.
 PICTURES = frozenset(
-    [
-        "jpg",
-        "jpeg",
-        "jpe",
-        "jfif",
-        "png",
-        "apng",
-        "webp",
-        "gif",
-        "bmp",
-        "dib",
-        "tif",
-        "tiff",
-        "ppm",
-        "pgm",
-        "pbm",
-        "pnm",
-        "avif",
-        "jp2",
-        "j2k",
-        "jpx",
-        "mpo",
-        "heic",
-        "heif",
-    ]
-)
+    ("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "ppm", "pgm",
+     "pbm", "pnm", "avif", "jp2", "j2k", "jpx", "mpo", "heic", "heif")
+)  # fmt: skip
 _KINDS = {**dict.fromkeys(PICTURES, "image"), "txt": "text", "json": "json"}
 _PLACES = [(f"{kind}_{part}", "<i8") for kind in ("image", "text", "json") for part in ("offset", "size")]
 ABSENT, SEVERAL = -1, -2  # in place of a size
