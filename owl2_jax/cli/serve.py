@@ -18,6 +18,7 @@ from owl2_jax.cli.common import (
     load_model,
 )
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import read_text
 
 if TYPE_CHECKING:
     from owl2_jax.serving.settings import ServeConfig
@@ -105,13 +106,17 @@ def config_of(args: argparse.Namespace) -> ServeConfig:
 
 
 def read_key(path: Path | None) -> str | None:
-    """The API key of a file, else of the environment; not an argument, which others could see."""
+    """The API key of a file, else of the environment; not an argument, which others could see.
+
+    Raises:
+      Owl2Error: the file cannot be read, or is no text.
+    """
     if path is None:
         return os.environ.get(KEY_VARIABLE)
     try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Owl2Error(f"cannot read the API key from {path}: {error}") from error
+        return read_text(path).strip()
+    except Owl2Error as error:
+        raise Owl2Error(f"--api-key-file: {error}") from error
 
 
 def require_extra() -> None:

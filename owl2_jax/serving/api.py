@@ -65,7 +65,7 @@ def check_key(request: Request) -> None:
     if wanted is None:
         return
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), wanted.encode()):
+    if scheme.lower() != "bearer" or not hmac.compare_digest(key.strip().encode(), wanted.strip().encode()):
         raise ApiError(
             "the API key is missing or wrong; send 'Authorization: Bearer KEY'",
             401,

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import decode
 from owl2_jax.serving.errors import ApiError, overloaded
 from owl2_jax.serving.settings import MIB, Limits
 
@@ -74,15 +76,27 @@ def _check_type(request: Request) -> None:
         raise ApiError(f"the content type is {found[:60]!r}; expected 'application/json'", 415)
 
 
+_KINDS = {
+    list: "a list",
+    str: "a text",
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+    type(None): "null",
+}
+
+
 def parse_object(data: bytes) -> dict[str, Any]:
-    """A JSON object from UTF-8. Raises `ApiError`."""
+    """A JSON object from UTF-8; a byte-order mark is skipped. Raises `ApiError`."""
     try:
-        value = json.loads(data.decode(), parse_constant=_refuse_constant)
+        value = json.loads(decode(data, "the body"), parse_constant=_refuse_constant)
+    except Owl2Error as error:
+        raise ApiError(str(error), code="invalid_json") from None
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ApiError(f"the body is not valid JSON: {reason[:200]}") from None
+        raise ApiError(f"the body is not valid JSON: {reason[:200]}", code="invalid_json") from None
     if not isinstance(value, dict):
-        raise ApiError(f"the body is a JSON {type(value).__name__}; expected an object")
+        raise ApiError(f"the body is {_KINDS[type(value)]}; expected an object of JSON", code="invalid_json")
     return value
 
 

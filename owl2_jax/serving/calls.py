@@ -101,7 +101,8 @@ def read_conversation(call: Mapping[str, Any], max_pictures: int) -> Conversatio
         raise ApiError(str(error), code=error.code, param=error.where) from None
     if len(pictures) > max_pictures:
         raise ApiError(
-            f"the conversation has {len(pictures)} pictures; expected at most {max_pictures}",
+            f"the conversation has {len(pictures)} pictures; expected at most {max_pictures}, "
+            "the limit of this server",
             code="too_many_images",
             param="messages",
         )

@@ -126,7 +126,7 @@ class Service:
           ApiError: as for a chat completion; 429 when too many ask.
         """
         for name in value:
-            if name not in LOOK_FIELDS:
+            if name not in LOOK_FIELDS and value[name] is not None:
                 raise unknown_field(name, LOOK_FIELDS)
         self.check_name(read_text(value, "model"))
         answer = read_text(value, "answer") or ""

@@ -68,3 +68,10 @@ class ServeConfig:
             raise Owl2Error(f"grace_seconds is {self.grace_seconds}; expected 0 or more")
         if self.api_key is not None and not self.api_key.strip():
             raise Owl2Error("the API key is empty; give one of at least one character, or none at all")
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip().isprintable()):
+            raise Owl2Error(
+                "the API key has characters that no header of HTTP can carry; use letters, digits and "
+                "signs of ASCII on one line"
+            )
+        if self.model_name is not None and not self.model_name.strip():
+            raise Owl2Error("the model name is empty; give one, or leave it out for the checkpoint's name")

@@ -188,6 +188,22 @@ def test_numbers_of_tokens_come_with_every_piece_if_asked_for(client):
     assert counted[-2] == counted[-1] == ask(client, max_tokens=40).usage
 
 
+def test_fields_without_effect_change_nothing(client):
+    """What the official client can send, through the client itself."""
+    plain = ask(client)
+    answer = ask(
+        client, reasoning_effort="high", verbosity="low", prediction=None, audio=None, store=False,
+        user="ann", prompt_cache_retention="24h", prompt_cache_key="k", safety_identifier="s",
+        service_tier="auto", metadata={"a": "b"}, parallel_tool_calls=False, modalities=["text"], tools=[],
+        tool_choice="none", functions=[], extra_body={"web_search_options": None},
+    )  # fmt: skip
+    assert answer.choices == plain.choices
+    assert answer.usage == plain.usage
+    with pytest.raises(openai.BadRequestError, match="did you mean 'temperature'") as caught:
+        ask(client, extra_body={"temprature": 1})
+    assert (caught.value.param, caught.value.code) == ("temprature", "unknown_parameter")
+
+
 def test_models(client):
     assert [found.id for found in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").id == "tiny"

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from owl2_jax.cli.main import main
+from owl2_jax.cli.serve import read_key
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import model_json, write_model_directory
 from owl2_jax.serving.server import listen, url_of
@@ -152,7 +153,8 @@ def test_a_model_on_two_devices_answers_alike(checkpoint, process):
         (["--checkpoint=/nowhere"], "checkpoint /nowhere"),
         (["--checkpoint=/nowhere", "--port=99999"], "the port is 99999"),
         (["--checkpoint=/nowhere", "--host=no.such.host.test"], "cannot listen at no.such.host.test"),
-        (["--checkpoint=/nowhere", "--api-key-file=/nowhere/key"], "cannot read the API key"),
+        (["--checkpoint=/nowhere", "--api-key-file=/nowhere/key"], "--api-key-file: /nowhere/key is missing"),
+        (["--checkpoint=/nowhere", "--model-name= "], "the model name is empty"),
         (["--checkpoint=/nowhere", "--max-body-mib=0"], "body_bytes is 0"),
         (["--checkpoint=/nowhere", "--queue=-1"], "queue is -1"),
         (["--checkpoint=/nowhere", "--grace-seconds=-1"], "grace_seconds is -1"),
@@ -170,6 +172,22 @@ def test_empty_key_is_refused(monkeypatch, capsys):
     monkeypatch.setenv("OWL2_API_KEY", " ")
     assert main(["serve", "--checkpoint=/nowhere"]) == 2
     assert "API key is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["sécret", "one\ntwo", "a\tb"])
+def test_a_key_that_no_client_could_show_is_refused(monkeypatch, capsys, key):
+    monkeypatch.setenv("OWL2_API_KEY", key)
+    assert main(["serve", "--checkpoint=/nowhere"]) == 2
+    assert "characters that no header of HTTP can carry" in capsys.readouterr().err
+
+
+def test_a_key_file_may_begin_with_a_byte_order_mark_and_end_in_a_line_break(tmp_path):
+    file = tmp_path / "key"
+    file.write_bytes(b"\xef\xbb\xbfsecret\r\n")
+    assert read_key(file) == "secret"
+    file.write_bytes("secret".encode("utf-16"))
+    with pytest.raises(Owl2Error, match="UTF-16"):
+        read_key(file)
 
 
 def test_taken_port_is_named():
