@@ -28,7 +28,7 @@ REASONS = {
     "image_count": "tags and pictures differ in number",
     "not_in_released": "tags and pictures that data.reading=released would show otherwise than written",
     "missing": "a picture's file does not exist",
-    "unreadable": "a picture's file is there, but may not be read",
+    "unreadable": "a picture's file is there, but cannot be read",
     "corrupt": "a picture cannot be decoded",
     "unsupported": "a picture is of a kind that is not read",
     "oversized": "a picture has more pixels than data.max_pixels",

@@ -7,41 +7,49 @@ is the random alternative of stage 1), `normalize` gives CLIP's pixel values.
     resize   stretch to a square of the longest edge, then resize
     none     shortest edge to the size, then the centre is cut out
 
-All resampling is Pillow's bicubic filter on 8 bits, with the intermediate
-pictures of the released code, so that the pixels are the same to the last bit.
+The pixels equal those of the released code to the last bit.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
+import logging
 import os
+import struct
 import threading
 import warnings
-from collections.abc import Callable
 from typing import NoReturn
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.data import picture_blocks, picture_colours, picture_kinds
+from owl2_jax.data.fitting import LARGE, MODES
+from owl2_jax.data.fitting import PAD_COLOUR as PAD_COLOUR
 
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
-PAD_COLOUR = (122, 116, 104)  # CLIP's mean in 8 bits, rounded down
-MAX_PIXELS = 89_478_485  # 256 MiB of RGB, the size at which Pillow starts to warn
+MAX_PIXELS = 89_478_485  # 256 MiB of RGB
+LONGEST_STRETCHED = 12_288  # of mode "resize", whose work grows with the square: some seconds
 
 # Formats that Pillow decodes itself and knows by their first bytes. The rest of
 # its list is left out: EPS, for one, would start Ghostscript on a stranger's file.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "MPO")
 
-# The limit here is checked on every picture and its error says what to do.
+# What matters of a picture is an error here. Pillow's own words on metadata, and on a size that
+# is checked here, would come once per file.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # Pillow's plugins import each other, which several threads must not do at once.
 _REGISTERING = threading.Lock()
 
-_BICUBIC = Image.Resampling.BICUBIC
+# Errors that are none of metadata.
+_NOT_METADATA = (UnidentifiedImageError, picture_colours.UnsupportedColours, Image.DecompressionBombError)
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -58,8 +66,8 @@ class ImageError(Owl2Error):
     """A picture that cannot be used.
 
     Attributes:
-      reason: a short key for counting: "missing", "corrupt", "unsupported" or
-        "oversized".
+      reason: a short key for counting: "missing", "unreadable", "corrupt",
+        "unsupported" or "oversized".
     """
 
     def __init__(self, message: str, reason: str):
@@ -76,44 +84,50 @@ def load(
     size: int,
     name: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    limit: str = "max_pixels",
 ) -> np.ndarray:
     """Reads a picture and fits it: `fit(decode(source), mode, size)`, uint8[size, size, 3].
 
     Raises: ImageError and UnknownNameError, as those two.
     """
     _require_mode(mode)
-    return fit(decode(source, name, max_pixels), mode, size, name or _name(source), max_pixels)
+    return fit(decode(source, name, max_pixels, limit), mode, size, name or _name(source), max_pixels)
 
 
 def decode(
-    source: bytes | str | os.PathLike, name: str | None = None, max_pixels: int = MAX_PIXELS
+    source: bytes | str | os.PathLike,
+    name: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    limit: str = "max_pixels",
 ) -> Image.Image:
     """Reads a picture as 8-bit RGB, upright.
 
-    The EXIF orientation is applied. Transparency is laid on white, the colour of
-    the page such pictures are drawn for. Of an animation the first frame is
-    taken, of 16 bits the upper eight. CMYK, grey and palette are converted.
+    The EXIF orientation is applied; a block of metadata that is damaged is left
+    out. Transparency is laid on white, the colour of the page such pictures are
+    drawn for. Of an animation the first frame is taken. What other colours and
+    depths become says `picture_colours`.
 
     Args:
       source: the file's bytes, or its path.
       name: what errors call the picture; the path when left out.
-      max_pixels: largest width x height; checked before pixels are decoded.
-        Pillow itself refuses pictures of more than twice `MAX_PIXELS`.
+      max_pixels: largest width x height; checked before pixels are decoded. It
+        takes the place of Pillow's own limit.
+      limit: what errors call `max_pixels`.
 
     Raises:
-      ImageError: missing, unreadable, of an unsupported kind, or too large.
+      ImageError: missing, unreadable, damaged, of an unsupported kind, or too large.
     """
     name = name or _name(source)
-    data = source if isinstance(source, bytes) else _read(source, name)
+    data = source if isinstance(source, bytes) else read_file(source, name)
     try:
-        image = Image.open(io.BytesIO(data), formats=_formats())
-        _check_pixels(image.size, name, max_pixels)
-        image.load()
-        return _to_rgb(_upright(image), name)
+        return _decode(data, name, max_pixels, limit)
     except ImageError:
         raise
     except Exception as error:
-        _raise_unreadable(error, data, name)
+        bare = _without_damaged_metadata(data, error, name, max_pixels, limit)
+        if bare is None:
+            _raise_unreadable(error, data, name)
+        return bare
 
 
 def fit(
@@ -123,13 +137,12 @@ def fit(
 
     Raises:
       UnknownNameError: for another mode.
-      ImageError: the picture is so long and thin that the mode's intermediate
-        picture has more than `max_pixels`.
+      ImageError: the picture is so long that size x its longer side is more than
+        `max_pixels` and `LARGE`, or in mode "resize" longer than `LONGEST_STRETCHED`.
     """
     _require_mode(mode)
-    between, work = MODES[mode]
-    _check_pixels(between(image, size), name, max_pixels)
-    return np.asarray(work(image, size))
+    _check_length(image.size, mode, size, name, max_pixels)
+    return np.asarray(MODES[mode](image, size))
 
 
 def normalize(pixels: np.ndarray) -> np.ndarray:
@@ -137,55 +150,48 @@ def normalize(pixels: np.ndarray) -> np.ndarray:
     return (_LEVELS[pixels] - CLIP_MEAN) / CLIP_STD
 
 
-# ---- the three modes: how large the picture in between is, and the work ------
-
-
-def _square_of(image: Image.Image, size: int) -> tuple[int, int]:
-    return (max(image.size),) * 2
-
-
-def _pad(image: Image.Image, size: int) -> Image.Image:
-    width, height = image.size
-    edge = max(width, height)
-    if width > height:
-        # Pillow resizes rows first and each row by itself, so rows of one colour
-        # may just as well be added afterwards: the same pixels for less work.
-        image = image.resize((size, height), _BICUBIC)
-    canvas = Image.new("RGB", (size if width > height else edge, edge), PAD_COLOUR)
-    canvas.paste(image, ((canvas.width - image.width) // 2, (edge - height) // 2))
-    return canvas.resize((size, size), _BICUBIC)
-
-
-def _stretch(image: Image.Image, size: int) -> Image.Image:
-    return image.resize(_square_of(image, size), _BICUBIC).resize((size, size), _BICUBIC)
-
-
-def _shortest_to(image: Image.Image, size: int) -> tuple[int, int]:
-    short, long = sorted(image.size)
-    scaled = int(size * long / short)
-    return (size, scaled) if image.width <= image.height else (scaled, size)
-
-
-def _crop_centre(image: Image.Image, size: int) -> Image.Image:
-    image = image.resize(_shortest_to(image, size), _BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
-
-
-_Fitter = tuple[Callable[[Image.Image, int], tuple[int, int]], Callable[[Image.Image, int], Image.Image]]
-MODES: dict[str, _Fitter] = {
-    "pad": (_square_of, _pad),
-    "resize": (_square_of, _stretch),
-    "none": (_shortest_to, _crop_centre),
-}
-
-
 def _require_mode(mode: str) -> None:
     if mode not in MODES:
         raise unknown_name("image mode", mode, MODES)
 
 
+def _check_length(size: tuple[int, int], mode: str, edge: int, name: str, max_pixels: int) -> None:
+    """Raises `ImageError` for a picture so long that the mode would build, or do, too much."""
+    long = max(size)
+    if edge * long > max(max_pixels, LARGE):
+        raise ImageError(
+            f"the picture {name} has {size[0]} x {size[1]} pixels; image mode {mode!r} would make "
+            f"{edge} x {long} of it, expected at most {max(max_pixels, LARGE)}; crop it",
+            "oversized",
+        )
+    if mode == "resize" and long > LONGEST_STRETCHED:
+        raise ImageError(
+            f"the picture {name} has {size[0]} x {size[1]} pixels; image mode 'resize' stretches it to a "
+            f"square, expected at most {LONGEST_STRETCHED} on the longer side; crop it",
+            "oversized",
+        )
+
+
 # ---- reading -----------------------------------------------------------------
+
+
+def read_file(path: str | os.PathLike, name: str | None = None) -> bytes:
+    """The bytes of a picture's file. Raises `ImageError`: "missing", or "unreadable" for what is there."""
+    name = name or os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: no file's path
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"cannot read the picture {name}: {reason}; check the path", "missing") from error
+    except OSError as error:
+        remedy = {
+            IsADirectoryError: "it is a folder, expected a file",
+            PermissionError: "it is there, but this user may not read it; change its permissions",
+        }.get(type(error), "check the disk it lies on")
+        raise ImageError(
+            f"cannot read the picture {name}: {error.strerror}; {remedy}", "unreadable"
+        ) from error
 
 
 @functools.cache
@@ -200,62 +206,119 @@ def _name(source: bytes | str | os.PathLike) -> str:
     return f"<{len(source)} bytes>" if isinstance(source, bytes) else os.fspath(source)
 
 
-def _read(path: str | os.PathLike, name: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except (OSError, ValueError) as error:  # ValueError: a path no file can have
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"cannot read the picture {name}: {reason}; check the path", "missing") from error
+def _decode(data: bytes, name: str, max_pixels: int, limit: str) -> Image.Image:
+    frame = picture_blocks.hidden_first_frame(data)
+    if frame is not None:
+        _check_pixels(frame.canvas, name, max_pixels, limit)
+        shown = _decode(frame.data, name, max_pixels, limit)
+        return _upright(_placed(shown, frame.canvas, frame.place), _orientation(open_picture(data)))
+    image = open_picture(data)
+    _check_pixels(image.size, name, max_pixels, limit)
+    # Pillow has a limit of its own, in `crop` too; the one here was asked for.
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    box = _covered(image)
+    image.load()
+    rgb = picture_colours.to_rgb(image, data)
+    if box is not None:
+        rgb = _placed(rgb.crop(box), rgb.size, box[:2])
+    return _upright(rgb, _orientation(image))
 
 
-def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
+def _without_damaged_metadata(
+    data: bytes, error: Exception, name: str, max_pixels: int, limit: str
+) -> Image.Image | None:
+    """The picture read once more, without metadata; None where that was not what is damaged."""
+    if isinstance(error, _NOT_METADATA):
+        return None
+    for keep_exif in (True, False):
+        bare = picture_blocks.without_metadata(data, keep_exif)
+        if bare is not None:
+            with contextlib.suppress(Exception):
+                return _decode(bare, name, max_pixels, limit)
+    return None
+
+
+def open_picture(data: bytes) -> ImageFile.ImageFile:
+    """Reads a picture's header, as `Image.open`, of `FORMATS` alone and without Pillow's limit of pixels.
+
+    Raises:
+      UnidentifiedImageError: the file does not begin as any of them.
+      Exception: of many types, where its header is damaged.
+    """
+    damage: Exception | None = None
+    for kind in _formats():
+        factory, accepts = Image.OPEN[kind]
+        accepted = accepts is None or accepts(data[:16])
+        if not accepted or isinstance(accepted, str):  # a text says why it cannot be read
+            continue
+        try:
+            return factory(io.BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, struct.error) as error:
+            damage = damage or error
+    raise damage or UnidentifiedImageError
+
+
+def _covered(image: ImageFile.ImageFile) -> tuple[int, int, int, int] | None:
+    """The part of a GIF's canvas that its first frame covers; None for all of it.
+
+    Pillow fills the rest with the palette's first colour; browsers show the page through it.
+    """
+    if image.format != "GIF" or not image.tile:
+        return None
+    box = image.tile[0].extents
+    return None if box is None or box == (0, 0, *image.size) else box
+
+
+def _placed(image: Image.Image, size: tuple[int, int], place: tuple[int, ...]) -> Image.Image:
+    page = Image.new("RGB", size, "white")
+    page.paste(image, (place[0], place[1]))
+    return page
+
+
+def _check_pixels(size: tuple[int, int], name: str, max_pixels: int, limit: str) -> None:
     width, height = size
     if width * height == 0:
         raise ImageError(f"the picture {name} is {width} x {height}, it has no pixels; replace it", "corrupt")
     if width * height > max_pixels:
         raise ImageError(
-            f"the picture {name} takes {width} x {height} pixels, expected at most {max_pixels}; "
-            "shrink it or raise the limit",
+            f"the picture {name} takes {width} x {height} pixels, expected at most {max_pixels} ({limit}); "
+            "shrink it",
             "oversized",
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    transpose = _TRANSPOSE.get(image.getexif().get(ExifTags.Base.Orientation))
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation; 1, upright, where there is none or the block is damaged."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # the parser raises many types; the picture is good without it
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    transpose = _TRANSPOSE.get(orientation)
     return image if transpose is None else image.transpose(transpose)
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I"):
-        return _from_16_bits(image, name).convert("RGB")
-    if image.mode == "F":
-        raise ImageError(
-            f"the picture {name} has floating-point pixels; expected 8 or 16 bits", "unsupported"
-        )
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        page = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(page, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _from_16_bits(image: Image.Image, name: str) -> Image.Image:
-    levels = np.asarray(image)
-    if levels.min() < 0 or levels.max() > 65_535:
-        raise ImageError(f"the picture {name} has 32-bit pixels; expected 8 or 16 bits", "unsupported")
-    return Image.fromarray((levels >> 8).astype(np.uint8))
-
-
 def _raise_unreadable(error: Exception, data: bytes, name: str) -> NoReturn:
+    unknown = isinstance(error, UnidentifiedImageError)
+    kind = picture_kinds.unread_kind(data) or (picture_kinds.text_kind(data) if unknown else None)
+    if kind is not None:
+        raise ImageError(
+            f"{name} ({len(data)} bytes) is no picture of a known kind but {kind[0]}; {kind[1]}",
+            "unsupported",
+        ) from error
+    if isinstance(error, picture_colours.UnsupportedColours):
+        raise ImageError(f"the picture {name} {error}", "unsupported") from error
     if isinstance(error, Image.DecompressionBombError):
-        raise ImageError(f"the picture {name} is too large: {error}", "oversized") from error
-    if isinstance(error, UnidentifiedImageError):
+        raise ImageError(
+            f"the picture {name} has a frame or tile of more pixels than its file may have", "oversized"
+        ) from error
+    if unknown:
         message = (
             f"{name} ({len(data)} bytes) is no picture of a known kind; expected one of {', '.join(FORMATS)}"
         )
         raise ImageError(message, "corrupt") from error
-    reason = str(error).strip() or type(error).__name__
+    reason = " ".join(str(error).split()) or type(error).__name__
     raise ImageError(f"the picture {name} is damaged: {reason}; replace the file", "corrupt") from error
