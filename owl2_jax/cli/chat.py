@@ -17,6 +17,7 @@ from owl2_jax.cli.common import (
     add_length_argument,
     add_mesh_argument,
     add_sampling_arguments,
+    check_picture,
     load_model,
     sampling_of,
 )
@@ -122,7 +123,9 @@ class Session:
             self._ask(text)
 
     def _ask(self, text: str) -> None:
-        images = [path.read_bytes() for path in self.waiting]
+        from owl2_jax.data.images import read_file
+
+        images = [read_file(path) for path in self.waiting]
         answer = self.chat.ask(text, images)
         with interrupts() as stopped:
             for piece in answer:
@@ -164,13 +167,6 @@ def split_name(rest: str) -> tuple[str, str]:
         return name, text.strip()
     name, _, text = rest.partition(" ")
     return name, text.strip()
-
-
-def check_picture(path: Path) -> None:
-    """Raises `Owl2Error` when a file is no picture that can be shown."""
-    from owl2_jax.data.images import decode
-
-    decode(path)
 
 
 def print_piece(piece: str) -> None:

@@ -7,6 +7,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from owl2_jax.core.errors import Owl2Error, nearest
+
 if TYPE_CHECKING:
     from owl2_jax.inference.engine import EngineConfig
     from owl2_jax.inference.loaded import LoadedModel
@@ -48,6 +50,23 @@ def engine_config(model: LoadedModel, slots: int | None) -> EngineConfig:
 
     config = EngineConfig.for_throughput(model.config, ways=batch_ways(model.mesh) if model.mesh else 1)
     return config if slots is None else dataclasses.replace(config, slots=slots)
+
+
+def check_picture(path: Path) -> None:
+    """Raises `Owl2Error` when a file is no picture that can be shown; of a missing one, what is there."""
+    from owl2_jax.data.images import ImageError, decode
+
+    try:
+        decode(path)
+    except ImageError as error:
+        if error.reason != "missing":
+            raise
+        try:
+            near = nearest(path.name, (each.name for each in path.parent.iterdir()), count=1)
+        except OSError:
+            near = []
+        hint = f"did you mean {path.parent / near[0]}?" if near else "check the path"
+        raise Owl2Error(f"cannot read the picture {path}: there is no such file; {hint}") from error
 
 
 def add_int8_argument(parser: argparse.ArgumentParser) -> None:

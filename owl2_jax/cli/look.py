@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from owl2_jax.cli.common import check_picture
     from owl2_jax.core.errors import Owl2Error
 
     if args.max_new_tokens < 1:
@@ -33,8 +34,7 @@ def main(args: argparse.Namespace) -> int:
     if not args.output.parent.is_dir():
         raise Owl2Error(f"--output {args.output}: there is no folder {args.output.parent}")
     for image in args.image:
-        if not image.is_file():
-            raise Owl2Error(f"--image {image}: there is no such file")
+        check_picture(image)
 
     from owl2_jax.inference.inside import look_inside
     from owl2_jax.inference.inside_page import render

@@ -92,21 +92,26 @@ def _pipeline_turn(lane: Iterator[Any], pictures: int) -> float:
 
 
 def _files(mixture: OpenMixture, count: int) -> list[bytes]:
-    """Picture files of the mixture, in memory."""
+    """Picture files of the mixture, in memory; those that cannot be used are left out, as in training."""
     sources = (
         picture
         for address in map(mixture.addresses.__getitem__, range(10 * count + 100))
         for picture in mixture.sets[address.dataset].source[address.record]["images"]
     )
-    files = (
-        data if isinstance(data, bytes) else _read(data) for data in sources if isinstance(data, bytes | str)
-    )
-    return list(islice(files, count))
+    return list(islice(filter(None, map(_usable, sources)), count))
 
 
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+def _usable(source: Any) -> bytes | None:
+    """The picture as a file that bare Pillow calls read too; None for frames of videos, and damaged files."""
+    if not isinstance(source, bytes | str):
+        return None
+    try:
+        data = source if isinstance(source, bytes) else images.read_file(source)
+        images.decode(data)
+        Image.open(io.BytesIO(data)).convert("RGB")
+    except Exception:  # bare Pillow raises many types
+        return None
+    return data
 
 
 def _fit_all(files: Sequence[bytes], mode: str, size: int) -> None:

@@ -208,7 +208,7 @@ class Encoder:
     def _decode(self, picture: Picture) -> Image.Image:
         if isinstance(picture.source, Frame):
             return video.decode_frame(picture.source, self._config.max_pixels)
-        return images.decode(picture.source, picture.name, self._config.max_pixels)
+        return images.decode(picture.source, picture.name, self._config.max_pixels, "data.max_pixels")
 
 
 def _name(source: bytes | str | Frame, number: int, example: str) -> str:

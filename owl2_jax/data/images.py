@@ -177,21 +177,25 @@ def _check_length(size: tuple[int, int], mode: str, edge: int, name: str, max_pi
 
 def read_file(path: str | os.PathLike, name: str | None = None) -> bytes:
     """The bytes of a picture's file. Raises `ImageError`: "missing", or "unreadable" for what is there."""
-    name = name or os.fspath(path)
     try:
         with open(path, "rb") as file:
             return file.read()
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: no file's path
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"cannot read the picture {name}: {reason}; check the path", "missing") from error
-    except OSError as error:
-        remedy = {
-            IsADirectoryError: "it is a folder, expected a file",
-            PermissionError: "it is there, but this user may not read it; change its permissions",
-        }.get(type(error), "check the disk it lies on")
-        raise ImageError(
-            f"cannot read the picture {name}: {error.strerror}; {remedy}", "unreadable"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise unreadable("picture", name or os.fspath(path), error) from error
+
+
+def unreadable(what: str, name: str, error: OSError | ValueError) -> ImageError:
+    """The error for a file that could not be opened or read; ValueError comes of a path no file can have."""
+    reason = getattr(error, "strerror", None) or error
+    missing = isinstance(error, FileNotFoundError | NotADirectoryError | ValueError)
+    remedy = "check the path" if missing else "check the disk it lies on"
+    if isinstance(error, IsADirectoryError):
+        remedy = "it is a folder, expected a file"
+    elif isinstance(error, PermissionError):
+        remedy = "it is there, but this user may not read it; change its permissions"
+    return ImageError(
+        f"cannot read the {what} {name}: {reason}; {remedy}", "missing" if missing else "unreadable"
+    )
 
 
 @functools.cache

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data.images import MAX_PIXELS, ImageError
+from owl2_jax.data import picture_kinds
+from owl2_jax.data.images import MAX_PIXELS, ImageError, unreadable
 
 
 class Frame(NamedTuple):
@@ -65,8 +66,7 @@ def frames(path: str | os.PathLike, count: int, max_pixels: int = MAX_PIXELS) ->
       Owl2Error: PyAV is not installed.
     """
     av = require_reader()
-    if not os.path.isfile(path):
-        raise ImageError(f"cannot read the video {path}: no such file; check the path", "missing")
+    head = _head(path)
     try:
         with av.open(os.fspath(path)) as container:
             if not container.streams.video:
@@ -74,21 +74,41 @@ def frames(path: str | os.PathLike, count: int, max_pixels: int = MAX_PIXELS) ->
             stream = container.streams.video[0]
             _check_size(path, stream.codec_context, max_pixels)
             stream.thread_type = "NONE"  # many videos are read at once; threads of their own only add up
-            return [_upright(frame) for frame in _chosen(container, stream, count)]
+            return [_picture(path, frame, max_pixels) for frame in _chosen(container, stream, count)]
     except ImageError:
         raise
     except Exception as error:  # the bindings raise many types on damaged files
+        _raise_other_kind(path, head, error)
         reason = str(error).strip() or type(error).__name__
         raise ImageError(f"the video {path} is damaged: {reason}; replace the file", "corrupt") from error
 
 
-def _check_size(path: str | os.PathLike, codec: Any, max_pixels: int) -> None:
-    if codec is None:
+def _head(path: str | os.PathLike) -> bytes:
+    """The file's first bytes. Raises `ImageError`: missing, or not readable."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(picture_kinds.HEAD)
+    except FileNotFoundError as error:
+        raise ImageError(f"cannot read the video {path}: no such file; check the path", "missing") from error
+    except (OSError, ValueError) as error:
+        raise unreadable("video", os.fspath(path), error) from error
+
+
+def _raise_other_kind(path: str | os.PathLike, head: bytes, error: Exception) -> None:
+    """Raises `ImageError` where a file that could not be read is no video at all."""
+    kind = picture_kinds.unread_kind(head)
+    if kind is not None and "video" not in kind[0]:
+        raise ImageError(f"{path} is no video but {kind[0]}; give a video file", "unsupported") from error
+
+
+def _check_size(path: str | os.PathLike, seen: Any, max_pixels: int) -> None:
+    """`seen` is a decoder or a frame; a file may have frames larger than it says at its start."""
+    if seen is None:
         raise ValueError("no decoder for its stream")
-    if codec.width * codec.height > max_pixels:
+    if seen.width * seen.height > max_pixels:
         raise ImageError(
-            f"the video {path} has {codec.width} x {codec.height} pixels, expected at most {max_pixels}; "
-            "shrink it or raise the limit",
+            f"the video {path} has {seen.width} x {seen.height} pixels, expected at most {max_pixels} "
+            "(data.max_pixels); shrink it",
             "oversized",
         )
 
@@ -120,6 +140,8 @@ def _shown_at(container: Any, stream: Any, time: int) -> Any:
     return shown
 
 
-def _upright(frame: Any) -> Image.Image:
+def _picture(path: str | os.PathLike, frame: Any, max_pixels: int) -> Image.Image:
+    """A frame upright, as 8-bit RGB."""
+    _check_size(path, frame, max_pixels)
     image = frame.to_image().convert("RGB")
     return image.rotate(frame.rotation, expand=True) if frame.rotation else image

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import random
 import textwrap
 from collections import defaultdict
@@ -14,6 +13,7 @@ from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.text_files import json_lines, read_json
+from owl2_jax.data import images
 from owl2_jax.evals.base import Question
 from owl2_jax.evals.registry import BENCHMARKS
 
@@ -191,8 +191,7 @@ def _draw_scores(axes: Any, scores: Sequence[dict[str, Any]]) -> None:
 def _draw_example(axes: Any, example: Shown) -> None:
     from PIL import Image
 
-    with Image.open(io.BytesIO(example.picture)) as image:
-        axes.imshow(image.convert("RGBA").resize((144, 144), Image.Resampling.NEAREST))
+    axes.imshow(images.decode(example.picture).resize((144, 144), Image.Resampling.NEAREST))
     question = textwrap.fill(example.question, 30)
     axes.set_title(f"{question}\n{_answer(example)}", fontsize=9, color=_RIGHT if example.right else _WRONG)
 

@@ -67,10 +67,7 @@ def _content(source: Any) -> bytes | np.ndarray:
         return source
     if not isinstance(source, (str, Path)):
         raise Owl2Error(f"a picture is a path, bytes or an array; found {type(source).__name__}")
-    try:
-        return Path(source).read_bytes()
-    except OSError as error:
-        raise Owl2Error(f"cannot read the picture {source}: {error.strerror or error}") from error
+    return images.read_file(source)
 
 
 def _fit_array(pixels: np.ndarray, mode: str, size: int) -> np.ndarray:

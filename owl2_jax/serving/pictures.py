@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import binascii
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 
@@ -25,7 +24,10 @@ MAX_JPEG_SCANS = 100
 _DECODERS = 2  # at a time: a decoded picture is large
 _FETCHERS = 4
 
-_DATA_URL = re.compile(r"data:([\w.+/-]*)((?:;[\w.+-]+=[\w.+-]*)*)(;base64)?,", re.ASCII | re.IGNORECASE)
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
+# How JPEG, PNG, GIF and WebP begin in base64, which is sent without a head now and then.
+_BARE_BASE64 = re.compile(r"/9j/|iVBORw0KGgo|R0lGOD|UklGR")
+_URL_SAFE = str.maketrans("-_", "+/")
 
 
 class PictureReader:
@@ -55,6 +57,7 @@ class PictureReader:
 
     async def _read(self, name: str, url: str) -> np.ndarray:
         loop = asyncio.get_running_loop()
+        url = url.strip()
         if url[:5].lower() == "data:":
             return await loop.run_in_executor(self._decoders, self._from_data_url, name, url)
         data = await self._fetch(name, url)
@@ -62,8 +65,9 @@ class PictureReader:
 
     async def _fetch(self, name: str, url: str) -> bytes:
         if self._fetcher is None:
+            bare = "; put 'data:image/png;base64,' in front" if _BARE_BASE64.match(url) else ""
             raise ApiError(
-                f"{name} is at {url[:60]!r}; this server takes pictures as data: URLs only",
+                f"{name} is at {url[:60]!r}; this server takes pictures as data: URLs only{bare}",
                 code="invalid_image_url",
             )
         work = asyncio.get_running_loop().run_in_executor(self._fetchers, self._fetcher.fetch, name, url)
@@ -80,7 +84,9 @@ class PictureReader:
         if data[:2] == b"\xff\xd8" and count_scans(data) > MAX_JPEG_SCANS:
             raise ApiError(f"{name} is a JPEG of more than {MAX_JPEG_SCANS} scans", code="invalid_image")
         try:
-            return images.load(data, self._mode, self._size, name, self._limits.pixels)
+            return images.load(
+                data, self._mode, self._size, name, self._limits.pixels, "this server's limit of pixels"
+            )
         except Owl2Error as error:
             message = str(error).replace(f"the picture {name}", name)
             raise ApiError(message, code="invalid_image") from error
@@ -92,23 +98,47 @@ class PictureReader:
 
 
 def read_data_url(name: str, url: str) -> bytes:
-    """The content of a `data:image/...;base64,...` URL. Raises `ApiError`."""
-    head = _DATA_URL.match(url)
-    if head is None or not head.group(3):
+    """The content of a `data:image/...;base64,...` URL.
+
+    What writers vary is read: upper case, blanks, parameters, base64 in lines,
+    in the alphabet for URLs, without padding or percent-encoded, and content
+    that is percent-encoded in place of base64. What kind of picture it is says the
+    content; a type other than `image/...` is refused.
+
+    Raises:
+      ApiError: no such URL, another type, or damaged base64.
+    """
+    if "," not in url:
+        url = unquote(url)
+    head, comma, text = url.partition(",")
+    kind, *parameters = (part.strip().lower() for part in head[len("data:") :].split(";"))
+    encoded = "base64" in parameters
+    if not comma or not (encoded or "%" in text):
         raise ApiError(
             f"{name} is {url[:40]!r}...; expected 'data:image/png;base64,' or the like and then base64",
             code="invalid_image_url",
         )
-    if not head.group(1).lower().startswith(("image/", "application/octet-stream")) and head.group(1):
+    if kind and not kind.startswith(("image/", "application/octet-stream")):
+        raise ApiError(f"{name} has the type {kind[:40]!r}; expected an image", code="invalid_image_url")
+    return _from_base64(name, text) if encoded else unquote_to_bytes(text)
+
+
+def _from_base64(name: str, text: str) -> bytes:
+    text = unquote(text) if "%" in text else text
+    text = "".join(text.split()).rstrip("=").translate(_URL_SAFE)  # some writers break it into lines
+    strange = _NOT_BASE64.search(text)
+    if strange is not None:
         raise ApiError(
-            f"{name} has the type {head.group(1)[:40]!r}; expected an image", code="invalid_image_url"
+            f"{name} is not valid base64: {strange.group()!r} at character {strange.start()}",
+            code="invalid_image_url",
         )
-    text = "".join(url[head.end() :].split())  # some writers break base64 into lines
-    try:
-        encoded = unquote_to_bytes(text) if "%" in text else text.encode("ascii")
-        return base64.b64decode(encoded, validate=True)
-    except (binascii.Error, UnicodeEncodeError) as error:
-        raise ApiError(f"{name} is not valid base64: {error}", code="invalid_image_url") from None
+    if len(text) % 4 == 1:
+        raise ApiError(
+            f"{name} is not valid base64: {len(text)} characters, which is no whole number of bytes; "
+            "it may be cut off",
+            code="invalid_image_url",
+        )
+    return binascii.a2b_base64(text + "=" * (-len(text) % 4))
 
 
 def count_scans(data: bytes) -> int:

@@ -101,7 +101,7 @@ def test_what_is_no_picture_is_refused(read, url, words):
     assert str(caught.value).startswith("picture 1 ")
 
 
-@pytest.mark.parametrize(("width", "height"), [(1001, 1000), (30_000, 30_000), (100_000, 100_000), (1, 2000)])
+@pytest.mark.parametrize(("width", "height"), [(1001, 1000), (30_000, 30_000), (100_000, 100_000)])
 def test_large_pictures_are_refused_before_they_are_decoded(read, width, height):
     url = data_url(png_of_size(width, height))
     began = time.perf_counter()

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data import images, video
@@ -97,7 +97,7 @@ def shrink(data: bytes, rules: PictureRules, name: str) -> tuple[bytes, Image.Im
       ImageError: it cannot be decoded, or is too large.
       FilterError: it is too small, or too long and thin.
     """
-    image = images.decode(data, name, rules.max_pixels)
+    image = images.decode(data, name, rules.max_pixels, "pictures.max_pixels")
     short, long = sorted(image.size)
     if short < rules.min_edge:
         raise FilterError("picture_small", f"picture {name} is {image.width} x {image.height}")
@@ -115,9 +115,13 @@ def shrink(data: bytes, rules: PictureRules, name: str) -> tuple[bytes, Image.Im
 
 
 def _may_stay(data: bytes) -> bool:
-    with Image.open(io.BytesIO(data)) as image:
+    try:
+        image = images.open_picture(data)
         still = getattr(image, "n_frames", 1) == 1
-        return image.format in _KEPT_FORMATS and still and image.getexif().get(0x0112, 1) == 1
+        upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    except Exception:  # damaged metadata, which is better not handed on; the pixels were read before
+        return False
+    return image.format in _KEPT_FORMATS and still and upright
 
 
 def _file(source: bytes | str | Frame, name: str) -> tuple[bytes, str]:
@@ -128,11 +132,7 @@ def _file(source: bytes | str | Frame, name: str) -> tuple[bytes, str]:
         stream = io.BytesIO()
         video.decode_frame(source).save(stream, "BMP")  # which is always written anew, as JPEG
         return stream.getvalue(), source.name
-    try:
-        with open(source, "rb") as file:
-            return file.read(), source
-    except OSError as error:
-        raise images.ImageError(f"cannot read the picture {source}: {error.strerror}", "missing") from error
+    return images.read_file(source), source
 
 
 def _storable(example: dict[str, Any]) -> Example:

@@ -110,7 +110,8 @@ def test_short_texts_of_any_language_pass(text):
     ("change", "reason"),
     [
         ({"images": []}, "image_count"),
-        ({"images": [b"no picture"]}, "corrupt"),
+        ({"images": [b"no picture"]}, "unsupported"),
+        ({"images": [file(scene(0))[:-300]]}, "corrupt"),
         ({"images": ["/nowhere/a.png"]}, "missing"),
         ({"messages": []}, "bad_conversation"),
     ],
