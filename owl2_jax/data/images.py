@@ -222,6 +222,7 @@ def _decode(data: bytes, name: str, max_pixels: int, limit: str) -> Image.Image:
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels
     box = _covered(image)
+    picture_colours.prepare(image)
     image.load()
     rgb = picture_colours.to_rgb(image, data)
     if box is not None:

@@ -19,7 +19,7 @@ from PIL import Image, ImageFile
 from owl2_jax.data import picture_blocks
 
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SIGNED = 258, 262, 339
-_WHITE_IS_ZERO = 0
+_WHITE_IS_ZERO, _YCBCR = 0, 6
 _PNG_GREY, _PNG_RGB = 0, 2
 _LAB_ROWS = 1 << 18  # pixels of CIELAB that are converted at a time
 
@@ -58,6 +58,16 @@ def to_rgb(image: Image.Image, data: bytes) -> Image.Image:
         return image.convert("RGB")
     clear = _clear(image, data)
     return rgb if clear is None else _whitened(rgb, clear)
+
+
+def prepare(image: ImageFile.ImageFile) -> None:
+    """Lets libtiff, which knows how, read an uncompressed TIFF in YCbCr; before the picture is loaded."""
+    if image.format != "TIFF" or getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) != _YCBCR:
+        return
+    if image.mode == "RGB" and image.tile and image.tile[0].codec_name == "raw":
+        size, offset = image._tile_size, image.tag_v2.offset  # type: ignore[attr-defined]
+        image.tile = [ImageFile._Tile("libtiff", (0, 0, *size), 0, ("RGBX", "raw", False, offset))]
+        image.use_load_libtiff = True  # type: ignore[attr-defined]
 
 
 def _on_white(image: Image.Image) -> Image.Image:

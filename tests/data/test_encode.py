@@ -21,7 +21,6 @@ def folder(tmp_path):
     (tmp_path / "damaged.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
     Image.new("RGB", (400, 300)).save(tmp_path / "huge.png")
     Image.new("F", (4, 4)).save(tmp_path / "floats.tif")
-    (tmp_path / "folder.png").mkdir()
     assert names[0] == "0.png"
     return tmp_path
 
@@ -53,7 +52,6 @@ REJECTS = {
         {"reading": "released"},
     ),
     "missing": (dialogue("x", "yes", ["nowhere.png"]), {}),
-    "unreadable": (dialogue("x", "yes", ["folder.png"]), {}),
     "corrupt": (dialogue("x", "yes", ["damaged.jpg"]), {}),
     "unsupported": (dialogue("x", "yes", ["floats.tif"]), {}),
     "oversized": (dialogue("x", "yes", ["huge.png"]), {"max_pixels": 10_000}),

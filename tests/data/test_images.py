@@ -297,7 +297,7 @@ def test_a_long_screenshot_is_loaded_in_every_mode(mode):
 @pytest.mark.parametrize("mode", sorted(MODES))
 def test_a_wide_screenshot_is_loaded_within_a_limit_of_its_own_size(mode):
     data = encoded(Image.new("RGB", (7200, 400), (9, 8, 7)), "PNG")
-    assert (load(data, mode, 56, max_pixels=7200 * 400)[28] == (9, 8, 7)).all()
+    assert (load(data, mode, 448, max_pixels=7200 * 400)[224] == (9, 8, 7)).all()
 
 
 def test_a_picture_too_long_for_a_mode_is_quoted_with_its_own_size():
@@ -312,6 +312,7 @@ def test_the_same_picture_is_seen_when_its_metadata_is_damaged():
     assert decode(CASES / "badexif_garbage.png").size == (60, 40)
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["PNG", "PNG late", "JPEG", "WEBP", "AVIF"])
 @pytest.mark.parametrize(
     "block", [b"\xff" * 30, b"", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff"]

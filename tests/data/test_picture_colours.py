@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from owl2_jax.data.images import ImageError, decode
+from owl2_jax.data.picture_colours import to_rgb
 from tests.fuzz import picture_files
 from tests.fuzz.picture_files import GREY, RGB
 from tests.fuzz.pictures import check_built, encoded
@@ -142,34 +143,62 @@ def test_floating_point_tiffs_are_refused_by_name():
     assert error.value.reason == "unsupported"
 
 
-# sRGB and the CIELAB (D50) it stands for, rounded, from published tables of ICC's profile.
+def test_cielab_becomes_srgb():
+    levels = np.random.default_rng(0).integers(40, 216, (30, 30, 3), np.uint8)
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    image = ImageCms.applyTransform(Image.fromarray(levels), ImageCms.buildTransform(srgb, lab, "RGB", "LAB"))
+    pixels = np.asarray(decode(encoded(image, "TIFF"))).astype(int)
+    off = np.abs(pixels - levels)
+    assert off.mean() < 1  # what 8 bits of CIELAB lose
+    assert off.max() <= 6
+    for lightness, grey in ((0, 0), (255, 255)):
+        data = picture_files.tiff(bytes([lightness, 0, 0]), picture_files.tiff_tags(1, 1, [8, 8, 8], 8))
+        assert row(data) == [[grey] * 3]
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"])
+@pytest.mark.parametrize("mode", ["YCbCr", "CMYK", "RGB"])
+def test_other_modes_of_a_tiff_become_rgb(mode, compression):
+    levels = np.random.default_rng(0).integers(60, 200, (2, 2, 3), np.uint8)
+    image = Image.fromarray(np.kron(levels, np.ones((8, 16, 1), np.uint8)))
+    options = {"compression": compression} if compression else {}
+    pixels = np.asarray(decode(encoded(image.convert(mode), "TIFF", **options))).astype(int)
+    atol = 12 if compression == "jpeg" else 2
+    np.testing.assert_allclose(pixels[4::8, 8::16], levels, atol=atol)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_an_uncompressed_tiff_in_ycbcr_is_converted(step):
+    # Full luminance of each pixel, and one pair of colours for step x step of them.
+    block = [76] * (step * step) + [85, 255]
+    tags = {**picture_files.tiff_tags(4, 4, [8] * 3, 6), 530: ("H", [step, step])}
+    pixels = np.asarray(decode(picture_files.tiff(bytes(block * (16 // step**2)), tags)))
+    assert pixels.shape == (4, 4, 3)
+    np.testing.assert_allclose(pixels, np.broadcast_to((254, 0, 0), (4, 4, 3)), atol=2)
+
+
 @pytest.mark.parametrize(
-    ("lab", "rgb"),
-    [
-        ((100, 0, 0), (255, 255, 255)),
-        ((0, 0, 0), (0, 0, 0)),
-        ((54.29, 81, 70), (255, 0, 0)),
-        ((87.82, -79, 81), (0, 255, 0)),
-        ((29.57, 68, -112), (0, 0, 255)),
-        ((53.39, 0, 0), (127, 127, 127)),
-    ],
+    ("levels", "alpha", "expected"), [((100, 20, 45), 128, (227, 147, 172)), ((9, 9, 9), 0, (255,) * 3)]
 )
-def test_cielab_becomes_srgb(lab, rgb):
-    lightness, a, b = lab
-    pixel = bytes([round(lightness * 2.55), a % 256, b % 256])
-    pixels = row(picture_files.tiff(pixel, picture_files.tiff_tags(1, 1, [8, 8, 8], 8)))
-    np.testing.assert_allclose(pixels[0], rgb, atol=4)
+@pytest.mark.parametrize("extra", [1, 2])
+def test_alpha_that_is_multiplied_in_or_not_is_laid_on_white(levels, alpha, expected, extra):
+    if extra == 2:
+        expected = tuple(round(255 + (level - 255) * alpha / 255) for level in levels)
+    tags = {**picture_files.tiff_tags(1, 1, [8] * 4, 2), 338: ("H", [extra])}
+    np.testing.assert_allclose(row(picture_files.tiff(bytes([*levels, alpha]), tags))[0], expected, atol=2)
 
 
-@pytest.mark.parametrize("mode", ["YCbCr", "CMYK", "1", "LA", "PA", "RGBa", "RGBX"])
-def test_other_modes_become_rgb(mode):
-    image = Image.new("RGB", (8, 8), (200, 40, 90))
-    grey = image.convert("L").getpixel((0, 0))
-    image = image.convert("RGBA").convert("RGBa") if mode == "RGBa" else image.convert(mode)
-    expected = {"1": (0, 0, 0), "LA": (grey,) * 3}.get(mode, (200, 40, 90))
-    kind = "PNG" if mode in ("1", "LA", "PA") else "TIFF"
-    if mode == "PA":
-        image = image.convert("RGBA")
-    if mode == "1":
-        image = Image.new("1", (8, 8), 0)
-    np.testing.assert_allclose(decode(encoded(image, kind)).getpixel((0, 0)), expected, atol=2)
+@pytest.mark.parametrize("mode", ["La", "LA", "PA", "RGBa", "RGBA"])
+def test_every_mode_with_alpha_is_laid_on_white(mode):
+    image = Image.new("RGBA", (2, 1), (40, 40, 40, 255))
+    image.putpixel((1, 0), (40, 40, 40, 0))
+    image = {"La": image.convert("LA"), "PA": image.convert("P")}.get(mode, image).convert(mode)
+    pixels = np.asarray(to_rgb(image, b""))[0].tolist()
+    assert pixels == [[40, 40, 40], [255, 255, 255]]
+
+
+def test_one_bit_is_black_or_white():
+    image = Image.new("1", (2, 1), 0)
+    image.putpixel((1, 0), 1)
+    for kind in ("PNG", "TIFF", "BMP", "PPM"):
+        assert row(encoded(image, kind)) == [[0, 0, 0], [255, 255, 255]]
