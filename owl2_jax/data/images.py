@@ -84,7 +84,7 @@ def load(
     size: int,
     name: str | None = None,
     max_pixels: int = MAX_PIXELS,
-    limit: str = "max_pixels",
+    limit: str = "",
 ) -> np.ndarray:
     """Reads a picture and fits it: `fit(decode(source), mode, size)`, uint8[size, size, 3].
 
@@ -98,7 +98,7 @@ def decode(
     source: bytes | str | os.PathLike,
     name: str | None = None,
     max_pixels: int = MAX_PIXELS,
-    limit: str = "max_pixels",
+    limit: str = "",
 ) -> Image.Image:
     """Reads a picture as 8-bit RGB, upright.
 
@@ -286,8 +286,9 @@ def _check_pixels(size: tuple[int, int], name: str, max_pixels: int, limit: str)
     if width * height == 0:
         raise ImageError(f"the picture {name} is {width} x {height}, it has no pixels; replace it", "corrupt")
     if width * height > max_pixels:
+        limit = f" ({limit})" if limit else ""
         raise ImageError(
-            f"the picture {name} takes {width} x {height} pixels, expected at most {max_pixels} ({limit}); "
+            f"the picture {name} takes {width} x {height} pixels, expected at most {max_pixels}{limit}; "
             "shrink it",
             "oversized",
         )
@@ -308,7 +309,7 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 def _raise_unreadable(error: Exception, data: bytes, name: str) -> NoReturn:
     unknown = isinstance(error, UnidentifiedImageError)
-    kind = picture_kinds.unread_kind(data) or (picture_kinds.text_kind(data) if unknown else None)
+    kind = picture_kinds.unread_kind(data)
     if kind is not None:
         raise ImageError(
             f"{name} ({len(data)} bytes) is no picture of a known kind but {kind[0]}; {kind[1]}",
@@ -324,6 +325,8 @@ def _raise_unreadable(error: Exception, data: bytes, name: str) -> NoReturn:
         message = (
             f"{name} ({len(data)} bytes) is no picture of a known kind; expected one of {', '.join(FORMATS)}"
         )
+        if picture_kinds.is_text(data):
+            raise ImageError(f"{message}; it is text", "unsupported") from error
         raise ImageError(message, "corrupt") from error
     reason = " ".join(str(error).split()) or type(error).__name__
     raise ImageError(f"the picture {name} is damaged: {reason}; replace the file", "corrupt") from error

@@ -65,19 +65,18 @@ def unread_kind(data: bytes) -> tuple[str, str] | None:
     return _page_kind(data)
 
 
-def text_kind(data: bytes) -> tuple[str, str] | None:
-    """As `unread_kind`, for text of any kind; some formats of pictures are text too."""
+def is_text(data: bytes) -> bool:
+    """Says whether a file is text; some formats of pictures are text too."""
     head = data[:HEAD]
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "text", "give a picture"
+        return True
     if _CONTROLS.intersection(head):
-        return None
+        return False
     try:
         head.decode()
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 3:  # at the end a character may be cut
-            return None
-    return "text", "give a picture"
+        return error.start >= len(head) - 3  # at the end a character may be cut
+    return True
 
 
 def _iso_kind(data: bytes) -> tuple[str, str] | None:

@@ -210,7 +210,6 @@ def test_a_missing_file_is_named(tmp_path):
     ("data", "what"),
     [
         (b"", "an empty file; fetch the picture again"),
-        (b"not a picture", "text; give a picture"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript; save it as JPEG or PNG"),
     ],
 )
@@ -239,7 +238,12 @@ def test_a_file_that_is_there_but_cannot_be_read_is_not_missing(tmp_path, monkey
     assert error.value.reason == "unreadable"
 
 
-def test_bytes_of_no_known_kind_are_corrupt():
+def test_bytes_of_no_known_kind_are_text_or_corrupt():
+    with pytest.raises(
+        ImageError, match=r"x \(13 bytes\) is no picture of a known kind; .*; it is text$"
+    ) as error:
+        decode(b"not a picture", name="x")
+    assert error.value.reason == "unsupported"
     with pytest.raises(
         ImageError, match=r"x \(4 bytes\) is no picture of a known kind; expected one of JPEG"
     ) as error:

@@ -43,9 +43,6 @@ def box(*brands: bytes) -> bytes:
         (b"\x1aE\xdf\xa3" + bytes(40), "a video (Matroska or WebM)"),
         (b"RIFF\0\0\0\0AVI LIST", "a video (AVI)"),
         ((b"G" + bytes(187)) * 3, "a video (MPEG)"),
-        (b'{"error": "not found"}', "text; give a picture"),
-        ("écrit à la main".encode(), "text; give a picture"),
-        ("text".encode("utf-16"), "text; give a picture"),
         (b"PK\3\4" + bytes(20), "a ZIP archive; unpack it"),
         (gzip.compress(b"a"), "a gzip archive; unpack it"),
     ],
@@ -56,6 +53,19 @@ def test_what_is_no_picture_is_refused_by_name(data, what):
     assert error.value.reason == "unsupported"
     said = str(error.value)
     assert said.startswith(f"photos/1.jpg ({len(data)} bytes) is no picture of a known kind but {what}")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b'{"error": "not found"}', "écrit à la main".encode(), "text".encode("utf-16"), "é".encode() * 9000],
+)
+def test_text_is_named(data):
+    for text in (data, data[: picture_kinds.HEAD + 1], data + b"a\n\0"[: 2 + (data[0] == 0xFF)]):
+        with pytest.raises(
+            ImageError, match=r"photos/1\.jpg .*expected one of JPEG, PNG, .*; it is text"
+        ) as error:
+            decode(text, "photos/1.jpg")
+        assert error.value.reason == "unsupported"
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000"])

@@ -8,6 +8,8 @@ import io
 import struct
 import time
 import zlib
+from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -18,6 +20,8 @@ from owl2_jax.serving.errors import ApiError
 from owl2_jax.serving.pictures import MAX_JPEG_SCANS, PictureReader, count_scans, read_data_url
 from owl2_jax.serving.settings import Limits
 from owl2_jax.testing import tiny
+
+CASES = Path(__file__).parents[1] / "data" / "cases" / "pictures"
 
 
 def data_url(data: bytes, kind: str = "image/png") -> str:
@@ -59,17 +63,38 @@ def test_pictures_have_the_pixels_the_engine_would_make(read, model):
     np.testing.assert_array_equal(images.fit(Image.fromarray(pixels), model.image_mode, size), pixels)
 
 
-def test_any_usual_form_of_data_url_is_read():
-    data = bytes(range(256))
-    encoded = base64.b64encode(data).decode()
-    for url in (
-        f"data:image/png;base64,{encoded}",
-        f"DATA:image/jpeg;name=a.jpg;BASE64,{encoded}",
-        f"data:;base64,{encoded}",
-        "data:image/png;base64," + encoded.replace("+", "%2B").replace("/", "%2F"),
-        "data:image/png;base64," + "\n".join(encoded[i : i + 76] for i in range(0, len(encoded), 76)),
-    ):
-        assert read_data_url("picture 1", url) == data
+DATA = bytes(range(256)) + b"ab"  # its base64 has padding, "+" and "/"
+ENCODED = base64.b64encode(DATA).decode()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"data:image/png;base64,{ENCODED}",
+        f"DATA:IMAGE/JPEG;name=a.jpg;BASE64,{ENCODED}",
+        f"data:;base64,{ENCODED}",
+        f"data:application/octet-stream;base64,{ENCODED}",
+        f"data:image/png; base64,{ENCODED}",
+        f"data:image/png;base64, {ENCODED}",
+        f"data: image/png ; charset=utf-8 ; base64 , {ENCODED} ",
+        f"data:image/png;base64,{ENCODED.rstrip('=')}",
+        f"data:image/png;base64,{base64.urlsafe_b64encode(DATA).decode()}",
+        f"data:image/png;base64,{base64.urlsafe_b64encode(DATA).decode().rstrip('=')}",
+        f"data:image/png;base64,{ENCODED.replace('+', '%2B').replace('/', '%2F').replace('=', '%3D')}",
+        f"data:image/png;base64,{quote(ENCODED, safe='')}",
+        f"data:{quote(f'image/png;base64,{ENCODED}', safe='')}",
+        f"data:image/png,{quote(DATA, safe='')}",
+        "data:image/png;base64," + "\n".join(ENCODED[i : i + 76] for i in range(0, len(ENCODED), 76)),
+    ],
+)
+def test_any_usual_form_of_data_url_is_read(url):
+    assert read_data_url("picture 1", url) == DATA
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", "image/gif", "image/svg+xml", "application/octet-stream", ""])
+def test_the_content_says_what_kind_of_picture_it_is(read, kind):
+    data = tiny.picture_file(1, 50)
+    np.testing.assert_array_equal(read(f" {data_url(data, kind)}\n"), read(data_url(data)))
 
 
 @pytest.mark.parametrize(
@@ -77,16 +102,21 @@ def test_any_usual_form_of_data_url_is_read():
     [
         ("data:image/png,abc", "then base64"),
         ("data:text/html;base64,YWJj", "expected an image"),
+        ("data:image/png;base64,abcde", "not valid base64: 5 characters, .*; it may be cut off"),
+        ("data:image/png;base64,ab=cd", "not valid base64: '=' at character 2"),
+        ("data:image/png;base64,", "an empty file"),
+        ("data:image/png;base64", "then base64"),
+        ("data:", "then base64"),
+        ("iVBORw0KGgoAAAANSUhEUg", "put 'data:image/png;base64,' in front"),
+        (data_url((CASES / "heic.heic").read_bytes(), "image/heic"), "HEIC; save it as JPEG or PNG"),
+        (data_url(b"<!doctype html><html>", "image/png"), "but a web page"),
         ("data:image/png;base64,a", "valid base64"),
         ("data:image/png;base64,ab!d", "valid base64"),
         ("data:image/png;base64,äöü=", "valid base64"),
         (data_url(b"no picture at all"), "no picture of a known kind"),
         (data_url(b"\x89PNG\r\n\x1a\n" + b"x" * 99), "picture 1"),
         (data_url(tiny.picture_file(1)[:-40]), "damaged"),
-        (
-            data_url(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"),
-            "no picture of a known kind",
-        ),
+        (data_url(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"), "known kind but SVG"),
         (data_url(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "no picture of a known kind"),
         ("file:///etc/passwd", "data: URLs only"),
         ("http://127.0.0.1/x.png", "data: URLs only"),
@@ -108,6 +138,22 @@ def test_large_pictures_are_refused_before_they_are_decoded(read, width, height)
     with pytest.raises(ApiError, match=r"pixels|large"):
         read(url)
     assert time.perf_counter() - began < 1
+
+
+def test_a_refusal_quotes_the_pictures_own_size_and_the_servers_limit(read):
+    with pytest.raises(ApiError) as caught:
+        read(data_url(png_of_size(30_000, 20_000)))
+    assert str(caught.value) == (
+        "picture 1 takes 30000 x 20000 pixels, expected at most 1000000 (this server's limit of pixels); "
+        "shrink it"
+    )
+    assert (caught.value.status, caught.value.code) == (400, "invalid_image")
+
+
+def test_a_long_picture_within_the_limit_is_read(read, model):
+    stream = io.BytesIO()
+    Image.new("RGB", (100, 9600)).save(stream, "PNG")
+    assert read(data_url(stream.getvalue()))[0].shape == (model.config.vision.image_size,) * 2 + (3,)
 
 
 def test_scans_of_a_jpeg_are_counted_outside_of_its_metadata():
