@@ -152,7 +152,7 @@ def json_lines(path: str | os.PathLike, one_of_each_key: bool = False) -> Iterat
     """
     for number, line in enumerate(lines(read_text(path)), 1):
         if line.strip():
-            yield number, parse_json(line, f"{path}, line {number}", one_of_each_key)
+            yield number, parse_json(line, f"{path}, line {number},", one_of_each_key)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -220,12 +220,12 @@ def test_the_ways_to_say_no_picture_are_those_of_training_data(tmp_path, value):
     [
         ('{"prompt": "a"}\n'.encode("utf-16"), "is UTF-16"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
-        (b"<!doctype html><html></html>", "line 1 is not valid JSON: it is a web page"),
-        (b'{"prompt": "a"}\n\n{"prompt": ', "line 3 is not valid JSON"),
+        (b"<!doctype html><html></html>", "line 1, is not valid JSON: it is a web page"),
+        (b'{"prompt": "a"}\n\n{"prompt": ', "line 3, is not valid JSON"),
         (b'{"prompt": "a", "images": [7]}', r"line 1: 'images' is \[7\]"),
         (b'{"prompt": "a", "images": ["a.png", ""]}', "line 1: 'images' is"),
         (b'{"prompt": "a", "image": "a.png"}', "did you mean 'images'"),
-        (b'{"prompt": "a", "prompt": "b"}', "line 1 is not to be read: the key 'prompt' stands twice"),
+        (b'{"prompt": "a", "prompt": "b"}', "line 1, is not to be read: the key 'prompt' stands twice"),
         (b"\xff\xfa", "not UTF-8"),
     ],
 )
@@ -239,7 +239,7 @@ def test_pictures_inside_a_message_are_refused_and_not_dropped(generate, workspa
     message = {"role": "user", "content": "What is this?", "images": ["0.png"]}
     write(workspace / "in.jsonl", [{"messages": [message]}])
     assert generate()[0] == 1
-    assert "message 0 has 'images', which is not read" in read(workspace / "out.jsonl")[0]["error"]
+    assert "images is ['0.png']; expected the pictures beside 'messages'" in read(workspace / "out.jsonl")[0]["error"]
 
 
 def test_control_tokens_in_a_prompt_are_text_unless_asked_for(generate, workspace):

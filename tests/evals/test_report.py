@@ -81,7 +81,7 @@ def test_a_folder_without_runs_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
-        ("a_later/metrics.jsonl", '{"step": 1}\n{"st', r"metrics\.jsonl, line 2 is not valid JSON"),
+        ("a_later/metrics.jsonl", '{"step": 1}\n{"st', r"metrics\.jsonl, line 2, is not valid JSON"),
         ("a_later/metrics.jsonl", "[1]\n", r"metrics\.jsonl, line 1 is no reading"),
         ("a_later/run.json", '{"starts": []}', r"run\.json does not tell when the run began"),
         ("a_later/run.json", "{", r"run\.json is not valid JSON"),
