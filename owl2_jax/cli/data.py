@@ -96,6 +96,8 @@ def _check(args: argparse.Namespace) -> int:
     output.write_text(render(found, f"Data of {args.config}"), encoding="utf-8")
     _print_sets(found.sets)
     print(summary(found))
+    for remark in found.remarks():
+        print(remark)
     print(f"wrote {output}")
     found.check()
     return 0

@@ -13,6 +13,9 @@ The recipes that follow the released scripts choose `data.reading = "released"`:
 * A picture without a tag is refused: that code learns the text alone and shows
   no picture, which is hardly what the record means.
 * `<s>`, `</s>` and `<unk>` in a text become those ids.
+* Where a text holds ` ASSISTANT: ` or `</s>`, that code takes it for the border of a
+  turn, finds that the lengths do not match and learns nothing of the record. Here
+  the answers are learnt, with the same ids.
 
 With "as_written", the default, every picture stays where its tag is, nothing is
 stripped, and these are text like any other. `owl2 data check` counts what the
@@ -26,6 +29,7 @@ from collections.abc import Sequence
 from owl2_jax.core.errors import unknown_name
 from owl2_jax.data.messages import ConversationError, Message
 
+EOS = "</s>"
 READINGS = ("as_written", "released")
 
 
@@ -67,6 +71,11 @@ def released_messages(messages: Sequence[Message], image_tag: str, num_images: i
     if not num_images:
         return [dict(message) for message in messages]
     return [{**message, "content": _tag_in_front(message["content"], image_tag)} for message in messages]
+
+
+def loses_its_loss(messages: Sequence[Message]) -> bool:
+    """Says whether the released code would learn nothing of a record, for words that look like borders."""
+    return any(" ASSISTANT: " in f" {one['content']} " or EOS in one["content"] for one in messages)
 
 
 def _tag_in_front(content: str, image_tag: str) -> str:

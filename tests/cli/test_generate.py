@@ -239,7 +239,8 @@ def test_pictures_inside_a_message_are_refused_and_not_dropped(generate, workspa
     message = {"role": "user", "content": "What is this?", "images": ["0.png"]}
     write(workspace / "in.jsonl", [{"messages": [message]}])
     assert generate()[0] == 1
-    assert "images is ['0.png']; expected the pictures beside 'messages'" in read(workspace / "out.jsonl")[0]["error"]
+    error = read(workspace / "out.jsonl")[0]["error"]
+    assert "images is ['0.png']; expected the pictures beside 'messages'" in error
 
 
 def test_control_tokens_in_a_prompt_are_text_unless_asked_for(generate, workspace):

@@ -55,6 +55,7 @@ def render(survey: Survey, title: str) -> str:
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="lead">{escape(summary(survey))}</p>',
+        *(f'<p class="lead">{escape(remark)}</p>' for remark in survey.remarks()),
         "<h2>Sets</h2>",
         _sets_table(survey.sets),
         "<h2>Lengths, pictures, packing</h2>",

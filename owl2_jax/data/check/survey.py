@@ -11,6 +11,7 @@ import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.batch import Batch, Sample
+from owl2_jax.data.check.readings import TextNotes, remarks
 from owl2_jax.data.config import DataConfig
 from owl2_jax.data.encode import Rejected
 from owl2_jax.data.mixture import Address
@@ -68,6 +69,7 @@ class Survey:
       samples, pictures: number per part.
       rejected: the first unusable or cut records.
       shown: samples to look at.
+      texts: what the readings treat differently.
     """
 
     config: DataConfig
@@ -80,6 +82,7 @@ class Survey:
     pictures: list[int] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     shown: list[Shown] = field(default_factory=list)
+    texts: TextNotes = field(default_factory=TextNotes)
 
     @property
     def read(self) -> int:
@@ -95,6 +98,10 @@ class Survey:
         usable = sum(one.usable for one in self.sets) / max(self.read, 1)
         samples = float(np.mean(self.samples)) * self.config.lanes
         return self.round_records * usable / max(samples, 1e-9)
+
+    def remarks(self) -> list[str]:
+        """What `data.reading` does to the records, a sentence each."""
+        return list(remarks(self.config.reading, self.texts))
 
     def check(self) -> None:
         """Raises `Owl2Error` when more records are unusable than the config allows."""
@@ -172,6 +179,9 @@ class _Reader:
         about.read += 1
         if note is not None:
             (about.cut if note.used else about.rejected)[note.reason] += 1
+            if note.epoch == 0 and not note.used:
+                name = f"record {note.record} of {note.dataset}"
+                self._found.texts.refuse(name, note.reason, note.detail)
             if len(self._found.rejected) < self._rejects:
                 self._found.rejected.append(note)
         if sample is not None:
@@ -185,6 +195,9 @@ class _Reader:
         about.images.append(len(sample.images))
         # Later epochs bring every record again.
         if address.epoch == 0:
+            example = self._mixture.sets[address.dataset].source[address.record]
+            name = f"record {address.record} of {about.name} ({example['id']})"
+            self._found.texts.add(name, example["messages"], self._found.tokenizer)
             first = self._seen.setdefault(_digest(sample), address.record)
             about.duplicates += first != address.record
         if len(self._kept[address.dataset]) < self._shown:

@@ -107,3 +107,53 @@ def test_the_page_stands_alone(datasets):
     html = render(run(datasets), "x")
     assert "http" not in html
     assert json.dumps(html)
+
+
+# ---- what the reading of records does ------------------------------------------
+
+
+@pytest.fixture
+def marked(tmp_path):
+    """Six records: a picture without a tag, one with two, two texts with control tokens, one with a border."""
+    corpora.write_pictures(tmp_path, 1)
+    records = [
+        dialogue("good", "yes", ["0.png"]),
+        dialogue("untagged", "yes", []) | {"image": "0.png"},
+        dialogue("ends", "one</s>two", []),
+        dialogue("starts", "yes", [], question="a <s> b"),
+        dialogue("border", "say ASSISTANT: hi", []),
+        dialogue("twice", "see <image>", ["0.png"]),
+    ]
+    return {"m": llava(corpora.write_set(tmp_path, "m", records), epochs=1.0)}
+
+
+def test_what_the_released_reading_costs_and_does_is_counted_with_an_example(marked):
+    found = run(marked, reading="released", max_rejected_share=0.5, records=6, window=1)
+    assert found.texts.counts["control"] == 2
+    assert found.sets[0].rejected["not_in_released"] >= 2
+    control, refused, lost = found.remarks()
+    assert control.startswith(
+        "2 records hold <s>, </s> or <unk>, which become control ids (data.reading=released)"
+    )
+    assert "one</s>two" in control or "a <s> b" in control
+    assert (
+        f"refuses {found.sets[0].rejected['not_in_released']} records that the released code trains"
+        in refused
+    )
+    assert "the picture has no tag" in refused or "have a tag" in refused
+    assert lost.startswith("2 records are learnt here and lose their whole loss in the released code")
+    page = render(found, "x")
+    assert "which become control ids" in page
+    assert "refuses" in page
+
+
+def test_the_reading_as_written_says_that_control_tokens_stay_text(marked):
+    found = run(marked, max_rejected_share=0.5, records=6, window=1)
+    (control,) = found.remarks()
+    assert control.startswith("2 records hold <s>, </s> or <unk>, which stay text (data.reading=as_written)")
+
+
+def test_a_set_without_such_texts_has_nothing_to_remark(datasets):
+    assert run(datasets).remarks() == []
+    (refused,) = run(datasets, reading="released").remarks()
+    assert refused == "data.reading=released refuses 0 records that the released code trains."
