@@ -114,7 +114,7 @@ def test_the_page_stands_alone(datasets):
 
 @pytest.fixture
 def marked(tmp_path):
-    """Six records: a picture without a tag, one with two, two texts with control tokens, one with a border."""
+    """Six records: pictures without a tag and with two, control tokens in two texts, a border in one."""
     corpora.write_pictures(tmp_path, 1)
     records = [
         dialogue("good", "yes", ["0.png"]),
@@ -136,10 +136,7 @@ def test_what_the_released_reading_costs_and_does_is_counted_with_an_example(mar
         "2 records hold <s>, </s> or <unk>, which become control ids (data.reading=released)"
     )
     assert "one</s>two" in control or "a <s> b" in control
-    assert (
-        f"refuses {found.sets[0].rejected['not_in_released']} records that the released code trains"
-        in refused
-    )
+    assert refused.startswith("data.reading=released refuses 2 records that the released code trains; record")
     assert "the picture has no tag" in refused or "have a tag" in refused
     assert lost.startswith("2 records are learnt here and lose their whole loss in the released code")
     page = render(found, "x")
