@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slots", type=int, metavar="N", help="questions at a time; by default what memory allows"
     )
+    parser.add_argument("--max-broken-share", type=float, default=0.1, metavar="X",
+                        help="share of a benchmark's rows that may be broken (missing pictures, unreadable "
+                        "values) and go unscored; judged from 100 rows on, 0.1 by default")  # fmt: skip
     add_mesh_argument(parser)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of parameters and computation")
 
@@ -62,6 +65,7 @@ def main(args: argparse.Namespace) -> int:
                 limit=args.limit,
                 shard=shard,
                 judgements=judgements.get(name),
+                max_broken_share=args.max_broken_share,
                 progress=progress,
             )
         if score is not None:
@@ -110,6 +114,8 @@ def _check(args: argparse.Namespace, benchmarks: dict[str, Any]) -> None:
         raise Owl2Error("--checkpoint DIR is missing: the model to evaluate")
     if args.limit is not None and args.limit < 1:
         raise Owl2Error(f"--limit is {args.limit}; expected at least 1")
+    if not 0 <= args.max_broken_share <= 1:
+        raise Owl2Error(f"--max-broken-share is {args.max_broken_share}; expected a number from 0 to 1")
     for name, benchmark in benchmarks.items():
         benchmark.check()
         for file in benchmark.files:
@@ -164,6 +170,9 @@ def _report(scores: list[Any], args: argparse.Namespace) -> None:
     everything = list(results.read_scores(args.output / "scores.json").values())
     (args.output / "scores.md").write_text(results.markdown(everything), encoding="utf-8")
     Console().print(results.table(scores))
+    for score in scores:
+        if score.broken:
+            print(f"note: {score.broken_note}", file=sys.stderr)
     if args.charts:
         for path in plots.write_charts(everything, args.output):
             print(f"wrote {path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from owl2_jax.config import RunConfig
     from owl2_jax.data.tokenizer import Tokenizer
     from owl2_jax.evals.base import Answered, Benchmark, Question
+    from owl2_jax.evals.rows import Broken
     from owl2_jax.inference.loaded import LoadedModel
     from owl2_jax.training.config import EvaluatorConfig
     from owl2_jax.training.hooks import Hook
@@ -59,12 +61,17 @@ def make_hooks(config: RunConfig, trainer: Trainer, tokenizer: Tokenizer) -> lis
 def _evaluator(evaluator: EvaluatorConfig, config: RunConfig, trainer: Trainer, tokenizer: Tokenizer) -> Hook:
     import jax
 
-    from owl2_jax.evals.runner import load_questions
+    from owl2_jax.evals.loading import load_questions
     from owl2_jax.training.hooks import Hook
 
     benchmark = _benchmark(evaluator)
     limit = evaluator.max_questions or None
-    questions = load_questions(evaluator.benchmark, benchmark, Path(evaluator.data_root), limit)
+    questions, broken = load_questions(evaluator.benchmark, benchmark, Path(evaluator.data_root), limit)
+    if broken and jax.process_index() == 0:
+        print(
+            f"note: evaluator {evaluator.benchmark}: {len(broken)} broken rows, first {broken[0]}",
+            file=sys.stderr,
+        )
     own = questions[jax.process_index() :: jax.process_count()]
 
     def run(params: Any) -> Mapping[str, float]:
@@ -74,7 +81,9 @@ def _evaluator(evaluator: EvaluatorConfig, config: RunConfig, trainer: Trainer, 
     return Hook(evaluator.benchmark, evaluator.every_steps, run, (benchmark.metric,))
 
 
-def _answer(benchmark: Benchmark, questions: Sequence[Question], model: LoadedModel) -> list[Answered]:
+def _answer(
+    benchmark: Benchmark, questions: Sequence[Question], model: LoadedModel
+) -> list[Answered | Broken]:
     from owl2_jax.evals.asking import EngineModel
     from owl2_jax.evals.runner import answer_in_memory
     from owl2_jax.inference.engine import Engine, EngineConfig
@@ -111,11 +120,23 @@ def _model(params: Any, config: RunConfig, trainer: Trainer, tokenizer: Tokenize
     )
 
 
-def _everyone(answered: Sequence[Answered], questions: Sequence[Question]) -> list[Answered]:
-    """The answers of all processes, in the order of the questions."""
+def _everyone(answered: Sequence[Answered | Broken], questions: Sequence[Question]) -> list[Answered]:
+    """The answers of all processes, in the order of the questions; those that could not be asked are told."""
+    from owl2_jax.core.errors import Owl2Error
     from owl2_jax.evals.base import Answered
     from owl2_jax.training.everyone import gather
 
-    parts = gather([[one.prediction, one.score] for one in answered])
+    parts = gather(
+        [[one.prediction, one.score] if isinstance(one, Answered) else [None, str(one)] for one in answered]
+    )
     ordered = [parts[number % len(parts)][number // len(parts)] for number in range(len(questions))]
-    return [Answered(question, *row) for question, row in zip(questions, ordered, strict=True)]
+    broken = [row[1] for row in ordered if row[0] is None]
+    if len(broken) == len(questions):
+        raise Owl2Error(f"every one of {len(questions)} questions is broken, first {broken[0]}")
+    if broken:
+        print(f"note: {len(broken)} questions were not asked, first {broken[0]}", file=sys.stderr)
+    return [
+        Answered(question, *row)
+        for question, row in zip(questions, ordered, strict=True)
+        if row[0] is not None
+    ]

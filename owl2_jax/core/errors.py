@@ -8,7 +8,13 @@ exits with a code other than 0; library callers catch it by type.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 
 class Owl2Error(Exception):
@@ -37,3 +43,33 @@ def unknown_name(kind: str, name: str, options: Iterable[str]) -> UnknownNameErr
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
     known = f" Known: {', '.join(options)}." if len(options) <= 24 else f" There are {len(options)}."
     return UnknownNameError(f"unknown {kind} {name!r}{hint}{known}")
+
+
+def errors_in_place(
+    items: Iterable[Item],
+    make: Callable[[Item], Made],
+    work: Callable[[Iterator[Made]], Iterator[Result]],
+) -> Iterator[Result | Owl2Error]:
+    """Results of `work` over what `make` makes of each item, in order.
+
+    Where `make` raises `Owl2Error`, the error stands in the place of the result;
+    `work` never meets that item. It may draw ahead, and keeps the order.
+    """
+    order: deque[Owl2Error | None] = deque()
+
+    def made() -> Iterator[Made]:
+        for item in items:
+            try:
+                one = make(item)
+            except Owl2Error as error:
+                order.append(error)
+            else:
+                order.append(None)
+                yield one
+
+    for result in work(made()):
+        while order[0] is not None:
+            yield order.popleft()
+        order.popleft()
+        yield result
+    yield from (error for error in order if error is not None)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
-from owl2_jax.core.errors import Owl2Error
+import numpy as np
+
+from owl2_jax.core.errors import Owl2Error, errors_in_place
+from owl2_jax.data import images
 from owl2_jax.data.prompts import IMAGE_TAG
 from owl2_jax.evals.base import Decoding, Picture, Question
 from owl2_jax.evals.metrics.choice import LETTERS
+
+_KEPT_PICTURES: Final = 64  # pixels of the last ones; questions on one picture follow each other
 
 
 @dataclass(frozen=True)
@@ -35,8 +41,10 @@ class Model(Protocol):
 
     name: str
 
-    def replies(self, questions: Sequence[Question], decoding: Decoding, image_mode: str) -> Iterator[Reply]:
-        """Answers questions, in their order, each as soon as it is known."""
+    def replies(
+        self, questions: Sequence[Question], decoding: Decoding, image_mode: str
+    ) -> Iterator[Reply | Owl2Error]:
+        """Answers questions in their order, each as soon as it is known; errors stand in their place."""
 
 
 class EngineModel:
@@ -45,15 +53,16 @@ class EngineModel:
     def __init__(self, engine: Any):
         self.engine = engine
         self.name = engine.model.name
+        self._read: OrderedDict[tuple[Picture, str], np.ndarray] = OrderedDict()
 
-    def replies(self, questions: Sequence[Question], decoding: Decoding, image_mode: str) -> Iterator[Reply]:
+    def replies(
+        self, questions: Sequence[Question], decoding: Decoding, image_mode: str
+    ) -> Iterator[Reply | Owl2Error]:
         """See `Model`; questions with options and without may be mixed.
 
         The same questions get the same replies to the last bit of a log-likelihood,
-        whatever was asked before.
-
-        Raises:
-          Owl2Error: A prompt does not fit into the model, or a picture cannot be read.
+        whatever was asked before. A prompt that does not fit into the model, or a
+        picture that cannot be read, gives an error in its place.
         """
         self.engine.forget()
         start = 0
@@ -68,25 +77,40 @@ class EngineModel:
 
     def _generate(
         self, questions: Sequence[Question], decoding: Decoding, image_mode: str
-    ) -> Iterator[Reply]:
-        prompts = [self._fitting(question, decoding.max_new_tokens) for question in questions]
-        requests = (
-            self._request(question, prompt, decoding, image_mode)
-            for question, prompt in zip(questions, prompts, strict=True)
-        )
-        for prompt, result in zip(prompts, self.engine.generate(requests), strict=True):
-            yield Reply(prompt, result.text.strip(), seconds=result.seconds)
+    ) -> Iterator[Reply | Owl2Error]:
+        prompts: dict[int, str] = {}
 
-    def _choose(self, questions: Sequence[Question], decoding: Decoding, image_mode: str) -> Iterator[Reply]:
-        prompts = [self._fitting(question, self._longest_option(question)) for question in questions]
-        requests = (
-            self._request(question, prompt, decoding, image_mode)
-            for question, prompt in zip(questions, prompts, strict=True)
+        def request(numbered: tuple[int, Question]) -> Any:
+            number, question = numbered
+            prompts[number] = self._fitting(question, decoding.max_new_tokens)
+            return self._request(question, prompts[number], decoding, image_mode)
+
+        results = errors_in_place(enumerate(questions), request, self.engine.answers)
+        for number, result in enumerate(results):
+            refused = isinstance(result, Owl2Error)
+            yield result if refused else Reply(prompts[number], result.text.strip(), seconds=result.seconds)
+
+    def _choose(
+        self, questions: Sequence[Question], decoding: Decoding, image_mode: str
+    ) -> Iterator[Reply | Owl2Error]:
+        from owl2_jax.inference.scoring import option_answers
+
+        prompts: dict[int, str] = {}
+
+        def request(numbered: tuple[int, Question]) -> tuple[Any, Sequence[str]]:
+            number, question = numbered
+            prompts[number] = self._fitting(question, self._longest_option(question))
+            return self._request(question, prompts[number], decoding, image_mode), question.options
+
+        results = errors_in_place(
+            enumerate(questions), request, lambda asked: option_answers(self.engine, asked)
         )
-        scores = self.engine.score_options(requests, [question.options for question in questions])
-        for prompt, logprobs in zip(prompts, scores, strict=True):
-            best = max(range(len(logprobs)), key=logprobs.__getitem__)
-            yield Reply(prompt, LETTERS[best], tuple(logprobs))
+        for number, scores in enumerate(results):
+            if isinstance(scores, Owl2Error):
+                yield scores
+                continue
+            best = max(range(len(scores)), key=scores.__getitem__)
+            yield Reply(prompts[number], LETTERS[best], tuple(scores))
 
     def _request(self, question: Question, prompt: str, decoding: Decoding, image_mode: str) -> Any:
         from owl2_jax.inference.request import Request
@@ -94,13 +118,26 @@ class EngineModel:
         text = self._tagged(prompt)
         return Request(
             [{"role": "user", "content": text}] if question.is_message else text,
-            images=[_source(picture) for picture in question.images],
+            images=[self._pixels(question, picture, image_mode) for picture in question.images],
             max_new_tokens=decoding.max_new_tokens,
             min_new_tokens=decoding.min_new_tokens,
             stop=decoding.stop,
             image_mode=image_mode,
             control_tokens=True,
         )
+
+    def _pixels(self, question: Question, picture: Picture, image_mode: str) -> np.ndarray:
+        """uint8[H, W, 3] of a picture; read here, where a damaged one fails its own question alone."""
+        key = (picture, image_mode)
+        if key not in self._read:
+            source = picture if isinstance(picture, (Path, bytes)) else picture.read()
+            size = self.engine.model.config.vision.image_size
+            name = str(picture) if isinstance(picture, Path) else f"of question {question.id}"
+            self._read[key] = images.load(source, image_mode, size, name)
+            if len(self._read) > _KEPT_PICTURES:
+                self._read.popitem(last=False)
+        self._read.move_to_end(key)
+        return self._read[key]
 
     def _tagged(self, prompt: str) -> str:
         return prompt.replace(IMAGE_TAG, self.engine.model.image_tag)
@@ -126,7 +163,3 @@ class EngineModel:
 
     def _longest_option(self, question: Question) -> int:
         return max(self._length(option) for option in question.options)
-
-
-def _source(picture: Picture) -> Path | bytes:
-    return picture if isinstance(picture, (Path, bytes)) else picture.read()

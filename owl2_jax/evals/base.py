@@ -11,13 +11,17 @@ import abc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from owl2_jax.data.prompts import Prompt
-from owl2_jax.evals.files import DataFile
 from owl2_jax.evals.metrics.choice import LETTERS
+
+if TYPE_CHECKING:
+    from owl2_jax.evals.files import DataFile
+    from owl2_jax.evals.rows import Broken
 
 
 class LazyPicture(Protocol):
@@ -68,6 +72,7 @@ class Question:
       shorter: The prompt with fewer worked examples, longest first, for models
         whose context is too short for `prompt`.
       is_message: The checkpoint's own template goes around `prompt`.
+      file, row: Where it was read from, for messages; "" inside the package.
     """
 
     id: str
@@ -79,6 +84,8 @@ class Question:
     info: Mapping[str, Any] = field(default_factory=dict)
     shorter: tuple[str, ...] = ()
     is_message: bool = False
+    file: str = ""
+    row: str = ""
 
 
 class Answered(NamedTuple):
@@ -94,10 +101,19 @@ class Answered(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Totals of a benchmark by metric name, and the final score of each question."""
+    """What a benchmark comes to.
+
+    Attributes:
+      metrics: Totals by metric name.
+      scores: The final score of each question.
+      left_out: Metrics that these answers do not give, and why.
+      broken: Rows of a judge's file that cannot be used; their questions have no score.
+    """
 
     metrics: dict[str, float]
     scores: list[float | None]
+    left_out: Mapping[str, str] = MappingProxyType({})
+    broken: Sequence[Broken] = ()
 
 
 class Benchmark(abc.ABC):
@@ -130,11 +146,13 @@ class Benchmark(abc.ABC):
     scored_here: bool = True
 
     @abc.abstractmethod
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         """Reads the examples below the data root, always in the same order.
 
+        A row that gives no question stands there as broken.
+
         Raises:
-          Owl2Error: A file is missing or malformed.
+          Owl2Error: A whole file is missing, or is not what it should be.
         """
 
     def score(self, question: Question, prediction: str) -> float | None:
@@ -178,10 +196,10 @@ class Judged(Benchmark):
 
     @abc.abstractmethod
     def judged(self, answered: Sequence[Answered], judgements: Path) -> Summary:
-        """Reads a judge's file and sums it up.
+        """Reads a judge's file and sums it up; questions without a usable judgement have no score.
 
         Raises:
-          Owl2Error: The file lacks a question or is malformed.
+          Owl2Error: The file is malformed as a whole.
         """
 
 

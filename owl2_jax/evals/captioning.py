@@ -14,7 +14,7 @@ from typing import Any
 
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Decoding, Question, Summary
-from owl2_jax.evals.files import DataFile, parse_rows, read_rows
+from owl2_jax.evals.files import DataFile, read_rows
 from owl2_jax.evals.metrics.captions import (
     DEFAULT_METRICS,
     METRICS,
@@ -22,6 +22,7 @@ from owl2_jax.evals.metrics.captions import (
     require_captions,
     spice_is_missing,
 )
+from owl2_jax.evals.rows import Broken, identifier, parse_rows, text, texts
 
 KARPATHY = "cs.stanford.edu/people/karpathy/deepimagesent"
 COCO = "cocodataset.org/#download"
@@ -35,9 +36,8 @@ class Captioning(Benchmark):
     decoding = Decoding(max_new_tokens=60, min_new_tokens=8)
     scale = 150.0
 
-    def question(self, name: str, picture: Path, references: list[str], **info: Any) -> Question:
-        if not references:
-            raise ValueError("no reference caption")
+    def question(self, name: str, picture: Path, references: Any, **info: Any) -> Question:
+        references = texts(references, "the list of reference captions")
         return Question(name, self.prompt.text(), self.prompt.hash, references, (picture,), info=info)
 
     def check(self) -> None:
@@ -81,7 +81,7 @@ def _corpus_scores(
 
 
 def _number(name: str) -> int | str:
-    return int(name) if name.isdigit() else name
+    return int(name) if name.isascii() and name.isdigit() else name
 
 
 class CocoCaptions(Captioning):
@@ -94,7 +94,7 @@ class CocoCaptions(Captioning):
         DataFile("coco/val2014", f"{COCO} (2014 val images)"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path = self.data_file(root)
         self.data_file(root, 1)
 
@@ -102,7 +102,7 @@ class CocoCaptions(Captioning):
             if row["split"] != "test":
                 return None
             picture = root / "coco" / row["filepath"] / row["filename"]
-            return self.question(str(row["cocoid"]), picture, _sentences(row))
+            return self.question(identifier(row["cocoid"], "cocoid"), picture, _sentences(row))
 
         yield from parse_rows(path, read_rows(path, "images"), parse)
 
@@ -117,7 +117,7 @@ class Flickr30k(Captioning):
         DataFile("flickr30k/flickr30k-images", "shannon.cs.illinois.edu/DenotationGraph"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, pictures = self.data_file(root), self.data_file(root, 1)
 
         def parse(row: dict) -> Question | None:
@@ -144,18 +144,21 @@ class NoCaps(Captioning):
         DataFile("nocaps/val", "nocaps.org/download (images, by file_name)"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, pictures = self.data_file(root), self.data_file(root, 1)
-        references: dict[int, list[str]] = {}
-        pairs = parse_rows(
-            path, read_rows(path, "annotations"), lambda row: (row["image_id"], row["caption"])
-        )
-        for image, caption in pairs:
-            references.setdefault(image, []).append(caption)
+        references: dict[str, list[Any]] = {}
+        for caption in parse_rows(path, read_rows(path, "annotations"), _caption):
+            if isinstance(caption, Broken):
+                yield caption
+            else:
+                references.setdefault(caption[0], []).append(caption[1])
 
         def parse(row: dict) -> Question:
-            picture = pictures / row["file_name"]
-            return self.question(str(row["id"]), picture, references[row["id"]], domain=row["domain"])
+            name = identifier(row["id"], "id")
+            domain = text(row["domain"], "the domain")
+            if name not in references:
+                raise ValueError(f"picture {name} has no caption under annotations")
+            return self.question(name, pictures / row["file_name"], references[name], domain=domain)
 
         yield from parse_rows(path, read_rows(path, "images"), parse)
 
@@ -169,6 +172,10 @@ class NoCaps(Captioning):
         return summary
 
 
+def _caption(row: dict) -> tuple[str, Any]:
+    return identifier(row["image_id"], "image_id"), row["caption"]  # read with its picture
+
+
 class TextCaps(Captioning):
     """TextCaps validation: captions that read the text in 3 166 pictures."""
 
@@ -178,16 +185,18 @@ class TextCaps(Captioning):
         DataFile("textvqa/train_images", "textvqa.org/dataset (train_val_images.zip)"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, pictures = self.data_file(root), self.data_file(root, 1)
 
         def parse(row: dict) -> Question:
-            picture = pictures / f"{row['image_id']}.jpg"
-            return self.question(row["image_id"], picture, row["reference_strs"])
+            name = identifier(row["image_id"], "image_id")
+            return self.question(name, pictures / f"{name}.jpg", row["reference_strs"])
 
         # The file has a row for each caption; all rows of a picture hold all its references.
         asked: set[str] = set()
         for question in parse_rows(path, read_rows(path, "data"), parse):
-            if question.id not in asked:
+            if isinstance(question, Broken):
+                yield question
+            elif question.id not in asked:
                 asked.add(question.id)
                 yield question

@@ -1,4 +1,4 @@
-"""Multiple choice about pictures: ScienceQA, A-OKVQA, MMBench, CCBench, SEED-Bench, Q-Bench.
+"""Multiple choice about pictures: ScienceQA, A-OKVQA, SEED-Bench, Q-Bench; MMBench is in `circular.py`.
 
 The model generates; the letter or the text of an option is then read out of its
 answer. In the result file a prediction is what the model said.
@@ -6,21 +6,15 @@ answer. In the result file a prediction is what the model said.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.prompts import PROMPTS
-from owl2_jax.evals.base import Answered, Benchmark, Picture, Question, Summary, percent, percent_by
-from owl2_jax.evals.files import DataFile, parse_rows, read_object, read_rows, read_table
-from owl2_jax.evals.metrics.choice import LETTERS, option_lines, parse_choice
-from owl2_jax.evals.xlsx import write_xlsx
-
-# MMBench adds this to a question's index for each turn of its options.
-CIRCULAR_STEP = 1_000_000
+from owl2_jax.evals.base import Answered, Benchmark, Picture, Question, Summary, percent_by
+from owl2_jax.evals.files import DataFile, read_object, read_rows
+from owl2_jax.evals.metrics.choice import LETTERS, letter_index, option_lines, parse_choice
+from owl2_jax.evals.rows import Broken, identifier, parse_rows, text, texts, whole_number
 
 
 class Choice(Benchmark):
@@ -36,20 +30,27 @@ class Choice(Benchmark):
         picture: Picture,
         answer: int | None,
         hint: str = "",
+        letters: str = LETTERS,
         **info: Any,
     ) -> Question:
-        if answer is not None and not 0 <= answer < len(options):
+        """A question whose options bear `letters`, which may leave some out."""
+        options = texts(options, "the list of options", least=2)
+        letters = letters[: len(options)]
+        if len(letters) < len(options):
+            raise ValueError(f"it has {len(options)} options; expected at most {len(LETTERS)}")
+        if answer is not None and not 0 <= whole_number(answer, "the answer") < len(options):
             raise ValueError(f"the answer is option {answer} of {len(options)}")
-        fields = {"question": question, "options": option_lines(options)}
+        fields = {"question": text(question, "the question"), "options": option_lines(options, letters)}
         if "hint" in self.prompt.fields:
-            fields["hint"] = hint or "N/A"
-        info = {"choices": list(options), **info}
+            fields["hint"] = text(hint or "", "the hint") or "N/A"
+        info = {"choices": options, "letters": letters, **info}
         return Question(name, self.prompt.text(**fields), self.prompt.hash, answer, (picture,), info=info)
 
     def score(self, question: Question, prediction: str) -> float | None:
         if question.answer is None:
             return None
-        return float(parse_choice(prediction, question.info["choices"]) == question.answer)
+        info = question.info
+        return float(parse_choice(prediction, info["choices"], info["letters"]) == question.answer)
 
     def summarise(self, answered: Sequence[Answered]) -> Summary:
         """Accuracy, whole and by `info["category"]` where questions have one."""
@@ -72,7 +73,7 @@ class ScienceQA(Choice):
         DataFile("scienceqa/test", "scienceqa.github.io (test images)"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, pictures = self.data_file(root), self.data_file(root, 2)
         problems = read_object(path)
 
@@ -87,7 +88,7 @@ class ScienceQA(Choice):
                 pictures / name / row["image"],
                 row["answer"],
                 hint=row["hint"],
-                category=row["subject"],
+                category=text(row["subject"], "the subject"),
             )
 
         yield from parse_rows(path, read_rows(self.data_file(root, 1), "test"), parse)
@@ -103,142 +104,15 @@ class AOKVQAChoice(Choice):
         DataFile("coco/val2017", "cocodataset.org/#download (2017 val images)"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, pictures = self.data_file(root), self.data_file(root, 1)
 
         def parse(row: dict) -> Question:
             picture = pictures / f"{row['image_id']:012d}.jpg"
-            return self.question(
-                row["question_id"], row["question"], row["choices"], picture, row["correct_choice_idx"]
-            )
+            name = identifier(row["question_id"], "question_id")
+            return self.question(name, row["question"], row["choices"], picture, row["correct_choice_idx"])
 
         yield from parse_rows(path, read_rows(path), parse)
-
-
-class Circular(Choice):
-    """MMBench's table, asked once for each rotation of the options.
-
-    A question counts for the circular accuracy when it is right in every
-    rotation. The published files hold the rotations as rows of their own, with
-    index + k * 1 000 000; for a file without them, they are made here.
-    """
-
-    metric = "circular_accuracy"
-
-    def questions(self, root: Path) -> Iterator[Question]:
-        path = self.data_file(root)
-        rows = read_table(path, "\t", ["index", "question", "A", "B", "image"])
-        images = {row["index"]: row["image"] for row in rows}
-        questions = list(parse_rows(path, rows, lambda row: self._parse(row, images)))
-        rotated = any(int(question.id) >= CIRCULAR_STEP for question in questions)
-        for question in questions:
-            yield question
-            if not rotated:
-                yield from self._rotations(question)
-
-    def _parse(self, row: dict[str, str], images: dict[str, str]) -> Question:
-        options = [row[letter] for letter in LETTERS[:4] if _filled(row.get(letter))]
-        answer = LETTERS.index(row["answer"]) if _filled(row.get("answer")) else None
-        hint = row["hint"] if _filled(row.get("hint")) else ""
-        info = {
-            "raw_question": row["question"],
-            "raw_hint": hint,
-            "category": row.get("l2-category") or row.get("category") or "",
-        }
-        picture = _picture(images, row["image"])
-        return self.question(row["index"], row["question"], options, picture, answer, hint, **info)
-
-    def _rotations(self, question: Question) -> Iterator[Question]:
-        info = dict(question.info)
-        options = info.pop("choices")
-        for turn in range(1, len(options)):
-            answer = None if question.answer is None else (question.answer - turn) % len(options)
-            yield self.question(
-                str(int(question.id) + turn * CIRCULAR_STEP),
-                info["raw_question"],
-                options[turn:] + options[:turn],
-                question.images[0],
-                answer,
-                info["raw_hint"],
-                **info,
-            )
-
-    def summarise(self, answered: Sequence[Answered]) -> Summary:
-        scores = [answer.score for answer in answered]
-        if not scores or None in scores:
-            return Summary({}, scores)
-        base = [answer for answer in answered if int(answer.question.id) < CIRCULAR_STEP]
-        whole = list(_circular(answered, scores).values())
-        metrics = {"accuracy": percent([answer.score for answer in base]), self.metric: percent(whole)}
-        kinds = [answer.question.info["category"] for answer in base]
-        return Summary(metrics | percent_by(kinds, whole), scores)
-
-    def features(self, answered, scores):
-        return super().features(answered, list(_circular(answered, scores).values()))
-
-    def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:
-        """The workbook that the server takes: index, question, prediction and options."""
-        header = ["index", "question", "prediction", *LETTERS[:4]]
-        rows = [self._submission_row(answer) for answer in answered]
-        path = folder / f"{Path(self.files[0].path).stem}_submission.xlsx"
-        write_xlsx(path, [header, *rows])
-        return [path]
-
-    def _submission_row(self, answer: Answered) -> list[str | int | None]:
-        question = answer.question
-        options = question.info["choices"]
-        padded = options + [None] * (4 - len(options))
-        return [int(question.id), question.info["raw_question"], answer.prediction, *padded]
-
-
-def _circular(answered: Sequence[Answered], scores: Sequence[float]) -> dict[int, float]:
-    """1.0 for each base question that is right in all its rotations."""
-    groups: dict[int, float] = {}
-    for answer, score in zip(answered, scores, strict=True):
-        index = int(answer.question.id) % CIRCULAR_STEP
-        groups[index] = min(groups.get(index, 1.0), score)
-    return groups
-
-
-def _filled(value: str | None) -> bool:
-    """Whether a cell holds something; the files were written by pandas, which leaves "nan"."""
-    return value is not None and value.strip() not in ("", "nan")
-
-
-def _picture(images: dict[str, str], value: str) -> bytes:
-    """The picture of a cell, which is base64 or the index of the row that holds it."""
-    if len(value) < 16 and value in images:
-        value = images[value]
-    try:
-        return base64.b64decode(value, validate=True)
-    except binascii.Error as error:
-        raise Owl2Error(f"a picture is neither base64 nor the index of another row: {error}") from error
-
-
-class MMBench(Circular):
-    """MMBench dev: 1 164 questions of 20 abilities."""
-
-    title = "MMBench dev"
-    prompt = PROMPTS["choice_hint"]
-    published = 64.5
-    files = (DataFile("mmbench/mmbench_dev_20230712.tsv", "github.com/open-compass/MMBench"),)
-
-
-class MMBenchTest(Circular):
-    """MMBench test: answers are secret; writes the workbook that the server scores."""
-
-    title = "MMBench test"
-    scored_here = False
-    prompt = PROMPTS["choice_hint"]
-    files = (DataFile("mmbench/mmbench_test_20230712.tsv", "github.com/open-compass/MMBench"),)
-
-
-class CCBench(Circular):
-    """CCBench: 510 questions about Chinese culture."""
-
-    title = "CCBench"
-    prompt = PROMPTS["choice_hint"]
-    files = (DataFile("ccbench/CCBench.tsv", "github.com/open-compass/MMBench"),)
 
 
 class SeedBench(Choice):
@@ -252,19 +126,21 @@ class SeedBench(Choice):
         DataFile("seed_bench/SEED-Bench-image", "github.com/AILab-CVC/SEED-Bench"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, pictures = self.data_file(root), self.data_file(root, 1)
         names = {number: name for name, number in read_object(path, "question_type").items()}
 
         def parse(row: dict) -> Question | None:
             if row["data_type"] != "image":
                 return None
+            if row["question_type_id"] not in names:
+                raise ValueError(f"question_type_id {row['question_type_id']!r} is not under question_type")
             return self.question(
-                str(row["question_id"]),
+                identifier(row["question_id"], "question_id"),
                 row["question"],
                 [row[f"choice_{letter}"] for letter in "abcd"],
                 pictures / row["data_id"],
-                LETTERS.index(row["answer"]),
+                letter_index(row["answer"], LETTERS[:4]),
                 category=names[row["question_type_id"]],
             )
 
@@ -281,14 +157,16 @@ class QBench(Choice):
         DataFile("qbench/images", "github.com/Q-Future/Q-Bench"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, pictures = self.data_file(root), self.data_file(root, 1)
 
         def parse(item: tuple[int, dict]) -> Question:
             index, row = item
-            picture, options = pictures / row["img_path"], row["candidates"]
+            picture, options = pictures / row["img_path"], texts(row["candidates"], "candidates")
+            if row["correct_ans"] not in options:
+                raise ValueError(f"the answer {row['correct_ans']!r} is none of the candidates {options}")
             return self.question(
                 str(index), row["question"], options, picture, options.index(row["correct_ans"])
             )
 
-        yield from parse_rows(path, enumerate(read_rows(path)), parse)
+        yield from parse_rows(path, read_rows(path), parse, numbered=True)

@@ -6,19 +6,16 @@ error that names the file, where it comes from and where it belongs.
 
 from __future__ import annotations
 
-import csv
-import json
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any
 
-from owl2_jax.core.errors import Owl2Error
-
-Row = TypeVar("Row")
-Parsed = TypeVar("Parsed")
+from owl2_jax.core import text_files
+from owl2_jax.core.errors import Owl2Error, nearest
+from owl2_jax.core.text_files import lines, parse_json, read_text
+from owl2_jax.evals.rows import At, Broken
 
 
 @dataclass(frozen=True)
@@ -34,37 +31,37 @@ class DataFile:
     source: str
 
     def require(self, root: Path) -> Path:
-        """The full path; raises `Owl2Error` when nothing is there."""
-        full = Path(root) / self.path
-        if not full.exists():
-            raise Owl2Error(
-                f"{full} is missing. Get {Path(self.path).name} from {self.source} "
-                f"and put it at {self.path} under --data-root"
-            )
+        """The full path; raises `Owl2Error` when nothing is there, or nothing that this user may read."""
+        root = Path(root)
+        full = root / self.path
+        try:
+            full.stat()
+        except PermissionError as error:
+            raise Owl2Error(text_files.why_not_readable(full, error)) from error
+        except OSError as error:
+            raise Owl2Error(self._missing(root, full)) from error
+        if not os.access(full, os.R_OK):
+            raise Owl2Error(f"{full} is there, but this user may not read it; change its permissions")
         return full
 
-
-def read_text(path: Path) -> str:
-    """A file of UTF-8, with or without a byte-order mark. Raises `Owl2Error`."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Owl2Error(f"{path} is no text ({error}); is the download complete?") from error
-    except OSError as error:
-        raise Owl2Error(f"{path} cannot be read: {error.strerror}") from error
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text, broken at line feeds alone: U+2028 and the like may stand in a line."""
-    return read_text(path).split("\n")
+    def _missing(self, root: Path, full: Path) -> str:
+        if not root.is_dir():
+            kind = "is a file, not a folder" if root.exists() else "is missing"
+            return f"the data root {root} {kind}; --data-root is the folder in which {self.path} lies"
+        message = (
+            f"{full} is missing. Get {full.name} from {self.source} "
+            f"and put it at {self.path} under --data-root"
+        )
+        elsewhere = [path for path in (root / full.name, *root.glob(f"*/{full.name}")) if path.exists()]
+        if elsewhere:
+            return f"{message} (there is {elsewhere[0]})"
+        near = nearest(full.name, os.listdir(full.parent), count=1) if full.parent.is_dir() else []
+        return f"{message} (there is {near[0]} beside it)" if near else message
 
 
 def read_json(path: Path, *keys: str) -> Any:
     """The value of a JSON file, or of the nested `keys` in it."""
-    try:
-        value = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise Owl2Error(f"{path} is not valid JSON ({error}); is the download complete?") from error
+    value = text_files.read_json(path)
     for key in keys:
         if not isinstance(value, Mapping) or key not in value:
             found = (
@@ -92,96 +89,15 @@ def _of_kind(path: Path, value: Any, kind: type, expected: str, keys: tuple[str,
     return value
 
 
-def read_json_lines(path: Path) -> list[Any]:
-    """The values of a file with one JSON value a line; empty lines are left out."""
-    values = []
-    for number, line in enumerate(read_lines(path), 1):
+def read_json_lines(path: Path) -> list[At[Any] | Broken]:
+    """The values of a file with one JSON value a line; blank lines are none. Raises `Owl2Error`."""
+    rows: list[At[Any] | Broken] = []
+    for number, line in enumerate(lines(read_text(path)), 1):
         if not line.strip():
             continue
+        place = f"line {number}"
         try:
-            values.append(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            raise Owl2Error(f"{path}, line {number} is not valid JSON ({error})") from error
-    return values
-
-
-def read_table(path: Path, delimiter: str = "\t", columns: Iterable[str] = ()) -> list[dict[str, str]]:
-    """Rows of a delimited text file with a header line.
-
-    Raises:
-      Owl2Error: A column of `columns` is missing, or a row is longer than the header.
-    """
-    with _csv_file(path) as file:
-        reader = csv.DictReader(file, delimiter=delimiter)
-        found = reader.fieldnames or ()
-        missing = [column for column in columns if column not in found]
-        if missing:
-            names = ", ".join(found)[:200] or "none"
-            raise Owl2Error(f"{path} has no column {missing[0]!r}; its columns are {names}")
-        rows = list(reader)
-    for number, row in enumerate(rows, 2):
-        if None in row or None in row.values():
-            raise Owl2Error(f"{path}, row {number} has another number of fields than the header")
+            rows.append(At(place, parse_json(line, "it")))
+        except Owl2Error as error:
+            rows.append(Broken(str(path), place, str(error).removeprefix("it ")))
     return rows
-
-
-def read_plain_csv(path: Path, width: int) -> list[list[str]]:
-    """Rows of a comma-separated file without a header, `width` fields each."""
-    with _csv_file(path) as file:
-        rows = [row for row in csv.reader(file) if row]
-    for number, row in enumerate(rows, 1):
-        if len(row) != width:
-            raise Owl2Error(f"{path}, row {number} has {len(row)} fields; expected {width}")
-    return rows
-
-
-@contextmanager
-def _csv_file(path: Path) -> Iterator[TextIO]:
-    """A file for the `csv` module, whose faults come out as `Owl2Error`."""
-    csv.field_size_limit(sys.maxsize)  # a picture in base64 is one field
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield file
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise Owl2Error(f"{path} is no table of text ({error}); is the download complete?") from error
-
-
-def read_parquet(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
-    """Rows of a Parquet file."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise Owl2Error(
-            f"{path} needs pyarrow; install the extra: pip install 'owl2_jax[parquet]'"
-        ) from error
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise Owl2Error(f"{path} is not a readable Parquet file ({error})") from error
-    missing = [column for column in columns if column not in table.column_names]
-    if missing:
-        raise Owl2Error(
-            f"{path} has no column {missing[0]!r}; its columns are {', '.join(table.column_names)}"
-        )
-    return table.to_pylist()
-
-
-def parse_rows(path: Path, rows: Iterable[Row], parse: Callable[[Row], Parsed | None]) -> Iterator[Parsed]:
-    """Applies `parse` to every row and leaves out None.
-
-    A row that lacks a key or holds a value of another kind becomes an error
-    that names the file and the row, counted from 0.
-    """
-    for index, row in enumerate(rows):
-        try:
-            parsed = parse(row)
-        except Owl2Error:
-            raise
-        except KeyError as error:
-            raise Owl2Error(f"{path}, row {index} has no {error.args[0]!r}") from error
-        except (TypeError, ValueError, IndexError, AttributeError) as error:
-            raise Owl2Error(f"{path}, row {index} is malformed: {error}") from error
-        if parsed is not None:
-            yield parsed

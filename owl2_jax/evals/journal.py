@@ -38,8 +38,21 @@ def finished_chunks(folder: Path, total: int) -> dict[int, list[dict[str, Any]]]
             found.setdefault(row["index"] // CHUNK, {})[row["index"]] = row
         for number, rows in found.items():
             if number < len(borders) and len(rows) == len(borders[number]):
-                finished[number] = [rows[index] for index in borders[number]]
+                whole = [rows[index] for index in borders[number]]
+                # A chunk that was asked again after a picture was mended may stand in two journals.
+                if number not in finished or _broken(whole) < _broken(finished[number]):
+                    finished[number] = whole
     return finished
+
+
+def all_rows(folder: Path, total: int) -> list[dict[str, Any]]:
+    """The rows of all questions in order, when every chunk is finished."""
+    return [row for _, rows in sorted(finished_chunks(folder, total).items()) for row in rows]
+
+
+def _broken(rows: Iterable[dict[str, Any]]) -> int:
+    """How many questions could not be asked."""
+    return sum("broken" in row for row in rows)
 
 
 def start(folder: Path, identity: dict[str, Any]) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Decoding, Judged, Question, Summary, percent, percent_by
-from owl2_jax.evals.files import DataFile, parse_rows, read_object, read_rows
+from owl2_jax.evals.files import DataFile, read_object, read_rows
+from owl2_jax.evals.rows import At, Broken, parse_rows, text, texts, usable
 
 _RATING = re.compile(r"rating:\s*\**\s*([0-6])\b", re.IGNORECASE)
 # A rating below 3 means that the answer holds a hallucination.
@@ -30,8 +31,8 @@ class FreeAnswer(Judged):
     scored_here = False
 
     def question(self, name: str, question: str, picture: Path, answer: str, **info: Any) -> Question:
-        text = self.prompt.text(question=question)
-        return Question(name, text, self.prompt.hash, answer, (picture,), info=info)
+        prompt, answer = self.prompt.text(question=text(question, "the question")), text(answer, "the answer")
+        return Question(name, prompt, self.prompt.hash, answer, (picture,), info=info)
 
     def score(self, question: Question, prediction: str) -> None:
         return None
@@ -52,13 +53,14 @@ class MMVet(FreeAnswer):
         DataFile("mm-vet/images", "github.com/yuweihao/MM-Vet (mm-vet.zip)"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, pictures = self.data_file(root), self.data_file(root, 1)
 
         def parse(item: tuple[str, dict]) -> Question:
             name, row = item
             picture = pictures / row["imagename"]
-            return self.question(name, row["question"], picture, row["answer"], capability=row["capability"])
+            capability = texts(row["capability"], "capability")
+            return self.question(name, row["question"], picture, row["answer"], capability=capability)
 
         yield from parse_rows(path, read_object(path).items(), parse)
 
@@ -72,17 +74,23 @@ class MMVet(FreeAnswer):
     def judged(self, answered: Sequence[Answered], judgements: Path) -> Summary:
         """Reads the evaluator's `*-grade-*runs.json`: {id: {"score": [one for each run]}}."""
         grades = read_object(judgements)
-        scores = list(parse_rows(judgements, answered, lambda answer: _mean_grade(grades, answer)))
+        rows = [At(f"question {answer.question.id}", answer) for answer in answered]
+        read = list(parse_rows(judgements, rows, lambda answer: _mean_grade(grades, answer)))
+        scores, broken = usable(judgements, read)
         kinds = [
             (kind, score)
             for answer, score in zip(answered, scores, strict=True)
             for kind in answer.question.info["capability"]
+            if score is not None
         ]
         by_kind = percent_by([kind for kind, _ in kinds], [score for _, score in kinds])
-        return Summary({self.metric: percent(scores), **by_kind}, scores)
+        known = [score for score in scores if score is not None]
+        return Summary({self.metric: percent(known), **by_kind}, scores, broken=broken)
 
 
 def _mean_grade(grades: dict[str, dict], answer: Answered) -> float:
+    if answer.question.id not in grades:
+        raise ValueError("there is no judgement of it")
     runs = grades[answer.question.id]["score"]
     if not runs or not all(0 <= grade <= 1 for grade in runs):
         raise ValueError(f"question {answer.question.id} needs grades from 0 to 1, found {runs}")
@@ -100,15 +108,16 @@ class MMHalBench(FreeAnswer):
         DataFile("mmhal-bench/images", "MMHal-Bench (Shengcao1006, test_data.zip)"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, pictures = self.data_file(root), self.data_file(root, 1)
 
         def parse(item: tuple[int, dict]) -> Question:
             index, row = item
             picture = pictures / PurePosixPath(row["image_src"]).name
+            text(row["question_type"], "question_type")
             return self.question(str(index), row["question"], picture, row["gt_answer"], row=row)
 
-        yield from parse_rows(path, enumerate(read_rows(path)), parse)
+        yield from parse_rows(path, read_rows(path), parse, numbered=True)
 
     def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:
         """The authors' template with `model_answer` filled in."""
@@ -122,20 +131,25 @@ class MMHalBench(FreeAnswer):
         replies = read_rows(judgements)
         if len(replies) != len(answered):
             raise Owl2Error(f"{judgements} holds {len(replies)} judgements; expected {len(answered)}")
-        ratings = list(parse_rows(judgements, replies, _rating))
-        below = [float(rating < _HALLUCINATES_BELOW) for rating in ratings]
-        kinds = [answer.question.info["row"]["question_type"] for answer in answered]
-        by_kind = {kind: value / 100 for kind, value in percent_by(kinds, ratings).items()}
-        metrics = {"rating": percent(ratings) / 100, "hallucination_rate": percent(below), **by_kind}
-        return Summary(metrics, ratings)
+        ratings, broken = usable(judgements, list(parse_rows(judgements, replies, _rating)))
+        known = [
+            (answer.question.info["row"]["question_type"], rating)
+            for answer, rating in zip(answered, ratings, strict=True)
+            if rating is not None
+        ]
+        kinds, values = [kind for kind, _ in known], [rating for _, rating in known]
+        below = [float(rating < _HALLUCINATES_BELOW) for rating in values]
+        by_kind = {kind: value / 100 for kind, value in percent_by(kinds, values).items()}
+        metrics = {"rating": percent(values) / 100, "hallucination_rate": percent(below), **by_kind}
+        return Summary(metrics, ratings, broken=broken)
 
     def headline(self, means) -> float:
         return float(means[0])
 
 
 def _rating(reply: str | dict) -> float:
-    text = reply if isinstance(reply, str) else reply["choices"][0]["message"]["content"]
-    found = _RATING.findall(text)
+    said = text(reply if isinstance(reply, str) else reply["choices"][0]["message"]["content"], "the reply")
+    found = _RATING.findall(said)
     if not found:
-        raise ValueError(f"no 'Rating: N' in the reply {text[:60]!r}")
+        raise ValueError(f"no 'Rating: N' in the reply {said[:60]!r}")
     return float(found[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 
 from owl2_jax.data.prompts import IMAGE_TAG, PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Decoding, Question, Summary, percent, percent_by
-from owl2_jax.evals.files import DataFile, parse_rows, read_parquet
-from owl2_jax.evals.metrics.choice import LETTERS, option_lines, parse_choice
+from owl2_jax.evals.files import DataFile
+from owl2_jax.evals.metrics.choice import LETTERS, letter_index, option_lines, parse_choice
 from owl2_jax.evals.metrics.open_answers import open_answer_matches
+from owl2_jax.evals.rows import Broken, identifier, parse_rows, text
+from owl2_jax.evals.tables import read_parquet
 
 CATEGORIES = {
     "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
@@ -58,7 +61,7 @@ class MMMU(Benchmark):
         for subject in sorted(_CATEGORY_OF)
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         for path in [file.require(root) for file in self.files]:
             yield from parse_rows(path, read_parquet(path, _COLUMNS), partial(_question, path.parent.name))
 
@@ -79,23 +82,58 @@ class MMMU(Benchmark):
 
 
 def _question(subject: str, row: dict[str, Any]) -> Question:
-    options = ast.literal_eval(row["options"]) if row["question_type"] == "multiple-choice" else []
+    question, answer = text(row["question"], "the question"), text(row["answer"], "the answer")
+    options: list[str] = []
     if row["question_type"] == "multiple-choice":
+        options = _options(text(row["options"], "the options"))
         prompt = PROMPTS["mmmu_choice"]
-        text = prompt.text(question=row["question"], options=option_lines(options))
-        answer: Any = row["answer"]
-    else:
+        prompted = prompt.text(question=question, options=option_lines(options))
+        letters = LETTERS[: len(options)]
+        accepted: Any = letters[letter_index(answer, letters)]
+    elif row["question_type"] == "open":
         prompt = PROMPTS["mmmu_open"]
-        text = prompt.text(question=row["question"])
-        answer = _accepted(row["answer"])
+        prompted = prompt.text(question=question)
+        accepted = _accepted(answer)
+    else:
+        raise ValueError(f"question_type is {row['question_type']!r}; expected multiple-choice or open")
     # Pictures follow the order in which the text names them, as often as it names them.
-    images = tuple(row[f"image_{number}"]["bytes"] for number in _PICTURE.findall(text))
+    images = tuple(_picture(row, number) for number in _PICTURE.findall(prompted))
     info = {"choices": options, "subject": subject}
-    return Question(row["id"], _PICTURE.sub(IMAGE_TAG, text), prompt.hash, answer, images, info=info)
+    name = identifier(row["id"], "the id")
+    return Question(name, _PICTURE.sub(IMAGE_TAG, prompted), prompt.hash, accepted, images, info=info)
+
+
+def _picture(row: dict[str, Any], number: str) -> bytes:
+    picture = row[f"image_{number}"]
+    if not isinstance(picture, dict) or not isinstance(picture.get("bytes"), bytes):
+        raise ValueError(f"the text names <image {number}>, and image_{number} holds no picture")
+    return picture["bytes"]
+
+
+def _options(written: str) -> list[str]:
+    """Options are published as a Python list of texts or numbers."""
+    options = _python_list(written)
+    if options is None or not all(type(option) in (str, int, float) for option in options):
+        raise ValueError(f"the options are {written[:60]!r}; expected a list of texts")
+    if not 2 <= len(options) <= len(LETTERS):
+        raise ValueError(f"it has {len(options)} options; expected 2 to {len(LETTERS)}")
+    return [str(option) for option in options]
 
 
 def _accepted(answer: str) -> list[str]:
-    """Open answers are a text or a Python list of texts."""
-    if answer.startswith("["):
-        return [str(item) for item in ast.literal_eval(answer)]
+    """Open answers are a text or a Python list of texts; "[H+]" and "[0, 1]" are texts."""
+    options = _python_list(answer)
+    if options and all(isinstance(option, str) for option in options):
+        return options
     return [answer]
+
+
+def _python_list(written: str) -> list[Any] | None:
+    """The list that a text spells in Python, or None."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of "\\sigma", which is no escape and stays as it is
+            value = ast.literal_eval(written.strip()) if written.strip().startswith("[") else None
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return value if isinstance(value, list) else None

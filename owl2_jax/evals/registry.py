@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.evals import captioning, choice, embedded, judged, mmmu, text, video, vqa, yes_no
+from owl2_jax.evals import captioning, choice, circular, embedded, judged, mmmu, text, video, vqa, yes_no
 from owl2_jax.evals.base import Benchmark
 
 BENCHMARKS: dict[str, Callable[[], Benchmark]] = {
@@ -26,9 +26,9 @@ BENCHMARKS: dict[str, Callable[[], Benchmark]] = {
     # Multiple choice
     "aokvqa_choice_val": choice.AOKVQAChoice,
     "scienceqa_img": choice.ScienceQA,
-    "mmbench_dev": choice.MMBench,
-    "mmbench_test": choice.MMBenchTest,
-    "ccbench": choice.CCBench,
+    "mmbench_dev": circular.MMBench,
+    "mmbench_test": circular.MMBenchTest,
+    "ccbench": circular.CCBench,
     "seed_bench": choice.SeedBench,
     "qbench_dev": choice.QBench,
     "mmmu_val": mmmu.MMMU,

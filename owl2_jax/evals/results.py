@@ -14,8 +14,12 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.evals.base import Answered, Benchmark, Summary
 from owl2_jax.evals.bootstrap import interval
 from owl2_jax.evals.journal import write_atomically
+from owl2_jax.evals.rows import Broken
 
 COLUMNS = ("benchmark", "metric", "score", "95 %", "baselines", "published", "questions", "seconds")
+
+
+_TOLD = 5  # broken rows of a benchmark
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Score:
       baselines: Scores of guessing, by description.
       scale: Where the axis of a chart ends.
       left_out: Metrics that could not be computed, and why.
+      broken: Rows that are in no score, as they could not be read, asked or judged.
+      first_broken: The first of them, with file and row; all are in `broken.jsonl`.
     """
 
     benchmark: str
@@ -45,16 +51,37 @@ class Score:
     baselines: dict[str, float] = field(default_factory=dict)
     scale: float = 100.0
     left_out: dict[str, str] = field(default_factory=dict)
+    broken: int = 0
+    first_broken: tuple[str, ...] = ()
+
+    @property
+    def broken_note(self) -> str:
+        """One line about the broken rows, "" where there is none."""
+        if not self.broken:
+            return ""
+        rows, more = "; ".join(self.first_broken), self.broken - len(self.first_broken)
+        others = f"; {more} more in {self.benchmark}/broken.jsonl" if more else ""
+        return f"{self.title}: broken rows, which are in no score: {self.broken}: {rows}{others}"
 
 
 def make_score(
-    name: str, benchmark: Benchmark, answered: Sequence[Answered], summary: Summary, seconds: float
+    name: str,
+    benchmark: Benchmark,
+    answered: Sequence[Answered],
+    summary: Summary,
+    seconds: float,
+    broken: Sequence[Broken] = (),
 ) -> Score:
     """Puts a benchmark's summary together with its interval, baselines and published score."""
     value = summary.metrics.get(benchmark.metric)
     bounds = None
     if value is not None:
-        features = benchmark.features(answered, [float(score) for score in summary.scores])
+        known = [
+            (answer, float(score))
+            for answer, score in zip(answered, summary.scores, strict=True)
+            if score is not None
+        ]
+        features = benchmark.features([answer for answer, _ in known], [score for _, score in known])
         bounds = interval(np.asarray(features), benchmark.headline)
     return Score(
         benchmark=name,
@@ -70,7 +97,9 @@ def make_score(
         published_note=benchmark.published_note,
         baselines=dict(benchmark.baselines),
         scale=benchmark.scale,
-        left_out=benchmark.left_out(),
+        left_out={**benchmark.left_out(), **summary.left_out},
+        broken=len(broken),
+        first_broken=tuple(map(str, broken[:_TOLD])),
     )
 
 
@@ -94,7 +123,8 @@ def read_scores(path: Path) -> dict[str, Score]:
 
 def _score(entry: dict[str, Any]) -> Score:
     bounds = entry["interval"]
-    return Score(**{**entry, "interval": None if bounds is None else tuple(bounds)})
+    first = tuple(entry.get("first_broken", ()))
+    return Score(**{**entry, "interval": None if bounds is None else tuple(bounds), "first_broken": first})
 
 
 def cells(score: Score) -> tuple[str, ...]:
@@ -104,7 +134,9 @@ def cells(score: Score) -> tuple[str, ...]:
     published = "" if score.published is None else f"{score.published:g}"
     if score.published_note:
         published = f"{published} ({score.published_note})".strip()
-    value = "not scored here" if score.value is None else f"{score.value:.2f}"
+    value = (
+        f"{score.value:.2f}" if score.value is not None else "none" if score.left_out else "not scored here"
+    )
     return (
         score.title,
         score.metric,
@@ -112,7 +144,7 @@ def cells(score: Score) -> tuple[str, ...]:
         bounds,
         baselines,
         published,
-        str(score.questions),
+        f"{score.questions} ({score.broken} broken)" if score.broken else str(score.questions),
         f"{score.seconds:.1f}",
     )
 
@@ -127,6 +159,7 @@ def markdown(scores: Iterable[Score]) -> str:
         if parts:
             lines += ["", f"{score.title}: " + ", ".join(f"{name} {v:.2f}" for name, v in parts.items())]
         lines += [f"\n{score.title}, without {metric}: {why}" for metric, why in score.left_out.items()]
+        lines += [f"\n{score.broken_note}"] if score.broken else []
     return "\n".join(lines) + "\n"
 
 

@@ -3,6 +3,7 @@
 OUT/<benchmark>/run.json        what was evaluated, so that runs never mix
                 journal-*.jsonl one line a question as it is answered
                 results.jsonl   one line a question, in order; the same bytes for the same model
+                broken.jsonl    one line a row that could not be asked; no file where there is none
                 times.jsonl     the seconds of each answer, in the same order
                 summary.json    all metrics
 OUT/scores.json                 one entry a benchmark
@@ -13,19 +14,23 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data import images
+from owl2_jax.data.images import ImageError
 from owl2_jax.evals import journal
 from owl2_jax.evals.asking import Model, Reply
 from owl2_jax.evals.base import Answered, Benchmark, Judged, Question, Summary
+from owl2_jax.evals.loading import MAX_BROKEN_SHARE, check_share, load_questions, missing_pictures
 from owl2_jax.evals.results import Score, make_score
+from owl2_jax.evals.rows import Broken, left_out
 
 Progress = Callable[[int, int], None]
+
 
 # What differs from run to run, or counts for the journal alone, stands in no result.
 _OF_THE_JOURNAL = ("index", "seconds", "answer_seconds")
@@ -51,6 +56,7 @@ def evaluate(
     limit: int | None = None,
     shard: Shard = Shard(),
     judgements: Path | None = None,
+    max_broken_share: float = MAX_BROKEN_SHARE,
     progress: Progress = lambda done, total: None,
 ) -> Score | None:
     """Answers, scores and sums up one benchmark, going on where an earlier run stopped.
@@ -62,55 +68,63 @@ def evaluate(
       root: The data root.
       limit: Only the first so many questions.
       judgements: A judge's file, for judged benchmarks.
+      max_broken_share: Largest share of rows that may be broken; see `check_share`.
       progress: Called with (answered, total) of this process.
 
     Returns:
       The score; None on all processes but the first.
 
     Raises:
-      Owl2Error: A file or program is missing, or `out` holds another evaluation.
+      Owl2Error: A file or program is missing, `out` holds another evaluation, or too
+        many rows are broken: before any is asked, or, where pictures are damaged, after
+        the results of the others are written.
     """
     benchmark.check()
-    questions = load_questions(name, benchmark, root, limit)
+    questions, broken = load_questions(name, benchmark, root, limit)
+    missing = missing_pictures(questions)
+    unasked = [
+        *broken,
+        *(left_out(questions[index], f"cannot be asked: {why}") for index, why in missing.items()),
+    ]
+    check_share(name, unasked, len(questions) + len(broken), max_broken_share)
     folder = out / name
     journal.start(folder, _identity(name, benchmark, questions, checkpoint))
-    _ask_missing(benchmark, questions, model, folder, shard, progress)
+    _ask_missing(benchmark, questions, missing, model, folder, shard, progress)
     shard.barrier()
     if shard.index:
         return None
-    rows = [
-        row for _, rows in sorted(journal.finished_chunks(folder, len(questions)).items()) for row in rows
-    ]
-    answered = [
-        Answered(question, row["prediction"], row["score"])
-        for question, row in zip(questions, rows, strict=True)
-    ]
+    total = len(questions) + len(broken)
+    rows = []
+    for row in journal.all_rows(folder, len(questions)):
+        if "broken" in row:
+            broken.append(left_out(questions[row["index"]], f"cannot be asked: {row['broken']}"))
+        else:
+            rows.append(row)
+    if not rows:
+        check_share(name, broken, total, max_broken_share)
+    answered = [Answered(questions[row["index"]], row["prediction"], row["score"]) for row in rows]
     summary = _summarise(name, benchmark, answered, judgements)
-    _write_results(folder, rows, summary)
+    broken += summary.broken
+    _write_results(folder, rows, summary, broken)
     benchmark.export(answered, folder)
     seconds = sum(row["seconds"] for row in rows)
-    score = make_score(name, benchmark, answered, summary, seconds)
+    score = make_score(name, benchmark, answered, summary, seconds, broken)
     journal.write_atomically(folder / "summary.json", json.dumps(asdict(score), indent=1, ensure_ascii=False))
+    check_share(name, broken, total, max_broken_share)
     return score
 
 
-def answer_in_memory(benchmark: Benchmark, questions: Sequence[Question], model: Model) -> list[Answered]:
+def answer_in_memory(
+    benchmark: Benchmark, questions: Sequence[Question], model: Model
+) -> list[Answered | Broken]:
     """Answers and scores without files, for evaluation during training."""
     replies = model.replies(questions, benchmark.decoding, benchmark.image_mode)
     return [
-        Answered(question, reply.text, benchmark.score(question, reply.text))
+        left_out(question, f"cannot be asked: {reply}")
+        if isinstance(reply, Owl2Error)
+        else Answered(question, reply.text, benchmark.score(question, reply.text))
         for question, reply in zip(questions, replies, strict=True)
     ]
-
-
-def load_questions(name: str, benchmark: Benchmark, root: Path, limit: int | None) -> list[Question]:
-    """All questions, or the first `limit`; raises `Owl2Error` for none and for repeated ids."""
-    questions = list(islice(benchmark.questions(root), limit))
-    if not questions:
-        raise Owl2Error(f"{name} has no questions to ask; check its files and --limit")
-    if len({question.id for question in questions}) < len(questions):
-        raise Owl2Error(f"{name} has two questions with the same id; its file is not the published one")
-    return questions
 
 
 def _identity(
@@ -133,31 +147,32 @@ def _identity(
 def _ask_missing(
     benchmark: Benchmark,
     questions: Sequence[Question],
+    missing: Mapping[int, str],
     model: Callable[[], Model],
     folder: Path,
     shard: Shard,
     progress: Progress,
 ) -> None:
+    """Asks all chunks of this process that are not finished, or hold pictures mended since."""
     finished = journal.finished_chunks(folder, len(questions))
+    kept = {
+        number for number, rows in finished.items() if not any(_is_mended(row, questions) for row in rows)
+    }
     chunks = [
         (number, chunk)
         for number, chunk in enumerate(journal.chunks_of(len(questions)))
         if number % shard.count == shard.index
     ]
     total = sum(len(chunk) for _, chunk in chunks)
-    left = [chunk for number, chunk in chunks if number not in finished]
+    left = [chunk for number, chunk in chunks if number not in kept]
     done = total - sum(map(len, left))
     if not left:
         return
-    check_pictures([questions[index] for chunk in left for index in chunk])
     asked = model()
-    with journal.Journal(folder, shard.index, finished) as log:
+    with journal.Journal(folder, shard.index, kept) as log:
         for chunk in left:
             before = time.perf_counter()
-            replies = asked.replies(
-                [questions[index] for index in chunk], benchmark.decoding, benchmark.image_mode
-            )
-            for index, reply in zip(chunk, replies, strict=True):
+            for index, reply in _replies(benchmark, questions, chunk, missing, asked):
                 now = time.perf_counter()
                 log.write(_row(index, benchmark, questions[index], reply, now - before))
                 before = now
@@ -165,19 +180,44 @@ def _ask_missing(
                 progress(done, total)
 
 
-def check_pictures(questions: Sequence[Question]) -> None:
-    """Raises `Owl2Error` when files of pictures or videos are missing, before the first question is asked."""
-    pictures = (picture for question in questions for picture in question.images)
-    paths = {p if isinstance(p, Path) else p.path for p in pictures if not isinstance(p, bytes)}
-    missing = sorted(path for path in paths if not path.is_file())
-    if missing:
-        raise Owl2Error(f"{len(missing)} of {len(paths)} files of pictures are missing, first {missing[0]}")
+def _replies(
+    benchmark: Benchmark,
+    questions: Sequence[Question],
+    chunk: Sequence[int],
+    missing: Mapping[int, str],
+    model: Model,
+) -> Iterator[tuple[int, Reply | Owl2Error]]:
+    """The reply to each question of a chunk; those whose pictures are missing are not asked."""
+    yield from ((index, ImageError(missing[index], "missing")) for index in chunk if index in missing)
+    asked = [index for index in chunk if index not in missing]
+    replies = model.replies([questions[index] for index in asked], benchmark.decoding, benchmark.image_mode)
+    yield from zip(asked, replies, strict=True)
+
+
+def _is_mended(row: Mapping[str, Any], questions: Sequence[Question]) -> bool:
+    """Whether a question that could not be asked for its picture can be asked now."""
+    if not row.get("picture"):
+        return False
+    try:
+        for picture in questions[row["index"]].images:
+            images.decode(picture if isinstance(picture, Path | bytes) else picture.read())
+    except Owl2Error:
+        return False
+    return True
 
 
 def _row(
-    index: int, benchmark: Benchmark, question: Question, reply: Reply, seconds: float
+    index: int, benchmark: Benchmark, question: Question, reply: Reply | Owl2Error, seconds: float
 ) -> dict[str, Any]:
     """A line of the journal; `seconds` is the time since the answer before, which add up to the run's."""
+    if isinstance(reply, Owl2Error):
+        of_picture = isinstance(reply, ImageError)
+        return {
+            "index": index,
+            "id": question.id,
+            "broken": " ".join(str(reply).split()),
+            "picture": of_picture,
+        }
     row = {
         "index": index,
         "id": question.id,
@@ -204,7 +244,9 @@ def _summarise(
     return benchmark.judged(answered, judgements)
 
 
-def _write_results(folder: Path, rows: Sequence[dict[str, Any]], summary: Summary) -> None:
+def _write_results(
+    folder: Path, rows: Sequence[dict[str, Any]], summary: Summary, broken: Sequence[Broken]
+) -> None:
     lines, times = [], []
     for row, score in zip(rows, summary.scores, strict=True):
         # Times differ from run to run, so they stand in a file of their own; the results must not.
@@ -213,3 +255,8 @@ def _write_results(folder: Path, rows: Sequence[dict[str, Any]], summary: Summar
         times.append(journal.line({"id": row["id"], "seconds": row["answer_seconds"]}))
     journal.write_atomically(folder / "results.jsonl", "".join(lines))
     journal.write_atomically(folder / "times.jsonl", "".join(times))
+    path = folder / "broken.jsonl"
+    if broken:
+        journal.write_atomically(path, "".join(journal.line(asdict(row)) for row in broken))
+    else:
+        path.unlink(missing_ok=True)

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import read_text
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Decoding, Question, Summary, percent, percent_by
-from owl2_jax.evals.files import DataFile, parse_rows, read_json_lines, read_plain_csv, read_rows, read_text
+from owl2_jax.evals.files import DataFile, read_json_lines, read_rows
 from owl2_jax.evals.metrics.answers import exact_match
-from owl2_jax.evals.metrics.choice import LETTERS, option_lines, parse_choice
+from owl2_jax.evals.metrics.choice import LETTERS, letter_index, option_lines, parse_choice
+from owl2_jax.evals.rows import Broken, identifier, parse_rows, text, texts
+from owl2_jax.evals.tables import read_plain_csv
 
 
 class Grouped(Benchmark):
@@ -72,22 +75,24 @@ class MMLU(LetteredText, Grouped):
         DataFile("mmlu/data/dev", "github.com/hendrycks/test (data.tar)"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
-        tests, examples = self.data_file(root, 0), self.data_file(root, 1)
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
+        tests, _ = self.data_file(root, 0), self.data_file(root, 1)
         paths = sorted(tests.glob("*_test.csv"))
         if not paths:
             raise Owl2Error(f"{tests} holds no *_test.csv; expected the 57 files of MMLU's data.tar")
         for path in paths:
             subject = path.name.removesuffix("_test.csv")
             dev = DataFile(f"{self.files[1].path}/{subject}_dev.csv", self.files[1].source).require(root)
-            shots = [_solved(row) for row in read_plain_csv(examples / dev.name, 6)[: self.shots]]
-            rows = enumerate(read_plain_csv(path, 6))
-            yield from parse_rows(path, rows, partial(self._parse, subject, shots))
+            shots = list(parse_rows(dev, read_plain_csv(dev, 6)[: self.shots], _solved))
+            parse = partial(self._parse, subject, shots)
+            yield from parse_rows(path, read_plain_csv(path, 6), parse, numbered=True)
 
-    def _parse(self, subject: str, shots: list[str], row: tuple[int, list[str]]) -> Question:
+    def _parse(self, subject: str, shots: list[str | Broken], row: tuple[int, list[str]]) -> Question:
+        for shot in shots:
+            if isinstance(shot, Broken):  # the published prompt cannot be made
+                raise ValueError(f"its worked example is broken: {shot}")
         index, (question, *options, answer) = row
-        if answer not in LETTERS[:4]:
-            raise ValueError(f"the answer must be A, B, C or D, found {answer!r}")
+        answer = LETTERS[letter_index(answer, LETTERS[:4])]
         prompts = [
             self.prompt.text(
                 subject=subject.replace("_", " "),
@@ -102,6 +107,7 @@ class MMLU(LetteredText, Grouped):
 
 def _solved(row: list[str]) -> str:
     question, *options, answer = row
+    letter_index(answer, LETTERS[:4])
     return f"{question}\n{option_lines(options)}\nAnswer: {answer}\n\n"
 
 
@@ -122,17 +128,21 @@ class ARC(LetteredText):
             ),
         )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path = self.data_file(root)
         yield from parse_rows(path, read_json_lines(path), self._parse)
 
     def _parse(self, row: dict[str, Any]) -> Question:
         choices = row["question"]["choices"]
         # Labels are A to E in most rows and 1 to 5 in some; the prompt shows letters always.
-        right = [choice["label"] for choice in choices].index(row["answerKey"])
-        options = [choice["text"] for choice in choices]
-        text = self.prompt.text(question=row["question"]["stem"], options=option_lines(options))
-        return self.choice(row["id"], text, options, LETTERS[right])
+        labels = [choice["label"] for choice in choices]
+        if row["answerKey"] not in labels:
+            raise ValueError(f"the answerKey {row['answerKey']!r} is none of the labels {labels}")
+        options = _options([choice["text"] for choice in choices])
+        question = text(row["question"]["stem"], "the question")
+        prompt = self.prompt.text(question=question, options=option_lines(options))
+        right = LETTERS[labels.index(row["answerKey"])]
+        return self.choice(identifier(row["id"], "id"), prompt, options, right)
 
 
 class AGIEval(LetteredText, Grouped):
@@ -163,24 +173,24 @@ class AGIEval(LetteredText, Grouped):
         DataFile(f"agieval/data/v1/{name}.jsonl", "github.com/ruixiangcui/AGIEval (data/v1)") for name in sets
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         for name, path in zip(self.sets, [file.require(root) for file in self.files], strict=True):
-            yield from parse_rows(path, enumerate(read_json_lines(path)), partial(self._parse, name))
+            yield from parse_rows(path, read_json_lines(path), partial(self._parse, name), numbered=True)
 
     def _parse(self, name: str, numbered: tuple[int, dict[str, Any]]) -> Question:
         index, row = numbered
-        fields = {"passage": row["passage"] or "", "question": row["question"]}
+        fields = {"passage": text(row["passage"] or "", "the passage")}
+        fields["question"] = text(row["question"], "the question")
         if not row["options"]:
-            prompt = PROMPTS["agieval_cloze"]
-            text = prompt.text(**fields)
-            return Question(f"{name}/{index}", text, prompt.hash, row["answer"], info={"group": name})
-        options = row["options"]
-        if row["label"] not in LETTERS[: len(options)]:
-            raise ValueError(f"the label {row['label']!r} is none of the {len(options)} options")
-        last = LETTERS[len(options) - 1]
-        text = self.prompt.text(**fields, options=" ".join(options), last=last)
+            prompt, answer = PROMPTS["agieval_cloze"], text(row["answer"], "the answer")
+            prompted = prompt.text(**fields)
+            return Question(f"{name}/{index}", prompted, prompt.hash, answer, info={"group": name})
+        options = _options(row["options"])
+        letters = LETTERS[: len(options)]
+        label = letters[letter_index(row["label"], letters)]
+        prompted = self.prompt.text(**fields, options=" ".join(options), last=letters[-1])
         choices = [_BRACKETED.sub("", option) for option in options]
-        return self.choice(f"{name}/{index}", text, choices, row["label"], name)
+        return self.choice(f"{name}/{index}", prompted, choices, label, name)
 
     def score(self, question: Question, prediction: str) -> float:
         if "choices" in question.info:
@@ -188,7 +198,14 @@ class AGIEval(LetteredText, Grouped):
         return exact_match(_formula(prediction), _formula(question.answer))
 
 
-_BRACKETED = re.compile(r"^\([A-J]\)\s*")  # options are published as "(A)text"
+_BRACKETED = re.compile(r"^\([A-Z]\)\s*")  # options are published as "(A)text"
+
+
+def _options(value: Any) -> list[str]:
+    options = texts(value, "the list of options", least=2)
+    if len(options) > len(LETTERS):
+        raise ValueError(f"it has {len(options)} options; expected at most {len(LETTERS)}")
+    return options
 
 
 def _formula(text: str) -> str:
@@ -208,25 +225,25 @@ class BBH(Grouped):
         DataFile("bbh/cot-prompts", "github.com/suzgunmirac/BIG-Bench-Hard"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         folder, examples = self.data_file(root, 0), self.data_file(root, 1)
         paths = sorted(folder.glob("*.json"))
         if not paths:
             raise Owl2Error(f"{folder} holds no task files; expected the 27 .json files of BBH")
         for path in paths:
             shots = _worked_examples(examples / f"{path.stem}.txt")
-            rows = enumerate(read_rows(path, "examples"))
-            yield from parse_rows(path, rows, partial(self._parse, path.stem, shots))
+            parse = partial(self._parse, path.stem, shots)
+            yield from parse_rows(path, read_rows(path, "examples"), parse, numbered=True)
 
     def _parse(self, task: str, shots: list[str], numbered: tuple[int, dict[str, str]]) -> Question:
         index, row = numbered
-        counts = range(len(shots), 0, -1)
-        prompts = [self.prompt.text(shots="\n\n".join(shots[:n]), question=row["input"]) for n in counts]
+        counts, question = range(len(shots), 0, -1), text(row["input"], "the input")
+        prompts = [self.prompt.text(shots="\n\n".join(shots[:n]), question=question) for n in counts]
         return Question(
             f"{task}/{index}",
             prompts[0],
             self.prompt.hash,
-            row["target"],
+            text(row["target"], "the target"),
             info={"group": task},
             shorter=tuple(prompts[1:]),
         )
@@ -240,10 +257,8 @@ def _worked_examples(path: Path) -> list[str]:
 
     The file begins with a canary and a rule of dashes, which no prompt includes.
     """
-    if not path.exists():
-        raise Owl2Error(f"{path} is missing; it belongs to github.com/suzgunmirac/BIG-Bench-Hard")
-    text = read_text(path).split("-----\n", 1)[-1].strip()
-    head, *examples = text.split("\n\nQ:")
+    worked = read_text(path).replace("\r\n", "\n").split("-----\n", 1)[-1].strip()
+    head, *examples = worked.split("\n\nQ:")
     if not examples:
         raise Owl2Error(f"{path} holds no worked example that begins with 'Q:'")
     examples = ["Q:" + example for example in examples]

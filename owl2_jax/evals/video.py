@@ -15,13 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from owl2_jax.core.text_files import lines, read_text
 from owl2_jax.data.prompts import IMAGE_TAG, PROMPTS
 from owl2_jax.data.video import Frame, decode_frame, require_reader
 from owl2_jax.evals.base import Answered, Judged, Question, Summary, percent
-from owl2_jax.evals.files import DataFile, parse_rows, read_lines, read_object, read_rows, read_table
+from owl2_jax.evals.files import DataFile, read_object, read_rows
 from owl2_jax.evals.metrics.answers import exact_match
+from owl2_jax.evals.rows import At, Broken, identifier, parse_rows, text, usable, whole
+from owl2_jax.evals.tables import read_table
 
 XU = "github.com/xudejing/video-question-answering"
+_BEST_GRADE = 5
 _KEPT_FRAMES = 64  # encoded; questions on one video follow each other
 
 
@@ -57,8 +61,10 @@ class VideoQuestions(Judged):
 
     def question(self, name: str, question: str, video: Path, answer: str) -> Question:
         frames = tuple(VideoFrame(video, number, self.num_frames) for number in range(self.num_frames))
-        text = self.prompt.text(frames=IMAGE_TAG * len(frames), question=question)
-        return Question(name, text, self.prompt.hash, answer, frames, info={"question": question})
+        tags, question = IMAGE_TAG * len(frames), text(question, "the question")
+        prompt = self.prompt.text(frames=tags, question=question)
+        answer = text(answer, "the answer")
+        return Question(name, prompt, self.prompt.hash, answer, frames, info={"question": question})
 
     def check(self) -> None:
         require_reader()
@@ -86,13 +92,22 @@ class VideoQuestions(Judged):
         replies = read_object(judgements)
 
         def parse(answer: Answered) -> tuple[float, float]:
+            if answer.question.id not in replies:
+                raise ValueError("there is no judgement of it")
             reply = replies[answer.question.id][0]
-            return float(reply["pred"].strip().lower() == "yes"), float(reply["score"])
+            said, grade = text(reply["pred"], "pred").strip().lower(), float(reply["score"])
+            if said not in ("yes", "no") or not 0 <= grade <= _BEST_GRADE:
+                raise ValueError(f"expected yes or no, and a score from 0 to {_BEST_GRADE}; found {reply}")
+            return float(said == "yes"), grade
 
-        pairs = list(parse_rows(judgements, answered, parse))
-        right = [accuracy for accuracy, _ in pairs]
-        grade = sum(score for _, score in pairs) / len(pairs)
-        return Summary({self.metric: percent(right), "judged_score": grade}, right)
+        rows = [At(f"question {answer.question.id}", answer) for answer in answered]
+        pairs, broken = usable(judgements, list(parse_rows(judgements, rows, parse)))
+        known = [pair for pair in pairs if pair is not None]
+        metrics = {
+            self.metric: percent([right for right, _ in known]),
+            "judged_score": sum(grade for _, grade in known) / len(known),
+        }
+        return Summary(metrics, [pair and pair[0] for pair in pairs], broken=broken)
 
 
 class MSRVTTQA(VideoQuestions):
@@ -106,12 +121,12 @@ class MSRVTTQA(VideoQuestions):
         DataFile("msrvtt_qa/TestVideo", "ms-multimedia-challenge.com (test_videos.zip)"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, videos = self.data_file(root), self.data_file(root, 1)
 
         def parse(row: dict[str, Any]) -> Question:
             video = videos / f"video{row['video_id']}.mp4"
-            return self.question(str(row["id"]), row["question"], video, row["answer"])
+            return self.question(identifier(row["id"], "id"), row["question"], video, row["answer"])
 
         yield from parse_rows(path, read_rows(path), parse)
 
@@ -126,13 +141,16 @@ class MSVDQA(VideoQuestions):
         DataFile("msvd_qa/YouTubeClips", "cs.utexas.edu/users/ml/clamp/videoDescription (YouTubeClips.tar)"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, videos = self.data_file(root), self.data_file(root, 2)
         names = self._names(root)
 
         def parse(row: dict[str, Any]) -> Question:
-            video = videos / (names[f"vid{row['video_id']}"] + ".avi")
-            return self.question(str(row["id"]), row["question"], video, row["answer"])
+            number = f"vid{row['video_id']}"
+            if number not in names:
+                raise ValueError(f"there is no clip {number} in {self.files[1].path}")
+            video = videos / f"{names[number]}.avi"
+            return self.question(identifier(row["id"], "id"), row["question"], video, row["answer"])
 
         yield from parse_rows(path, read_rows(path), parse)
 
@@ -144,7 +162,9 @@ class MSVDQA(VideoQuestions):
             clip, number = line.split()
             return number, clip
 
-        return dict(parse_rows(path, filter(str.strip, read_lines(path)), parse))
+        numbered = enumerate(lines(read_text(path)), 1)
+        rows = [At(f"line {number}", line) for number, line in numbered if line.strip()]
+        return dict(whole(parse_rows(path, rows, parse)))
 
 
 class TGIFQA(VideoQuestions):
@@ -156,13 +176,15 @@ class TGIFQA(VideoQuestions):
         DataFile("tgif_qa/gifs", "github.com/YunseokJANG/tgif-qa"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, folder = self.data_file(root), self.data_file(root, 1)
         rows = read_table(path, "\t", ["gif_name", "question", "answer"])
 
         def parse(numbered: tuple[int, dict[str, str]]) -> Question:
             index, row = numbered
+            if not row["gif_name"].strip():
+                raise ValueError("gif_name is empty")
             video = folder / f"{row['gif_name']}.gif"
             return self.question(str(index), row["question"], video, row["answer"])
 
-        yield from parse_rows(path, enumerate(rows), parse)
+        yield from parse_rows(path, rows, parse, numbered=True)

@@ -13,9 +13,10 @@ from typing import Any
 
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Picture, Question, Summary, percent, percent_by
-from owl2_jax.evals.files import DataFile, parse_rows, read_object, read_rows
+from owl2_jax.evals.files import DataFile, read_object, read_rows
 from owl2_jax.evals.metrics.answers import exact_match, normalise_for_server
 from owl2_jax.evals.metrics.vqa import summarise, vqa_accuracy
+from owl2_jax.evals.rows import At, Broken, identifier, parse_rows, text, texts, whole, whole_number
 
 COCO = "cocodataset.org/#download"
 VQA = "visualqa.org/download"
@@ -28,8 +29,8 @@ class ShortAnswer(Benchmark):
     prompt = PROMPTS["vqa"]
 
     def question(self, name: str, question: str, picture: Picture, answer: Any, **info: Any) -> Question:
-        text = self.prompt.text(question=question)
-        return Question(name, text, self.prompt.hash, answer, (picture,), info=info)
+        prompt = self.prompt.text(question=text(question, "the question"))
+        return Question(name, prompt, self.prompt.hash, answer, (picture,), info=info)
 
     def score(self, question: Question, prediction: str) -> float | None:
         return None if question.answer is None else exact_match(prediction, question.answer)
@@ -59,15 +60,15 @@ class QuestionsAndAnnotations(HumanAnswers):
 
     picture_name: str
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, pictures = self.data_file(root, 0), self.files[-1].require(root)
         answers = self._annotations(root)
 
         def parse(row: dict) -> Question:
-            name = row["question_id"]
+            name = whole_number(row["question_id"], "question_id")
             if answers is not None and name not in answers:
                 raise ValueError(f"question {name} has no annotation in {self.files[1].path}")
-            known = answers[name] if answers is not None else {}
+            known = {} if answers is None else _annotation(name, answers[name], self.files[1].path)
             return self.question(
                 str(name),
                 row["question"],
@@ -83,12 +84,26 @@ class QuestionsAndAnnotations(HumanAnswers):
             return None
         path = self.data_file(root, 1)
         rows = read_rows(path, "annotations")
-        return dict(parse_rows(path, rows, lambda row: (row["question_id"], _annotation(row))))
+        # What is wrong inside one is told with its question.
+        return dict(whole(parse_rows(path, rows, _by_question)))
 
 
-def _annotation(row: dict) -> dict[str, Any]:
-    answers = [{"answer": a["answer"], "answer_id": a["answer_id"]} for a in row["answers"]]
-    return {"answers": answers, "answer_type": row["answer_type"]}
+def _by_question(row: dict) -> tuple[int, dict]:
+    return whole_number(row["question_id"], "question_id"), row
+
+
+def _annotation(name: int, row: dict, file: str) -> dict[str, Any]:
+    """Answers and their type from the row of a question in the annotations."""
+    try:
+        answers = [
+            {"answer": text(a["answer"], "an answer"), "answer_id": a["answer_id"]} for a in row["answers"]
+        ]
+        if not answers:
+            raise ValueError("no answers")
+        return {"answers": answers, "answer_type": text(row["answer_type"], "answer_type")}
+    except (KeyError, TypeError, ValueError) as error:
+        why = f"no {error.args[0]!r}" if isinstance(error, KeyError) else error
+        raise ValueError(f"its annotation in {file} is malformed: {why}") from error
 
 
 class VQAv2(QuestionsAndAnnotations):
@@ -151,12 +166,15 @@ class AOKVQA(ShortAnswer):
         DataFile("coco/val2017", f"{COCO} (2017 val images)"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, pictures = self.data_file(root), self.data_file(root, 1)
 
         def parse(row: dict) -> Question:
             picture = pictures / f"{row['image_id']:012d}.jpg"
-            return self.question(row["question_id"], row["question"], picture, row["direct_answers"])
+            answers = texts(row["direct_answers"], "direct_answers")
+            return self.question(
+                identifier(row["question_id"], "question_id"), row["question"], picture, answers
+            )
 
         yield from parse_rows(path, read_rows(path), parse)
 
@@ -175,14 +193,14 @@ class GQA(ShortAnswer):
         DataFile("gqa/images", "cs.stanford.edu/people/dorarad/gqa/download"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, pictures = self.data_file(root), self.data_file(root, 1)
 
         def parse(item: tuple[str, dict]) -> Question:
             name, row = item
             picture = pictures / f"{row['imageId']}.jpg"
-            kind = row["types"]["structural"]
-            return self.question(name, row["question"], picture, row["answer"], kind=kind)
+            kind = text(row["types"]["structural"], "the structural type")
+            return self.question(name, row["question"], picture, text(row["answer"], "the answer"), kind=kind)
 
         yield from parse_rows(path, read_object(path).items(), parse)
 
@@ -206,17 +224,16 @@ class VizWiz(HumanAnswers):
         DataFile("vizwiz/val", "vizwiz.org/tasks-and-datasets/vqa (val.zip)"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, pictures = self.data_file(root), self.data_file(root, 1)
 
         def parse(row: dict) -> Question:
-            answers = [answer["answer"] for answer in row["answers"]]
             return self.question(
-                row["image"],
+                text(row["image"], "the image"),
                 row["question"],
                 pictures / row["image"],
-                answers,
-                answer_type=row["answer_type"],
+                texts([answer["answer"] for answer in row["answers"]], "the list of answers"),
+                answer_type=text(row["answer_type"], "answer_type"),
             )
 
         yield from parse_rows(path, read_rows(path), parse)
@@ -233,12 +250,13 @@ class TextVQA(HumanAnswers):
         DataFile("textvqa/train_images", "textvqa.org/dataset (train_val_images.zip)"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, pictures = self.data_file(root), self.data_file(root, 1)
 
         def parse(row: dict) -> Question:
             picture = pictures / f"{row['image_id']}.jpg"
-            return self.question(str(row["question_id"]), row["question"], picture, row["answers"])
+            name = identifier(row["question_id"], "question_id")
+            return self.question(name, row["question"], picture, texts(row["answers"], "the list of answers"))
 
         yield from parse_rows(path, read_rows(path, "data"), parse)
 
@@ -252,19 +270,22 @@ class OCRVQA(ShortAnswer):
         DataFile("ocrvqa/images", "ocr-vqa.github.io (loadDataset.py fetches them)"),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, pictures = self.data_file(root), self.data_file(root, 1)
 
-        def parse(item: tuple[str, dict]) -> list[Question]:
-            name, row = item
-            if row["split"] != 3:
-                return []
+        def parse(item: tuple[str, dict, int, Any, Any]) -> Question:
+            name, row, index, question, answer = item
             picture = pictures / (name + PurePosixPath(row["imageURL"]).suffix)
-            pairs = zip(row["questions"], row["answers"], strict=True)
-            return [
-                self.question(f"{name}-{index}", question, picture, answer)
-                for index, (question, answer) in enumerate(pairs)
-            ]
+            return self.question(f"{name}-{index}", question, picture, text(answer, "the answer"))
 
-        for questions in parse_rows(path, read_object(path).items(), parse):
-            yield from questions
+        for book in parse_rows(path, read_object(path).items(), _book):
+            yield from [book] if isinstance(book, Broken) else parse_rows(path, book, parse)
+
+
+def _book(item: tuple[str, dict]) -> list[At] | None:
+    """Each question of a book, with its place; None for a book of another split."""
+    name, row = item
+    if row["split"] != 3:
+        return None
+    pairs = enumerate(zip(row["questions"], row["answers"], strict=True))
+    return [At(f"book {name}, question {index}", (name, row, index, *pair)) for index, pair in pairs]

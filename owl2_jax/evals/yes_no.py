@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import lines, read_text
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Question, Summary
-from owl2_jax.evals.files import DataFile, parse_rows, read_json_lines, read_text
+from owl2_jax.evals.files import DataFile, read_json_lines
 from owl2_jax.evals.metrics import mme, pope
+from owl2_jax.evals.rows import At, Broken, identifier, left_out, parse_rows, text
 
 # These tasks keep pictures and questions in two folders; the others in one.
 _SPLIT_FOLDERS = ("artwork", "celebrity", "landmark", "posters", "scene")
@@ -39,13 +42,14 @@ class MME(Benchmark):
         *(DataFile(f"{_MME_FOLDER}/eval_tool/Your_Results/{task}.txt", _MME_SOURCE) for task in _MME_TASKS),
     )
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         folder = self.data_file(root)
         for file, task in zip(self.files[1:], _MME_TASKS, strict=True):
             path = file.require(root)
             pictures = folder / task / "images" if task in _SPLIT_FOLDERS else folder / task
-            lines = read_text(path).splitlines()
-            yield from parse_rows(path, enumerate(lines), partial(self._parse, task, pictures))
+            numbered = enumerate(lines(read_text(path)))
+            rows = [At(f"line {number + 1}", (number, line)) for number, line in numbered if line.strip()]
+            yield from _in_pairs(list(parse_rows(path, rows, partial(self._parse, task, pictures))))
 
     def _parse(self, task: str, pictures: Path, numbered: tuple[int, str]) -> Question:
         number, line = numbered
@@ -68,27 +72,31 @@ class MME(Benchmark):
         return float(mme.parse_yes_no(prediction) == question.answer.lower())
 
     def summarise(self, answered: Sequence[Answered]) -> Summary:
+        """The scores of all tasks; without their totals where tasks have no picture with both answers."""
         scores = [answer.score for answer in answered]
-        rows = [
-            mme.Answer(
-                answer.question.info["task"],
-                answer.question.info["image"],
-                answer.prediction,
-                answer.question.answer,
-            )
-            for answer in answered
-        ]
-        return Summary(mme.mme_scores(rows)[0], scores)
+        by_task: dict[str, list[mme.Answer]] = {}
+        for (task, image), pair in _pictures(answered).items():
+            said = [mme.Answer(task, image, one.prediction, one.question.answer) for one in pair]
+            by_task.setdefault(task, []).extend(said)
+        missing = [task for task in mme.TASK_NAMES if task not in by_task]
+        if not missing:
+            return Summary(mme.mme_scores(row for rows in by_task.values() for row in rows)[0], scores)
+        why = f"tasks without a picture of which both questions were answered: {', '.join(missing)}"
+        parts = {
+            f"{part}-{task}": mme.task_metrics(by_task[task])["score"]
+            for part, tasks in mme.TASKS.items()
+            for task in tasks
+            if task in by_task
+        }
+        return Summary(parts, scores, dict.fromkeys(mme.TASKS, why))
 
     def features(self, answered: Sequence[Answered], scores: Sequence[float]) -> np.ndarray:
         """Per picture: its points in its task's column, and a 1 in the task's counting column."""
-        pictures: dict[tuple[str, str], list[float]] = {}
-        for answer, score in zip(answered, scores, strict=True):
-            info = answer.question.info
-            pictures.setdefault((info["task"], info["image"]), []).append(score)
+        pictures = _pictures(answered)
         tasks = mme.TASKS["Perception"]
         rows = np.zeros((len(pictures), 2 * len(tasks)))
-        for row, ((task, _), right) in zip(rows, pictures.items(), strict=True):
+        for row, ((task, _), pair) in zip(rows, pictures.items(), strict=True):
+            right = [one.score for one in pair]
             if task in tasks:
                 row[tasks.index(task)] = sum(right) / len(right) + all(right)
                 row[len(tasks) + tasks.index(task)] = 1.0
@@ -97,6 +105,27 @@ class MME(Benchmark):
     def headline(self, means: np.ndarray) -> float:
         points, share = np.split(means, 2)
         return 100.0 * float(np.sum(points / np.maximum(share, 1e-12)))
+
+
+def _in_pairs(rows: Sequence[Question | Broken]) -> Iterator[Question | Broken]:
+    """The rows of a task, in which a picture without exactly two usable questions is left out."""
+    counts = Counter(row.info["image"] for row in rows if isinstance(row, Question))
+    for row in rows:
+        if isinstance(row, Question) and (count := counts[row.info["image"]]) != 2:
+            yield left_out(
+                row, f"is left out: picture {row.info['image']} has {count} usable questions, expected 2"
+            )
+        else:
+            yield row
+
+
+def _pictures(answered: Sequence[Answered]) -> dict[tuple[str, str], list[Answered]]:
+    """The answers by task and picture; pictures of which only one question was asked are left out."""
+    pictures: dict[tuple[str, str], list[Answered]] = {}
+    for answer in answered:
+        info = answer.question.info
+        pictures.setdefault((info["task"], info["image"]), []).append(answer)
+    return {key: pair for key, pair in pictures.items() if len(pair) == 2}
 
 
 class POPE(Benchmark):
@@ -116,15 +145,16 @@ class POPE(Benchmark):
         self.published = 86.2
         self.published_note = "outside report, mean of the three"
 
-    def questions(self, root: Path) -> Iterator[Question]:
+    def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, pictures = self.data_file(root), self.data_file(root, 1)
 
         def parse(row: dict) -> Question:
-            if row["label"] not in ("yes", "no"):
+            label = row["label"].strip().lower() if isinstance(row["label"], str) else row["label"]
+            if label not in ("yes", "no"):
                 raise ValueError(f"the label must be yes or no, found {row['label']!r}")
-            text = self.prompt.text(question=row["text"])
-            picture = pictures / row["image"]
-            return Question(str(row["question_id"]), text, self.prompt.hash, row["label"], (picture,))
+            prompt = self.prompt.text(question=text(row["text"], "the text"))
+            name, picture = identifier(row["question_id"], "question_id"), pictures / row["image"]
+            return Question(name, prompt, self.prompt.hash, label, (picture,))
 
         yield from parse_rows(path, read_json_lines(path), parse)
 

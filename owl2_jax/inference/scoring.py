@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.errors import Owl2Error, errors_in_place
 from owl2_jax.data.conversation import encode_text
 from owl2_jax.inference import generate
 from owl2_jax.inference.buckets import power_of_two
@@ -93,8 +93,21 @@ def score_options(
     Raises:
       Owl2Error: a prompt or picture that cannot be used; no options; an option without text.
     """
-    questions = (_read(engine, request, texts) for request, texts in zip(requests, options, strict=True))
-    yield from in_batches(engine, questions, lambda question: question.prompt, _score)
+    for scores in option_answers(engine, zip(requests, options, strict=True)):
+        if isinstance(scores, Owl2Error):
+            raise scores
+        yield scores
+
+
+def option_answers(
+    engine: Engine, questions: Iterable[tuple[Request, Sequence[str]]]
+) -> Iterator[tuple[float, ...] | Owl2Error]:
+    """As `score_options`, with the error in the place of a request that cannot be scored."""
+    return errors_in_place(
+        questions,
+        lambda question: _read(engine, *question),
+        lambda read: in_batches(engine, read, lambda question: question.prompt, _score),
+    )
 
 
 def _read(engine: Engine, request: Request, options: Sequence[str]) -> _Question:
