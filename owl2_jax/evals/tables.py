@@ -26,6 +26,8 @@ def read_table(
     with _text(path) as file:
         source = _Records(file, delimiter)
         header = next(source, [])
+        if not isinstance(header, list):
+            raise Owl2Error(f"{path} has no header that can be read: {header}")
         missing = [column for column in columns if column not in header]
         if missing:
             names = ", ".join(header)[:200] or "none"
@@ -46,15 +48,19 @@ def _of_width(path: Path, source: _Records, width: int, first: int) -> Iterator[
     """Rows with their places; those of another number of fields are broken, empty lines are none."""
     number = first
     for row in source:
-        if not row:
+        if row == []:
             continue
         place = f"row {number}"
         number += 1
-        if len(row) == width:
+        if isinstance(row, list) and len(row) == width:
             yield At(place, row)
             continue
         source.go_back()
-        yield Broken(str(path), place, f"has another number of fields ({len(row)}) than expected ({width})")
+        if isinstance(row, list):
+            why = f"has another number of fields ({len(row)}) than expected ({width})"
+        else:
+            why = f"is malformed: {row}; is there a quotation mark that nothing closes?"
+        yield Broken(str(path), place, why)
 
 
 class _Records:
@@ -73,9 +79,12 @@ class _Records:
     def __iter__(self) -> _Records:
         return self
 
-    def __next__(self) -> list[str]:
+    def __next__(self) -> list[str] | csv.Error:
         self._taken = []
-        return next(self._reader)
+        try:
+            return next(self._reader)
+        except csv.Error as error:
+            return error
 
     def go_back(self) -> None:
         """The lines of the last row but its first are read again."""
@@ -84,7 +93,7 @@ class _Records:
         self._reader = self._new_reader()
 
     def _new_reader(self) -> Iterator[list[str]]:
-        return csv.reader(self._lines(), delimiter=self._delimiter)
+        return csv.reader(self._lines(), delimiter=self._delimiter, strict=True)
 
     def _lines(self) -> Iterator[str]:
         while line := self._again.popleft() if self._again else next(self._file, ""):

@@ -21,7 +21,7 @@ from owl2_jax.data.video import Frame, decode_frame, require_reader
 from owl2_jax.evals.base import Answered, Judged, Question, Summary, percent
 from owl2_jax.evals.files import DataFile, read_object, read_rows
 from owl2_jax.evals.metrics.answers import exact_match
-from owl2_jax.evals.rows import At, Broken, identifier, parse_rows, text, usable, whole
+from owl2_jax.evals.rows import At, Broken, identifier, parse_rows, text, usable
 from owl2_jax.evals.tables import read_table
 
 XU = "github.com/xudejing/video-question-answering"
@@ -143,7 +143,12 @@ class MSVDQA(VideoQuestions):
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, videos = self.data_file(root), self.data_file(root, 2)
-        names = self._names(root)
+        names: dict[str, str] = {}
+        for pair in self._clips(root):
+            if isinstance(pair, Broken):
+                yield pair
+            else:
+                names.setdefault(*pair)
 
         def parse(row: dict[str, Any]) -> Question:
             number = f"vid{row['video_id']}"
@@ -154,8 +159,8 @@ class MSVDQA(VideoQuestions):
 
         yield from parse_rows(path, read_rows(path), parse)
 
-    def _names(self, root: Path) -> dict[str, str]:
-        """Names of the clips by number, from lines such as "-4wsuPCjDBc_5_15 vid1"."""
+    def _clips(self, root: Path) -> Iterator[tuple[str, str] | Broken]:
+        """Each clip's number and name, from lines such as "-4wsuPCjDBc_5_15 vid1"."""
         path = self.data_file(root, 1)
 
         def parse(line: str) -> tuple[str, str]:
@@ -164,7 +169,7 @@ class MSVDQA(VideoQuestions):
 
         numbered = enumerate(lines(read_text(path)), 1)
         rows = [At(f"line {number}", line) for number, line in numbered if line.strip()]
-        return dict(whole(parse_rows(path, rows, parse)))
+        return parse_rows(path, rows, parse)
 
 
 class TGIFQA(VideoQuestions):

@@ -7,7 +7,7 @@ question are scored by leave-one-out VQA accuracy, the others by exact match.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -62,7 +62,9 @@ class QuestionsAndAnnotations(HumanAnswers):
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, pictures = self.data_file(root, 0), self.files[-1].require(root)
-        answers = self._annotations(root)
+        annotations = self._annotations(root)
+        answers = None if annotations is None else dict(whole(annotations))
+        yield from (row for row in annotations or () if isinstance(row, Broken))
 
         def parse(row: dict) -> Question:
             name = whole_number(row["question_id"], "question_id")
@@ -79,13 +81,12 @@ class QuestionsAndAnnotations(HumanAnswers):
 
         yield from parse_rows(path, read_rows(path, "questions"), parse)
 
-    def _annotations(self, root: Path) -> Mapping[int, dict] | None:
+    def _annotations(self, root: Path) -> list[tuple[int, dict] | Broken] | None:
+        """Annotations by question; what is wrong inside one is told with its question."""
         if len(self.files) < 3:
             return None
         path = self.data_file(root, 1)
-        rows = read_rows(path, "annotations")
-        # What is wrong inside one is told with its question.
-        return dict(whole(parse_rows(path, rows, _by_question)))
+        return list(parse_rows(path, read_rows(path, "annotations"), _by_question))
 
 
 def _by_question(row: dict) -> tuple[int, dict]:

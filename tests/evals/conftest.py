@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from owl2_jax.evals.asking import Reply
 from owl2_jax.evals.base import Answered, Benchmark, Question
 from owl2_jax.evals.metrics import captions
 from owl2_jax.evals.metrics.choice import LETTERS
+from owl2_jax.evals.rows import Broken
 
 
 class Folder:
@@ -95,6 +97,18 @@ def picture_bytes() -> Callable[[str], bytes]:
 @pytest.fixture
 def table_model() -> type[TableModel]:
     return TableModel
+
+
+@pytest.fixture
+def assert_broken(folder):
+    """Checks that a benchmark names a broken row with these words, and ends nowhere."""
+
+    def check(benchmark: Benchmark, words: str) -> None:
+        rows = [str(row) for row in benchmark.questions(folder.root) if isinstance(row, Broken)]
+        assert any(re.search(words, row) for row in rows), rows
+        assert all(str(folder.root) in row for row in rows)
+
+    return check
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.evals import choice
+from owl2_jax.evals import choice, circular
 
 LETTER = "Answer with the option’s letter from the given choices directly."  # noqa: RUF001
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "metrics" / "mme.json").read_text())["mmbench"]
@@ -49,7 +49,7 @@ def test_scienceqa_asks_only_questions_with_pictures(folder, answer):
     assert answered[0].question.images == (folder.root / "scienceqa/test/4/image.png",)
 
 
-def test_aokvqa_choices(folder, answer):
+def test_aokvqa_choices(folder, answer, assert_broken):
     row = {
         "split": "val",
         "image_id": 1,
@@ -65,8 +65,7 @@ def test_aokvqa_choices(folder, answer):
     folder.picture("coco/val2017/000000000001.jpg")
     assert answer(choice.AOKVQAChoice(), {"q": "D"})[1].metrics == {"accuracy": 100.0}
     folder.json("aokvqa/aokvqa_v1p0_val.json", [{**row, "correct_choice_idx": 7}])
-    with pytest.raises(Owl2Error, match="row 0 is malformed: the answer is option 7 of 4"):
-        list(choice.AOKVQAChoice().questions(folder.root))
+    assert_broken(choice.AOKVQAChoice(), "row 0 is malformed: the answer is option 7 of 4")
 
 
 def mmbench_table(folder, rows, path="mmbench/mmbench_dev_20230712.tsv"):
@@ -92,7 +91,7 @@ def test_mmbench_counts_a_question_when_all_its_rotations_are_right(folder, answ
     mmbench_table(folder, rows)
     # Question 5 is right twice; question 6 says "A" both times, so it is right only once.
     answers = {"5": "B", "6": "A", "1000005": "A. dog", "1000006": "A"}
-    answered, summary = answer(choice.MMBench(), answers)
+    answered, summary = answer(circular.MMBench(), answers)
     assert summary.metrics == {"accuracy": 100.0, "circular_accuracy": 50.0, "coarse": 50.0}
     assert summary.scores == [1.0, 1.0, 1.0, 0.0]
     assert answered[2].question.images == (picture_bytes("red"),)
@@ -106,12 +105,12 @@ def test_ccbench_without_rotated_rows_gets_them(folder, answer, picture_bytes):
     text += f"0\t图中所示建筑名称为?\t天坛\t故宫\t黄鹤楼\t少林寺\tC\tscenery_building\t{picture}\n"
     folder.text("ccbench/CCBench.tsv", text)
     answers = {"0": "C", "1000000": "黄鹤楼", "2000000": "A", "3000000": "D"}
-    answered, summary = answer(choice.CCBench(), answers)
+    answered, summary = answer(circular.CCBench(), answers)
     assert [entry.question.answer for entry in answered] == [2, 1, 0, 3]
     assert "A. 故宫\nB. 黄鹤楼\nC. 少林寺\nD. 天坛" in answered[1].question.prompt
     assert summary.metrics == {"accuracy": 100.0, "circular_accuracy": 100.0, "scenery_building": 100.0}
     answers["3000000"] = "C"
-    assert answer(choice.CCBench(), answers)[1].metrics["circular_accuracy"] == 0.0
+    assert answer(circular.CCBench(), answers)[1].metrics["circular_accuracy"] == 0.0
 
 
 def test_mmbench_submission_holds_the_golden_rows(folder, answer, picture_bytes, tmp_path):
@@ -122,7 +121,7 @@ def test_mmbench_submission_holds_the_golden_rows(folder, answer, picture_bytes,
     # A row of a rotation keeps the reader from making more.
     table.append({**table[-1], "index": 1000000 + table[-1]["index"], "image": table[-1]["index"]})
     mmbench_table(folder, table, "mmbench/mmbench_test_20230712.tsv")
-    benchmark = choice.MMBenchTest()
+    benchmark = circular.MMBenchTest()
     questions = list(benchmark.questions(folder.root))
     answered, summary = answer(benchmark, {q.id: predictions.get(q.id, "") for q in questions})
     assert summary.metrics == {}
@@ -151,15 +150,20 @@ def cell_value(cell, space):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("index\tquestion\tA\tB\n1\tq\ta\tb\n", "has no column 'image'"),
         ("index\tquestion\tA\tB\timage\n1\tq\ta\n", "row 2 has another number of fields"),
-        ("index\tquestion\tA\tB\timage\n1\tq\ta\tb\t%%%\n", "neither base64 nor the index"),
+        ("index\tquestion\tA\tB\tanswer\timage\n1\tq\ta\tb\tA\t%%%\n", "neither base64 nor the index"),
+        ("index\tquestion\tA\tB\tanswer\timage\n1\tq\ta\tb\tA\t" + "%" * 40, "neither base64 nor the index"),
     ],
 )
-def test_malformed_tables_are_named(folder, text, message):
+def test_malformed_rows_of_tables_are_named(folder, text, message, assert_broken):
     folder.text("ccbench/CCBench.tsv", text)
-    with pytest.raises(Owl2Error, match=message):
-        list(choice.CCBench().questions(folder.root))
+    assert_broken(circular.CCBench(), message)
+
+
+def test_a_table_without_a_column_is_named(folder):
+    folder.text("ccbench/CCBench.tsv", "index\tquestion\tA\tB\n1\tq\ta\tb\n")
+    with pytest.raises(Owl2Error, match="has no column 'image'"):
+        list(circular.CCBench().questions(folder.root))
 
 
 def test_seed_bench_leaves_videos_out_and_names_its_tasks(folder, answer):

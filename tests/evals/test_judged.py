@@ -37,11 +37,16 @@ def test_mm_vet_exports_answers_and_imports_grades(folder, answer, tmp_path):
     judged = benchmark.judged(answered, folder.json("grades.json", grades))
     # (0.6 + 1.0) / 2; math is the first question alone.
     assert judged.metrics == pytest.approx({"total": 80, "ocr": 80, "math": 60})
-    with pytest.raises(Owl2Error, match="row 1 has no 'v1_1'"):
-        benchmark.judged(answered, folder.json("grades.json", {"v1_0": grades["v1_0"]}))
+    # A judgement that is missing or wrong is named, and its question has no score.
+    judged = benchmark.judged(answered, folder.json("grades.json", {"v1_0": grades["v1_0"]}))
+    assert (judged.metrics["total"], judged.scores) == (pytest.approx(60), [pytest.approx(0.6), None])
+    assert "grades.json, question v1_1 is malformed: there is no judgement" in str(judged.broken[0])
     grades["v1_0"]["score"] = [3]
-    with pytest.raises(Owl2Error, match="needs grades from 0 to 1"):
-        benchmark.judged(answered, folder.json("grades.json", grades))
+    judged = benchmark.judged(answered, folder.json("grades.json", grades))
+    assert judged.metrics == pytest.approx({"total": 100, "ocr": 100})
+    assert "needs grades from 0 to 1" in str(judged.broken[0])
+    with pytest.raises(Owl2Error, match=r"none of the 2 rows of .* can be used"):
+        benchmark.judged(answered, folder.json("grades.json", {}))
 
 
 def mmhal_files(folder):
@@ -79,12 +84,12 @@ def test_mmhal_fills_the_template_in_and_reads_ratings(folder, answer, tmp_path)
     assert summary.scores == [6.0, 1.0]
     with pytest.raises(Owl2Error, match="holds 1 judgements; expected 2"):
         benchmark.judged(answered, folder.json("judge.json", ["Rating: 6"]))
-    with pytest.raises(Owl2Error, match="no 'Rating: N' in the reply"):
-        benchmark.judged(answered, folder.json("judge.json", ["Rating: 6", "good"]))
+    summary = benchmark.judged(answered, folder.json("judge.json", ["Rating: 6", "good"]))
+    assert (summary.metrics["rating"], summary.scores) == (6, [6.0, None])
+    assert "judge.json, row 1 is malformed: no 'Rating: N' in the reply" in str(summary.broken[0])
 
 
-def test_malformed_files_are_named(folder):
+def test_malformed_files_are_named(folder, assert_broken):
     mm_vet_files(folder)
     folder.json("mm-vet/mm-vet.json", {"v1_0": {"imagename": "a.png"}})
-    with pytest.raises(Owl2Error, match="row 0 has no 'question'"):
-        list(MMVet().questions(folder.root))
+    assert_broken(MMVet(), "row 0 has no 'capability'")

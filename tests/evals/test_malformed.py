@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.evals.registry import BENCHMARKS, get_benchmark
 from owl2_jax.evals.loading import load_questions
+from owl2_jax.evals.registry import BENCHMARKS, get_benchmark
 
 WITH_FILES = [name for name in BENCHMARKS if get_benchmark(name).files]
 # Benchmarks of folders read these in them.

@@ -9,8 +9,9 @@ import threading
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.images import ImageError
 from owl2_jax.data.prompts import PROMPTS
-from owl2_jax.evals import journal, runner
+from owl2_jax.evals import journal, results, runner
 from owl2_jax.evals.base import Benchmark, Judged, Question, Summary, percent
 
 PROMPT = PROMPTS["vqa"]
@@ -175,7 +176,7 @@ def test_limit_asks_only_the_first_questions(tmp_path, table_model):
     assert score.value == pytest.approx(200 / 3)
 
 
-def test_repeated_ids_and_empty_sets_are_refused(tmp_path, table_model):
+def test_empty_sets_are_refused_and_repeated_ids_asked_once(tmp_path, table_model):
     with pytest.raises(Owl2Error, match="has no questions"):
         run(tmp_path, table_model(even), Numbers(0))
 
@@ -184,20 +185,130 @@ def test_repeated_ids_and_empty_sets_are_refused(tmp_path, table_model):
             yield from super().questions(root)
             yield from super().questions(root)
 
-    with pytest.raises(Owl2Error, match="two questions with the same id"):
-        run(tmp_path, table_model(even), Twice(2))
+    score = run(tmp_path, table_model(even), Twice(2))
+    assert (score.questions, score.broken) == (2, 2)
+    assert "has the id 'n0' of another row" in score.first_broken[0]
 
 
-def test_missing_pictures_are_told_before_a_model_is_made(tmp_path):
-    class Seen(Numbers):
-        def questions(self, root):
-            for number, question in enumerate(super().questions(root)):
-                yield dataclasses.replace(question, images=(root / f"{number}.png", b"bytes"))
+class Seen(Numbers):
+    """Numbers with a picture each."""
 
-    for number in (0, 2):
+    def questions(self, root):
+        for number, question in enumerate(super().questions(root)):
+            images = (root / f"{number}.png", b"bytes")
+            yield dataclasses.replace(question, images=images, file="f.json", row=f"row {number}")
+
+
+class Sees:
+    """Answers like another model, but cannot read some pictures."""
+
+    name = "sees"
+
+    def __init__(self, model, damaged):
+        self.model, self.damaged = model, damaged
+
+    def replies(self, questions, decoding, image_mode):
+        for question, reply in zip(
+            questions, self.model.replies(questions, decoding, image_mode), strict=True
+        ):
+            bad = question.id in self.damaged
+            yield ImageError(f"the picture of {question.id} is damaged", "corrupt") if bad else reply
+
+
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_questions_whose_pictures_are_missing_are_left_out_and_named(tmp_path, table_model):
+    for number in (0, 2, 3):
         (tmp_path / f"{number}.png").touch()
-    with pytest.raises(Owl2Error, match=r"2 of 4 files of pictures are missing, first .*/1\.png"):
+    model = table_model(even)
+    score = run(tmp_path, model, Seen(4))
+    assert model.asked == ["n0", "n2", "n3"]
+    assert (score.questions, score.broken, score.value) == (3, 1, pytest.approx(200 / 3))
+    why = f"f.json, row 1 cannot be asked: {tmp_path}/1.png is missing"
+    assert score.first_broken == (why,)
+    folder = tmp_path / "numbers"
+    assert [row["id"] for row in lines_of(folder / "results.jsonl")] == ["n0", "n2", "n3"]
+    (row,) = lines_of(folder / "broken.jsonl")
+    assert (row["file"], row["row"]) == ("f.json", "row 1")
+    assert json.loads((folder / "summary.json").read_text())["broken"] == 1
+    assert results.cells(score)[6] == "3 (1 broken)"
+    assert why in results.markdown([score])
+    assert why in score.broken_note
+
+
+def test_a_benchmark_without_any_picture_ends_before_a_model_is_made(tmp_path):
+    with pytest.raises(Owl2Error, match=r"every one of its 4 rows is broken, first f\.json, row 0 cannot"):
         run(tmp_path, None, Seen(4))
+    assert not (tmp_path / "numbers").exists()
+
+
+def test_a_damaged_picture_is_left_out_and_asked_when_it_is_mended(tmp_path, table_model, picture_bytes):
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(picture_bytes("red"))
+    (tmp_path / "2.png").write_bytes(b"damaged")
+    data = {"root": tmp_path}
+
+    class OnePicture(Seen):
+        def questions(self, root):
+            for question in super().questions(root):
+                yield dataclasses.replace(question, images=question.images[:1])
+
+    score = run(tmp_path / "out", Sees(table_model(even), {"n2"}), OnePicture(4), **data)
+    assert (score.questions, score.broken) == (3, 1)
+    assert score.first_broken == ("f.json, row 2 cannot be asked: the picture of n2 is damaged",)
+    # The same command asks nothing while the picture is damaged, ...
+    before = (tmp_path / "out/numbers/results.jsonl").read_bytes()
+    assert run(tmp_path / "out", None, OnePicture(4), **data) == score
+    assert (tmp_path / "out/numbers/results.jsonl").read_bytes() == before
+    # ... and all of its chunk once it is not, which gives the bytes of a run without the fault.
+    (tmp_path / "2.png").write_bytes(picture_bytes("red"))
+    assert run(tmp_path / "out", table_model(even), OnePicture(4), **data).broken == 0
+    run(tmp_path / "whole", table_model(even), OnePicture(4), **data)
+    files = [tmp_path / part / "numbers/results.jsonl" for part in ("out", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert not (tmp_path / "out/numbers/broken.jsonl").exists()
+
+
+@pytest.mark.parametrize("after", [1, journal.CHUNK + 3])
+def test_a_killed_run_with_broken_rows_ends_in_the_identical_files(tmp_path, table_model, after):
+    (tmp_path / "data").mkdir()
+    for number in set(range(1200)) - {5, 700}:
+        (tmp_path / f"data/{number}.png").write_bytes(b"damaged")
+    data, damaged = {"root": tmp_path / "data"}, {"n3", "n600"}
+    whole = run(tmp_path / "whole", Sees(table_model(even), damaged), Seen(), **data)
+    assert (whole.questions, whole.broken) == (1196, 4)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", Dies(Sees(table_model(even), damaged), after), Seen(), **data)
+    run(tmp_path / "killed", Sees(table_model(even), damaged), Seen(), **data)
+    for name in ("results.jsonl", "broken.jsonl"):
+        files = [tmp_path / part / "numbers" / name for part in ("whole", "killed")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_too_large_a_share_of_broken_rows_is_an_error(tmp_path, table_model):
+    for number in range(80):
+        (tmp_path / f"{number}.png").touch()
+    with pytest.raises(
+        Owl2Error, match=r"20 of 100 rows are broken \(20\.00%; --max-broken-share is 10\.00%\)"
+    ):
+        run(tmp_path, None, Seen(100))
+    assert run(tmp_path, table_model(even), Seen(100), max_broken_share=0.2).broken == 20
+    # Damage is known only when all are asked: the results of the others are there.
+    damaged = {f"n{number}" for number in range(30)}
+    with pytest.raises(Owl2Error, match="50 of 100 rows are broken"):
+        run(
+            tmp_path / "out", Sees(table_model(even), damaged), Seen(100), root=tmp_path, max_broken_share=0.2
+        )
+    assert len(lines_of(tmp_path / "out/numbers/results.jsonl")) == 50
+
+
+def test_answers_in_memory_name_what_could_not_be_asked(tmp_path, table_model):
+    questions = list(Seen(3).questions(tmp_path))
+    answered = runner.answer_in_memory(Seen(3), questions, Sees(table_model(even), {"n1"}))
+    assert [getattr(one, "prediction", None) for one in answered] == ["0", None, "2"]
+    assert str(answered[1]) == "f.json, row 1 cannot be asked: the picture of n1 is damaged"
 
 
 def test_options_are_recorded_with_their_log_likelihoods(tmp_path, table_model):

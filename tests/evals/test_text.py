@@ -35,20 +35,18 @@ def test_mmlu_shows_five_examples_and_scores_options(folder, answer):
     assert question.shorter[-1].count("Answer:") == 1
 
 
-def test_malformed_mmlu_files_are_named(folder):
+def test_malformed_mmlu_files_are_named(folder, assert_broken):
     mmlu_files(folder)
     folder.text("mmlu/data/test/anatomy_test.csv", "Where?,a,b,c,d,E\n")
-    with pytest.raises(Owl2Error, match="the answer must be A, B, C or D, found 'E'"):
-        list(MMLU().questions(folder.root))
+    assert_broken(MMLU(), "the answer is 'E'; expected one of A, B, C, D")
     folder.text("mmlu/data/test/anatomy_test.csv", "Where?,a,b,c\n")
-    with pytest.raises(Owl2Error, match="row 1 has 4 fields; expected 6"):
-        list(MMLU().questions(folder.root))
+    assert_broken(MMLU(), r"row 1 has another number of fields \(4\) than expected \(6\)")
     (folder.root / "mmlu/data/dev/anatomy_dev.csv").unlink()
     with pytest.raises(Owl2Error, match=r"anatomy_dev\.csv is missing"):
         list(MMLU().questions(folder.root))
 
 
-def test_arc_shows_letters_whatever_the_labels_are(folder, answer):
+def test_arc_shows_letters_whatever_the_labels_are(folder, answer, assert_broken):
     def row(name, labels, key):
         choices = [{"text": f"option {label}", "label": label} for label in labels]
         return {"id": name, "question": {"stem": "What melts?", "choices": choices}, "answerKey": key}
@@ -67,8 +65,7 @@ def test_arc_shows_letters_whatever_the_labels_are(folder, answer):
     )
     assert answered[2].question.options == (" A", " B", " C")
     folder.lines("arc/ARC-V1-Feb2018-2/ARC-Challenge/ARC-Challenge-Test.jsonl", [row("x", "ABCD", "E")])
-    with pytest.raises(Owl2Error, match="row 0 is malformed: 'E' is not in list"):
-        list(benchmark.questions(folder.root))
+    assert_broken(benchmark, "line 1 is malformed: the answerKey 'E' is none of the labels")
 
 
 def agieval_files(folder):
@@ -116,14 +113,13 @@ def test_generated_answers_are_read_for_their_letter_or_text(folder, answer):
     assert benchmark.decoding.stop == ("\n",)
 
 
-def test_malformed_agieval_rows_are_named(folder):
+def test_malformed_agieval_rows_are_named(folder, assert_broken):
     agieval_files(folder)
     folder.lines(
         "agieval/data/v1/aqua-rat.jsonl",
         [{"passage": None, "question": "?", "options": ["(A)1"], "label": "C"}],
     )
-    with pytest.raises(Owl2Error, match="the label 'C' is none of the 1 options"):
-        list(AGIEval().questions(folder.root))
+    assert_broken(AGIEval(), "expected a list of at least 2 texts")
 
 
 COT = """Task canary: do not train on this.

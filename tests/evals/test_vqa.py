@@ -206,16 +206,6 @@ def test_ocrvqa_asks_the_questions_of_the_third_split(folder, answer):
         ),
         (lambda f: f.text("vqav2/v2_mscoco_val2014_annotations.json", '{"annot'), "is not valid JSON"),
         (lambda f: f.json("vqav2/v2_mscoco_val2014_annotations.json", {"info": 1}), "no key 'annotations'"),
-        (
-            lambda f: f.json(
-                "vqav2/v2_mscoco_val2014_annotations.json", {"annotations": [{"question_id": 1}]}
-            ),
-            "row 0 has no 'answers'",
-        ),
-        (
-            lambda f: f.json("vqav2/v2_mscoco_val2014_annotations.json", {"annotations": []}),
-            "question 42000 has no annotation",
-        ),
     ],
 )
 def test_missing_and_malformed_files_are_named(folder, break_it, message):
@@ -223,3 +213,23 @@ def test_missing_and_malformed_files_are_named(folder, break_it, message):
     break_it(folder)
     with pytest.raises(Owl2Error, match=message):
         list(vqa.VQAv2().questions(folder.root))
+
+
+@pytest.mark.parametrize(
+    ("annotations", "message"),
+    [
+        (
+            [{"question_id": 42000}],
+            "its annotation in vqav2/v2_mscoco_val2014_annotations.json is malformed: no 'answers'",
+        ),
+        (
+            [{"question_id": None}],
+            "annotations.json, row 0 is malformed: question_id is None; expected a whole number",
+        ),
+        ([], "row 0 is malformed: question 42000 has no annotation"),
+    ],
+)
+def test_questions_without_an_annotation_are_broken(folder, annotations, message, assert_broken):
+    vqav2_files(folder)
+    folder.json("vqav2/v2_mscoco_val2014_annotations.json", {"annotations": annotations})
+    assert_broken(vqa.VQAv2(), message)
