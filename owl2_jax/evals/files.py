@@ -45,13 +45,13 @@ class DataFile:
         return full
 
     def _missing(self, root: Path, full: Path) -> str:
-        if not root.is_dir():
-            kind = "is a file, not a folder" if root.exists() else "is missing"
-            return f"the data root {root} {kind}; --data-root is the folder in which {self.path} lies"
         message = (
             f"{full} is missing. Get {full.name} from {self.source} "
             f"and put it at {self.path} under --data-root"
         )
+        if not root.is_dir():
+            kind = "is a file, not a folder" if root.exists() else "is missing itself"
+            return f"{message} (the data root {root} {kind})"
         elsewhere = [path for path in (root / full.name, *root.glob(f"*/{full.name}")) if path.exists()]
         if elsewhere:
             return f"{message} (there is {elsewhere[0]})"
