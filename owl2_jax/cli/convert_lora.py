@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -31,7 +30,9 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
 
 def _add_import(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("import-lora", help="adapters in PEFT's format onto a base model")
-    _add_paths(parser, "base: model or run directory without adapters", "model directory; must not exist")
+    _add_paths(
+        parser, "base: model, run or released directory without adapters", "model directory; must not exist"
+    )
     parser.add_argument("--adapter", required=True, type=Path, metavar="PEFT_DIR")
 
 
@@ -66,6 +67,7 @@ def _trained(checkpoint: Path) -> Callable[[str], bool]:
     from owl2_jax.config import RunConfig
     from owl2_jax.convert.peft import is_abstractor
     from owl2_jax.core.params_io import resolve_checkpoint
+    from owl2_jax.core.text_files import read_json_object
     from owl2_jax.model.owl2 import abstract_params
     from owl2_jax.training.groups import plan_leaves
     from owl2_jax.training.run_directory import CONFIG_FILE
@@ -73,7 +75,7 @@ def _trained(checkpoint: Path) -> Callable[[str], bool]:
     path = resolve_checkpoint(checkpoint).directory / CONFIG_FILE
     if not path.is_file():
         return is_abstractor
-    config = RunConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    config = RunConfig.from_dict(read_json_object(path))
     plans = plan_leaves(abstract_params(config.model), config.train)
     return lambda name: plans[name].trained
 

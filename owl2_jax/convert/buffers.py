@@ -16,6 +16,7 @@ from owl2_jax.convert.safetensors_file import TensorSpec
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.model.config import DecoderConfig, Owl2Config
 
+_FREQUENCIES: Final = "model.layers.{i}.self_attn.rotary_emb.inv_freq"
 _ABSTRACTOR: Final = "model.visual_abstractor.encoder.layers.{i}.crossattention.attention"
 # Largest difference accepted, absolute, for values of at most 1: float32 angles
 # are good to 1e-5 at 63 rows; narrow types differ by their own rounding.
@@ -31,7 +32,7 @@ def buffer_values(config: Owl2Config) -> dict[str, np.ndarray]:
     """{their name with "{i}" for the layer: float32 values}, the same in every layer."""
     vision = config.vision
     return {
-        "model.layers.{i}.self_attn.rotary_emb.inv_freq": _frequencies(config.decoder),
+        _FREQUENCIES: _frequencies(config.decoder),
         f"{_ABSTRACTOR}.q_pos_embed": _sincos(np.arange(config.abstractor.num_queries), vision.width),
         f"{_ABSTRACTOR}.k_pos_embed": _grid(vision.grid_size, vision.width),
     }
@@ -82,5 +83,12 @@ def check_buffer(name: str, found: np.ndarray, expected: np.ndarray, where: str)
 
 
 def buffer_shapes(config: Owl2Config) -> Mapping[str, TensorSpec]:
-    """Name to float32 spec of every buffer."""
-    return {name: TensorSpec(values.shape, values.dtype) for name, values in buffers(config)}
+    """Name to float32 spec of every buffer, without their values, which a damaged file may make huge."""
+    width, shapes = config.vision.width, {}
+    for layer in range(config.decoder.num_layers):
+        shapes[_FREQUENCIES.format(i=layer)] = (config.decoder.head_width // 2,)
+    for layer in range(config.abstractor.num_layers):
+        place = _ABSTRACTOR.format(i=layer)
+        shapes[f"{place}.q_pos_embed"] = (config.abstractor.num_queries, width)
+        shapes[f"{place}.k_pos_embed"] = (config.vision.num_patches + 1, width)
+    return {name: TensorSpec(shape, np.dtype("<f4")) for name, shape in shapes.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from owl2_jax.convert.finite import is_float
 from owl2_jax.convert.rules import Pair
 from owl2_jax.convert.safetensors_file import TensorSpec
 from owl2_jax.core.errors import Owl2Error, nearest
@@ -40,7 +41,7 @@ def check_coverage(
         for name, spec in specs.items()
         if name in known and spec.shape != known[name]
     ]
-    typed = [f"{n} ({specs[n].dtype})" for n in needed if n in specs and specs[n].dtype.kind not in "fV"]
+    typed = [f"{n} ({specs[n].dtype})" for n in needed if n in specs and not is_float(specs[n].dtype)]
     problems = [
         _listing("missing", _with_nearest(missing, extra)),
         _listing("not known", extra),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -13,9 +13,9 @@ import numpy as np
 from flax import linen as nn
 
 from owl2_jax.convert.coverage import check_coverage
-from owl2_jax.convert.hf_config import check_fixed, read_decoder, read_vision
+from owl2_jax.convert.hf_config import is_tied, read_clip_config, read_llama_config
 from owl2_jax.convert.resize import resize_position_table, resized_config
-from owl2_jax.convert.rules import CLIP, LLAMA, Pair, pairs
+from owl2_jax.convert.rules import CLIP, EMBEDDING, HEAD, LLAMA, Pair, pairs, tied_head
 from owl2_jax.convert.source import Source
 from owl2_jax.convert.to_flax import by_leaf, exact_dtype, leaf_shapes, materialize, streamed_leaves
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file
@@ -26,22 +26,11 @@ from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.model.abstractor import Abstractor
 from owl2_jax.model.config import AbstractorConfig, DecoderConfig, Owl2Config, VisionConfig
 
-_LLAMA_TYPES: Final = ("llama", "mistral")
-_LLAMA_FIXED: Final = {"mlp_bias": False, "sliding_window": None}
-_CLIP_TYPES: Final = ("clip", "clip_vision_model")
-_CLIP_FIXED: Final = {"hidden_act": "quick_gelu", "num_channels": 3}
-# What transformers takes for settings that a CLIP file leaves out.
-_CLIP_DEFAULTS: Final = {
-    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
-    "patch_size": 32, "image_size": 224, "layer_norm_eps": 1e-5,
-}  # fmt: skip
 # Parts of a CLIP checkpoint that are not its image encoder.
 _CLIP_OTHER: Final = (
     "text_model.", "text_projection", "visual_projection", "logit_scale",
     "vision_model.embeddings.position_ids",
 )  # fmt: skip
-_HEAD: Final = "lm_head.weight"
-_EMBEDDING: Final = "model.embed_tokens.weight"
 
 
 def init_checkpoint(
@@ -78,12 +67,16 @@ def init_checkpoint(
     """
     refuse_existing(output)
     language, images = Source(llama), Source(clip)
-    decoder, vision = _llama_config(language), _clip_config(images)
+    settings, where = language.config(), str(language.config_path)
+    decoder, tied = read_llama_config(settings, where), is_tied(settings, where)
+    vision = read_clip_config(images.config(), str(images.config_path))
     native = Owl2Config(vision, _abstractor_config(vision, num_queries, abstractor_layers), decoder)
     shapes = leaf_shapes(native)
-    text_pairs, image_pairs = _llama_pairs(language, shapes), list(pairs(CLIP, shapes))
-    _check_llama(language, text_pairs, decoder)
-    check_coverage(images.specs, image_pairs, {}, str(images.directory), lambda n: n.startswith(_CLIP_OTHER))
+    text_pairs, image_pairs = list(pairs(LLAMA, shapes)), list(pairs(CLIP, shapes))
+    if tied:
+        text_pairs = tied_head(text_pairs, language.specs)
+    _check_llama(language, text_pairs, decoder, tied)
+    check_coverage(images.specs, image_pairs, {}, images.where, lambda n: n.startswith(_CLIP_OTHER))
     widest = {exact_dtype(language, text_pairs), exact_dtype(images, image_pairs)}
     dtype = dtype or ("float32" if "float32" in widest else "bfloat16")
     config = resized_config(native.replace(dtype=dtype, param_dtype=dtype), image_size, None)
@@ -117,49 +110,10 @@ def _abstractor_config(vision: VisionConfig, num_queries: int, num_layers: int) 
     return AbstractorConfig(num_layers, vision.num_heads, vision.width * 11 // 4, num_queries)
 
 
-def _llama_config(source: Source) -> DecoderConfig:
-    values, where = source.config(), f"{source.directory}/config.json"
-    if values.get("model_type") not in _LLAMA_TYPES:
-        raise Owl2Error(
-            f"{where}: model_type is {values.get('model_type')!r}, expected one of {', '.join(_LLAMA_TYPES)}"
-        )
-    # Newer files keep theta in a group of its own.
-    rope = values.get("rope_parameters") or {}
-    check_fixed(rope, {"rope_type": "default"}, f"{where} rope_parameters")
-    if "rope_theta" in rope:
-        values = {**values, "rope_theta": rope["rope_theta"]}
-    check_fixed(values, _LLAMA_FIXED, where)
-    config = read_decoder(values, where)
-    check_fixed({**values, "head_dim": values.get("head_dim") or config.head_width},
-                {"head_dim": config.head_width}, where)  # fmt: skip
-    return config
-
-
-def _llama_pairs(source: Source, shapes: Mapping[str, tuple[int, ...]]) -> list[Pair]:
-    """What is read from LLaMA; with tied embeddings the head comes from the embedding."""
-    listed = list(pairs(LLAMA, shapes))
-    if _HEAD in source.specs or not source.config().get("tie_word_embeddings", False):
-        return listed
-    return [
-        Pair(_EMBEDDING, pair.rule, pair.layer, pair.shape) if pair.theirs == _HEAD else pair
-        for pair in listed
-    ]
-
-
-def _check_llama(source: Source, listed: Sequence[Pair], decoder: DecoderConfig) -> None:
+def _check_llama(source: Source, listed: Sequence[Pair], decoder: DecoderConfig, tied: bool) -> None:
     frequencies = {
         f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": (decoder.head_width // 2,)
         for layer in range(decoder.num_layers)
     }
-    check_coverage(source.specs, listed, frequencies, str(source.directory))
-
-
-def _clip_config(source: Source) -> VisionConfig:
-    values, where = source.config(), f"{source.directory}/config.json"
-    if values.get("model_type") not in _CLIP_TYPES:
-        raise Owl2Error(
-            f"{where}: model_type is {values.get('model_type')!r}, expected one of {', '.join(_CLIP_TYPES)}"
-        )
-    values = {**_CLIP_DEFAULTS, **values.get("vision_config", values)}
-    check_fixed(values, _CLIP_FIXED, where)
-    return read_vision(values, where)
+    unread = {HEAD, EMBEDDING} if tied else set()
+    check_coverage(source.specs, listed, frequencies, source.where, unread.__contains__)

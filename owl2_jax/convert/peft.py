@@ -21,9 +21,11 @@ from typing import Any, Final
 import numpy as np
 
 from owl2_jax.convert import tokenizer_files
-from owl2_jax.convert.hf_config import write_hf_config
+from owl2_jax.convert.hf_config_writer import write_hf_config
+from owl2_jax.convert.opened import open_model
 from owl2_jax.convert.ops import Linear
 from owl2_jax.convert.peft_files import Tensors, read_adapter_config, write_adapter_config
+from owl2_jax.convert.peft_modules import Selection
 from owl2_jax.convert.pickled_writer import write_pickled
 from owl2_jax.convert.rules import OWL2, Pair, Rule, pairs
 from owl2_jax.convert.safetensors_file import SafetensorsWriter, TensorSpec
@@ -38,6 +40,7 @@ from owl2_jax.core.params_io import (
     resolve_checkpoint,
     write_model_directory,
 )
+from owl2_jax.core.text_files import write_text
 from owl2_jax.core.tree import unflatten
 from owl2_jax.model.config import LORA_TARGETS, Owl2Config
 
@@ -78,7 +81,11 @@ def export_peft(
         )
     reader, shapes = ParamsReader(found.params), leaf_shapes(config)
     check_fit(reader.shapes, shapes, str(found.params))
-    adapters = list(pairs(adapter_rules(config.lora.targets), shapes))
+    layers = _adapted_layers(reader, config.lora.targets)
+    adapters = [
+        pair for pair in pairs(adapter_rules(config.lora.targets), shapes)
+        if layers is None or pair.layer in layers
+    ]  # fmt: skip
     beside = list(pairs([rule for rule in OWL2 if rule.ours in shapes and trained(rule.ours)], shapes))
     specs = {pair.theirs: TensorSpec(pair.their_shape, _FLOAT32) for pair in adapters}
     specs = dict(sorted(specs.items()))
@@ -88,8 +95,20 @@ def export_peft(
         for name, values in _exported(adapters, reader):
             writer.write(name, values)
         write_pickled(directory / TRAINABLES_FILE, dict(_exported(beside, reader)))
-        write_adapter_config(directory, config.lora, [module(target) for target in config.lora.targets], base)
+        modules = [module(target) for target in config.lora.targets]
+        write_adapter_config(directory, config.lora, modules, base, layers)
         _write_model_settings(directory, config, read_tokenizer(found.directory))
+
+
+def _adapted_layers(reader: ParamsReader, targets: Sequence[str]) -> list[int] | None:
+    """The layers whose adapters are not all zeros in both matrices; None when there is no other layer."""
+    used = np.any(
+        [reader.read(rule.ours).any(axis=tuple(range(1, len(reader.shapes[rule.ours]))))
+         for rule in adapter_rules(targets)],
+        axis=0,
+    )  # fmt: skip
+    layers = np.flatnonzero(used).tolist()
+    return layers if 0 < len(layers) < len(used) else None
 
 
 def _count(pair: Pair) -> int:
@@ -113,14 +132,14 @@ def _write_model_settings(directory: Path, config: Owl2Config, tokenizer: bytes 
     }
     for name, values in files.items():
         text = json.dumps(values, indent=2, sort_keys=True) + "\n"
-        (directory / name).write_text(text, encoding="utf-8")
+        write_text(directory / name, text)
 
 
 def import_peft(base: str | Path, adapter: str | Path, output: str | Path) -> Owl2Config:
     """Writes the model directory `output`: a base model with the adapters of a PEFT directory.
 
     Args:
-      base: model or run directory without adapters.
+      base: model, run or released directory without adapters.
       adapter: directory with `adapter_config.json` and the adapters; what is
         in `non_lora_trainables.bin`, where there is one, replaces that of the
         base.
@@ -134,31 +153,54 @@ def import_peft(base: str | Path, adapter: str | Path, output: str | Path) -> Ow
         tensors that do not fit the base.
     """
     refuse_existing(output)
-    found = resolve_checkpoint(base)
-    model = read_model_json(found.directory)
-    config = Owl2Config.from_dict(model["model"])
-    if config.lora is not None:
+    opened = open_model(base)
+    if opened.config.lora is not None:
         raise Owl2Error(f"{base} has LoRA adapters already; merge them first with `owl2 convert merge-lora`")
     adapters = Tensors.open(Path(adapter), ADAPTER_FILES)
-    config = config.replace(lora=read_adapter_config(Path(adapter), _targets(adapters.specs)))
-    assert config.lora is not None
-    reader, shapes = ParamsReader(found.params), leaf_shapes(config)
-    leaves = _imported(adapter_rules(config.lora.targets), adapters, shapes)
+    settings = read_adapter_config(Path(adapter))
+    targets = _targets(settings.selection, opened.shapes, str(adapter))
+    lora = LoraConfig(settings.rank, settings.alpha, settings.dropout, targets)
+    config = opened.config.replace(lora=lora)
+    shapes = leaf_shapes(config)
+    listed = [pair for pair in pairs(adapter_rules(targets), shapes) if _adapts(settings.selection, pair)]
+    imported = _imported(listed, adapters, shapes)
     if (Path(adapter) / TRAINABLES_FILE).is_file():
         beside = Tensors.open(Path(adapter), (TRAINABLES_FILE,))
-        leaves |= _imported(_rules_of(beside.specs, shapes), beside, shapes)
-    leaves = {name: leaves[name] if name in leaves else reader.read(name) for name in shapes}
+        imported |= _imported(list(pairs(_rules_of(beside.specs, shapes), shapes)), beside, shapes)
+    leaves = {name: imported[name] if name in imported else opened.leaves[name] for name in shapes}
     write_model_directory(
-        output, {**model, "model": config.to_dict()}, unflatten(leaves), read_tokenizer(found.directory)
+        output, {**opened.model, "model": config.to_dict()}, unflatten(leaves), opened.tokenizer
     )
     return config
 
 
+def _targets(selection: Selection, shapes: Mapping[str, tuple[int, ...]], adapter: str) -> tuple[str, ...]:
+    """The maps that have adapters in some layer."""
+    found = []
+    for target, rule in adapted_rules().items():
+        kernels = pairs([rule], shapes) if rule.ours in shapes else ()
+        if any(selection.adapts(pair.theirs.removesuffix(".weight")) for pair in kernels):
+            found.append(target)
+    if not found:
+        raise Owl2Error(
+            f"{adapter}: target_modules and layers_to_transform name no module of the base's decoder layers, "
+            f"which are {', '.join(module(target) for target in LORA_TARGETS)}"
+        )
+    return tuple(found)
+
+
+def _adapts(selection: Selection, pair: Pair) -> bool:
+    return selection.adapts(pair.theirs.partition(".lora_")[0])
+
+
 def _imported(
-    rules: Sequence[Rule], tensors: Tensors, shapes: Mapping[str, tuple[int, ...]]
+    listed: Sequence[Pair], tensors: Tensors, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, np.ndarray]:
-    """Our leaves from their tensors; exactly those of the rules must be there."""
-    listed = list(pairs(rules, shapes))
+    """Our leaves from their tensors, of which exactly those listed must be there.
+
+    A layer without an adapter gets zeros in both matrices: it adds nothing, and
+    as the gradient of each matrix has the other as a factor, never will.
+    """
     check_fit(
         {name: spec.shape for name, spec in tensors.specs.items()},
         {pair.theirs: pair.their_shape for pair in listed},
@@ -166,11 +208,11 @@ def _imported(
     )
     leaves: dict[str, np.ndarray] = {}
     for pair in listed:
-        ours = pair.rule.op.to_ours(np.asarray(tensors.read(pair.theirs), np.float32), pair.shape)
+        ours = pair.rule.op.to_ours(tensors.read(pair.theirs), pair.shape)
         if pair.layer is None:
             leaves[pair.rule.ours] = ours
             continue
-        stack = leaves.setdefault(pair.rule.ours, np.empty(shapes[pair.rule.ours], np.float32))
+        stack = leaves.setdefault(pair.rule.ours, np.zeros(shapes[pair.rule.ours], np.float32))
         stack[pair.layer] = ours
     return leaves
 
@@ -208,20 +250,4 @@ def adapter_rules(targets: Sequence[str]) -> list[Rule]:
 
 def module(target: str) -> str:
     """ "k_text" to "k_proj.multiway.0": the end of the module's path, which PEFT compares."""
-    return _module_of(adapted_rules()[target].theirs)
-
-
-def _module_of(name: str) -> str:
-    """What follows the layer and its part in the name of a tensor."""
-    return name.partition(".lora_")[0].removesuffix(".weight").split(".", 4)[-1]
-
-
-def _targets(tensors: Mapping[str, Any]) -> tuple[str, ...]:
-    """The maps that have adapters: read off the tensors, as modules may be given as patterns."""
-    modules = {module(target): target for target in LORA_TARGETS}
-    found = set()
-    for name in tensors:
-        if _module_of(name) not in modules:
-            raise unknown_name("module with an adapter", _module_of(name), modules)
-        found.add(modules[_module_of(name)])
-    return tuple(target for target in LORA_TARGETS if target in found)
+    return adapted_rules()[target].theirs.removesuffix(".weight").split(".", 4)[-1]

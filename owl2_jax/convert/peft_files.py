@@ -10,15 +10,19 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
+from owl2_jax.convert.finite import cast, is_float
+from owl2_jax.convert.key_rules import check_keys, number, shown, size, truth
+from owl2_jax.convert.peft_keys import PEFT_KEYS
+from owl2_jax.convert.peft_modules import Selection, read_selection
 from owl2_jax.convert.pickled_file import PickledReader
 from owl2_jax.convert.safetensors_file import SafetensorsReader, TensorSpec
-from owl2_jax.convert.source import read_json
+from owl2_jax.convert.source import wrapper_of
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import read_json_object, write_text
 from owl2_jax.model.config import LoraConfig
 
 CONFIG_FILE: Final = "adapter_config.json"
-# Settings that change what adapters compute and have no counterpart here.
-_REFUSED: Final = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out")
+_FLOAT32: Final = np.dtype("<f4")
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,19 @@ class Tensors:
                 "writes it"
             )
         reader = SafetensorsReader(path) if path.suffix == ".safetensors" else PickledReader(path)
-        own = {name.removeprefix(cls.PREFIX): name for name in reader.specs}
+        wrapper = wrapper_of(reader.specs)
+        own: dict[str, str] = {}
+        for name in reader.specs:
+            short = name.removeprefix(wrapper).removeprefix(cls.PREFIX)
+            if short in own:
+                raise Owl2Error(f"{path} has two tensors for {short}: {own[short]} and {name}; keep one")
+            own[short] = name
+        wrong = [name for name, spec in reader.specs.items() if not is_float(spec.dtype)]
+        if wrong:
+            raise Owl2Error(
+                f"{path}: {wrong[0]} holds {reader.specs[wrong[0]].dtype} numbers, expected floating point "
+                f"({len(wrong)} tensors are like that); save the adapter without quantizing it"
+            )
         return cls(path, {name: reader.specs[theirs] for name, theirs in own.items()}, reader, own)
 
     @classmethod
@@ -56,16 +72,20 @@ class Tensors:
         return {cls.PREFIX + name: spec for name, spec in specs.items()}
 
     def read(self, name: str) -> np.ndarray:
-        return self.reader.read(self._own[name])
+        """A tensor in float32. Raises `Owl2Error` when its values are not finite, or not there."""
+        return cast(self.reader.read(self._own[name]), _FLOAT32, f"{self.path}: {self._own[name]}")
 
 
-def write_adapter_config(directory: Path, lora: LoraConfig, modules: Sequence[str], base: str) -> None:
-    """Writes `adapter_config.json`; modules are named by the ends of their paths."""
+def write_adapter_config(
+    directory: Path, lora: LoraConfig, modules: Sequence[str], base: str, layers: Sequence[int] | None = None
+) -> None:
+    """Writes `adapter_config.json`; modules are named by the ends of their paths, None means all layers."""
     values = {
         "base_model_name_or_path": base,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
+        **({} if layers is None else {"layers_to_transform": list(layers)}),
         "lora_alpha": int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,
         "lora_dropout": lora.dropout,
         "peft_type": "LORA",
@@ -73,23 +93,43 @@ def write_adapter_config(directory: Path, lora: LoraConfig, modules: Sequence[st
         "target_modules": list(modules),
         "task_type": "CAUSAL_LM",
     }
-    (directory / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_text(directory / CONFIG_FILE, json.dumps(values, indent=2) + "\n")
 
 
-def read_adapter_config(directory: Path, targets: tuple[str, ...]) -> LoraConfig:
-    """Our settings from `adapter_config.json`. Raises `Owl2Error` for what has no counterpart."""
+@dataclass(frozen=True)
+class AdapterSettings:
+    """What `adapter_config.json` says.
+
+    Attributes:
+      rank, alpha, dropout: as in `LoraConfig`.
+      selection: the modules that have an adapter.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float
+    selection: Selection
+
+
+def read_adapter_config(directory: Path) -> AdapterSettings:
+    """The settings of a PEFT directory. Raises `Owl2Error` for what has no counterpart here."""
     path = directory / CONFIG_FILE
-    values = read_json(path)
+    return parse_adapter_config(read_json_object(path), str(path))
+
+
+def parse_adapter_config(values: Mapping[str, Any], where: str) -> AdapterSettings:
+    """As `read_adapter_config`, of the parsed file."""
     if values.get("peft_type") != "LORA":
-        raise Owl2Error(f"{path} is of type {values.get('peft_type')!r}; only LORA can be imported")
-    for name in _REFUSED:
-        if values.get(name):
-            raise Owl2Error(f"{path} sets {name}, which has no counterpart here")
-    if values.get("bias", "none") != "none":
-        raise Owl2Error(f"{path} trains biases ({values['bias']!r}); the decoder here has none")
-    try:
-        return LoraConfig(
-            int(values["r"]), float(values["lora_alpha"]), float(values.get("lora_dropout", 0.0)), targets
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise Owl2Error(f"{path} is damaged: {type(error).__name__} {error}") from None
+        raise Owl2Error(f"{where} is of type {shown(values.get('peft_type'))}; only LORA can be imported")
+    check_keys(values, PEFT_KEYS, where)
+    rank, alpha = size(values, "r", where), number(values, "lora_alpha", where)
+    if truth(values, "use_rslora", where):
+        alpha *= rank**0.5  # there the scale is alpha / sqrt(r), here alpha / r
+    return AdapterSettings(rank, alpha, _dropout(values, where), read_selection(values, where))
+
+
+def _dropout(values: Mapping[str, Any], where: str) -> float:
+    dropout = values.get("lora_dropout", 0.0)
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise Owl2Error(f"{where}: lora_dropout should be a number from 0 to below 1, found {shown(dropout)}")
+    return float(dropout)

@@ -23,8 +23,10 @@ from typing import Any, BinaryIO, Final
 import ml_dtypes
 import numpy as np
 
-from owl2_jax.convert.safetensors_file import TensorSpec, read_array
+from owl2_jax.convert.key_rules import shown
+from owl2_jax.convert.safetensors_file import TensorSpec, read_array, what_else
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import why_not_readable
 
 _STORAGES: Final[dict[str, np.dtype]] = {
     "DoubleStorage": np.dtype("<f8"),
@@ -132,12 +134,18 @@ class PickledReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        parse = _parse_zip if zipfile.is_zipfile(path) else _parse_legacy
         try:
+            with path.open("rb") as file:
+                wrong = what_else(file.read(512))
+            if wrong:
+                raise Owl2Error(f"{path} is {wrong}")
+            parse = _parse_zip if zipfile.is_zipfile(path) else _parse_legacy
             values, self._offsets = parse(path)
             self._tensors = _tensors(values)
         except pickle.UnpicklingError as error:
             raise Owl2Error(f"{path} is refused: {error}") from None
+        except OSError as error:
+            raise Owl2Error(why_not_readable(path, error)) from error
         except _DAMAGE as error:
             raise Owl2Error(
                 f"{path} is no whole PyTorch weight file ({type(error).__name__}: {error}); copy it again"
@@ -159,8 +167,19 @@ def _tensors(values: Any) -> dict[str, _Tensor]:
         raise pickle.UnpicklingError(f"it holds a {type(values).__name__}, not names and tensors")
     for name, value in values.items():
         if not isinstance(name, str) or not isinstance(value, _Tensor):
-            raise pickle.UnpicklingError(f"entry {name!r} is a {type(value).__name__}, not a tensor")
+            raise pickle.UnpicklingError(
+                f"entry {shown(name)} is a {type(value).__name__}, not a tensor{_where_weights_are(values)}"
+            )
     return dict(values)
+
+
+def _where_weights_are(values: Mapping[Any, Any]) -> str:
+    """Says which entry of a training checkpoint holds the weights."""
+    for name, value in values.items():
+        inside = list(value.values()) if isinstance(value, Mapping) else []
+        if inside and all(isinstance(tensor, _Tensor) for tensor in inside):
+            return f"; its entry {shown(name)} holds weights: save that alone with torch.save"
+    return ""
 
 
 def _parse_zip(path: Path) -> tuple[Any, dict[str, int]]:

@@ -11,25 +11,18 @@ not wanted is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from owl2_jax.convert.opened import open_model
 from owl2_jax.convert.to_flax import leaf_shapes
-from owl2_jax.core.array_store import StreamedLeaf
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.outputs import refuse_existing
-from owl2_jax.core.params_io import (
-    ParamsReader,
-    check_fit,
-    read_model_json,
-    read_tokenizer,
-    resolve_checkpoint,
-    write_model_directory,
-)
+from owl2_jax.core.params_io import write_model_directory
 from owl2_jax.core.tree import unflatten
 from owl2_jax.model.config import Owl2Config
 
@@ -47,7 +40,7 @@ def resize_checkpoint(
     """Writes the model directory `output`: `checkpoint` with another picture size, query count or module.
 
     Args:
-      checkpoint: model or run directory.
+      checkpoint: model, run or released directory.
       output: must not exist yet.
       image_size: pixels, a multiple of the patch size; None keeps it.
       num_queries: None keeps it.
@@ -61,23 +54,17 @@ def resize_checkpoint(
         that exists or does not fit on the disk.
     """
     refuse_existing(output)
-    found = resolve_checkpoint(checkpoint)
-    model = read_model_json(found.directory)
-    old = Owl2Config.from_dict(model["model"])
-    new = resized_config(old, image_size, num_queries, adaptive)
-    reader, shapes = ParamsReader(found.params), leaf_shapes(old)
-    check_fit(reader.shapes, shapes, str(found.params))
+    old = open_model(checkpoint)
+    new = resized_config(old.config, image_size, num_queries, adaptive)
     changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "vision/position_embedding": partial(resize_position_table, grid_size=new.vision.grid_size),
         "abstractor/queries": partial(resize_queries, count=new.abstractor.num_queries),
     }
     leaves: dict[str, Any] = {}
     for path in leaf_shapes(new):
-        stored = path if path in shapes else path.replace("_image/", "_text/")
-        leaves[path] = changes[path](reader.read(path)) if path in changes else _copied(reader, stored)
-    write_model_directory(
-        output, {**model, "model": new.to_dict()}, unflatten(leaves), read_tokenizer(found.directory)
-    )
+        stored = path if path in old.leaves else path.replace("_image/", "_text/")
+        leaves[path] = changes[path](old.read(path)) if path in changes else old.leaves[stored]
+    write_model_directory(output, {**old.model, "model": new.to_dict()}, unflatten(leaves), old.tokenizer)
     return new
 
 
@@ -99,20 +86,6 @@ def resized_config(
     if adaptive is not None:
         changes["decoder.adaptive"] = adaptive
     return config.replace(**changes)
-
-
-def _copied(reader: ParamsReader, path: str) -> StreamedLeaf:
-    """A leaf as it is stored, read when it is written."""
-
-    def blocks() -> Iterator[np.ndarray]:
-        for block in reader.blocks(path):
-            yield from (block[layer : layer + 1] for layer in range(len(block)))
-
-    if "/layers/" in path:
-        return StreamedLeaf(reader.shapes[path], reader.dtypes[path], blocks, stacked=True)
-    return StreamedLeaf(
-        reader.shapes[path], reader.dtypes[path], lambda: iter([reader.read(path)]), stacked=False
-    )
 
 
 def resize_position_table(table: np.ndarray, grid_size: int) -> np.ndarray:

@@ -7,8 +7,8 @@ stand in the order of the released checkpoint, which is the order of export.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from owl2_jax.convert.ops import Convolution, Flat, Linear, Op, QkvPart, Same, Shape
@@ -155,7 +155,9 @@ def _clip() -> list[Rule]:
     ]
 
 
-_HEAD: Final = Rule("decoder/head/kernel", "lm_head.weight", LINEAR)
+HEAD: Final = "lm_head.weight"
+EMBEDDING: Final = "model.embed_tokens.weight"
+_HEAD: Final = Rule("decoder/head/kernel", HEAD, LINEAR)
 # The released format.
 OWL2: Final = (*_decoder(_MODALITIES), *_vision(), *_abstractor(), _HEAD)
 # LLaMA has one copy of what has one per modality here; both branches read it.
@@ -173,6 +175,15 @@ def pairs(rules: Sequence[Rule], shapes: Mapping[str, Shape]) -> Iterator[Pair]:
             continue
         for layer in range(shape[0]):
             yield Pair(rule.theirs.format(i=layer), rule, layer, shape[1:])
+
+
+def tied_head(listed: Iterable[Pair], names: Container[str]) -> list[Pair]:
+    """The same tensors where head and embedding are one: the one is read for both.
+
+    A file may keep it under either name; with both there, the embedding counts.
+    """
+    shared = HEAD if HEAD in names and EMBEDDING not in names else EMBEDDING
+    return [replace(pair, theirs=shared) if pair.theirs in (HEAD, EMBEDDING) else pair for pair in listed]
 
 
 def in_their_order(listed: Iterable[Pair]) -> list[Pair]:

@@ -21,8 +21,10 @@ from typing import Any, Final
 import ml_dtypes
 import numpy as np
 
+from owl2_jax.convert.key_rules import shown
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.outputs import write_all
+from owl2_jax.core.text_files import is_web_page, parse_json, what_instead, why_not_readable
 
 DTYPES: Final[dict[str, np.dtype]] = {
     "F64": np.dtype("<f8"),
@@ -38,6 +40,10 @@ DTYPES: Final[dict[str, np.dtype]] = {
 }
 _NAMES: Final = {dtype: name for name, dtype in DTYPES.items()}
 _MAX_HEADER: Final = 100_000_000  # bytes; the format's own limit
+_MAX_OFFSET: Final = 1 << 63
+_MAX_AXES: Final = 64  # as many as numpy has
+_NOTHING: Final = np.empty(0, np.uint8)
+_START: Final = 512  # bytes that tell what a file is
 
 
 @dataclass(frozen=True)
@@ -62,16 +68,10 @@ class SafetensorsReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        header, self._data_start = _read_header(path)
-        header.pop("__metadata__", None)
-        self.specs: dict[str, TensorSpec] = {}
-        self._begins: dict[str, int] = {}
-        end = 0
-        for name, entry in header.items():
-            spec, begin, stop = _parse_entry(path, name, entry)
-            self.specs[name], self._begins[name] = spec, begin
-            end = max(end, stop)
-        _check_size(path, self._data_start + end)
+        header, self._data_start, size = read_header(path)
+        self.specs, self._begins = parse_header(path, header)
+        ends = [begin + self.specs[name].nbytes for name, begin in self._begins.items()]
+        _check_size(path, size, self._data_start + max(ends, default=0))
 
     def read(self, name: str) -> np.ndarray:
         """The tensor `name` as an array of its own memory."""
@@ -82,9 +82,10 @@ class SafetensorsReader:
 
 def read_array(path: Path, offset: int, count: int, dtype: np.dtype) -> np.ndarray:
     """`count` values of `dtype` from byte `offset`; raises `Owl2Error` when the file ends before."""
-    values = (
-        np.fromfile(path, np.uint8, count * dtype.itemsize, offset=offset) if count else np.empty(0, np.uint8)
-    )
+    try:
+        values = np.fromfile(path, np.uint8, count * dtype.itemsize, offset=offset) if count else _NOTHING
+    except OSError as error:
+        raise Owl2Error(why_not_readable(path, error)) from error
     if values.nbytes != count * dtype.itemsize:
         raise Owl2Error(
             f"{path} is truncated: {count * dtype.itemsize} bytes expected at {offset}, found {values.nbytes}"
@@ -92,45 +93,98 @@ def read_array(path: Path, offset: int, count: int, dtype: np.dtype) -> np.ndarr
     return values.view(dtype)
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header, and where the data starts."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, _MAX_HEADER):
-            raise Owl2Error(
-                f"{path} is no whole safetensors file: its header should be {length} bytes, "
-                f"the file has {size}; copy it again"
-            )
-        raw = file.read(length)
+def read_header(path: Path) -> tuple[dict[str, Any], int, int]:
+    """The header, where the data starts, and the bytes of the whole file."""
     try:
-        header = json.loads(raw)
-    except ValueError as error:
-        raise Owl2Error(f"{path}: the safetensors header is damaged ({error}); copy the file again") from None
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(_START)
+            length = int.from_bytes(start[:8], "little")
+            wrong = what_else(start)
+            if wrong:
+                raise Owl2Error(f"{path} is {wrong}")
+            if size < 8 or length > min(size - 8, _MAX_HEADER):
+                raise Owl2Error(
+                    f"{path} is no whole safetensors file: its header should be {length} bytes, "
+                    f"the file has {size}; copy it again"
+                )
+            file.seek(8)
+            raw = file.read(length)
+    except OSError as error:
+        raise Owl2Error(why_not_readable(path, error)) from error
+    try:
+        header = parse_json(raw, "it")
+    except Owl2Error as error:
+        raise Owl2Error(f"{path}: the safetensors header is damaged: {error}; copy the file again") from None
     if not isinstance(header, dict):
         raise Owl2Error(f"{path}: the safetensors header is damaged; copy the file again")
-    return header, 8 + length
+    return header, 8 + length, size
 
 
-def _parse_entry(path: Path, name: str, entry: Any) -> tuple[TensorSpec, int, int]:
-    try:
-        dtype, shape, (begin, end) = entry["dtype"], tuple(map(int, entry["shape"])), entry["data_offsets"]
-        begin, end = int(begin), int(end)
-    except (KeyError, TypeError, ValueError):
-        raise Owl2Error(f"{path}: the header entry of {name!r} is damaged; copy the file again") from None
+def what_else(start: bytes) -> str | None:
+    """Names what the beginning of a file is that should be one of weights; None when it may be one."""
+    if is_web_page(start):
+        return "a web page, not weights; the download was refused, fetch the file again"
+    wrong = what_instead(start)
+    return wrong if wrong and "git-lfs" in wrong else None
+
+
+def parse_header(path: Path, header: Mapping[str, Any]) -> tuple[dict[str, TensorSpec], dict[str, int]]:
+    """({name: spec}, {name: first byte within the data}) of a header.
+
+    Raises:
+      Owl2Error: an entry that makes no sense, or tensors that share bytes or
+        leave some between them, which the format forbids.
+    """
+    specs: dict[str, TensorSpec] = {}
+    begins: dict[str, int] = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            specs[name], begins[name] = _parse_entry(path, name, entry)
+    last, position = "", 0
+    for name in sorted(begins, key=lambda name: (begins[name], specs[name].nbytes)):
+        if begins[name] < position:
+            raise Owl2Error(
+                f"{path}: {last!r} and {name!r} share bytes ({begins[name]} to {position} of the data), "
+                "which the format forbids; save the file again with clones of them"
+            )
+        if begins[name] > position:
+            raise Owl2Error(
+                f"{path}: bytes {position} to {begins[name]} of the data belong to no tensor "
+                f"(before {name!r}); copy the file again"
+            )
+        last, position = name, begins[name] + specs[name].nbytes
+    return specs, begins
+
+
+def _parse_entry(path: Path, name: str, entry: Any) -> tuple[TensorSpec, int]:
+    damaged = Owl2Error(f"{path}: the header entry of {shown(name)} is damaged; copy the file again")
+    if not isinstance(entry, dict):
+        raise damaged
+    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not (isinstance(dtype, str) and _whole(shape) and _whole(offsets) and len(offsets) == 2):
+        raise damaged
     if dtype not in DTYPES:
-        raise Owl2Error(f"{path}: {name!r} has dtype {dtype}; readable are {', '.join(DTYPES)}")
-    spec = TensorSpec(shape, DTYPES[dtype])
-    if min(shape, default=0) < 0 or begin < 0 or end - begin != spec.nbytes:
+        raise Owl2Error(f"{path}: {name!r} has dtype {dtype[:40]}; readable are {', '.join(DTYPES)}")
+    spec, (begin, end) = TensorSpec(tuple(shape), DTYPES[dtype]), offsets
+    if end - begin != spec.nbytes:
         raise Owl2Error(
-            f"{path}: {name!r} has {end - begin} bytes, {dtype} {list(shape)} needs {spec.nbytes}; "
-            "copy the file again"
+            f"{path}: {name!r} has {shown(end - begin)} bytes, {dtype} {shown(shape)} needs "
+            f"{shown(spec.nbytes)}; copy the file again"
         )
-    return spec, begin, end
+    return spec, begin
 
 
-def _check_size(path: Path, expected: int) -> None:
-    size = path.stat().st_size
+def _whole(numbers: Any) -> bool:
+    """Whether this is a list of whole numbers from 0 that an offset can be."""
+    return (
+        isinstance(numbers, list)
+        and len(numbers) <= _MAX_AXES
+        and all(type(number) is int and 0 <= number < _MAX_OFFSET for number in numbers)
+    )
+
+
+def _check_size(path: Path, size: int, expected: int) -> None:
     if size != expected:
         kind = "truncated" if size < expected else "longer than its header says"
         raise Owl2Error(f"{path} is {kind}: {size} bytes found, {expected} expected; copy the file again")

@@ -1,24 +1,29 @@
 """A directory of PyTorch weights as one set of named tensors, read one at a time.
 
-Layouts: `model.safetensors`, or shards with `model.safetensors.index.json`;
-`pytorch_model.bin`, or shards with `pytorch_model.bin.index.json`. Safetensors
-are taken when both are there.
+Layouts, in the order in which the original looks for them: `model.safetensors`,
+else shards with `model.safetensors.index.json`; `pytorch_model.bin`, else
+shards with `pytorch_model.bin.index.json`. The first that is there is read.
+What a wrapper of training puts in front of every name is taken off.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
 
+from owl2_jax.convert.key_rules import shown
 from owl2_jax.convert.pickled_file import PickledReader
 from owl2_jax.convert.safetensors_file import SafetensorsReader, TensorSpec
 from owl2_jax.core.errors import Owl2Error, nearest
+from owl2_jax.core.text_files import read_json_object
 
 LAYOUTS: Final = ("model.safetensors", "pytorch_model.bin")
+# Put in front of names by DistributedDataParallel, torch.compile and FSDP.
+_WRAPPERS: Final = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 
 
 class TensorFile(Protocol):
@@ -32,6 +37,13 @@ class TensorFile(Protocol):
 class Source:
     """All tensors of a directory: `specs` by name, `read(name)` for one.
 
+    Attributes:
+      directory: what was given.
+      where: the same, for messages.
+      config_path: its config.json.
+      specs: shape and dtype of every tensor, by name.
+      notes: what a user should know of how the directory was read, a line each.
+
     Raises:
       Owl2Error: no weights, a missing or damaged shard, an index that names a
         tensor no shard has, or a shard with tensors the index does not name.
@@ -39,41 +51,57 @@ class Source:
 
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
+        self.where = str(directory)
+        self.config_path = self.directory / "config.json"
+        self.notes: list[str] = []
         if not self.directory.is_dir():
-            raise Owl2Error(f"{self.directory} is no directory; expected one with config.json and weights")
-        self._files = _open_files(self.directory)
-        self.specs = {name: file.specs[name] for name, file in self._files.items()}
+            kind = "a file" if self.directory.exists() else "no directory"
+            raise Owl2Error(f"{self.directory} is {kind}; expected one with config.json and weights")
+        files = _open_files(self.directory, self.notes)
+        wrapper = wrapper_of(files)
+        if wrapper:
+            self.notes.append(f"every tensor of {self.where} has {wrapper} before its name; it was taken off")
+        self._files = {name.removeprefix(wrapper): (name, file) for name, file in files.items()}
+        self.specs = {name: file.specs[theirs] for name, (theirs, file) in self._files.items()}
 
     def read(self, name: str) -> np.ndarray:
-        return self._files[name].read(name)
+        theirs, file = self._files[name]
+        return file.read(theirs)
 
     def config(self) -> dict[str, Any]:
-        """The parsed `config.json`."""
-        return read_json(self.directory / "config.json")
+        """The parsed `config.json`. Raises `Owl2Error` when it is missing or damaged."""
+        return read_json_object(self.config_path)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises `Owl2Error` when it is missing or damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Owl2Error(f"{path} is missing") from None
-    except (ValueError, OSError) as error:
-        raise Owl2Error(f"{path} is not readable JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise Owl2Error(f"{path} should hold a JSON object, found {type(value).__name__}")
-    return value
+def wrapper_of(names: Iterable[str]) -> str:
+    """What a wrapper put before all of the names; empty when they do not share one.
+
+    With names of both kinds it stays, as two tensors may then want one name.
+    """
+    names, found = list(names), ""
+    while names:
+        rest = [name[len(found) :] for name in names]
+        more = next((w for w in _WRAPPERS if all(name.startswith(w) for name in rest)), "")
+        if not more:
+            return found
+        found += more
+    return found
 
 
-def _open_files(directory: Path) -> dict[str, TensorFile]:
-    """{tensor name: the file that has it}."""
+def _open_files(directory: Path, notes: list[str]) -> dict[str, TensorFile]:
+    """{tensor name: the file that has it}; may add to `notes`."""
     for name in LAYOUTS:
-        index = directory / f"{name}.index.json"
-        if index.exists():
-            return _open_shards(index)
-        if (directory / name).exists():
-            file = _open(directory / name)
+        index, whole = directory / f"{name}.index.json", directory / name
+        if os.path.lexists(whole):
+            if os.path.lexists(index):
+                notes.append(
+                    f"{whole} was read, as the original does, and {index.name} beside it was not; remove "
+                    f"{index.name} if it is left over, or {name} if the shards are meant"
+                )
+            file = _open(whole)
             return dict.fromkeys(file.specs, file)
+        if os.path.lexists(index):
+            return _open_shards(index)
     raise Owl2Error(
         f"{directory} holds no weights: expected {' or '.join(LAYOUTS)}, or the same in shards with "
         f"an index; found {', '.join(sorted(p.name for p in directory.iterdir())[:8]) or 'nothing'}"
@@ -85,15 +113,17 @@ def _open(path: Path) -> TensorFile:
 
 
 def _open_shards(index: Path) -> dict[str, TensorFile]:
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise Owl2Error(f"{index} has no weight_map")
     shards: dict[str, TensorFile] = {}
-    for shard in sorted(set(map(str, weight_map.values()))):
+    for name, shard in weight_map.items():
+        plain = isinstance(shard, str) and shard not in ("", "..") and Path(shard).name == shard
+        if not plain or "\0" in shard:
+            raise Owl2Error(f"{index}: shard {shown(shard)} of {name} is no plain file name")
+    for shard in sorted(set(weight_map.values())):
         path = index.parent / shard
-        if Path(shard).name != shard:
-            raise Owl2Error(f"{index}: shard {shard!r} is no plain file name")
-        if not path.exists():
+        if not os.path.lexists(path):
             raise Owl2Error(f"{path} is missing; {index.name} names it; copy the shard again")
         shards[shard] = _open(path)
     for name, shard in weight_map.items():

@@ -12,9 +12,10 @@ import numpy as np
 
 from owl2_jax.convert import buffers
 from owl2_jax.convert.coverage import check_coverage
-from owl2_jax.convert.hf_config import read_hf_config
+from owl2_jax.convert.finite import cast
+from owl2_jax.convert.hf_config import is_tied, read_hf_config
 from owl2_jax.convert.ops import QkvPart, Shape
-from owl2_jax.convert.rules import OWL2, Pair, pairs
+from owl2_jax.convert.rules import EMBEDDING, HEAD, OWL2, Pair, pairs, tied_head
 from owl2_jax.convert.source import Source
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file
 from owl2_jax.core.array_store import StreamedLeaf
@@ -53,10 +54,14 @@ class ReleasedCheckpoint:
 
     def __init__(self, directory: str | Path) -> None:
         self.source = Source(directory)
-        config = read_hf_config(self.source.config(), str(self.source.directory / "config.json"))
+        settings, where = self.source.config(), str(self.source.config_path)
+        config, tied = read_hf_config(settings, where), is_tied(settings, where)
         listed = list(pairs(OWL2, leaf_shapes(config)))
+        if tied:
+            listed = tied_head(listed, self.source.specs)
         optional = {name: spec.shape for name, spec in buffers.buffer_shapes(config).items()}
-        check_coverage(self.source.specs, listed, optional, str(self.source.directory))
+        unread = {HEAD, EMBEDDING} if tied else set()
+        check_coverage(self.source.specs, listed, optional, self.source.where, unread.__contains__)
         self.config = config.replace(param_dtype=exact_dtype(self.source, listed))
         self.shapes = leaf_shapes(config)
         self.pairs = by_leaf(listed)
@@ -65,7 +70,7 @@ class ReleasedCheckpoint:
     def _check_buffers(self) -> None:
         for name, expected in buffers.buffers(self.config):
             if name in self.source.specs:
-                buffers.check_buffer(name, self.source.read(name), expected, str(self.source.directory))
+                buffers.check_buffer(name, self.source.read(name), expected, self.source.where)
 
 
 def exact_dtype(source: Source, listed: Iterable[Pair]) -> str:
@@ -87,9 +92,12 @@ def blocks(source: Source, listed: Sequence[Pair], dtype: np.dtype) -> Iterator[
     by_layer: dict[int | None, list[Pair]] = {}
     for pair in listed:
         by_layer.setdefault(pair.layer, []).append(pair)
-    tensors = ([source.read(pair.theirs) for pair in parts] for parts in by_layer.values())
+    tensors = (
+        [cast(source.read(pair.theirs), dtype, f"{source.where}: {pair.theirs}") for pair in parts]
+        for parts in by_layer.values()
+    )
     for (layer, parts), theirs in zip(by_layer.items(), read_ahead(tensors), strict=True):
-        values = _assemble(parts, theirs).astype(dtype, copy=False)
+        values = _assemble(parts, theirs)
         yield values if layer is None else values[None]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from owl2_jax.convert import tokenizer_files
 from owl2_jax.convert.buffers import buffers
-from owl2_jax.convert.hf_config import write_hf_config
+from owl2_jax.convert.hf_config_writer import write_hf_config
 from owl2_jax.convert.ops import Shape
 from owl2_jax.convert.rules import OWL2, Pair, Rule, in_their_order, pairs
 from owl2_jax.convert.safetensors_file import SafetensorsWriter, TensorSpec

@@ -9,6 +9,7 @@ checkpoint). A run directory holds `model.json`, `tokenizer.model` and
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from owl2_jax.core.array_reader import (
 from owl2_jax.core.array_store import streamed, write_params
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.outputs import new_directory
+from owl2_jax.core.text_files import read_json
 from owl2_jax.core.tree import flatten
 
 __all__ = [
@@ -88,12 +90,9 @@ def read_model_json(directory: str | Path) -> dict[str, Any]:
         tokenizer that is not there.
     """
     path = Path(directory) / MODEL_FILE
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Owl2Error(f"{path} is missing; expected a model or run directory of ours") from None
-    except (ValueError, OSError) as error:
-        raise Owl2Error(f"{path} is damaged: {error}") from None
+    if not os.path.lexists(path):
+        raise Owl2Error(f"{path} is missing; expected a model or run directory of ours")
+    values = read_json(path)
     if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
         raise Owl2Error(f"{path} is damaged: it has no 'model' group")
     if values.get("format") != FORMAT:
@@ -160,8 +159,17 @@ def resolve_checkpoint(path: str | Path) -> Checkpoint:
         return _step(path, _latest_step(path / CHECKPOINTS_DIR))
     raise Owl2Error(
         f"checkpoint {path} has neither {PARAMS_DIR}/ (a model directory) nor {CHECKPOINTS_DIR}/ "
-        f"(a run directory); it holds {listing(p.name for p in path.iterdir())}"
+        f"(a run directory); it holds {listing(p.name for p in path.iterdir())}{_what_instead(path)}"
     )
+
+
+def _what_instead(path: Path) -> str:
+    """The way on from a directory of PyTorch weights or of PEFT adapters."""
+    if (path / "adapter_config.json").is_file():
+        return "; adapters of PEFT are put onto their base with `owl2 convert import-lora`"
+    if (path / "config.json").is_file():
+        return "; PyTorch weights are converted with `owl2 convert to-jax`"
+    return ""
 
 
 def _latest_step(checkpoints: Path) -> Path:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from owl2_jax.convert.hf_config import read_clip_config, read_llama_config
 from owl2_jax.convert.init_from import init_checkpoint
 from owl2_jax.convert.resize import resize_position_table
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import read_model_json, read_tokenizer, restore_params
 from owl2_jax.core.tree import flatten
-from owl2_jax.model.config import Owl2Config
+from owl2_jax.model.config import Owl2Config, VisionConfig
 from owl2_jax.model.owl2 import Owl2, abstract_params
 from tests.convert.checkpoints import bits, rewrite, tensors
 from tests.convert.starting_points import (
@@ -117,8 +119,16 @@ def test_narrow_sources_stay_narrow(tmp_path: Path, toy_tokenizer) -> None:
 
 BAD_SETTINGS = [
     ("llama", {"model_type": "qwen2"}, "model_type is 'qwen2', expected one of llama, mistral"),
-    ("llama", {"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling is"),
+    (
+        "llama",
+        {"rope_scaling": {"rope_type": "llama3"}},
+        "rope_scaling: rope_type is 'llama3'; only",
+    ),
     ("llama", {"rope_parameters": {"rope_type": "yarn"}}, "rope_type is 'yarn'"),
+    ("llama", {"rope_parameters": {"type": "linear", "factor": 4.0, "rope_theta": 1e4}}, "type is 'linear'"),
+    ("llama", {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}}, "contradicts itself"),
+    ("llama", {"model_type": "mistral"}, "sliding_window is 4096.*leaves it out means 4096"),
+    ("llama", {"tie_word_embeddings": "yes"}, "tie_word_embeddings should be true or false, found 'yes'"),
     ("llama", {"attention_bias": True}, "attention_bias is True"),
     ("llama", {"mlp_bias": True}, "mlp_bias is True"),
     ("llama", {"sliding_window": 4096}, "sliding_window is 4096"),
@@ -156,3 +166,33 @@ def test_bad_arguments(tmp_path: Path, toy_tokenizer) -> None:
     (tmp_path / "llama" / "tokenizer.model").unlink()
     with pytest.raises(Owl2Error, match=r"has no tokenizer\.model"):
         start(tmp_path)
+
+
+def test_scaling_in_the_old_spelling_is_refused() -> None:
+    """Case `lrope_linear`."""
+    values = json.loads((Path(__file__).parent / "cases/lrope_linear/config.json").read_text())
+    with pytest.raises(Owl2Error, match="rope_parameters: type is 'linear'; only 'default' is supported"):
+        read_llama_config(values)
+    values["rope_parameters"] = {"rope_type": "default", "rope_theta": 500000.0}
+    assert read_llama_config(values).rope_theta == 500_000
+
+
+def test_stale_head_of_a_tied_llama_is_not_read(tmp_path: Path, toy_tokenizer) -> None:
+    llama = write_llama(tmp_path / "llama", LlamaSizes(), toy_tokenizer.bytes, tie_word_embeddings=True)
+    write_clip(tmp_path / "clip")
+    assert "lm_head.weight" in llama
+    embedding = llama["model.embed_tokens.weight"].numpy()
+    np.testing.assert_array_equal(start(tmp_path)[1]["decoder"]["head"]["kernel"], embedding.T)
+
+
+def test_encoder_that_a_clip_describes_twice() -> None:
+    """Old files of CLIP hold `vision_config_dict` too, which counts for transformers."""
+    large = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16,
+             "num_hidden_layers": 24, "patch_size": 14}  # fmt: skip
+    values = {"model_type": "clip", "vision_config": dict(large), "vision_config_dict": dict(large)}
+    assert read_clip_config(values) == VisionConfig(image_size=224, norm_eps=1e-5)
+    values["vision_config_dict"]["patch_size"] = 16
+    with pytest.raises(Owl2Error, match="vision_config and vision_config_dict describe different encoders"):
+        read_clip_config(values)
+    with pytest.raises(Owl2Error, match="vision_config is missing"):
+        read_clip_config({"model_type": "clip", "projection_dim": 768})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -63,8 +64,11 @@ def test_values_of_another_shape_are_refused(tmp_path: Path) -> None:
         writer.write("a", np.zeros(3, np.float32))
 
 
-def header(entry: dict) -> bytes:
-    raw = json.dumps({"t": entry}).encode()
+def header(entry: Any) -> bytes:
+    return with_length(json.dumps({"t": entry}).encode())
+
+
+def with_length(raw: bytes) -> bytes:
     return len(raw).to_bytes(8, "little") + raw
 
 
@@ -79,7 +83,16 @@ DAMAGED = [
     (header(GOOD) + b"\0" * 9, "longer than its header says"),
     (header({**GOOD, "dtype": "F8"}), "has dtype F8; readable are"),
     (header({**GOOD, "shape": [3]}) + b"\0" * 8, "has 8 bytes, F32 .3. needs 12"),
-    (header({**GOOD, "shape": [-2]}) + b"\0" * 8, "needs"),
+    (header({**GOOD, "shape": [-2]}) + b"\0" * 8, "entry of 't' is damaged"),
+    (header({**GOOD, "shape": [2.5]}) + b"\0" * 8, "entry of 't' is damaged"),
+    (header({**GOOD, "shape": [True, 2]}) + b"\0" * 8, "entry of 't' is damaged"),
+    (header({**GOOD, "shape": ["2"]}) + b"\0" * 8, "entry of 't' is damaged"),
+    (header({**GOOD, "dtype": ["F32"]}) + b"\0" * 8, "entry of 't' is damaged"),
+    (header({**GOOD, "data_offsets": [0, 8, 9]}) + b"\0" * 8, "entry of 't' is damaged"),
+    (header({**GOOD, "data_offsets": [4, 12]}) + b"\0" * 12, "bytes 0 to 4 of the data belong to no tensor"),
+    (header([]), "entry of 't' is damaged"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git-lfs pointer.*git lfs pull"),
+    (b"<!DOCTYPE html><html>no such file</html>", "a web page, not weights"),
     (header({"dtype": "F32", "shape": "ab", "data_offsets": [0, 8]}), "entry of 't' is damaged"),
     (header({"dtype": "F32"}), "entry of 't' is damaged"),
 ]
@@ -90,6 +103,31 @@ def test_damaged_files(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(Owl2Error, match=message):
         SafetensorsReader(tmp_path / "x.safetensors")
+
+
+def test_tensors_that_share_bytes_are_named(tmp_path: Path) -> None:
+    first = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    for second in ({**first}, {**first, "data_offsets": [4, 12]}, {**first, "shape": [1, 2]}):
+        raw = json.dumps({"__metadata__": {"format": "pt"}, "first": first, "second": second}).encode()
+        (tmp_path / "x.safetensors").write_bytes(with_length(raw) + b"\0" * second["data_offsets"][1])
+        with pytest.raises(Owl2Error, match=r"'first' and 'second' share bytes .* save the file again"):
+            SafetensorsReader(tmp_path / "x.safetensors")
+
+
+def test_a_header_nested_100_000_deep_is_one_line(tmp_path: Path) -> None:
+    for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")):
+        raw = b'{"t":' + opening * 100_000 + b"0" * (opening != b"[") + closing * 100_000 + b"}"
+        (tmp_path / "x.safetensors").write_bytes(with_length(raw))
+        with pytest.raises(Owl2Error, match="header is damaged: it is nested too deep"):
+            SafetensorsReader(tmp_path / "x.safetensors")
+
+
+def test_a_folder_and_a_missing_file_are_named(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").mkdir()
+    with pytest.raises(Owl2Error, match=r"x\.safetensors is a folder, expected a file"):
+        SafetensorsReader(tmp_path / "x.safetensors")
+    with pytest.raises(Owl2Error, match=r"y\.safetensors is missing; there is x\.safetensors"):
+        SafetensorsReader(tmp_path / "y.safetensors")
 
 
 def test_a_file_that_shrinks_after_it_was_opened(tmp_path: Path) -> None:

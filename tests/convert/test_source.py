@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from owl2_jax.convert.source import Source
+from owl2_jax.convert.source import Source, wrapper_of
 from owl2_jax.core.errors import Owl2Error
 from tests.convert.checkpoints import copy, rewrite, tensors
 
@@ -75,7 +75,7 @@ def test_index_that_leaves_the_directory(tmp_path: Path) -> None:
 def test_index_without_a_map_or_damaged(tmp_path: Path) -> None:
     directory = copy("A/hf_sharded", tmp_path / "hf")
     index = directory / "model.safetensors.index.json"
-    for text, message in (("{}", "no weight_map"), ("{", "not readable JSON"), ("[]", "JSON object")):
+    for text, message in (("{}", "no weight_map"), ("{", "not valid JSON"), ("[]", "JSON object")):
         index.write_text(text)
         with pytest.raises(Owl2Error, match=message):
             Source(directory)
@@ -94,3 +94,77 @@ def test_config_missing(tmp_path: Path) -> None:
     (directory / "config.json").unlink()
     with pytest.raises(Owl2Error, match=r"config\.json is missing"):
         Source(directory).config()
+
+
+@pytest.mark.parametrize(("layout", "name"), SHARDED)
+def test_shard_that_is_a_folder(tmp_path: Path, layout: str, name: str) -> None:
+    directory = copy(layout, tmp_path / "hf")
+    shard = sorted(directory.glob("*-00002-of-*"))[0]
+    shard.unlink()
+    shard.mkdir()
+    with pytest.raises(Owl2Error, match=rf"{shard.name} is a folder, expected a file"):
+        Source(directory)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_whole_file_that_is_a_folder_a_pointer_or_a_web_page(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.mkdir()
+    with pytest.raises(Owl2Error, match="is a folder, expected a file"):
+        Source(tmp_path)
+    path.rmdir()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+    for content, message in ((pointer, "git lfs pull"), (b"<html>", "a web page, not weights")):
+        path.write_bytes(content)
+        with pytest.raises(Owl2Error, match=message):
+            Source(tmp_path)
+
+
+@pytest.mark.parametrize(("layout", "name"), SHARDED)
+def test_whole_file_counts_where_a_stale_index_lies_beside_it(tmp_path: Path, layout: str, name: str) -> None:
+    """transformers looks for the whole file first."""
+    directory = copy(layout, tmp_path / "hf")
+    values = tensors(directory)
+    index = (directory / f"{name}.index.json").read_bytes()
+    values["model.norm.weight"] += 1
+    rewrite(directory, values, name)
+    (directory / f"{name}.index.json").write_bytes(index)
+    source = Source(directory)
+    assert (source.read("model.norm.weight") == values["model.norm.weight"].numpy()).all()
+    (note,) = source.notes
+    assert f"{name}.index.json beside it was not; remove" in note
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_prefix_of_a_wrapper_is_taken_off_and_named(tmp_path: Path, name: str, wrapper: str) -> None:
+    directory = copy("B/hf", tmp_path / "hf")
+    plain = tensors(directory)
+    rewrite(directory, {wrapper + key: value for key, value in plain.items()}, name)
+    source = Source(directory)
+    assert source.specs.keys() == plain.keys()
+    assert (source.read("lm_head.weight") == plain["lm_head.weight"].numpy()).all()
+    assert source.notes == [f"every tensor of {directory} has {wrapper} before its name; it was taken off"]
+
+
+def test_prefix_of_some_names_stays() -> None:
+    assert wrapper_of(["module.a", "b"]) == ""
+    assert wrapper_of(["module.module.a", "module.b"]) == "module."
+    assert wrapper_of([]) == ""
+
+
+def test_index_with_names_that_are_no_text(tmp_path: Path) -> None:
+    directory = copy("A/hf_sharded", tmp_path / "hf")
+    for shard in (None, 3, ["a"], "a\0b", "", "..", "../x"):
+        edit_index(directory, "model.safetensors", lambda weights, s=shard: weights.update({"x": s}))
+        with pytest.raises(Owl2Error, match="no plain file name"):
+            Source(directory)
+
+
+def test_byte_order_mark_in_config_and_index(tmp_path: Path) -> None:
+    directory = copy("A/hf_sharded", tmp_path / "hf")
+    for name in ("config.json", "model.safetensors.index.json"):
+        path = directory / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    source = Source(directory)
+    assert source.config()["model_type"] == "mplug_owl2"

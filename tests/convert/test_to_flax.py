@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import resource
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from owl2_jax.convert.hf_config import read_hf_config
 from owl2_jax.convert.to_flax import convert_to_jax, load_hf_params
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import read_model_json, read_tokenizer, resolve_checkpoint, restore_params
@@ -17,6 +19,7 @@ from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import abstract_params
 from tests.convert.checkpoints import GOLDEN, LAYOUTS, bits, copy, edit_config, rewrite, tensors
 
+CASES = Path(__file__).parent / "cases"
 TOKENIZER = GOLDEN / "text" / "tokenizer.model"
 
 
@@ -186,3 +189,92 @@ def test_disk_that_fills_up(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_theta_of_rope_parameters_is_read(tmp_path: Path) -> None:
+    """Case `rope_default5e5`: config.json beside the weights of an export."""
+    config = read_hf_config(json.loads((CASES / "rope_default5e5/config.json").read_text()))
+    assert config.decoder.rope_theta == 500_000
+
+
+def without_buffers(directory: Path) -> Path:
+    """The checkpoint without the fixed tensors, so that another theta fits it."""
+    values = tensors(directory)
+    rewrite(directory, {n: v for n, v in values.items() if not n.endswith(("inv_freq", "pos_embed"))})
+    return directory
+
+
+def test_theta_of_rope_parameters_reaches_the_model(tmp_path: Path) -> None:
+    directory = without_buffers(copy("B/hf", tmp_path / "hf"))
+    values = json.loads((directory / "config.json").read_text())
+    del values["rope_theta"], values["rope_scaling"]
+    values["rope_parameters"] = {"rope_type": "default", "rope_theta": 500000.0}
+    (directory / "config.json").write_text(json.dumps(values))
+    assert convert_to_jax(directory, tmp_path / "out")["model"]["decoder"]["rope_theta"] == 500_000
+    for spelling in ("type", "rope_type"):
+        edit_config(directory, rope_parameters={spelling: "linear", "factor": 4.0, "rope_theta": 500000.0})
+        with pytest.raises(Owl2Error, match=f"rope_parameters: {spelling} is 'linear'; only 'default'"):
+            convert_to_jax(directory, tmp_path / "scaled")
+    edit_config(directory, rope_parameters={"rope_theta": 500000.0}, rope_theta=10000.0)
+    with pytest.raises(Owl2Error, match=r"rope_theta is 10000\.0, rope_parameters\.rope_theta is 500000\.0"):
+        convert_to_jax(directory, tmp_path / "contradiction")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_tied_head_is_the_embedding_whatever_lies_beside_it(tmp_path: Path, name: str) -> None:
+    """Case `tie_true`."""
+    directory = copy("B/hf", tmp_path / "hf")
+    edit_config(directory, tie_word_embeddings=True)
+    stale = tensors(directory)
+    embedding = stale["model.embed_tokens.weight"].numpy()
+    alone = {key: value for key, value in stale.items() if key != "lm_head.weight"}
+    odd = {**alone, "lm_head.weight": torch.zeros(3, 5)}
+    other = {**alone, "lm_head.weight": alone["model.embed_tokens.weight"]}
+    del other["model.embed_tokens.weight"]
+    for values in (stale, alone, odd, other):
+        rewrite(directory, values, name)
+        params = load_hf_params(directory)[1]["decoder"]
+        np.testing.assert_array_equal(params["embedding"], embedding)
+        np.testing.assert_array_equal(params["head"]["kernel"], embedding.T)
+    edit_config(directory, tie_word_embeddings=False)
+    with pytest.raises(Owl2Error, match=r"missing: model\.embed_tokens\.weight"):
+        load_hf_params(directory)
+
+
+BAD_NUMBERS = [
+    (torch.float64, 1e300, "float32", r"has values beyond float32 \(largest 1e\+300\)$"),
+    (torch.float64, 1e300, "bfloat16", "has values beyond bfloat16 .*; use --dtype float32"),
+    (torch.float32, 3.4e38, "bfloat16", "has values beyond bfloat16 .*; use --dtype float32"),
+    (torch.float32, float("nan"), "float32", "no finite numbers"),
+    (torch.float16, float("inf"), "float32", "no finite numbers"),
+    (torch.bfloat16, float("-inf"), "bfloat16", "no finite numbers"),
+    (torch.float64, float("nan"), "float32", "no finite numbers"),
+]
+
+
+@pytest.mark.parametrize(("kind", "number", "dtype", "message"), BAD_NUMBERS)
+def test_numbers_that_are_or_become_infinite_are_refused_with_their_tensor(
+    tmp_path: Path, kind: torch.dtype, number: float, dtype: str, message: str
+) -> None:
+    name = "pytorch_model.bin" if kind == torch.float64 else "model.safetensors"
+    directory = copy("B/hf", tmp_path / "hf")
+    values = tensors(directory)
+    bad = values["model.layers.1.mlp.up_proj.weight"].to(kind)
+    bad[3, 4] = number
+    rewrite(directory, {**values, "model.layers.1.mlp.up_proj.weight": bad}, name)
+    with pytest.raises(Owl2Error, match=rf"model\.layers\.1\.mlp\.up_proj\.weight.*{message}"):
+        convert_to_jax(directory, tmp_path / "out", dtype=dtype)
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_huge_sizes_of_a_damaged_config_are_refused_at_once(tmp_path: Path) -> None:
+    directory = copy("B/hf", tmp_path / "hf")
+    for name in ("visual_config__visual_abstractor__num_learnable_queries", "vocab_size"):
+        usual = json.loads((directory / "config.json").read_text())
+        edit_config(directory, **{name: 1 << 24})
+        with pytest.raises(Owl2Error, match=r"expected \[(1, )?16777216, "):
+            load_hf_params(directory)
+        edit_config(directory, **{name: 1 << 40})
+        with pytest.raises(Owl2Error, match="whole number up to 16777216, found 1099511627776"):
+            load_hf_params(directory)
+        (directory / "config.json").write_text(json.dumps(usual))
