@@ -1,4 +1,4 @@
-"""A model to make another one of: a model directory, a run directory or a released directory, leaf by leaf."""
+"""A model to make another one of: a model, run or released directory, leaf by leaf."""
 
 from __future__ import annotations
 

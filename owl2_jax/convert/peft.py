@@ -42,7 +42,7 @@ from owl2_jax.core.params_io import (
 )
 from owl2_jax.core.text_files import write_text
 from owl2_jax.core.tree import unflatten
-from owl2_jax.model.config import LORA_TARGETS, Owl2Config
+from owl2_jax.model.config import LORA_TARGETS, LoraConfig, Owl2Config
 
 ADAPTER_FILES: Final = ("adapter_model.safetensors", "adapter_model.bin")
 TRAINABLES_FILE: Final = "non_lora_trainables.bin"

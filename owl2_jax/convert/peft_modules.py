@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from owl2_jax.convert.key_rules import shown
+from owl2_jax.convert.key_rules import MOST_LAYERS, shown
 from owl2_jax.core.errors import Owl2Error
 
 
@@ -52,8 +52,8 @@ def read_selection(values: Mapping[str, Any], where: str) -> Selection:
         )
     if targets == "all-linear":
         raise Owl2Error(
-            f"{where}: target_modules is 'all-linear', which includes the vision encoder; only modules of the "
-            "decoder can have adapters here"
+            f"{where}: target_modules is 'all-linear', which includes the vision encoder; only modules of "
+            "the decoder can have adapters here"
         )
     selection = Selection(
         _modules(targets, f"{where}: target_modules"),
@@ -106,6 +106,6 @@ def _layers(value: Any, where: str) -> frozenset[int] | None:
     if value is None or value == []:
         return None
     layers = value if isinstance(value, list) else [value]
-    if not all(type(layer) is int and layer >= 0 for layer in layers):
+    if not all(type(layer) is int and 0 <= layer < MOST_LAYERS for layer in layers):
         raise Owl2Error(f"{where} should be indices of layers, found {shown(value)}")
     return frozenset(layers)

@@ -92,7 +92,10 @@ def read_model_json(directory: str | Path) -> dict[str, Any]:
     path = Path(directory) / MODEL_FILE
     if not os.path.lexists(path):
         raise Owl2Error(f"{path} is missing; expected a model or run directory of ours")
-    values = read_json(path)
+    try:
+        values = read_json(path)
+    except Owl2Error as error:
+        raise Owl2Error(f"{path} is damaged: {error}") from None
     if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
         raise Owl2Error(f"{path} is damaged: it has no 'model' group")
     if values.get("format") != FORMAT:

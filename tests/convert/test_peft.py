@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from owl2_jax.convert.hf_config import read_hf_config
 from owl2_jax.convert.peft import adapted_rules, export_peft, import_peft
@@ -14,6 +17,7 @@ from owl2_jax.convert.pickled_writer import write_pickled
 from owl2_jax.convert.rules import OWL2, pairs
 from owl2_jax.convert.safetensors_file import SafetensorsReader
 from owl2_jax.convert.to_flax import leaf_shapes
+from owl2_jax.convert.to_torch import convert_to_torch
 from owl2_jax.core import tree
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import model_json, read_model_json, restore_params, write_model_directory
@@ -171,3 +175,135 @@ def test_bad_directories_are_refused(folder, tmp_path):
         with pytest.raises(Owl2Error, match=message):
             import_peft(folder / "base", other, tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+CASES = Path(__file__).parent / "cases"
+
+
+def variant(folder, target, tensors=None, **changes):
+    """The PEFT directory of `folder` with other settings, and other tensors where some are given."""
+    target.mkdir()
+    values = {**json.loads((folder / "peft/adapter_config.json").read_text()), **changes}
+    (target / "adapter_config.json").write_text(json.dumps(values))
+    weights = target / "adapter_model.safetensors"
+    if tensors is None:
+        weights.symlink_to(folder / "peft/adapter_model.safetensors")
+    else:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, weights)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("peft_pissa", "init_lora_weights is 'pissa'; only True is supported; merge the adapter with PEFT"),
+        ("peft_layer_replication", r"layer_replication is .*; only None is supported; merge"),
+        ("peft_qalora", "use_qalora is True; only False is supported; merge"),
+    ],
+)
+def test_adapters_that_are_not_plain_lora_are_refused_by_name(folder, tmp_path, case, message):
+    directory = variant(folder, tmp_path / "peft")
+    shutil.copy(CASES / case / "adapter_config.json", directory)
+    with pytest.raises(Owl2Error, match=message):
+        import_peft(folder / "base", directory, tmp_path / "model")
+
+
+SUBSETS = [
+    {"layers_to_transform": [1]},
+    {"layers_to_transform": 1, "layers_pattern": "layers"},
+    {"layers_to_transform": [1], "layers_pattern": ["blocks", "layers"]},
+    {"target_modules": r"model\.layers\.1\..*(_proj|multiway\.[01])"},
+    {"exclude_modules": r"model\.layers\.0\..*"},
+]
+
+
+def test_adapters_of_a_subset_of_layers_add_nothing_elsewhere_and_go_out_as_they_came(folder, tmp_path):
+    names = load_file(folder / "peft/adapter_model.safetensors")
+    second = {name: value for name, value in names.items() if ".layers.1." in name}
+    expected = tree.flatten(restore_params(folder / "adapted/params"))
+    for number, changes in enumerate(SUBSETS):
+        directory = variant(folder, tmp_path / f"peft{number}", second, **changes)
+        config = import_peft(folder / "base", directory, tmp_path / f"model{number}")
+        assert config.lora == LORA
+        found = tree.flatten(restore_params(tmp_path / f"model{number}" / "params"))
+        adapters = [name for name in found if name.endswith(("lora_a", "lora_b"))]
+        assert len(adapters) == 2 * len(LORA_TARGETS)
+        for name in adapters:
+            np.testing.assert_array_equal(found[name][1], expected[name][1])
+            assert not found[name][0].any()
+    export_peft(tmp_path / "model0", tmp_path / "again")
+    again = load_file(tmp_path / "again/adapter_model.safetensors")
+    assert again.keys() == second.keys()
+    assert all(torch.equal(again[name], second[name]) for name in second)
+    assert json.loads((tmp_path / "again/adapter_config.json").read_text())["layers_to_transform"] == [1]
+
+
+def test_tensors_of_other_layers_than_the_settings_name_are_refused(folder, tmp_path):
+    directory = variant(folder, tmp_path / "peft", layers_to_transform=[0])
+    with pytest.raises(Owl2Error, match=r"18 not in the model: .*layers\.1\."):
+        import_peft(folder / "base", directory, tmp_path / "x")
+    names = load_file(folder / "peft/adapter_model.safetensors")
+    del names["base_model.model.model.layers.1.mlp.up_proj.lora_A.weight"]
+    directory = variant(folder, tmp_path / "cut", names)
+    with pytest.raises(Owl2Error, match=r"1 missing: model\.layers\.1\.mlp\.up_proj\.lora_A"):
+        import_peft(folder / "base", directory, tmp_path / "x")
+    directory = variant(folder, tmp_path / "none", target_modules=["query"])
+    with pytest.raises(Owl2Error, match="name no module of the base's decoder layers, which are q_proj, "):
+        import_peft(folder / "base", directory, tmp_path / "x")
+
+
+def test_parts_of_a_multiway_may_be_named_by_number(folder, tmp_path):
+    """As the released script names them: by the last word of a module's name."""
+    names = ["q_proj", "0", "1", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    import_peft(folder / "base", variant(folder, tmp_path / "peft", target_modules=names), tmp_path / "model")
+    assert read_model_json(tmp_path / "model")["model"]["lora"]["targets"] == list(LORA_TARGETS)
+
+
+def test_rank_stabilized_adapters_have_their_scale(folder, tmp_path):
+    directory = variant(folder, tmp_path / "peft", use_rslora=True)
+    config = import_peft(folder / "base", directory, tmp_path / "model")
+    assert config.lora.scale == pytest.approx(6 / 3**0.5)
+
+
+BAD_TENSORS = [
+    (torch.int8, 3, r"adapter_model\.safetensors: .*up_proj\.lora_B\.weight holds int8 numbers"),
+    (torch.float64, 1e300, r"up_proj\.lora_B\.weight has values beyond float32"),
+    (torch.float32, float("nan"), r"up_proj\.lora_B\.weight holds values that are no finite numbers"),
+]
+
+
+@pytest.mark.parametrize(("kind", "number", "message"), BAD_TENSORS)
+def test_numbers_that_no_adapter_holds_are_refused(folder, tmp_path, kind, number, message):
+    names = load_file(folder / "peft/adapter_model.safetensors")
+    bad = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"
+    names[bad] = torch.full_like(names[bad], number, dtype=kind)
+    directory = variant(folder, tmp_path / "peft", names)
+    with pytest.raises(Owl2Error, match=message):
+        import_peft(folder / "base", directory, tmp_path / "model")
+    (directory / "adapter_model.safetensors").unlink()
+    torch.save(names, directory / "adapter_model.bin")
+    with pytest.raises(Owl2Error, match=message.replace("safetensors", "bin")):
+        import_peft(folder / "base", directory, tmp_path / "model")
+
+
+def test_wrapped_names_are_read_and_two_names_for_one_tensor_refused(folder, tmp_path):
+    names = load_file(folder / "peft/adapter_model.safetensors")
+    prefixed = {f"module.{name}": value for name, value in names.items()}
+    wrapped = variant(folder, tmp_path / "wrapped", prefixed)
+    shutil.copy(folder / "peft/non_lora_trainables.bin", wrapped)
+    import_peft(folder / "base", wrapped, tmp_path / "model")
+    assert_same_params(tmp_path / "model", folder / "adapted")
+    first = next(iter(names))
+    double = {**names, first.removeprefix("base_model.model."): names[first].clone()}
+    with pytest.raises(Owl2Error, match="has two tensors for "):
+        import_peft(folder / "base", variant(folder, tmp_path / "double", double), tmp_path / "x")
+
+
+def test_adapters_go_onto_a_released_directory(folder, tmp_path):
+    convert_to_torch(folder / "base", tmp_path / "hf")
+    import_peft(tmp_path / "hf", folder / "peft", tmp_path / "model")
+    assert_same_params(tmp_path / "model", folder / "adapted")
+    with pytest.raises(Owl2Error, match="PyTorch weights are converted with `owl2 convert to-jax`"):
+        export_peft(tmp_path / "hf", tmp_path / "x")
+    with pytest.raises(Owl2Error, match="put onto their base with `owl2 convert import-lora`"):
+        export_peft(folder / "peft", tmp_path / "x")
