@@ -25,7 +25,7 @@ _PACKED: Final = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd"
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
 
 
-class _DoubledKeyError(Exception):
+class _DoubledKeyError(Owl2Error):
     """An object of JSON has a key twice."""
 
 
@@ -120,13 +120,23 @@ def parse_json(text: str | bytes, name: str, one_of_each_key: bool = False) -> A
     if isinstance(text, bytes):
         text = decode(text, name)
     try:
-        return json.loads(text, object_pairs_hook=_without_doubles if one_of_each_key else None)
+        return json.loads(text, object_pairs_hook=without_doubles if one_of_each_key else None)
     except _DoubledKeyError as error:
         raise Owl2Error(f"{name} is not to be read: {error}") from error
     except RecursionError as error:
         raise Owl2Error(f"{name} is nested too deep to be read") from error
     except ValueError as error:
         raise Owl2Error(f"{name} is not valid JSON: {_why_not_json(text, error)}") from error
+
+
+def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, as `object_pairs_hook`. Raises `Owl2Error` for a key that stands twice."""
+    value: dict[str, Any] = {}
+    for name, inner in pairs:
+        if name in value:
+            raise _DoubledKeyError(f"the key {name!r:.60} stands twice in an object; keep one")
+        value[name] = inner
+    return value
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -213,15 +223,6 @@ def _names(folder: Path) -> list[str]:
         return os.listdir(folder)
     except OSError:
         return []
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _DoubledKeyError(f"the key {twice!r:.60} stands twice in an object; keep one")
-    return value
 
 
 def _why_not_json(text: str, error: ValueError) -> str:

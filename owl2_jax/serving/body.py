@@ -10,7 +10,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import decode
+from owl2_jax.core.text_files import decode, without_doubles
 from owl2_jax.serving.errors import ApiError, overloaded
 from owl2_jax.serving.settings import MIB, Limits
 
@@ -89,7 +89,9 @@ _KINDS = {
 def parse_object(data: bytes) -> dict[str, Any]:
     """A JSON object from UTF-8; a byte-order mark is skipped. Raises `ApiError`."""
     try:
-        value = json.loads(decode(data, "the body"), parse_constant=_refuse_constant)
+        value = json.loads(
+            decode(data, "the body"), parse_constant=_refuse_constant, object_pairs_hook=without_doubles
+        )
     except Owl2Error as error:
         raise ApiError(str(error), code="invalid_json") from None
     except (ValueError, RecursionError) as error:

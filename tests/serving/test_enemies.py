@@ -53,6 +53,7 @@ def still_serves(shared: Running):
         (b"\xff\xfe\x00", "the body is UTF-16, not UTF-8"),
         ('{"messages": []}'.encode("utf-16"), "the body is UTF-16, not UTF-8"),
         (b'\xef\xbb\xbf{"messages": []}', "messages is []"),
+        (b'{"model": "tiny", "messages": [], "messages": []}', "'messages'"),
         (b'{"user": "\xfc"}', "not UTF-8 text: byte 0xfc"),
         (b"[]", "expected an object"),
         (b'"text"', "expected an object"),
