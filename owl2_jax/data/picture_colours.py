@@ -21,7 +21,7 @@ from owl2_jax.data import picture_blocks
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SIGNED = 258, 262, 339
 _WHITE_IS_ZERO, _YCBCR = 0, 6
 _PNG_GREY, _PNG_RGB = 0, 2
-_LAB_ROWS = 1 << 18  # pixels of CIELAB that are converted at a time
+_STRIP = 1 << 20  # pixels that are worked on at a time
 
 
 class UnsupportedColours(Exception):
@@ -71,8 +71,13 @@ def prepare(image: ImageFile.ImageFile) -> None:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    page = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(page, image).convert("RGB")
+    result = Image.new("RGB", image.size)
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):  # in strips, as each step makes a picture of its own
+        part = image.crop((0, top, image.width, min(top + rows, image.height)))
+        page = Image.new("RGBA", part.size, "white")
+        result.paste(Image.alpha_composite(page, part).convert("RGB"), (0, top))
+    return result
 
 
 def _whitened(image: Image.Image, clear: np.ndarray) -> Image.Image:
@@ -160,7 +165,7 @@ _D50 = np.array([0.96422, 1.0, 0.82521])
 
 def _from_lab(image: Image.Image) -> Image.Image:
     pixels = np.asarray(image)
-    rows = max(1, _LAB_ROWS // pixels.shape[1])
+    rows = max(1, _STRIP // 4 // pixels.shape[1])
     parts = [_lab_to_srgb(pixels[top : top + rows]) for top in range(0, len(pixels), rows)]
     return Image.fromarray(np.concatenate(parts))
 

@@ -11,26 +11,26 @@ from owl2_jax.core import text_files
 # How much of a file is looked at.
 HEAD: Final = 4096
 
-_CONVERT = "save it as JPEG or PNG"
+CONVERT: Final = "save it as JPEG or PNG"
 _FRAMES = "give it as a video, or save a frame of it as JPEG or PNG"
-_FETCH = "fetch the picture again"
+_FETCH = "fetch it again"
 
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"mif2"}
 _AVIF = {b"avif", b"avis"}
 
 # (first bytes, what the file is, what to do)
 _STARTS: Final = (
-    (b"%PDF-", "PDF", _CONVERT),
-    (b"%!PS", "PostScript", _CONVERT),
-    (b"\xc5\xd0\xd3\xc6", "PostScript", _CONVERT),
-    (b"\xff\x0a", "JPEG XL", _CONVERT),
-    (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL", _CONVERT),
-    (b"II\xbc", "JPEG XR", _CONVERT),
-    (b"8BPS", "a Photoshop file", _CONVERT),
-    (b"gimp xcf", "a GIMP file", _CONVERT),
-    (b"\0\0\1\0", "an icon (ICO)", _CONVERT),
-    (b"DDS ", "DDS", _CONVERT),
-    (b"v/1\1", "OpenEXR", _CONVERT),
+    (b"%PDF-", "PDF", CONVERT),
+    (b"%!PS", "PostScript", CONVERT),
+    (b"\xc5\xd0\xd3\xc6", "PostScript", CONVERT),
+    (b"\xff\x0a", "JPEG XL", CONVERT),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL", CONVERT),
+    (b"II\xbc", "JPEG XR", CONVERT),
+    (b"8BPS", "a Photoshop file", CONVERT),
+    (b"gimp xcf", "a GIMP file", CONVERT),
+    (b"\0\0\1\0", "an icon (ICO)", CONVERT),
+    (b"DDS ", "DDS", CONVERT),
+    (b"v/1\1", "OpenEXR", CONVERT),
     (b"\x1aE\xdf\xa3", "a video (Matroska or WebM)", _FRAMES),
     (b"\0\0\1\xba", "a video (MPEG)", _FRAMES),
     (b"\0\0\1\xb3", "a video (MPEG)", _FRAMES),
@@ -42,8 +42,8 @@ _STARTS: Final = (
     (b"BZh", "a bzip2 archive", "unpack it"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
     (b"Rar!", "a RAR archive", "unpack it"),
-    (b"\x93NUMPY", "a NumPy array", _CONVERT),
-    (b"\x89HDF", "an HDF5 file", _CONVERT),
+    (b"\x93NUMPY", "a NumPy array", CONVERT),
+    (b"\x89HDF", "an HDF5 file", CONVERT),
 )  # fmt: skip
 # Text may hold these; bytes below 32 and 127 mean that it is none.
 _CONTROLS = frozenset(range(32)) - frozenset(b"\t\n\f\r\x1b") | {127}
@@ -85,13 +85,13 @@ def _iso_kind(data: bytes) -> tuple[str, str] | None:
     if brands & _AVIF:
         if features.check("avif"):
             return None
-        return "AVIF, for which this build of Pillow has no decoder", f"{_CONVERT}, or install Pillow 11.3"
+        return "AVIF, for which this build of Pillow has no decoder", f"{CONVERT}, or install Pillow 11.3"
     if brands & _HEIC:
-        return "HEIC", _CONVERT
+        return "HEIC", CONVERT
     if b"jxl " in brands:
-        return "JPEG XL", _CONVERT
+        return "JPEG XL", CONVERT
     if b"crx " in brands:
-        return "a raw file of a camera", _CONVERT
+        return "a raw file of a camera", CONVERT
     if brands & {b"jp2 ", b"jpx ", b"jpm "}:
         return None
     return "a video (MP4 or QuickTime)", _FRAMES
@@ -101,10 +101,10 @@ def _page_kind(data: bytes) -> tuple[str, str] | None:
     if (text_files.what_instead(data) or "").startswith("a git-lfs"):
         return "a git-lfs pointer", "run git lfs pull"
     if text_files.is_web_page(data):
-        return "a web page", "the download was refused, fetch the picture again"
+        return "a web page", "the download was refused, fetch it again"
     head = data[:HEAD].removeprefix(text_files.BOM).lstrip().lower()
     if head.startswith(b"<") and b"<svg" in head:
-        return "SVG", _CONVERT
+        return "SVG", CONVERT
     if head.startswith(b"<") and b"<html" in head:
-        return "a web page", "the download was refused, fetch the picture again"
+        return "a web page", "the download was refused, fetch it again"
     return None

@@ -98,7 +98,8 @@ def _raise_other_kind(path: str | os.PathLike, head: bytes, error: Exception) ->
     """Raises `ImageError` where a file that could not be read is no video at all."""
     kind = picture_kinds.unread_kind(head)
     if kind is not None and "video" not in kind[0]:
-        raise ImageError(f"{path} is no video but {kind[0]}; give a video file", "unsupported") from error
+        remedy = "give a video file" if kind[1] == picture_kinds.CONVERT else kind[1]
+        raise ImageError(f"{path} is no video but {kind[0]}; {remedy}", "unsupported") from error
 
 
 def _check_size(path: str | os.PathLike, seen: Any, max_pixels: int) -> None:

@@ -18,10 +18,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from owl2_jax.serving.errors import ApiError
 
+# Of a path and query; blanks and letters beyond ASCII, which people copy too, are encoded.
+_AS_IT_IS = "%/:?#[]@!$&'()*+,;=~"
 MAX_REDIRECTS = 3
 _CHUNK = 64 * 1024
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -107,7 +109,7 @@ class Fetcher:
         """The content, or where it is said to be."""
         port = parts.port or (443 if parts.scheme == "https" else 80)
         connection = _Connection(parts.hostname or "", port, address, parts.scheme == "https", deadline)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        target = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_AS_IT_IS)
         try:
             connection.request("GET", target, headers={"User-Agent": "owl2_jax", "Accept": "image/*"})
             response = connection.getresponse()
@@ -127,7 +129,9 @@ class Fetcher:
         while chunk := response.read1(_CHUNK):
             data += chunk
             if len(data) > self.max_bytes:
-                raise _refused(f"{name} is larger than {self.max_bytes} bytes")
+                raise _refused(
+                    f"{name} is larger than {self.max_bytes} bytes, this server's limit for the web"
+                )
         if connection.late:
             raise TimeoutError
         return bytes(data)

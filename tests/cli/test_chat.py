@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,8 @@ from owl2_jax.inference.chat import Chat
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded import LoadedModel
 from tests.environment import environment
+
+CASES = Path(__file__).parents[1] / "data" / "cases" / "pictures"
 
 
 @pytest.fixture
@@ -124,7 +127,10 @@ def test_commands(talk):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--image=nowhere.png",), "nowhere.png"),
+        (("--image=nowhere.png",), "cannot read the picture nowhere.png: there is no such file"),
+        (("--image=/",), "cannot read the picture /: Is a directory; it is a folder, expected a file"),
+        ((f"--image={CASES / 'heic.heic'}",), "HEIC; save it as JPEG or PNG"),
+        ((f"--image={CASES / 'heic.hiec'}",), f"did you mean {CASES / 'heic.heic'}?"),
         (("--temperature=-1",), "temperature"),
         (("--checkpoint=/nowhere",), "/nowhere"),
         (("--max-new-tokens=0",), "max_new_tokens"),

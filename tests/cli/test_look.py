@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from owl2_jax.cli.main import main
 from owl2_jax.convert.resize import resize_checkpoint
 from tests.serving.browser import SCREENSHOTS, launched
+
+CASES = Path(__file__).parents[1] / "data" / "cases" / "pictures"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,9 @@ def test_refuses_what_is_not_there(checkpoint, pictures, tmp_path, capsys):
         return said
 
     assert "there is no such file" in refused(image=f"{tmp_path}/no.png")
-    assert "no.png" in refused(image=f"{tmp_path}/no.png")
+    assert f"did you mean {pictures}/0.png" in refused(image=f"{pictures}/0.pgn")
+    assert "it is a folder, expected a file" in refused(image=str(pictures))
+    assert "HEIC; save it as JPEG or PNG" in refused(image=CASES / "heic.heic")
     assert "there is no folder" in refused(output=f"{tmp_path}/no/look.html")
     assert "expected at least 1" in refused(max_new_tokens="0")
     assert "is no directory" in refused(compare=f"{tmp_path}/no", output=f"{tmp_path}/look.html")

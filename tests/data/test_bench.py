@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data import bench
@@ -20,6 +21,17 @@ def test_a_report_has_rates_per_core_and_per_number_of_workers(tmp_path):
     assert [row["workers"] for row in report["pipeline"]] == [0, 1]
     assert all(row["samples_per_second"] >= row["batches_per_second"] > 0 for row in report["pipeline"])
     assert 0.5 < report["pipeline"][0]["packing_efficiency"] <= 1
+
+
+def test_pictures_that_cannot_be_used_are_left_out(tmp_path):
+    names = corpora.write_pictures(tmp_path, 5)
+    (tmp_path / names[0]).write_bytes(b"no picture")
+    (tmp_path / names[1]).write_bytes((tmp_path / names[1]).read_bytes()[:60])
+    Image.new("F", (30, 30)).save(tmp_path / names[2], "TIFF")
+    records = [corpora.dialogue(str(i), "yes", [names[i % 5]]) for i in range(40)]
+    config = corpora.config({"a": corpora.llava(corpora.write_set(tmp_path, "a", records))}, prefetch=1)
+    report = bench_data(config, 28, 5, pictures=8, batches=1)
+    assert report["bare_pictures_per_core_second"] > 0
 
 
 def test_text_alone_has_no_picture_rates():

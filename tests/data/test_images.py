@@ -209,7 +209,7 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (b"", "an empty file; fetch the picture again"),
+        (b"", "an empty file; fetch it again"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript; save it as JPEG or PNG"),
     ],
 )

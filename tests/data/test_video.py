@@ -85,9 +85,43 @@ def test_damaged_missing_and_foreign_files_have_their_reasons(tmp_path):
         with pytest.raises(ImageError, match=name) as error:
             frames(tmp_path / name, 2)
         assert error.value.reason == reason
-    with pytest.raises(ImageError, match="expected at most 1000") as error:
+    with pytest.raises(ImageError, match=r"a\.mp4 has 64 x 48 pixels, expected at most 1000 \(data") as error:
         frames(tmp_path / "a.mp4", 2, max_pixels=1000)
     assert error.value.reason == "oversized"
+
+
+def test_files_that_are_no_videos_are_named(tmp_path):
+    for name, data, what in [
+        (
+            "lfs.mp4",
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "a git-lfs pointer; run git",
+        ),
+        ("page.mp4", b"<!doctype html><html></html>", "a web page"),
+        ("empty.mp4", b"", "an empty file; fetch it again"),
+        ("a.pdf", b"%PDF-1.7", "PDF; give a video file"),
+    ]:
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ImageError, match=f"{name} is no video but {what}") as error:
+            frames(tmp_path / name, 2)
+        assert error.value.reason == "unsupported"
+    with pytest.raises(
+        ImageError, match=r"cannot read the video .*; it is a folder, expected a file"
+    ) as error:
+        frames(tmp_path, 2)
+    assert error.value.reason == "unreadable"
+
+
+def test_a_frame_larger_than_the_file_says_is_refused(tmp_path, monkeypatch):
+    path, checked = write_video(tmp_path / "a.mp4"), video._check_size
+
+    def check_frames(path, seen, most):
+        if isinstance(seen, av.VideoFrame):
+            checked(path, seen, most)
+
+    monkeypatch.setattr(video, "_check_size", check_frames)
+    with pytest.raises(ImageError, match="expected at most 1000"):
+        frames(path, 2, max_pixels=1000)
 
 
 def test_mutated_videos_give_frames_or_an_image_error(tmp_path):

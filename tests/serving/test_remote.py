@@ -143,13 +143,24 @@ def test_only_public_addresses_are_asked_also_after_a_redirect(fetcher, host, ta
 
 @pytest.mark.parametrize(
     ("path", "words"),
-    [("missing", "status 404"), ("endless", "larger than"), ("drip", "in time"), ("cut", "in time")],
+    [
+        ("missing", "status 404"),
+        ("endless", "larger than .* bytes, this server's limit"),
+        ("drip", "in time"),
+        ("cut", "in time"),
+    ],
 )
 def test_size_and_time_are_limited(fetcher, host, path, words):
     began = time.perf_counter()
     with pytest.raises(ApiError, match=words):
         fetcher.fetch("picture 1", f"http://pictures.test:{host.server_port}/{path}")
     assert time.perf_counter() - began < 5
+
+
+def test_a_path_with_blanks_and_letters_of_any_script_is_asked_for(fetcher, host):
+    url = f"http://pictures.test:{host.server_port}/picture?näme=a b%20c&d=1"
+    assert fetcher.fetch("picture 1", url) == PICTURE
+    assert host.asked[-1][0] == "/picture?n%C3%A4me=a%20b%20c&d=1"
 
 
 def test_https_is_checked_against_the_name(fetcher, host):

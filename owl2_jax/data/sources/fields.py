@@ -114,7 +114,7 @@ class Reader:
     def _image(self, value: Any, index: int) -> bytes | str:
         if isinstance(value, bytes) and value:
             return value
-        if isinstance(value, np.ndarray) and value.ndim == 3 and value.dtype == np.uint8:
+        if _are_pixels(value):
             return _png(value)
         return picture_path(self.image_folder, value, self.source, index)
 
@@ -152,6 +152,12 @@ def _file_of(value: Any) -> Any:
         return value
     found = [part for part in (value.get("bytes"), value.get("path")) if part and not is_blank(part)]
     return found[0] if found else value
+
+
+def _are_pixels(value: Any) -> bool:
+    if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 3:
+        return False
+    return value.size > 0 and value.shape[-1] in (1, 3, 4)
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from owl2_jax.data.prepare.clean import FilterError, check_text, clean, shrink
 from owl2_jax.data.prepare.settings import FILTERED, PictureRules, PrepareConfig, PrepareSet, TextRules
 from owl2_jax.data.sources.arrayrecord import decode_example
 from tests.data.prepare.pictures import file, scene
+
+CASES = Path(__file__).parents[1] / "cases" / "pictures"
 
 
 def example(answer="A red circle.", pictures=()):
@@ -68,6 +71,15 @@ def test_turned_animated_and_rare_pictures_are_written_anew():
     bmp, _ = shrink(file(scene(0), "BMP"), PictureRules(quality=95), "x")
     difference = np.abs(np.asarray(images.decode(bmp), int) - np.asarray(scene(0), int))
     assert difference.mean() < 3
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_metadata_and_hidden_pictures_are_not_handed_on():
+    for name, colour in (("badexif_garbage.png", (255, 0, 0)), ("hidden.png", (0, 128, 0))):
+        data, image = shrink((CASES / name).read_bytes(), PictureRules(min_edge=1, quality=95), "x")
+        assert data != (CASES / name).read_bytes()
+        for picture in (image, images.decode(data)):
+            assert np.abs(np.subtract(picture.getpixel((5, 5)), colour)).max() < 4
 
 
 @pytest.mark.parametrize(
