@@ -63,7 +63,9 @@ class MMMU(Benchmark):
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         for path in [file.require(root) for file in self.files]:
-            yield from parse_rows(path, read_parquet(path, _COLUMNS), partial(_question, path.parent.name))
+            yield from parse_rows(
+                path, read_parquet(path, _COLUMNS), partial(read_question, path.parent.name)
+            )
 
     def score(self, question: Question, prediction: str) -> float:
         choices = question.info["choices"]
@@ -81,7 +83,8 @@ class MMMU(Benchmark):
         return Summary({self.metric: percent(scores), **by_part}, scores)
 
 
-def _question(subject: str, row: dict[str, Any]) -> Question:
+def read_question(subject: str, row: dict[str, Any]) -> Question:
+    """The question of a row. Raises `ValueError` and `KeyError` for a broken one; see `parse_rows`."""
     question, answer = text(row["question"], "the question"), text(row["answer"], "the answer")
     options: list[str] = []
     if row["question_type"] == "multiple-choice":
