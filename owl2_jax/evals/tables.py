@@ -30,7 +30,7 @@ def read_table(
             raise Owl2Error(f"{path} has no header that can be read: {header}")
         missing = [column for column in columns if column not in header]
         if missing:
-            names = ", ".join(header)[:200] or "none"
+            names = " ".join(", ".join(header).split())[:200] or "none"
             raise Owl2Error(f"{path} has no column {missing[0]!r}; its columns are {names}")
         return [
             At(row.place, dict(zip(header, row.value, strict=True))) if isinstance(row, At) else row

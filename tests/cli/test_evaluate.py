@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from owl2_jax.cli.main import main
 from owl2_jax.core.params_io import model_json, write_model_directory
@@ -72,6 +73,11 @@ def test_another_model_does_not_mix_with_earlier_results(
             "TextVQA_0.5.1_val.json is missing. Get TextVQA_0.5.1_val.json from textvqa.org",
         ),
         (["--benchmarks=easy_vqa", "--limit=0"], "--limit is 0; expected at least 1"),
+        (
+            ["--benchmarks=easy_vqa", "--max-broken-share=2"],
+            "--max-broken-share is 2.0; expected a number from 0 to 1",
+        ),
+        (["--benchmarks=easy_vqa", "--max-broken-share=nan"], "expected a number from 0 to 1"),
         (["--benchmarks=mm_vet", "--judgements=x"], "not of the form NAME=FILE"),
         (["--benchmarks=easy_vqa", "--judgements=mm_vet=x"], "unknown benchmark of this run 'mm_vet'"),
         (["--benchmarks=easy_vqa", "--checkpoint=/nowhere"], "checkpoint /nowhere is no directory"),
@@ -84,6 +90,51 @@ def test_bad_arguments_are_one_line_before_anything_runs(checkpoint, tmp_path, c
     assert len(lines) == 1
     assert message in lines[0]
     assert not (tmp_path / "out").exists()
+
+
+def pope_files(root, lines):
+    """POPE with the given lines, a good picture and a damaged one."""
+    pictures = root / "coco/val2014"
+    pictures.mkdir(parents=True)
+    for number in range(4):
+        Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(pictures / f"{number}.png")
+    (pictures / "damaged.png").write_bytes((pictures / "0.png").read_bytes()[:50])
+    (root / "pope").mkdir()
+    (root / "pope/coco_pope_random.json").write_text("\n".join(lines))
+
+
+def pope_row(number, image):
+    row = {"question_id": number, "image": f"{image}.png", "text": "Is it red?", "label": "yes"}
+    return json.dumps(row)
+
+
+def test_broken_rows_are_left_out_and_told_at_the_end(checkpoint, tmp_path, capsys):
+    lines = [pope_row(1, 1), "{cut off", pope_row(2, "missing"), pope_row(3, "damaged"), pope_row(4, 2), "{}"]
+    pope_files(tmp_path / "data", lines)
+    arguments = [f"--data-root={tmp_path}/data"]
+    assert evaluate(checkpoint, tmp_path / "out", *arguments, benchmarks="pope_random,drawn_color") == 0
+    first, second = json.loads((tmp_path / "out/scores.json").read_text())["scores"]
+    assert (first["questions"], first["broken"], second["broken"]) == (2, 4, 0)
+    told = capsys.readouterr().err
+    for why in (
+        "line 2 is not valid JSON",
+        "line 6 has no 'label'",
+        "line 3 cannot be asked",
+        "line 4 cannot be",
+    ):
+        assert f"coco_pope_random.json, {why}" in told
+        assert why in (tmp_path / "out/scores.md").read_text()
+    assert "2 (4 broken)" in (tmp_path / "out/scores.md").read_text()
+    rows = [json.loads(line) for line in (tmp_path / "out/pope_random/broken.jsonl").read_text().splitlines()]
+    assert [row["row"] for row in rows] == ["line 2", "line 6", "line 3", "line 4"]
+
+
+def test_a_benchmark_of_broken_rows_alone_is_one_line(checkpoint, tmp_path, capsys):
+    pope_files(tmp_path / "data", [pope_row(1, "missing"), "{}"])
+    arguments = [f"--data-root={tmp_path}/data"]
+    assert evaluate(checkpoint, tmp_path / "out", *arguments, benchmarks="pope_random") == 2
+    message = "pope_random: every one of its 2 rows is broken, first "
+    assert capsys.readouterr().err.strip().splitlines()[-1].count(message) == 1
 
 
 def test_the_checkpoint_is_needed(capsys):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.images import ImageError
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.asking import EngineModel
 from owl2_jax.evals.base import Decoding, Question
@@ -84,6 +86,29 @@ def test_worked_examples_are_left_out_until_the_prompt_fits(engine):
     replies = ask(engine, [question, too_long, question])
     assert [one.prompt for one in (replies[0], replies[2])] == [short, short]
     assert "does not fit into the model's 128 positions" in str(replies[1])
+
+
+def test_a_picture_that_cannot_be_read_fails_its_own_question_alone(engine, picture_bytes, tmp_path):
+    good = [picture_question(name, picture_bytes(color)) for name, color in (("a", "red"), ("b", "blue"))]
+    damaged = picture_question("c", picture_bytes("red")[:40])
+    missing = picture_question("d", tmp_path / "no.png")
+    tags = picture_question("e", picture_bytes("red"), "<|image|><|image|>What?")
+    replies = ask(engine, [damaged, good[0], missing, tags, good[1], damaged], max_new_tokens=4)
+    assert [isinstance(reply, Owl2Error) for reply in replies] == [True, False, True, True, False, True]
+    assert [replies[1], replies[4]] == ask(engine, good, max_new_tokens=4)
+    assert "the picture of question c" in str(replies[0])
+    assert isinstance(replies[2], ImageError)
+    assert "no.png" in str(replies[2])
+    assert "2 image tags" in str(replies[3])
+
+
+def test_options_behind_a_picture_that_cannot_be_read_fail_alone(engine, picture_bytes):
+    def question(name, picture):
+        return Question(name, "<|image|>What?", VQA.hash, "A", (picture,), options=(" a", " b"))
+
+    replies = ask(engine, [question("a", b"no picture"), question("b", picture_bytes("red"))])
+    assert isinstance(replies[0], Owl2Error)
+    assert replies[1].text in ("A", "B")
 
 
 def test_the_text_only_sets_run_on_the_tiny_model(engine, folder, tmp_path):

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from functools import partial
+from pathlib import Path
+
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.evals.mmmu import CATEGORIES, MMMU
+from owl2_jax.evals.loading import load_questions
+from owl2_jax.evals.mmmu import CATEGORIES, MMMU, read_question
+from owl2_jax.evals.rows import Broken, parse_rows
 
+CASES = Path(__file__).parents[1] / "data" / "cases" / "evaluate"
 SUBJECTS = sorted(subject for subjects in CATEGORIES.values() for subject in subjects)
 
 
@@ -82,3 +90,73 @@ def test_malformed_files_are_named(folder, picture_bytes):
     (folder.root / "mmmu/Sociology/validation-00000-of-00001.parquet").unlink()
     with pytest.raises(Owl2Error, match=r"validation-00000-of-00001\.parquet from mmmu-benchmark"):
         list(MMMU().questions(folder.root))
+
+
+@pytest.fixture
+def handed(folder, picture_bytes):
+    """The files of MMMU with a handed one for Chemistry; returns the question in it."""
+
+    def put(name):
+        mmmu_files(folder, picture_bytes)
+        path = "Chemistry/validation-00000-of-00001.parquet"
+        shutil.copy(CASES / name / path, folder.root / "mmmu" / path)
+        questions, broken = load_questions("mmmu_val", MMMU(), folder.root, None)
+        assert broken == []
+        return next(one for one in questions if one.id == "validation_Chemistry_1")
+
+    return put
+
+
+def test_an_open_answer_in_brackets_is_a_text(handed):
+    question = handed("mmmu_H")
+    assert question.answer == ["[H+]"]
+    scores = [MMMU().score(question, text) for text in ("[H+]", "The answer is [H+].", "[OH-]", "H")]
+    assert scores == [1, 1, 0, 0]
+
+
+def test_eleven_options_have_eleven_letters(handed):
+    question = handed("mmmu_11")
+    assert "\nJ. o9\nK. o10\n" in question.prompt
+    assert [MMMU().score(question, text) for text in ("K", "o10", "(K)", "J", "A")] == [1, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "accepted"),
+    [
+        ("['2.50', 'two and a half']", ["2.50", "two and a half"]),
+        ("[0, 1]", ["[0, 1]"]),
+        ("[1, 2)", ["[1, 2)"]),
+        ("[" * 9999, ["[" * 9999]),
+        ("[]", ["[]"]),
+        ("3.5", ["3.5"]),
+    ],
+)
+def test_open_answers_are_alternatives_only_as_a_list_of_texts(answer, accepted):
+    value = row("a", "<image 1> What?", answer, kind="open", image_1=b"x")
+    assert read_question("Math", value).answer == accepted
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"options": "['a', 'b'"}, r"the options are \"\['a', 'b'\"; expected a list of texts"),
+        ({"options": "['a', None]"}, "expected a list of texts"),
+        ({"options": "['a']"}, "it has 1 options; expected 2 to 26"),
+        ({"options": repr(["a"] * 27)}, "it has 27 options; expected 2 to 26"),
+        ({"options": "[" * 9999}, "expected a list of texts"),
+        ({"options": None}, "the options is None; expected text"),
+        ({"answer": "C"}, "the answer is 'C'; expected one of A, B"),
+        ({"answer": ""}, "the answer is ''; expected one of A, B"),
+        ({"question": float("nan")}, "the question is nan; expected text"),
+        ({"question_type": "essay"}, "expected multiple-choice or open"),
+        ({"image_1": None}, "the text names <image 1>, and image_1 holds no picture"),
+        ({"image_1": {"bytes": None, "path": "a.png"}}, "image_1 holds no picture"),
+        ({"question": "<image 9> What?"}, "has no 'image_9'"),
+        ({"id": None}, "the id is None"),
+    ],
+)
+def test_broken_rows_are_named(change, why):
+    value = row("a", "<image 1> What?", "B", "['x', 'y']", image_1=b"x") | change
+    (found,) = parse_rows("f.parquet", [value], partial(read_question, "Math"))
+    assert isinstance(found, Broken)
+    assert re.search(rf"^f\.parquet, row 0 .*{why}", str(found))

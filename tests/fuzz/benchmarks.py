@@ -184,7 +184,7 @@ def cases(rng: np.random.Generator) -> Iterator[Callable[[], None]]:
     """Calls without an end: answers, tables, rows of every other kind of file."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        originals = {name: _write_originals(root, name) for name in KINDS}
+        originals = {name: write_originals(root, name) for name in KINDS}
         names = list(KINDS)
         while True:
             yield partial(check_written_letter, rng)
@@ -311,10 +311,10 @@ def check_table(root: Path, rng: np.random.Generator) -> None:
     path.parent.mkdir(exist_ok=True)
     if rng.integers(2):
         path.write_bytes(mutated(data, rng))
-        _read("ccbench", root)
+        read_all("ccbench", root)
         return
     path.write_bytes(data)
-    found = _read("ccbench", root)
+    found = read_all("ccbench", root)
     assert found is not None
     for row in rows:
         questions = [one for one in found[0] if one.id == str(int(float(row["index"])))]
@@ -380,10 +380,10 @@ def check_rows(root: Path, name: str, whole: list[Question], rng: np.random.Gene
     rows = [row(number) for number in range(3)]
     changed = int(rng.integers(3))
     rows[changed] = restructured(copy.deepcopy(rows[changed]), rng)
-    text = _text(rows, shape)
+    text = file_text(rows, shape)
     spoilt = rng.integers(4) == 0
     (root / path).write_bytes(mutated(text.encode(), rng) if spoilt else text.encode())
-    found = _read(name, root)
+    found = read_all(name, root)
     if found is None or spoilt:
         return
     questions, broken = found
@@ -397,7 +397,7 @@ def check_rows(root: Path, name: str, whole: list[Question], rng: np.random.Gene
             assert choice in written, f"{name}: the option {choice!r} stands nowhere in {rows[changed]}"
 
 
-def _read(name: str, root: Path) -> tuple[list[Question], list[Broken]] | None:
+def read_all(name: str, root: Path) -> tuple[list[Question], list[Broken]] | None:
     """(questions, broken rows), each question scored once; None where the file is refused as a whole."""
     benchmark: Benchmark = get_benchmark(name)
     try:
@@ -411,7 +411,8 @@ def _read(name: str, root: Path) -> tuple[list[Question], list[Broken]] | None:
     return questions, broken
 
 
-def _text(rows: list[Any], shape: str) -> str:
+def file_text(rows: list[Any], shape: str) -> str:
+    """Rows as they stand in a file of that shape."""
     if shape == _LINES:
         return "".join(json.dumps(row) + "\n" for row in rows)
     if shape == _LIST:
@@ -420,14 +421,14 @@ def _text(rows: list[Any], shape: str) -> str:
     return json.dumps(named if shape == _OBJECT else {shape: rows, "question_type": {"Scene": 1}})
 
 
-def _write_originals(root: Path, name: str) -> list[Question]:
+def write_originals(root: Path, name: str) -> list[Question]:
     """Writes all files of a benchmark, and reads its questions."""
     benchmark = get_benchmark(name)
     path, row, shape = KINDS[name]
     for file in benchmark.files:
         full = root / file.path
         (full.parent if full.suffix else full).mkdir(parents=True, exist_ok=True)
-    (root / path).write_text(_text([row(number) for number in range(3)], shape))
+    (root / path).write_text(file_text([row(number) for number in range(3)], shape))
     for other, rows, key in _BESIDE.get(name, ()):
         (root / other).write_text(json.dumps({key: rows}))
     questions, broken = load_questions(name, benchmark, root, None)

@@ -31,7 +31,7 @@ def test_a_letter_that_is_misread_is_a_finding(monkeypatch):
 
 
 def test_a_neighbour_that_changes_is_a_finding(monkeypatch, tmp_path):
-    whole = benchmarks._write_originals(tmp_path, "gqa_testdev")
-    monkeypatch.setattr(benchmarks, "_read", lambda name, root: (whole[:1], []))
+    whole = benchmarks.write_originals(tmp_path, "gqa_testdev")
+    monkeypatch.setattr(benchmarks, "read_all", lambda name, root: (whole[:1], []))
     with pytest.raises(AssertionError, match="changed question"):
         repeat(benchmarks.check_rows, tmp_path, "gqa_testdev", whole)
