@@ -41,7 +41,7 @@ _PARTS = {
 }
 
 # XML has no way to write these characters at all.
-_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def write_xlsx(path: Path, rows: Iterable[Sequence[str | int | None]]) -> None:
@@ -59,5 +59,6 @@ def _cell(value: str | int | None) -> str:
         return "<c/>"
     if isinstance(value, int):
         return f"<c><v>{value}</v></c>"
-    text = escape(_FORBIDDEN.sub("", value))
+    # A bare carriage return would be read as a line feed.
+    text = escape(_FORBIDDEN.sub("", value), {"\r": "&#13;"})
     return f'<c t="inlineStr"><is><t xml:space="preserve">{text}</t></is></c>'

@@ -13,7 +13,7 @@ from owl2_jax.evals.registry import get_benchmark
 from owl2_jax.evals.runner import evaluate
 from owl2_jax.evals.text import AGIEval
 from owl2_jax.evals.yes_no import MME
-from tests.fuzz.benchmarks import KINDS, file_text, write_originals
+from tests.fuzz.benchmark_files import KINDS, file_text, write_originals
 
 RELEASE = "mme/MME_Benchmark_release_version"
 # A key of each benchmark's rows that no question can do without.

@@ -68,6 +68,12 @@ def test_files_that_are_no_tables_are_named(tmp_path, content, message):
         read_table(path, "\t", ["index"])
 
 
+def test_a_header_with_line_breaks_is_told_in_one_line(folder):
+    path = folder.text("a.tsv", 'question\t"two\nlines"\n')
+    with pytest.raises(Owl2Error, match=r"has no column 'index'; its columns are question, two lines$"):
+        read_table(path, "\t", ["index"])
+
+
 def test_parquet_files_are_named_as_what_they_are(tmp_path):
     path = tmp_path / "a.parquet"
     with pytest.raises(Owl2Error, match=r"a\.parquet is missing"):

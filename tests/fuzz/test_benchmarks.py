@@ -5,6 +5,7 @@ import pytest
 
 from owl2_jax.evals import circular
 from tests.fuzz import benchmarks
+from tests.fuzz.benchmark_files import write_originals
 from tests.fuzz.run import run
 
 
@@ -31,7 +32,7 @@ def test_a_letter_that_is_misread_is_a_finding(monkeypatch):
 
 
 def test_a_neighbour_that_changes_is_a_finding(monkeypatch, tmp_path):
-    whole = benchmarks.write_originals(tmp_path, "gqa_testdev")
+    whole = write_originals(tmp_path, "gqa_testdev")
     monkeypatch.setattr(benchmarks, "read_all", lambda name, root: (whole[:1], []))
     with pytest.raises(AssertionError, match="changed question"):
         repeat(benchmarks.check_rows, tmp_path, "gqa_testdev", whole)
