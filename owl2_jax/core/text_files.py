@@ -93,11 +93,14 @@ def not_downloaded(path: str | os.PathLike) -> str | None:
             start = file.read(256)
     except OSError as error:
         raise Owl2Error(why_not_readable(path, error)) from error
-    if start.startswith(_LFS):
-        return what_instead(start)
-    if is_web_page(start):
-        return "a web page; the download was refused, fetch the file again"
-    return None if start else "empty; fetch the file again"
+    return what_was_downloaded(start) if start else "empty; fetch the file again"
+
+
+def what_was_downloaded(data: bytes) -> str | None:
+    """Names what bytes are that came in place of a binary file; None for anything else."""
+    if data.startswith(_LFS):
+        return what_instead(data)
+    return "a web page; the download was refused, fetch the file again" if is_web_page(data) else None
 
 
 def lines(text: str) -> list[str]:

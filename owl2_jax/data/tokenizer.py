@@ -23,6 +23,7 @@ from pathlib import Path
 import sentencepiece
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import what_was_downloaded
 
 WORD_BOUNDARY = "▁"
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -282,8 +283,9 @@ def _parse(model: bytes, source: str) -> sentencepiece.SentencePieceProcessor:
     except (RuntimeError, UnicodeDecodeError):  # the second when its message quotes the file
         parsed = False
     if not parsed:
+        instead = what_was_downloaded(model)
         raise TokenizerError(
-            f"{source} ({len(model)} bytes) is no SentencePiece model; give a tokenizer.model"
+            f"{source} ({len(model)} bytes) is {instead or 'no SentencePiece model; give a tokenizer.model'}"
         )
     return pieces
 

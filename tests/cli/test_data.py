@@ -54,3 +54,28 @@ def test_check_fails_where_training_would_stop(config, tmp_path, capsys):
 def test_check_refuses_what_training_would_refuse(config, capsys):
     assert dispatcher.main(["data", "check", str(config), "data.image_mode=padd"]) == 2
     assert "did you mean 'pad'" in capsys.readouterr().err
+
+
+def test_check_says_what_the_released_reading_costs_and_does(config, tmp_path, capsys):
+    records = json.loads((tmp_path / "mine.json").read_text())
+    records[3]["conversations"][0]["value"] = "no tag"
+    records[3]["image"] = records[3]["image"][0]
+    records[5]["conversations"][1]["value"] = "yes</s>"
+    (tmp_path / "mine.json").write_text(json.dumps(records))
+    page = tmp_path / "mine.html"
+    changes = ["data.reading=released", "data.max_rejected_share=0.5"]
+    assert dispatcher.main(["data", "check", str(config), "--output", str(page), *changes]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "1 records hold <s>, </s> or <unk>, which become control ids (data.reading=released)" in out
+    assert "record 5 of mine (r5): 'yes</s>'" in out
+    assert "data.reading=released refuses 1 records that the released code trains; record 3 of mine: " in out
+    assert "the picture has no tag" in out
+
+
+def test_check_names_a_file_of_utf_16_in_one_line(config, tmp_path, capsys):
+    records = (tmp_path / "mine.json").read_text()
+    (tmp_path / "mine.json").write_text(records, encoding="utf-16")
+    assert dispatcher.main(["data", "check", str(config)]) == 2
+    err = capsys.readouterr().err
+    assert "mine.json is UTF-16, not UTF-8; save it as UTF-8" in err
+    assert err.count("\n") == 1

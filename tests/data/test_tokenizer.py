@@ -198,3 +198,19 @@ def test_training_reads_lines_of_any_length():
 def test_training_that_cannot_work_says_why(lines, size, message):
     with pytest.raises(TokenizerError, match=message):
         train_tokenizer(lines, size)
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (LFS, "git-lfs pointer"),
+        (b"<!DOCTYPE html>", "web page"),
+    ],
+)
+def test_what_a_tokenizer_file_is_instead_is_named(tmp_path, data, words):
+    (tmp_path / "tokenizer.model").write_bytes(data)
+    with pytest.raises(TokenizerError, match=rf"tokenizer\.model .*{words}"):
+        Tokenizer(tmp_path / "tokenizer.model")

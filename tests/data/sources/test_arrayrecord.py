@@ -116,3 +116,16 @@ def test_a_cut_file_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(Owl2Error, match=r"x\.array_record"):
         ArrayRecordSource(path)
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(LFS, "git-lfs pointer"), (b"<html>", "web page")],
+)
+def test_what_a_file_is_instead_is_named(tmp_path, data, words):
+    (tmp_path / "a.array_record").write_bytes(data)
+    with pytest.raises(Owl2Error, match=rf"a\.array_record is .*{words}"):
+        ArrayRecordSource(tmp_path / "a.array_record")

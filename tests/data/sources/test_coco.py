@@ -77,3 +77,18 @@ def test_other_units_and_files_are_refused(folder):
     (folder / "cut.json").write_text(json.dumps(CONTENT)[:-9])
     with pytest.raises(Owl2Error, match=r"cut\.json is not valid JSON.*cut off"):
         CocoCaptionsSource(folder / "cut.json", folder)
+
+
+def test_byte_order_marks_of_file_and_captions_are_skipped(folder):
+    content = json.loads(json.dumps(CONTENT))
+    content["annotations"][0]["caption"] = "\ufeff Bread. "
+    (folder / "mark.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())
+    source = CocoCaptionsSource(folder / "mark.json", folder)
+    assert source[0]["answer"] == "Bread."
+    assert source[0]["answers"] == ["Bread."]
+
+
+def test_a_file_of_utf_16_is_named(folder):
+    (folder / "wide.json").write_text(json.dumps(CONTENT), encoding="utf-16")
+    with pytest.raises(Owl2Error, match=r"wide\.json is UTF-16, not UTF-8"):
+        CocoCaptionsSource(folder / "wide.json", folder)

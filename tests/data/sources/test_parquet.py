@@ -131,3 +131,47 @@ def test_missing_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_pyarrow)
     with pytest.raises(Owl2Error, match=r"pip install .owl2_jax\[parquet\]"):
         ParquetSource(path, FIELDS, dataset="d")
+
+
+@pytest.mark.parametrize("value", [None, "", " "])
+def test_blank_names_of_pictures_make_text_only_examples(tmp_path, value):
+    (tmp_path / "a.png").write_bytes(picture(1))
+    rows = [{"image": name, "caption": "x"} for name in ("a.png", value)]
+    source = ParquetSource(
+        write(tmp_path / "a.parquet", rows), {"answer": "caption"}, dataset="d", image_folder=str(tmp_path)
+    )
+    assert [len(one["images"]) for one in source] == [1, 0]
+
+
+def test_lists_of_blank_names_make_text_only_examples(tmp_path):
+    rows = [{"image": names, "caption": "x"} for names in (["a.png"], [], [""], [None])]
+    source = ParquetSource(
+        write(tmp_path / "a.parquet", rows), {"answer": "caption"}, dataset="d", image_folder=str(tmp_path)
+    )
+    assert [source[index]["images"] for index in (1, 2, 3)] == [[], [], []]
+    with pytest.raises(RecordError, match=r"missing: no picture 'a\.png'"):
+        source[0]
+
+
+def test_dialogue_columns_are_read_as_the_released_code_does_where_that_is_chosen(tmp_path):
+    turns = [{"from": "human", "value": "What? <image>"}, {"from": "gpt", "value": "A bus."}]
+    path = write(tmp_path / "a.parquet", [{"image": picture(1), "turns": turns}])
+    source = ParquetSource(path, {"conversations": "turns"}, dataset="d", reading="released")
+    assert source[0]["messages"][0] == {"role": "user", "content": "<|image|>\nWhat?"}
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (LFS, "git-lfs pointer"),
+        (b"<html>", "web page"),
+        (b"", "empty"),
+    ],
+)
+def test_what_a_file_is_instead_is_named(tmp_path, data, words):
+    (tmp_path / "a.parquet").write_bytes(data)
+    with pytest.raises(Owl2Error, match=rf"a\.parquet is .*{words}"):
+        ParquetSource(tmp_path / "a.parquet", {"answer": "caption"}, dataset="d")

@@ -89,3 +89,12 @@ def test_files_of_another_format_and_prompts_without_question_are_refused(folder
         VqaSource(folder / "short.json", folder)
     with pytest.raises(Owl2Error, match="question"):
         VqaSource(folder / "q.json", folder, prompt="Answer.")
+
+
+def test_a_file_of_utf_16_is_named_and_a_byte_order_mark_skipped(tmp_path):
+    questions = json.dumps({"questions": []})
+    (tmp_path / "wide.json").write_text(questions, encoding="utf-16")
+    with pytest.raises(Owl2Error, match=r"wide\.json is UTF-16, not UTF-8"):
+        VqaSource(tmp_path / "wide.json", tmp_path)
+    (tmp_path / "mark.json").write_text("\ufeff" + questions, encoding="utf-8")
+    assert len(VqaSource(tmp_path / "mark.json", tmp_path)) == 0
