@@ -11,6 +11,7 @@ transparent     laid on white: alpha, palette entries, and the one colour or
 
 from __future__ import annotations
 
+import functools
 import io
 
 import numpy as np
@@ -81,9 +82,9 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _whitened(image: Image.Image, clear: np.ndarray) -> Image.Image:
-    pixels = np.array(image)
-    pixels[clear] = 255
-    return Image.fromarray(pixels)
+    """Paints, in place, white where a picture is clear."""
+    image.paste("white", mask=Image.fromarray(clear.astype(np.uint8) * 255))
+    return image
 
 
 def _clear(image: Image.Image, data: bytes) -> np.ndarray | None:
@@ -158,25 +159,37 @@ _SRGB_OF_XYZ = np.array(
         [3.1338561, -1.6168667, -0.4906146],
         [-0.9787684, 1.9161415, 0.0334540],
         [0.0719453, -0.2289914, 1.4052427],
-    ]
+    ],
+    np.float32,
 )
-_D50 = np.array([0.96422, 1.0, 0.82521])
+_D50 = np.array([0.96422, 1.0, 0.82521], np.float32)
+_STEPS = 65_535  # of linear light, fine enough for the darkest level of sRGB
+
+
+@functools.cache
+def _srgb_levels() -> np.ndarray:
+    """uint8[_STEPS + 1]: the level of each step of linear light."""
+    linear = np.arange(_STEPS + 1) / _STEPS
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.rint(srgb * 255).astype(np.uint8)
 
 
 def _from_lab(image: Image.Image) -> Image.Image:
     pixels = np.asarray(image)
     rows = max(1, _STRIP // 4 // pixels.shape[1])
-    parts = [_lab_to_srgb(pixels[top : top + rows]) for top in range(0, len(pixels), rows)]
-    return Image.fromarray(np.concatenate(parts))
+    result = np.empty_like(pixels)
+    for top in range(0, len(pixels), rows):
+        result[top : top + rows] = _lab_to_srgb(pixels[top : top + rows])
+    return Image.fromarray(result)
 
 
 def _lab_to_srgb(lab: np.ndarray) -> np.ndarray:
     """uint8[..., 3] of uint8[..., 3]: L* (255 is 100), a* and b* (signed, as bytes)."""
-    lightness = lab[..., 0].astype(np.float64)
-    green_red, blue_yellow = np.moveaxis(lab[..., 1:].astype(np.int8).astype(np.float64), -1, 0)
+    lightness = lab[..., 0].astype(np.float32)
+    green_red, blue_yellow = np.moveaxis(lab[..., 1:].astype(np.int8).astype(np.float32), -1, 0)
     middle = (lightness * (100 / 255) + 16) / 116
     curved = np.stack([middle + green_red / 500, middle, middle - blue_yellow / 200], axis=-1)
-    xyz = np.where(curved > 6 / 29, curved**3, (curved - 4 / 29) * (3 * (6 / 29) ** 2)) * _D50
+    straight = (curved - 4 / 29) * (3 * (6 / 29) ** 2)
+    xyz = np.where(curved > 6 / 29, curved * curved * curved, straight) * _D50
     linear = np.clip(xyz @ _SRGB_OF_XYZ.T, 0, 1)
-    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.rint(srgb * 255).astype(np.uint8)
+    return _srgb_levels()[np.rint(linear * _STEPS).astype(np.int32)]
