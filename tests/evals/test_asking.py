@@ -13,6 +13,7 @@ from owl2_jax.evals.registry import get_benchmark
 from owl2_jax.evals.runner import evaluate
 from owl2_jax.evals.text import ARC, MMLU
 from owl2_jax.inference.engine import Engine, EngineConfig
+from owl2_jax.inference.inputs import prompt_ids
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.request import Request
 
@@ -143,3 +144,19 @@ def test_an_embedded_benchmark_runs_through_the_engine(engine, tmp_path):
     )
     assert score.questions == 12
     assert score.baselines["majority"] == pytest.approx(18.9, abs=0.1)
+
+
+def test_control_tokens_in_a_published_prompt_are_ids_as_in_the_released_evaluation(engine, monkeypatch):
+    question = Question("a", "USER: a ASSISTANT: b</s>USER: <s> ASSISTANT: ", VQA.hash, "")
+    asked, answers = [], engine.answers
+
+    def watched(requests):
+        for request in requests:
+            asked.append(request)
+            yield from answers([request])
+
+    monkeypatch.setattr(engine, "answers", watched)
+    assert len(ask(engine, [question], max_new_tokens=1)) == 1
+    ids = prompt_ids(asked[0], engine.model).tolist()
+    assert ids == engine.model.tokenizer.encode(question.prompt, bos=True)
+    assert engine.model.tokenizer.eos_id in ids

@@ -27,6 +27,7 @@ from owl2_jax.data.sources.base import RecordError
 from owl2_jax.data.sources.files import index_json
 from owl2_jax.data.sources.llava import LlavaSource
 from owl2_jax.data.tokenizer import Tokenizer
+from owl2_jax.evals.files import read_json_lines
 from tests.data.fuzz import mutated
 
 _TAGS = {"<image>": "<|image|>", "<|image|>": "<image>"}
@@ -318,6 +319,7 @@ def check_lines(values: list[Any], data: bytes, folder: Path) -> None:
     path.write_bytes(data)
     assert [value for _, value in text_files.json_lines(path)] == values
     assert [json.loads(data[start:end].decode("utf-8-sig")) for start, end in index_json(path)] == values
+    assert [row.value for row in read_json_lines(path)] == values
     prompts = folder / "prompts.jsonl"
     prompts.write_bytes(data.replace(b'"step"', b'"seed"'))
     assert [(row["prompt"], row["images"]) for row in read_rows(prompts)] == [
