@@ -1,0 +1,316 @@
+"""One writer at a time: a lock file beside what is written.
+
+The file names its holder and is touched every few seconds. It is made by a hard
+link, or by exclusive creation where there are none, so it works wherever two
+hosts see one folder. The lock of a holder that is gone is taken over:
+
+- A holder of this machine is gone when its process is (or its number belongs to
+  a later process).
+- One elsewhere is gone when it has not touched the file for `STALE_SECONDS`, by
+  the clock of the file system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.processes import lives, place, started
+from owl2_jax.core.text_files import why_not_writable
+
+LOCK_FILE: Final = "owl2.lock"  # in a folder that one process writes
+BEAT_SECONDS: Final = 5.0
+STALE_SECONDS: Final = 60.0
+LOST: Final = 3  # exit code of a process whose lock was taken over: it may be started again
+_POLL_SECONDS: Final = 0.1
+_NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
+
+_held: set[str] = set()  # tokens of this process's locks
+
+
+class LockedError(Owl2Error):
+    """Somebody else holds the lock."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock, as its file says.
+
+    Attributes:
+      place: the machine and what numbers its processes there.
+      processes: {number: when it started, in the machine's own words}.
+    """
+
+    token: str
+    host: str
+    place: str
+    processes: Mapping[int, str]
+    command: str
+    since: str
+
+    @classmethod
+    def parse(cls, text: bytes) -> Holder:
+        """Raises `ValueError` for what no lock file holds."""
+        try:
+            values = json.loads(text)
+            processes = {int(number): str(start) for number, start in values["processes"].items()}
+            words = {key: str(values[key]) for key in ("token", "host", "place", "command", "since")}
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(str(error)) from error
+        return cls(processes=processes, **words)
+
+    def dump(self) -> bytes:
+        return (json.dumps({**vars(self), "processes": dict(self.processes)}, indent=1) + "\n").encode()
+
+    def __str__(self) -> str:
+        number = next(iter(self.processes), "?")
+        return f"host {self.host}, process {number}, `{self.command}`, since {self.since}"
+
+    def lives_here(self) -> bool | None:
+        """Whether one of its processes lives; None where only the holder's machine knows."""
+        if self.place != place():
+            return None
+        if set(self.processes) == {os.getpid()} and self.token not in _held:
+            return False  # this process had it, and failed to remove it
+        return any(lives(number, start) for number, start in self.processes.items())
+
+
+class Lock:
+    """A lock that is held until `release`. Made by `take`."""
+
+    def __init__(self, path: Path, holder: Holder) -> None:
+        self._path, self._holder = path, holder
+        self._ended = threading.Event()
+        _held.add(holder.token)
+        threading.Thread(target=self._beat, name="owl2-lock", daemon=True).start()
+
+    def share(self, process: int) -> None:
+        """Another process of this machine keeps the lock as long as it lives, whatever this one does."""
+        start = started(process)
+        if start is not None and not self._ended.is_set():
+            alive = {n: s for n, s in self._holder.processes.items() if lives(n, s)}
+            self._holder = Holder(**{**vars(self._holder), "processes": {**alive, process: start}})
+            beside = _write_beside(self._path, self._holder)
+            beside.replace(self._path)
+
+    def release(self) -> None:
+        """Removes the file. Does nothing the second time."""
+        if self._ended.is_set():
+            return
+        self._ended.set()
+        with contextlib.suppress(OSError, ValueError):
+            if _read(self._path).token == self._holder.token:
+                self._path.unlink()
+        _held.discard(self._holder.token)
+
+    def _beat(self) -> None:
+        last = time.time()
+        while not self._ended.wait(BEAT_SECONDS):
+            # A disk that is away for a while is no reason to stop: others see no beat and decide.
+            with contextlib.suppress(OSError, ValueError):
+                if self._is_lost(last) and not self._ended.is_set():
+                    _end_lost(self._path)
+                os.utime(self._path)
+                last = time.time()
+
+    def _is_lost(self, last: float) -> bool:
+        """Whether somebody took the lock over; a file that was removed by hand is made again."""
+        try:
+            return _read(self._path).token != self._holder.token
+        except FileNotFoundError:
+            return time.time() - last > STALE_SECONDS or not _create(self._path, self._holder)
+
+
+def _end_lost(path: Path) -> None:
+    """Two writers would damage what is written, so this one ends at once."""
+    print(
+        f"error: {path} was taken over by another process while this one stood still for more than "
+        f"{STALE_SECONDS:g} s; ending",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(LOST)
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str, wait: Callable[[Holder], bool] | None = None) -> Iterator[Lock]:
+    """Holds a lock inside the block; see `take`."""
+    lock = take(path, what, wait)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+def take(path: Path, what: str, wait: Callable[[Holder], bool] | None = None) -> Lock:
+    """Takes a lock, and that of a holder who is gone.
+
+    Args:
+      path: the lock file; missing parents are made.
+      what: what is locked, for the message.
+      wait: asked again and again while the holder lives; False gives up. Without it, that is at once.
+
+    Raises:
+      LockedError: somebody else holds it, and who.
+      Owl2Error: the file cannot be written.
+    """
+    path = Path(path)
+    mine = _me()
+    watched = _Watched(path, what)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            if _create(path, mine):
+                return Lock(path, mine)
+            found, gone = watched.look()
+            if gone:
+                if _replace(path, mine, found):
+                    return Lock(path, mine)
+            elif gone is False and found is not None and not (wait is not None and wait(found)):
+                raise LockedError(f"{what} is in use: {found}. Wait for it, stop it, or choose another place")
+            time.sleep(_POLL_SECONDS if gone is False or found is None else 10 * _POLL_SECONDS)
+    except OSError as error:
+        raise Owl2Error(why_not_writable(path, error)) from error
+
+
+class _Watched:
+    """A lock of somebody else, watched until it is known whether its holder lives."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        self._path, self._what = path, what
+        self._first: tuple[str, float] | None = None
+
+    def look(self) -> tuple[Holder | None, bool | None]:
+        """(holder, whether it is gone); None for what is not known yet."""
+        try:
+            with open(self._path, "rb") as file:
+                text, touched = file.read(), os.fstat(file.fileno()).st_mtime
+        except FileNotFoundError:
+            return None, None
+        try:
+            holder = Holder.parse(text)
+        except ValueError:  # being written, or left by a machine that lost its power
+            return None, self._is_silent(touched) or None
+        lives = holder.lives_here()
+        if lives is not None:
+            return holder, not lives
+        if self._first is None or self._first[0] != holder.token:
+            self._first = (holder.token, touched)
+            if not self._is_silent(touched):
+                print(
+                    f"{self._what} is in use or was left behind: {holder}. Waiting up to "
+                    f"{STALE_SECONDS:g} s for a sign of life",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        if touched != self._first[1]:
+            return holder, False
+        return holder, self._is_silent(touched) or None
+
+    def _is_silent(self, touched: float) -> bool:
+        """By the clock of the file system, which stamps a new file; hosts may disagree about the time."""
+        probe = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.now")
+        try:
+            probe.touch(exist_ok=False)
+            return probe.stat().st_mtime - touched > STALE_SECONDS
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+def _create(path: Path, holder: Holder) -> bool:
+    """Makes the lock file as a whole, or says that there is one."""
+    if path.exists():
+        return False
+    beside = _write_beside(path, holder)
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return _create_exclusively(path, holder.dump())
+    finally:
+        beside.unlink(missing_ok=True)
+    return True
+
+
+def _create_exclusively(path: Path, content: bytes) -> bool:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        os.write(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _replace(path: Path, mine: Holder, gone: Holder | None) -> bool:
+    """Takes over the lock of `gone`, unless somebody was faster.
+
+    Only who holds the second file may do so, and only after another look at the
+    first, so that of many who found the same dead holder one wins.
+    """
+    token = gone.token if gone else None
+    claim = path.with_name(f".{path.name}.claim")
+    if not _create_exclusively(claim, mine.dump()):
+        with contextlib.suppress(FileNotFoundError):
+            if _Watched(path, "")._is_silent(claim.stat().st_mtime):  # its maker died just there
+                claim.unlink()
+        return False
+    try:
+        now = None
+        with contextlib.suppress(ValueError):
+            now = _read(path).token
+        if now != token:
+            return False
+        _write_beside(path, mine).replace(path)
+        return True
+    except FileNotFoundError:
+        return False
+    finally:
+        claim.unlink(missing_ok=True)
+
+
+def _write_beside(path: Path, holder: Holder) -> Path:
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with beside.open("wb") as file:
+            file.write(holder.dump())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+    return beside
+
+
+def _read(path: Path) -> Holder:
+    return Holder.parse(path.read_bytes())
+
+
+def _me() -> Holder:
+    command = " ".join([Path(sys.argv[0]).name or "python", *sys.argv[1:]])
+    return Holder(
+        token=secrets.token_hex(8),
+        host=socket.gethostname(),
+        place=place(),
+        processes={os.getpid(): started(os.getpid()) or ""},
+        command=command if len(command) <= 200 else f"{command[:197]}...",
+        since=time.strftime("%Y-%m-%d %H:%M:%S%z"),
+    )
