@@ -77,12 +77,15 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
 
 def _check(args: argparse.Namespace) -> int:
     from owl2_jax.config import load_config
+    from owl2_jax.core.text_files import check_file, write_text
     from owl2_jax.data.check.page import render, summary
     from owl2_jax.data.check.survey import survey
     from owl2_jax.data.pipeline import load_tokenizer
 
     config = load_config(args.config, args.overrides)
     name = Path(args.config.partition(":")[0]).stem
+    output = args.output or Path(f"data_check_{name}.html")
+    check_file(output, "--output")
     found = survey(
         config.data,
         load_tokenizer(config.data),
@@ -91,9 +94,7 @@ def _check(args: argparse.Namespace) -> int:
         records=args.records,
         shown=args.shown,
     )
-    output = args.output or Path(f"data_check_{name}.html")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(render(found, f"Data of {args.config}"), encoding="utf-8")
+    write_text(output, render(found, f"Data of {args.config}"))
     _print_sets(found.sets)
     print(summary(found))
     for remark in found.remarks():

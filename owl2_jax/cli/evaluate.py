@@ -165,10 +165,11 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
 def _report(scores: list[Any], args: argparse.Namespace) -> None:
     from rich.console import Console
 
+    from owl2_jax.core.text_files import write_text
     from owl2_jax.evals import plots, results
 
     everything = list(results.read_scores(args.output / "scores.json").values())
-    (args.output / "scores.md").write_text(results.markdown(everything), encoding="utf-8")
+    write_text(args.output / "scores.md", results.markdown(everything))
     Console().print(results.table(scores))
     for score in scores:
         if score.broken:

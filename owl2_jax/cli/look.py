@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from owl2_jax.cli.common import check_picture
     from owl2_jax.core.errors import Owl2Error
+    from owl2_jax.core.text_files import write_text
 
     if args.max_new_tokens < 1:
         raise Owl2Error(f"--max-new-tokens is {args.max_new_tokens}; expected at least 1")
@@ -47,6 +48,6 @@ def main(args: argparse.Namespace) -> int:
         messages = [{"role": "user", "content": content}]
         models.append(look_inside(model, messages, [str(image) for image in args.image], args.max_new_tokens))
         print(f"{model.name}: {models[-1].answer}")
-    args.output.write_text(render(args.question, models), encoding="utf-8")
+    write_text(args.output, render(args.question, models))
     print(f"wrote {args.output}")
     return 0

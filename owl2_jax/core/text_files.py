@@ -13,6 +13,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -168,22 +169,38 @@ def json_lines(path: str | os.PathLike, one_of_each_key: bool = False) -> Iterat
             yield number, parse_json(line, f"{path}, line {number},", one_of_each_key)
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
-    """Replaces a file as a whole: a reader, or a crash, meets the old text or the new one.
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Replaces a file as a whole: a reader, or a crash, meets the old content or the new one.
 
     Missing parents are made.
 
     Raises:
       Owl2Error: the disk is full or the file cannot be written; the old file stays.
     """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with new_file(path) as beside, beside.open("wb") as file:
+        file.write(data)
+
+
+@contextmanager
+def new_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Yields a path to write a file to, which gets the name `path` when the block ends without an error.
+
+    It has the ending of `path`, as some writers choose their format by it. What is no
+    file, as a pipe or /dev/stdout, is written itself.
+
+    Raises:
+      Owl2Error: as `write_bytes`, for every `OSError` of the block.
+    """
+    path = Path(os.path.realpath(path))
+    if _is_stream(path):
+        yield path
+        return
+    beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with beside.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
+            yield beside
+            with beside.open("rb") as file:
                 os.fsync(file.fileno())
             beside.replace(path)
         finally:
@@ -192,9 +209,47 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         raise Owl2Error(why_not_writable(path, error)) from error
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """As `write_bytes`, for text in UTF-8."""
+    write_bytes(path, text.encode())
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """As `write_text`, for the JSON of a value, indented, with a line feed at its end."""
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def check_folder(folder: str | os.PathLike, flag: str) -> None:
+    """Checks that files can be written into a folder, which is made when it is missing.
+
+    Args:
+      flag: what named the folder, as "--workdir".
+
+    Raises:
+      Owl2Error: a file is in the way, or this user may not write there.
+    """
+    folder = Path(folder)
+    probe = folder / f".{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.touch()
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise Owl2Error(f"{flag} {why_not_writable(folder, error)}") from error
+
+
+def check_file(path: str | os.PathLike, flag: str) -> None:
+    """As `check_folder`, for a file to be written; its folder is made when it is missing."""
+    path = Path(path)
+    if path.is_dir():
+        raise Owl2Error(f"{flag} {path} is a folder, expected the name of a file")
+    if _is_stream(path):
+        return
+    check_folder(path.parent, f"{flag} {path}:")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise Owl2Error(f"{flag} {path} cannot be written by this user; choose another place")
 
 
 def why_not_readable(path: str | os.PathLike, error: OSError) -> str:
@@ -219,6 +274,10 @@ def why_not_writable(path: str | os.PathLike, error: OSError) -> str:
     if isinstance(error, NotADirectoryError | FileExistsError):
         return f"{path} cannot be made: {error.filename or path} is a file, not a folder"
     return f"{path} cannot be written: {error.strerror or error}"
+
+
+def _is_stream(path: Path) -> bool:
+    return path.is_fifo() or path.is_char_device() or path.is_socket()
 
 
 def _names(folder: Path) -> list[str]:

@@ -9,12 +9,11 @@ to a checkpoint takes back the lines of the records it will read again.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
+from owl2_jax.core.append_file import AppendFile, json_line, read_whole_lines, write_lines
 from owl2_jax.data.encode import Rejected
 
 
@@ -40,35 +39,17 @@ class Quarantine:
         file = self.file(lane)
         if file is None or not file.is_file():
             return
-        kept = [line for line in _lines(file) if line["place"] < place]
-        beside = file.with_name(f"{file.name}.tmp")
-        beside.write_text("".join(map(_line, kept)), encoding="utf-8")
-        beside.replace(file)
+        kept = [line for line in read_whole_lines(file) if line["place"] < place]
+        write_lines(file, kept)
 
     def write(self, lane: int, rejected: Iterable[tuple[int, Rejected]]) -> None:
         """Writes down (place in the lane's order, record) of a set's first epoch."""
         file = self.file(lane)
         lines = [
-            _line({**asdict(item), "lane": lane, "place": place})
+            json_line({**asdict(item), "lane": lane, "place": place})
             for place, item in rejected
             if item.epoch == 0
         ]
         if file is not None and lines:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("a", encoding="utf-8") as stream:
-                stream.writelines(lines)
-
-
-def _line(values: dict[str, Any]) -> str:
-    return json.dumps(values) + "\n"
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file; the last may have been cut by the interruption."""
-    lines = []
-    for text in file.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines
+            with AppendFile(file) as out:
+                out.write("".join(lines))

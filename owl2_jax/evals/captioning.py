@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from owl2_jax.core.text_files import write_text
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Decoding, Question, Summary
 from owl2_jax.evals.files import DataFile, read_rows
@@ -61,7 +62,7 @@ class Captioning(Benchmark):
             {"image_id": _number(answer.question.id), "caption": answer.prediction} for answer in answered
         ]
         path = folder / "captions_results.json"
-        path.write_text(json.dumps(rows), encoding="utf-8")
+        write_text(path, json.dumps(rows))
         return [path]
 
 

@@ -11,13 +11,13 @@ Each process of a run writes a journal of its own and answers every n-th chunk.
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from owl2_jax.core.append_file import AppendFile, write_lines
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import read_json_object, write_json
 
 CHUNK = 512
 _RUN = "run.json"
@@ -61,15 +61,14 @@ def start(folder: Path, identity: dict[str, Any]) -> None:
     Raises:
       Owl2Error: The folder holds results of another checkpoint, prompt or data.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / _RUN
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        write_atomically(path, json.dumps(identity, indent=1, ensure_ascii=False))
+    if not path.exists():
+        write_json(path, identity)
         return
-    except ValueError as error:
-        raise Owl2Error(f"{path} is damaged ({error}); delete {folder} to evaluate anew") from error
+    try:
+        known = read_json_object(path)
+    except Owl2Error as error:
+        raise Owl2Error(f"{error}; delete {folder} to evaluate anew") from error
     for key in identity:
         if known.get(key) != identity[key]:
             raise Owl2Error(
@@ -86,32 +85,18 @@ class Journal:
         finished = set(finished)
         rows = _read(self.path) if self.path.exists() else []
         kept = [row for row in rows if row["index"] // CHUNK in finished]
-        write_atomically(self.path, "".join(map(line, kept)))
-        self._file: TextIO = self.path.open("a", encoding="utf-8")
+        write_lines(self.path, kept)
+        self._file = AppendFile(self.path)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Appends a row, which must hold its question's number as "index"."""
-        self._file.write(line(row))
-        self._file.flush()
+        """Appends a row, which must hold its question's number as "index". Raises `Owl2Error`: no room."""
+        self._file.write_json(row)
 
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._file.close()
-
-
-def line(row: dict[str, Any]) -> str:
-    """One line of a JSONL file."""
-    return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a whole file or, when interrupted, leaves the old one."""
-    # Several hosts may write the same file into a shared folder.
-    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    def __exit__(self, *exception: Any) -> None:
+        self._file.__exit__(*exception)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

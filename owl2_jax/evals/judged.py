@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import write_text
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Decoding, Judged, Question, Summary, percent, percent_by
 from owl2_jax.evals.files import DataFile, read_object, read_rows
@@ -68,7 +69,7 @@ class MMVet(FreeAnswer):
         """The input of mm-vet_evaluator: an object of answers by question."""
         path = folder / "mm-vet_answers.json"
         answers = {answer.question.id: answer.prediction for answer in answered}
-        path.write_text(json.dumps(answers, indent=2, ensure_ascii=False), encoding="utf-8")
+        write_text(path, json.dumps(answers, indent=2, ensure_ascii=False))
         return [path]
 
     def judged(self, answered: Sequence[Answered], judgements: Path) -> Summary:
@@ -123,7 +124,7 @@ class MMHalBench(FreeAnswer):
         """The authors' template with `model_answer` filled in."""
         rows = [{**answer.question.info["row"], "model_answer": answer.prediction} for answer in answered]
         path = folder / "mmhal-bench_responses.json"
-        path.write_text(json.dumps(rows, indent=2, ensure_ascii=False), encoding="utf-8")
+        write_text(path, json.dumps(rows, indent=2, ensure_ascii=False))
         return [path]
 
     def judged(self, answered: Sequence[Answered], judgements: Path) -> Summary:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import new_file
 from owl2_jax.evals.results import Score
 
 _RADAR_AXES = 3
@@ -54,7 +55,8 @@ def bar_chart(scores: Sequence[Score], path: Path) -> None:
     axes.plot([], [], ":", color=_BASELINE, label="baselines")
     axes.plot([], [], color="black", linewidth=1, label="95 % interval")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    with new_file(path) as part:
+        figure.savefig(part, dpi=150, bbox_inches="tight")
 
 
 def radar_chart(scores: Sequence[Score], path: Path) -> None:
@@ -82,7 +84,8 @@ def radar_chart(scores: Sequence[Score], path: Path) -> None:
     axes.set_yticklabels([])
     axes.set_ylim(0, outside)
     axes.legend(loc="lower right", bbox_to_anchor=(1.15, -0.1))
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    with new_file(path) as part:
+        figure.savefig(part, dpi=150, bbox_inches="tight")
 
 
 def _label(axes: Any, angle: float, radius: float, score: Score) -> None:

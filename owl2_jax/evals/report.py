@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import json_lines, read_json
+from owl2_jax.core.text_files import json_lines, new_file, read_json
 from owl2_jax.data import images
 from owl2_jax.evals.base import Question
 from owl2_jax.evals.registry import BENCHMARKS
@@ -66,7 +66,8 @@ def write_report(run: Path, output: Path) -> None:
         _draw_example(axes, example)
     for axes in bottom.axes:
         axes.set_axis_off()
-    figure.savefig(output, dpi=110)
+    with new_file(output) as part:
+        figure.savefig(part, dpi=110)
 
 
 def read_losses(run: Path) -> list[tuple[str, Curves]]:

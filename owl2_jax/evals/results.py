@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import read_json_object, write_text
 from owl2_jax.evals.base import Answered, Benchmark, Summary
 from owl2_jax.evals.bootstrap import interval
-from owl2_jax.evals.journal import write_atomically
 from owl2_jax.evals.rows import Broken
 
 COLUMNS = ("benchmark", "metric", "score", "95 %", "baselines", "published", "questions", "seconds")
@@ -108,16 +108,15 @@ def write_scores(path: Path, scores: Iterable[Score]) -> None:
     known = read_scores(path) if path.exists() else {}
     known.update({score.benchmark: score for score in scores})
     entries = {"scores": [asdict(score) for score in known.values()]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_scores(path: Path) -> dict[str, Score]:
     """The scores of a scores.json by benchmark; raises `Owl2Error` for a damaged file."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["scores"]
+        entries = read_json_object(path)["scores"]
         return {entry["benchmark"]: _score(entry) for entry in entries}
-    except (ValueError, TypeError, KeyError) as error:
+    except (Owl2Error, TypeError, KeyError) as error:
         raise Owl2Error(f"{path} is not a scores file ({error}); move it away") from error
 
 

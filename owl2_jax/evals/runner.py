@@ -19,7 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from owl2_jax.core.append_file import write_lines
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import write_text
 from owl2_jax.data import images
 from owl2_jax.data.images import ImageError
 from owl2_jax.evals import journal
@@ -109,7 +111,7 @@ def evaluate(
     benchmark.export(answered, folder)
     seconds = sum(row["seconds"] for row in rows)
     score = make_score(name, benchmark, answered, summary, seconds, broken)
-    journal.write_atomically(folder / "summary.json", json.dumps(asdict(score), indent=1, ensure_ascii=False))
+    write_text(folder / "summary.json", json.dumps(asdict(score), indent=1, ensure_ascii=False))
     check_share(name, broken, total, max_broken_share)
     return score
 
@@ -251,12 +253,12 @@ def _write_results(
     for row, score in zip(rows, summary.scores, strict=True):
         # Times differ from run to run, so they stand in a file of their own; the results must not.
         kept = {key: value for key, value in row.items() if key not in _OF_THE_JOURNAL}
-        lines.append(journal.line({**kept, "score": score}))
-        times.append(journal.line({"id": row["id"], "seconds": row["answer_seconds"]}))
-    journal.write_atomically(folder / "results.jsonl", "".join(lines))
-    journal.write_atomically(folder / "times.jsonl", "".join(times))
+        lines.append({**kept, "score": score})
+        times.append({"id": row["id"], "seconds": row["answer_seconds"]})
+    write_lines(folder / "results.jsonl", lines)
+    write_lines(folder / "times.jsonl", times)
     path = folder / "broken.jsonl"
     if broken:
-        journal.write_atomically(path, "".join(journal.line(asdict(row)) for row in broken))
+        write_lines(path, [asdict(row) for row in broken])
     else:
         path.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from owl2_jax.core.text_files import lines, read_text
+from owl2_jax.core.text_files import lines, read_text, write_text
 from owl2_jax.data.prompts import IMAGE_TAG, PROMPTS
 from owl2_jax.data.video import Frame, decode_frame, require_reader
 from owl2_jax.evals.base import Answered, Judged, Question, Summary, percent
@@ -84,7 +84,7 @@ class VideoQuestions(Judged):
             }
             for answer in answered
         ]
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return [path]
 
     def judged(self, answered: Sequence[Answered], judgements: Path) -> Summary:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from owl2_jax.core.text_files import write_text
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Picture, Question, Summary, percent, percent_by
 from owl2_jax.evals.files import DataFile, read_object, read_rows
@@ -140,7 +141,7 @@ class VQAv2TestDev(QuestionsAndAnnotations):
             for answer in answered
         ]
         path = folder / "v2_OpenEnded_mscoco_test-dev2015_owl2_results.json"
-        path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+        write_text(path, json.dumps(rows, ensure_ascii=False))
         return [path]
 
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.outputs import new_directory
+from owl2_jax.core.text_files import write_text
 from owl2_jax.sweeps.commands import Commands, commands_of
 from owl2_jax.sweeps.folder import SweepFolder
 from owl2_jax.sweeps.grid import Run, Sweep
@@ -174,5 +175,5 @@ def _write(output: Path, files: dict[str, str], shown: Sequence[str]) -> list[Pa
         for name, text in files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            write_text(path, text)
     return [output / name for name in shown]

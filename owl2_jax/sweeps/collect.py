@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import json_lines
+from owl2_jax.core.text_files import json_lines, write_text
 from owl2_jax.sweeps.costs import step_flops
 from owl2_jax.sweeps.folder import RunFolder, SweepFolder, read_json
 from owl2_jax.sweeps.grid import Run, Sweep
@@ -227,7 +227,7 @@ def write_table(table: Table, folder: Path) -> list[Path]:
     """Writes table.csv (full precision) and table.md (for reading); returns their paths."""
     paths = [folder / "table.csv", folder / "table.md"]
     for path, text in zip(paths, (_csv(table), markdown(table)), strict=True):
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     return paths
 
 

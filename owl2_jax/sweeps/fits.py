@@ -7,9 +7,10 @@ import subprocess
 from collections.abc import Callable
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import read_json, write_json
 from owl2_jax.sweeps import processes
 from owl2_jax.sweeps.commands import fit_command
-from owl2_jax.sweeps.folder import SweepFolder, write_json
+from owl2_jax.sweeps.folder import SweepFolder
 from owl2_jax.sweeps.grid import Run, Sweep
 
 
@@ -29,7 +30,7 @@ def fit_points(sweep: Sweep, folder: SweepFolder, say: Callable[[str], None]) ->
         if not path.is_file():
             say(f"{point.name}: compiling for {sweep.config.topology}")
             write_json(path, _ask(fit_command(sweep, Run(point, sweep.config.seeds[0]))))
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = read_json(path)
         needed, capacity = (report["memory"][name] / 2**30 for name in ("needed", "capacity"))
         verdict = "fits" if report["fits"] else "DOES NOT FIT"
         say(f"{point.name}: {needed:.2f} of {capacity:.2f} GiB per chip, {verdict}")

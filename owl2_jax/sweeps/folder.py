@@ -13,14 +13,13 @@ WORKDIR/sweep.json                     what the runs have in common, and every p
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from owl2_jax.config import RunConfig
-from owl2_jax.core import fields
+from owl2_jax.core import fields, text_files
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import CHECKPOINTS_DIR
 from owl2_jax.sweeps.grid import Point, Run, Sweep
@@ -110,7 +109,7 @@ class SweepFolder:
                 )
         elif self.path.exists() and any(self.path.iterdir()):
             raise Owl2Error(f"{self.path} is not empty and holds no sweep; give another --workdir")
-        write_json(path, wanted)
+        text_files.write_json(path, wanted)
 
 
 def _identity(sweep: Sweep) -> dict[str, Any]:
@@ -149,17 +148,9 @@ def _flat(values: Any, where: str = "") -> dict[str, Any]:
 
 def read_json(path: Path) -> Any:
     """The content of a file; None when there is none. Raises `Owl2Error` when it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except ValueError as error:
-        raise Owl2Error(f"{path} is damaged ({error}); delete it and run the sweep again") from None
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Replaces a file as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    beside.replace(path)
+    try:
+        return text_files.read_json(path)
+    except Owl2Error as error:
+        raise Owl2Error(f"{error}; delete it and run the sweep again") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.text_files import new_file
 from owl2_jax.sweeps.collect import Row, Table
 
 _FORMATS: Final = ("png", "svg")
@@ -153,6 +154,6 @@ def _write(stem: Path, figure: Any) -> list[Path]:
     paths = [stem.with_name(f"{stem.name}.{ending}") for ending in _FORMATS]
     for path in paths:
         # Without a date and with fixed ids the same table gives the same bytes.
-        with _matplotlib().rc_context({"svg.hashsalt": "owl2"}):
-            figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
+        with _matplotlib().rc_context({"svg.hashsalt": "owl2"}), new_file(path) as part:
+            figure.savefig(part, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
     return paths

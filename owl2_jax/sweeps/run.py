@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import write_json
 from owl2_jax.sweeps.commands import Commands, commands_of
-from owl2_jax.sweeps.folder import RunFolder, SweepFolder, read_json, write_json
+from owl2_jax.sweeps.folder import RunFolder, SweepFolder, read_json
 from owl2_jax.sweeps.grid import Run, Sweep
 from owl2_jax.sweeps.processes import Children, locked
 

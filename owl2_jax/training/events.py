@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from owl2_jax.core.append_file import AppendFile
+
 # Field numbers and wire types of `tensorflow.Event`, `Summary` and `SessionLog`.
 _WALL_TIME: Final = 1 << 3 | 1
 _STEP: Final = 2 << 3 | 0
@@ -36,14 +38,17 @@ class EventWriter:
     """
 
     def __init__(self, directory: Path, first_step: int) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
-        self._file = (directory / name).open("ab")
+        self._file = AppendFile(directory / name)
         self._write(_bytes(_FILE_VERSION, b"brain.Event:2"))
         self._write(_step(first_step) + _bytes(_SESSION_LOG, _SESSION_START))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one event with a value per tag; it is in the file when this returns."""
+        """Writes one event with a value per tag; it is in the file when this returns.
+
+        Raises:
+          Owl2Error: the disk is full; the file holds whole events.
+        """
         summary = b"".join(
             _bytes(_VALUE, _bytes(_TAG, tag.encode()) + bytes([_SIMPLE_VALUE]) + struct.pack("<f", value))
             for tag, value in values.items()
@@ -57,7 +62,6 @@ class EventWriter:
         data = bytes([_WALL_TIME]) + struct.pack("<d", time.time()) + fields
         length = struct.pack("<Q", len(data))
         self._file.write(length + _masked_crc(length) + data + _masked_crc(data))
-        self._file.flush()
 
 
 def _varint(value: int) -> bytes:

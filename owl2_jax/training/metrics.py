@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from owl2_jax.core.append_file import AppendFile, read_whole_lines, write_lines
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import read_text, write_text
 from owl2_jax.training.config import WandbConfig
 from owl2_jax.training.events import EventWriter
 
@@ -29,16 +30,18 @@ class MetricWriter:
     def __init__(self, run: Path, first_step: int, wandb: WandbConfig | None = None) -> None:
         self._path = run / METRICS_FILE
         _drop_after(self._path, first_step)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = AppendFile(self._path)
         self._events = EventWriter(run / EVENTS_DIR, first_step + 1)
         self._wandb = None if wandb is None else _start_wandb(wandb, run)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes one reading; a value that is not finite is null in the file and left out elsewhere."""
+        """Writes one reading; a value that is not finite is null in the file and left out elsewhere.
+
+        Raises:
+          Owl2Error: the disk is full; no file holds a part of the reading.
+        """
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        line = {"step": step, **{name: finite.get(name) for name in values}}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._file.write_json({"step": step, **{name: finite.get(name) for name in values}})
         self._events.write(step, finite)
         if self._wandb is not None:
             self._wandb.log(finite, step=step)
@@ -52,16 +55,7 @@ class MetricWriter:
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The readings of a run in order; a line that was cut by a crash ends them."""
-    path = run / METRICS_FILE
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines
+    return read_whole_lines(run / METRICS_FILE)
 
 
 def _drop_after(path: Path, step: int) -> None:
@@ -69,9 +63,7 @@ def _drop_after(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = [line for line in read_metrics(path.parent) if line["step"] <= step]
-    beside = path.with_suffix(".tmp")
-    beside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    beside.replace(path)
+    write_lines(path, kept)
 
 
 def check_wandb(config: WandbConfig | None) -> None:
@@ -89,11 +81,11 @@ def _start_wandb(config: WandbConfig, run: Path) -> Any:
 
     identity = run / "wandb_id.txt"
     if not identity.is_file():
-        identity.write_text(wandb.util.generate_id(), encoding="utf-8")
+        write_text(identity, wandb.util.generate_id())
     return wandb.init(
         project=config.project,
         name=config.name or run.name,
-        id=identity.read_text(encoding="utf-8").strip(),
+        id=read_text(identity).strip(),
         resume="allow",
         mode=config.mode,
         dir=str(run),

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import CHECKPOINTS_DIR, MODEL_FILE, TOKENIZER_FILE, model_json
+from owl2_jax.core.text_files import read_bytes, read_json_object, write_bytes
 from owl2_jax.version import __version__
 
 CONFIG_FILE: Final = "config.json"
@@ -75,9 +76,9 @@ def check_run_directory(run: Path, config: Mapping[str, Any]) -> None:
     if not path.is_file():
         return
     try:
-        old = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise Owl2Error(f"{path} is damaged ({error}); restore it, or give another --workdir") from None
+        old = read_json_object(path)
+    except Owl2Error as error:
+        raise Owl2Error(f"{error}; restore it, or give another --workdir") from error
     lines = differences(_fixed(old), _fixed(config))
     if lines:
         shown = "; ".join(lines[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
@@ -105,7 +106,6 @@ def write_run_directory(run: Path, config: Mapping[str, Any], tokenizer: bytes) 
       config: the whole configuration as JSON types.
       tokenizer: bytes of the SentencePiece model that goes with the checkpoints.
     """
-    run.mkdir(parents=True, exist_ok=True)
     data = config["data"]
     model = model_json(
         config["model"],
@@ -130,8 +130,8 @@ def record_start(
     """
     path = run / RECORD_FILE
     try:
-        starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
-    except (OSError, ValueError, KeyError):
+        starts = list(read_json_object(path)["starts"])
+    except (Owl2Error, KeyError, TypeError):
         starts = []
     manifest = data_manifest(config["data"]["datasets"], records)
     starts.append(
@@ -211,11 +211,8 @@ def _fixed(config: Mapping[str, Any], where: str = "") -> dict[str, Any]:
 
 def _write(path: Path, content: bytes) -> None:
     """Replaces a file as a whole; one that holds this already keeps its time."""
-    if path.is_file() and path.read_bytes() == content:
-        return
-    beside = path.with_suffix(".tmp")
-    beside.write_bytes(content)
-    beside.replace(path)
+    if not path.is_file() or read_bytes(path) != content:
+        write_bytes(path, content)
 
 
 def _write_json(path: Path, values: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import json
 import os
 import sys
 import threading
@@ -15,6 +14,9 @@ from types import TracebackType
 from typing import Final
 
 import jax
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import read_json_object, write_json
 
 # Exit code of a run that hangs: nothing is wrong with the run itself, a restart may help.
 EXIT_HANG: Final = 3
@@ -74,7 +76,8 @@ class Watchdog:
         while not self._ended.wait(min(self._seconds / 8, 1.0)):
             now = time.monotonic()
             if jax.process_count() > 1 and now - last >= _HEARTBEAT_SECONDS:
-                write_heartbeat(self._run, jax.process_index(), self._step)
+                with contextlib.suppress(Owl2Error):  # for the others to read; no reason to stop watching
+                    write_heartbeat(self._run, jax.process_index(), self._step)
                 last = now
             if not self._paused and now - self._beat > self._seconds:
                 self._expire(self._run, self._step, now - self._beat)
@@ -82,11 +85,8 @@ class Watchdog:
 
 
 def write_heartbeat(run: Path, process: int, step: int) -> None:
-    folder = run / HEARTBEATS_DIR
-    folder.mkdir(exist_ok=True)
-    beside = folder / f"{process}.tmp"
-    beside.write_text(json.dumps({"step": step, "time": time.time()}), encoding="utf-8")
-    beside.replace(folder / f"{process}.json")
+    """Raises `Owl2Error` when the disk is full or away."""
+    write_json(run / HEARTBEATS_DIR / f"{process}.json", {"step": step, "time": time.time()})
 
 
 def exit_stalled(run: Path, step: int, silence: float) -> None:
@@ -96,8 +96,8 @@ def exit_stalled(run: Path, step: int, silence: float) -> None:
         f"its last is {step}; exiting with {EXIT_HANG}, the same command resumes from the last checkpoint"
     ]
     for path in sorted((run / HEARTBEATS_DIR).glob("*.json"), key=lambda path: int(path.stem)):
-        with contextlib.suppress(OSError, ValueError):
-            values = json.loads(path.read_text(encoding="utf-8"))
+        with contextlib.suppress(Owl2Error, KeyError, TypeError):
+            values = read_json_object(path)
             age = time.time() - values["time"]
             lines.append(f"  host {path.stem}: step {values['step']}, {age:.0f} s ago")
     print("\n".join([*lines, "stacks of this host:"]), file=sys.stderr, flush=True)

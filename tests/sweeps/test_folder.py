@@ -34,5 +34,5 @@ def test_folder_of_something_else_is_refused(make_sweep, folder):
         folder.claim(make_sweep())
     (folder.path / "thesis.tex").unlink()
     (folder.path / "sweep.json").write_text("{")
-    with pytest.raises(Owl2Error, match=r"sweep.json is damaged"):
+    with pytest.raises(Owl2Error, match=r"sweep.json is not valid JSON.*delete it"):
         folder.claim(make_sweep())

@@ -10,12 +10,13 @@ import json
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
+
+from owl2_jax.core import text_files
 
 
 def is_local(path: str) -> bool:
@@ -44,16 +45,11 @@ def size(path: str) -> int:
 @contextmanager
 def new_file(path: str) -> Iterator[str]:
     """Yields a local path to write; the file appears at `path` when the block ends without an error."""
-    _make_parent(path)
     if is_local(path):
-        partial = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-        try:
-            yield partial
-            os.replace(partial, path)
-        finally:
-            if os.path.exists(partial):
-                os.remove(partial)
+        with text_files.new_file(path) as part:
+            yield str(part)
         return
+    _make_parent(path)
     with tempfile.TemporaryDirectory() as folder:
         partial = os.path.join(folder, "file")
         yield partial
@@ -90,13 +86,12 @@ def remove(path: str) -> None:
 
 def write_json(path: str, values: Any) -> None:
     with new_file(path) as partial, open(partial, "w", encoding="utf-8") as file:
-        json.dump(values, file, indent=1, ensure_ascii=False)
-        file.write("\n")
+        file.write(json.dumps(values, indent=1) + "\n")
 
 
 def read_json(path: str) -> Any:
     with FileSystems.open(path) as file:
-        return json.loads(file.read())
+        return text_files.parse_json(file.read(), path)
 
 
 def _make_parent(path: str) -> None:

@@ -26,6 +26,7 @@ import numpy as np
 
 from owl2_jax.core import text_files
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import new_file
 from owl2_jax.data.sources.base import (
     DEFAULT_IMAGE_TAG,
     Example,
@@ -228,12 +229,13 @@ def _load_or_build(index_path: Path, paths: Sequence[str]) -> np.ndarray:
         if entries.dtype.names and entries.dtype == entry_type(entries.dtype["key"].itemsize):
             return entries
     entries = build_index(paths)
-    temporary = index_path.with_name(f"{index_path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            np.save(file, entries)
-        os.replace(temporary, index_path)
-    except OSError as error:
-        reason = f"cannot write the index {index_path}: {error.strerror}"
-        raise Owl2Error(f"{reason}; set index_folder to a folder that can be written") from error
+        if not index_path.parent.is_dir():
+            raise Owl2Error(f"there is no folder {index_path.parent}")
+        with new_file(index_path) as part:
+            np.save(part, entries)
+    except Owl2Error as error:
+        raise Owl2Error(
+            f"the index of the shards: {error}; or set index_folder to a folder that can be written"
+        ) from error
     return entries

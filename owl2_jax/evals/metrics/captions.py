@@ -20,6 +20,7 @@ from pathlib import Path
 from shutil import which
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.text_files import write_text
 
 BLEU = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4")
 METRICS = ("CIDEr", *BLEU, "ROUGE_L", "METEOR", "SPICE")
@@ -130,7 +131,7 @@ def _run_tokenizer(lines: list[str]) -> list[str]:
     # The file lies in a folder of its own: the package writes it beside its jar, which may be read-only.
     with tempfile.TemporaryDirectory() as folder:
         text = Path(folder, "captions.txt")
-        text.write_text("\n".join(lines), encoding="utf-8")
+        write_text(text, "\n".join(lines))
         options = ["-preserveLines", "-lowerCase", "-encoding", "utf-8", str(text)]
         done = subprocess.run(command + options, capture_output=True, check=False)
     if done.returncode:

@@ -71,8 +71,9 @@ def test_index_goes_to_its_folder_and_nothing_else_is_left(tmp_path):
 
 def test_unwritable_index_folder_says_what_to_set(tmp_path):
     path = write(tmp_path / "00000.tar", members(0, 1))
-    with pytest.raises(Owl2Error, match="set index_folder"):
-        WebDatasetSource(path, dataset="d", index_folder=tmp_path / "missing")
+    for folder in (tmp_path / "missing", path):
+        with pytest.raises(Owl2Error, match="set index_folder"):
+            WebDatasetSource(path, dataset="d", index_folder=folder)
 
 
 def test_damaged_index_is_named(tmp_path):

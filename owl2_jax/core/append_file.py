@@ -1,0 +1,109 @@
+"""Files that grow record by record: each is there as a whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import BOM, lines, why_not_readable, why_not_writable, write_text
+
+
+class AppendFile:
+    """A file that is written to at its end. A record is in the file when `write` returns.
+
+    What a full disk took of a record is taken back, so the file stays whole and
+    can be written on when there is room.
+
+    Args:
+      path: made when missing, with its parents.
+
+    Raises:
+      Owl2Error: it cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise Owl2Error(why_not_writable(self.path, error)) from error
+
+    def write(self, record: bytes | str) -> None:
+        """Appends one record. Raises `Owl2Error` when it does not fit; the file is then as before."""
+        rest = memoryview(record.encode() if isinstance(record, str) else record)
+        try:
+            before = os.fstat(self._file.fileno()).st_size
+            try:
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(before)
+                raise
+        except OSError as error:
+            raise Owl2Error(why_not_writable(self.path, error)) from error
+
+    def write_json(self, value: Any) -> None:
+        """Appends the JSON of a value as one line."""
+        self.write(json_line(value))
+
+    def close(self) -> None:
+        """Raises `Owl2Error` when a disk on the network only now finds that it is full."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise Owl2Error(why_not_writable(self.path, error)) from error
+
+    def __enter__(self) -> AppendFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        with contextlib.suppress(Owl2Error):  # the error under way says more
+            self.close()
+
+
+def json_line(value: Any) -> str:
+    """The JSON of a value as a line; half a surrogate pair, which is no UTF-8, makes it ASCII."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(value)
+    return text + "\n"
+
+
+def read_whole_lines(path: str | os.PathLike) -> list[Any]:
+    """The JSON values of a file's lines up to the first that was cut off by a crash; none without a file.
+
+    Raises:
+      Owl2Error: the file is there and cannot be read.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise Owl2Error(why_not_readable(path, error)) from error
+    values = []
+    for line in lines(data.removeprefix(BOM).decode("utf-8", errors="replace")):
+        try:
+            values.append(json.loads(line))
+        except ValueError:
+            break
+    return values
+
+
+def write_lines(path: str | os.PathLike, values: list[Any]) -> None:
+    """Replaces a file by one with the JSON of a value on each line."""
+    write_text(path, "".join(map(json_line, values)))
