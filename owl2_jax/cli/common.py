@@ -4,15 +4,36 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from owl2_jax.core.errors import Owl2Error, nearest
+from owl2_jax.core.locks import locked
 
 if TYPE_CHECKING:
     from owl2_jax.inference.engine import EngineConfig
     from owl2_jax.inference.loaded import LoadedModel
     from owl2_jax.inference.sampling import Sampling
+
+
+@contextmanager
+def only_writer(path: Path, what: str) -> Iterator[None]:
+    """Holds the lock of an output inside the block; of several processes the first holds it for all.
+
+    Args:
+      path: the lock file.
+      what: the output, for the message, as "--output DIR".
+
+    Raises:
+      LockedError: somebody else writes there, and who.
+    """
+    from owl2_jax.parallel import multihost
+
+    with ExitStack() as stack:
+        multihost.by_first(f"lock of {what}", lambda: stack.enter_context(locked(path, what)))
+        yield
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Final
 
+from owl2_jax.cli.signals import Terminated, die_of, handle_signals, let_signals_end
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.text_files import NO_ROOM, why_not_writable
 from owl2_jax.version import __version__
 
 # Command, which is the name of its module here, and what it does.
@@ -52,16 +55,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output went away (`owl2 ... | head`); the interpreter
-        # must not write to it again when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and error.errno not in NO_ROOM:
+            raise
+        return _no_output(error)
+
+
+def _no_output(error: OSError) -> int:
+    """The exit code when standard output, or some file, takes no more."""
+    # The interpreter must not write to it again when it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):  # which is what `owl2 ... | head` ends with
+        print(f"error: {why_not_writable(error.filename or 'standard output', error)}", file=sys.stderr)
+    return 1
 
 
 def run() -> None:
     """The console script."""
-    sys.exit(main())
+    handle_signals()
+    try:
+        code = main()
+        sys.stdout.flush()
+    except Terminated:
+        die_of(signal.SIGTERM)
+    except OSError as error:  # nobody reads any more, or the output's disk is full
+        code = _no_output(error)
+    let_signals_end()
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:

@@ -53,6 +53,10 @@ class AppendFile:
         """Appends the JSON of a value as one line."""
         self.write(json_line(value))
 
+    def fileno(self) -> int:
+        """The descriptor, for a process that writes to the same file."""
+        return self._file.fileno()
+
     def close(self) -> None:
         """Raises `Owl2Error` when a disk on the network only now finds that it is full."""
         try:

@@ -90,8 +90,8 @@ class Holder:
 class Lock:
     """A lock that is held until `release`. Made by `take`."""
 
-    def __init__(self, path: Path, holder: Holder) -> None:
-        self._path, self._holder = path, holder
+    def __init__(self, path: Path, holder: Holder, made_folder: bool) -> None:
+        self._path, self._holder, self._made_folder = path, holder, made_folder
         self._ended = threading.Event()
         _held.add(holder.token)
         threading.Thread(target=self._beat, name="owl2-lock", daemon=True).start()
@@ -106,13 +106,15 @@ class Lock:
             beside.replace(self._path)
 
     def release(self) -> None:
-        """Removes the file. Does nothing the second time."""
+        """Removes the file, and its folder if that is new and still empty. Does nothing the second time."""
         if self._ended.is_set():
             return
         self._ended.set()
         with contextlib.suppress(OSError, ValueError):
             if _read(self._path).token == self._holder.token:
                 self._path.unlink()
+                if self._made_folder:
+                    self._path.parent.rmdir()
         _held.discard(self._holder.token)
 
     def _beat(self) -> None:
@@ -170,17 +172,20 @@ def take(path: Path, what: str, wait: Callable[[Holder], bool] | None = None) ->
     mine = _me()
     watched = _Watched(path, what)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            if _create(path, mine):
-                return Lock(path, mine)
-            found, gone = watched.look()
-            if gone:
-                if _replace(path, mine, found):
-                    return Lock(path, mine)
-            elif gone is False and found is not None and not (wait is not None and wait(found)):
+            made_folder = not path.parent.exists()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                if _create(path, mine):
+                    return Lock(path, mine, made_folder)
+                found, gone = watched.look()
+                if gone and _replace(path, mine, found):
+                    return Lock(path, mine, made_folder)
+            except FileNotFoundError:  # another one left, and took its empty folder along
+                continue
+            if gone is False and found is not None and not (wait is not None and wait(found)):
                 raise LockedError(f"{what} is in use: {found}. Wait for it, stop it, or choose another place")
-            time.sleep(_POLL_SECONDS if gone is False or found is None else 10 * _POLL_SECONDS)
+            time.sleep(10 * _POLL_SECONDS if gone is None and found is not None else _POLL_SECONDS)
     except OSError as error:
         raise Owl2Error(why_not_writable(path, error)) from error
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 from owl2_jax.core.errors import Owl2Error, nearest
 
 BOM: Final = b"\xef\xbb\xbf"
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an `OSError`
 _LFS: Final = b"version https://git-lfs.github.com/spec/"
 _PACKED: Final = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh9": "bzip2"}
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
@@ -220,7 +220,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def check_folder(folder: str | os.PathLike, flag: str) -> None:
-    """Checks that files can be written into a folder, which is made when it is missing.
+    """Checks that files can be written into a folder, or that it could be made; makes nothing.
 
     Args:
       flag: what named the folder, as "--workdir".
@@ -228,20 +228,23 @@ def check_folder(folder: str | os.PathLike, flag: str) -> None:
     Raises:
       Owl2Error: a file is in the way, or this user may not write there.
     """
-    folder = Path(folder)
-    probe = folder / f".{uuid.uuid4().hex[:8]}.tmp"
+    folder = there = Path(folder)
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    probe = there / f".{uuid.uuid4().hex[:8]}.tmp"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
             probe.touch()
         finally:
             probe.unlink(missing_ok=True)
+    except NotADirectoryError as error:
+        raise Owl2Error(f"{flag} {folder} cannot be made: {there} is a file, not a folder") from error
     except OSError as error:
         raise Owl2Error(f"{flag} {why_not_writable(folder, error)}") from error
 
 
 def check_file(path: str | os.PathLike, flag: str) -> None:
-    """As `check_folder`, for a file to be written; its folder is made when it is missing."""
+    """As `check_folder`, for a file to be written."""
     path = Path(path)
     if path.is_dir():
         raise Owl2Error(f"{flag} {path} is a folder, expected the name of a file")
@@ -267,7 +270,7 @@ def why_not_readable(path: str | os.PathLike, error: OSError) -> str:
 
 def why_not_writable(path: str | os.PathLike, error: OSError) -> str:
     """The line for an error at making or writing `path`: no room, forbidden, in the way or else."""
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         return f"no space left while writing {path}; make room and run it again"
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return f"{path} cannot be written by this user ({error.strerror}); choose another place"

@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,6 +197,42 @@ def agree(what: str, values: Any, timeout_s: float = 60) -> None:
             f"the {len(everyone)} processes disagree about the {what}: {'; '.join(lines)}. "
             "Start all of them with the same command, code and files"
         )
+
+
+def by_first(what: str, action: Callable[[], object], timeout_s: float = 180) -> None:
+    """Process 0 does something for all; every process must call it, in the same order.
+
+    Args:
+      what: what is done, for the message.
+
+    Raises:
+      Owl2Error: on every process, what `action` raised on process 0; also when
+        that does not answer within `timeout_s` seconds.
+    """
+    if jax.process_count() == 1:
+        action()
+        return
+    client, key = _client(), f"owl2/first/{next(_agreements)}/{what}"
+    if jax.process_index() == 0:
+        said = "another error; look at the log of process 0"
+        try:
+            action()
+            said = ""
+        except Owl2Error as error:
+            said = str(error)
+            raise
+        finally:
+            client.key_value_set(key, json.dumps(said))
+            if said:
+                jax.distributed.shutdown()  # together, so that no end cuts off the message of another
+        return
+    try:
+        said = json.loads(client.blocking_key_value_get(key, int(timeout_s * 1000)))
+    except jax.errors.JaxRuntimeError:
+        raise Owl2Error(f"process 0 did not say its {what} within {timeout_s:g} s; look at its log") from None
+    if said:
+        jax.distributed.shutdown()
+        raise Owl2Error(said)
 
 
 def disagreements(everyone: list[Any], most: int = 5) -> list[str]:

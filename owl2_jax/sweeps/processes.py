@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Final, TextIO
+from typing import Any, Final
+
+from owl2_jax.core import locks
+from owl2_jax.core.locks import Lock
 
 PROGRAM = (sys.executable, "-m", "owl2_jax.cli.main")  # `owl2`, of this environment
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -53,12 +53,12 @@ class Children:
         if self._running is not None:
             self._running.terminate()
 
-    def run(self, arguments: Sequence[str], log: TextIO, lock: int) -> int:
+    def run(self, arguments: Sequence[str], log: int, lock: Lock) -> int:
         """Runs `owl2 ARGUMENTS`; returns its exit code, negative for a signal.
 
         Args:
-          log: takes all that it prints.
-          lock: descriptor of a lock, which the process holds as long as it lives.
+          log: descriptor of a file that takes all it prints.
+          lock: the process keeps it as long as it lives, also when this one is killed.
         """
         self._running = subprocess.Popen(
             [*_IN_FRONT, *PROGRAM, *arguments],
@@ -66,9 +66,9 @@ class Children:
             stdout=log,
             stderr=subprocess.STDOUT,
             env=self._environment,
-            pass_fds=(lock,),
             start_new_session=True,  # an interrupt of the terminal comes through `_stop`, once
         )
+        lock.share(self._running.pid)
         if self.stopped is not None:  # the request came while the process was being made
             self._running.terminate()
         try:
@@ -78,33 +78,28 @@ class Children:
 
 
 @contextlib.contextmanager
-def locked(path: Path, waits: Callable[[], None], stopped: Callable[[], bool]) -> Iterator[int | None]:
-    """Holds a lock file; gives its descriptor, or None when asked to stop while waiting.
+def locked(path: Path, waits: Callable[[], None], stopped: Callable[[], bool]) -> Iterator[Lock | None]:
+    """Holds a lock, or gives None when asked to stop while waiting.
 
     Args:
       waits: called once when somebody else holds the lock.
       stopped: whether to give up waiting.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    told = False
+
+    def wait(holder: object) -> bool:
+        nonlocal told
+        if not told:
+            waits()
+            told = True
+        return not stopped()
+
     try:
-        told = False
-        while not _take(descriptor):
-            if not told:
-                waits()
-                told = True
-            if stopped():
-                yield None
-                return
-            time.sleep(0.1)
-        yield descriptor
+        lock = locks.take(path, str(path.parent), wait)
+    except locks.LockedError:
+        yield None
+        return
+    try:
+        yield lock
     finally:
-        os.close(descriptor)
-
-
-def _take(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        lock.release()

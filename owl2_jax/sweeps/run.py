@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from owl2_jax.core.append_file import AppendFile
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.locks import Lock
 from owl2_jax.core.text_files import write_json
 from owl2_jax.sweeps.commands import Commands, commands_of
 from owl2_jax.sweeps.folder import RunFolder, SweepFolder, read_json
@@ -123,7 +125,7 @@ class _OneRun:
                 self._tell("tries again")
             return str(failure["error"])
 
-    def _try(self, lock: int) -> dict[str, Any] | None:
+    def _try(self, lock: Lock) -> dict[str, Any] | None:
         """Runs the commands that are left; returns what failed."""
         files, commands, started = self._files, self._commands, time.perf_counter()
         if commands.resize is not None:
@@ -159,12 +161,11 @@ class _OneRun:
             self._tell(f"makes {start}")
             return self._call(resize, lock)
 
-    def _call(self, arguments: list[str], lock: int) -> dict[str, Any] | None:
+    def _call(self, arguments: list[str], lock: Lock) -> dict[str, Any] | None:
         files = self._files
-        with files.log.open("a", encoding="utf-8") as log:
+        with AppendFile(files.log) as log:
             log.write(f"$ owl2 {' '.join(arguments)}\n")
-            log.flush()
-            code = self._children.run(arguments, log, lock)
+            code = self._children.run(arguments, log.fileno(), lock)
         if code == 0 or self._children.stopped is not None:
             return None
         return _failure(files, arguments[0], code, _last_line(files.log))

@@ -1,0 +1,67 @@
+"""Ctrl-C and SIGTERM end a command where it can clean up, and print nothing of Python's.
+
+Python raises the exception of a signal wherever the main thread just is. Inside
+of a callback that cannot raise (a weak reference's, the garbage collector's,
+`__del__`) it is printed and lost; then the signal is sent again, until it meets
+a place that can raise.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+_AGAIN_SECONDS: Final = 0.02
+
+
+class Terminated(BaseException):
+    """SIGTERM came; raised in the main thread, so that locks are released and half-written output removed."""
+
+
+def handle_signals() -> None:
+    """For a process that is one command: SIGTERM raises, and no callback swallows a signal's exception."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+    print_other = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        kind = unraisable.exc_type
+        if issubclass(kind, KeyboardInterrupt):
+            _send_again(signal.SIGINT)
+        elif issubclass(kind, Terminated):
+            _send_again(signal.SIGTERM)
+        else:
+            print_other(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def die_of(number: int) -> NoReturn:
+    """Ends this process as the signal does whose exception has been dealt with."""
+    signal.signal(number, signal.SIG_DFL)
+    sys.stdout.flush()
+    os.kill(os.getpid(), number)
+    raise SystemExit(128 + number)
+
+
+def let_signals_end() -> None:
+    """The command is done: from here on a signal ends the process at once, with no exception to print."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) not in (signal.SIG_IGN, None):
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _send_again(number: int) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (main, number))
+    timer.daemon = True
+    timer.start()
