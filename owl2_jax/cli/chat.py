@@ -22,6 +22,7 @@ from owl2_jax.cli.common import (
     sampling_of,
 )
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.params_io import check_checkpoint
 
 if TYPE_CHECKING:
     from owl2_jax.inference.chat import Chat
@@ -49,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    check_checkpoint(args.checkpoint)
+
     from owl2_jax.inference.request import Request
 
     sampling = sampling_of(args)

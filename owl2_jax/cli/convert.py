@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from owl2_jax.cli import convert_lora
+from owl2_jax.core.errors import Owl2Error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,10 +29,29 @@ def main(args: argparse.Namespace) -> int:
         "verify": _verify,
         **convert_lora.ACTIONS,
     }
+    _check_places(args)
     from owl2_jax.core.memory import keep_freed_memory
 
     keep_freed_memory()  # tensor after tensor of the same sizes
     return actions[args.action](args)
+
+
+def _check_places(args: argparse.Namespace) -> None:
+    """Refuses what can be refused before JAX is imported and gigabytes are read."""
+    from owl2_jax.core.outputs import refuse_existing
+    from owl2_jax.core.params_io import check_checkpoint
+    from owl2_jax.core.text_files import check_folder
+
+    for name in ("source", "llama", "clip", "adapter"):
+        folder = getattr(args, name, None)
+        if folder is not None and not folder.is_dir():
+            found = "a file" if folder.is_file() else "no directory"
+            raise Owl2Error(f"--{name} {folder} is {found}; expected a directory with weights")
+    if getattr(args, "checkpoint", None) is not None:
+        check_checkpoint(args.checkpoint)
+    if getattr(args, "output", None) is not None:
+        refuse_existing(args.output)
+        check_folder(args.output.parent, "--output: the folder")
 
 
 def _add_to_jax(commands: argparse._SubParsersAction) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,9 @@ def _prepare(args: argparse.Namespace) -> int:
     flags = [f"--runner={args.runner}", *(f"--{option.lstrip('-')}" for option in args.beam)]
     if args.workers > 1:
         flags += [f"--direct_num_workers={args.workers}", "--direct_running_mode=multi_processing"]
-    there = is_there(args.output)
-    manifest = prepare(config, args.output, flags)
+    with _prepare_lock(args.output):
+        there = is_there(args.output)
+        manifest = prepare(config, args.output, flags)
     for name, about in manifest["sets"].items():
         left_out = ", ".join(f"{reason} {count}" for reason, count in about["rejected"].items()) or "nothing"
         print(
@@ -60,6 +62,18 @@ def _prepare(args: argparse.Namespace) -> int:
         )
     print(f"{args.output} is complete" if there else f"wrote {args.output}")
     return 0
+
+
+def _prepare_lock(output: str) -> AbstractContextManager[object]:
+    """One at a time for an output; buckets have no locks, and there whoever comes last wins whole files."""
+    from owl2_jax.core.locks import locked
+    from owl2_jax.core.text_files import check_folder
+
+    if "://" in output:
+        return nullcontext()
+    path = Path(output)
+    check_folder(path.parent, "--output: the folder")
+    return locked(path.with_name(f".{path.name}.lock"), f"--output {output}")
 
 
 def _add_check(commands: argparse._SubParsersAction) -> None:

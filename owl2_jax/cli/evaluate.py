@@ -10,7 +10,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from owl2_jax.cli.common import add_mesh_argument, engine_config, load_model
+from owl2_jax.cli.common import add_mesh_argument, engine_config, load_model, only_writer
+from owl2_jax.core.locks import LOCK_FILE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,13 +45,27 @@ def main(args: argparse.Namespace) -> int:
     judgements = _judgements(args.judgements, names)
     _check(args, benchmarks)
 
-    from owl2_jax.evals.identity import checkpoint_identity
-    from owl2_jax.evals.results import write_scores
-    from owl2_jax.evals.runner import evaluate
+    from owl2_jax.core.checkpoint_identity import checkpoint_identity
+    from owl2_jax.evals.journal import check_checkpoint
     from owl2_jax.parallel import multihost
 
     identity = checkpoint_identity(args.checkpoint) + (f" in {args.dtype}" if args.dtype else "")
     multihost.start()
+    with only_writer(args.output / LOCK_FILE, f"--output {args.output}"):
+        check_checkpoint(args.output, identity)
+        scores = _evaluate(benchmarks, judgements, identity, args)
+        if scores:
+            _report(scores, args)
+    return 0
+
+
+def _evaluate(
+    benchmarks: dict[str, Any], judgements: dict[str, Path], identity: str, args: argparse.Namespace
+) -> list[Any]:
+    """The scores of all benchmarks, each written as soon as it is known; none but on the first process."""
+    from owl2_jax.evals.results import write_scores
+    from owl2_jax.evals.runner import evaluate
+
     shard, model = _shard(), cache(partial(_model, args))
     scores = []
     for name, benchmark in benchmarks.items():
@@ -71,9 +86,7 @@ def main(args: argparse.Namespace) -> int:
         if score is not None:
             scores.append(score)
             write_scores(args.output / "scores.json", [score])
-    if scores:
-        _report(scores, args)
-    return 0
+    return scores
 
 
 def _list() -> int:
@@ -109,9 +122,13 @@ def _judgements(pairs: list[str], names: list[str]) -> dict[str, Path]:
 def _check(args: argparse.Namespace, benchmarks: dict[str, Any]) -> None:
     """Everything that can be wrong is said before hours are spent on the first benchmark."""
     from owl2_jax.core.errors import Owl2Error
+    from owl2_jax.core.params_io import check_checkpoint
+    from owl2_jax.core.text_files import check_folder
 
     if args.checkpoint is None:
         raise Owl2Error("--checkpoint DIR is missing: the model to evaluate")
+    check_checkpoint(args.checkpoint)
+    check_folder(args.output, "--output")
     if args.limit is not None and args.limit < 1:
         raise Owl2Error(f"--limit is {args.limit}; expected at least 1")
     if not 0 <= args.max_broken_share <= 1:

@@ -42,8 +42,11 @@ from owl2_jax.cli.common import (
     load_model,
     sampling_of,
 )
+from owl2_jax.core.append_file import AppendFile
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.core.text_files import json_lines
+from owl2_jax.core.locks import locked
+from owl2_jax.core.params_io import check_checkpoint
+from owl2_jax.core.text_files import check_file, json_lines, read_json_object, write_json
 from owl2_jax.data.sources.picture_files import is_blank, picture_names
 
 if TYPE_CHECKING:
@@ -78,29 +81,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    check_checkpoint(args.checkpoint)
+    if not args.output.parent.is_dir():
+        raise Owl2Error(f"the folder {args.output.parent} of the output does not exist")
+    check_file(args.output, "--output")
+    rows = read_rows(args.input)
     sampling = sampling_of(args)
     if args.beams is not None:
         from owl2_jax.inference.beam import check_settings as check_beams
 
         check_beams(args.beams, args.length_penalty)
-    rows = read_rows(args.input)
     requests = [to_request(row, args.input.parent, sampling, args.max_new_tokens) for row in rows]
-    check_settings(args.output, settings_of(args, sampling))
-    done = finished(args.output, [row["id"] for row in rows])
-    failed = 0
-    if done < len(rows):
-        engine = make_engine(args)
-        with args.output.open("a", encoding="utf-8") as out, progress_bar(done, len(rows)) as advance:
-            answers = ask(engine, requests[done:], args)
-            for row, answer in zip(rows[done:], answers, strict=True):
-                failed += isinstance(answer, Owl2Error)
-                out.write(json.dumps(to_line(row["id"], answer), ensure_ascii=False) + "\n")
-                out.flush()
-                advance()
+    with locked(args.output.with_name(f"{args.output.name}.lock"), f"--output {args.output}"):
+        check_settings(args.output, settings_of(args, sampling))
+        done = finished(args.output, [row["id"] for row in rows])
+        failed = write_answers(rows[done:], requests[done:], done, args)
     print(f"{len(rows)} answers in {args.output}" + (f", {done} of them from before" if done else ""))
     if failed:
         print(f"{failed} prompts could not be answered; see 'error' in {args.output}", file=sys.stderr)
     return SOME_FAILED if failed else 0
+
+
+def write_answers(
+    rows: Sequence[Mapping[str, Any]], requests: Sequence[Request], done: int, args: argparse.Namespace
+) -> int:
+    """Asks and appends the answers, each when it is there; returns how many are errors."""
+    if not rows:
+        return 0
+    failed, engine = 0, make_engine(args)
+    with AppendFile(args.output) as out, progress_bar(done, done + len(rows)) as advance:
+        for row, answer in zip(rows, ask(engine, requests, args), strict=True):
+            failed += isinstance(answer, Owl2Error)
+            out.write_json(to_line(row["id"], answer))
+            advance()
+    return failed
 
 
 def ask(
@@ -197,8 +211,11 @@ def to_line(row_id: str | int, answer: Result | Owl2Error) -> dict[str, Any]:
 
 def settings_of(args: argparse.Namespace, sampling: Sampling) -> dict[str, Any]:
     """What the answers in an output file have in common."""
+    from owl2_jax.core.checkpoint_identity import checkpoint_identity
+
     return {
         "checkpoint": str(args.checkpoint.resolve()),
+        "checkpoint_files": checkpoint_identity(args.checkpoint),
         "dtype": args.dtype,
         "input": hashlib.sha256(args.input.read_bytes()).hexdigest()[:16],
         "int8": args.int8,
@@ -212,14 +229,12 @@ def settings_of(args: argparse.Namespace, sampling: Sampling) -> dict[str, Any]:
 def check_settings(output: Path, settings: Mapping[str, Any]) -> None:
     """Notes the settings beside the output, or raises `Owl2Error` when others are noted."""
     note = output.with_name(output.name + ".settings.json")
-    if not output.parent.is_dir():
-        raise Owl2Error(f"the folder {output.parent} of the output does not exist")
     if not output.exists():
-        note.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        write_json(note, settings)
         return
     try:
-        noted = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        noted = read_json_object(note)
+    except Owl2Error:
         raise Owl2Error(
             f"{output} exists and {note} does not tell what made it; give another --output"
         ) from None

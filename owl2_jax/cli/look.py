@@ -28,12 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     from owl2_jax.cli.common import check_picture
     from owl2_jax.core.errors import Owl2Error
-    from owl2_jax.core.text_files import write_text
+    from owl2_jax.core.params_io import check_checkpoint
+    from owl2_jax.core.text_files import check_file, write_text
 
     if args.max_new_tokens < 1:
         raise Owl2Error(f"--max-new-tokens is {args.max_new_tokens}; expected at least 1")
     if not args.output.parent.is_dir():
         raise Owl2Error(f"--output {args.output}: there is no folder {args.output.parent}")
+    check_file(args.output, "--output")
+    for checkpoint in filter(None, (args.checkpoint, args.compare)):
+        check_checkpoint(checkpoint)
     for image in args.image:
         check_picture(image)
 

@@ -12,9 +12,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from owl2_jax.core.text_files import check_file
     from owl2_jax.evals.report import write_report
 
     output = args.output or args.run / "report.png"
+    check_file(output, "--output")
     write_report(args.run, output)
     print(f"wrote {output}")
     return 0

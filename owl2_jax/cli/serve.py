@@ -18,7 +18,9 @@ from owl2_jax.cli.common import (
     load_model,
 )
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.params_io import check_checkpoint
 from owl2_jax.core.text_files import read_text
+from owl2_jax.serving.listening import listen, url_of
 
 if TYPE_CHECKING:
     from owl2_jax.serving.settings import ServeConfig
@@ -62,11 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     config = config_of(args)
+    check_checkpoint(args.checkpoint)
+    sock = listen(args.host, args.port)
     require_extra()
-    from owl2_jax.serving.server import Server, listen, url_of
+
+    from owl2_jax.serving.server import Server
     from owl2_jax.serving.service import Service
 
-    sock = listen(args.host, args.port)
     warn_if_open(args.host, config)
     model = load_model(args, args.int8)
     engine = dataclasses.replace(engine_config(model, args.slots), decode_steps=4)

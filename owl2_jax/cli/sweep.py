@@ -42,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from owl2_jax.core.text_files import check_folder
+    from owl2_jax.sweeps.commands import commands_of
     from owl2_jax.sweeps.folder import SweepFolder
     from owl2_jax.sweeps.grid import load_sweep
 
@@ -51,11 +53,14 @@ def main(args: argparse.Namespace) -> int:
         return _list(sweep, folder)
     if args.collect and not folder.path.is_dir():
         return _collect(sweep, folder, args.plot)  # which says so, and makes no folder
+    check_folder(folder.path, "--workdir")
     folder.claim(sweep)
     if args.collect:
         return _collect(sweep, folder, args.plot)
     if args.fit:
         return _fit(sweep, folder)
+    if not (args.slurm or args.jobset):
+        commands_of(sweep, folder, sweep.runs[0])  # the checkpoint to start from is there
     from owl2_jax.sweeps.costs import check_fits
 
     check_fits(sweep, _machine(sweep))

@@ -8,8 +8,12 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from owl2_jax.cli.common import only_writer
+from owl2_jax.core.locks import LOCK_FILE
+
 if TYPE_CHECKING:
     from owl2_jax.config import RunConfig
+    from owl2_jax.data.pipeline import Pipeline
     from owl2_jax.data.tokenizer import Tokenizer
     from owl2_jax.training.loop import Outcome
 
@@ -21,28 +25,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--workdir", required=True, type=Path, help="run directory; resumed if it exists")
     parser.add_argument(
+        "--accept-changed-data", action="store_true",
+        help="go on with a run although files of its data have changed since",
+    )  # fmt: skip
+    parser.add_argument(
         "overrides", nargs="*", metavar="FIELD=VALUE", help="changed fields, as train.total_steps=100"
     )
 
 
 def main(args: argparse.Namespace) -> int:
     from owl2_jax.config import load_config
+
+    config = load_config(args.config, args.overrides)
+    _check_folders(config, args.workdir)
+
     from owl2_jax.core.memory import keep_freed_memory
     from owl2_jax.parallel import multihost
-    from owl2_jax.training.run_directory import is_complete, saved_step
+    from owl2_jax.training.run_directory import (
+        check_run_directory,
+        check_tokenizer_file,
+        is_complete,
+        saved_step,
+    )
 
     keep_freed_memory()
     _set_up_logs()
-    config = load_config(args.config, args.overrides)
-    tokenizer = _check(config, args.workdir)
+    tokenizer = _check(config)
     multihost.start()
     multihost.agree("config", config.to_dict())
-    # Where hosts see different run directories, some would train on while others wait for them.
-    multihost.agree("newest saved step", saved_step(args.workdir))
-    if is_complete(args.workdir, config.train.num_steps):
-        print(f"{args.workdir} is complete: step {config.train.num_steps} is saved")
-        return 0
-    outcome = _train(config, tokenizer, args.workdir, Path(args.config.partition(":")[0]).stem)
+    with only_writer(args.workdir / LOCK_FILE, f"--workdir {args.workdir}"):
+        check_run_directory(args.workdir, config.to_dict())  # again: until now another one could write it
+        # Where hosts see different run directories, some would train on while others wait for them.
+        multihost.agree("newest saved step", saved_step(args.workdir))
+        if is_complete(args.workdir, config.train.num_steps):
+            print(f"{args.workdir} is complete: step {config.train.num_steps} is saved")
+            return 0
+        check_tokenizer_file(args.workdir, tokenizer.bytes)
+        outcome = _train(config, tokenizer, args)
     if outcome.signal is not None and not outcome.finished:
         print(f"stopped behind step {int(outcome.state.step)}, saved; the same command goes on", flush=True)
         if outcome.signal == signal.SIGINT:
@@ -58,7 +77,19 @@ def _set_up_logs() -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
-def _check(config: RunConfig, run: Path) -> Tokenizer:
+def _check_folders(config: RunConfig, run: Path) -> None:
+    """Refuses what can be refused before JAX is imported, which takes seconds."""
+    from owl2_jax.core.params_io import check_checkpoint
+    from owl2_jax.core.text_files import check_folder
+    from owl2_jax.training.run_directory import check_run_directory
+
+    check_run_directory(run, config.to_dict())
+    check_folder(run, "--workdir")
+    if config.train.start_from is not None:
+        check_checkpoint(config.train.start_from)
+
+
+def _check(config: RunConfig) -> Tokenizer:
     """Refuses what can be refused before a device is touched."""
     from owl2_jax.cli.train_hooks import metric_names
     from owl2_jax.data.pipeline import load_tokenizer
@@ -66,12 +97,10 @@ def _check(config: RunConfig, run: Path) -> Tokenizer:
     from owl2_jax.training.groups import plan_leaves
     from owl2_jax.training.hooks import check_best
     from owl2_jax.training.metrics import check_wandb
-    from owl2_jax.training.run_directory import check_run_directory
     from owl2_jax.training.start import check_start
 
     tokenizer = load_tokenizer(config.data)
     check_tokenizer(tokenizer.vocab_size, config.model.decoder.vocab_size)
-    check_run_directory(run, config.to_dict())
     check_wandb(config.train.wandb)
     check_best(config.train.best, metric_names(config))
     shapes = abstract_params(config.model)
@@ -91,7 +120,7 @@ def check_tokenizer(found: int, expected: int) -> None:
         )
 
 
-def _train(config: RunConfig, tokenizer: Tokenizer, run: Path, title: str) -> Outcome:
+def _train(config: RunConfig, tokenizer: Tokenizer, args: argparse.Namespace) -> Outcome:
     """Starts the devices and trains."""
     import jax
 
@@ -104,6 +133,7 @@ def _train(config: RunConfig, tokenizer: Tokenizer, run: Path, title: str) -> Ou
     from owl2_jax.training.run_directory import write_run_directory
     from owl2_jax.training.trainer import make_trainer
 
+    run, title = args.workdir, Path(args.config.partition(":")[0]).stem
     mesh = make_mesh(config.mesh)
     check_batch(config.data.rows, mesh, "data.rows", config.train.accumulate_steps)
     check_batch(config.data.images, mesh, "data.images", config.train.accumulate_steps)
@@ -113,12 +143,24 @@ def _train(config: RunConfig, tokenizer: Tokenizer, run: Path, title: str) -> Ou
     pipeline = Pipeline(config.data, image_size, span, data_shard(mesh), quarantine)
     try:
         hooks = make_hooks(config, trainer, tokenizer)
+        _check_data(run, pipeline, args.accept_changed_data)
         if jax.process_index() == 0:
             write_run_directory(run, config.to_dict(), tokenizer.bytes)
             _record(config, run, mesh, pipeline)
         return train(trainer, pipeline, run, title=title, hooks=hooks)
     finally:
         pipeline.close()
+
+
+def _check_data(run: Path, pipeline: Pipeline, accept: bool) -> None:
+    """The data is the same on every host, and what the run was trained on so far."""
+    from owl2_jax.core.file_identity import identities
+    from owl2_jax.parallel import multihost
+    from owl2_jax.training.run_directory import check_data
+
+    found = {name: identities(files) for name, files in pipeline.files.items()}
+    multihost.agree("data files", found)
+    multihost.by_first("check of the data", lambda: check_data(run, found, accept))
 
 
 def _record(config: RunConfig, run: Path, mesh: Any, pipeline: Any) -> None:

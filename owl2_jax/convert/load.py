@@ -9,9 +9,11 @@ from typing import Any
 
 from owl2_jax.convert.to_flax import ReleasedCheckpoint, materialize, streamed_leaves
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file
-from owl2_jax.core.params_io import TOKENIZER_FILE, model_json
+from owl2_jax.core.params_io import TOKENIZER_FILE, is_released_directory, model_json
 from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.model.config import Owl2Config
+
+__all__ = ["Loaded", "is_released_directory", "load_hf"]
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,3 @@ def load_hf(path: str | Path, *, dtype: str | None = None, shardings: Any = None
         leaves[name] = values if sharding is None else jax.device_put(values, sharding)
     model = model_json(config.to_dict(), tokenizer=None if tokenizer is None else TOKENIZER_FILE)
     return Loaded(config, unflatten(dict(sorted(leaves.items()))), model, tokenizer)
-
-
-def is_released_directory(path: str | Path) -> bool:
-    """Whether `path` looks like released weights: a config.json, and no model.json of ours."""
-    path = Path(path)
-    return (path / "config.json").is_file() and not (path / "model.json").exists()

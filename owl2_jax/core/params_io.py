@@ -30,8 +30,9 @@ from owl2_jax.core.text_files import read_json
 from owl2_jax.core.tree import flatten
 
 __all__ = [
-    "Checkpoint", "ParamsReader", "check_fit", "model_json", "read_model_json", "read_tokenizer",
-    "resolve_checkpoint", "restore_params", "stored_arrays", "write_model_directory",
+    "Checkpoint", "ParamsReader", "check_checkpoint", "check_fit", "is_released_directory", "model_json",
+    "read_model_json", "read_tokenizer", "resolve_checkpoint", "restore_params", "stored_arrays",
+    "write_model_directory",
 ]  # fmt: skip
 
 FORMAT: Final = 1
@@ -173,6 +174,22 @@ def _what_instead(path: Path) -> str:
     if (path / "config.json").is_file():
         return "; PyTorch weights are converted with `owl2 convert to-jax`"
     return ""
+
+
+def is_released_directory(path: str | Path) -> bool:
+    """Whether `path` looks like released weights: a config.json, and no model.json of ours."""
+    path = Path(path)
+    return (path / "config.json").is_file() and not (path / MODEL_FILE).exists()
+
+
+def check_checkpoint(path: str | Path) -> None:
+    """What can be said at once about a checkpoint that a command will load.
+
+    Raises:
+      Owl2Error: there is none, or it is half-written; see `resolve_checkpoint`.
+    """
+    if not is_released_directory(path):
+        resolve_checkpoint(path)
 
 
 def _latest_step(checkpoints: Path) -> Path:

@@ -75,6 +75,11 @@ class Pipeline:
         self._where = str(quarantine or "the counts")
         self._begin({lane: empty_state() for lane in range(number * per_host, (number + 1) * per_host)})
 
+    @property
+    def files(self) -> dict[str, list[str]]:
+        """{set: the files its records are in}."""
+        return self._mixture.files
+
     def __iter__(self) -> Iterator[Batch]:
         return self
 
@@ -158,6 +163,7 @@ class OpenMixture:
 
     Attributes:
       lengths: {set: records}.
+      files: {set: the files its records are in}.
       shares: {set: records of it in a round of the mixture}.
       sets: the encoded sets, by number.
       addresses: endless dataset of where each sample comes from.
@@ -169,6 +175,7 @@ class OpenMixture:
         lengths = [len(one.source) for one in sets]
         shares = round_shares(names, lengths, [d.weight for d in chosen], [d.epochs for d in chosen])
         self.lengths = dict(zip(names, lengths, strict=True))
+        self.files = {name: one.source.files for name, one in zip(names, sets, strict=True)}
         self.shares = dict(zip(names, shares, strict=True))
         self.sets = sets
         self.addresses = Mixture(lengths, shares, config.seed)

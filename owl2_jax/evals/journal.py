@@ -69,11 +69,27 @@ def start(folder: Path, identity: dict[str, Any]) -> None:
         known = read_json_object(path)
     except Owl2Error as error:
         raise Owl2Error(f"{error}; delete {folder} to evaluate anew") from error
+    known = {"data_hash": identity.get("data_hash"), **known}  # which earlier versions did not note
     for key in identity:
         if known.get(key) != identity[key]:
             raise Owl2Error(
                 f"{folder} holds results with {key} = {known.get(key)!r}, this run has {identity[key]!r}; "
                 "choose another output folder, or delete that one"
+            )
+
+
+def check_checkpoint(output: Path, checkpoint: str) -> None:
+    """Checks that the results of all benchmarks below `output` are of one checkpoint, as its scores.json is.
+
+    Raises:
+      Owl2Error: those of another one are there.
+    """
+    for path in sorted(output.glob(f"*/{_RUN}")):
+        known = read_json_object(path)
+        if "benchmark" in known and known.get("checkpoint") != checkpoint:
+            raise Owl2Error(
+                f"{output} holds results of another checkpoint ({path.parent.name}), and its scores.json would "
+                "mix them; choose another output folder, or delete that one"
             )
 
 

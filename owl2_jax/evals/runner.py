@@ -143,7 +143,22 @@ def _identity(
         "questions_hash": digest.hexdigest()[:16],
         "decoding": {**asdict(benchmark.decoding), "stop": list(benchmark.decoding.stop)},
         "image_mode": benchmark.image_mode,
+        "data_hash": _data_hash(questions),
     }
+
+
+def _data_hash(questions: Sequence[Question]) -> str:
+    """Changes with the true answers, with pictures that are bytes, and with the size of those that are files."""
+    digest = hashlib.sha256()
+    for question in questions:
+        digest.update(f"{question.answer}\0".encode(errors="surrogatepass"))
+        for picture in question.images:
+            if isinstance(picture, bytes):
+                digest.update(hashlib.blake2b(picture).digest())
+            else:
+                path = picture if isinstance(picture, Path) else Path(picture.path)
+                digest.update(f"{path.name}\0{path.stat().st_size if path.is_file() else None}\0".encode())
+    return digest.hexdigest()[:16]
 
 
 def _ask_missing(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
+from socket import socket
 from types import FrameType
 from typing import Any
 
@@ -13,42 +13,10 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from owl2_jax.core.errors import Owl2Error
 from owl2_jax.serving.api import create_app
 from owl2_jax.serving.service import Service
 
-_BACKLOG = 2048  # connections that wait to be accepted, as uvicorn has it
 _LAST_BYTES_SECONDS = 5  # for what clients have not read when the last answer is finished
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket at an address, so that nobody else takes it; port 0 takes a free one.
-
-    Whoever connects from now on waits until the server runs, and is not refused.
-
-    Raises:
-      Owl2Error: the address is not this machine's, or is taken, or is none.
-    """
-    if not 0 <= port <= 65535:
-        raise Owl2Error(f"the port is {port}; expected 0 to 65535")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, kind, protocol)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        sock.listen(_BACKLOG)
-    except (OSError, OverflowError) as error:
-        raise Owl2Error(
-            f"cannot listen at {host} port {port}: {error}; choose another --host or --port"
-        ) from error
-    return sock
-
-
-def url_of(sock: socket.socket) -> str:
-    host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class Server(uvicorn.Server):
@@ -95,7 +63,7 @@ class Server(uvicorn.Server):
         await self.service.runner.wait_idle(self.service.config.grace_seconds)
         self.should_exit = True
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
         self.service.runner.stop()  # what still runs gets its error now, not when the wait is over
         await super().shutdown(sockets)
 

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from owl2_jax.config import RunConfig
 from owl2_jax.core import fields, text_files
+from owl2_jax.core.checkpoint_identity import checkpoint_identity
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import CHECKPOINTS_DIR
 from owl2_jax.sweeps.grid import Point, Run, Sweep
@@ -100,6 +101,8 @@ class SweepFolder:
         path = self.path / "sweep.json"
         found, wanted = read_json(path), _identity(sweep)
         if found is not None:
+            if wanted["common"]["start_identity"] is None:  # its files are on another machine
+                wanted["common"]["start_identity"] = found["common"].get("start_identity")
             lines = _differences(found, wanted)
             if lines:
                 raise Owl2Error(
@@ -115,14 +118,27 @@ class SweepFolder:
 def _identity(sweep: Sweep) -> dict[str, Any]:
     config = sweep.config
     common = {"base": sweep.base_values, "overrides": config.overrides, "start_from": config.start_from}
+    common |= {"start_identity": _start_identity(config.start_from)}
     common |= {"benchmarks": config.benchmarks, "max_questions": config.max_questions}
     points = {point.name: point.overrides for point in sweep.points}
     return json.loads(json.dumps(fields.to_dict({"common": common, "points": points})))
 
 
+def _start_identity(start_from: str | None) -> str | None:
+    """Tells a checkpoint that was replaced by another of the same name; None where there is none."""
+    if start_from is None:
+        return None
+    try:
+        return checkpoint_identity(Path(start_from))
+    except Owl2Error:  # said where a run needs it
+        return None
+
+
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Lines for what is not as it was; points that are new are none."""
     before, after = _flat(found["common"]), _flat(wanted["common"])
+    if before.get("start_identity") is None:  # an earlier version noted none
+        before["start_identity"] = after["start_identity"]
     lines = [
         f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
         for name in sorted({*before, *after})

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.file_identity import Identity, changes
 from owl2_jax.core.params_io import CHECKPOINTS_DIR, MODEL_FILE, TOKENIZER_FILE, model_json
 from owl2_jax.core.text_files import read_bytes, read_json_object, write_bytes
 from owl2_jax.version import __version__
 
 CONFIG_FILE: Final = "config.json"
 RECORD_FILE: Final = "run.json"
+DATA_FILE: Final = "data.json"  # what the files of the sets were, by `file_identity`
 
 # Settings that a resumed run may change: they say where and how the run is
 # computed or watched, not what it learns.
@@ -85,6 +87,41 @@ def check_run_directory(run: Path, config: Mapping[str, Any]) -> None:
         raise Owl2Error(
             f"{run} holds a run of another config ({shown}). Either give the old settings to resume it, or "
             "another --workdir to start anew"
+        )
+
+
+def check_data(run: Path, found: Mapping[str, Mapping[str, Identity]], accept: bool = False) -> None:
+    """Checks that the files of all sets are those a run was trained on so far, and notes them.
+
+    Args:
+      found: {set: `file_identity.identities` of its files}.
+      accept: go on with other files, which are noted from now on.
+
+    Raises:
+      Owl2Error: a file has changed since, with the ways out.
+    """
+    path = run / DATA_FILE
+    if path.is_file() and saved_step(run) and not accept:
+        before = read_json_object(path)
+        for name, files in found.items():
+            lines = changes(before.get(name, {}), files)
+            if lines:
+                shown = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
+                raise Owl2Error(
+                    f"data.datasets.{name} is not what {run} was trained on so far: {shown}. Put the old "
+                    f"files back; or start another --workdir with train.start_from={run}; or go on with the "
+                    "new ones by --accept-changed-data"
+                )
+    _write_json(path, found)
+
+
+def check_tokenizer_file(run: Path, tokenizer: bytes) -> None:
+    """Raises `Owl2Error` when a run was trained with another tokenizer than `data.tokenizer` now names."""
+    path = run / TOKENIZER_FILE
+    if path.is_file() and saved_step(run) and read_bytes(path) != tokenizer:
+        raise Owl2Error(
+            f"data.tokenizer is another file than the {path} that the run was trained with, so the same ids "
+            f"would mean other pieces; put the old one back (data.tokenizer={path}), or give another --workdir"
         )
 
 

@@ -190,7 +190,7 @@ def test_refuses_a_run_directory_of_another_config(folder, tmp_path):
     assert "log_every_steps" not in error, "what does not change the result may change"
 
     (run / "config.json").write_text("{")
-    assert "config.json is damaged" in refused(*arguments)
+    assert "config.json is not valid JSON" in refused(*arguments)
     (tmp_path / "file").touch()
     assert "is a file" in refused(arguments[0], f"--workdir={tmp_path}/file")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -10,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from owl2_jax.core import locks
 from owl2_jax.core.params_io import restore_params
 from owl2_jax.core.tree import flatten
 from tests.multidevice.processes import finish, start_processes
@@ -114,6 +116,24 @@ def test_processes_with_different_configs_all_say_which_field(tmp_path):
         assert code == 2, errors
         assert "disagree about the config: train.seed 0 on process 0; 1 on process 1" in errors
     assert not (tmp_path / "run").exists()
+
+
+def test_all_processes_say_who_holds_the_run_and_the_first_takes_a_dead_ones_lock(tmp_path):
+    config, run = runs.write_config(tmp_path / "config.py"), tmp_path / "run"
+    with locks.locked(run / locks.LOCK_FILE, "x"):
+        codes, errors = train(config, run, 2)
+    assert codes == [2, 2], errors
+    for error in errors:
+        assert f"--workdir {run} is in use: host " in error
+        assert f"process {os.getpid()}, " in error
+
+    lock = locks.take(run / locks.LOCK_FILE, "x")
+    lock._ended.set()  # as if its process had been killed
+    lock = json.loads((run / locks.LOCK_FILE).read_text())
+    (run / locks.LOCK_FILE).write_text(json.dumps({**lock, "processes": {"1": "0"}}))
+    codes, errors = train(config, run, 2)
+    assert codes == [0, 0], errors
+    assert not (run / locks.LOCK_FILE).exists()
 
 
 def test_processes_with_different_checkpoints_all_say_so(tmp_path):

@@ -20,7 +20,7 @@ from owl2_jax.cli.main import main
 from owl2_jax.cli.serve import read_key
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import model_json, write_model_directory
-from owl2_jax.serving.server import listen, url_of
+from owl2_jax.serving.listening import listen, url_of
 from owl2_jax.testing import tiny
 from tests.environment import environment
 from tests.serving.questions import user

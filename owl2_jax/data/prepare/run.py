@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -15,10 +14,10 @@ from apache_beam.options.pipeline_options import PipelineOptions, TypeOptions
 
 from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.file_identity import Identity, identities
 from owl2_jax.data import sources
 from owl2_jax.data.prepare import graph, shards, storage
 from owl2_jax.data.prepare.settings import FILTERED, PrepareConfig
-from owl2_jax.data.sources.base import Source
 from owl2_jax.version import __version__
 
 MANIFEST = "manifest.json"
@@ -55,7 +54,8 @@ def prepare(config: PrepareConfig, output: str, flags: Sequence[str] = ()) -> di
         for shard in shards.plan(name, len(source), config.records_per_shard)
     ]
     descriptions = {name: source.description() for name, source in opened.items()}
-    fingerprint = _fingerprint(config, descriptions, opened)
+    files = {name: identities(source.files) for name, source in opened.items()}
+    fingerprint = _fingerprint(config, descriptions, files)
     done = _existing(output, fingerprint)
     if done is not None:
         return done
@@ -126,8 +126,8 @@ def _existing(output: str, fingerprint: str) -> dict[str, Any] | None:
     manifest = storage.read_json(path)
     if manifest.get("fingerprint") != fingerprint:
         raise Owl2Error(
-            f"{output} was prepared with another config, other sources or another version; choose another "
-            "output or remove it"
+            f"{output} was prepared with another config, other files or contents of the sources, or another "
+            "version; choose another output or remove it"
         )
     problems = shards.damage(output, manifest)
     if problems:
@@ -135,18 +135,14 @@ def _existing(output: str, fingerprint: str) -> dict[str, Any] | None:
     return manifest
 
 
-def _fingerprint(config: PrepareConfig, descriptions: dict[str, str], opened: dict[str, Source]) -> str:
-    """Differs for another config, other files, files of another size, or another version."""
-    sizes = {
-        path: os.path.getsize(path)
-        for source in opened.values()
-        for path in getattr(source, "paths", None) or [getattr(source, "path", "")]
-        if os.path.isfile(path)
-    }
+def _fingerprint(
+    config: PrepareConfig, descriptions: dict[str, str], files: dict[str, dict[str, Identity]]
+) -> str:
+    """Differs for another config, other files or contents of them, or another version."""
     about = {
         "config": fields.to_dict(config),
         "sources": descriptions,
-        "sizes": sizes,
+        "files": files,
         "version": __version__,
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

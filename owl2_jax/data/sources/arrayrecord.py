@@ -112,6 +112,11 @@ class ArrayRecordSource:
     def __len__(self) -> int:
         return len(self._records)
 
+    @property
+    def files(self) -> list[str]:
+        """The files that hold the records."""
+        return self.paths
+
     def __getitem__(self, index: int) -> Example:
         position = checked_index(index, len(self), self.name)
         try:

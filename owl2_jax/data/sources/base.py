@@ -69,6 +69,10 @@ class Source(Protocol):
     def __len__(self) -> int:
         """Number of records, known without reading them."""
 
+    @property
+    def files(self) -> list[str]:
+        """The files that hold the records, so that a run can tell others of the same name; no pictures."""
+
     def __getitem__(self, index: int) -> Example:
         """The example at `index`; raises `RecordError` where the record is bad."""
 

@@ -59,6 +59,11 @@ class CocoCaptionsSource:
     def __len__(self) -> int:
         return len(self._items)
 
+    @property
+    def files(self) -> list[str]:
+        """The files that hold the records."""
+        return [self.path]
+
     def __getitem__(self, index: int) -> Example:
         position = checked_index(index, len(self), self.path)
         identity, image_id, captions = self._items[position]

@@ -73,6 +73,11 @@ class EmbeddedSource:
     def __len__(self) -> int:
         return len(self._records)
 
+    @property
+    def files(self) -> list[str]:
+        """The files that hold the records."""
+        return [str(self.folder / MANIFEST)]
+
     def __getitem__(self, index: int) -> Example:
         record = self._records[checked_index(index, len(self), self.name)]
         picture = record["picture"]

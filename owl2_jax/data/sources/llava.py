@@ -77,6 +77,11 @@ class LlavaSource:
     def __len__(self) -> int:
         return len(self._ranges)
 
+    @property
+    def files(self) -> list[str]:
+        """The files that hold the records."""
+        return [self.path]
+
     def __getitem__(self, index: int) -> Example:
         position = checked_index(index, len(self), self.path)
         start, end = map(int, self._ranges[position])

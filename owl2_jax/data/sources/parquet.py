@@ -74,6 +74,11 @@ class ParquetSource:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
+    @property
+    def files(self) -> list[str]:
+        """The files that hold the records."""
+        return self.paths
+
     def __getitem__(self, index: int) -> Example:
         position = checked_index(index, len(self), self.name)
         group = int(np.searchsorted(self._ends, position, side="right"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
@@ -52,7 +53,7 @@ class TfdsSource:
         if fields.question:
             style.require_question()
         self.name = f"{builder}[{split}]"
-        self._rows, features = _open(builder, split, fields, data_dir)
+        self._rows, features, self._files = _open(builder, split, fields, data_dir)
         names = {name: feature.names for name, feature in features.items() if hasattr(feature, "names")}
         self._reader = Reader(
             self.name, fields, style, file_tag=file_tag, names=names, reading=require_reading(reading)
@@ -60,6 +61,11 @@ class TfdsSource:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def files(self) -> list[str]:
+        """The files that hold the records."""
+        return self._files
 
     def __getitem__(self, index: int) -> Example:
         position = checked_index(index, len(self), self.name)
@@ -74,8 +80,10 @@ class TfdsSource:
         return f"tfds {self.name}: {len(self)} examples"
 
 
-def _open(builder: str, split: str, fields: Fields, data_dir: Any) -> tuple[Any, Mapping[str, Any]]:
-    """Opens a split with its pictures left encoded; returns (rows, features)."""
+def _open(
+    builder: str, split: str, fields: Fields, data_dir: Any
+) -> tuple[Any, Mapping[str, Any], list[str]]:
+    """Opens a split with its pictures left encoded; returns (rows, features, files)."""
     import tensorflow_datasets as tfds
 
     try:
@@ -94,7 +102,8 @@ def _open(builder: str, split: str, fields: Fields, data_dir: Any) -> tuple[Any,
         if isinstance(features[name], tfds.features.Image)
     }
     try:
-        return made.as_data_source(split=split, decoders=pictures), features
+        rows = made.as_data_source(split=split, decoders=pictures)
+        return rows, features, sorted(str(path) for path in Path(made.data_dir).glob("*") if path.is_file())
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise Owl2Error(

@@ -48,6 +48,7 @@ class VqaSource:
         self.style = Style(dataset, prompt, image_tag)
         self.style.require_question()
         self._questions = _rows(self.path, "questions", ("question_id", "image_id", "question"))
+        self._files = [self.path] if annotations is None else [self.path, os.fspath(annotations)]
         self._answers = None
         if annotations is not None:
             rows = _rows(os.fspath(annotations), "annotations", ("question_id",))
@@ -57,6 +58,11 @@ class VqaSource:
 
     def __len__(self) -> int:
         return len(self._questions)
+
+    @property
+    def files(self) -> list[str]:
+        """The files that hold the records."""
+        return self._files
 
     def __getitem__(self, index: int) -> Example:
         position = checked_index(index, len(self), self.path)

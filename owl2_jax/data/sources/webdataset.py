@@ -81,6 +81,11 @@ class WebDatasetSource:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def files(self) -> list[str]:
+        """The files that hold the records."""
+        return self.paths
+
     def __getitem__(self, index: int) -> Example:
         position = checked_index(index, len(self), self.style.dataset)
         entry = self._entries[position]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from owl2_jax.core.params_io import resolve_checkpoint
+from owl2_jax.core.params_io import is_released_directory, resolve_checkpoint
 
 # A released directory: its weights in any of the published forms, and what it is read with.
 _RELEASED = ("*.safetensors", "*.bin", "*.json", "*.model")
@@ -29,7 +29,7 @@ def checkpoint_identity(path: Path) -> str:
 
 
 def _released_files(path: Path) -> dict[str, Path]:
-    if (path / "model.json").exists() or not (path / "config.json").exists():
+    if not is_released_directory(path):
         return {}
     return {file.name: file for pattern in _RELEASED for file in path.glob(pattern)}
 

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
+from owl2_jax.core.checkpoint_identity import checkpoint_identity
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import model_json, write_model_directory
-from owl2_jax.evals.identity import checkpoint_identity
 
 
 def test_own_directories_have_an_identity_that_training_changes(
