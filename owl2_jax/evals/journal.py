@@ -88,8 +88,8 @@ def check_checkpoint(output: Path, checkpoint: str) -> None:
         known = read_json_object(path)
         if "benchmark" in known and known.get("checkpoint") != checkpoint:
             raise Owl2Error(
-                f"{output} holds results of another checkpoint ({path.parent.name}), and its scores.json would "
-                "mix them; choose another output folder, or delete that one"
+                f"{output} holds results of another checkpoint ({path.parent.name}), and its scores.json "
+                "would mix them; choose another output folder, or delete that one"
             )
 
 

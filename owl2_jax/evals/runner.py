@@ -148,7 +148,7 @@ def _identity(
 
 
 def _data_hash(questions: Sequence[Question]) -> str:
-    """Changes with the true answers, with pictures that are bytes, and with the size of those that are files."""
+    """Changes with the true answers, pictures that are bytes, and the size of those that are files."""
     digest = hashlib.sha256()
     for question in questions:
         digest.update(f"{question.answer}\0".encode(errors="surrogatepass"))

@@ -212,7 +212,7 @@ def by_first(what: str, action: Callable[[], object], timeout_s: float = 180) ->
     if jax.process_count() == 1:
         action()
         return
-    client, key = _client(), f"owl2/first/{next(_agreements)}/{what}"
+    client, key = _client(), f"owl2/first/{next(_agreements)}"  # `what` may differ by process
     if jax.process_index() == 0:
         said = "another error; look at the log of process 0"
         try:

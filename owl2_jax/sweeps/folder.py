@@ -142,8 +142,10 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     lines = [
         f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
         for name in sorted({*before, *after})
-        if before.get(name) != after.get(name)
+        if before.get(name) != after.get(name) and name != "start_identity"
     ]
+    if before["start_identity"] != after["start_identity"]:
+        lines.append(f"the checkpoint start_from={after['start_from']} was replaced by another one")
     for name, overrides in found["points"].items():
         now = wanted["points"].get(name)
         if now is None:

@@ -17,6 +17,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_identity import Identity, changes
 from owl2_jax.core.params_io import CHECKPOINTS_DIR, MODEL_FILE, TOKENIZER_FILE, model_json
 from owl2_jax.core.text_files import read_bytes, read_json_object, write_bytes
+from owl2_jax.training.extending import LENGTH_FIELDS, why_not_extended
 from owl2_jax.version import __version__
 
 CONFIG_FILE: Final = "config.json"
@@ -68,6 +69,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "")
 def check_run_directory(run: Path, config: Mapping[str, Any]) -> None:
     """Checks that a run directory is new, or belongs to this config; `FREE_FIELDS` may differ.
 
+    So may its length, where the steps that are done would have been the same.
+
     Raises:
       Owl2Error: it holds a run of another config (with the differences and the
         two ways out), or something that is no run.
@@ -81,8 +84,13 @@ def check_run_directory(run: Path, config: Mapping[str, Any]) -> None:
         old = read_json_object(path)
     except Owl2Error as error:
         raise Owl2Error(f"{error}; restore it, or give another --workdir") from error
-    lines = differences(_fixed(old), _fixed(config))
-    if lines:
+    fixed, now = _fixed(old), _fixed(config)
+    lines = differences(fixed, now)
+    if lines and not differences(_any_length(fixed), _any_length(now)):
+        refusal = why_not_extended(run, old["train"], config["train"], saved_step(run))
+        if refusal:
+            raise Owl2Error(refusal)
+    elif lines:
         shown = "; ".join(lines[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
         raise Owl2Error(
             f"{run} holds a run of another config ({shown}). Either give the old settings to resume it, or "
@@ -120,8 +128,8 @@ def check_tokenizer_file(run: Path, tokenizer: bytes) -> None:
     path = run / TOKENIZER_FILE
     if path.is_file() and saved_step(run) and read_bytes(path) != tokenizer:
         raise Owl2Error(
-            f"data.tokenizer is another file than the {path} that the run was trained with, so the same ids "
-            f"would mean other pieces; put the old one back (data.tokenizer={path}), or give another --workdir"
+            "data.tokenizer is another file than the one this run was trained with, so the same ids would "
+            f"mean other pieces; put the old one back (a copy is {path}), or give another --workdir"
         )
 
 
@@ -234,6 +242,12 @@ def git_state(folder: Path) -> dict[str, Any] | None:
         }
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _any_length(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without its length in steps or examples."""
+    train = config.get("train", {})
+    return {**config, "train": {key: value for key, value in train.items() if key not in LENGTH_FIELDS}}
 
 
 def _fixed(config: Mapping[str, Any], where: str = "") -> dict[str, Any]:

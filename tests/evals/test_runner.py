@@ -347,3 +347,20 @@ def test_answers_in_memory_are_those_on_disk(tmp_path, table_model):
     on_disk = run(tmp_path, table_model(even))
     answered = runner.answer_in_memory(Numbers(), list(Numbers().questions(tmp_path)), table_model(even))
     assert Numbers().summarise(answered).metrics == on_disk.metrics
+
+
+def test_results_of_another_checkpoint_in_the_same_folder_are_refused(tmp_path):
+    journal.start(tmp_path / "facts", {"benchmark": "facts", "checkpoint": "a"})
+    (tmp_path / "stage2").mkdir()
+    (tmp_path / "stage2" / "run.json").write_text('{"starts": []}')  # a training run, which may lie there
+    journal.check_checkpoint(tmp_path, "a")
+    with pytest.raises(Owl2Error, match=r"results of another checkpoint \(facts\)"):
+        journal.check_checkpoint(tmp_path, "b")
+
+
+def test_changed_answers_and_pictures_are_another_benchmark():
+    def data_hash(answer: object, picture: bytes) -> str:
+        return runner._data_hash([Question("1", "What?", PROMPT.hash, answer, (picture,))])
+
+    assert data_hash("a", b"x") == data_hash("a", b"x")
+    assert len({data_hash("a", b"x"), data_hash("b", b"x"), data_hash("a", b"y")}) == 3

@@ -36,3 +36,14 @@ def test_folder_of_something_else_is_refused(make_sweep, folder):
     (folder.path / "sweep.json").write_text("{")
     with pytest.raises(Owl2Error, match=r"sweep.json is not valid JSON.*delete it"):
         folder.claim(make_sweep())
+
+
+def test_a_replaced_checkpoint_to_start_from_is_refused(make_sweep, folder, tmp_path, monkeypatch):
+    identity = {"now": "first"}
+    monkeypatch.setattr("owl2_jax.sweeps.folder.checkpoint_identity", lambda path: identity["now"])
+    sweep = make_sweep(start_from=str(tmp_path / "start"))
+    folder.claim(sweep)
+    folder.claim(sweep)
+    identity["now"] = "second"
+    with pytest.raises(Owl2Error, match=r"start_from=.*start was replaced by another one"):
+        folder.claim(sweep)

@@ -9,7 +9,9 @@ import pytest
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.training import run_directory
 from owl2_jax.training.run_directory import (
+    check_data,
     check_run_directory,
+    check_tokenizer_file,
     data_manifest,
     git_state,
     record_start,
@@ -88,3 +90,32 @@ def test_the_newest_saved_step_counts_whole_ones_alone(tmp_path):
     for name in ("4", "20", "30.orbax-checkpoint-tmp"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     assert saved_step(tmp_path) == 20
+
+
+def one_file(content_hash: str) -> dict:
+    return {"mine": {"a.json": {"bytes": 1234567, "hash": content_hash}}}
+
+
+def test_other_files_of_the_data_are_refused_once_a_step_is_saved(tmp_path):
+    check_data(tmp_path, one_file("a"))
+    check_data(tmp_path, one_file("b"))  # nothing is trained on the first one yet
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+    check_data(tmp_path, one_file("b"))
+    with pytest.raises(Owl2Error) as caught:
+        check_data(tmp_path, one_file("c"))
+    assert str(caught.value) == (
+        f"data.datasets.mine is not what {tmp_path} was trained on so far: a.json has the same size and "
+        "other content. Put the old files back; or start another --workdir with "
+        f"train.start_from={tmp_path}; or go on with the new ones by --accept-changed-data"
+    )
+    check_data(tmp_path, one_file("c"), accept=True)
+    check_data(tmp_path, one_file("c"))
+
+
+def test_another_tokenizer_of_the_same_name_is_refused_once_a_step_is_saved(tmp_path):
+    write_run_directory(tmp_path, runs.run_config().to_dict(), b"pieces")
+    check_tokenizer_file(tmp_path, b"others")
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+    check_tokenizer_file(tmp_path, b"pieces")
+    with pytest.raises(Owl2Error, match=r"another file than the one this run was trained with"):
+        check_tokenizer_file(tmp_path, b"others")
