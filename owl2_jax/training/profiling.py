@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 import jax
+
+from owl2_jax.core.errors import Owl2Error
 
 PROFILE_DIR: Final = "profile"
 
@@ -29,7 +32,8 @@ class Profile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._running:
-            jax.profiler.stop_trace()
+            with contextlib.suppress(Owl2Error) if error else contextlib.nullcontext():
+                self._stop()
 
     def before(self, step: int) -> None:
         """Starts the trace in front of its first step, or of the first one that is left of it."""
@@ -41,5 +45,15 @@ class Profile:
         """Ends the trace when the device is done with its last step."""
         if self._running and self._steps is not None and step >= self._steps[1]:
             jax.block_until_ready(metrics)
+            self._stop()
+
+    def _stop(self) -> None:
+        """Writes the trace. Raises `Owl2Error` when the disk is full."""
+        self._running = False
+        try:
             jax.profiler.stop_trace()
-            self._running = False
+        except RuntimeError as error:
+            raise Owl2Error(
+                f"the profile could not be written in {self._directory}: {error}; make room there, or leave "
+                "train.profile_steps out, then the same command goes on"
+            ) from error
