@@ -1,0 +1,137 @@
+"""Ctrl-C and SIGTERM: what a command cleans up, and that nothing of Python's is printed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+# As `owl2` runs a command, with another one in its place.
+PROGRAM = """
+import gc, os, signal, sys, threading, time, weakref
+from owl2_jax.cli import main as dispatcher
+
+def command(arguments):
+    {body}
+
+dispatcher._run = command
+dispatcher.run()
+"""
+# A callback of the garbage collector, as JAX has one, during which the signal arrives.
+IN_A_CALLBACK = """
+    came = []
+    def callback(phase, info):
+        if phase == "start" and not came:
+            came.append(phase)
+            os.kill(os.getpid(), signal.{name})
+            for _ in range(1000):
+                pass
+    gc.callbacks.append(callback)
+    gc.collect()
+    gc.callbacks.clear()
+    print("went on", flush=True)
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        time.sleep(0.01)
+    print("the signal was lost", flush=True)
+    return 0
+"""
+
+
+def start(body: str) -> subprocess.Popen:
+    code = PROGRAM.format(body=textwrap.indent(textwrap.dedent(body), "    ").strip())
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"), [("SIGINT", 130, "interrupted\n"), ("SIGTERM", -signal.SIGTERM, "")]
+)
+def test_a_signal_that_comes_inside_a_callback_is_neither_printed_nor_lost(name, code, said):
+    process = start(IN_A_CALLBACK.format(name=name))
+    out, err = process.communicate(timeout=90)
+    assert (process.returncode, out, err) == (code, "went on\n", said)
+
+
+def test_a_destructor_swallows_no_signal_either():
+    process = start(
+        """
+        class Leaves:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGINT)
+                for _ in range(1000):
+                    pass
+        Leaves()
+        time.sleep(60)
+        """
+    )
+    out, err = process.communicate(timeout=90)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+
+
+def test_what_else_a_callback_raises_is_still_printed():
+    process = start(
+        """
+        class Broken:
+            def __del__(self):
+                raise ValueError("a fault of ours")
+        Broken()
+        return 0
+        """
+    )
+    _, err = process.communicate(timeout=90)
+    assert "ValueError: a fault of ours" in err
+
+
+def test_sigterm_releases_locks_and_removes_half_written_output(tmp_path):
+    process = start(
+        f"""
+        from pathlib import Path
+        from owl2_jax.core.locks import locked
+        from owl2_jax.core.outputs import new_directory
+        from owl2_jax.core.text_files import new_file
+        folder = Path({str(tmp_path)!r})
+        with locked(folder / "lock", "x"), new_directory(folder / "out"), new_file(folder / "file") as part:
+            part.write_text("half")
+            print("ready", flush=True)
+            time.sleep(60)
+        """
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (-signal.SIGTERM, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_at_the_end_of_the_process_prints_nothing():
+    process = start(
+        """
+        import atexit
+        def slow():
+            print("ending", flush=True)
+            time.sleep(60)
+        atexit.register(slow)
+        return 0
+        """
+    )
+    assert process.stdout.readline() == "ending\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_a_full_disk_behind_standard_output_is_told_in_one_line(flag):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "owl2_jax.cli.main", flag], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: no space left while writing standard output; make room and run it again\n"
