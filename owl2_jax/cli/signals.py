@@ -2,8 +2,9 @@
 
 Python raises the exception of a signal wherever the main thread just is. Inside
 of a callback that cannot raise (a weak reference's, the garbage collector's,
-`__del__`) it is printed and lost; then the signal is sent again, until it meets
-a place that can raise.
+`__del__`) it is printed and lost, and inside of the import of a compiled module it
+may abort the process. There the signal is sent again a moment later, until it
+meets a place that can raise.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ class Terminated(BaseException):
 
 
 def handle_signals() -> None:
-    """For a process that is one command: SIGTERM raises, and no callback swallows a signal's exception."""
+    """For a process that is one command: both signals raise, and where they cannot they wait."""
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGTERM, _receive)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _receive)
     print_other = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -55,8 +58,20 @@ def let_signals_end() -> None:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+def _receive(number: int, frame: FrameType | None) -> None:
+    if _imports(frame):
+        _send_again(number)
+        return
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being imported."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _send_again(number: int) -> None:

@@ -135,3 +135,21 @@ def test_a_full_disk_behind_standard_output_is_told_in_one_line(flag):
         )
     assert done.returncode == 1
     assert done.stderr == "error: no space left while writing standard output; make room and run it again\n"
+
+
+def test_a_signal_during_an_import_waits_for_its_end(tmp_path):
+    (tmp_path / "compiled.py").write_text(
+        "import os, signal, time\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+        "time.sleep(0.5)\n"
+        "print('imported', flush=True)\n"
+    )
+    process = start(
+        f"""
+        sys.path.insert(0, {str(tmp_path)!r})
+        import compiled
+        time.sleep(60)
+        """
+    )
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "imported\n", "interrupted\n")
