@@ -33,7 +33,6 @@ IN_A_CALLBACK = """
     gc.callbacks.append(callback)
     gc.collect()
     gc.callbacks.clear()
-    print("went on", flush=True)
     limit = time.monotonic() + 60
     while time.monotonic() < limit:
         time.sleep(0.01)
@@ -55,7 +54,7 @@ def start(body: str) -> subprocess.Popen:
 def test_a_signal_that_comes_inside_a_callback_is_neither_printed_nor_lost(name, code, said):
     process = start(IN_A_CALLBACK.format(name=name))
     out, err = process.communicate(timeout=90)
-    assert (process.returncode, out, err) == (code, "went on\n", said)
+    assert (process.returncode, out, err) == (code, "", said)
 
 
 def test_a_destructor_swallows_no_signal_either():
