@@ -15,10 +15,12 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from owl2_jax.core import fields
+from owl2_jax.core.axes import MeshAxis
 from owl2_jax.core.errors import Owl2Error, nearest, unknown_name
+from owl2_jax.core.ranges import at_least
 from owl2_jax.data.config import DataConfig
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.presets import preset
@@ -39,7 +41,7 @@ class RunConfig:
     model: Owl2Config
     data: DataConfig
     train: TrainConfig
-    mesh: dict[str, int] = field(default_factory=lambda: {"data": -1})
+    mesh: dict[MeshAxis, Annotated[int, at_least(-1)]] = field(default_factory=lambda: {"data": -1})
     heldout: HeldoutConfig | None = None
     evaluators: tuple[EvaluatorConfig, ...] = ()
 
@@ -65,6 +67,9 @@ class RunConfig:
 def check_run(config: RunConfig) -> None:
     """Checks what no room can check alone. Raises `Owl2Error` with the arithmetic."""
     model, data, train = config.model, config.data, config.train
+    for axis, size in config.mesh.items():
+        if size == 0:
+            raise Owl2Error(f"mesh.{axis} must be at least 1, or -1 for the rest, found 0")
     if data.row_length > model.decoder.max_length:
         raise Owl2Error(
             f"data.row_length {data.row_length} is more than model.decoder.max_length "
@@ -204,7 +209,9 @@ def _key(node: dict[str, Any] | list[Any], name: str, where: str) -> str | int:
     raise unknown_name(f"member of {where}", name, [str(name or place) for place, name in enumerate(names)])
 
 
-def _model_values(values: Mapping[str, Any]) -> dict[str, Any]:
+def _model_values(values: Any) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise Owl2Error(f"model: expected a group of fields, found {values!r}")
     values = dict(values)
     if "preset" not in values:
         return values

@@ -6,6 +6,9 @@ import argparse
 import json
 from typing import Any
 
+from owl2_jax.core.fields import read_number
+from owl2_jax.core.ranges import Count, NotNegative, Whole
+
 _WORKLOADS = {
     "train": "a training step",
     "prefill": "pictures and prompts into the cache",
@@ -27,18 +30,18 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help="config file of a training run")
     source.add_argument("--preset", metavar="NAME", help="a model (default: owl2_bench)")
     parser.add_argument("--mesh", help="axis sizes, as fsdp=4,tensor=2 (default: data over all devices)")
-    parser.add_argument("--rows", type=int, help="rows of a call over all devices")
-    parser.add_argument("--length", type=int, help="tokens of a row; for decode of the prompt")
-    parser.add_argument("--calls", type=int, default=10, help="timed calls (default: %(default)s)")
+    parser.add_argument("--rows", type=Count, help="rows of a call over all devices")
+    parser.add_argument("--length", type=Count, help="tokens of a row; for decode of the prompt")
+    parser.add_argument("--calls", type=Count, default=10, help="timed calls (default: %(default)s)")
     parser.add_argument("--trace", metavar="DIR", help="write a profile of the timed calls")
     _add_common(parser)
 
 
 def _add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help="a model (default: owl2_bench)")
-    parser.add_argument("--length", type=int, default=257, help="positions of the prompt (default: 257)")
-    parser.add_argument("--tokens", type=int, default=64, help="timed tokens of an answer (default: 64)")
-    parser.add_argument("--calls", type=int, default=10, help="timed answers (default: %(default)s)")
+    parser.add_argument("--length", type=Count, default=257, help="positions of the prompt (default: 257)")
+    parser.add_argument("--tokens", type=Count, default=64, help="timed tokens of an answer (default: 64)")
+    parser.add_argument("--calls", type=Count, default=10, help="timed answers (default: %(default)s)")
     _add_common(parser)
 
 
@@ -49,12 +52,12 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         help="numbers of worker processes to try, as 0,1,2 (default: the config's data.workers)",
     )  # fmt: skip
     parser.add_argument(
-        "--pictures", type=int, default=400,
+        "--pictures", type=Whole, default=400,
         help="pictures to compare with a bare decoding loop on one core; 0 for none (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--batches", type=int, default=30, help="timed batches (default: %(default)s)")
+    parser.add_argument("--batches", type=Count, default=30, help="timed batches (default: %(default)s)")
     parser.add_argument(
-        "--step-seconds", type=float, default=0.0, metavar="S",
+        "--step-seconds", type=NotNegative, default=0.0, metavar="S",
         help="rest so long after each batch, as for a training step, and show the share of waiting",
     )  # fmt: skip
     _add_common(parser)
@@ -68,7 +71,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    return tuple(read_number(Whole, part, "--workers") for part in text.split(","))
 
 
 def main(args: argparse.Namespace) -> int:
@@ -84,7 +87,6 @@ def main(args: argparse.Namespace) -> int:
 def _workload(args: argparse.Namespace) -> dict[str, Any]:
     from owl2_jax.perf.benches import load, time_attention, time_workload
 
-    _require_positive("--calls", args.calls)
     config = load(args.what, args.config, args.preset, args.rows, args.length, args.overrides)
     if args.what == "attention":
         report = time_attention(config, args.calls)
@@ -97,8 +99,6 @@ def _engine(args: argparse.Namespace) -> dict[str, Any]:
     from owl2_jax.perf.benches import load
     from owl2_jax.perf.engine_bench import time_engine
 
-    for name in ("length", "tokens", "calls"):
-        _require_positive(f"--{name}", getattr(args, name))
     config = load("decode", None, args.preset, None, None, args.overrides)
     return {**_machine(), **time_engine(config.model, args.length, args.tokens, args.calls)}
 
@@ -112,12 +112,8 @@ def _machine() -> dict[str, Any]:
 
 def _data(args: argparse.Namespace) -> dict[str, Any]:
     from owl2_jax.config import load_config
-    from owl2_jax.core.errors import Owl2Error
     from owl2_jax.data.bench import bench_data
 
-    _require_positive("--batches", args.batches)
-    if min((args.pictures, args.step_seconds, *args.workers)) < 0:
-        raise Owl2Error("--pictures, --step-seconds and --workers must be at least 0")
     config = load_config(args.config, args.overrides)
     found = bench_data(
         config.data,
@@ -129,13 +125,6 @@ def _data(args: argparse.Namespace) -> dict[str, Any]:
         step_seconds=args.step_seconds,
     )
     return {"what": "data", "image_mode": config.data.image_mode, **found}
-
-
-def _require_positive(name: str, value: int) -> None:
-    from owl2_jax.core.errors import Owl2Error
-
-    if value < 1:
-        raise Owl2Error(f"{name} must be at least 1, found {value}")
 
 
 def table(report: dict[str, Any]) -> str:

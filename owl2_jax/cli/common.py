@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from owl2_jax.core.errors import Owl2Error, nearest
 from owl2_jax.core.locks import locked
+from owl2_jax.core.ranges import Count, NotNegative, Positive, Seed, Share, Whole
 
 if TYPE_CHECKING:
     from owl2_jax.inference.engine import EngineConfig
@@ -98,24 +99,24 @@ def add_int8_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_length_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--max-new-tokens", type=int, metavar="N",
+        "--max-new-tokens", type=Count, metavar="N",
         help="longest answer; by default what the model has room for",
     )  # fmt: skip
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how tokens are chosen")
-    group.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest (default: 0)")
-    group.add_argument("--top-k", type=int, default=0, help="keep the k likeliest; 0 keeps all (default: 0)")
-    group.add_argument("--top-p", type=float, default=1.0, help="keep this much probability (default: 1)")
+    group.add_argument("--temperature", type=NotNegative, default=0.0, help="0: the likeliest (default)")
+    group.add_argument("--top-k", type=Whole, default=0, help="keep the k likeliest; 0: all (default)")
+    group.add_argument("--top-p", type=Share, default=1.0, help="keep this much probability (default: 1)")
     group.add_argument(
-        "--min-p", type=float, default=0.0,
+        "--min-p", type=Share, default=0.0,
         help="keep tokens this likely compared with the likeliest (default: 0)",
     )  # fmt: skip
     group.add_argument(
-        "--repetition-penalty", type=float, default=1.0, help="above 1 avoids repetition (default: 1)"
+        "--repetition-penalty", type=Positive, default=1.0, help="above 1 avoids repetition (default: 1)"
     )
-    group.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    group.add_argument("--seed", type=Seed, default=0, help="(default: 0)")
 
 
 def sampling_of(args: argparse.Namespace) -> Sampling:

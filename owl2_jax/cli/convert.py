@@ -8,6 +8,7 @@ from pathlib import Path
 
 from owl2_jax.cli import convert_lora
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.ranges import Count, Seed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,10 +114,10 @@ def _add_init(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--llama", required=True, type=Path, metavar="HF_DIR")
     parser.add_argument("--clip", required=True, type=Path, metavar="HF_DIR")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="must not exist")
-    parser.add_argument("--image-size", type=int, default=224, help="pixels (default: 224)")
-    parser.add_argument("--num-queries", type=int, default=64, help="of the abstractor (default: 64)")
-    parser.add_argument("--abstractor-layers", type=int, default=6, help="(default: 6)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random abstractor (default: 0)")
+    parser.add_argument("--image-size", type=Count, default=224, help="pixels (default: 224)")
+    parser.add_argument("--num-queries", type=Count, default=64, help="of the abstractor (default: 64)")
+    parser.add_argument("--abstractor-layers", type=Count, default=6, help="(default: 6)")
+    parser.add_argument("--seed", type=Seed, default=0, help="of the random abstractor (default: 0)")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -145,10 +146,10 @@ def _add_resize(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("resize", help="another picture size, query count or module")
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="DIR")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="must not exist")
-    parser.add_argument("--image-size", type=int, help="pixels; by default as it is")
+    parser.add_argument("--image-size", type=Count, help="pixels; by default as it is")
     parser.add_argument(
         "--num-queries",
-        type=int,
+        type=Count,
         help="fewer keep the first ones, more repeat them in order; by default as it is",
     )
     parser.add_argument(

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from owl2_jax.core.ranges import Count, Whole
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -27,7 +29,7 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("config", metavar="FILE.py[:ARGUMENTS]", help="says what to prepare")
     parser.add_argument("--output", required=True, metavar="DIR", help="appears when everything is done")
     parser.add_argument("--runner", default="DirectRunner", help="of Apache Beam (default: DirectRunner)")
-    parser.add_argument("--workers", type=int, default=1, help="processes of the DirectRunner (default: 1)")
+    parser.add_argument("--workers", type=Count, default=1, help="processes of the DirectRunner (default: 1)")
     parser.add_argument(
         "--beam", action="append", default=[], metavar="NAME=VALUE", help="an option of Beam; may come again"
     )
@@ -83,9 +85,9 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
         "--output", type=Path, metavar="FILE.html", help="page to write (default: data_check_CONFIG.html)"
     )
     parser.add_argument(
-        "--records", type=int, default=1000, help="records to read, in training's order (default: 1000)"
+        "--records", type=Count, default=1000, help="records to read, in training's order (default: 1000)"
     )
-    parser.add_argument("--shown", type=int, default=24, help="samples to show (default: 24)")
+    parser.add_argument("--shown", type=Whole, default=24, help="samples to show (default: 24)")
     parser.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="changed fields")
 
 

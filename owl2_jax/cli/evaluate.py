@@ -12,6 +12,7 @@ from typing import Any
 
 from owl2_jax.cli.common import add_mesh_argument, engine_config, load_model, only_writer
 from owl2_jax.core.locks import LOCK_FILE
+from owl2_jax.core.ranges import Count, Share
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,14 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="published files")
     parser.add_argument("--output", type=Path, default=Path("runs/evaluation"), metavar="DIR",
                         help="results and scores.json; an interrupted run goes on there")  # fmt: skip
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each")
+    parser.add_argument("--limit", type=Count, metavar="N", help="only the first N questions of each")
     parser.add_argument("--judgements", action="append", default=[], metavar="NAME=FILE",
                         help="scores of a judge for MM-Vet, MMHal-Bench or video answers")  # fmt: skip
     parser.add_argument("--charts", action="store_true", help="write bars.png and radar.png (extra [plots])")
     parser.add_argument(
-        "--slots", type=int, metavar="N", help="questions at a time; by default what memory allows"
+        "--slots", type=Count, metavar="N", help="questions at a time; by default what memory allows"
     )
-    parser.add_argument("--max-broken-share", type=float, default=0.1, metavar="X",
+    parser.add_argument("--max-broken-share", type=Share, default=0.1, metavar="X",
                         help="share of a benchmark's rows that may be broken (missing pictures, unreadable "
                         "values) and go unscored; judged from 100 rows on, 0.1 by default")  # fmt: skip
     add_mesh_argument(parser)
@@ -129,10 +130,6 @@ def _check(args: argparse.Namespace, benchmarks: dict[str, Any]) -> None:
         raise Owl2Error("--checkpoint DIR is missing: the model to evaluate")
     check_checkpoint(args.checkpoint)
     check_folder(args.output, "--output")
-    if args.limit is not None and args.limit < 1:
-        raise Owl2Error(f"--limit is {args.limit}; expected at least 1")
-    if not 0 <= args.max_broken_share <= 1:
-        raise Owl2Error(f"--max-broken-share is {args.max_broken_share}; expected a number from 0 to 1")
     for name, benchmark in benchmarks.items():
         benchmark.check()
         for file in benchmark.files:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
+from owl2_jax.core.ranges import Count
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
@@ -13,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--topology", required=True, help="slice of TPU chips, as v5e:16x16 or v5p:4x4x4")
     parser.add_argument("--what", default="train", help="train, prefill or decode (default: %(default)s)")
     parser.add_argument("--mesh", help="axis sizes, as fsdp=64,tensor=4, or a mesh preset")
-    parser.add_argument("--rows", type=int, help="rows of a step over all chips")
-    parser.add_argument("--length", type=int, help="tokens of a row; for decode those of the cache")
+    parser.add_argument("--rows", type=Count, help="rows of a step over all chips")
+    parser.add_argument("--length", type=Count, help="tokens of a row; for decode those of the cache")
     parser.add_argument("--search", action="store_true", help="look for the fastest batch and remat policy")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument(

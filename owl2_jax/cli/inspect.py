@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from owl2_jax.core.ranges import Count
+
 if TYPE_CHECKING:
     from owl2_jax.perf.inspecting import Machine
 
@@ -17,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine = parser.add_mutually_exclusive_group()
     machine.add_argument("--topology", help="slice of TPU chips, as v5e:16x16 or v5p:4x4x4")
     machine.add_argument("--gpus", metavar="KIND:COUNT", help="GPUs, as h100:8")
-    machine.add_argument("--devices", type=int, help="number of devices of any kind (default: 1)")
+    machine.add_argument("--devices", type=Count, help="number of devices of any kind (default: 1)")
     parser.add_argument("--all", action="store_true", help="list the sharding of every parameter")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="changed fields, as mesh.fsdp=64")
@@ -53,7 +55,4 @@ def _machine(args: argparse.Namespace) -> Machine:
         if not count.isdigit() or int(count) < 1:
             raise Owl2Error(f"--gpus {args.gpus!r}: write kind and number, as h100:8")
         return Machine(int(count), gpus[kind], args.gpus)
-    devices = 1 if args.devices is None else args.devices
-    if devices < 1:
-        raise Owl2Error(f"--devices must be at least 1, found {devices}")
-    return Machine(devices)
+    return Machine(1 if args.devices is None else args.devices)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from owl2_jax.core.ranges import Count
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from owl2_jax.cli.common import add_checkpoint_arguments
@@ -21,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, default=Path("look.html"), metavar="FILE", help="(default: %(default)s)"
     )
     parser.add_argument(
-        "--max-new-tokens", type=int, default=32, metavar="N", help="longest answer (default: 32)"
+        "--max-new-tokens", type=Count, default=32, metavar="N", help="longest answer (default: 32)"
     )
 
 
@@ -31,8 +33,6 @@ def main(args: argparse.Namespace) -> int:
     from owl2_jax.core.params_io import check_checkpoint
     from owl2_jax.core.text_files import check_file, write_text
 
-    if args.max_new_tokens < 1:
-        raise Owl2Error(f"--max-new-tokens is {args.max_new_tokens}; expected at least 1")
     if not args.output.parent.is_dir():
         raise Owl2Error(f"--output {args.output}: there is no folder {args.output.parent}")
     check_file(args.output, "--output")

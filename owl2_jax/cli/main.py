@@ -12,10 +12,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Final
+from functools import partial
+from typing import Annotated, Final, get_origin
 
 from owl2_jax.cli.signals import Terminated, die_of, handle_signals, let_signals_end
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.fields import read_number
 from owl2_jax.core.text_files import NO_ROOM, why_not_writable
 from owl2_jax.version import __version__
 
@@ -99,7 +101,19 @@ def _run(arguments: list[str]) -> int:
         prog=f"owl2 {name}", description=COMMANDS[name].capitalize() + ".", allow_abbrev=False
     )
     module.add_arguments(parser)
+    _check_ranges_of(parser)
     return module.main(_parse(parser, rest))
+
+
+def _check_ranges_of(parser: argparse.ArgumentParser) -> None:
+    """Arguments whose type has a range (`type=Count`) refuse what lies outside of it, by their own name."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for chosen in action.choices.values():
+                _check_ranges_of(chosen)
+        elif get_origin(action.type) is Annotated:
+            name = action.option_strings[-1] if action.option_strings else action.dest
+            action.type = partial(read_number, action.type, name=name)
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:

@@ -19,6 +19,7 @@ from owl2_jax.cli.common import (
 )
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import check_checkpoint
+from owl2_jax.core.ranges import Count, NotNegative, Port, Whole
 from owl2_jax.core.text_files import read_text
 from owl2_jax.serving.listening import listen, url_of
 
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: this machine only)"
     )
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
+    parser.add_argument("--port", type=Port, default=8000, help="0 takes a free one (default: 8000)")
     parser.add_argument(
         "--model-name", metavar="NAME", help="what clients call it (default: the directory's name)"
     )
@@ -46,18 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"clients must show the key in this file (or in the variable {KEY_VARIABLE})",
     )  # fmt: skip
     parser.add_argument(
-        "--slots", type=int, metavar="N", help="answers at a time; by default what memory allows"
+        "--slots", type=Count, metavar="N", help="answers at a time; by default what memory allows"
     )
-    parser.add_argument("--queue", type=int, metavar="N", help="requests that may wait (default: 64)")
-    parser.add_argument("--max-pictures", type=int, metavar="N", help="in one conversation (default: 16)")
-    parser.add_argument("--max-body-mib", type=int, metavar="N", help="of one request (default: 32)")
-    parser.add_argument("--max-megapixels", type=int, metavar="N", help="of one picture (default: 50)")
+    parser.add_argument("--queue", type=Whole, metavar="N", help="requests that may wait (default: 64)")
+    parser.add_argument("--max-pictures", type=Whole, metavar="N", help="in one conversation (default: 16)")
+    parser.add_argument("--max-body-mib", type=Count, metavar="N", help="of one request (default: 32)")
+    parser.add_argument("--max-megapixels", type=Count, metavar="N", help="of one picture (default: 50)")
     parser.add_argument(
         "--remote-pictures", action="store_true",
         help="fetch pictures from public web addresses (default: data: URLs only)",
     )  # fmt: skip
     parser.add_argument(
-        "--grace-seconds", type=float, default=60.0, metavar="S",
+        "--grace-seconds", type=NotNegative, default=60.0, metavar="S",
         help="how long running answers may take after a signal to stop (default: 60)",
     )  # fmt: skip
 

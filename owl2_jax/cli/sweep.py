@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from owl2_jax.core.ranges import Whole
+
 if TYPE_CHECKING:
     from owl2_jax.sweeps.costs import Machine
     from owl2_jax.sweeps.folder import SweepFolder
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot", action="append", default=[], metavar="BENCHMARK/PART",
         help="with --collect: also draw a kind of question, as easy_vqa/shape; again for more",
     )  # fmt: skip
-    parser.add_argument("--retries", type=int, default=1, metavar="N", help="of a failed run (default: 1)")
+    parser.add_argument("--retries", type=Whole, default=1, metavar="N", help="of a failed run (default: 1)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="print the points and their state, run nothing")
     what.add_argument("--only", metavar="POINT/seed-N", help="run this one alone")

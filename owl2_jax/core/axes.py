@@ -13,7 +13,7 @@ An image is Q + 1 decoder tokens: Q queries and the learned end token.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal, get_args
 
 # Axes of parameters.
 LAYERS: Final = "layers"
@@ -52,6 +52,10 @@ def stored(names: tuple[str | None, ...]) -> tuple[str | None, ...]:
     """
     return tuple(name and f"stored_{name}" for name in names)
 
+
+# Axes of a device mesh, outermost first: neighbours along `tensor` stand closest together.
+MeshAxis = Literal["dcn", "data", "fsdp", "tensor"]
+MESH_AXES: Final[tuple[MeshAxis, ...]] = get_args(MeshAxis)
 
 # Values in token and label arrays that are not token ids.
 IMAGE_TOKEN: Final = -200  # an image placeholder in unexpanded ids

@@ -38,7 +38,7 @@ def unknown_name(kind: str, name: str, options: Iterable[str]) -> UnknownNameErr
 
     The message leads with near names, and lists the whole set when it is short.
     """
-    options = sorted(options)
+    options, name = sorted(options), str(name)
     close = nearest(name, options)
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
     known = f" Known: {', '.join(options)}." if len(options) <= 24 else f" There are {len(options)}."

@@ -1,4 +1,4 @@
-"""Frozen dataclasses from plain dicts: unknown names refused, types checked.
+"""Frozen dataclasses from plain dicts: unknown names refused, types and ranges checked.
 
 Rooms own their settings as frozen dataclasses; files and command lines carry
 plain dicts. This is the one way across.
@@ -7,12 +7,17 @@ plain dicts. This is the one way across.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
+import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.ranges import ANY_NUMBER, Range, range_of
 
 C = TypeVar("C")
 
@@ -27,9 +32,10 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
 
     Raises:
       UnknownNameError: a key that is no field, with the nearest names.
-      Owl2Error: a value of the wrong type, or a required field left out.
+      Owl2Error: a value of the wrong type or out of its range, or a required field left out.
     """
-    hints = typing.get_type_hints(cls)
+    _refuse_no_mapping(values, where or cls.__name__)
+    hints = _hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     kwargs = {}
     for key, value in values.items():
@@ -49,6 +55,54 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
     return cls(**kwargs)
 
 
+def check_ranges(value: Any, where: str) -> None:
+    """Checks the numbers of a dataclass that was built in code; its `__post_init__` calls it.
+
+    Raises:
+      Owl2Error: a number out of its range, or a value of another type.
+    """
+    for name, hint in _hints(type(value)).items():
+        if _holds_number(hint):
+            _convert(hint, getattr(value, name), f"{where}.{name}" if where else name)
+
+
+def read_number(hint: Any, text: str, name: str) -> Any:
+    """The number that a word of the command line stands for.
+
+    Args:
+      hint: its type with its range, as `ranges.Count`.
+      name: what the message calls it.
+
+    Raises:
+      Owl2Error: no number, or one out of the range.
+    """
+    kind, allowed = typing.get_args(hint)[0], range_of(typing.get_args(hint)[1:]) or ANY_NUMBER
+    try:
+        value = kind(text)
+    except ValueError:
+        raise Owl2Error(f"{name}: expected {_words(kind)}, {allowed}, found {text!r}") from None
+    return _convert(hint, value, name)
+
+
+def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> None:
+    """Checks keyword arguments against the annotations of `function`, before it is called.
+
+    Raises:
+      UnknownNameError: an argument that it does not take, with the nearest names.
+      Owl2Error: one of the wrong type or out of its range, or a required one left out.
+    """
+    parameters = inspect.signature(function).parameters
+    target = function.__init__ if isinstance(function, type) else function
+    hints = typing.get_type_hints(target, include_extras=True)
+    for name, value in arguments.items():
+        if name not in parameters:
+            raise unknown_name(f"field of {where}", str(name), parameters)
+        _convert(hints.get(name, Any), value, f"{where}.{name}")
+    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in arguments]
+    if missing:
+        raise Owl2Error(f"{where}: required {', '.join(missing)} not given; known: {', '.join(parameters)}")
+
+
 def to_dict(value: Any) -> Any:
     """Inverse of `from_dict`: nested dataclasses to nested dicts of JSON types."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -60,50 +114,114 @@ def to_dict(value: Any) -> Any:
     return value
 
 
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def _refuse_no_mapping(values: Any, where: str) -> None:
+    if not isinstance(values, Mapping):
+        raise _wrong_type(where, "a group of fields", values)
+
+
+def _holds_number(hint: Any) -> bool:
+    """Whether a type holds numbers of its own, not those of a nested dataclass."""
+    if typing.get_origin(hint) is Annotated or hint in (int, float):
+        return True
+    return any(map(_holds_number, typing.get_args(hint)))
+
+
 def _convert(hint: Any, value: Any, path: str) -> Any:
     """Checks `value` against a type hint and returns it in the hinted type."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
+    if origin is Annotated:
+        return _convert_number(args[0], value, path, range_of(args[1:]) or ANY_NUMBER)
     if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in args:
-            return None
-        (inner,) = [arg for arg in args if arg is not type(None)]
-        return _convert(inner, value, path)
+        return _convert_union(args, value, path)
     if dataclasses.is_dataclass(hint):
-        if isinstance(value, hint):
-            return value
-        if not isinstance(value, Mapping):
-            raise _wrong_type(path, "a group of fields", value)
-        return from_dict(hint, value, path)
-    if origin in (tuple, Sequence):
-        if isinstance(value, str) or not isinstance(value, (list, tuple)):
-            raise _wrong_type(path, "a sequence", value)
-        if (len(args) == 2 and args[1] is Ellipsis) or origin is Sequence:
-            return tuple(_convert(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))
-        if len(value) != len(args):
-            raise _wrong_type(path, f"{len(args)} values", value)
-        return tuple(
-            _convert(arg, item, f"{path}[{i}]") for i, (arg, item) in enumerate(zip(args, value, strict=True))
-        )
+        return value if isinstance(value, hint) else from_dict(hint, value, path)
+    if origin in (tuple, Sequence, list):
+        return _convert_sequence(origin, args, value, path)
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise _wrong_type(path, "a mapping", value)
-        return {str(key): _convert(args[1], item, f"{path}.{key}") for key, item in value.items()}
+        return {
+            _convert(args[0], str(key), f"key of {path}"): _convert(args[1], item, f"{path}.{key}")
+            for key, item in value.items()
+        }
     if origin is typing.Literal:
-        if value not in args:
-            raise unknown_name(path, str(value), [str(arg) for arg in args])
-        return value
-    return _convert_scalar(hint, value, path)
-
-
-def _convert_scalar(hint: type, value: Any, path: str) -> Any:
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if (hint is int and isinstance(value, bool)) or not isinstance(value, hint):
-        raise _wrong_type(path, hint.__name__, value)
+        return _convert_name(args, value, path)
+    if hint in (int, float):
+        return _convert_number(hint, value, path, ANY_NUMBER)
+    if not isinstance(value, os.PathLike if hint in (Path, os.PathLike) else hint):
+        raise _wrong_type(path, _words(hint), value)
     return value
 
 
+def _convert_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
+    if value is None and type(None) in args:
+        return None
+    kinds = [arg for arg in args if arg is not type(None)]
+    if len(kinds) == 1:
+        return _convert(kinds[0], value, path)
+    for kind in kinds:
+        try:
+            return _convert(kind, value, path)
+        except Owl2Error:
+            continue
+    raise _wrong_type(path, " or ".join(dict.fromkeys(map(_words, kinds))), value)
+
+
+def _convert_sequence(origin: Any, args: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, list | tuple):
+        raise _wrong_type(path, "a sequence", value)
+    if (len(args) == 2 and args[1] is Ellipsis) or origin is not tuple:
+        return tuple(_convert(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if len(value) != len(args):
+        raise _wrong_type(path, f"{len(args)} values", value)
+    return tuple(
+        _convert(arg, item, f"{path}[{i}]") for i, (arg, item) in enumerate(zip(args, value, strict=True))
+    )
+
+
+def _convert_name(args: tuple[Any, ...], value: Any, path: str) -> str:
+    if not isinstance(value, str):
+        raise _wrong_type(path, f"one of {', '.join(map(repr, args))}", value)
+    if value not in args:
+        raise unknown_name(path, value, [str(arg) for arg in args])
+    return value
+
+
+def _convert_number(hint: type, value: Any, path: str, allowed: Range) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int if hint is int else int | float):
+        raise _wrong_type(path, f"{_words(hint)}, {allowed}", value)
+    if value not in allowed:
+        raise Owl2Error(f"{path} must be {allowed.expected(value)}, found {_shown(value)}")
+    return hint(value)
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False", Path: "a path",
+          os.PathLike: "a path"}  # fmt: skip
+
+
+def _words(hint: Any) -> str:
+    if typing.get_origin(hint) is Annotated:
+        return _words(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (tuple, Sequence, list):
+        return "a sequence"
+    if typing.get_origin(hint) in (dict, Mapping) or dataclasses.is_dataclass(hint):
+        return "a group of fields"
+    return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"a number of {value.bit_length()} bits"  # Python writes out no longer ones
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def _wrong_type(path: str, expected: str, value: Any) -> Owl2Error:
-    return Owl2Error(f"{path}: expected {expected}, found {value!r} ({type(value).__name__})")
+    return Owl2Error(f"{path}: expected {expected}, found {_shown(value)} ({type(value).__name__})")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.fields import check_ranges
+from owl2_jax.core.ranges import Positive, Share, between
+
+_Area = Annotated[float, between(0, 1, above=True)]
 
 
 @dataclass(frozen=True)
@@ -21,18 +26,19 @@ class Augment:
       turn: also turn by a random number of quarters, for pictures that mean the same any way up.
     """
 
-    scale: tuple[float, float] = (0.5, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
+    scale: tuple[_Area, _Area] = (0.5, 1.0)
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    flip: Share = 0.5
     turn: bool = False
 
     def __post_init__(self):
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise Owl2Error(f"augmentation scale is {self.scale}; expected 0 < smallest <= largest <= 1")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise Owl2Error(f"augmentation ratio is {self.ratio}; expected 0 < smallest <= largest")
-        if not 0 <= self.flip <= 1:
-            raise Owl2Error(f"augmentation flip is {self.flip}; expected a probability from 0 to 1")
+        check_ranges(self, "data.augment")
+        for name in ("scale", "ratio"):
+            smallest, largest = getattr(self, name)
+            if smallest > largest:
+                raise Owl2Error(
+                    f"data.augment.{name}: expected smallest <= largest, found {smallest}, {largest}"
+                )
 
 
 def augment(

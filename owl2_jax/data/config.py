@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.fields import check_ranges
+from owl2_jax.core.ranges import Count, Positive, Seed, Share, Whole, at_least
 from owl2_jax.data.augment import Augment
 from owl2_jax.data.images import MAX_PIXELS, MODES
 from owl2_jax.data.messages import IMAGE_TAGS
 from owl2_jax.data.released import require_reading
+from owl2_jax.data.sources import check_settings
 from owl2_jax.data.templates import get_template
 
 
@@ -27,17 +31,21 @@ class DatasetConfig:
 
     kind: str
     options: dict[str, Any] = field(default_factory=dict)
-    weight: float = 1.0
-    epochs: float | None = None
+    weight: Positive = 1.0
+    epochs: Positive | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("weight", self.weight), ("epochs", self.epochs)):
-            if value is not None and not value > 0:
-                raise Owl2Error(f"a set's {name} must be above 0, found {value}; leave the set out instead")
+        check_ranges(self, "a set")
         if self.epochs is not None and self.weight != 1.0:
             raise Owl2Error(
                 f"a set has weight {self.weight} and epochs {self.epochs}; give it one of the two"
             )
+
+
+def check_sources(datasets: Mapping[str, DatasetConfig], where: str) -> None:
+    """Checks the kinds and options of sets, `where` in the config. Raises `Owl2Error`."""
+    for name, dataset in datasets.items():
+        check_settings(dataset.kind, dataset.options, f"{where}.{name}.options")
 
 
 @dataclass(frozen=True)
@@ -81,43 +89,39 @@ class DataConfig:
     """
 
     datasets: dict[str, DatasetConfig]
-    rows: int
-    row_length: int
-    image_slots: int = 1
-    images: int = 0
+    rows: Count
+    row_length: Annotated[int, at_least(2)]
+    image_slots: Whole = 1
+    images: Whole = 0
     tokenizer: str = "embedded"
     template: str = "mplug_owl2"
     image_tag: str = "<|image|>"
     reading: str = "as_written"
     image_mode: str = "pad"
     augment: Augment | None = None
-    max_pixels: int = MAX_PIXELS
+    max_pixels: Count = MAX_PIXELS
     long_samples: Literal["reject", "cut"] = "reject"
     pack: bool = True
-    lanes: int = 1
-    window: int = 64
-    max_targets: int = 0
-    workers: int = 0
-    prefetch: int = 4
+    lanes: Count = 1
+    window: Count = 64
+    max_targets: Whole = 0
+    workers: Whole = 0
+    prefetch: Count = 4
     cache_samples: bool = False
-    max_rejected_share: float = 0.001
-    seed: int = 0
+    max_rejected_share: Share = 0.001
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
+        check_ranges(self, "data")
         if not self.datasets:
             raise Owl2Error("data.datasets is empty; name at least one set")
+        check_sources(self.datasets, "data.datasets")
         if self.image_tag not in IMAGE_TAGS:
             raise unknown_name("image tag", self.image_tag, IMAGE_TAGS)
         if self.image_mode not in MODES:
             raise unknown_name("image mode", self.image_mode, MODES)
         require_reading(self.reading)
         get_template(self.template)
-        smallest = {"rows": 1, "row_length": 2, "lanes": 1, "window": 1, "prefetch": 1, "max_pixels": 1}
-        for name in ("image_slots", "images", "max_targets", "workers", "seed", "max_rejected_share"):
-            smallest[name] = 0
-        for name, least in smallest.items():
-            if getattr(self, name) < least:
-                raise Owl2Error(f"data.{name} must be at least {least}, found {getattr(self, name)}")
         for name in ("rows", "images"):
             if getattr(self, name) % self.lanes:
                 raise Owl2Error(f"data.{name} {getattr(self, name)} does not divide into {self.lanes} lanes")

@@ -8,9 +8,9 @@ for a large vocabulary; tokens that tie with the threshold are all kept.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import flax.struct
 import jax
@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.fields import check_ranges
+from owl2_jax.core.ranges import NotNegative, Positive, Share, Whole, between
 
 Array = jax.Array
 
@@ -42,27 +43,15 @@ class Sampling:
       Owl2Error: a value out of its range.
     """
 
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int = 0
+    temperature: NotNegative = 0.0
+    top_k: Whole = 0
+    top_p: Annotated[float, between(0, 1, above=True)] = 1.0
+    min_p: Share = 0.0
+    repetition_penalty: Positive = 1.0
+    seed: Annotated[int, between(0, 2**63 - 1)] = 0
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("temperature", 0.0, math.inf), ("top_k", 0, math.inf), ("top_p", 0.0, 1.0),
-            ("min_p", 0.0, 1.0), ("repetition_penalty", 0.0, math.inf), ("seed", 0, 2**63 - 1),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            whole = name in ("top_k", "seed")
-            number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-            if not number or not low <= value <= high:
-                kind = "whole number" if whole else "number"
-                raise Owl2Error(f"{name} is {value!r}; expected a {kind} from {low} to {high}")
-        for name in ("top_p", "repetition_penalty"):
-            if getattr(self, name) == 0 or math.isinf(getattr(self, name)):
-                raise Owl2Error(f"{name} is {getattr(self, name)!r}; expected a finite number above 0")
+        check_ranges(self, "")
 
     @property
     def plain(self) -> bool:

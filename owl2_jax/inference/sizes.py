@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
-from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.fields import check_ranges
+from owl2_jax.core.ranges import Count, Whole, between
 from owl2_jax.inference.buckets import length_buckets
 from owl2_jax.model.config import Owl2Config
 
@@ -26,19 +28,15 @@ class EngineConfig:
         earlier turns) from which on they are copied and not run again; 0 for never.
     """
 
-    slots: int = 32
-    prefill_rows: int = 64
-    decode_steps: int = 8
-    feature_bytes: int = 64 * 2**20
-    shortest_cache: int = 64
-    reuse_from: int = 32
+    slots: Count = 32
+    prefill_rows: Count = 64
+    decode_steps: Count = 8
+    feature_bytes: Annotated[int, between(1, 2**40)] = 64 * 2**20
+    shortest_cache: Count = 64
+    reuse_from: Whole = 32
 
     def __post_init__(self) -> None:
-        for name in ("slots", "prefill_rows", "decode_steps", "feature_bytes", "shortest_cache"):
-            if getattr(self, name) < 1:
-                raise Owl2Error(f"engine {name} is {getattr(self, name)}; expected at least 1")
-        if self.reuse_from < 0:
-            raise Owl2Error(f"engine reuse_from is {self.reuse_from}; expected 0 or more")
+        check_ranges(self, "engine")
 
     def cache_lengths(self, longest: int) -> tuple[int, ...]:
         """Positions per slot that the cache may have, ascending; `longest` is the model's limit."""

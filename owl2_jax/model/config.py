@@ -8,12 +8,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.ranges import Count, Positive, between
 
 Dtype = Literal["float32", "bfloat16"]
+# Names of `owl2_jax.model.remat.POLICIES` and `owl2_jax.model.kernels.KERNELS`, which need JAX.
+Remat = Literal["none", "dots", "attention_mlp", "attention", "context", "full"]
+Attention = Literal["auto", "xla", "splash", "cudnn"]
 
 
 def _require_divisible(name: str, value: int, divisor_name: str, divisor: int) -> None:
@@ -25,15 +29,16 @@ def _require_divisible(name: str, value: int, divisor_name: str, divisor: int) -
 class VisionConfig:
     """CLIP ViT encoder. Defaults: ViT-L/14 at 448 pixels."""
 
-    width: int = 1024
-    num_layers: int = 24
-    num_heads: int = 16
-    mlp_dim: int = 4096
-    patch_size: int = 14
-    image_size: int = 448  # pixels
-    norm_eps: float = 1e-6
+    width: Count = 1024
+    num_layers: Count = 24
+    num_heads: Count = 16
+    mlp_dim: Count = 4096
+    patch_size: Count = 14
+    image_size: Count = 448  # pixels
+    norm_eps: Positive = 1e-6
 
     def __post_init__(self) -> None:
+        fields.check_ranges(self, "model.vision")
         _require_divisible("vision.width", self.width, "vision.num_heads", self.num_heads)
         _require_divisible("vision.image_size", self.image_size, "vision.patch_size", self.patch_size)
 
@@ -56,11 +61,14 @@ class VisionConfig:
 class AbstractorConfig:
     """Query-based visual abstractor; its width is the vision width."""
 
-    num_layers: int = 6
-    num_heads: int = 16
-    mlp_dim: int = 2816
-    num_queries: int = 64
-    norm_eps: float = 1e-6  # of the norm inside the MLP; the three others are fixed at 1e-5
+    num_layers: Count = 6
+    num_heads: Count = 16
+    mlp_dim: Count = 2816
+    num_queries: Count = 64
+    norm_eps: Positive = 1e-6  # of the norm inside the MLP; the three others are fixed at 1e-5
+
+    def __post_init__(self) -> None:
+        fields.check_ranges(self, "model.abstractor")
 
 
 @dataclass(frozen=True)
@@ -71,18 +79,19 @@ class DecoderConfig:
     values: the paper), "norms", "kv", or "none" (a plain LLaMA-2).
     """
 
-    vocab_size: int = 32000
-    width: int = 4096
-    num_layers: int = 32
-    num_heads: int = 32
-    num_kv_heads: int = 32
-    mlp_dim: int = 11008
-    rope_theta: float = 10000.0
-    norm_eps: float = 1e-5
-    max_length: int = 2048
+    vocab_size: Count = 32000
+    width: Count = 4096
+    num_layers: Count = 32
+    num_heads: Count = 32
+    num_kv_heads: Count = 32
+    mlp_dim: Count = 11008
+    rope_theta: Annotated[float, between(1, 1e30)] = 10000.0
+    norm_eps: Positive = 1e-5
+    max_length: Count = 2048
     adaptive: Literal["full", "norms", "kv", "none"] = "full"
 
     def __post_init__(self) -> None:
+        fields.check_ranges(self, "model.decoder")
         _require_divisible("decoder.width", self.width, "decoder.num_heads", self.num_heads)
         _require_divisible("decoder.num_heads", self.num_heads, "decoder.num_kv_heads", self.num_kv_heads)
         _require_divisible("decoder head width", self.head_width, "the rotary pair", 2)
@@ -118,17 +127,14 @@ class LoraConfig:
         cannot train (QLoRA, with 8 bits).
     """
 
-    rank: int = 128
-    alpha: float = 256.0
-    dropout: float = 0.0
+    rank: Count = 128
+    alpha: Positive = 256.0
+    dropout: Annotated[float, between(0, 1, below=True)] = 0.0
     targets: tuple[str, ...] = LORA_TARGETS
     base: Literal["stored", "int8"] = "stored"
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise Owl2Error(f"lora.rank must be at least 1, found {self.rank}")
-        if not 0 <= self.dropout < 1:
-            raise Owl2Error(f"lora.dropout must lie in [0, 1), found {self.dropout}")
+        fields.check_ranges(self, "model.lora")
         if not self.targets:
             raise Owl2Error("lora.targets is empty; name a map, or leave lora out")
         for target in self.targets:
@@ -163,13 +169,14 @@ class Owl2Config:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     dtype: Dtype = "float32"
     param_dtype: Dtype = "float32"
-    remat: str = "none"
-    attention: str = "auto"
+    remat: Remat = "none"
+    attention: Attention = "auto"
     image_kv: Literal["gather", "select"] = "gather"
-    scan_unroll: int = 1
+    scan_unroll: Count = 1
     lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
+        fields.check_ranges(self, "model")
         if self.lora is not None and not self.decoder.adapts_kv:
             missing = [target for target in self.lora.targets if target.endswith("_image")]
             if missing:

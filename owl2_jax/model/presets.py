@@ -52,6 +52,6 @@ PRESETS: Final[dict[str, Callable[[], Owl2Config]]] = {
 
 def preset(name: str) -> Owl2Config:
     """Raises `UnknownNameError` with the nearest names."""
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise unknown_name("preset", name, PRESETS)
     return PRESETS[name]()

@@ -20,15 +20,10 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from owl2_jax.core.axes import MESH_AXES
 from owl2_jax.core.errors import Owl2Error, unknown_name
 
-DCN: Final = "dcn"
-DATA: Final = "data"
-FSDP: Final = "fsdp"
-TENSOR: Final = "tensor"
-
-# Outermost first: neighbours along `tensor` stand closest together.
-MESH_AXES: Final = (DCN, DATA, FSDP, TENSOR)
+DCN, DATA, FSDP, TENSOR = MESH_AXES
 # The axes that split a batch; every one holds different rows.
 BATCH_AXES: Final = (DCN, DATA, FSDP)
 

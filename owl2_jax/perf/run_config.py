@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from owl2_jax.config import RunConfig, apply_overrides, read_config_file
-from owl2_jax.core.errors import Owl2Error
 from owl2_jax.model.presets import preset
 
 
@@ -34,7 +33,7 @@ def _plain(name: str) -> dict[str, Any]:
     return {
         "model": {"preset": name},
         "data": {
-            "datasets": {"synthetic": {"kind": "embedded"}},
+            "datasets": {"synthetic": {"kind": "embedded", "options": {"dataset": "facts"}}},
             "rows": 256,
             "lanes": 256,
             "row_length": longest,
@@ -48,8 +47,6 @@ def _plain(name: str) -> dict[str, Any]:
 def _resize(values: Mapping[str, Any], rows: int | None, length: int | None) -> dict[str, Any]:
     data = dict(values.get("data", {}))
     if rows is not None:
-        if rows < 1:
-            raise Owl2Error(f"--rows must be at least 1, found {rows}")
         pictures = data.get("images", 0) / data.get("rows", 1)
         data |= {"rows": rows, "lanes": rows, "images": round(pictures * rows)}
     if length is not None:

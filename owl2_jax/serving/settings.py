@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.fields import check_ranges
+from owl2_jax.core.ranges import Count, NotNegative, Positive, Whole, between
 
 MIB = 2**20
+_Bytes = Annotated[int, between(1, 2**40)]
 
 
 @dataclass(frozen=True)
@@ -25,20 +29,18 @@ class Limits:
       queue: requests that wait for a slot.
     """
 
-    body_bytes: int = 32 * MIB
-    held_bytes: int = 512 * MIB
-    body_seconds: float = 60.0
-    head_seconds: float = 15.0
-    pictures: int = 16
-    pixels: int = 50_000_000
-    remote_bytes: int = 16 * MIB
-    remote_seconds: float = 10.0
-    queue: int = 64
+    body_bytes: _Bytes = 32 * MIB
+    held_bytes: _Bytes = 512 * MIB
+    body_seconds: Positive = 60.0
+    head_seconds: Positive = 15.0
+    pictures: Whole = 16
+    pixels: Count = 50_000_000
+    remote_bytes: _Bytes = 16 * MIB
+    remote_seconds: Positive = 10.0
+    queue: Whole = 64
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value <= 0 and not (name in ("queue", "pictures") and value == 0):
-                raise Owl2Error(f"the limit {name} is {value}; expected more than 0")
+        check_ranges(self, "the limit")
         if self.held_bytes < self.body_bytes:
             raise Owl2Error(
                 f"the limit held_bytes is {self.held_bytes}; expected at least body_bytes, {self.body_bytes}"
@@ -60,12 +62,11 @@ class ServeConfig:
     model_name: str | None = None
     api_key: str | None = None
     remote_pictures: bool = False
-    grace_seconds: float = 60.0
+    grace_seconds: NotNegative = 60.0
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        if self.grace_seconds < 0:
-            raise Owl2Error(f"grace_seconds is {self.grace_seconds}; expected 0 or more")
+        check_ranges(self, "serve")
         if self.api_key is not None and not self.api_key.strip():
             raise Owl2Error("the API key is empty; give one of at least one character, or none at all")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip().isprintable()):

@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 from owl2_jax.config import RunConfig, apply_overrides, read_config_file
 from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.ranges import Seed, Whole
 
 _AXIS: Final = re.compile(r"[a-z][a-z0-9_]*")
 _LABEL: Final = re.compile(r"[A-Za-z0-9.]+")  # part of a folder's name
@@ -52,14 +53,15 @@ class SweepConfig:
     axes: dict[str, dict[str, tuple[str, ...]]]
     design: Literal["grid", "one_at_a_time"] = "grid"
     overrides: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     start_from: str | None = None
     benchmarks: tuple[str, ...] = ()
     data_root: str = "data"
-    max_questions: int = 0
+    max_questions: Whole = 0
     topology: str | None = None
 
     def __post_init__(self) -> None:
+        fields.check_ranges(self, "sweep")
         if not self.axes or not all(self.axes.values()):
             raise Owl2Error("sweep: axes is empty, or an axis has no value; give each at least one")
         for axis, values in self.axes.items():

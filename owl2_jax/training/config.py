@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data.config import DatasetConfig
+from owl2_jax.core.fields import check_ranges
+from owl2_jax.core.ranges import Count, NotNegative, Positive, Seed, Whole, between
+from owl2_jax.data.config import DatasetConfig, check_sources
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
     """Learning rate over steps: linear warm-up from 0, then a cosine down to `end_lr`."""
 
-    peak_lr: float = 2e-5
-    end_lr: float = 0.0
-    warmup_steps: int = 250
+    peak_lr: Positive = 2e-5
+    end_lr: NotNegative = 0.0
+    warmup_steps: Whole = 250
 
     def __post_init__(self) -> None:
-        if self.warmup_steps < 0:
-            raise Owl2Error(f"schedule.warmup_steps must be at least 0, found {self.warmup_steps}")
-        if not 0 <= self.end_lr <= self.peak_lr:
+        check_ranges(self, "train.schedule")
+        if self.end_lr > self.peak_lr:
             raise Owl2Error(
                 f"schedule.end_lr {self.end_lr} must lie between 0 and schedule.peak_lr {self.peak_lr}"
             )
@@ -48,30 +49,30 @@ class GroupConfig:
 
     name: str
     pattern: str
-    lr: float | None = 1.0
-    weight_decay: float | None = None
-    layer_decay: float = 1.0
-    depth: int = 0
+    lr: Positive | None = 1.0
+    weight_decay: NotNegative | None = None
+    layer_decay: Annotated[float, between(0, 1, above=True)] = 1.0
+    depth: Whole = 0
     schedule: ScheduleConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.lr is not None and self.lr <= 0:
-            raise Owl2Error(f"group {self.name!r}: lr must be above 0, or None to freeze; found {self.lr}")
-        if not 0 < self.layer_decay <= 1:
-            raise Owl2Error(f"group {self.name!r}: layer_decay must lie in (0, 1], found {self.layer_decay}")
+        check_ranges(self, f"train.groups.{self.name}")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW (Loshchilov and Hutter 2019) after clipping by global norm."""
 
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
+    b1: Annotated[float, between(0, 1, below=True)] = 0.9
+    b2: Annotated[float, between(0, 1, below=True)] = 0.999
+    eps: Positive = 1e-8
+    weight_decay: NotNegative = 0.0
+    clip_norm: Positive = 1.0
     first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
     decay_vectors: bool = False  # also decay biases, norm scales and other vectors
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "train.optimizer")
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,14 @@ class HeldoutConfig:
     """
 
     datasets: dict[str, DatasetConfig]
-    every_steps: int = 500
-    max_samples: int = 512
+    every_steps: Count = 500
+    max_samples: Count = 512
 
     def __post_init__(self) -> None:
         if not self.datasets:
             raise Owl2Error("heldout.datasets is empty; name a set, or leave heldout out")
-        _require_positive("heldout", self, ("every_steps", "max_samples"))
+        check_sources(self.datasets, "heldout.datasets")
+        check_ranges(self, "heldout")
 
 
 @dataclass(frozen=True)
@@ -128,18 +130,12 @@ class EvaluatorConfig:
     """
 
     benchmark: str
-    every_steps: int = 1000
-    max_questions: int = 0
+    every_steps: Count = 1000
+    max_questions: Whole = 0
     data_root: str = "data"
 
     def __post_init__(self) -> None:
-        _require_positive(f"evaluator {self.benchmark!r}", self, ("every_steps",))
-
-
-def _require_positive(what: str, config: object, names: tuple[str, ...]) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise Owl2Error(f"{what}.{name} must be at least 1, found {getattr(config, name)}")
+        check_ranges(self, f"evaluators.{self.benchmark}")
 
 
 def _default_groups() -> tuple[GroupConfig, ...]:
@@ -169,27 +165,28 @@ class TrainConfig:
       wandb: also report to Weights & Biases.
     """
 
-    total_steps: int | None = None
-    total_examples: int | None = None
-    examples_per_step: int | None = None
-    seed: int = 0
+    total_steps: Count | None = None
+    total_examples: Annotated[int, between(1, 2**53)] | None = None
+    examples_per_step: Count | None = None
+    seed: Seed = 0
     start_from: str | None = None
     groups: tuple[GroupConfig, ...] = field(default_factory=_default_groups)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    accumulate_steps: int = 1
-    max_targets: int = 0
-    loss_chunk: int = 0
-    log_every_steps: int = 20
-    save_every_steps: int = 500
-    keep_checkpoints: int = 2
-    max_bad_steps: int = 10
-    watchdog_seconds: float = 1800.0
-    profile_steps: tuple[int, int] | None = None
+    accumulate_steps: Count = 1
+    max_targets: Whole = 0
+    loss_chunk: Whole = 0
+    log_every_steps: Count = 20
+    save_every_steps: Count = 500
+    keep_checkpoints: Count = 2
+    max_bad_steps: Count = 10
+    watchdog_seconds: NotNegative = 1800.0
+    profile_steps: tuple[Count, Count] | None = None
     best: BestConfig | None = None
     wandb: WandbConfig | None = None
 
     def __post_init__(self) -> None:
+        check_ranges(self, "train")
         if (self.total_steps is None) == (self.total_examples is None):
             raise Owl2Error(
                 f"train: set exactly one of total_steps ({self.total_steps}) and total_examples "
@@ -197,17 +194,7 @@ class TrainConfig:
             )
         if self.total_examples is not None and not self.examples_per_step:
             raise Owl2Error("train: total_examples needs examples_per_step")
-        if self.num_steps < 1:
-            raise Owl2Error(f"train: the run's length must be at least 1 step, found {self.num_steps}")
-        counts = (
-            "accumulate_steps",
-            "log_every_steps",
-            "save_every_steps",
-            "keep_checkpoints",
-            "max_bad_steps",
-        )
-        _require_positive("train", self, counts)
-        if self.profile_steps is not None and not 1 <= self.profile_steps[0] <= self.profile_steps[1]:
+        if self.profile_steps is not None and self.profile_steps[0] > self.profile_steps[1]:
             raise Owl2Error(
                 f"train.profile_steps must be (first, last) from 1 on, found {self.profile_steps}"
             )

@@ -53,7 +53,7 @@ def test_attention_table_compares_with_the_written_out_product(capsys):
         (["--mesh=data=3"], "data 3 * fsdp 1 * tensor 1 = 3, but there are 8 devices"),
         (["--rows=12"], "12 batch rows do not divide over dcn 1 * data 8 * fsdp 1 = 8: 12 = 1 * 8 + 4"),
         (["--calls=0"], "--calls must be at least 1, found 0"),
-        (["model.remat=ful"], "unknown remat policy 'ful'; did you mean 'full'?"),
+        (["model.remat=ful"], "unknown model.remat 'ful'; did you mean 'full'?"),
         (["--length=4096"], "row_length 4096 is more than model.decoder.max_length 256"),
     ],
 )

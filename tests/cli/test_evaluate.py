@@ -72,12 +72,15 @@ def test_another_model_does_not_mix_with_earlier_results(
             ["--benchmarks=easy_vqa,textvqa_val"],
             "TextVQA_0.5.1_val.json is missing. Get TextVQA_0.5.1_val.json from textvqa.org",
         ),
-        (["--benchmarks=easy_vqa", "--limit=0"], "--limit is 0; expected at least 1"),
+        (["--benchmarks=easy_vqa", "--limit=0"], "--limit must be at least 1, found 0"),
         (
             ["--benchmarks=easy_vqa", "--max-broken-share=2"],
-            "--max-broken-share is 2.0; expected a number from 0 to 1",
+            "--max-broken-share must be from 0 to 1, found 2",
         ),
-        (["--benchmarks=easy_vqa", "--max-broken-share=nan"], "expected a number from 0 to 1"),
+        (
+            ["--benchmarks=easy_vqa", "--max-broken-share=nan"],
+            "--max-broken-share must be finite and from 0 to 1, found nan",
+        ),
         (["--benchmarks=mm_vet", "--judgements=x"], "not of the form NAME=FILE"),
         (["--benchmarks=easy_vqa", "--judgements=mm_vet=x"], "unknown benchmark of this run 'mm_vet'"),
         (["--benchmarks=easy_vqa", "--checkpoint=/nowhere"], "checkpoint /nowhere is no directory"),

@@ -57,7 +57,7 @@ def test_half_of_the_pictures_are_flipped():
     "bad", [{"scale": (0.0, 1.0)}, {"scale": (0.5, 1.5)}, {"ratio": (2, 1)}, {"flip": 1.5}]
 )
 def test_settings_that_make_no_sense_are_refused(bad):
-    with pytest.raises(Owl2Error, match=f"augmentation {next(iter(bad))}"):
+    with pytest.raises(Owl2Error, match=rf"data\.augment\.{next(iter(bad))}"):
         Augment(**bad)
 
 

@@ -225,7 +225,7 @@ def test_embedded_is_the_tokenizer_of_the_corpus(datasets):
         ({"rows": 9, "lanes": 2}, "rows 9 does not divide into 2 lanes"),
         ({"images": 0}, "both are 0"),
         ({"window": 0}, "window must be at least 1"),
-        ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": -1}, "seed must be from 0 to 4294967295"),
         ({"datasets": {}}, "datasets is empty"),
         ({"image_tag": "<img>"}, "unknown image tag .* did you mean '<image>'"),
     ],

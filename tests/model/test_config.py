@@ -35,7 +35,7 @@ def test_replace_reaches_inside() -> None:
         ({"abstractor": {"num_heads": 48}}, ["1024", "48"]),
         ({"decoder": {"num_kv_heads": 5}}, ["32", "5"]),
         ({"decoder": {"adaptive": "some"}}, ["some", "full"]),
-        ({"decoder": {"width": "wide"}}, ["decoder.width", "int", "wide"]),
+        ({"decoder": {"width": "wide"}}, ["decoder.width", "whole number", "wide"]),
         ({"dtype": "float16"}, ["float16", "bfloat16"]),
         ({"vision": 3}, ["vision", "3"]),
     ],

@@ -104,7 +104,7 @@ def test_adapters_count_as_work():
         ({"targets": ("q", "k_txt")}, "unknown LoRA target 'k_txt'; did you mean 'k_text'"),
         ({"targets": ()}, "targets is empty"),
         ({"rank": 0}, "rank must be at least 1"),
-        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1"),
     ],
 )
 def test_settings_that_make_no_adapter_are_refused(settings, message):

@@ -82,7 +82,7 @@ def test_tables_name_everything(capsys):
         (["--gpus=h100"], "write kind and number, as h100:8"),
         (["--devices=0"], "--devices must be at least 1"),
         (["--devices=3"], "256 data.rows do not divide over"),
-        (["mesh.fspd=2"], "unknown mesh axis 'fspd'; did you mean 'fsdp'"),
+        (["mesh.fspd=2"], "unknown key of mesh 'fspd'; did you mean 'fsdp'"),
         (["model.lora.targets=['qq']"], "unknown LoRA target 'qq'"),
     ],
 )

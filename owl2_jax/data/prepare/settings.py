@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.fields import check_ranges
+from owl2_jax.core.ranges import Count, NotNegative, Share, Whole, between
 from owl2_jax.data.images import MAX_PIXELS
+from owl2_jax.data.sources import check_settings
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,14 @@ class PictureRules:
       max_aspect: largest ratio of long to short edge (0: any).
     """
 
-    shortest_edge: int = 448
-    quality: int = 92
-    max_pixels: int = MAX_PIXELS
-    min_edge: int = 0
-    max_aspect: float = 0.0
+    shortest_edge: Whole = 448
+    quality: Annotated[int, between(1, 100)] = 92
+    max_pixels: Count = MAX_PIXELS
+    min_edge: Whole = 0
+    max_aspect: NotNegative = 0.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "pictures")
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,13 @@ class TextRules:
         script among the characters that are no spaces.
     """
 
-    min_characters: int = 1
-    max_characters: int = 0
-    max_word_share: float = 1.0
-    min_letter_share: float = 0.0
+    min_characters: Whole = 1
+    max_characters: Whole = 0
+    max_word_share: Share = 1.0
+    min_letter_share: Share = 0.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "text")
 
 
 @dataclass(frozen=True)
@@ -86,22 +95,20 @@ class PrepareConfig:
     image_tag: str = "<|image|>"
     pictures: PictureRules = PictureRules()
     text: TextRules = TextRules()
-    near_bits: int = 12
-    records_per_shard: int = 10_000
-    max_rejected_share: float = 0.01
+    near_bits: Annotated[int, between(0, 32)] = 12
+    records_per_shard: Count = 10_000
+    max_rejected_share: Share = 0.01
 
     def __post_init__(self) -> None:
+        check_ranges(self, "prepare")
         if not self.datasets:
             raise Owl2Error("datasets is empty; name at least one set to prepare")
-        for name in self.datasets:
+        for name, dataset in self.datasets.items():
             if not name.replace("-", "").replace("_", "").isalnum():
                 raise Owl2Error(
                     f"the set {name!r} becomes a folder; name it with letters, digits, '-' and '_' alone"
                 )
-        if self.records_per_shard < 1:
-            raise Owl2Error(f"records_per_shard must be at least 1, found {self.records_per_shard}")
-        if not 0 <= self.near_bits <= 32:
-            raise Owl2Error(f"near_bits must be from 0 to 32 of 256, found {self.near_bits}")
+            check_settings(dataset.kind, dataset.options, f"datasets.{name}.options")
 
 
 # What was wrong with a record, beside the reasons of sources and pictures. Filters

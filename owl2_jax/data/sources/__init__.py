@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
-from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.errors import unknown_name
+from owl2_jax.core.fields import check_arguments
 from owl2_jax.data.sources.arrayrecord import ArrayRecordSource
 from owl2_jax.data.sources.base import Example, RecordError, Source, Style
 from owl2_jax.data.sources.coco import CocoCaptionsSource
@@ -37,9 +39,7 @@ def make_source(kind: str, **settings: Any) -> Source:
       UnknownNameError: No such kind, or no such setting of it.
       Owl2Error: A setting is missing, or the source cannot be opened.
     """
-    if kind not in SOURCES:
-        raise unknown_name("source kind", kind, SOURCES)
-    _check_settings(kind, settings)
+    check_settings(kind, settings)
     return SOURCES[kind](**settings)
 
 
@@ -49,14 +49,19 @@ def read_as(kind: str, settings: dict[str, Any], reading: str) -> dict[str, Any]
     return {"reading": reading, **settings} if takes else settings
 
 
-def _check_settings(kind: str, settings: dict[str, Any]) -> None:
-    known = inspect.signature(SOURCES[kind]).parameters
-    for name in settings:
-        if name not in known:
-            raise unknown_name(f"setting of source {kind!r}", name, known)
-    for name, parameter in known.items():
-        if parameter.default is parameter.empty and name not in settings:
-            raise Owl2Error(f"source {kind!r} needs the setting {name!r}; known: {', '.join(known)}")
+def check_settings(kind: str, settings: Mapping[str, Any], where: str = "") -> None:
+    """Checks the settings of a source before it is opened.
+
+    Args:
+      where: dotted path of the settings in the config, for messages.
+
+    Raises:
+      UnknownNameError: No such kind, or no such setting of it.
+      Owl2Error: A setting is missing, of the wrong type or out of its range.
+    """
+    if kind not in SOURCES:
+        raise unknown_name("source kind", kind, SOURCES)
+    check_arguments(SOURCES[kind], settings, where or f"source {kind!r}")
 
 
 __all__ = [
@@ -74,6 +79,7 @@ __all__ = [
     "TfdsSource",
     "VqaSource",
     "WebDatasetSource",
+    "check_settings",
     "make_source",
     "read_as",
 ]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.ranges import Whole
 from owl2_jax.data.messages import IMAGE_TAGS, ConversationError, check_messages, from_llava
 from owl2_jax.data.released import released_messages, require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
@@ -60,7 +61,7 @@ class LlavaSource:
         dataset: str | None = None,
         file_tag: str = "<image>",
         image_tag: str = DEFAULT_IMAGE_TAG,
-        num_frames: int = 0,
+        num_frames: Whole = 0,
         reading: str = "as_written",
     ):
         self.reading = require_reading(reading)

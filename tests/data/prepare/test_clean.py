@@ -31,7 +31,7 @@ def example(answer="A red circle.", pictures=()):
 
 
 def config(**changes):
-    return PrepareConfig(datasets={"a": PrepareSet("llava")}, **changes)
+    return PrepareConfig(datasets={"a": PrepareSet("llava", {"path": "a.json"})}, **changes)
 
 
 def test_a_cleaned_example_is_what_the_array_record_source_reads(tmp_path):
