@@ -69,7 +69,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["owl2_jax", "owl2_jax.*"]),
-    package_data={"owl2_jax.data": ["embedded/*"], "owl2_jax.serving": ["page/*"]},
+    package_data={"owl2_jax.data": ["embedded/*"], "owl2_jax.serving": ["page/*", "page/vendor/*"]},
     install_requires=BASE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["owl2 = owl2_jax.cli.main:run"]},

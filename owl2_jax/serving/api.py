@@ -14,23 +14,23 @@ import contextlib
 import hmac
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
-from fastapi.staticfiles import StaticFiles
 
+from owl2_jax.data.images import FORMATS
 from owl2_jax.serving.body import ClientDisconnect
 from owl2_jax.serving.completions import Completion
 from owl2_jax.serving.errors import ApiError, install_handlers
 from owl2_jax.serving.examples import EXAMPLES
 from owl2_jax.serving.metrics import CONTENT_TYPE
 from owl2_jax.serving.middleware import CountAndProtect
+from owl2_jax.serving.page_files import PageFiles, index
 from owl2_jax.serving.replies import AnswerStream, whole_answer
+from owl2_jax.serving.runner import EngineRunner
 from owl2_jax.serving.service import Service
 
-PAGE = Path(__file__).parent / "page"
 _GONE = 499  # nobody reads it; for the metrics
 
 
@@ -49,7 +49,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.started = int(time.time())
     app.include_router(_v1)
     app.include_router(_open)
-    app.mount("/page", StaticFiles(directory=PAGE))
+    app.mount("/page", PageFiles())
     install_handlers(app)
     app.add_middleware(CountAndProtect, metrics=service.metrics)
     return app
@@ -150,6 +150,8 @@ def _model_object(request: Request) -> dict[str, Any]:
         "max_model_len": service.model.config.decoder.max_length,
         "max_pictures": limits.pictures,
         "max_body_bytes": limits.body_bytes,
+        "max_pixels": limits.pixels,
+        "picture_formats": FORMATS,
         "examples": EXAMPLES,
     }
 
@@ -159,14 +161,18 @@ def _model_object(request: Request) -> dict[str, Any]:
 async def ready(request: Request) -> JSONResponse:
     """Whether requests should be sent here."""
     runner = _service(request).runner
-    return JSONResponse({"live": runner.live, "ready": runner.ready}, 200 if runner.ready else 503)
+    return JSONResponse(_health(runner), 200 if runner.ready else 503)
 
 
 @_open.get("/healthz/live")
 async def live(request: Request) -> JSONResponse:
     """Whether the process is of any use."""
     runner = _service(request).runner
-    return JSONResponse({"live": runner.live, "ready": runner.ready}, 200 if runner.live else 503)
+    return JSONResponse(_health(runner), 200 if runner.live else 503)
+
+
+def _health(runner: EngineRunner) -> dict[str, Any]:
+    return {"live": runner.live, "ready": runner.ready, "state": runner.state}
 
 
 @_open.get("/metrics")
@@ -176,4 +182,4 @@ async def metrics(request: Request) -> Response:
 
 @_open.get("/")
 async def page() -> FileResponse:
-    return FileResponse(PAGE / "index.html")
+    return index()

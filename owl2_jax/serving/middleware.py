@@ -6,10 +6,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from owl2_jax.serving.metrics import Metrics
 
-# The page loads nothing from elsewhere, runs no script but its own, and stands in no other page.
+# The page loads nothing from elsewhere, runs no script but its own, makes no HTML out of text, and
+# stands in no other page.
 _POLICY = "; ".join(
-    ["default-src 'self'", "img-src 'self' data: blob:", "frame-ancestors 'none'", "base-uri 'none'",
-     "form-action 'none'"]
+    ["default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'",
+     "img-src 'self' data: blob:", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'",
+     "require-trusted-types-for 'script'", "trusted-types 'none'"]
 )  # fmt: skip
 _HEADERS = [
     (b"content-security-policy", _POLICY.encode()),

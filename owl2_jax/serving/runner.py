@@ -119,6 +119,7 @@ class EngineRunner:
         self._tickets: dict[int, Ticket] = {}  # by the engine's number; of the thread alone
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.programs = 0
+        self._engine: Engine | None = None  # the one that runs; outside of the thread only looked at
         self._ready = False
         self.draining = False
         metrics.watch(self)
@@ -139,6 +140,22 @@ class EngineRunner:
     def ready(self) -> bool:
         """Whether requests are answered without delay."""
         return self.live and self._ready and not self.draining
+
+    @property
+    def state(self) -> str:
+        """In a word for people: starting, ready, compiling, stopping or failed.
+
+        A program that a question is the first to need is compiled while everyone waits.
+        """
+        if not self.live:
+            return "stopping" if self.draining else "failed"
+        if self.draining:
+            return "stopping"
+        if not self._ready:
+            return "starting"
+        engine = self._engine
+        compiling = engine is not None and len(engine.programs.used) > self.programs
+        return "compiling" if compiling else "ready"
 
     @property
     def running(self) -> int:
@@ -238,6 +255,7 @@ class EngineRunner:
         for requests in () if self._ready else self._warm_up:
             for _ in engine.answers(requests):
                 pass
+        self._engine, self.programs = engine, len(engine.programs.used)
         self._ready = True
         try:
             while self._obey(engine):

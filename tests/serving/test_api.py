@@ -204,9 +204,12 @@ def test_fields_without_effect_change_nothing(client):
     assert (caught.value.param, caught.value.code) == ("temprature", "unknown_parameter")
 
 
-def test_models(client):
+def test_models(client, shared):
     assert [found.id for found in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").id == "tiny"
+    (found,) = httpx.get(f"{shared.url}/v1/models").json()["data"]
+    assert (found["max_pictures"], found["max_pixels"], found["max_body_bytes"]) == (4, 1_000_000, 2**20)
+    assert {"JPEG", "PNG", "WEBP"} <= set(found["picture_formats"])
     with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("other")
     assert caught.value.code == "model_not_found"
@@ -215,7 +218,9 @@ def test_models(client):
 def test_health_and_metrics(shared, client):
     for path in ("/healthz", "/healthz/live", "/healthz/ready"):
         response = httpx.get(shared.url + path)
-        assert (response.status_code, response.json()) == (200, {"live": True, "ready": True})
+        assert (response.status_code, response.json()) == (
+            200, {"live": True, "ready": True, "state": "ready"}
+        )  # fmt: skip
     ask(client, user("What?", 1))
     response = httpx.get(shared.url + "/metrics")
     assert response.headers["content-type"].startswith("text/plain")
@@ -247,7 +252,7 @@ def test_where_it_looked(shared):
 def test_page_and_its_files_are_served_with_a_strict_policy(shared):
     page = httpx.get(shared.url + "/")
     assert page.headers["content-type"].startswith("text/html")
-    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "default-src 'none'" in page.headers["content-security-policy"]
     for name in ("chat.js", "style.css", "icon.svg"):
         assert f"page/{name}" in page.text
         assert httpx.get(f"{shared.url}/page/{name}").status_code == 200

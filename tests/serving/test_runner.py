@@ -245,3 +245,41 @@ def test_stopping_tells_everyone_who_still_waits():
             unused.abandon()
 
     run(test)
+
+
+def test_state_says_in_a_word_what_is_waited_for():
+    compiling = threading.Event()
+
+    class Compiling(FakeEngine):
+        def answers(self, requests):
+            self.go.wait(10)
+            return iter(())
+
+        def step(self) -> list[Event]:
+            self.programs.used.add("another")
+            compiling.set()
+            return super().step()
+
+    async def test():
+        engine = Compiling()
+        runner = EngineRunner(lambda: engine, 2, 2, Metrics(), warm_up=[[Request("good")]])
+        assert runner.state == "failed"  # without its thread it is of no use
+        runner.start()
+        assert runner.state == "starting"
+        engine.go.set()
+        while not runner.ready:
+            await asyncio.sleep(0.001)
+        assert runner.state == "ready"
+        engine.go.clear()
+        ticket = submit(runner)
+        await asyncio.to_thread(compiling.wait, 10)
+        assert runner.state == "compiling"
+        engine.go.set()
+        assert await text_of(ticket) == "xxx"
+        assert runner.state == "ready"
+        runner.stop()
+        assert runner.state == "stopping"
+        await asyncio.to_thread(runner._thread.join, 10)
+        assert runner.state == "stopping"
+
+    run(test)

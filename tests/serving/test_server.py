@@ -127,7 +127,11 @@ def test_answers_that_take_longer_than_the_grace_time_get_an_error(verbose_check
 
 
 def test_stopped_while_it_compiles_it_ends_at_once_and_in_order(process):
-    assert httpx.get(f"{process.url}/healthz/live", timeout=30).json() == {"live": True, "ready": False}
+    assert httpx.get(f"{process.url}/healthz/live", timeout=30).json() == {
+        "live": True,
+        "ready": False,
+        "state": "starting",
+    }
     process.process.terminate()
     assert process.end(30) == (0, "")
 

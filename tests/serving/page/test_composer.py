@@ -1,0 +1,171 @@
+"""The field and its pictures: what is taken, and what is refused at once and why."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from owl2_jax.inference.engine import EngineConfig
+from tests.serving.page.driving import (
+    COMPLETIONS,
+    add,
+    answer_with,
+    ask,
+    drawn,
+    focused,
+    picture_file,
+    wait_answer,
+)
+from tests.serving.running import serve
+
+
+def file_of(name: str, kind: str, data: bytes) -> dict:
+    return {"name": name, "mimeType": kind, "buffer": data}
+
+
+REFUSED = [
+    (file_of("notes.txt", "text/plain", b"hello"), "its bytes are those of no picture (text/plain); expected JPEG, PNG"),
+    (file_of("a.png", "image/png", b"no picture"), "a.png is not a picture that can be used"),
+    (file_of("a.pdf", "application/pdf", b"%PDF-1.7"), "it is of the kind PDF"),
+    (file_of("a.heic", "image/heic", b"\0\0\0\x18ftypheic\0\0\0\0"), "it is of the kind HEIC; save it as JPEG or PNG."),
+    (file_of("a.svg", "image/svg+xml", b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "kind SVG; save it as JPEG or PNG"),
+    (file_of("a.mp4", "video/mp4", b"\0\0\0\x18ftypisom\0\0\0\0"), "it is of the kind video"),
+    (file_of("a.jpg", "image/jpeg", b"<!DOCTYPE html><html>"), "it is of the kind HTML"),
+    (file_of("a.jpg", "image/jpeg", b"version https://git-lfs.github.com/spec/v1\n"), "git-lfs pointer"),
+    (file_of("empty.png", "image/png", b""), "empty.png is empty."),
+    (file_of("cut.png", "image/png", b"\x89PNG\r\n\x1a\n" + b"\0" * 40), "cut.png is a damaged PNG picture"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "words"), REFUSED, ids=[words for _, words in REFUSED])
+def test_what_is_no_picture_is_refused_at_once_and_the_rest_is_taken(page, file, words):
+    page.set_input_files("#files", [picture_file(1), file])
+    expect(page.locator("#refused")).to_contain_text(words)
+    expect(page.locator(".thumb")).to_have_count(1)
+    assert focused(page) == "text"
+    answer_with(page, "Yes.")
+    ask(page, "Well?")
+    wait_answer(page)
+    expect(page.locator("#refused")).to_be_empty()
+
+
+def test_one_picture_too_many_is_refused_with_the_limit_of_the_server(page, served):
+    assert served.service.config.limits.pictures == 4
+    answer_with(page, "Yes.")
+    add(page, picture_file(1), picture_file(2))
+    ask(page, "Two?")
+    wait_answer(page)
+    page.set_input_files("#files", [picture_file(3), picture_file(4), drawn(9, 9, "cat.png")])
+    expect(page.locator("#refused")).to_have_text(
+        "The server takes at most 4 pictures in one conversation: cat.png was left out."
+    )
+    expect(page.locator(".thumb")).to_have_count(2)
+    page.click("#new")
+    add(page, *map(picture_file, range(4)))  # a new chat has room again
+    expect(page.locator("#refused")).to_be_empty()
+
+
+def test_pictures_and_bytes_are_limited_as_this_server_says(opened, endless):
+    with (
+        serve(endless, EngineConfig(slots=1), pictures=0, body_bytes=2**20, pixels=10_000) as running,
+        opened(running.url) as page,
+    ):
+        expect(page.locator("#add")).to_be_hidden()
+        page.set_input_files("#files", [picture_file(1)])
+        expect(page.locator("#refused")).to_contain_text("This server takes no pictures: 1.png was left out.")
+
+    with (
+        serve(endless, EngineConfig(slots=1), pictures=9, body_bytes=300_000, pixels=10_000) as running,
+        opened(running.url) as page,
+    ):
+        add(page, drawn(2000, 500))
+        answer_with(page, "Yes.")
+        with page.expect_request(COMPLETIONS) as sent:
+            ask(page, "Well?")
+        assert size_of_first(sent.value.post_data) == (200, 50)
+        noise = io.BytesIO()
+        Image.effect_noise((100, 100), 90).convert("RGB").save(noise, "BMP")
+        page.set_input_files("#files", [file_of(f"{i}.bmp", "image/bmp", noise.getvalue()) for i in range(9)])
+        expect(page.locator("#refused")).to_contain_text("and the server takes 0.3 MiB at a time: 8.bmp")
+
+
+def size_of_first(body: str) -> tuple[int, int]:
+    kind, _, data = json.loads(body)["messages"][0]["content"][0]["image_url"]["url"].partition(",")
+    assert kind == "data:image/jpeg;base64"
+    return Image.open(io.BytesIO(base64.b64decode(data))).size
+
+
+def test_large_picture_is_made_smaller_before_it_is_sent(page):
+    add(page, drawn(3000, 1500))
+    answer_with(page, "Yes.")
+    with page.expect_request(COMPLETIONS) as sent:
+        ask(page, "Large?")
+    assert size_of_first(sent.value.post_data) == (2048, 1024)
+
+
+@pytest.mark.parametrize(("kind", "ending"), [("TIFF", "tif"), ("PPM", "ppm"), ("JPEG2000", "jp2")])
+def test_kinds_that_only_the_server_reads_are_sent_and_answered(page, kind, ending):
+    stream = io.BytesIO()
+    Image.new("RGB", (30, 20), "green").save(stream, kind)
+    page.set_input_files("#files", [file_of(f"a.{ending}", "", stream.getvalue())])
+    expect(page.locator(".thumb .unshown")).to_have_text("no preview")
+    page.evaluate("document.getElementById('max_tokens').value = 4")
+    ask(page, "What?")
+    wait_answer(page)
+    expect(page.locator("#notice")).to_be_hidden()
+
+
+@pytest.mark.parametrize(("event", "holder"), [("paste", "clipboardData"), ("drop", "dataTransfer")])
+def test_pictures_are_pasted_and_dropped_and_others_named(page, event, holder):
+    data = base64.b64encode(picture_file(4)["buffer"]).decode()
+    page.evaluate(
+        """([event, holder, data]) => {
+          const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([bytes], "a.png", { type: "image/png" }));
+          transfer.items.add(new File(["x"], "a.txt", { type: "text/plain" }));
+          const Kind = event === "paste" ? ClipboardEvent : DragEvent;
+          document.dispatchEvent(new Kind(event, { [holder]: transfer, bubbles: true, cancelable: true }));
+        }""",
+        [event, holder, data],
+    )
+    expect(page.locator(".thumb")).to_have_count(1)
+    expect(page.locator("#refused")).to_contain_text("a.txt is not a picture")
+
+
+def test_picture_is_removed_and_the_focus_stays_among_them(page):
+    add(page, picture_file(1), picture_file(2))
+    page.locator(".remove").nth(0).focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".thumb")).to_have_count(1)
+    assert focused(page) == "Remove picture 1"
+    page.keyboard.press("Enter")
+    expect(page.locator(".thumb")).to_have_count(0)
+    assert focused(page) == "text"
+
+
+def test_question_sent_while_its_picture_is_still_read_has_it(page):
+    answer_with(page, "Yes.")
+    page.fill("#text", "What?")
+    with page.expect_request(COMPLETIONS) as sent:
+        page.set_input_files("#files", [drawn(4000, 4000)])
+        page.press("#text", "Enter")
+    assert size_of_first(sent.value.post_data) == (2048, 2048)
+
+
+def test_example_question_is_one_touch_away(page):
+    answer_with(page, "A square.")
+    add(page, picture_file(5))
+    page.locator("#examples button").first.click()
+    wait_answer(page)
+    expect(page.locator("article.user p")).to_have_text("What is in this picture?")
+
+
+def test_example_with_a_published_wording_is_asked_in_it(page):
+    page.locator("#examples button", has_text="Caption").click()
+    expect(page.locator("#text")).to_have_value("Provide a one-sentence caption for the provided image.")
