@@ -52,14 +52,24 @@ def test_all_files_are_installed():
     globs = re.findall(r'"(page/[^"]+)"', SETUP.read_text(encoding="utf-8"))
     for name in FILES:
         depth = name.count("/")
-        fits = [glob for glob in globs if glob.count("/") == depth + 1 and fnmatch.fnmatch(f"page/{name}", glob)]
+        fits = [
+            glob for glob in globs if glob.count("/") == depth + 1 and fnmatch.fnmatch(f"page/{name}", glob)
+        ]
         assert fits, name
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith((".js", ".html", ".css"))])
 def test_own_files_name_nothing_outside_and_make_no_html_of_text(name):
     text = (PAGE / name).read_text(encoding="utf-8")
-    for word in ("http://", "https://", "innerHTML", "insertAdjacentHTML", "document.write", "eval(", "style="):
+    for word in (
+        "http://",
+        "https://",
+        "innerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "style=",
+    ):
         assert word not in text
     for found in re.findall(r'(?:from|src=|href=) ?"([^"]+)"', text):
         base = PAGE.parent if name == "index.html" else PAGE
@@ -72,4 +82,6 @@ def test_library_is_the_one_that_its_notice_names():
     assert hashlib.sha256(library).hexdigest() in notice
     assert b"markdown-it 15.0.3" in library[:100]
     for name in ("markdown-it 15.0.3", "linkify-it", "mdurl", "punycode.js", "uc.micro", "entities"):
-        assert re.search(rf"^{name}.*: .+\nLicence: (MIT|BSD-2-Clause)\n\nCopyright", notice, re.MULTILINE), name
+        assert re.search(rf"^{name}.*: .+\nLicence: (MIT|BSD-2-Clause)\n\nCopyright", notice, re.MULTILINE), (
+            name
+        )

@@ -29,11 +29,11 @@ def file_of(name: str, kind: str, data: bytes) -> dict:
 
 
 REFUSED = [
-    (file_of("notes.txt", "text/plain", b"hello"), "its bytes are those of no picture (text/plain); expected JPEG, PNG"),
+    (file_of("notes.txt", "text/plain", b"hello"), "those of no picture (text/plain); expected JPEG, PNG"),
     (file_of("a.png", "image/png", b"no picture"), "a.png is not a picture that can be used"),
     (file_of("a.pdf", "application/pdf", b"%PDF-1.7"), "it is of the kind PDF"),
-    (file_of("a.heic", "image/heic", b"\0\0\0\x18ftypheic\0\0\0\0"), "it is of the kind HEIC; save it as JPEG or PNG."),
-    (file_of("a.svg", "image/svg+xml", b"<svg xmlns='http://www.w3.org/2000/svg'/>"), "kind SVG; save it as JPEG or PNG"),
+    (file_of("a.heic", "image/heic", b"\0\0\0\x18ftypheic\0\0\0\0"), "kind HEIC; save it as JPEG or PNG."),
+    (file_of("a.svg", "image/svg+xml", b"<svg width='9'/>"), "kind SVG; save it as JPEG or PNG"),
     (file_of("a.mp4", "video/mp4", b"\0\0\0\x18ftypisom\0\0\0\0"), "it is of the kind video"),
     (file_of("a.jpg", "image/jpeg", b"<!DOCTYPE html><html>"), "it is of the kind HTML"),
     (file_of("a.jpg", "image/jpeg", b"version https://git-lfs.github.com/spec/v1\n"), "git-lfs pointer"),

@@ -20,11 +20,9 @@ from tests.serving.page.driving import (
     wait_answer,
 )
 
-LONG = "\n\n".join(
-    ["## What it shows", *[f"Line {i} of an answer, with **some** words." for i in range(40)], "The end."]
-    + ["| a wide table | with | many | columns | that | do | not | fit |\n" + "|---" * 8 + "|\n" + "| cell " * 8 + "|"]
-    + ["```python\n" + "x" * 200 + "\n```"]
-)  # fmt: skip
+WIDE = "| a wide table | with | many | columns | that | do | not | f |\n" + "|---" * 8 + "|\n" + "| cell " * 8
+LINES = "\n\n".join(f"Line {i} of an answer, with **some** words." for i in range(40))
+LONG = f"## What it shows\n\n{LINES}\n\n{WIDE}|\n\n```python\n{'x' * 200}\n```\n\nThe end."
 
 
 @pytest.fixture(params=["desktop-light", "desktop-dark", "phone-light", "phone-dark"])
@@ -41,7 +39,9 @@ def assert_fits(page: Page) -> None:
     width = page.viewport_size["width"]
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert page.evaluate("document.documentElement.scrollHeight <= window.innerHeight")
-    assert page.evaluate("document.getElementById('log').scrollWidth <= document.getElementById('log').clientWidth")
+    assert page.evaluate(
+        "document.getElementById('log').scrollWidth <= document.getElementById('log').clientWidth"
+    )
     for selector in ("#send", "#add", "#new", "#open-settings"):
         box = page.locator(selector).bounding_box()
         assert min(box["width"], box["height"]) >= 44
@@ -194,7 +194,9 @@ def reach(page: Page, name: str, key: str) -> None:
         page.keyboard.press(key)
         if page.locator(":focus").count():
             assert_focus_is_seen(page)
-        label = page.evaluate("document.activeElement.ariaLabel ?? document.activeElement.getAttribute('aria-label')")
+        label = page.evaluate(
+            "document.activeElement.ariaLabel ?? document.activeElement.getAttribute('aria-label')"
+        )
         if name in (focused(page), label):
             return
     raise AssertionError(f"{name} cannot be reached with {key}")
@@ -226,8 +228,8 @@ def test_focus_is_seen_on_every_control(page):
             assert_focus_is_seen(page)
             stops.add(page.evaluate("(n => n.id || n.ariaLabel || n.textContent)(document.activeElement)"))
     assert stops >= {
-        "new", "open-settings", "log", "Enlarge picture 1", "Copy the code", "Code", "Table", "l", "Copy the answer",
-        "Retry", "Where it looked", "Remove picture 1", "add", "text", "send",
+        "new", "open-settings", "log", "Enlarge picture 1", "Copy the code", "Code", "Table", "l",
+        "Copy the answer", "Retry", "Where it looked", "Remove picture 1", "add", "text", "send",
     }  # fmt: skip
 
 
@@ -277,7 +279,8 @@ CONTRAST = """() => {
     }
     return getComputedStyle(document.body).backgroundColor;
   };
-  for (const node of document.querySelectorAll("p, small, h1, h2, h3, button:enabled, a, code, td, .code-head span")) {
+  const texts = "p, small, h1, h2, h3, button:enabled, a, code, td, .code-head span";
+  for (const node of document.querySelectorAll(texts)) {
     if (!node.checkVisibility() || !node.textContent.trim()) continue;
     const [a, b] = [light(getComputedStyle(node).color), light(back(node))].sort((x, y) => y - x);
     if ((a + 0.05) / (b + 0.05) < 4.5) pairs.push([node.outerHTML, (a + 0.05) / (b + 0.05)]);
@@ -288,7 +291,10 @@ CONTRAST = """() => {
 
 def test_contrast_is_enough_in_both_colours(sized):
     page, _ = sized
-    answer_with(page, "# T\n\nSome `code` and [link](https://example.org).\n\n> quoted\n\n|a|\n|-|\n|b|\n\n```js\nx\n```")
+    answer_with(
+        page,
+        "# T\n\nSome `code` and [link](https://example.org).\n\n> quoted\n\n|a|\n|-|\n|b|\n\n```js\nx\n```",
+    )
     ask(page, "What?")
     wait_answer(page)
     page.set_input_files("#files", [{"name": "a.txt", "mimeType": "text/plain", "buffer": b"x"}])

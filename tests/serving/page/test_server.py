@@ -45,7 +45,9 @@ def test_server_that_is_down_is_said_to_be_and_so_is_its_return(page):
     page.route(HEALTH, lambda route: route.abort("connectionrefused"))
     answer_with(page, {"abort": "connectionrefused"}, "Back.")
     ask(page, "What?")
-    expect(page.locator("#banner")).to_contain_text("cannot be reached. Is it running? This page keeps trying.")
+    expect(page.locator("#banner")).to_contain_text(
+        "cannot be reached. Is it running? This page keeps trying."
+    )
     assert page.evaluate("location.host") in page.locator("#banner").inner_text()
     page.unroute(HEALTH)
     expect(page.locator("#banner")).to_be_hidden(timeout=10_000)

@@ -1,4 +1,4 @@
-"""The settings: sent as they are set, kept over a reload, and never in the way when what is stored is broken."""
+"""The settings: sent as they are set, kept over a reload, and harmless when what is stored is broken."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_broken_stored_settings_are_ignored_and_replaced(page, stored):
 
 def test_one_broken_value_leaves_the_others(page):
     page.evaluate(
-        "localStorage.setItem('owl2-settings', '{\"temperature\":0.5,\"top_p\":9,\"system\":\"Be brief.\"}')"
+        'localStorage.setItem(\'owl2-settings\', \'{"temperature":0.5,"top_p":9,"system":"Be brief."}\')'
     )
     page.reload()
     answer_with(page, "Yes.")
@@ -51,7 +51,8 @@ def test_page_works_where_storage_is_forbidden(browser, served):
     context = browser.new_context()
     context.add_init_script(
         """for (const name of ["localStorage", "sessionStorage", "indexedDB"]) {
-             Object.defineProperty(window, name, { get() { throw new DOMException("no", "SecurityError"); } });
+             const get = () => { throw new DOMException("no", "SecurityError"); };
+             Object.defineProperty(window, name, { get });
            }"""
     )
     page = context.new_page()
@@ -102,7 +103,12 @@ def test_system_prompt_is_the_first_message_and_an_empty_one_is_none(page):
     first = sent_messages(page, "What?")
     assert first[0] == {"role": "system", "content": "Answer in\nFrench."}
     wait_answer(page)
-    assert [message["role"] for message in sent_messages(page, "And?")] == ["system", "user", "assistant", "user"]
+    assert [message["role"] for message in sent_messages(page, "And?")] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+    ]
     wait_answer(page)
     set_field(page, "system", " ")
     assert sent_messages(page, "Well?")[0]["role"] == "user"

@@ -164,7 +164,8 @@ def test_broken_stored_conversation_is_ignored_and_replaced(page, record):
     [
         "indexedDB.open('owl2', 99)",
         "(r => (r.onupgradeneeded = () => r.result.createObjectStore('else'), r))(indexedDB.open('owl2', 1))",
-        "(r => (r.onupgradeneeded = () => r.result.createObjectStore('conversations'), r))(indexedDB.open('owl2', 1))",
+        "(r => (r.onupgradeneeded = () => r.result.createObjectStore('conversations'), r))"
+        "(indexedDB.open('owl2', 1))",
     ],
     ids=["newer", "another", "alike"],
 )
@@ -187,7 +188,8 @@ def test_pictures_without_room_are_left_out_and_that_is_said(page):
         """() => {
           const put = IDBObjectStore.prototype.put;
           IDBObjectStore.prototype.put = function (value) {
-            if (JSON.stringify(value).includes("base64")) throw new DOMException("full", "QuotaExceededError");
+            const large = JSON.stringify(value).includes("base64");
+            if (large) throw new DOMException("full", "QuotaExceededError");
             return put.call(this, value);
           };
         }"""
@@ -197,7 +199,9 @@ def test_pictures_without_room_are_left_out_and_that_is_said(page):
     wait_answer(page)
     expect(page.locator("#unkept")).to_be_visible()
     reload(page)
-    expect(page.locator("article.user .unshown")).to_contain_text("too large to be kept, and is no longer sent")
+    expect(page.locator("article.user .unshown")).to_contain_text(
+        "too large to be kept, and is no longer sent"
+    )
     assert sent_messages(page, "Second?")[0]["content"] == [{"type": "text", "text": "First?"}]
     line.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": 1})
     wait_answer(page)
