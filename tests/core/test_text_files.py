@@ -61,3 +61,35 @@ def test_why_a_file_cannot_be_written(tmp_path):
         text_files.write_text(tmp_path / "file" / "a.json", "")
     assert "no space left" in text_files.why_not_writable("a", OSError(28, "No space left on device"))
     assert "by this user" in text_files.why_not_writable("a", PermissionError(13, "Permission denied"))
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_any_work_and_nothing_is_made(tmp_path, monkeypatch):
+    text_files.check_folder(tmp_path / "new" / "folder", "--workdir")
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        Owl2Error, match=r"^--workdir .*file/x cannot be made: .*file is a file, not a folder$"
+    ):
+        text_files.check_folder(tmp_path / "file" / "x", "--workdir")
+    with pytest.raises(Owl2Error, match=r"is a folder, expected the name of a file"):
+        text_files.check_file(tmp_path, "--output")
+
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.touch", forbidden)
+    with pytest.raises(Owl2Error, match=r"--output .* cannot be written by this user \(Permission denied\)"):
+        text_files.check_folder(tmp_path, "--output")
+
+
+def test_a_new_file_appears_whole_behind_a_link_too_or_not_at_all(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "target.png")
+    with text_files.new_file(tmp_path / "link") as part:
+        assert part.suffix == ".png"
+        part.write_bytes(b"whole")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target.png").read_bytes() == b"whole"
+    with pytest.raises(ZeroDivisionError), text_files.new_file(tmp_path / "target.png") as part:
+        part.write_bytes(b"half" * (1 // 0))
+    assert (tmp_path / "target.png").read_bytes() == b"whole"
+    assert sorted(os.listdir(tmp_path)) == ["link", "target.png"]
