@@ -43,13 +43,16 @@ def load_questions(
     return list(questions.values()), broken
 
 
-def check_share(name: str, broken: Sequence[Broken], total: int, most: float) -> None:
+def check_share(
+    name: str, broken: Sequence[Broken], total: int, most: float, setting: str = "--max-broken-share"
+) -> None:
     """Refuses a benchmark of which too many rows are broken.
 
     Args:
       total: All rows.
       most: Largest share of broken ones, judged from 100 rows on; that every row is
         broken is an error always.
+      setting: What the user calls the limit.
 
     Raises:
       Owl2Error: With the first of them.
@@ -59,7 +62,7 @@ def check_share(name: str, broken: Sequence[Broken], total: int, most: float) ->
     if total >= _ROWS_TO_JUDGE and len(broken) > most * total:
         raise Owl2Error(
             f"{name}: {len(broken)} of {total} rows are broken ({len(broken) / total:.2%}; "
-            f"--max-broken-share is {most:.2%}), first {broken[0]}; mend the files or raise the limit"
+            f"{setting} is {most:.2%}), first {broken[0]}; mend the files or raise the limit"
         )
 
 

@@ -12,9 +12,10 @@ import numpy as np
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.text_files import lines, read_text
 from owl2_jax.data.prompts import PROMPTS
-from owl2_jax.evals.base import Answered, Benchmark, Question, Summary
+from owl2_jax.evals.base import Answered, Benchmark, Question, Summary, percent
 from owl2_jax.evals.files import DataFile, read_json_lines
 from owl2_jax.evals.metrics import mme, pope
+from owl2_jax.evals.metrics.yes_no_text import read_yes_no
 from owl2_jax.evals.rows import At, Broken, identifier, left_out, parse_rows, text
 
 # These tasks keep pictures and questions in two folders; the others in one.
@@ -80,7 +81,8 @@ class MME(Benchmark):
             by_task.setdefault(task, []).extend(said)
         missing = [task for task in mme.TASK_NAMES if task not in by_task]
         if not missing:
-            return Summary(mme.mme_scores(row for rows in by_task.values() for row in rows)[0], scores)
+            totals = mme.mme_scores(row for rows in by_task.values() for row in rows)[0]
+            return Summary(totals | _as_read(answered), scores)
         why = f"tasks without a picture of which both questions were answered: {', '.join(missing)}"
         parts = {
             f"{part}-{task}": mme.task_metrics(by_task[task])["score"]
@@ -128,6 +130,12 @@ def _pictures(answered: Sequence[Answered]) -> dict[tuple[str, str], list[Answer
     return {key: pair for key, pair in pictures.items() if len(pair) == 2}
 
 
+def _as_read(answered: Sequence[Answered]) -> dict[str, float]:
+    """The accuracy by our own reading of the answers, beside the authors'."""
+    right = [read_yes_no(answer.prediction) == answer.question.answer.lower() for answer in answered]
+    return {"accuracy_as_read": percent(right)}
+
+
 class POPE(Benchmark):
     """POPE on COCO: 3 000 questions about objects, in one of three ways to draw the absent ones."""
 
@@ -165,7 +173,7 @@ class POPE(Benchmark):
         if not answered:
             raise Owl2Error(f"{self.title}: no answers to sum up")
         pairs = [(answer.question.answer, pope.parse_pope(answer.prediction)) for answer in answered]
-        return Summary(pope.pope_scores(pairs), [answer.score for answer in answered])
+        return Summary(pope.pope_scores(pairs) | _as_read(answered), [answer.score for answer in answered])
 
     def features(self, answered: Sequence[Answered], scores: Sequence[float]) -> np.ndarray:
         """Whether each answer is a true positive, a false positive, a false negative."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import jax
 import pytest
+from PIL import Image
 
 from owl2_jax.cli.train_hooks import make_hooks, metric_names
 from owl2_jax.core.errors import Owl2Error
@@ -35,6 +37,30 @@ def test_a_benchmark_reports_beside_the_steps_what_it_would_of_a_checkpoint(tmp_
     found = evaluate(hooks, params)
     assert found["drawn_yes_no/accuracy"] == on_disk(config, params, tokenizer, tmp_path)
     assert 0 <= found["facts/accuracy"] <= 100
+
+
+def test_broken_rows_of_an_evaluator_are_told_and_left_out(tmp_path, capsys):
+    pictures = tmp_path / "coco/val2014"
+    pictures.mkdir(parents=True)
+    Image.new("RGB", (8, 8), "red").save(pictures / "good.png")
+    (pictures / "damaged.png").write_bytes(b"no picture")
+    row = {"text": "Is it red?", "label": "yes"}
+    names = ["good", "damaged", "missing"]
+    lines = [
+        json.dumps({**row, "question_id": number, "image": f"{name}.png"})
+        for number, name in enumerate(names)
+    ]
+    (tmp_path / "pope").mkdir()
+    (tmp_path / "pope/coco_pope_random.json").write_text("\n".join([*lines, "{}"]))
+    config = config_with({"benchmark": "pope_random", "data_root": str(tmp_path)})
+    tokenizer = load_tokenizer(config.data)
+    params = jax.jit(lambda key: init_params(config.model, key))(jax.random.key(0))
+    hooks = make_hooks(config, SimpleNamespace(mesh=make_mesh({"data": 1}, jax.devices()[:1])), tokenizer)
+    assert "pope_random: 2 broken rows, first" in capsys.readouterr().err
+    assert 0 <= evaluate(hooks, params)["pope_random/accuracy"] <= 100
+    told = capsys.readouterr().err
+    assert "2 questions were not asked, first" in told
+    assert "coco_pope_random.json, line 2 cannot be asked" in told
 
 
 def on_disk(config, params, tokenizer, out):

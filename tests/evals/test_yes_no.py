@@ -33,6 +33,7 @@ def test_mme_sums_ten_perception_and_four_cognition_tasks(folder, answer):
     assert summary.metrics["Perception"] == 8 * 50 + 200
     assert summary.metrics["Cognition"] == 4 * 50
     assert summary.metrics["Perception-count"] == 200
+    assert summary.metrics["accuracy_as_read"] == pytest.approx(100 * 14 / 28)
     assert answered[0].question.prompt == (
         "USER: <|image|>Is it so? \nAnswer the question using a single word or phrase. ASSISTANT: "
     )
@@ -82,7 +83,14 @@ def test_pope_by_hand(folder, answer):
     answers = {"1": "Yes, there is.", "2": "Yes", "3": "No", "4": "There is not one."}
     answered, summary = answer(POPE("random"), answers)
     # One each of true and false positives and negatives.
-    expected = {"accuracy": 50, "precision": 50, "recall": 50, "f1": 50, "yes_share": 50}
+    expected = {
+        "accuracy": 50,
+        "precision": 50,
+        "recall": 50,
+        "f1": 50,
+        "yes_share": 50,
+        "accuracy_as_read": 50,
+    }
     assert summary.metrics == pytest.approx(expected)
     features = POPE("random").features(answered, summary.scores)
     assert POPE("random").headline(np.asarray(features).mean(0)) == pytest.approx(50)

@@ -46,7 +46,7 @@ class Answer(NamedTuple):
 
 
 def parse_yes_no(prediction: str) -> str:
-    """ "yes", "no" or "other", from the first four characters; "know" therefore reads as no."""
+    """ "yes", "no" or "other", from the first four characters, as its authors do; see `yes_no_text`."""
     text = prediction.lower()
     if text in ("yes", "no"):
         return text

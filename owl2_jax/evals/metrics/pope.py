@@ -6,7 +6,10 @@ from collections.abc import Iterable
 
 
 def parse_pope(prediction: str) -> str:
-    """ "no" when the first sentence has the word no or not, else "yes", as its authors do."""
+    """ "no" when the first sentence has the word no or not, else "yes", as its authors do.
+
+    `yes_no_text` tells where that differs from what an answer means.
+    """
     words = prediction.split(".")[0].replace(",", "").split()
     return "no" if {"No", "no", "not"}.intersection(words) else "yes"
 
