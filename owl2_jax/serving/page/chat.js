@@ -49,7 +49,6 @@ async function show(found) {
   conversation = found;
   changed();
   await offerLast();
-  composer.focus();
 }
 
 // An empty conversation offers the one before.
@@ -59,7 +58,10 @@ async function offerLast() {
   const found = asking.current().length ? null : await store.latest();
   if (!found || asking.current().length) return;
   place.replaceChildren(
-    button("", "Go on with the last conversation", () => show(store.adopt(found))),
+    button("", "Go on with the last conversation", () => {
+      composer.focus(); // the button vanishes
+      show(store.adopt(found));
+    }),
   );
   place.hidden = false;
 }

@@ -188,6 +188,22 @@ def test_whole_conversation_with_the_keyboard_alone(page):
     expect(page.locator("article")).to_have_count(0)
 
 
+def test_focus_that_has_moved_on_is_not_taken_back_when_the_stored_conversation_is_there(browser, served):
+    page = browser.new_page()
+    page.add_init_script(
+        """const open = IDBFactory.prototype.open;
+           IDBFactory.prototype.open = function (...args) {
+             document.getElementById("add").focus();
+             return open.apply(this, args);
+           };"""
+    )
+    page.goto(served.url)
+    expect(page.locator("#examples button").first).to_be_visible()
+    page.wait_for_timeout(500)
+    assert focused(page) == "add"
+    page.close()
+
+
 def reach(page: Page, name: str, key: str) -> None:
     """Goes with the Tab key to what has this id or label; every stop on the way is seen."""
     for _ in range(40):

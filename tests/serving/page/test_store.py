@@ -87,6 +87,7 @@ def test_new_chat_is_empty_after_a_reload_and_the_last_one_can_be_gone_on_with(p
     page.locator("#go-on button").click()
     expect(page.locator("article")).to_have_count(2)
     expect(page.locator("#go-on")).to_be_hidden()
+    expect(page.locator("#text")).to_be_focused()
     assert len(sent_messages(page, "Second?")) == 3
 
 
