@@ -60,7 +60,7 @@ def test_another_model_does_not_mix_with_earlier_results(
     out = tmp_path / "out"
     assert evaluate(checkpoint, out, "--limit=5", benchmarks="drawn_color") == 0
     assert evaluate(other, out, "--limit=5", benchmarks="drawn_color") == 2
-    assert "holds results with checkpoint" in capsys.readouterr().err
+    assert "holds results of another checkpoint (drawn_color)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
