@@ -90,6 +90,8 @@ def json_line(value: Any) -> str:
 def read_whole_lines(path: str | os.PathLike) -> list[Any]:
     """The JSON values of a file's lines up to the first that was cut off by a crash; none without a file.
 
+    Blank lines are passed over.
+
     Raises:
       Owl2Error: the file is there and cannot be read.
     """
@@ -101,6 +103,8 @@ def read_whole_lines(path: str | os.PathLike) -> list[Any]:
         raise Owl2Error(why_not_readable(path, error)) from error
     values = []
     for line in lines(data.removeprefix(BOM).decode("utf-8", errors="replace")):
+        if not line.strip():
+            continue
         try:
             values.append(json.loads(line))
         except ValueError:

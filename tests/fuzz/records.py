@@ -28,6 +28,7 @@ from owl2_jax.data.sources.files import index_json
 from owl2_jax.data.sources.llava import LlavaSource
 from owl2_jax.data.tokenizer import Tokenizer
 from owl2_jax.evals.files import read_json_lines
+from owl2_jax.training.metrics import METRICS_FILE, read_metrics
 from tests.data.fuzz import mutated
 
 _TAGS = {"<image>": "<|image|>", "<|image|>": "<image>"}
@@ -315,10 +316,11 @@ def _check_ids(messages: list[dict[str, str]], tag: str, tokenizer: Tokenizer) -
 
 def check_lines(values: list[Any], data: bytes, folder: Path) -> None:
     """Every reader of lines finds the same values."""
-    path = folder / "lines.jsonl"
+    path = folder / METRICS_FILE
     path.write_bytes(data)
     assert [value for _, value in text_files.json_lines(path)] == values
     assert [json.loads(data[start:end].decode("utf-8-sig")) for start, end in index_json(path)] == values
+    assert read_metrics(folder) == values
     assert [row.value for row in read_json_lines(path)] == values
     prompts = folder / "prompts.jsonl"
     prompts.write_bytes(data.replace(b'"step"', b'"seed"'))

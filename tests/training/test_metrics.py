@@ -80,3 +80,8 @@ def test_weights_and_biases_is_asked_for_by_name_when_it_is_missing(monkeypatch)
     with pytest.raises(Owl2Error, match="pip install wandb"):
         check_wandb(WandbConfig("owl"))
     check_wandb(None)
+
+
+def test_blank_lines_do_not_end_the_readings(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'\xef\xbb\xbf{"step": 1}\r\n\r\n \n{"step": 2}\n')
+    assert read_metrics(tmp_path) == [{"step": 1}, {"step": 2}]
