@@ -34,11 +34,14 @@ def load_model(
         another format, or without a tokenizer.
     """
     from owl2_jax.convert.load import is_released_directory
+    from owl2_jax.convert.tokenizer_files import why_no_tokenizer
 
     path = Path(path)
     load = _load_released if is_released_directory(path) else _load_ours
     config, params, settings, tokenizer = load(path, dtype, mesh)
     if tokenizer is None:
+        if load is _load_released:
+            raise Owl2Error(f"checkpoint {why_no_tokenizer(path)}")
         raise Owl2Error(
             f"checkpoint {path} has no tokenizer.model beside it; copy the one it was trained with"
         )

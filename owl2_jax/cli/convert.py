@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from owl2_jax.cli import convert_lora
+from owl2_jax.cli.convert_notes import print_notes
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.ranges import Count, Seed
 
@@ -69,12 +70,14 @@ def _add_to_jax(commands: argparse._SubParsersAction) -> None:
 
 def _to_jax(args: argparse.Namespace) -> int:
     from owl2_jax.convert.to_flax import convert_to_jax
+    from owl2_jax.convert.tokenizer_files import why_no_tokenizer
 
     model = convert_to_jax(args.source, args.output, dtype=args.dtype, tokenizer=args.tokenizer)
     print(f"wrote {args.output} ({model['model']['param_dtype']})")
+    print_notes(args.source)
     if model["tokenizer"] is None:
         print(
-            f"note: {args.source} has no tokenizer.model, so {args.output} takes token ids only; "
+            f"note: {why_no_tokenizer(args.source)}. {args.output} takes token ids only; "
             "give one with --tokenizer to chat or evaluate"
         )
     return 0
@@ -139,6 +142,7 @@ def _init(args: argparse.Namespace) -> int:
         dtype=args.dtype,
     )
     print(f"wrote {args.output} ({config.param_dtype}, {config.vision.image_size} pixels)")
+    print_notes(args.llama, args.clip)
     return 0
 
 
@@ -169,6 +173,7 @@ def _resize(args: argparse.Namespace) -> int:
         adaptive=args.adaptive,
     )
     print(f"wrote {args.output} ({config.vision.image_size} pixels, {config.abstractor.num_queries} queries)")
+    print_notes(args.checkpoint)
     return 0
 
 

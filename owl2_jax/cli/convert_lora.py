@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from owl2_jax.cli.convert_notes import print_notes
+
 
 def add_actions(commands: argparse._SubParsersAction) -> None:
     _add_merge(commands)
@@ -85,6 +87,7 @@ def _import(args: argparse.Namespace) -> int:
 
     config = import_peft(args.checkpoint, args.adapter, args.output)
     assert config.lora is not None
+    print_notes(args.checkpoint)
     print(f"wrote {args.output} (rank {config.lora.rank} on {', '.join(config.lora.targets)})")
     return 0
 

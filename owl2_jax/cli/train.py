@@ -112,8 +112,9 @@ def _check(config: RunConfig) -> Tokenizer:
 def check_tokenizer(found: int, expected: int) -> None:
     """Raises `Owl2Error` when tokenizer and model disagree about the vocabulary."""
     from owl2_jax.core.errors import Owl2Error
+    from owl2_jax.core.vocabulary import why_no_fit
 
-    if found != expected:
+    if why_no_fit(found, expected):
         raise Owl2Error(
             f"the tokenizer has {found} pieces, model.decoder.vocab_size is {expected}; "
             "give the tokenizer the model was made for (data.tokenizer)"

@@ -8,6 +8,7 @@ results after expansion.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,10 +16,18 @@ from typing import Final
 
 import numpy as np
 
+from owl2_jax.convert.safetensors_file import what_else
 from owl2_jax.core.axes import IGNORE_LABEL, IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import why_not_readable
 from owl2_jax.model.config import Owl2Config
 
+# What reading a damaged archive raises.
+_DAMAGE: Final = (
+    ArithmeticError, AttributeError, EOFError, LookupError, MemoryError, OSError, RecursionError,
+    RuntimeError, SyntaxError, TypeError, ValueError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+_NOT_OPENED: Final = (FileNotFoundError, IsADirectoryError, PermissionError)
 INPUTS: Final = ("input_ids", "images", "labels", "attention_mask", "pixel_values")
 Arrays = Mapping[str, np.ndarray]
 
@@ -43,14 +52,24 @@ class Case:
 
 
 def read_golden(path: str | Path) -> dict[str, np.ndarray]:
-    """All arrays of a golden file; raises `Owl2Error` when it is missing or damaged."""
+    """All arrays of a golden file. Raises `Owl2Error`: missing, damaged, or something else than numbers."""
     try:
-        with np.load(path) as file:
-            return {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise Owl2Error(f"golden file {path} is missing") from None
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise Owl2Error(f"golden file {path} is no readable .npz: {error}") from None
+        with open(path, "rb") as file:
+            wrong = what_else(file.read(512))
+        if wrong:
+            raise Owl2Error(f"golden file {path} is {wrong}")
+        with np.load(path) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except _NOT_OPENED as error:
+        raise Owl2Error(f"golden file {why_not_readable(path, error)}") from None
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise Owl2Error(f"golden file {path} is no readable .npz: {reason}") from None
+    for name, values in arrays.items():
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+            kind = f"{values.dtype} values" if isinstance(values, np.ndarray) else "no array"
+            raise Owl2Error(f"golden file {path}: {name} holds {kind}, expected numbers")
+    return arrays
 
 
 def read_case(arrays: Arrays, name: str, config: Owl2Config) -> Case:
@@ -65,6 +84,7 @@ def read_case(arrays: Arrays, name: str, config: Owl2Config) -> Case:
     ids = arrays[f"{name}/input_ids"]
     labels = arrays.get(f"{name}/labels", np.full(ids.shape, IGNORE_LABEL))
     mask = arrays.get(f"{name}/attention_mask", np.ones(ids.shape, bool))
+    _check_rows(ids, labels, mask, name, config)
     images, per_tag = _images(arrays.get(f"{name}/images"), name, config)
     rows, picture = [], 0
     for row in zip(ids, labels, mask, strict=True):
@@ -89,10 +109,28 @@ def read_case(arrays: Arrays, name: str, config: Owl2Config) -> Case:
     return case
 
 
+def _check_rows(ids: np.ndarray, labels: np.ndarray, mask: np.ndarray, name: str, config: Owl2Config) -> None:
+    """Raises `Owl2Error` when ids, labels and mask are no rows of a batch for the model."""
+    for key, values in (("input_ids", ids), ("labels", labels), ("attention_mask", mask)):
+        if values.ndim != 2 or 0 in ids.shape or values.shape != ids.shape or values.dtype.kind not in "biu":
+            raise Owl2Error(
+                f"golden {name}/{key} is {values.dtype}{list(values.shape)}, expected whole numbers in rows"
+                + (f" as input_ids, {list(ids.shape)}" if key != "input_ids" else "")
+            )
+    vocabulary = config.decoder.vocab_size
+    for key, values, other in (("input_ids", ids, IMAGE_TOKEN), ("labels", labels, IGNORE_LABEL)):
+        wrong = values[(values != other) & ((values < 0) | (values >= vocabulary))]
+        if wrong.size:
+            raise Owl2Error(
+                f"golden {name}/{key} has {wrong[0]}, the model's ids are 0 to {vocabulary - 1}; "
+                "is the golden file of another model?"
+            )
+
+
 def check_pixels(pixels: np.ndarray, name: str, config: Owl2Config) -> None:
     """Raises `Owl2Error` when pictures [..., 3, H, W] are not of the model's size."""
     size = config.vision.image_size
-    if pixels.shape[-3:] != (3, size, size):
+    if pixels.ndim not in (4, 5) or pixels.shape[-3:] != (3, size, size):
         raise Owl2Error(
             f"golden {name} has shape {list(pixels.shape)}, the model takes pictures of {size} pixels; "
             "is the golden file of another model?"

@@ -93,8 +93,17 @@ class GoldenModel:
             return self._train(wanted)
         case = self._cases[self._case_of(group)]
         if group.startswith(GENERATED):
-            return self._generate(case, self.arrays[f"{group}/{wanted[0]}"].shape[1])
+            return self._generate(case, self._generated(group, wanted[0]))
         return self._forward(group, case, wanted)
+
+    def _generated(self, group: str, name: str) -> int:
+        """Tokens of the answers of a group."""
+        shape = self.arrays[f"{group}/{name}"].shape
+        if len(shape) < 2 or not 1 <= shape[1] <= self.config.decoder.max_length:
+            raise Owl2Error(
+                f"golden {group}/{name} has shape {list(shape)}, expected rows of generated tokens"
+            )
+        return shape[1]
 
     # Parts.
 
@@ -102,7 +111,7 @@ class GoldenModel:
         if "vision/pixel_values" not in self.arrays:
             raise Owl2Error("the golden file has no vision/pixel_values, which its results need")
         pixels = self.arrays["vision/pixel_values"]
-        check_pixels(pixels, "vision/pixel_values", self.config)
+        check_pixels(pixels[None] if pixels.ndim == 5 else pixels, "vision/pixel_values", self.config)
         return jnp.asarray(pixels.transpose(0, 2, 3, 1))
 
     def _vision(self) -> dict[str, Any]:
@@ -123,6 +132,12 @@ class GoldenModel:
         encoded = self.arrays.get("vision/last_hidden_state")
         if encoded is None:
             encoded = self._apply(_encode)(self.params, self._pixels())
+        vision = self.config.vision
+        if encoded.ndim != 3 or encoded.shape[1:] != (vision.num_patches + 1, vision.width):
+            raise Owl2Error(
+                f"golden vision/last_hidden_state has shape {list(encoded.shape)}, the model's encoder gives "
+                f"[pictures, {vision.num_patches + 1}, {vision.width}]; is the golden file of another model?"
+            )
         output, seen = self._apply(_abstract, sow=True)(self.params, jnp.asarray(encoded))
         layers = seen["abstractor"]["layers"]
         context = layers["attention"]["context"][0]

@@ -18,10 +18,10 @@ from owl2_jax.convert.resize import resize_position_table, resized_config
 from owl2_jax.convert.rules import CLIP, EMBEDDING, HEAD, LLAMA, Pair, pairs, tied_head
 from owl2_jax.convert.source import Source
 from owl2_jax.convert.to_flax import by_leaf, exact_dtype, leaf_shapes, materialize, streamed_leaves
-from owl2_jax.convert.tokenizer_files import read_tokenizer_file
+from owl2_jax.convert.tokenizer_files import read_tokenizer_file, why_no_tokenizer
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.outputs import refuse_existing
-from owl2_jax.core.params_io import TOKENIZER_FILE, model_json, write_model_directory
+from owl2_jax.core.params_io import model_json, write_model_directory
 from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.model.abstractor import Abstractor
 from owl2_jax.model.config import AbstractorConfig, DecoderConfig, Owl2Config, VisionConfig
@@ -90,7 +90,7 @@ def init_checkpoint(
     leaves[table] = resize_position_table(materialize(leaves[table]), config.vision.grid_size)
     pieces = read_tokenizer_file(llama, None, decoder.vocab_size)
     if pieces is None:
-        raise Owl2Error(f"{language.directory} has no {TOKENIZER_FILE}; copy the SentencePiece model there")
+        raise Owl2Error(why_no_tokenizer(llama))
     write_model_directory(output, model_json(config.to_dict()), unflatten(leaves), pieces)
     return config
 

@@ -122,9 +122,9 @@ def read_header(path: Path) -> tuple[dict[str, Any], int, int]:
 
 
 def what_else(start: bytes) -> str | None:
-    """Names what the beginning of a file is that should be one of weights; None when it may be one."""
+    """Names what the beginning of a file is that should hold numbers; None when it may be one."""
     if is_web_page(start):
-        return "a web page, not weights; the download was refused, fetch the file again"
+        return "a web page, not the file itself; the download was refused, fetch the file again"
     wrong = what_instead(start)
     return wrong if wrong and "git-lfs" in wrong else None
 
@@ -165,7 +165,7 @@ def _parse_entry(path: Path, name: str, entry: Any) -> tuple[TensorSpec, int]:
     if not (isinstance(dtype, str) and _whole(shape) and _whole(offsets) and len(offsets) == 2):
         raise damaged
     if dtype not in DTYPES:
-        raise Owl2Error(f"{path}: {name!r} has dtype {dtype[:40]}; readable are {', '.join(DTYPES)}")
+        raise Owl2Error(f"{path}: {name!r} has dtype {shown(dtype)[1:-1]}; readable are {', '.join(DTYPES)}")
     spec, (begin, end) = TensorSpec(tuple(shape), DTYPES[dtype]), offsets
     if end - begin != spec.nbytes:
         raise Owl2Error(

@@ -12,6 +12,7 @@ import numpy as np
 
 from owl2_jax.convert import tokenizer_files
 from owl2_jax.convert.buffers import buffers
+from owl2_jax.convert.finite import cast
 from owl2_jax.convert.hf_config_writer import write_hf_config
 from owl2_jax.convert.ops import Shape
 from owl2_jax.convert.rules import OWL2, Pair, Rule, in_their_order, pairs
@@ -28,6 +29,7 @@ from owl2_jax.core.params_io import (
     read_tokenizer,
     resolve_checkpoint,
 )
+from owl2_jax.core.text_files import write_text
 from owl2_jax.model.config import Owl2Config
 
 DTYPES: Final = ("float32", "float16", "bfloat16")
@@ -115,26 +117,12 @@ def _export_leaf(
     for ours, layer_pairs in zip(pieces, targets.values(), strict=True):
         for pair in layer_pairs:
             writer = writers[pair.theirs]
-            theirs = _cast(pair.rule.op.to_theirs(ours), writer.specs[pair.theirs].dtype, pair)
+            theirs = cast(pair.rule.op.to_theirs(ours), writer.specs[pair.theirs].dtype, pair.rule.ours)
             write(writer.write, pair.theirs, theirs)
 
 
 def _joined(blocks: Sequence[np.ndarray]) -> np.ndarray:
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-
-
-def _cast(values: np.ndarray, dtype: np.dtype, pair: Pair) -> np.ndarray:
-    if values.dtype == dtype:
-        return values
-    with np.errstate(over="ignore"):
-        cast = values.astype(dtype)
-    if dtype == np.float16 and not np.isfinite(cast).all():
-        largest = np.abs(values.astype(np.float32)).max()
-        raise Owl2Error(
-            f"{pair.rule.ours} has values beyond float16 (largest {largest:.3g}); "
-            "export with --dtype bfloat16 or float32"
-        )
-    return cast
 
 
 def parse_size(size: str | int) -> int:
@@ -194,4 +182,4 @@ def _write_settings(directory: Path, config: Owl2Config, dtype: str, tokenizer: 
 
 
 def _write_json(path: Path, values: Mapping[str, Any] | Sequence[Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(values, indent=2, sort_keys=True) + "\n")

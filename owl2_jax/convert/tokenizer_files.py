@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+from owl2_jax.convert.safetensors_file import what_else
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import TOKENIZER_FILE
+from owl2_jax.core.text_files import read_bytes
+from owl2_jax.core.vocabulary import check_fit
 
+_ADVICE = f"copy {TOKENIZER_FILE} (the SentencePiece model) from where the weights come from beside them"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -16,21 +21,26 @@ def read_tokenizer_file(directory: str | Path, given: str | Path | None, vocab_s
     """The SentencePiece model: the file `given`, else the one in `directory`, else None.
 
     Raises:
-      Owl2Error: `given` is missing, it is no SentencePiece model, or it has
-        more pieces than the model has embeddings.
+      Owl2Error: it cannot be read, is no SentencePiece model, or has more
+        pieces than the model has embeddings, or far fewer.
     """
     path = Path(given) if given is not None else Path(directory) / TOKENIZER_FILE
-    if not path.is_file():
-        if given is None:
-            return None
-        raise Owl2Error(f"tokenizer {path} is missing")
-    model = path.read_bytes()
-    pieces = _load(model, path).vocab_size()
-    if pieces > vocab_size:
-        raise Owl2Error(
-            f"{path} has {pieces} pieces, the model only {vocab_size} embeddings; give its own tokenizer"
-        )
+    if given is None and not os.path.lexists(path):
+        return None
+    model = read_bytes(path)
+    wrong = what_else(model[:512])
+    if wrong or model.lstrip()[:1] == b"{":
+        raise Owl2Error(f"{path} is {wrong or f'JSON, expected a SentencePiece model; {_ADVICE}'}")
+    check_fit(_load(model, path).vocab_size(), vocab_size, f"give the model's own tokenizer, not {path}")
     return model
+
+
+def why_no_tokenizer(directory: str | Path) -> str:
+    """What a directory of PyTorch weights has instead of a SentencePiece model, and what to do."""
+    directory = Path(directory)
+    if (directory / "tokenizer.json").exists():
+        return f"{directory} has tokenizer.json alone, which is not read here; {_ADVICE}"
+    return f"{directory} has no {TOKENIZER_FILE}; {_ADVICE}"
 
 
 def special_ids(model: bytes | None) -> tuple[int, int]:

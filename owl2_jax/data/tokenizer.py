@@ -24,6 +24,7 @@ import sentencepiece
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.text_files import what_was_downloaded
+from owl2_jax.core.vocabulary import why_no_fit
 
 WORD_BOUNDARY = "▁"
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -129,12 +130,10 @@ class Tokenizer:
         return int(piece[3:5], 16) if self._pieces.is_byte(token_id) else None
 
     def require_size(self, vocab_size: int) -> None:
-        """Raises TokenizerError unless the model's vocabulary is this tokenizer's."""
-        if vocab_size != self.vocab_size:
-            raise TokenizerError(
-                f"the tokenizer has {self.vocab_size} pieces but the model's vocabulary has {vocab_size}; "
-                "use the tokenizer the checkpoint was trained with, or set decoder.vocab_size to match"
-            )
+        """Raises TokenizerError unless a model with this many embeddings, spare ones included, fits."""
+        wrong = why_no_fit(self.vocab_size, vocab_size)
+        if wrong:
+            raise TokenizerError(f"{wrong}; use the tokenizer that the checkpoint was trained with")
 
     def _encode_part(self, part: str) -> list[int]:
         try:

@@ -18,7 +18,7 @@ class LoadedModel:
     Attributes:
       config: sizes and dtypes.
       params: nested dict of arrays.
-      tokenizer: its size is `config.decoder.vocab_size`.
+      tokenizer: of at most `config.decoder.vocab_size` pieces; the embeddings beyond are spare.
       template: name of the conversation template.
       image_tag: what marks a picture in a text.
       image_mode: how a picture becomes a square: "pad", "resize" or "none".
@@ -26,7 +26,7 @@ class LoadedModel:
       mesh: where the parameters lie, when on several devices.
 
     Raises:
-      Owl2Error: the tokenizer has another size than the model's vocabulary.
+      Owl2Error: the tokenizer does not fit the model's vocabulary.
     """
 
     config: Owl2Config

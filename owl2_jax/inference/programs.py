@@ -106,9 +106,9 @@ def prepare(model: LoadedModel) -> tuple[Owl2, dict[str, Any]]:
     On a CPU the layers are taken apart: a step of the layer scan copies the
     weights that it slices, which costs a third of a decode step there.
     """
-    config = model.config.replace(remat="none")
+    config, pieces = model.config.replace(remat="none"), model.tokenizer.vocab_size
     if model.mesh is None and jax.default_backend() == "cpu":
         params = jax.tree.map(jnp.asarray, unstack_layers(model.params))
         collapse_into_huge_pages(jax.tree.leaves(params))
-        return UnrolledOwl2(config), params
-    return Owl2(config), model.params
+        return UnrolledOwl2(config, pieces), params
+    return Owl2(config, pieces), model.params

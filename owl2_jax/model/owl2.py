@@ -35,9 +35,15 @@ class Owl2(nn.Module):
       image_index: int32[B, I], which of the M pictures stands in slot i of
         row b; -1 for an empty slot. I may be 0, and rows may share a picture.
       image_starts: int32[B, I], position of the picture's first token.
+
+    Attributes:
+      config: sizes and numerical choices.
+      pieces: how many ids the tokenizer has; the embeddings beyond them are
+        spare and never produced. None: every id counts, as in training.
     """
 
     config: Owl2Config
+    pieces: int | None = None
 
     def setup(self) -> None:
         self.vision = VisionEncoder(self.config)
@@ -98,8 +104,11 @@ class Owl2(nn.Module):
         return nn.with_logical_constraint(x, (axes.BATCH, axes.LENGTH, axes.ACT_EMBED)), starts
 
     def logits(self, hidden: Array) -> Array:
-        """dtype[..., D] to float32[..., V]."""
-        return self.decoder.logits(hidden)
+        """dtype[..., D] to float32[..., V]; -inf from `pieces` on."""
+        logits = self.decoder.logits(hidden)
+        if self.pieces is None or self.pieces == logits.shape[-1]:
+            return logits
+        return jnp.where(jnp.arange(logits.shape[-1]) < self.pieces, logits, -jnp.inf)
 
     def prefill(
         self,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import torch
 
 from owl2_jax.convert.hf_config import read_hf_config
 from owl2_jax.convert.to_flax import convert_to_jax, load_hf_params
+from owl2_jax.convert.tokenizer_files import why_no_tokenizer
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import read_model_json, read_tokenizer, resolve_checkpoint, restore_params
 from owl2_jax.core.tree import flatten
+from owl2_jax.loading import load_model
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import abstract_params
 from tests.convert.checkpoints import GOLDEN, LAYOUTS, bits, copy, edit_config, rewrite, tensors
@@ -103,7 +106,7 @@ def test_tokenizer_comes_along(tmp_path: Path) -> None:
 
 
 def test_tokenizer_that_does_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(Owl2Error, match=r"tokenizer\.model has \d+ pieces, the model only 128 embeddings"):
+    with pytest.raises(Owl2Error, match=r"512 pieces, the model only 128 embeddings; .*tokenizer\.model"):
         convert_to_jax(GOLDEN / "A/hf", tmp_path / "out", tokenizer=TOKENIZER)
     with pytest.raises(Owl2Error, match=r"absent is missing"):
         convert_to_jax(GOLDEN / "A/hf", tmp_path / "out", tokenizer=tmp_path / "absent")
@@ -111,6 +114,46 @@ def test_tokenizer_that_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(Owl2Error, match="is no SentencePiece model"):
         convert_to_jax(GOLDEN / "A/hf", tmp_path / "out", tokenizer=tmp_path / "text")
     assert not (tmp_path / "out").exists()
+
+
+def test_tokenizer_json_alone_is_named_with_what_to_add(tmp_path: Path) -> None:
+    directory = with_vocabulary(copy("B/hf", tmp_path / "hf"), 512)
+    (directory / "tokenizer.json").write_text("{}")
+    assert convert_to_jax(directory, tmp_path / "out")["tokenizer"] is None
+    assert re.search(r"has tokenizer\.json alone, .*; copy tokenizer\.model", why_no_tokenizer(directory))
+    with pytest.raises(Owl2Error, match=r"has tokenizer\.json alone, .*; copy tokenizer\.model"):
+        load_model(directory)
+    (directory / "tokenizer.json").unlink()
+    with pytest.raises(Owl2Error, match=r"has no tokenizer\.model; copy"):
+        load_model(directory)
+
+
+def test_what_else_a_tokenizer_may_be_is_named(tmp_path: Path) -> None:
+    directory = with_vocabulary(copy("B/hf", tmp_path / "hf"), 512)
+    path = directory / "tokenizer.model"
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+    for content, message in (
+        (pointer, "git lfs pull"),
+        (b'{"a": 1}', "is JSON, expected"),
+        (b"", "is no Sent"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(Owl2Error, match=rf"tokenizer\.model .*{message}"):
+            convert_to_jax(directory, tmp_path / "out")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(Owl2Error, match=r"tokenizer\.model is a folder"):
+        convert_to_jax(directory, tmp_path / "out")
+
+
+@pytest.mark.parametrize("rows", [513, 576])
+def test_padded_vocabulary_is_accepted_and_a_far_larger_one_refused(tmp_path: Path, rows: int) -> None:
+    directory = with_vocabulary(copy("B/hf", tmp_path / "hf"), rows)
+    model = convert_to_jax(directory, tmp_path / "out", tokenizer=TOKENIZER)
+    assert model["model"]["decoder"]["vocab_size"] == rows
+    other = with_vocabulary(copy("B/hf", tmp_path / "large"), 4096)
+    with pytest.raises(Owl2Error, match=r"512 pieces, the model 4096 embeddings, .* more than 1024 spare"):
+        convert_to_jax(other, tmp_path / "x", tokenizer=TOKENIZER)
 
 
 def drop(directory: Path) -> None:

@@ -112,6 +112,24 @@ def test_bad_golden_files(tmp_path: Path) -> None:
         "missing": tmp_path / "absent.npz",
     }
     (tmp_path / "text.npz").write_text("no archive")
+    results = {"i__logits": np.zeros((1, 3, 128))}
+    bad |= {
+        "text": save(tmp_path / "f.npz", i__input_ids=np.asarray([["a", "b"]]), **results),
+        "flat": save(tmp_path / "g.npz", i__input_ids=ids[0], **results),
+        "floats": save(tmp_path / "h.npz", i__input_ids=ids * 1.5, **results),
+        "labels": save(tmp_path / "i.npz", i__input_ids=ids, i__labels=ids[:, :2], **results),
+        "large": save(tmp_path / "j.npz", i__input_ids=ids + 200, **results),
+        "negative": save(tmp_path / "k.npz", i__input_ids=ids, i__labels=ids - 5, **results),
+        "pixels": save(tmp_path / "l.npz", vision__pixel_values=np.zeros(4), vision__embeddings=np.zeros(3)),
+        "encoded": save(tmp_path / "m.npz", vision__last_hidden_state=np.zeros(3), abstractor__x=np.zeros(3)),
+        "generated": save(tmp_path / "n.npz", gen_i__tokens=np.zeros(3, int), i__input_ids=ids),
+        "folder": tmp_path / "folder.npz",
+        "pointer": tmp_path / "pointer.npz",
+        "array": tmp_path / "array.npy",
+    }
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "pointer.npz").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+    np.save(tmp_path / "array.npy", ids)
     expected = {
         "no_results": "holds no results to compare",
         "no_inputs": "has no i/input_ids",
@@ -119,9 +137,40 @@ def test_bad_golden_files(tmp_path: Path) -> None:
         "no_pixels": "has no vision/pixel_values",
         "no_picture": "more placeholders than pictures",
         "missing": "is missing",
+        "text": "i/input_ids holds <U1 values, expected numbers",
+        "flat": r"i/input_ids is int64\[3\], expected whole numbers in rows",
+        "floats": r"i/input_ids is float64\[1, 3\], expected whole numbers",
+        "labels": r"i/labels is int64\[1, 2\], expected whole numbers in rows as input_ids, \[1, 3\]",
+        "large": "i/input_ids has 201, the model's ids are 0 to 127",
+        "negative": "i/labels has -4, the model's ids are 0 to 127",
+        "pixels": r"vision/pixel_values has shape \[4\], the model takes pictures of 28 pixels",
+        "encoded": r"vision/last_hidden_state has shape \[3\], the model's encoder gives",
+        "generated": r"gen_i/tokens has shape \[3\], expected rows of tokens",
+        "folder": "is a folder, expected a file",
+        "pointer": "git lfs pull",
+        "array": r"no readable \.npz",
     }
     for name, message in expected.items():
         with pytest.raises((Owl2Error, UnknownNameError), match=message):
             list(verify_checkpoint(GOLDEN / "A/hf", bad[name]))
     with pytest.raises(Owl2Error, match=r"no readable \.npz"):
         list(verify_checkpoint(GOLDEN / "A/hf", tmp_path / "text.npz"))
+
+
+def test_damaged_archives_are_one_line(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.npz"
+    np.savez_compressed(whole, **{"i/input_ids": np.arange(600).reshape(2, 300), "i/logits": np.zeros(9)})
+    content, chance = whole.read_bytes(), np.random.default_rng(0)
+    for number in range(300):
+        broken = bytearray(content)
+        for place in chance.integers(0, len(broken), 4):
+            broken[place] = chance.integers(256)
+        path = tmp_path / "broken.npz"
+        path.write_bytes(bytes(broken[: len(broken) - (number % 3) * 40]))
+        refused = ""
+        try:
+            arrays = read_golden(path)
+        except Owl2Error as error:
+            refused = str(error)
+        assert "\n" not in refused
+        assert refused or all(isinstance(values, np.ndarray) for values in arrays.values())

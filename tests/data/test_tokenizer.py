@@ -135,7 +135,7 @@ def test_text_without_a_utf8_form_is_refused(tokenizer):
 
 def test_another_vocabulary_size_than_the_models_is_refused(tokenizer):
     tokenizer.require_size(512)
-    with pytest.raises(TokenizerError, match=r"512 pieces .* 32000"):
+    with pytest.raises(TokenizerError, match=r"512 pieces, the model 32000 embeddings"):
         tokenizer.require_size(32000)
 
 
