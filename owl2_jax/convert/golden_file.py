@@ -16,10 +16,9 @@ from typing import Final
 
 import numpy as np
 
-from owl2_jax.convert.safetensors_file import what_else
 from owl2_jax.core.axes import IGNORE_LABEL, IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import why_not_readable
+from owl2_jax.core.text_files import what_was_downloaded, why_not_readable
 from owl2_jax.model.config import Owl2Config
 
 # What reading a damaged archive raises.
@@ -55,7 +54,7 @@ def read_golden(path: str | Path) -> dict[str, np.ndarray]:
     """All arrays of a golden file. Raises `Owl2Error`: missing, damaged, or something else than numbers."""
     try:
         with open(path, "rb") as file:
-            wrong = what_else(file.read(512))
+            wrong = what_was_downloaded(file.read(512))
         if wrong:
             raise Owl2Error(f"golden file {path} is {wrong}")
         with np.load(path) as archive:

@@ -24,9 +24,9 @@ import ml_dtypes
 import numpy as np
 
 from owl2_jax.convert.key_rules import shown
-from owl2_jax.convert.safetensors_file import TensorSpec, read_array, what_else
+from owl2_jax.convert.safetensors_file import TensorSpec, read_array
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import why_not_readable
+from owl2_jax.core.text_files import what_was_downloaded, why_not_readable
 
 _STORAGES: Final[dict[str, np.dtype]] = {
     "DoubleStorage": np.dtype("<f8"),
@@ -136,7 +136,7 @@ class PickledReader:
         self.path = path
         try:
             with path.open("rb") as file:
-                wrong = what_else(file.read(512))
+                wrong = what_was_downloaded(file.read(512))
             if wrong:
                 raise Owl2Error(f"{path} is {wrong}")
             parse = _parse_zip if zipfile.is_zipfile(path) else _parse_legacy

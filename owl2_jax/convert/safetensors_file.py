@@ -24,7 +24,7 @@ import numpy as np
 from owl2_jax.convert.key_rules import shown
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.outputs import write_all
-from owl2_jax.core.text_files import is_web_page, parse_json, what_instead, why_not_readable
+from owl2_jax.core.text_files import parse_json, what_was_downloaded, why_not_readable
 
 DTYPES: Final[dict[str, np.dtype]] = {
     "F64": np.dtype("<f8"),
@@ -100,7 +100,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], int, int]:
         with path.open("rb") as file:
             start = file.read(_START)
             length = int.from_bytes(start[:8], "little")
-            wrong = what_else(start)
+            wrong = what_was_downloaded(start)
             if wrong:
                 raise Owl2Error(f"{path} is {wrong}")
             if size < 8 or length > min(size - 8, _MAX_HEADER):
@@ -113,20 +113,12 @@ def read_header(path: Path) -> tuple[dict[str, Any], int, int]:
     except OSError as error:
         raise Owl2Error(why_not_readable(path, error)) from error
     try:
-        header = parse_json(raw, "it")
+        header = parse_json(raw, "it", one_of_each_key=True)
     except Owl2Error as error:
         raise Owl2Error(f"{path}: the safetensors header is damaged: {error}; copy the file again") from None
     if not isinstance(header, dict):
         raise Owl2Error(f"{path}: the safetensors header is damaged; copy the file again")
     return header, 8 + length, size
-
-
-def what_else(start: bytes) -> str | None:
-    """Names what the beginning of a file is that should hold numbers; None when it may be one."""
-    if is_web_page(start):
-        return "a web page, not the file itself; the download was refused, fetch the file again"
-    wrong = what_instead(start)
-    return wrong if wrong and "git-lfs" in wrong else None
 
 
 def parse_header(path: Path, header: Mapping[str, Any]) -> tuple[dict[str, TensorSpec], dict[str, int]]:

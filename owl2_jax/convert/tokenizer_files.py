@@ -6,10 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from owl2_jax.convert.safetensors_file import what_else
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import TOKENIZER_FILE
-from owl2_jax.core.text_files import read_bytes
+from owl2_jax.core.text_files import read_bytes, what_was_downloaded
 from owl2_jax.core.vocabulary import check_fit
 
 _ADVICE = f"copy {TOKENIZER_FILE} (the SentencePiece model) from where the weights come from beside them"
@@ -28,7 +27,7 @@ def read_tokenizer_file(directory: str | Path, given: str | Path | None, vocab_s
     if given is None and not os.path.lexists(path):
         return None
     model = read_bytes(path)
-    wrong = what_else(model[:512])
+    wrong = what_was_downloaded(model[:512])
     if wrong or model.lstrip()[:1] == b"{":
         raise Owl2Error(f"{path} is {wrong or f'JSON, expected a SentencePiece model; {_ADVICE}'}")
     check_fit(_load(model, path).vocab_size(), vocab_size, f"give the model's own tokenizer, not {path}")

@@ -91,8 +91,9 @@ DAMAGED = [
     (header({**GOOD, "data_offsets": [0, 8, 9]}) + b"\0" * 8, "entry of 't' is damaged"),
     (header({**GOOD, "data_offsets": [4, 12]}) + b"\0" * 12, "bytes 0 to 4 of the data belong to no tensor"),
     (header([]), "entry of 't' is damaged"),
+    (with_length(b'{"t": {}, "t": {}}'), "header is damaged: .*'t'"),
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git-lfs pointer.*git lfs pull"),
-    (b"<!DOCTYPE html><html>no such file</html>", "a web page, not the file"),
+    (b"<!DOCTYPE html><html>no such file</html>", "a web page; the download"),
     (header({"dtype": "F32", "shape": "ab", "data_offsets": [0, 8]}), "entry of 't' is damaged"),
     (header({"dtype": "F32"}), "entry of 't' is damaged"),
 ]

@@ -114,7 +114,7 @@ def test_whole_file_that_is_a_folder_a_pointer_or_a_web_page(tmp_path: Path, nam
         Source(tmp_path)
     path.rmdir()
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
-    for content, message in ((pointer, "git lfs pull"), (b"<html>", "a web page, not the file")):
+    for content, message in ((pointer, "git lfs pull"), (b"<html>", "a web page; the download")):
         path.write_bytes(content)
         with pytest.raises(Owl2Error, match=message):
             Source(tmp_path)
