@@ -143,7 +143,7 @@ def test_bad_golden_files(tmp_path: Path) -> None:
         "large": "i/input_ids has 201, the model's ids are 0 to 127",
         "negative": "i/labels has -4, the model's ids are 0 to 127",
         "pixels": r"vision/pixel_values has shape \[4\], the model takes pictures of 28 pixels",
-        "generated": r"gen_i/tokens has shape \[3\], expected rows of tokens",
+        "generated": r"gen_i/tokens has shape \[3\], expected rows of generated tokens",
         "folder": "is a folder, expected a file",
         "pointer": "git lfs pull",
         "array": r"no readable \.npz",
