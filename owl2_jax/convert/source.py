@@ -19,7 +19,7 @@ from owl2_jax.convert.key_rules import shown
 from owl2_jax.convert.pickled_file import PickledReader
 from owl2_jax.convert.safetensors_file import SafetensorsReader, TensorSpec
 from owl2_jax.core.errors import Owl2Error, nearest
-from owl2_jax.core.text_files import read_json_object
+from owl2_jax.core.text_files import read_json_object, why_not_readable
 
 LAYOUTS: Final = ("model.safetensors", "pytorch_model.bin")
 # Put in front of names by DistributedDataParallel, torch.compile and FSDP.
@@ -102,9 +102,13 @@ def _open_files(directory: Path, notes: list[str]) -> dict[str, TensorFile]:
             return dict.fromkeys(file.specs, file)
         if os.path.lexists(index):
             return _open_shards(index)
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError as error:
+        raise Owl2Error(why_not_readable(directory, error)) from error
     raise Owl2Error(
         f"{directory} holds no weights: expected {' or '.join(LAYOUTS)}, or the same in shards with "
-        f"an index; found {', '.join(sorted(p.name for p in directory.iterdir())[:8]) or 'nothing'}"
+        f"an index; found {', '.join(names[:8]) or 'nothing'}"
     )
 
 

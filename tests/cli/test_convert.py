@@ -115,3 +115,16 @@ def test_an_action_is_required(capsys: pytest.CaptureFixture) -> None:
         convert()
     assert stop.value.code == 2
     assert "ACTION" in capsys.readouterr().err
+
+
+def test_how_a_source_was_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    source = tmp_path / "hf"
+    source.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (source / name).write_bytes((GOLDEN / "B/hf" / name).read_bytes())
+    (source / "model.safetensors.index.json").write_text('{"weight_map": {"a": "gone.safetensors"}}')
+    (source / "tokenizer.json").write_text("{}")
+    assert convert("to-jax", "--source", source, "--output", tmp_path / "model") == 0
+    printed = capsys.readouterr().out
+    assert "note: " + str(source / "model.safetensors") + " was read, as the original does" in printed
+    assert "has tokenizer.json alone, which is not read here; copy tokenizer.model" in printed

@@ -183,3 +183,28 @@ def test_tensors_that_reach_outside_their_storage(tmp_path, offset, shape, strid
     rebuild(path, change)
     with pytest.raises(Owl2Error, match=message):
         PickledReader(path)
+
+
+def test_training_checkpoint_names_the_entry_with_the_weights(tmp_path: Path) -> None:
+    saved = {"epoch": 3, "state_dict": {"a": torch.zeros(2)}, "optimizer": {"lr": 0.1}}
+    torch.save(saved, tmp_path / "w.bin")
+    with pytest.raises(Owl2Error, match="entry 'epoch' is a int, not a tensor; its entry 'state_dict' holds"):
+        PickledReader(tmp_path / "w.bin")
+
+
+def test_a_pickle_nested_100_000_deep_is_one_line(tmp_path: Path) -> None:
+    head = b"".join(pickle.dumps(part, 2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+    deep = b")" + b"\x85" * 100_000
+    for entry in (deep + b"K\x01", b"X\x01\0\0\0a" + deep):
+        (tmp_path / "w.bin").write_bytes(head + b"\x80\x02}(" + entry + b"u." + pickle.dumps([], 2))
+        with pytest.raises(Owl2Error, match=r"is refused: entry .* not a tensor$") as error:
+            PickledReader(tmp_path / "w.bin")
+        assert len(str(error.value)) < 300
+
+
+def test_a_folder_and_a_missing_file_are_named(tmp_path: Path) -> None:
+    (tmp_path / "w.bin").mkdir()
+    with pytest.raises(Owl2Error, match=r"w\.bin is a folder, expected a file"):
+        PickledReader(tmp_path / "w.bin")
+    with pytest.raises(Owl2Error, match=r"v\.bin is missing"):
+        PickledReader(tmp_path / "v.bin")

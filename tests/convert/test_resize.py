@@ -115,3 +115,14 @@ def test_sizes_that_do_not_fit_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(Owl2Error, match="exists"):
         resize_checkpoint(tmp_path / "model", tmp_path / "taken", num_queries=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "taken"]
+
+
+def test_released_directory_is_resized_without_converting_it_first(tmp_path: Path) -> None:
+    convert_to_jax(GOLDEN / "B/hf", tmp_path / "model")
+    for source, output in ((tmp_path / "model", "ours"), (GOLDEN / "B/hf", "released")):
+        resize_checkpoint(source, tmp_path / output, image_size=112, num_queries=6, adaptive="norms")
+    assert read_model_json(tmp_path / "released") == read_model_json(tmp_path / "ours")
+    found, expected = (flatten(restore_params(tmp_path / name / "params")) for name in ("released", "ours"))
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)

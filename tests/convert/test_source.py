@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,12 @@ def test_byte_order_mark_in_config_and_index(tmp_path: Path) -> None:
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     source = Source(directory)
     assert source.config()["model_type"] == "mplug_owl2"
+
+
+def test_a_directory_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch) -> None:
+    def forbidden(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "listdir", forbidden)
+    with pytest.raises(Owl2Error, match="is there, but this user may not read it"):
+        Source(tmp_path)
