@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from owl2_jax.core.text_files import new_file
+
 _MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 _DOCUMENT = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 _PACKAGE = "http://schemas.openxmlformats.org/package/2006"
@@ -45,10 +47,14 @@ _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def write_xlsx(path: Path, rows: Iterable[Sequence[str | int | None]]) -> None:
-    """Writes rows of text, whole numbers and empty cells (None), the same bytes each time."""
+    """Writes rows of text, whole numbers and empty cells (None), the same bytes each time.
+
+    Raises:
+      Owl2Error: the disk is full or the file cannot be written.
+    """
     cells = "".join(f"<row>{''.join(map(_cell, row))}</row>" for row in rows)
     sheet = f'<worksheet xmlns="{_MAIN}"><sheetData>{cells}</sheetData></worksheet>'
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as book:
+    with new_file(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as book:
         for name, text in {**_PARTS, "xl/worksheets/sheet1.xml": sheet}.items():
             # A ZipInfo carries a fixed date; without it the bytes would change with the clock.
             book.writestr(zipfile.ZipInfo(name), _HEAD + text, zipfile.ZIP_DEFLATED)
