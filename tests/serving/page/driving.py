@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from playwright.sync_api import Locator, Page, Route, expect
 
 from owl2_jax.testing import tiny
+from tests.serving.browser import SCREENSHOTS
 
-SCREENSHOTS = Path(__file__).parents[3] / "build" / "screenshots"
 PHONE = {"width": 360, "height": 640}
 DESKTOP = {"width": 1200, "height": 800}
 COMPLETIONS = "**/v1/chat/completions"
