@@ -37,6 +37,17 @@ def keep_freed_memory() -> bool:
     return all(agreed)
 
 
+def give_back_free_memory() -> bool:
+    """Gives pages that nothing uses back to the kernel; True where there were some.
+
+    What `keep_freed_memory` keeps is torn up in time: something small and
+    lasting lands in the gap of a step's buffers, which then take a new one. Call
+    it now and then, as behind a save: the next step fills its pages anew once.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    return trim is not None and trim(ctypes.c_size_t(0)) == 1
+
+
 def collapse_into_huge_pages(arrays: Iterable[jax.Array]) -> int:
     """Moves arrays on the CPU into pages of 2 MB, where the kernel can; returns the bytes moved.
 

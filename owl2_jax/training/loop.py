@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from owl2_jax.core.memory import give_back_free_memory
 from owl2_jax.data.batch import Batch
 from owl2_jax.parallel import multihost
 from owl2_jax.training import groups
@@ -120,6 +121,8 @@ def train(
                     changes.check(state)
                     with reporter.clock.during(SAVE):
                         checkpoints.save(state, data_state(batches), scores)
+                if due or stops or step % config.save_every_steps == 0:
+                    give_back_free_memory()
                 if stops:
                     break
 

@@ -43,3 +43,28 @@ def test_arrays_move_into_huge_pages_and_stay_what_they_are() -> None:
     result = subprocess.run([sys.executable, "-c", _COLLAPSE], capture_output=True, text=True, check=True)
     moved, huge = map(int, result.stdout.split())
     assert moved <= huge, "it says what the kernel did; an old kernel moves nothing"
+
+
+_TORN = """
+import numpy as np
+from owl2_jax.core.memory import give_back_free_memory, keep_freed_memory
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+keep_freed_memory()
+large = np.ones(200_000_000, np.uint8)
+lasting = np.ones(100_000, np.uint8)
+before = resident()
+del large
+kept = resident()
+assert give_back_free_memory() is True
+print(before - kept, kept - resident(), int(lasting.sum()))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
+def test_gaps_below_lasting_memory_are_given_back() -> None:
+    result = subprocess.run([sys.executable, "-c", _TORN], capture_output=True, text=True, check=True)
+    freed, given_back, lasting = map(int, result.stdout.split())
+    assert freed < 10_000_000, "kept at first"
+    assert given_back > 190_000_000
+    assert lasting == 100_000
