@@ -57,6 +57,8 @@ class RunConfig:
 
         `values["model"]` may name a "preset"; its other fields then override the preset's.
         """
+        if not isinstance(values, Mapping):
+            raise Owl2Error(f"config: expected a group of fields, found {values!r:.60}")
         values = dict(values)
         if "model" not in values:
             raise Owl2Error('config: required model not given; for example {"preset": "owl2_tiny"}')
@@ -70,6 +72,9 @@ def check_run(config: RunConfig) -> None:
     for axis, size in config.mesh.items():
         if size == 0:
             raise Owl2Error(f"mesh.{axis} must be at least 1, or -1 for the rest, found 0")
+    rest = [axis for axis, size in config.mesh.items() if size == -1]
+    if len(rest) > 1:
+        raise Owl2Error(f"mesh.{' and mesh.'.join(rest)} are both -1; only one can take the rest")
     if data.row_length > model.decoder.max_length:
         raise Owl2Error(
             f"data.row_length {data.row_length} is more than model.decoder.max_length "
@@ -135,7 +140,10 @@ def _call_config(path: Path, argument: str) -> dict[str, Any]:
     if argument and not takes_argument:
         raise Owl2Error(f"{path} takes no argument, found {argument!r}")
     config = get_config(argument) if takes_argument else get_config()
-    return config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    config = config.to_dict() if hasattr(config, "to_dict") else config
+    if not isinstance(config, Mapping):
+        raise Owl2Error(f"{path}: get_config() should return a ConfigDict or a dict, found {config!r:.60}")
+    return dict(config)
 
 
 def _place(path: Path, error: Exception) -> str:
@@ -204,14 +212,14 @@ def _key(node: dict[str, Any] | list[Any], name: str, where: str) -> str | int:
     names = [member.get("name") if isinstance(member, Mapping) else None for member in node]
     if name in names:
         return names.index(name)
-    if name.isdigit() and int(name) < len(node):
+    if name in map(str, range(len(node))):
         return int(name)
     raise unknown_name(f"member of {where}", name, [str(name or place) for place, name in enumerate(names)])
 
 
 def _model_values(values: Any) -> dict[str, Any]:
     if not isinstance(values, Mapping):
-        raise Owl2Error(f"model: expected a group of fields, found {values!r}")
+        raise Owl2Error(f"model: expected a group of fields, found {values!r:.60}")
     values = dict(values)
     if "preset" not in values:
         return values
@@ -229,8 +237,8 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text  # TypeError: a list as a key; the last two: brackets nested too deep
 
 
 def _copy(values: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from owl2_jax.core.errors import Owl2Error, nearest
 from owl2_jax.core.locks import locked
-from owl2_jax.core.ranges import Count, NotNegative, Positive, Seed, Share, Whole
+from owl2_jax.core.ranges import Count, NotNegative, PartKept, Positive, SampleSeed, Share, Whole
 
 if TYPE_CHECKING:
     from owl2_jax.inference.engine import EngineConfig
@@ -108,7 +108,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how tokens are chosen")
     group.add_argument("--temperature", type=NotNegative, default=0.0, help="0: the likeliest (default)")
     group.add_argument("--top-k", type=Whole, default=0, help="keep the k likeliest; 0: all (default)")
-    group.add_argument("--top-p", type=Share, default=1.0, help="keep this much probability (default: 1)")
+    group.add_argument("--top-p", type=PartKept, default=1.0, help="keep this much probability (default: 1)")
     group.add_argument(
         "--min-p", type=Share, default=0.0,
         help="keep tokens this likely compared with the likeliest (default: 0)",
@@ -116,7 +116,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--repetition-penalty", type=Positive, default=1.0, help="above 1 avoids repetition (default: 1)"
     )
-    group.add_argument("--seed", type=Seed, default=0, help="(default: 0)")
+    group.add_argument("--seed", type=SampleSeed, default=0, help="(default: 0)")
 
 
 def sampling_of(args: argparse.Namespace) -> Sampling:

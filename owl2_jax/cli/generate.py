@@ -46,7 +46,7 @@ from owl2_jax.core.append_file import AppendFile
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.locks import locked
 from owl2_jax.core.params_io import check_checkpoint
-from owl2_jax.core.ranges import AnyNumber, Count
+from owl2_jax.core.ranges import Beams, Count, LengthPenalty
 from owl2_jax.core.text_files import check_file, json_lines, read_json_object, write_json
 from owl2_jax.data.sources.picture_files import is_blank, picture_names
 
@@ -72,11 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_length_argument(parser)
     parser.add_argument(
-        "--beams", type=Count, metavar="N", help="beam search; by default one token after the other"
+        "--beams", type=Beams, metavar="N", help="beam search; by default one token after the other"
     )
     parser.add_argument(
         "--length-penalty",
-        type=AnyNumber,
+        type=LengthPenalty,
         default=1.0,
         help="of beam search; more is longer (default: 1)",
     )

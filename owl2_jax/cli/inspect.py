@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from owl2_jax.core.fields import read_number
 from owl2_jax.core.ranges import Count
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _machine(args: argparse.Namespace) -> Machine:
         gpus = {name: chip for name, chip in CHIPS.items() if not chip.accelerator}
         if kind not in gpus:
             raise unknown_name("kind of GPU", kind, gpus)
-        if not count.isdigit() or int(count) < 1:
+        if not count:
             raise Owl2Error(f"--gpus {args.gpus!r}: write kind and number, as h100:8")
-        return Machine(int(count), gpus[kind], args.gpus)
+        return Machine(read_number(Count, count, f"--gpus {kind}"), gpus[kind], args.gpus)
     return Machine(1 if args.devices is None else args.devices)

@@ -1,4 +1,4 @@
-"""Frozen dataclasses from plain dicts: unknown names refused, types and ranges checked.
+"""Frozen dataclasses from plain dicts: unknown names refused, types, ranges and texts checked.
 
 Rooms own their settings as frozen dataclasses; files and command lines carry
 plain dicts. This is the one way across.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import math
 import os
 import types
 import typing
@@ -16,8 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.errors import Owl2Error, UnknownNameError, unknown_name
 from owl2_jax.core.ranges import ANY_NUMBER, Range, range_of
+from owl2_jax.core.texts import ANY_TEXT, Text, text_of
 
 C = TypeVar("C")
 
@@ -52,18 +54,25 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
     ]
     if missing:
         raise Owl2Error(f"{where or cls.__name__}: required {', '.join(missing)} not given")
-    return cls(**kwargs)
+    try:
+        return cls(**kwargs)
+    except Owl2Error as error:
+        raise _located(error, where) from None
 
 
-def check_ranges(value: Any, where: str) -> None:
-    """Checks the numbers of a dataclass that was built in code; its `__post_init__` calls it.
+def check_values(value: Any, where: str) -> None:
+    """Checks the fields of a dataclass that was built in code; its `__post_init__` calls it.
 
     Raises:
-      Owl2Error: a number out of its range, or a value of another type.
+      Owl2Error: a number out of its range, a text not of its kind, or a value of another type.
     """
     for name, hint in _hints(type(value)).items():
-        if _holds_number(hint):
-            _convert(hint, getattr(value, name), f"{where}.{name}" if where else name)
+        _convert(hint, getattr(value, name), f"{where}.{name}" if where else name)
+
+
+def check_value(hint: Any, value: Any, name: str) -> None:
+    """Checks one value against its type and range. Raises `Owl2Error`, which begins with `name`."""
+    _convert(hint, value, name)
 
 
 def read_number(hint: Any, text: str, name: str) -> Any:
@@ -80,7 +89,7 @@ def read_number(hint: Any, text: str, name: str) -> Any:
     try:
         value = kind(text)
     except ValueError:
-        raise Owl2Error(f"{name}: expected {_words(kind)}, {allowed}, found {text!r}") from None
+        raise Owl2Error(f"{name}: expected {_words(kind)}, {allowed}, found {_shown(text)}") from None
     return _convert(hint, value, name)
 
 
@@ -124,11 +133,12 @@ def _refuse_no_mapping(values: Any, where: str) -> None:
         raise _wrong_type(where, "a group of fields", values)
 
 
-def _holds_number(hint: Any) -> bool:
-    """Whether a type holds numbers of its own, not those of a nested dataclass."""
-    if typing.get_origin(hint) is Annotated or hint in (int, float):
-        return True
-    return any(map(_holds_number, typing.get_args(hint)))
+def _located(error: Owl2Error, where: str) -> Owl2Error:
+    """The error of a group's own checks with the place of the group, where it does not name it."""
+    named = str(error).startswith(where) or f"{where}." in str(error)
+    if named or type(error) not in (Owl2Error, UnknownNameError):
+        return error
+    return type(error)(f"{where}: {error}")
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
@@ -136,8 +146,10 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
-    if origin is Annotated:
+    if origin is Annotated and args[0] is not str:
         return _convert_number(args[0], value, path, range_of(args[1:]) or ANY_NUMBER)
+    if hint is str or origin is Annotated:
+        return _convert_text(value, path, text_of(args[1:]) or ANY_TEXT)
     if origin in (types.UnionType, typing.Union):
         return _convert_union(args, value, path)
     if dataclasses.is_dataclass(hint):
@@ -145,12 +157,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if origin in (tuple, Sequence, list):
         return _convert_sequence(origin, args, value, path)
     if origin in (dict, Mapping):
-        if not isinstance(value, Mapping):
-            raise _wrong_type(path, "a mapping", value)
-        return {
-            _convert(args[0], str(key), f"key of {path}"): _convert(args[1], item, f"{path}.{key}")
-            for key, item in value.items()
-        }
+        return _convert_mapping(args, value, path)
     if origin is typing.Literal:
         return _convert_name(args, value, path)
     if hint in (int, float):
@@ -161,17 +168,38 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
 
 
 def _convert_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
+    """The first of several types that fits says what is wrong with the value."""
     if value is None and type(None) in args:
         return None
     kinds = [arg for arg in args if arg is not type(None)]
-    if len(kinds) == 1:
-        return _convert(kinds[0], value, path)
     for kind in kinds:
-        try:
+        if len(kinds) == 1 or _fits(kind, value):
             return _convert(kind, value, path)
-        except Owl2Error:
-            continue
     raise _wrong_type(path, " or ".join(dict.fromkeys(map(_words, kinds))), value)
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value is of the outermost type of a hint."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _fits(args[0], value)
+    if origin in (tuple, Sequence, list):
+        return isinstance(value, list | tuple)
+    if origin in (dict, Mapping) or dataclasses.is_dataclass(hint):
+        return isinstance(value, Mapping) or (isinstance(hint, type) and isinstance(value, hint))
+    return isinstance(value, os.PathLike if hint in (Path, os.PathLike) else hint)
+
+
+def _convert_mapping(args: tuple[Any, ...], value: Any, path: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _wrong_type(path, "a mapping", value)
+    for key in value:
+        if not isinstance(key, str) and str(key) in value:
+            raise Owl2Error(f"{path} has both {key!r} and {str(key)!r}, which are one name; leave one out")
+    return {
+        _convert(args[0], str(key), f"key of {path}"): _convert(args[1], item, f"{path}.{key}")
+        for key, item in value.items()
+    }
 
 
 def _convert_sequence(origin: Any, args: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
@@ -197,9 +225,26 @@ def _convert_name(args: tuple[Any, ...], value: Any, path: str) -> str:
 def _convert_number(hint: type, value: Any, path: str, allowed: Range) -> Any:
     if isinstance(value, bool) or not isinstance(value, int if hint is int else int | float):
         raise _wrong_type(path, f"{_words(hint)}, {allowed}", value)
-    if value not in allowed:
-        raise Owl2Error(f"{path} must be {allowed.expected(value)}, found {_shown(value)}")
-    return hint(value)
+    number = _float(value) if hint is float else value
+    if number not in allowed:
+        raise Owl2Error(f"{path} must be {allowed.expected(number)}, found {_shown(value)}")
+    return number
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _convert_text(value: Any, path: str, allowed: Text) -> str:
+    if not isinstance(value, str):
+        raise _wrong_type(path, _words(str), value)
+    expected = allowed.expected(value)
+    if expected is not None:
+        raise Owl2Error(f"{path}: expected {expected}, found {_shown(value)}")
+    return value
 
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False", Path: "a path",
@@ -219,7 +264,7 @@ def _words(hint: Any) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > 200:
         return f"a number of {value.bit_length()} bits"  # Python writes out no longer ones
-    text = repr(value)
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -3,19 +3,22 @@
     num_layers: Count = 24
     dropout: Annotated[float, between(0, 1, below=True)] = 0.0
 
-`core.fields` checks them when a dataclass is built from a dict, `check_ranges`
-when one is built in code, and the command line (`cli.common.number`) for flags.
-No range holds NaN or infinity.
+`core.fields` checks them when a dataclass is built from a dict, `check_values`
+when one is built in code, and the command line for flags (`type=Count`).
+No range holds NaN or infinity, nor what is outside of it in float32, where a
+rate of 1e39 is infinite, one of 1e-50 is 0 and a `b2` of 0.99999999999 is 1.
 """
 
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
 # Steps, positions and sizes are int32 on the device; a field that holds more says its own end.
 _INT32: Final = 2**31 - 1
+_SMALLEST: Final = 2.0**-126  # normal float32
 
 
 @dataclass(frozen=True)
@@ -28,18 +31,27 @@ class Range:
     below: bool = False
 
     def __contains__(self, value: float) -> bool:
-        if isinstance(value, float) and not math.isfinite(value):
-            return False
-        if isinstance(value, int) and self.high == math.inf and value > _INT32:
-            return False
+        if isinstance(value, float):
+            return all(math.isfinite(one) and self._holds(one) for one in (value, _single(value)))
+        return self._holds(value) and not (self.high == math.inf and value > _INT32)
+
+    def _holds(self, value: float) -> bool:
         too_low = value <= self.low if self.above else value < self.low
         too_high = value >= self.high if self.below else value > self.high
         return not (too_low or too_high)
 
     def expected(self, value: float) -> str:
         """What should have stood in place of `value`, which is not in the range."""
-        if isinstance(value, float) and not math.isfinite(value):
-            return f"finite and {self}"
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                return f"finite and {self}"
+            if not self._holds(value):
+                return str(self)
+            return (
+                f"{self} in float32, too"
+                if math.isfinite(_single(value))
+                else f"finite in float32 and {self}"
+            )
         return f"at most {_INT32}" if self.high == math.inf and value > _INT32 else str(self)
 
     def __str__(self) -> str:
@@ -62,6 +74,15 @@ def between(low: float, high: float, *, above: bool = False, below: bool = False
     return Range(low, high, above, below)
 
 
+def _single(value: float) -> float:
+    """The nearest float32; too large ones are infinite, those below the normal ones 0, as on devices."""
+    try:
+        single = struct.unpack("f", struct.pack("f", value))[0]
+    except OverflowError:
+        return math.copysign(math.inf, value)
+    return single if abs(single) >= _SMALLEST else 0.0
+
+
 def _plain(number: float) -> str:
     return str(int(number)) if number == int(number) else f"{number:g}"
 
@@ -77,6 +98,13 @@ AnyNumber = Annotated[float, ANY_NUMBER]
 Port = Annotated[int, between(0, 65535)]
 # JAX makes keys of 32 bits of a seed: of larger ones it would drop the rest.
 Seed = Annotated[int, between(0, 2**32 - 1)]
+# Of a request's own random stream.
+SampleSeed = Annotated[int, between(0, 2**63 - 1)]
+# Of beam search: answers kept side by side, and the exponent of their length.
+Beams = Annotated[int, between(1, 32)]
+LengthPenalty = Annotated[float, between(0, 10)]
+PartKept = Annotated[float, between(0, 1, above=True)]  # a share that is not nothing
+PartLost = Annotated[float, between(0, 1, below=True)]  # a share that is not everything
 
 
 def range_of(metadata: tuple[Any, ...]) -> Range | None:

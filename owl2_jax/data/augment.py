@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 from PIL import Image
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.fields import check_ranges
-from owl2_jax.core.ranges import Positive, Share, between
-
-_Area = Annotated[float, between(0, 1, above=True)]
+from owl2_jax.core.fields import check_values
+from owl2_jax.core.ranges import PartKept, Positive, Share
 
 
 @dataclass(frozen=True)
@@ -26,13 +23,13 @@ class Augment:
       turn: also turn by a random number of quarters, for pictures that mean the same any way up.
     """
 
-    scale: tuple[_Area, _Area] = (0.5, 1.0)
+    scale: tuple[PartKept, PartKept] = (0.5, 1.0)
     ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     flip: Share = 0.5
     turn: bool = False
 
     def __post_init__(self):
-        check_ranges(self, "data.augment")
+        check_values(self, "data.augment")
         for name in ("scale", "ratio"):
             smallest, largest = getattr(self, name)
             if smallest > largest:

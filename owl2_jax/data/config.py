@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.core.fields import check_ranges
+from owl2_jax.core.fields import check_values
 from owl2_jax.core.ranges import Count, Positive, Seed, Share, Whole, at_least
+from owl2_jax.core.texts import FilePath, Name
 from owl2_jax.data.augment import Augment
 from owl2_jax.data.images import MAX_PIXELS, MODES
-from owl2_jax.data.messages import IMAGE_TAGS
-from owl2_jax.data.released import require_reading
+from owl2_jax.data.messages import ImageTag
+from owl2_jax.data.released import Reading
 from owl2_jax.data.sources import check_settings
 from owl2_jax.data.templates import get_template
 
@@ -29,13 +30,13 @@ class DatasetConfig:
         a weight; all sets have it or none. 0.5 reads half of the records.
     """
 
-    kind: str
-    options: dict[str, Any] = field(default_factory=dict)
+    kind: Name
+    options: dict[Name, Any] = field(default_factory=dict)
     weight: Positive = 1.0
     epochs: Positive | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(self, "a set")
+        check_values(self, "a set")
         if self.epochs is not None and self.weight != 1.0:
             raise Owl2Error(
                 f"a set has weight {self.weight} and epochs {self.epochs}; give it one of the two"
@@ -88,16 +89,16 @@ class DataConfig:
       seed: of shuffling and augmentation.
     """
 
-    datasets: dict[str, DatasetConfig]
+    datasets: dict[Name, DatasetConfig]
     rows: Count
     row_length: Annotated[int, at_least(2)]
     image_slots: Whole = 1
     images: Whole = 0
-    tokenizer: str = "embedded"
-    template: str = "mplug_owl2"
-    image_tag: str = "<|image|>"
-    reading: str = "as_written"
-    image_mode: str = "pad"
+    tokenizer: FilePath = "embedded"
+    template: Name = "mplug_owl2"
+    image_tag: ImageTag = "<|image|>"
+    reading: Reading = "as_written"
+    image_mode: Name = "pad"
     augment: Augment | None = None
     max_pixels: Count = MAX_PIXELS
     long_samples: Literal["reject", "cut"] = "reject"
@@ -112,15 +113,12 @@ class DataConfig:
     seed: Seed = 0
 
     def __post_init__(self) -> None:
-        check_ranges(self, "data")
+        check_values(self, "data")
         if not self.datasets:
             raise Owl2Error("data.datasets is empty; name at least one set")
         check_sources(self.datasets, "data.datasets")
-        if self.image_tag not in IMAGE_TAGS:
-            raise unknown_name("image tag", self.image_tag, IMAGE_TAGS)
         if self.image_mode not in MODES:
             raise unknown_name("image mode", self.image_mode, MODES)
-        require_reading(self.reading)
         get_template(self.template)
         for name in ("rows", "images"):
             if getattr(self, name) % self.lanes:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, get_args
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
 
-IMAGE_TAGS = ("<|image|>", "<image>")  # this project's and LLaVA's
+ImageTag = Literal["<|image|>", "<image>"]  # this project's and LLaVA's
+IMAGE_TAGS: tuple[ImageTag, ...] = get_args(ImageTag)
 # Marks a picture where texts are anybody's and may hold the tags above as words: half of a
 # surrogate pair, which no text with a UTF-8 form has.
 PICTURE_MARK = "\udcff"

@@ -25,12 +25,14 @@ choice makes of a set.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 from owl2_jax.core.errors import unknown_name
 from owl2_jax.data.messages import ConversationError, Message
 
 EOS = "</s>"
-READINGS = ("as_written", "released")
+Reading = Literal["as_written", "released"]
+READINGS: tuple[Reading, ...] = get_args(Reading)
 
 
 def require_reading(reading: str) -> str:

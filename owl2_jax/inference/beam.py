@@ -21,6 +21,8 @@ import numpy as np
 from jax import lax
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.fields import check_value
+from owl2_jax.core.ranges import Beams, LengthPenalty
 from owl2_jax.inference.buckets import power_of_two
 from owl2_jax.inference.generate import run_prompts
 from owl2_jax.inference.inputs import Prompt, pad_column, read_request
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
 Array = jax.Array
 
-MAX_BEAMS = 32
 _NEVER = -1e30  # score of what is no answer
 _DEAD = -1e20  # no answer is as unlikely, and what was extended from none is below
 
@@ -208,10 +209,8 @@ def beam_search(
 
 def check_settings(beams: int, length_penalty: float) -> None:
     """Raises `Owl2Error` for numbers out of range."""
-    if not 1 <= beams <= MAX_BEAMS:
-        raise Owl2Error(f"beams is {beams}; expected 1 to {MAX_BEAMS}")
-    if not 0 <= length_penalty <= 10:
-        raise Owl2Error(f"length_penalty is {length_penalty}; expected 0 to 10")
+    check_value(Beams, beams, "beams")
+    check_value(LengthPenalty, length_penalty, "length_penalty")
 
 
 def _read(engine: Engine, request: Request) -> _Task:

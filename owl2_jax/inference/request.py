@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.fields import check_value
+from owl2_jax.core.ranges import Count, Whole, between
 from owl2_jax.inference.sampling import Sampling
 
 MAX_TOP_LOGPROBS = 20
+TopLogprobs = Annotated[int, between(0, MAX_TOP_LOGPROBS)]
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -44,32 +47,25 @@ class Request:
     prompt: str | Sequence[Mapping[str, str]] | np.ndarray
     images: Sequence[Any] = ()
     sampling: Sampling = field(default_factory=Sampling)
-    max_new_tokens: int | None = None
-    min_new_tokens: int = 0
+    max_new_tokens: Count | None = None
+    min_new_tokens: Whole = 0
     stop: Sequence[str] = ()
-    top_logprobs: int = 0
+    top_logprobs: TopLogprobs = 0
     stream_logprobs: bool = False
     image_mode: str | None = None
     control_tokens: bool = False
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None:
-            _check_whole("max_new_tokens", self.max_new_tokens, 1, None)
+            check_value(Count, self.max_new_tokens, "max_new_tokens")
         if not isinstance(self.control_tokens, bool):
             raise Owl2Error(f"control_tokens is {self.control_tokens!r}; expected true or false")
-        _check_whole("min_new_tokens", self.min_new_tokens, 0, None)
-        _check_whole("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
+        check_value(Whole, self.min_new_tokens, "min_new_tokens")
+        check_value(TopLogprobs, self.top_logprobs, "top_logprobs")
         if not isinstance(self.stop, (list, tuple)) or not all(
             isinstance(text, str) and text for text in self.stop
         ):
             raise Owl2Error(f"stop is {self.stop!r}; expected a list of texts that are not empty")
-
-
-def _check_whole(name: str, value: Any, low: int, high: int | None) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < low or (high is not None and value > high):
-        limits = f"at least {low}" if high is None else f"{low} to {high}"
-        raise Owl2Error(f"{name} is {value!r}; expected a whole number, {limits}")
 
 
 @dataclass

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
 import flax.struct
 import jax
@@ -18,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from owl2_jax.core.fields import check_ranges
-from owl2_jax.core.ranges import NotNegative, Positive, Share, Whole, between
+from owl2_jax.core.fields import check_values
+from owl2_jax.core.ranges import NotNegative, PartKept, Positive, SampleSeed, Share, Whole
 
 Array = jax.Array
 
@@ -45,13 +44,13 @@ class Sampling:
 
     temperature: NotNegative = 0.0
     top_k: Whole = 0
-    top_p: Annotated[float, between(0, 1, above=True)] = 1.0
+    top_p: PartKept = 1.0
     min_p: Share = 0.0
     repetition_penalty: Positive = 1.0
-    seed: Annotated[int, between(0, 2**63 - 1)] = 0
+    seed: SampleSeed = 0
 
     def __post_init__(self) -> None:
-        check_ranges(self, "")
+        check_values(self, "")
 
     @property
     def plain(self) -> bool:

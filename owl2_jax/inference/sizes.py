@@ -7,7 +7,7 @@ from typing import Annotated
 
 import numpy as np
 
-from owl2_jax.core.fields import check_ranges
+from owl2_jax.core.fields import check_values
 from owl2_jax.core.ranges import Count, Whole, between
 from owl2_jax.inference.buckets import length_buckets
 from owl2_jax.model.config import Owl2Config
@@ -36,7 +36,7 @@ class EngineConfig:
     reuse_from: Whole = 32
 
     def __post_init__(self) -> None:
-        check_ranges(self, "engine")
+        check_values(self, "engine")
 
     def cache_lengths(self, longest: int) -> tuple[int, ...]:
         """Positions per slot that the cache may have, ascending; `longest` is the model's limit."""

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Final, Literal
 
 from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.core.ranges import Count, Positive, between
+from owl2_jax.core.ranges import Count, PartLost, Positive, between
+from owl2_jax.core.texts import Name
 
 Dtype = Literal["float32", "bfloat16"]
 # Names of `owl2_jax.model.remat.POLICIES` and `owl2_jax.model.kernels.KERNELS`, which need JAX.
@@ -38,9 +39,9 @@ class VisionConfig:
     norm_eps: Positive = 1e-6
 
     def __post_init__(self) -> None:
-        fields.check_ranges(self, "model.vision")
-        _require_divisible("vision.width", self.width, "vision.num_heads", self.num_heads)
-        _require_divisible("vision.image_size", self.image_size, "vision.patch_size", self.patch_size)
+        fields.check_values(self, "model.vision")
+        _require_divisible("model.vision.width", self.width, "vision.num_heads", self.num_heads)
+        _require_divisible("model.vision.image_size", self.image_size, "vision.patch_size", self.patch_size)
 
     @property
     def grid_size(self) -> int:
@@ -68,7 +69,7 @@ class AbstractorConfig:
     norm_eps: Positive = 1e-6  # of the norm inside the MLP; the three others are fixed at 1e-5
 
     def __post_init__(self) -> None:
-        fields.check_ranges(self, "model.abstractor")
+        fields.check_values(self, "model.abstractor")
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,12 @@ class DecoderConfig:
     adaptive: Literal["full", "norms", "kv", "none"] = "full"
 
     def __post_init__(self) -> None:
-        fields.check_ranges(self, "model.decoder")
-        _require_divisible("decoder.width", self.width, "decoder.num_heads", self.num_heads)
-        _require_divisible("decoder.num_heads", self.num_heads, "decoder.num_kv_heads", self.num_kv_heads)
-        _require_divisible("decoder head width", self.head_width, "the rotary pair", 2)
+        fields.check_values(self, "model.decoder")
+        _require_divisible("model.decoder.width", self.width, "decoder.num_heads", self.num_heads)
+        _require_divisible(
+            "model.decoder.num_heads", self.num_heads, "decoder.num_kv_heads", self.num_kv_heads
+        )
+        _require_divisible("model.decoder head width", self.head_width, "the rotary pair", 2)
 
     @property
     def head_width(self) -> int:
@@ -129,14 +132,14 @@ class LoraConfig:
 
     rank: Count = 128
     alpha: Positive = 256.0
-    dropout: Annotated[float, between(0, 1, below=True)] = 0.0
-    targets: tuple[str, ...] = LORA_TARGETS
+    dropout: PartLost = 0.0
+    targets: tuple[Name, ...] = LORA_TARGETS
     base: Literal["stored", "int8"] = "stored"
 
     def __post_init__(self) -> None:
-        fields.check_ranges(self, "model.lora")
+        fields.check_values(self, "model.lora")
         if not self.targets:
-            raise Owl2Error("lora.targets is empty; name a map, or leave lora out")
+            raise Owl2Error("model.lora.targets is empty; name a map, or leave lora out")
         for target in self.targets:
             if target not in LORA_TARGETS:
                 raise unknown_name("LoRA target", target, LORA_TARGETS)
@@ -176,17 +179,17 @@ class Owl2Config:
     lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
-        fields.check_ranges(self, "model")
+        fields.check_values(self, "model")
         if self.lora is not None and not self.decoder.adapts_kv:
             missing = [target for target in self.lora.targets if target.endswith("_image")]
             if missing:
                 raise Owl2Error(
-                    f"lora.targets {', '.join(missing)} do not exist with decoder.adaptive "
+                    f"model.lora.targets {', '.join(missing)} do not exist with decoder.adaptive "
                     f"{self.decoder.adaptive!r}; leave them out"
                 )
         width = self.vision.width
-        _require_divisible("vision.width", width, "abstractor.num_heads", self.abstractor.num_heads)
-        _require_divisible("vision.width", width, "the sin-cos position table", 4)
+        _require_divisible("model.vision.width", width, "abstractor.num_heads", self.abstractor.num_heads)
+        _require_divisible("model.vision.width", width, "the sin-cos position table", 4)
 
     @property
     def tokens_per_image(self) -> int:

@@ -74,6 +74,8 @@ def parse_mesh(text: str) -> dict[str, int]:
     sizes = {}
     for part in text.split(","):
         name, _, size = part.partition("=")
+        if name.strip() in sizes:
+            raise Owl2Error(f"mesh {text!r} gives {name.strip()} twice; leave one out")
         try:
             sizes[name.strip()] = int(size)
         except ValueError:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.fields import check_ranges
+from owl2_jax.core.fields import check_values
 from owl2_jax.core.ranges import Count, NotNegative, Positive, Whole, between
+from owl2_jax.core.texts import AnyText, Name
 
 MIB = 2**20
 _Bytes = Annotated[int, between(1, 2**40)]
@@ -40,7 +41,7 @@ class Limits:
     queue: Whole = 64
 
     def __post_init__(self) -> None:
-        check_ranges(self, "the limit")
+        check_values(self, "the limit")
         if self.held_bytes < self.body_bytes:
             raise Owl2Error(
                 f"the limit held_bytes is {self.held_bytes}; expected at least body_bytes, {self.body_bytes}"
@@ -59,14 +60,14 @@ class ServeConfig:
       limits: what a client may ask for.
     """
 
-    model_name: str | None = None
-    api_key: str | None = None
+    model_name: Name | None = None
+    api_key: AnyText | None = None
     remote_pictures: bool = False
     grace_seconds: NotNegative = 60.0
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        check_ranges(self, "serve")
+        check_values(self, "serve")
         if self.api_key is not None and not self.api_key.strip():
             raise Owl2Error("the API key is empty; give one of at least one character, or none at all")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip().isprintable()):

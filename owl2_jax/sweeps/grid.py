@@ -20,6 +20,7 @@ from owl2_jax.config import RunConfig, apply_overrides, read_config_file
 from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.ranges import Seed, Whole
+from owl2_jax.core.texts import AnyText, FilePath, Name
 
 _AXIS: Final = re.compile(r"[a-z][a-z0-9_]*")
 _LABEL: Final = re.compile(r"[A-Za-z0-9.]+")  # part of a folder's name
@@ -49,19 +50,19 @@ class SweepConfig:
         chip (`owl2 fit`); None for this machine.
     """
 
-    base: str
-    axes: dict[str, dict[str, tuple[str, ...]]]
+    base: FilePath
+    axes: dict[Name, dict[Name, tuple[AnyText, ...]]]
     design: Literal["grid", "one_at_a_time"] = "grid"
-    overrides: tuple[str, ...] = ()
+    overrides: tuple[AnyText, ...] = ()
     seeds: tuple[Seed, ...] = (0,)
-    start_from: str | None = None
-    benchmarks: tuple[str, ...] = ()
-    data_root: str = "data"
+    start_from: FilePath | None = None
+    benchmarks: tuple[Name, ...] = ()
+    data_root: FilePath = "data"
     max_questions: Whole = 0
-    topology: str | None = None
+    topology: Name | None = None
 
     def __post_init__(self) -> None:
-        fields.check_ranges(self, "sweep")
+        fields.check_values(self, "sweep")
         if not self.axes or not all(self.axes.values()):
             raise Owl2Error("sweep: axes is empty, or an axis has no value; give each at least one")
         for axis, values in self.axes.items():

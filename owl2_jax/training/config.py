@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.fields import check_ranges
-from owl2_jax.core.ranges import Count, NotNegative, Positive, Seed, Whole, between
+from owl2_jax.core.fields import check_values
+from owl2_jax.core.ranges import Count, NotNegative, PartKept, PartLost, Positive, Seed, Whole, between
+from owl2_jax.core.texts import FilePath, Name, Regex
 from owl2_jax.data.config import DatasetConfig, check_sources
 
 
@@ -20,11 +21,9 @@ class ScheduleConfig:
     warmup_steps: Whole = 250
 
     def __post_init__(self) -> None:
-        check_ranges(self, "train.schedule")
+        check_values(self, "train.schedule")
         if self.end_lr > self.peak_lr:
-            raise Owl2Error(
-                f"schedule.end_lr {self.end_lr} must lie between 0 and schedule.peak_lr {self.peak_lr}"
-            )
+            raise Owl2Error(f"end_lr must lie between 0 and peak_lr {self.peak_lr}, found {self.end_lr}")
 
 
 @dataclass(frozen=True)
@@ -47,24 +46,24 @@ class GroupConfig:
       schedule: own schedule of the group; None takes the run's.
     """
 
-    name: str
-    pattern: str
+    name: Name
+    pattern: Regex
     lr: Positive | None = 1.0
     weight_decay: NotNegative | None = None
-    layer_decay: Annotated[float, between(0, 1, above=True)] = 1.0
+    layer_decay: PartKept = 1.0
     depth: Whole = 0
     schedule: ScheduleConfig | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(self, f"train.groups.{self.name}")
+        check_values(self, f"train.groups.{self.name}")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW (Loshchilov and Hutter 2019) after clipping by global norm."""
 
-    b1: Annotated[float, between(0, 1, below=True)] = 0.9
-    b2: Annotated[float, between(0, 1, below=True)] = 0.999
+    b1: PartLost = 0.9
+    b2: PartLost = 0.999
     eps: Positive = 1e-8
     weight_decay: NotNegative = 0.0
     clip_norm: Positive = 1.0
@@ -72,7 +71,7 @@ class OptimizerConfig:
     decay_vectors: bool = False  # also decay biases, norm scales and other vectors
 
     def __post_init__(self) -> None:
-        check_ranges(self, "train.optimizer")
+        check_values(self, "train.optimizer")
 
 
 @dataclass(frozen=True)
@@ -84,17 +83,23 @@ class BestConfig:
       mode: whether less or more is better.
     """
 
-    metric: str = "heldout/loss"
+    metric: Name = "heldout/loss"
     mode: Literal["min", "max"] = "min"
+
+    def __post_init__(self) -> None:
+        check_values(self, "train.best")
 
 
 @dataclass(frozen=True)
 class WandbConfig:
     """Also send metrics to Weights & Biases (extra "wandb")."""
 
-    project: str
-    name: str | None = None
+    project: Name
+    name: Name | None = None
     mode: Literal["online", "offline"] = "online"
+
+    def __post_init__(self) -> None:
+        check_values(self, "train.wandb")
 
 
 @dataclass(frozen=True)
@@ -107,15 +112,15 @@ class HeldoutConfig:
       max_samples: most samples of a set, spread evenly over it.
     """
 
-    datasets: dict[str, DatasetConfig]
+    datasets: dict[Name, DatasetConfig]
     every_steps: Count = 500
     max_samples: Count = 512
 
     def __post_init__(self) -> None:
+        check_values(self, "heldout")
         if not self.datasets:
             raise Owl2Error("heldout.datasets is empty; name a set, or leave heldout out")
         check_sources(self.datasets, "heldout.datasets")
-        check_ranges(self, "heldout")
 
 
 @dataclass(frozen=True)
@@ -129,13 +134,13 @@ class EvaluatorConfig:
       data_root: folder of the published files.
     """
 
-    benchmark: str
+    benchmark: Name
     every_steps: Count = 1000
     max_questions: Whole = 0
-    data_root: str = "data"
+    data_root: FilePath = "data"
 
     def __post_init__(self) -> None:
-        check_ranges(self, f"evaluators.{self.benchmark}")
+        check_values(self, f"evaluators.{self.benchmark}")
 
 
 def _default_groups() -> tuple[GroupConfig, ...]:
@@ -169,7 +174,7 @@ class TrainConfig:
     total_examples: Annotated[int, between(1, 2**53)] | None = None
     examples_per_step: Count | None = None
     seed: Seed = 0
-    start_from: str | None = None
+    start_from: FilePath | None = None
     groups: tuple[GroupConfig, ...] = field(default_factory=_default_groups)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -186,7 +191,7 @@ class TrainConfig:
     wandb: WandbConfig | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(self, "train")
+        check_values(self, "train")
         if (self.total_steps is None) == (self.total_examples is None):
             raise Owl2Error(
                 f"train: set exactly one of total_steps ({self.total_steps}) and total_examples "
@@ -194,6 +199,8 @@ class TrainConfig:
             )
         if self.total_examples is not None and not self.examples_per_step:
             raise Owl2Error("train: total_examples needs examples_per_step")
+        if not self.groups:
+            raise Owl2Error("train.groups is empty; name at least one, or leave it out to train everything")
         if self.profile_steps is not None and self.profile_steps[0] > self.profile_steps[1]:
             raise Owl2Error(
                 f"train.profile_steps must be (first, last) from 1 on, found {self.profile_steps}"

@@ -44,7 +44,7 @@ class Outer:
     name: str = ""
 
     def __post_init__(self):
-        fields.check_ranges(self, "outer")
+        fields.check_values(self, "outer")
 
 
 @pytest.mark.parametrize(

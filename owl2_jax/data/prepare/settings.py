@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.fields import check_ranges
+from owl2_jax.core.fields import check_values
 from owl2_jax.core.ranges import Count, NotNegative, Share, Whole, between
+from owl2_jax.core.texts import Name
 from owl2_jax.data.images import MAX_PIXELS
+from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.sources import check_settings
 
 
@@ -26,9 +28,12 @@ class PrepareSet:
         web, not for sets that ask several questions about a picture.
     """
 
-    kind: str
-    options: dict[str, Any] = field(default_factory=dict)
+    kind: Name
+    options: dict[Name, Any] = field(default_factory=dict)
     duplicates: Literal["keep", "exact", "near", "picture"] = "exact"
+
+    def __post_init__(self) -> None:
+        check_values(self, "a set")
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class PictureRules:
     max_aspect: NotNegative = 0.0
 
     def __post_init__(self) -> None:
-        check_ranges(self, "pictures")
+        check_values(self, "pictures")
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class TextRules:
     min_letter_share: Share = 0.0
 
     def __post_init__(self) -> None:
-        check_ranges(self, "text")
+        check_values(self, "text")
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,8 @@ class PrepareConfig:
         filtered or doubled ones) before the run fails.
     """
 
-    datasets: dict[str, PrepareSet]
-    image_tag: str = "<|image|>"
+    datasets: dict[Name, PrepareSet]
+    image_tag: ImageTag = "<|image|>"
     pictures: PictureRules = PictureRules()
     text: TextRules = TextRules()
     near_bits: Annotated[int, between(0, 32)] = 12
@@ -100,7 +105,7 @@ class PrepareConfig:
     max_rejected_share: Share = 0.01
 
     def __post_init__(self) -> None:
-        check_ranges(self, "prepare")
+        check_values(self, "prepare")
         if not self.datasets:
             raise Owl2Error("datasets is empty; name at least one set to prepare")
         for name, dataset in self.datasets.items():

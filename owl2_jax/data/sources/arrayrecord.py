@@ -22,8 +22,9 @@ from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.text_files import not_downloaded
-from owl2_jax.data.messages import ConversationError
-from owl2_jax.data.released import require_reading
+from owl2_jax.core.texts import FilePath, Name
+from owl2_jax.data.messages import ConversationError, ImageTag
+from owl2_jax.data.released import Reading, require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
 from owl2_jax.data.sources.files import expand_paths, parse_record
 from owl2_jax.data.sources.llava import read_messages
@@ -92,12 +93,12 @@ class ArrayRecordSource:
 
     def __init__(
         self,
-        paths: str | os.PathLike | Sequence[str | os.PathLike],
+        paths: FilePath | os.PathLike | Sequence[FilePath | os.PathLike],
         *,
-        dataset: str | None = None,
-        file_tag: str = DEFAULT_IMAGE_TAG,
-        image_tag: str = DEFAULT_IMAGE_TAG,
-        reading: str = "as_written",
+        dataset: Name | None = None,
+        file_tag: ImageTag = DEFAULT_IMAGE_TAG,
+        image_tag: ImageTag = DEFAULT_IMAGE_TAG,
+        reading: Reading = "as_written",
     ):
         self.reading = require_reading(reading)
         self.dataset = dataset

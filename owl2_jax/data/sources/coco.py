@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal, get_args
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.text_files import read_json
+from owl2_jax.core.texts import AnyText, FilePath, Name
+from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.sources.base import (
     DEFAULT_IMAGE_TAG,
     Example,
@@ -21,7 +24,8 @@ from owl2_jax.data.sources.base import (
 )
 from owl2_jax.data.sources.picture_files import picture_path
 
-UNITS = ("caption", "image")
+Unit = Literal["caption", "image"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
 
 
 class CocoCaptionsSource:
@@ -42,13 +46,13 @@ class CocoCaptionsSource:
 
     def __init__(
         self,
-        annotations: str | os.PathLike,
-        image_folder: str | os.PathLike,
+        annotations: FilePath | os.PathLike,
+        image_folder: FilePath | os.PathLike,
         *,
-        unit: str = "caption",
-        dataset: str = "coco_captions",
-        prompt: str = "",
-        image_tag: str = DEFAULT_IMAGE_TAG,
+        unit: Unit = "caption",
+        dataset: Name = "coco_captions",
+        prompt: AnyText = "",
+        image_tag: ImageTag = DEFAULT_IMAGE_TAG,
     ):
         if unit not in UNITS:
             raise unknown_name("unit of COCO captions", unit, UNITS)

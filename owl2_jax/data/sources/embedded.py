@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.texts import AnyText, FilePath, Name
 from owl2_jax.data.corpus.records import MANIFEST, PICTURES
+from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.sources.base import (
     DEFAULT_IMAGE_TAG,
     Example,
@@ -45,14 +47,14 @@ class EmbeddedSource:
 
     def __init__(
         self,
-        dataset: str,
-        split: str = "train",
+        dataset: Name,
+        split: Name = "train",
         *,
-        kinds: Sequence[str] | None = None,
-        prompt: str = "{question}",
-        image_tag: str = DEFAULT_IMAGE_TAG,
+        kinds: Sequence[Name] | None = None,
+        prompt: AnyText = "{question}",
+        image_tag: ImageTag = DEFAULT_IMAGE_TAG,
         pictures: bool = True,
-        folder: str | Path = FOLDER,
+        folder: FilePath | Path = FOLDER,
     ):
         self.dataset, self.split = dataset, split
         self.pictures = pictures

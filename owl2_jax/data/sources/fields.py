@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.fields import check_values
+from owl2_jax.core.texts import Name
 from owl2_jax.data.sources.base import Example, RecordError, Style
 from owl2_jax.data.sources.llava import llava_messages
 from owl2_jax.data.sources.picture_files import is_blank, picture_names, picture_path
@@ -32,14 +34,15 @@ class Fields:
       conversations: LLaVA's turns, with image tags.
     """
 
-    id: str | None = None
-    image: str | None = "image"
-    question: str | None = None
-    answer: str | None = None
-    answers: str | None = None
-    conversations: str | None = None
+    id: Name | None = None
+    image: Name | None = "image"
+    question: Name | None = None
+    answer: Name | None = None
+    answers: Name | None = None
+    conversations: Name | None = None
 
     def __post_init__(self):
+        check_values(self, "")
         if (self.conversations is None) == (self.answer is None):
             raise Owl2Error(
                 "name either the field 'conversations' or the field 'answer', not both or neither"

@@ -18,8 +18,9 @@ from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.ranges import Whole
-from owl2_jax.data.messages import IMAGE_TAGS, ConversationError, check_messages, from_llava
-from owl2_jax.data.released import released_messages, require_reading
+from owl2_jax.core.texts import FilePath, Name
+from owl2_jax.data.messages import IMAGE_TAGS, ConversationError, ImageTag, check_messages, from_llava
+from owl2_jax.data.released import Reading, released_messages, require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
 from owl2_jax.data.sources.files import contains, index_json, parse_record, read_slice
 from owl2_jax.data.sources.picture_files import is_blank, picture_names, picture_path
@@ -55,14 +56,14 @@ class LlavaSource:
 
     def __init__(
         self,
-        path: str | os.PathLike,
-        image_folder: str | os.PathLike | None = None,
+        path: FilePath | os.PathLike,
+        image_folder: FilePath | os.PathLike | None = None,
         *,
-        dataset: str | None = None,
-        file_tag: str = "<image>",
-        image_tag: str = DEFAULT_IMAGE_TAG,
+        dataset: Name | None = None,
+        file_tag: ImageTag = "<image>",
+        image_tag: ImageTag = DEFAULT_IMAGE_TAG,
         num_frames: Whole = 0,
-        reading: str = "as_written",
+        reading: Reading = "as_written",
     ):
         self.reading = require_reading(reading)
         if num_frames:

@@ -17,7 +17,9 @@ import numpy as np
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.text_files import not_downloaded
-from owl2_jax.data.released import require_reading
+from owl2_jax.core.texts import AnyText, FilePath, Name
+from owl2_jax.data.messages import ImageTag
+from owl2_jax.data.released import Reading, require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
 from owl2_jax.data.sources.fields import Fields, Reader
 from owl2_jax.data.sources.files import expand_paths
@@ -44,15 +46,15 @@ class ParquetSource:
 
     def __init__(
         self,
-        paths: str | os.PathLike | Sequence[str | os.PathLike],
-        fields: Fields | Mapping[str, str | None],
+        paths: FilePath | os.PathLike | Sequence[FilePath | os.PathLike],
+        fields: Fields | Mapping[str, Name | None],
         *,
-        dataset: str,
-        image_folder: str = ".",
-        file_tag: str = "<image>",
-        prompt: str = "{question}",
-        image_tag: str = DEFAULT_IMAGE_TAG,
-        reading: str = "as_written",
+        dataset: Name,
+        image_folder: FilePath = ".",
+        file_tag: ImageTag = "<image>",
+        prompt: AnyText = "{question}",
+        image_tag: ImageTag = DEFAULT_IMAGE_TAG,
+        reading: Reading = "as_written",
     ):
         self.paths = expand_paths(paths)
         self.name = (

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.data.released import require_reading
+from owl2_jax.core.texts import AnyText, FilePath, Name
+from owl2_jax.data.messages import ImageTag
+from owl2_jax.data.released import Reading, require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
 from owl2_jax.data.sources.fields import Fields, Reader
 
@@ -37,16 +39,16 @@ class TfdsSource:
 
     def __init__(
         self,
-        builder: str,
-        split: str,
-        fields: Fields | Mapping[str, str | None],
+        builder: Name,
+        split: Name,
+        fields: Fields | Mapping[str, Name | None],
         *,
-        data_dir: str | os.PathLike | None = None,
-        dataset: str | None = None,
-        file_tag: str = "<image>",
-        prompt: str = "{question}",
-        image_tag: str = DEFAULT_IMAGE_TAG,
-        reading: str = "as_written",
+        data_dir: FilePath | os.PathLike | None = None,
+        dataset: Name | None = None,
+        file_tag: ImageTag = "<image>",
+        prompt: AnyText = "{question}",
+        image_tag: ImageTag = DEFAULT_IMAGE_TAG,
+        reading: Reading = "as_written",
     ):
         fields = Fields.of(fields)
         style = Style(dataset or builder.split("/")[0].split(":")[0], prompt, image_tag)

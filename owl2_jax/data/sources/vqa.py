@@ -13,6 +13,8 @@ from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.text_files import read_json
+from owl2_jax.core.texts import AnyText, FilePath, Name
+from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
 from owl2_jax.data.sources.picture_files import picture_path
 
@@ -34,14 +36,14 @@ class VqaSource:
 
     def __init__(
         self,
-        questions: str | os.PathLike,
-        image_folder: str | os.PathLike,
-        annotations: str | os.PathLike | None = None,
+        questions: FilePath | os.PathLike,
+        image_folder: FilePath | os.PathLike,
+        annotations: FilePath | os.PathLike | None = None,
         *,
-        image_pattern: str = "COCO_train2014_{image_id:012d}.jpg",
-        dataset: str = "vqav2",
-        prompt: str = "{question}",
-        image_tag: str = DEFAULT_IMAGE_TAG,
+        image_pattern: Name = "COCO_train2014_{image_id:012d}.jpg",
+        dataset: Name = "vqav2",
+        prompt: AnyText = "{question}",
+        image_tag: ImageTag = DEFAULT_IMAGE_TAG,
     ):
         self.path, self.image_folder = os.fspath(questions), os.fspath(image_folder)
         self.image_pattern = image_pattern

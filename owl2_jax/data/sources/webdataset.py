@@ -27,6 +27,8 @@ import numpy as np
 from owl2_jax.core import text_files
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.text_files import new_file
+from owl2_jax.core.texts import AnyText, FilePath, Name
+from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.sources.base import (
     DEFAULT_IMAGE_TAG,
     Example,
@@ -65,12 +67,12 @@ class WebDatasetSource:
 
     def __init__(
         self,
-        paths: str | os.PathLike | Sequence[str | os.PathLike],
+        paths: FilePath | os.PathLike | Sequence[FilePath | os.PathLike],
         *,
-        dataset: str,
-        index_folder: str | os.PathLike | None = None,
-        prompt: str = "",
-        image_tag: str = DEFAULT_IMAGE_TAG,
+        dataset: Name,
+        index_folder: FilePath | os.PathLike | None = None,
+        prompt: AnyText = "",
+        image_tag: ImageTag = DEFAULT_IMAGE_TAG,
     ):
         self.paths = expand_paths(paths)
         self.style = Style(dataset, prompt, image_tag)
