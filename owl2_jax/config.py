@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 from owl2_jax.core import fields
 from owl2_jax.core.axes import MeshAxis
-from owl2_jax.core.errors import Owl2Error, nearest, unknown_name
+from owl2_jax.core.errors import Owl2Error, nearest, shortened, unknown_name
 from owl2_jax.core.ranges import at_least
 from owl2_jax.data.config import DataConfig
 from owl2_jax.model.config import Owl2Config
@@ -33,7 +33,7 @@ class RunConfig:
 
     Attributes:
       mesh: sizes of the mesh axes ("data", "fsdp", "tensor", "dcn"); -1 once
-        for "what is left".
+        for "what is left"; never 0.
       heldout: data to measure the loss on beside the steps.
       evaluators: benchmarks to answer beside the steps.
     """
@@ -46,6 +46,7 @@ class RunConfig:
     evaluators: tuple[EvaluatorConfig, ...] = ()
 
     def __post_init__(self) -> None:
+        fields.check_values(self, "")
         check_run(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -192,7 +193,9 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals:
-            raise Owl2Error(f"override {override!r} has no value; write NAME=VALUE, as train.total_steps=100")
+            raise Owl2Error(
+                f"override {shortened(override)!r} has no value; write NAME=VALUE, as train.total_steps=100"
+            )
         *parents, last = name.split(".")
         node: Any = result
         for place, parent in enumerate(parents):
@@ -200,7 +203,9 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
                 node[parent] = {}
             node = node[_key(node, parent, ".".join(parents[:place]))]
             if not isinstance(node, dict | list):
-                raise Owl2Error(f"override {override!r}: {parent!r} is no group of fields")
+                raise Owl2Error(
+                    f"override {shortened(override)!r}: {shortened(parent)!r} is no group of fields"
+                )
         node[_key(node, last, ".".join(parents))] = _literal(text)
     return result
 

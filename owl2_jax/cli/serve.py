@@ -8,7 +8,7 @@ import os
 import sys
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from owl2_jax.cli.common import (
     add_checkpoint_arguments,
@@ -19,12 +19,15 @@ from owl2_jax.cli.common import (
 )
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.params_io import check_checkpoint
-from owl2_jax.core.ranges import Count, NotNegative, Port, Whole
+from owl2_jax.core.ranges import Count, NotNegative, Port, Whole, between
 from owl2_jax.core.text_files import read_text
 from owl2_jax.serving.listening import listen, url_of
 
 if TYPE_CHECKING:
     from owl2_jax.serving.settings import ServeConfig
+
+_MIB = Annotated[int, between(1, 2**16)]  # 16 requests of them are held
+_MPIXELS = Annotated[int, between(1, 2000)]
 
 KEY_VARIABLE = "OWL2_API_KEY"
 ENGINE_DIED = 1
@@ -51,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--queue", type=Whole, metavar="N", help="requests that may wait (default: 64)")
     parser.add_argument("--max-pictures", type=Whole, metavar="N", help="in one conversation (default: 16)")
-    parser.add_argument("--max-body-mib", type=Count, metavar="N", help="of one request (default: 32)")
-    parser.add_argument("--max-megapixels", type=Count, metavar="N", help="of one picture (default: 50)")
+    parser.add_argument("--max-body-mib", type=_MIB, metavar="N", help="of one request (default: 32)")
+    parser.add_argument("--max-megapixels", type=_MPIXELS, metavar="N", help="of one picture (default: 50)")
     parser.add_argument(
         "--remote-pictures", action="store_true",
         help="fetch pictures from public web addresses (default: data: URLs only)",

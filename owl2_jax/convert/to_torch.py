@@ -128,7 +128,7 @@ def _joined(blocks: Sequence[np.ndarray]) -> np.ndarray:
 def parse_size(size: str | int) -> int:
     """Bytes of "5GB", "500MiB" or a plain number; raises `Owl2Error` for anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
-    if match is None or match[2].upper() not in _UNITS or float(match[1]) <= 0:
+    if match is None or match[2].upper() not in _UNITS or not 0 < float(match[1]) < 2**63:
         raise Owl2Error(f"shard size {size!r} is not understood; write for example 5GB, 500MB or 2GiB")
     return max(1, int(float(match[1]) * _UNITS[match[2].upper()]))
 

@@ -33,12 +33,17 @@ def nearest(name: str, options: Iterable[str], count: int = 3) -> list[str]:
     return difflib.get_close_matches(name, list(options), n=count, cutoff=0.5)
 
 
+def shortened(text: str, most: int = 60) -> str:
+    """A text of at most `most` characters, for messages."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def unknown_name(kind: str, name: str, options: Iterable[str]) -> UnknownNameError:
     """Builds the error for a `name` that is none of `options`.
 
     The message leads with near names, and lists the whole set when it is short.
     """
-    options, name = sorted(options), str(name)
+    options, name = sorted(options), shortened(str(name))
     close = nearest(name, options)
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
     known = f" Known: {', '.join(options)}." if len(options) <= 24 else f" There are {len(options)}."

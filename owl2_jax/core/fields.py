@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from owl2_jax.core.errors import Owl2Error, UnknownNameError, unknown_name
+from owl2_jax.core.errors import Owl2Error, UnknownNameError, shortened, unknown_name
 from owl2_jax.core.ranges import ANY_NUMBER, Range, range_of
 from owl2_jax.core.texts import ANY_TEXT, Text, text_of
 
@@ -265,7 +265,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > 200:
         return f"a number of {value.bit_length()} bits"  # Python writes out no longer ones
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return shortened(text)
 
 
 def _wrong_type(path: str, expected: str, value: Any) -> Owl2Error:

@@ -15,6 +15,8 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
+_LONGEST: Final = 4096  # of a path on Linux
+
 
 @dataclass(frozen=True)
 class Text:
@@ -38,6 +40,8 @@ class Text:
             return "text that is not empty"
         if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in value):
             return "text on one line, without control characters"
+        if len(value) > _LONGEST:
+            return f"text of at most {_LONGEST} characters"
         return _regex_fault(value) if self.regex else None
 
 

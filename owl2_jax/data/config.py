@@ -73,7 +73,7 @@ class DataConfig:
       rows: B, rows of a batch over all hosts.
       row_length: T, decoder positions of a row, pictures included.
       image_slots: I, most pictures of a row; 0 for text alone.
-      images: M, most pictures of a batch over all hosts.
+      images: M, most pictures of a batch over all hosts; 0 for text alone.
       pack: put several samples into a row; otherwise one.
       lanes: independent parts that a batch is made of. Each fills
         rows / lanes rows from its own part of the shuffled mixture, so the

@@ -32,7 +32,8 @@ class Sampling:
       top_k: keep the k most likely tokens; 0 keeps all.
       top_p: keep the smallest set of most likely tokens whose probability
         reaches top_p (Holtzman et al. 2020); 1 keeps all.
-      min_p: keep tokens at least min_p times as likely as the most likely one.
+      min_p: keep tokens at least min_p times as likely as the most likely one;
+        0 keeps all.
       repetition_penalty: divides the logit of a token that stands in the prompt
         or the answer, when positive, and multiplies it when negative (Keskar et
         al. 2019); 1 changes nothing. It acts on greedy choice too.

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from owl2_jax.config import RunConfig, apply_overrides, read_config_file
+from owl2_jax.core.fields import check_value
+from owl2_jax.core.ranges import Count, Whole
 from owl2_jax.model.presets import preset
 
 
@@ -45,8 +47,13 @@ def _plain(name: str) -> dict[str, Any]:
 
 
 def _resize(values: Mapping[str, Any], rows: int | None, length: int | None) -> dict[str, Any]:
-    data = dict(values.get("data", {}))
+    data = values.get("data", {})
+    if not isinstance(data, Mapping):
+        return dict(values)  # refused with the other fields
+    data = dict(data)
     if rows is not None:
+        check_value(Count, data.get("rows", 1), "data.rows")
+        check_value(Whole, data.get("images", 0), "data.images")
         pictures = data.get("images", 0) / data.get("rows", 1)
         data |= {"rows": rows, "lanes": rows, "images": round(pictures * rows)}
     if length is not None:

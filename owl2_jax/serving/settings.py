@@ -23,11 +23,11 @@ class Limits:
       held_bytes: of all requests that are being read.
       body_seconds: from the head of a request to the end of its body.
       head_seconds: from the connection to the end of a request's head.
-      pictures: in one conversation.
+      pictures: in one conversation; 0 for none.
       pixels: width x height of one picture, checked before it is decoded.
       remote_bytes: of one picture from the web.
       remote_seconds: for fetching it, redirects included.
-      queue: requests that wait for a slot.
+      queue: requests that wait for a slot; with 0, what finds none free is refused.
     """
 
     body_bytes: _Bytes = 32 * MIB
@@ -41,10 +41,11 @@ class Limits:
     queue: Whole = 64
 
     def __post_init__(self) -> None:
-        check_values(self, "the limit")
+        check_values(self, "limits")
         if self.held_bytes < self.body_bytes:
             raise Owl2Error(
-                f"the limit held_bytes is {self.held_bytes}; expected at least body_bytes, {self.body_bytes}"
+                f"limits.held_bytes must be at least limits.body_bytes {self.body_bytes}, "
+                f"found {self.held_bytes}"
             )
 
 
@@ -56,7 +57,8 @@ class ServeConfig:
       model_name: what clients call the model; None for the checkpoint's name.
       api_key: what clients must show; None lets everyone in.
       remote_pictures: pictures may be fetched from public web addresses.
-      grace_seconds: how long running answers may take after a signal to stop.
+      grace_seconds: how long running answers may take after a signal to stop; 0
+        ends them at once.
       limits: what a client may ask for.
     """
 

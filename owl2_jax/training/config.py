@@ -14,7 +14,13 @@ from owl2_jax.data.config import DatasetConfig, check_sources
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """Learning rate over steps: linear warm-up from 0, then a cosine down to `end_lr`."""
+    """Learning rate over steps: linear warm-up from 0, then a cosine down to `end_lr`.
+
+    Attributes:
+      peak_lr: the largest rate.
+      end_lr: rate of the last step, at most `peak_lr`; 0 for a cosine down to nothing.
+      warmup_steps: steps of the warm-up; 0 for none.
+    """
 
     peak_lr: Positive = 2e-5
     end_lr: NotNegative = 0.0
@@ -36,7 +42,7 @@ class GroupConfig:
         matches takes the parameter.
       lr: multiplier of the schedule's learning rate; None freezes the group,
         which then has no gradient and no optimiser state.
-      weight_decay: decoupled weight decay; None takes the optimiser's.
+      weight_decay: decoupled weight decay, 0 for none; None takes the optimiser's.
       layer_decay: factor per layer counted from the top, for stacked layers:
         the top layer has factor 1 * layer_decay, what feeds the first layer
         layer_decay ** (L + 1) (BEiT's layer-wise decay); 1 for none.
@@ -60,7 +66,17 @@ class GroupConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov and Hutter 2019) after clipping by global norm."""
+    """AdamW (Loshchilov and Hutter 2019) after clipping by global norm.
+
+    Attributes:
+      b1, b2: decay of the first and second moment per step; 0 for the step's own alone.
+      eps: added to the root of the second moment.
+      weight_decay: decoupled weight decay; 0 for none.
+      clip_norm: largest global norm of a gradient; longer ones are scaled down
+        to it. A very large number for no clipping.
+      first_moment_dtype: how the first moment is stored.
+      decay_vectors: also decay biases, norm scales and other vectors.
+    """
 
     b1: PartLost = 0.9
     b2: PartLost = 0.999
@@ -68,7 +84,7 @@ class OptimizerConfig:
     weight_decay: NotNegative = 0.0
     clip_norm: Positive = 1.0
     first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
-    decay_vectors: bool = False  # also decay biases, norm scales and other vectors
+    decay_vectors: bool = False
 
     def __post_init__(self) -> None:
         check_values(self, "train.optimizer")
@@ -154,6 +170,7 @@ class TrainConfig:
     Attributes:
       total_steps, total_examples: the run's length; exactly one is set.
       examples_per_step: samples of a step, needed to count in examples.
+      seed: of random parameters and dropout.
       start_from: checkpoint whose parameters the run starts from; None starts
         at random.
       accumulate_steps: equal parts that a batch is computed in.

@@ -47,7 +47,7 @@ class ParquetSource:
     def __init__(
         self,
         paths: FilePath | os.PathLike | Sequence[FilePath | os.PathLike],
-        fields: Fields | Mapping[str, Name | None],
+        fields: Fields | Mapping[Name, Name | None],
         *,
         dataset: Name,
         image_folder: FilePath = ".",

@@ -41,7 +41,7 @@ class TfdsSource:
         self,
         builder: Name,
         split: Name,
-        fields: Fields | Mapping[str, Name | None],
+        fields: Fields | Mapping[Name, Name | None],
         *,
         data_dir: FilePath | os.PathLike | None = None,
         dataset: Name | None = None,

@@ -70,5 +70,5 @@ def test_every_kind_of_the_registry_is_a_source():
 def test_settings_are_checked_before_a_file_is_touched():
     with pytest.raises(UnknownNameError, match="image_folder"):
         make_source("llava", path="a.json", image_foldr="b")
-    with pytest.raises(Owl2Error, match="needs the setting 'path'"):
+    with pytest.raises(Owl2Error, match="source 'llava': required path not given"):
         make_source("llava")
