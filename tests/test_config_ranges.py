@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib
 import pkgutil
@@ -14,7 +13,6 @@ from typing import Annotated, Any
 import pytest
 
 import owl2_jax
-from owl2_jax.cli.main import COMMANDS
 from owl2_jax.config import RunConfig, load_config
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.ranges import Range, at_least, range_of
@@ -143,68 +141,3 @@ def test_what_0_means_is_documented_where_0_is_allowed(group):
             words = [text for text in documented if re.match(rf"\s+([a-z0-9_]+, )*{name}[,:]", text)]
             assert words, f"{group.__name__}.{name} is not documented"
             assert re.search(r"\b0\b|seed|share|probability", words[0]), (group.__name__, name)
-
-
-def arguments_of(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for chosen in action.choices.values():
-                yield from arguments_of(chosen)
-        else:
-            yield action
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_number_of_a_command_has_a_range(command):
-    parser = argparse.ArgumentParser()
-    importlib.import_module(f"owl2_jax.cli.{command}").add_arguments(parser)
-    assert [a.option_strings for a in arguments_of(parser) if a.type in (int, float)] == []
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("train.optimizer.clip_norm=-1", "train.optimizer.clip_norm must be above 0, found -1"),
-        ("train.optimizer.clip_norm=0", "train.optimizer.clip_norm must be above 0, found 0"),
-        ("train.optimizer.b1=2", "train.optimizer.b1 must be at least 0 and below 1, found 2"),
-        ("train.optimizer.b2=1.0", "train.optimizer.b2 must be at least 0 and below 1, found 1.0"),
-        ("train.optimizer.eps=-1", "train.optimizer.eps must be above 0, found -1"),
-        ("train.optimizer.weight_decay=-0.1", "train.optimizer.weight_decay must be at least 0, found -0.1"),
-        ("train.schedule.peak_lr=1e400", "train.schedule.peak_lr must be finite and above 0, found inf"),
-        ("train.watchdog_seconds=-1", "train.watchdog_seconds must be at least 0, found -1"),
-        ("train.loss_chunk=-1", "train.loss_chunk must be at least 0, found -1"),
-        ("train.seed=1180591620717411303424", "train.seed must be from 0 to 4294967295, found 1180"),
-        ("model.vision.num_layers=0", "model.vision.num_layers must be at least 1, found 0"),
-        ("model.vision.image_size=-32", "model.vision.image_size must be at least 1, found -32"),
-        ("model.remat=ful", "unknown model.remat 'ful'; did you mean 'full'"),
-        ("model.attention=spalsh", "unknown model.attention 'spalsh'; did you mean 'splash'"),
-        ("model=3", "model: expected a group of fields, found 3"),
-        ("model.preset=4", "unknown preset '4'"),
-        ("train=5", "train: expected a group of fields, found 5"),
-        ("train.groups=7", "train.groups: expected a sequence, found 7"),
-        ("mesh.data=0", "mesh.data must be at least 1, or -1 for the rest, found 0"),
-        ("mesh.data=x", "mesh.data: expected a whole number, at least -1, found 'x'"),
-        ("mesh.fdsp=2", "unknown key of mesh 'fdsp'; did you mean 'fsdp'"),
-        ("data.rows=null", "data.rows: expected a whole number, at least 1, found 'null'"),
-        ("data.datasets=3", "data.datasets: expected a mapping, found 3"),
-    ],
-)
-def test_a_value_of_a_run_that_cannot_be_is_refused_by_its_name(override, message):
-    with pytest.raises(Owl2Error) as caught:
-        load_config(TINY, [override])
-    assert message in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ("path=5", "data.datasets.mine.options.path: expected text or a path, found 5 (int)"),
-        ("num_frames=-1", "data.datasets.mine.options.num_frames must be at least 0, found -1"),
-        ("pth=a", "unknown field of data.datasets.mine.options 'pth'; did you mean 'path'"),
-    ],
-)
-def test_options_of_a_set_are_checked_before_it_is_opened(option, message):
-    mine = {"kind": "llava", "options": {"path": "one.json"}}
-    with pytest.raises(Owl2Error) as caught:
-        load_config(TINY, [f"data.datasets.mine={mine!r}", f"data.datasets.mine.options.{option}"])
-    assert message in str(caught.value)

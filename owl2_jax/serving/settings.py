@@ -77,5 +77,3 @@ class ServeConfig:
                 "the API key has characters that no header of HTTP can carry; use letters, digits and "
                 "signs of ASCII on one line"
             )
-        if self.model_name is not None and not self.model_name.strip():
-            raise Owl2Error("the model name is empty; give one, or leave it out for the checkpoint's name")

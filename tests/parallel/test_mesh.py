@@ -46,6 +46,8 @@ def test_unknown_axis_and_preset_name_the_nearest():
 def test_mesh_text_is_a_preset_or_axis_sizes():
     assert parse_mesh("fsdp=4,tensor=2") == {"fsdp": 4, "tensor": 2}
     assert parse_mesh("v5e-256") == {"fsdp": 256}
+    with pytest.raises(Owl2Error, match="gives data twice; leave one out"):
+        parse_mesh("data=1,data=2")
     with pytest.raises(Owl2Error, match="'tensor=two' is not axis=size"):
         parse_mesh("fsdp=4,tensor=two")
 

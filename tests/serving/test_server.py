@@ -155,13 +155,16 @@ def test_a_model_on_two_devices_answers_alike(checkpoint, process):
     ("arguments", "words"),
     [
         (["--checkpoint=/nowhere"], "checkpoint /nowhere"),
-        (["--checkpoint=/nowhere", "--port=99999"], "the port is 99999"),
+        (["--checkpoint=/nowhere", "--port=99999"], "--port must be from 0 to 65535, found 99999"),
         (["--checkpoint=/nowhere", "--host=no.such.host.test"], "cannot listen at no.such.host.test"),
         (["--checkpoint=/nowhere", "--api-key-file=/nowhere/key"], "--api-key-file: /nowhere/key is missing"),
-        (["--checkpoint=/nowhere", "--model-name= "], "the model name is empty"),
-        (["--checkpoint=/nowhere", "--max-body-mib=0"], "body_bytes is 0"),
-        (["--checkpoint=/nowhere", "--queue=-1"], "queue is -1"),
-        (["--checkpoint=/nowhere", "--grace-seconds=-1"], "grace_seconds is -1"),
+        (
+            ["--checkpoint=/nowhere", "--model-name= "],
+            "serve.model_name: expected text that is not empty, found ' '",
+        ),
+        (["--checkpoint=/nowhere", "--max-body-mib=0"], "--max-body-mib must be from 1 to 65536, found 0"),
+        (["--checkpoint=/nowhere", "--queue=-1"], "--queue must be at least 0, found -1"),
+        (["--checkpoint=/nowhere", "--grace-seconds=-1"], "--grace-seconds must be at least 0, found -1"),
     ],
 )
 def test_what_cannot_be_served_is_one_line_and_code_2(arguments, words, capsys):

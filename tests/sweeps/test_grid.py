@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.sweeps.grid import load_sweep
+from owl2_jax.sweeps.grid import SweepConfig, load_sweep
 from tests.sweeps.conftest import QUERIES, SIZES
 
 
@@ -63,3 +64,27 @@ def test_unknown_run_is_named_with_the_nearest(make_sweep):
         Owl2Error, match="unknown run of this sweep 'queries-3/seed-0'; did you mean 'queries-"
     ):
         make_sweep().find("queries-3/seed-0")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": [0, -1]}, "sweep.seeds[1] must be from 0 to 4294967295, found -1"),
+        ({"seeds": ["0"]}, "sweep.seeds[0]: expected a whole number, from 0 to 4294967295, found '0'"),
+        ({"seeds": 3}, "sweep.seeds: expected a sequence, found 3"),
+        ({"axes": {"size": 5}}, "sweep.axes.size: expected a mapping, found 5"),
+        (
+            {"axes": {"size": {"1": "train.seed=1"}}},
+            "sweep.axes.size.1: expected a sequence, found 'train.seed=1'",
+        ),
+        ({"axes": {"size": {"1": [5]}}}, "sweep.axes.size.1[0]: expected text, found 5"),
+        ({"max_questions": -1}, "sweep.max_questions must be at least 0, found -1"),
+        ({"base": ""}, "sweep.base: expected text that is not empty, found ''"),
+        ({"start_from": 5}, "sweep.start_from: expected text, found 5"),
+    ],
+)
+def test_a_value_of_a_sweep_that_cannot_be_is_refused_by_its_name(changes, message):
+    values = {"base": "a.py", "axes": {"size": {"1": ["train.seed=1"]}}}
+    with pytest.raises(Owl2Error) as caught:
+        fields.from_dict(SweepConfig, values | changes, "sweep")
+    assert message in str(caught.value)
