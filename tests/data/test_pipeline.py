@@ -227,7 +227,7 @@ def test_embedded_is_the_tokenizer_of_the_corpus(datasets):
         ({"window": 0}, "window must be at least 1"),
         ({"seed": -1}, "seed must be from 0 to 4294967295"),
         ({"datasets": {}}, "datasets is empty"),
-        ({"image_tag": "<img>"}, "unknown image tag .* did you mean '<image>'"),
+        ({"image_tag": "<img>"}, r"unknown data\.image_tag '<img>'; did you mean '<image>'"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(datasets, changes, message):
