@@ -156,7 +156,6 @@ def test_a_model_on_two_devices_answers_alike(checkpoint, process):
     [
         (["--checkpoint=/nowhere"], "checkpoint /nowhere"),
         (["--checkpoint=/nowhere", "--port=99999"], "--port must be from 0 to 65535, found 99999"),
-        (["--checkpoint=/nowhere", "--host=no.such.host.test"], "cannot listen at no.such.host.test"),
         (["--checkpoint=/nowhere", "--api-key-file=/nowhere/key"], "--api-key-file: /nowhere/key is missing"),
         (
             ["--checkpoint=/nowhere", "--model-name= "],
@@ -173,6 +172,11 @@ def test_what_cannot_be_served_is_one_line_and_code_2(arguments, words, capsys):
     assert captured.err.startswith("error: ")
     assert words in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_a_host_that_does_not_exist_is_named():
+    with pytest.raises(Owl2Error, match=r"cannot listen at no\.such\.host\.test"):
+        listen("no.such.host.test", 0)
 
 
 def test_empty_key_is_refused(monkeypatch, capsys):
