@@ -82,7 +82,10 @@ BAD_SETTINGS = {
         ["trian.seed=1"],
         r"unknown field of RunConfig 'trian'; did you mean",
     ),
-    "a value of the wrong type": (["train.seed=often"], r"train.seed: expected a whole number, from 0 to 4294967295, found 'often'"),
+    "a value of the wrong type": (
+        ["train.seed=often"],
+        r"train.seed: expected a whole number, from 0 to 4294967295, found 'often'",
+    ),
     "an override without a value": (["train.seed"], r"has no value; write NAME=VALUE"),
     "a preset that does not exist": (
         ["model={'preset': 'owl2_tny'}"],
