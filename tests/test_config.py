@@ -32,6 +32,12 @@ TINY = "configs/tiny/stage2.py"
         ("model.vision.image_size=-32", "model.vision.image_size must be at least 1, found -32"),
         ("model.remat=ful", "unknown model.remat 'ful'; did you mean 'full'"),
         ("model.attention=spalsh", "unknown model.attention 'spalsh'; did you mean 'splash'"),
+        ("model.vision.width=2147483648", "model.vision.width must be at most 1048576, found 2147483648"),
+        (
+            "model.vision.image_size=32768",
+            "model.vision.image_size 32768 has 16777216 patches of 8 pixels; expected at most 262144",
+        ),
+        ("data.rows=2147483647", "data.rows must be at most 1048576, found 2147483647"),
         ("model=3", "model: expected a group of fields, found 3"),
         ("model.preset=4", "unknown preset '4'"),
         (
@@ -190,3 +196,12 @@ def test_a_config_file_that_returns_no_config_is_refused(tmp_path, returned):
     file.write_text(f"def get_config():\n    return {returned!r}\n")
     with pytest.raises(Owl2Error, match=r"get_config\(\) should return a ConfigDict or a dict, found"):
         load_config(str(file))
+
+
+def test_examples_that_make_more_steps_than_can_be_counted_are_refused():
+    length = ["train.total_steps=None", f"train.total_examples={2**40}", "train.examples_per_step=8"]
+    with pytest.raises(Owl2Error) as caught:
+        load_config(TINY, length)
+    assert str(caught.value) == (
+        f"train.total_examples / train.examples_per_step must be at most 2147483647, found {2**37}"
+    )

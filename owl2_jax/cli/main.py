@@ -16,7 +16,7 @@ from functools import partial
 from typing import Annotated, Final, get_origin
 
 from owl2_jax.cli.signals import Terminated, die_of, handle_signals, let_signals_end
-from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.errors import Owl2Error, shortened, unknown_name
 from owl2_jax.core.fields import read_number
 from owl2_jax.core.text_files import NO_ROOM, why_not_writable
 from owl2_jax.version import __version__
@@ -39,6 +39,7 @@ COMMANDS: Final = {
 }
 
 USER_ERROR: Final = 2
+_NO_MEMORY: Final = "RESOURCE_EXHAUSTED: Out of memory"  # as XLA words it
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells report it
 
 
@@ -61,6 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, BrokenPipeError) and error.errno not in NO_ROOM:
             raise
         return _no_output(error)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and _NO_MEMORY not in str(error):
+            raise
+        return _no_memory(error)
+
+
+def _no_memory(error: Exception) -> int:
+    words = shortened(" ".join(str(error).split()) or "it is used up", 200)
+    print(f"error: not enough memory: {words}; choose smaller sizes, or a larger machine", file=sys.stderr)
+    return USER_ERROR
 
 
 def _no_output(error: OSError) -> int:

@@ -23,17 +23,21 @@ _SMALLEST: Final = 2.0**-126  # normal float32
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers from `low` to `high`; `above` and `below` leave the ends out."""
+    """Finite numbers from `low` to `high`; `above` and `below` leave the ends out.
+
+    `most` ends whole numbers without a `high`; it is told only where it is exceeded.
+    """
 
     low: float = -math.inf
     high: float = math.inf
     above: bool = False
     below: bool = False
+    most: int = _INT32
 
     def __contains__(self, value: float) -> bool:
         if isinstance(value, float):
             return all(math.isfinite(one) and self._holds(one) for one in (value, _single(value)))
-        return self._holds(value) and not (self.high == math.inf and value > _INT32)
+        return self._holds(value) and not (self.high == math.inf and value > self.most)
 
     def _holds(self, value: float) -> bool:
         too_low = value <= self.low if self.above else value < self.low
@@ -52,7 +56,7 @@ class Range:
                 if math.isfinite(_single(value))
                 else f"finite in float32 and {self}"
             )
-        return f"at most {_INT32}" if self.high == math.inf and value > _INT32 else str(self)
+        return f"at most {self.most}" if self.high == math.inf and value > self.most else str(self)
 
     def __str__(self) -> str:
         low = "" if self.low == -math.inf else f"{'above' if self.above else 'at least'} {_plain(self.low)}"
@@ -62,8 +66,8 @@ class Range:
         return " and ".join(filter(None, (low, high))) or "any number"
 
 
-def at_least(low: float) -> Range:
-    return Range(low)
+def at_least(low: float, most: int = _INT32) -> Range:
+    return Range(low, most=most)
 
 
 def above(low: float) -> Range:

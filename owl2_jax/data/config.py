@@ -17,6 +17,10 @@ from owl2_jax.data.released import Reading
 from owl2_jax.data.sources import check_settings
 from owl2_jax.data.templates import get_template
 
+# Far beyond any batch, and small enough that its arrays can be counted.
+Rows = Annotated[int, at_least(1, most=2**20)]
+Pictures = Annotated[int, at_least(0, most=2**20)]
+
 
 @dataclass(frozen=True)
 class DatasetConfig:
@@ -90,10 +94,10 @@ class DataConfig:
     """
 
     datasets: dict[Name, DatasetConfig]
-    rows: Count
-    row_length: Annotated[int, at_least(2)]
-    image_slots: Whole = 1
-    images: Whole = 0
+    rows: Rows
+    row_length: Annotated[int, at_least(2, most=2**24)]
+    image_slots: Pictures = 1
+    images: Pictures = 0
     tokenizer: FilePath = "embedded"
     template: Name = "mplug_owl2"
     image_tag: ImageTag = "<|image|>"
@@ -103,11 +107,11 @@ class DataConfig:
     max_pixels: Count = MAX_PIXELS
     long_samples: Literal["reject", "cut"] = "reject"
     pack: bool = True
-    lanes: Count = 1
-    window: Count = 64
+    lanes: Rows = 1
+    window: Rows = 64
     max_targets: Whole = 0
-    workers: Whole = 0
-    prefetch: Count = 4
+    workers: Annotated[int, at_least(0, most=1024)] = 0
+    prefetch: Annotated[int, at_least(1, most=1024)] = 4
     cache_samples: bool = False
     max_rejected_share: Share = 0.001
     seed: Seed = 0

@@ -12,13 +12,18 @@ from typing import Annotated, Any, Final, Literal
 
 from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.core.ranges import Count, PartLost, Positive, between
+from owl2_jax.core.ranges import PartLost, Positive, at_least, between
 from owl2_jax.core.texts import Name
 
 Dtype = Literal["float32", "bfloat16"]
 # Names of `owl2_jax.model.remat.POLICIES` and `owl2_jax.model.kernels.KERNELS`, which need JAX.
 Remat = Literal["none", "dots", "attention_mlp", "attention", "context", "full"]
 Attention = Literal["auto", "xla", "splash", "cudnn"]
+# Far beyond any model, and small enough that its arrays can be counted.
+Size = Annotated[int, at_least(1, most=2**20)]
+Length = Annotated[int, at_least(1, most=2**24)]
+Layers = Annotated[int, at_least(1, most=2**12)]
+_MOST_PATCHES: Final = 2**18
 
 
 def _require_divisible(name: str, value: int, divisor_name: str, divisor: int) -> None:
@@ -30,18 +35,23 @@ def _require_divisible(name: str, value: int, divisor_name: str, divisor: int) -
 class VisionConfig:
     """CLIP ViT encoder. Defaults: ViT-L/14 at 448 pixels."""
 
-    width: Count = 1024
-    num_layers: Count = 24
-    num_heads: Count = 16
-    mlp_dim: Count = 4096
-    patch_size: Count = 14
-    image_size: Count = 448  # pixels
+    width: Size = 1024
+    num_layers: Layers = 24
+    num_heads: Size = 16
+    mlp_dim: Size = 4096
+    patch_size: Size = 14
+    image_size: Size = 448  # pixels
     norm_eps: Positive = 1e-6
 
     def __post_init__(self) -> None:
         fields.check_values(self, "model.vision")
         _require_divisible("model.vision.width", self.width, "vision.num_heads", self.num_heads)
         _require_divisible("model.vision.image_size", self.image_size, "vision.patch_size", self.patch_size)
+        if self.num_patches > _MOST_PATCHES:
+            raise Owl2Error(
+                f"model.vision.image_size {self.image_size} has {self.num_patches} patches of "
+                f"{self.patch_size} pixels; expected at most {_MOST_PATCHES}"
+            )
 
     @property
     def grid_size(self) -> int:
@@ -62,10 +72,10 @@ class VisionConfig:
 class AbstractorConfig:
     """Query-based visual abstractor; its width is the vision width."""
 
-    num_layers: Count = 6
-    num_heads: Count = 16
-    mlp_dim: Count = 2816
-    num_queries: Count = 64
+    num_layers: Layers = 6
+    num_heads: Size = 16
+    mlp_dim: Size = 2816
+    num_queries: Size = 64
     norm_eps: Positive = 1e-6  # of the norm inside the MLP; the three others are fixed at 1e-5
 
     def __post_init__(self) -> None:
@@ -80,15 +90,15 @@ class DecoderConfig:
     values: the paper), "norms", "kv", or "none" (a plain LLaMA-2).
     """
 
-    vocab_size: Count = 32000
-    width: Count = 4096
-    num_layers: Count = 32
-    num_heads: Count = 32
-    num_kv_heads: Count = 32
-    mlp_dim: Count = 11008
+    vocab_size: Length = 32000
+    width: Size = 4096
+    num_layers: Layers = 32
+    num_heads: Size = 32
+    num_kv_heads: Size = 32
+    mlp_dim: Size = 11008
     rope_theta: Annotated[float, between(1, 1e30)] = 10000.0
     norm_eps: Positive = 1e-5
-    max_length: Count = 2048
+    max_length: Length = 2048
     adaptive: Literal["full", "norms", "kv", "none"] = "full"
 
     def __post_init__(self) -> None:
@@ -130,7 +140,7 @@ class LoraConfig:
         cannot train (QLoRA, with 8 bits).
     """
 
-    rank: Count = 128
+    rank: Size = 128
     alpha: Positive = 256.0
     dropout: PartLost = 0.0
     targets: tuple[Name, ...] = LORA_TARGETS
@@ -175,7 +185,7 @@ class Owl2Config:
     remat: Remat = "none"
     attention: Attention = "auto"
     image_kv: Literal["gather", "select"] = "gather"
-    scan_unroll: Count = 1
+    scan_unroll: Layers = 1
     lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.fields import check_values
+from owl2_jax.core.fields import check_value, check_values
 from owl2_jax.core.ranges import Count, NotNegative, PartKept, PartLost, Positive, Seed, Whole, between
 from owl2_jax.core.texts import FilePath, Name, Regex
 from owl2_jax.data.config import DatasetConfig, check_sources
@@ -216,6 +216,7 @@ class TrainConfig:
             )
         if self.total_examples is not None and not self.examples_per_step:
             raise Owl2Error("train: total_examples needs examples_per_step")
+        check_value(Count, self.num_steps, "train.total_examples / train.examples_per_step")
         if not self.groups:
             raise Owl2Error("train.groups is empty; name at least one, or leave it out to train everything")
         if self.profile_steps is not None and self.profile_steps[0] > self.profile_steps[1]:

@@ -47,7 +47,23 @@ def test_unknown_command_names_the_nearest(capsys):
 
 @pytest.mark.parametrize(
     ("raised", "code", "text"),
-    [(Owl2Error("no such thing"), 2, "error: no such thing\n"), (KeyboardInterrupt(), 130, "interrupted\n")],
+    [
+        (Owl2Error("no such thing"), 2, "error: no such thing\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (
+            MemoryError("Unable to allocate 1.00 EiB for an array"),
+            2,
+            "error: not enough memory: Unable to allocate 1.00 EiB for an array; choose smaller sizes, "
+            "or a larger machine\n",
+        ),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating\n 7 bytes."),
+            2,
+            "error: not enough memory: RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.; choose smaller "
+            "sizes, or a larger machine\n",
+        ),
+    ],
+    ids=["of the user", "an interrupt", "memory of the host", "memory of a device"],
 )
 def test_errors_become_a_line_and_an_exit_code(monkeypatch, capsys, raised, code, text):
     def fail(arguments):
@@ -56,6 +72,15 @@ def test_errors_become_a_line_and_an_exit_code(monkeypatch, capsys, raised, code
     monkeypatch.setattr(dispatcher, "_run", fail)
     assert dispatcher.main(["train"]) == code
     assert capsys.readouterr().err == text
+
+
+def test_other_faults_keep_their_traceback(monkeypatch):
+    def fail(arguments):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(dispatcher, "_run", fail)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        dispatcher.main(["train"])
 
 
 def test_as_a_program():

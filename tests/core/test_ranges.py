@@ -15,6 +15,7 @@ from owl2_jax.core.ranges import AnyNumber, Count, Positive, Seed, Share, Whole,
     ("allowed", "inside", "outside", "words"),
     [
         (at_least(1), (1, 2**31 - 1), (0, -1, 2**31), "at least 1"),
+        (at_least(1, most=8), (1, 8), (0, 9), "at least 1"),
         (above(0), (2e-38, 5, 3e38), (0, -0.0, 1e-50, 1e39, math.inf, math.nan), "above 0"),
         (between(0, 1), (0, 0.5, 1), (-1e-9, 1.0001), "from 0 to 1"),
         (between(0, 1, below=True), (0, 0.999), (1, 1 - 1e-12), "at least 0 and below 1"),

