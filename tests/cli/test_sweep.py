@@ -121,5 +121,5 @@ def test_refuses_what_cannot_run(sweep_file, tmp_path, refused):
 
 
 def test_refuses_a_point_that_this_machine_cannot_hold(refused):
-    said = refused("model.decoder.mlp_dim=80000000000")
+    said = refused("model.decoder.mlp_dim=1048576", "model.decoder.num_layers=4096")
     assert re.match(r"error: point queries-2 cannot fit: its .* GiB, this machine has 1 x .* GiB", said)
