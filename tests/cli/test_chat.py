@@ -131,9 +131,9 @@ def test_commands(talk):
         (("--image=/",), "cannot read the picture /: Is a directory; it is a folder, expected a file"),
         ((f"--image={CASES / 'heic.heic'}",), "HEIC; save it as JPEG or PNG"),
         ((f"--image={CASES / 'heic.hiec'}",), f"did you mean {CASES / 'heic.heic'}?"),
-        (("--temperature=-1",), "temperature"),
+        (("--temperature=-1",), "--temperature must be at least 0, found -1"),
         (("--checkpoint=/nowhere",), "/nowhere"),
-        (("--max-new-tokens=0",), "max_new_tokens"),
+        (("--max-new-tokens=0",), "--max-new-tokens must be at least 1, found 0"),
     ],
 )
 def test_bad_arguments_end_it_before_anything_is_said(talk, arguments, message):
