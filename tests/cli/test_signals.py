@@ -10,9 +10,11 @@ import time
 
 import pytest
 
-# As `owl2` runs a command, with another one in its place.
+# As `owl2` runs a command, with another one in its place. What a shell starts in the background
+# ignores Ctrl-C, and so would these processes.
 PROGRAM = """
 import gc, os, signal, sys, threading, time, weakref
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from owl2_jax.cli import main as dispatcher
 
 def command(arguments):
