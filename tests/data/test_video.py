@@ -192,7 +192,9 @@ def test_videos_are_rejected_where_no_frames_are_asked_for(folder):
 
 def test_prepared_videos_are_pictures(folder):
     source = LlavaSource(folder / "videos.jsonl", num_frames=2)
-    done = clean(source[0], "videos", PrepareConfig(datasets={"videos": PrepareSet("llava")}))
+    done = clean(
+        source[0], "videos", PrepareConfig(datasets={"videos": PrepareSet("llava", {"path": "videos.jsonl"})})
+    )
     read = decode_example(done.record, "test", 0)
     assert [data[:2] for data in read["images"]] == [b"\xff\xd8"] * 2
     assert read["messages"][0]["content"].count("<|image|>") == 2
