@@ -21,6 +21,7 @@ from owl2_jax.core import fields
 from owl2_jax.core.axes import MeshAxis
 from owl2_jax.core.errors import Owl2Error, nearest, shortened, unknown_name
 from owl2_jax.core.ranges import at_least
+from owl2_jax.core.texts import Name
 from owl2_jax.data.config import DataConfig
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.presets import preset
@@ -58,8 +59,7 @@ class RunConfig:
 
         `values["model"]` may name a "preset"; its other fields then override the preset's.
         """
-        if not isinstance(values, Mapping):
-            raise Owl2Error(f"config: expected a group of fields, found {values!r:.60}")
+        fields.require_group(values, "config")
         values = dict(values)
         if "model" not in values:
             raise Owl2Error('config: required model not given; for example {"preset": "owl2_tiny"}')
@@ -143,7 +143,9 @@ def _call_config(path: Path, argument: str) -> dict[str, Any]:
     config = get_config(argument) if takes_argument else get_config()
     config = config.to_dict() if hasattr(config, "to_dict") else config
     if not isinstance(config, Mapping):
-        raise Owl2Error(f"{path}: get_config() should return a ConfigDict or a dict, found {config!r:.60}")
+        raise Owl2Error(
+            f"{path}: get_config() should return a ConfigDict or a dict, found {fields.shown(config)}"
+        )
     return dict(config)
 
 
@@ -215,6 +217,7 @@ def _key(node: dict[str, Any] | list[Any], name: str, where: str) -> str | int:
     if isinstance(node, dict):
         return name
     names = [member.get("name") if isinstance(member, Mapping) else None for member in node]
+    names = [name if isinstance(name, str) else None for name in names]
     if name in names:
         return names.index(name)
     if name in map(str, range(len(node))):
@@ -223,11 +226,11 @@ def _key(node: dict[str, Any] | list[Any], name: str, where: str) -> str | int:
 
 
 def _model_values(values: Any) -> dict[str, Any]:
-    if not isinstance(values, Mapping):
-        raise Owl2Error(f"model: expected a group of fields, found {values!r:.60}")
+    fields.require_group(values, "model")
     values = dict(values)
     if "preset" not in values:
         return values
+    fields.check_value(Name, values["preset"], "model.preset")
     return _merge(preset(values.pop("preset")).to_dict(), values)
 
 

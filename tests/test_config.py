@@ -38,8 +38,9 @@ TINY = "configs/tiny/stage2.py"
             "model.vision.image_size 32768 has 16777216 patches of 8 pixels; expected at most 262144",
         ),
         ("data.rows=2147483647", "data.rows must be at most 1048576, found 2147483647"),
+        ("model.preset=owl2_tny", "unknown preset 'owl2_tny'; did you mean 'owl2_tiny'"),
         ("model=3", "model: expected a group of fields, found 3"),
-        ("model.preset=4", "unknown preset '4'"),
+        ("model.preset=4", "model.preset: expected text, found 4 (int)"),
         (
             "train.optimizer.b2=0.99999999999",
             "b2 must be at least 0 and below 1 in float32, too, found 0.99999",
@@ -188,6 +189,25 @@ def test_a_config_as_an_earlier_run_stored_it_is_read():
     config = RunConfig.from_dict(stored)
     assert config.data.reading == "as_written"
     assert (config.train.optimizer.b1, config.train.optimizer.clip_norm) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model": 10**5000}, "model: expected a group of fields, found a number of 16610 bits (int)"),
+        (
+            {"model": {"preset": [10**5000]}},
+            "model.preset: expected text, found numbers of many digits (list)",
+        ),
+        ({"model": {10**5000: 1}}, "unknown field of model 'a number of 16610 bits'"),
+        ([], "config: expected a group of fields, found [] (list)"),
+        ({}, 'config: required model not given; for example {"preset": "owl2_tiny"}'),
+    ],
+)
+def test_values_that_no_message_could_write_out_are_refused_all_the_same(values, message):
+    with pytest.raises(Owl2Error) as caught:
+        RunConfig.from_dict(values)
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("returned", [None, 5, [("train", 1)]])

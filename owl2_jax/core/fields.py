@@ -36,14 +36,14 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
       UnknownNameError: a key that is no field, with the nearest names.
       Owl2Error: a value of the wrong type or out of its range, or a required field left out.
     """
-    _refuse_no_mapping(values, where or cls.__name__)
+    require_group(values, where or cls.__name__)
     hints = _hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     kwargs = {}
     for key, value in values.items():
-        path = f"{where}.{key}" if where else str(key)
+        path = f"{where}.{_word(key)}" if where else _word(key)
         if key not in fields:
-            raise unknown_name(f"field of {where or cls.__name__}", str(key), fields)
+            raise unknown_name(f"field of {where or cls.__name__}", _word(key), fields)
         kwargs[key] = _convert(hints[key], value, path)
     missing = [
         name
@@ -89,7 +89,7 @@ def read_number(hint: Any, text: str, name: str) -> Any:
     try:
         value = kind(text)
     except ValueError:
-        raise Owl2Error(f"{name}: expected {_words(kind)}, {allowed}, found {_shown(text)}") from None
+        raise Owl2Error(f"{name}: expected {_words(kind)}, {allowed}, found {shown(text)}") from None
     return _convert(hint, value, name)
 
 
@@ -105,7 +105,7 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], 
     hints = typing.get_type_hints(target, include_extras=True)
     for name, value in arguments.items():
         if name not in parameters:
-            raise unknown_name(f"field of {where}", str(name), parameters)
+            raise unknown_name(f"field of {where}", _word(name), parameters)
         _convert(hints.get(name, Any), value, f"{where}.{name}")
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in arguments]
     if missing:
@@ -128,7 +128,8 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 
 
-def _refuse_no_mapping(values: Any, where: str) -> None:
+def require_group(values: Any, where: str) -> None:
+    """Raises `Owl2Error` for what is no mapping of fields."""
     if not isinstance(values, Mapping):
         raise _wrong_type(where, "a group of fields", values)
 
@@ -194,12 +195,17 @@ def _convert_mapping(args: tuple[Any, ...], value: Any, path: str) -> dict[str, 
     if not isinstance(value, Mapping):
         raise _wrong_type(path, "a mapping", value)
     for key in value:
-        if not isinstance(key, str) and str(key) in value:
-            raise Owl2Error(f"{path} has both {key!r} and {str(key)!r}, which are one name; leave one out")
+        if not isinstance(key, str) and _word(key) in value:
+            raise Owl2Error(f"{path} has both {key!r} and {_word(key)!r}, which are one name; leave one out")
     return {
-        _convert(args[0], str(key), f"key of {path}"): _convert(args[1], item, f"{path}.{key}")
+        _convert(args[0], _word(key), f"key of {path}"): _convert(args[1], item, f"{path}.{_word(key)}")
         for key, item in value.items()
     }
+
+
+def _word(key: Any) -> str:
+    """The name that a key of a mapping stands for; a file may have numbers there."""
+    return key if isinstance(key, str) else shown(key)
 
 
 def _convert_sequence(origin: Any, args: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
@@ -227,7 +233,7 @@ def _convert_number(hint: type, value: Any, path: str, allowed: Range) -> Any:
         raise _wrong_type(path, f"{_words(hint)}, {allowed}", value)
     number = _float(value) if hint is float else value
     if number not in allowed:
-        raise Owl2Error(f"{path} must be {allowed.expected(number)}, found {_shown(value)}")
+        raise Owl2Error(f"{path} must be {allowed.expected(number)}, found {shown(value)}")
     return number
 
 
@@ -243,7 +249,7 @@ def _convert_text(value: Any, path: str, allowed: Text) -> str:
         raise _wrong_type(path, _words(str), value)
     expected = allowed.expected(value)
     if expected is not None:
-        raise Owl2Error(f"{path}: expected {expected}, found {_shown(value)}")
+        raise Owl2Error(f"{path}: expected {expected}, found {shown(value)}")
     return value
 
 
@@ -261,12 +267,16 @@ def _words(hint: Any) -> str:
     return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as messages show it: on one line, and short."""
     if isinstance(value, int) and value.bit_length() > 200:
         return f"a number of {value.bit_length()} bits"  # Python writes out no longer ones
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return shortened(text)
+    try:
+        text = repr(value)
+    except ValueError:
+        return "numbers of many digits"
+    return shortened(text if text.isprintable() else ascii(value))
 
 
 def _wrong_type(path: str, expected: str, value: Any) -> Owl2Error:
-    return Owl2Error(f"{path}: expected {expected}, found {_shown(value)} ({type(value).__name__})")
+    return Owl2Error(f"{path}: expected {expected}, found {shown(value)} ({type(value).__name__})")
