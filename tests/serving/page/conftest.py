@@ -42,6 +42,9 @@ def served(endless) -> Iterator[Running]:
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    expect.set_options(
+        timeout=60_000
+    )  # on a busy machine everything takes longer, and nothing comes too late
     with launched() as browser:
         yield browser
 

@@ -102,6 +102,13 @@ def focused(page: Page) -> str:
     return page.evaluate("document.activeElement.id || document.activeElement.ariaLabel")
 
 
+def expect_focus(page: Page, name: str) -> None:
+    """Waits until what has this id, or this label, has the focus."""
+    page.wait_for_function(
+        "name => [document.activeElement.id, document.activeElement.ariaLabel].includes(name)", arg=name
+    )
+
+
 def keep(page: Page, name: str) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png")

@@ -13,7 +13,7 @@ from tests.serving.page.driving import (
     add,
     answer_with,
     ask,
-    focused,
+    expect_focus,
     hold,
     picture_file,
     sent_messages,
@@ -55,7 +55,7 @@ def test_answer_is_streamed_stopped_and_asked_for_again(slow, served, how):
     else:
         page.click("#stop")
     answer = wait_answer(page)
-    assert focused(page) == "text"
+    expect_focus(page, "text")
     expect(answer.locator(".note")).to_have_text("Stopped")
     served.wait(served.idle, 5)
     stopped = body.inner_text()
@@ -85,7 +85,7 @@ def test_turns_are_sent_with_everything_said_before(page):
     page.click("#new")
     expect(page.locator("article")).to_have_count(0)
     expect(page.locator("#welcome")).to_be_visible()
-    assert focused(page) == "text"
+    expect_focus(page, "text")
 
 
 def test_answer_of_the_server_is_the_one_that_is_shown(page, served):
@@ -126,7 +126,7 @@ def test_question_without_an_answer_goes_back_into_the_field_with_its_pictures(p
     expect(page.locator(".thumb")).to_have_count(2)
     expect(page.locator("article")).to_have_count(0)
     expect(page.locator("#send")).to_be_enabled()
-    assert focused(page) == "text"
+    expect_focus(page, "text")
 
     with page.expect_request(COMPLETIONS) as sent:
         page.keyboard.press("Enter")
@@ -190,7 +190,7 @@ def test_question_stopped_before_its_answer_goes_back_without_a_complaint(page):
     expect(page.locator("#text")).to_have_value("What?")
     expect(page.locator("#notice")).to_be_hidden()
     expect(page.locator("#announcer")).to_have_text(f"Stopped. {BACK}")
-    assert focused(page) == "text"
+    expect_focus(page, "text")
 
 
 def test_nothing_is_sent_twice_and_nothing_empty(page):

@@ -17,7 +17,7 @@ from tests.serving.page.driving import (
     answer_with,
     ask,
     drawn,
-    focused,
+    expect_focus,
     picture_file,
     wait_answer,
 )
@@ -47,7 +47,7 @@ def test_what_is_no_picture_is_refused_at_once_and_the_rest_is_taken(page, file,
     page.set_input_files("#files", [picture_file(1), file])
     expect(page.locator("#refused")).to_contain_text(words)
     expect(page.locator(".thumb")).to_have_count(1)
-    assert focused(page) == "text"
+    expect_focus(page, "text")
     answer_with(page, "Yes.")
     ask(page, "Well?")
     wait_answer(page)
@@ -143,10 +143,10 @@ def test_picture_is_removed_and_the_focus_stays_among_them(page):
     page.locator(".remove").nth(0).focus()
     page.keyboard.press("Enter")
     expect(page.locator(".thumb")).to_have_count(1)
-    assert focused(page) == "Remove picture 1"
+    expect_focus(page, "Remove picture 1")
     page.keyboard.press("Enter")
     expect(page.locator(".thumb")).to_have_count(0)
-    assert focused(page) == "text"
+    expect_focus(page, "text")
 
 
 def test_question_sent_while_its_picture_is_still_read_has_it(page):

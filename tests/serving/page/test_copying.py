@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from playwright.sync_api import expect
 
-from tests.serving.page.driving import answer_with, ask, focused, wait_answer
+from tests.serving.page.driving import answer_with, ask, expect_focus, wait_answer
 
 TEXT = "It is **bold**:\n\n```js\nlet a = 1;\n```"
 
@@ -41,7 +41,7 @@ def test_answer_is_copied_with_the_keyboard_where_there_is_no_clipboard_to_ask_f
     page.keyboard.press("Enter")
     expect(answer.locator(".actions .copy")).to_have_text("Copied")
     expect(page.locator("#announcer")).to_have_text("Copied")
-    assert focused(page) == "Copy the answer"
+    expect_focus(page, "Copy the answer")
     assert paste(page) == TEXT
 
 

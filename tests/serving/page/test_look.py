@@ -12,6 +12,7 @@ from tests.serving.page.driving import (
     answer_with,
     ask,
     drawn,
+    expect_focus,
     focused,
     hold,
     keep,
@@ -138,24 +139,24 @@ def check_shape(page: Page, selector: str, expected: float) -> None:
 
 def test_whole_conversation_with_the_keyboard_alone(page):
     press = page.keyboard.press
-    assert focused(page) == "text"
+    expect_focus(page, "text")
     answer_with(page, "It is **one**.", "Two.")
 
     press("Shift+Tab")
-    assert focused(page) == "add"
+    expect_focus(page, "add")
     assert_focus_is_seen(page)
     with page.expect_file_chooser() as chooser:
         press("Enter")
     chooser.value.set_files([picture_file(1)])
     expect(page.locator(".thumb")).to_have_count(1)
-    assert focused(page) == "text"
+    expect_focus(page, "text")
 
     page.keyboard.type("First?")
     press("Shift+Enter")
     page.keyboard.type("Really?")
     press("Enter")
     wait_answer(page)
-    assert focused(page) == "text"
+    expect_focus(page, "text")
     expect(page.locator("article.user p")).to_have_text("First?\nReally?")
 
     page.unroute("**/v1/chat/completions")
@@ -164,9 +165,9 @@ def test_whole_conversation_with_the_keyboard_alone(page):
     press("Enter")
     expect(page.locator("#stop")).to_be_visible()
     press("Tab")
-    assert focused(page) == "stop"
+    expect_focus(page, "stop")
     press("Enter")
-    assert focused(page) == "text"
+    expect_focus(page, "text")
     expect(page.locator("#text")).to_have_value("Second?")
     held[0].abort()
 
@@ -178,13 +179,13 @@ def test_whole_conversation_with_the_keyboard_alone(page):
 
     reach(page, "Settings", "Shift+Tab")
     press("Enter")
-    assert focused(page) == "system"
+    expect_focus(page, "system")
     press("Escape")
-    assert focused(page) == "open-settings"
+    expect_focus(page, "open-settings")
     reach(page, "Copy the answer", "Tab")
     reach(page, "new", "Shift+Tab")
     press("Enter")
-    assert focused(page) == "text"
+    expect_focus(page, "text")
     expect(page.locator("article")).to_have_count(0)
 
 
@@ -200,7 +201,7 @@ def test_focus_that_has_moved_on_is_not_taken_back_when_the_stored_conversation_
     page.goto(served.url)
     expect(page.locator("#examples button").first).to_be_visible()
     page.wait_for_timeout(500)
-    assert focused(page) == "add"
+    expect_focus(page, "add")
     page.close()
 
 

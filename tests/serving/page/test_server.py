@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from owl2_jax.inference.engine import EngineConfig
-from tests.serving.page.driving import HEALTH, answer_with, ask, focused, hold, wait_answer
+from tests.serving.page.driving import HEALTH, answer_with, ask, expect_focus, hold, wait_answer
 from tests.serving.running import serve
 
 STATES = {
@@ -72,7 +72,7 @@ def test_key_is_asked_for_where_one_is_needed(opened, endless):
     ):
         expect(page.locator("#settings")).to_be_visible()
         expect(page.locator("#key-wanted")).to_contain_text("The API key is missing or wrong")
-        assert focused(page) == "key"
+        expect_focus(page, "key")
         page.keyboard.press("Escape")  # without a key the page says why it cannot be used
         expect(page.locator("#banner")).to_have_text("The server wants an API key: enter it in the settings.")
         expect(page.locator("#settings")).to_be_hidden()
