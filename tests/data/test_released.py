@@ -127,7 +127,7 @@ def test_a_source_may_be_read_otherwise_than_the_run(tmp_path):
     path = corpora.write_set(tmp_path, "one", [corpora.dialogue("x", "yes", ["0.png"])])
     source = make_source("llava", path=path, reading="released")
     assert source[0]["messages"][0]["content"] == f"{TAG}\nWhat is it?"
-    with pytest.raises(UnknownNameError, match=r"unknown reading of records 'release'.*'released'"):
+    with pytest.raises(UnknownNameError, match=r"unknown source 'llava'\.reading 'release'.*'released'"):
         make_source("llava", path=path, reading="release")
-    with pytest.raises(UnknownNameError, match="unknown reading of records 'paper'"):
+    with pytest.raises(UnknownNameError, match=r"unknown data\.reading 'paper'"):
         corpora.config({"one": corpora.llava(path)}, reading="paper")
