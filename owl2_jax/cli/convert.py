@@ -78,7 +78,7 @@ def _to_jax(args: argparse.Namespace) -> int:
     if model["tokenizer"] is None:
         print(
             f"note: {why_no_tokenizer(args.source)}. {args.output} takes token ids only; "
-            "give one with --tokenizer to chat or evaluate"
+            "to chat or evaluate, convert it once more with --tokenizer FILE"
         )
     return 0
 

@@ -34,7 +34,7 @@ def test_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert convert("to-jax", "--source", GOLDEN / "B/hf", "--output", model) == 0
     printed = capsys.readouterr().out
     assert f"wrote {model} (float32)" in printed
-    assert "takes token ids only; give one with --tokenizer" in printed
+    assert "convert it once more with --tokenizer FILE" in printed
     output = tmp_path / "hf"
     assert convert("to-torch", "--checkpoint", model, "--output", output, "--with-buffers") == 0
     assert f"wrote {output} (1 weight file)" in capsys.readouterr().out

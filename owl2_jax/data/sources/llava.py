@@ -111,11 +111,12 @@ class LlavaSource:
         return f"{text}, {self.num_frames} frames a video" if self.num_frames else text
 
     def _require_seen(self, record: Mapping[str, Any], names: list, index: int) -> None:
-        """Raises RecordError for a record without pictures that names some under another key."""
+        """Raises RecordError for a record that names other pictures than `names` under another key."""
         for key, value in record.items():
             other = key.lower() in _PICTURE_KEYS and key not in ("image", "video")
-            if other and not names and value and not is_blank(value):
-                detail = f"pictures are read from 'image' and videos from 'video', found {key!r}: rename it"
+            if other and value and not is_blank(value) and value not in (names, names[0] if names else None):
+                way = f"put those of {key!r} there too" if names else "rename it"
+                detail = f"pictures are read from 'image' and videos from 'video', found {key!r}: {way}"
                 raise RecordError(self.path, index, "missing_field", detail)
 
     def _frames(self, record: dict, index: int) -> list[Frame]:

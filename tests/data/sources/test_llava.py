@@ -233,3 +233,16 @@ def test_a_file_in_the_form_of_chat_messages_is_told_what_to_rename(folder):
 def test_a_record_without_an_id_goes_by_its_number(folder):
     source = LlavaSource(write(folder, [record("x", "a"), record(None, "b")]))
     assert [one["id"] for one in source] == ["x", "1"]
+
+
+def test_pictures_under_a_second_key_are_never_left_unseen(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture(1))
+    turns = [{"from": "human", "value": "<image>\nq"}, {"from": "gpt", "value": "a"}]
+    records = [
+        {"image": "a.png", "images": other, "conversations": turns} for other in (["b.png"], ["a.png"], [])
+    ]
+    (tmp_path / "two.json").write_text(json.dumps(records))
+    source = LlavaSource(tmp_path / "two.json")
+    with pytest.raises(RecordError, match="found 'images': put those of 'images' there too"):
+        source[0]
+    assert [len(source[index]["images"]) for index in (1, 2)] == [1, 1]
