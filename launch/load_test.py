@@ -217,7 +217,7 @@ def served(checkpoint: Path, arguments: list[str]) -> Iterator[str]:
 
 def write_small_model(directory: Path) -> Path:
     """The preset "owl2_tiny" with random weights, whose answers vary with the question."""
-    from owl2_jax.core.params_io import model_json, write_model_directory
+    from owl2_jax.checkpoint.param_files import model_json, write_model_directory
     from owl2_jax.data.sources.embedded import TOKENIZER
     from owl2_jax.model.presets import preset
     from owl2_jax.testing import tiny

@@ -7,8 +7,13 @@ from typing import Any
 
 import jax
 
+from owl2_jax.checkpoint.param_files import (
+    read_model_json,
+    read_tokenizer,
+    resolve_checkpoint,
+    restore_params,
+)
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.params_io import read_model_json, read_tokenizer, resolve_checkpoint, restore_params
 from owl2_jax.data.tokenizer import Tokenizer
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.quantize import quantize_model

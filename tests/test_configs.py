@@ -6,7 +6,7 @@ import pytest
 
 from owl2_jax.config import load_config, read_config_file
 from owl2_jax.model.owl2 import abstract_params
-from owl2_jax.training.groups import plan_leaves
+from owl2_jax.training.param_groups import assign_groups
 
 ROOT = Path(__file__).parent.parent / "configs"
 RUNS = sorted(
@@ -17,5 +17,5 @@ RUNS = sorted(
 @pytest.mark.parametrize("name", [name for name in RUNS if "train" in read_config_file(str(ROOT / name))])
 def test_config_holds_together(name):
     config = load_config(str(ROOT / name))
-    plans = plan_leaves(abstract_params(config.model), config.train)
+    plans = assign_groups(abstract_params(config.model), config.train)
     assert any(plan.trained for plan in plans.values())

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import owl2_jax
+from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.convert import load
 from owl2_jax.convert.to_torch import convert_to_torch
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.params_io import model_json, write_model_directory
 from owl2_jax.core.tree import flatten
 from owl2_jax.parallel.mesh import make_mesh
 

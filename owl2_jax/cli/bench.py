@@ -75,7 +75,7 @@ def _counts(text: str) -> tuple[int, ...]:
 
 
 def main(args: argparse.Namespace) -> int:
-    from owl2_jax.core.memory import keep_freed_memory
+    from owl2_jax.core.host_memory import keep_freed_memory
 
     keep_freed_memory()
     reports = {"data": _data, "engine": _engine}
@@ -112,7 +112,7 @@ def _machine() -> dict[str, Any]:
 
 def _data(args: argparse.Namespace) -> dict[str, Any]:
     from owl2_jax.config import load_config
-    from owl2_jax.data.bench import bench_data
+    from owl2_jax.perf.input_bench import bench_data
 
     config = load_config(args.config, args.overrides)
     found = bench_data(

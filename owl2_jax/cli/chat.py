@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from owl2_jax.checkpoint.param_files import check_checkpoint
 from owl2_jax.cli.common import (
     add_checkpoint_arguments,
     add_int8_argument,
@@ -22,7 +23,6 @@ from owl2_jax.cli.common import (
     sampling_of,
 )
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.core.params_io import check_checkpoint
 
 if TYPE_CHECKING:
     from owl2_jax.inference.chat import Chat

@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
         **convert_lora.ACTIONS,
     }
     _check_places(args)
-    from owl2_jax.core.memory import keep_freed_memory
+    from owl2_jax.core.host_memory import keep_freed_memory
 
     keep_freed_memory()  # tensor after tensor of the same sizes
     return actions[args.action](args)
@@ -40,8 +40,8 @@ def main(args: argparse.Namespace) -> int:
 
 def _check_places(args: argparse.Namespace) -> None:
     """Refuses what can be refused before JAX is imported and gigabytes are read."""
-    from owl2_jax.core.outputs import refuse_existing
-    from owl2_jax.core.params_io import check_checkpoint
+    from owl2_jax.checkpoint.output_directory import refuse_existing
+    from owl2_jax.checkpoint.param_files import check_checkpoint
     from owl2_jax.core.text_files import check_folder
 
     for name in ("source", "llama", "clip", "adapter"):

@@ -66,19 +66,19 @@ def _export(args: argparse.Namespace) -> int:
 
 def _trained(checkpoint: Path) -> Callable[[str], bool]:
     """What trained beside the adapters, by the config of the run; the abstractor for a model directory."""
+    from owl2_jax.checkpoint.param_files import resolve_checkpoint
     from owl2_jax.config import RunConfig
     from owl2_jax.convert.peft import is_abstractor
-    from owl2_jax.core.params_io import resolve_checkpoint
     from owl2_jax.core.text_files import read_json_object
     from owl2_jax.model.owl2 import abstract_params
-    from owl2_jax.training.groups import plan_leaves
+    from owl2_jax.training.param_groups import assign_groups
     from owl2_jax.training.run_directory import CONFIG_FILE
 
     path = resolve_checkpoint(checkpoint).directory / CONFIG_FILE
     if not path.is_file():
         return is_abstractor
     config = RunConfig.from_dict(read_json_object(path))
-    plans = plan_leaves(abstract_params(config.model), config.train)
+    plans = assign_groups(abstract_params(config.model), config.train)
     return lambda name: plans[name].trained
 
 

@@ -40,11 +40,11 @@ def _prepare(args: argparse.Namespace) -> int:
     from owl2_jax.config import apply_overrides, read_config_file
     from owl2_jax.core import fields
     from owl2_jax.core.errors import Owl2Error
-    from owl2_jax.data.prepare.settings import PrepareConfig
+    from owl2_jax.data_tools.prepare.settings import PrepareConfig
 
     config = fields.from_dict(PrepareConfig, apply_overrides(read_config_file(args.config), args.overrides))
     try:
-        from owl2_jax.data.prepare.run import is_there, prepare
+        from owl2_jax.data_tools.prepare.run import is_there, prepare
     except ModuleNotFoundError as error:
         raise Owl2Error(
             f"owl2 data prepare needs Apache Beam ({error.name} is not installed); install it with: "
@@ -94,9 +94,9 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
 def _check(args: argparse.Namespace) -> int:
     from owl2_jax.config import load_config
     from owl2_jax.core.text_files import check_file, write_text
-    from owl2_jax.data.check.page import render, summary
-    from owl2_jax.data.check.survey import survey
     from owl2_jax.data.pipeline import load_tokenizer
+    from owl2_jax.data_tools.check.page import render, summary
+    from owl2_jax.data_tools.check.survey import survey
 
     config = load_config(args.config, args.overrides)
     name = Path(args.config.partition(":")[0]).stem

@@ -46,12 +46,12 @@ def main(args: argparse.Namespace) -> int:
     judgements = _judgements(args.judgements, names)
     _check(args, benchmarks)
 
-    from owl2_jax.core.checkpoint_identity import checkpoint_identity
+    from owl2_jax.checkpoint.identity import checkpoint_identity
     from owl2_jax.evals.journal import check_checkpoint
     from owl2_jax.parallel import multihost
 
     identity = checkpoint_identity(args.checkpoint) + (f" in {args.dtype}" if args.dtype else "")
-    multihost.start()
+    multihost.initialize()
     with only_writer(args.output / LOCK_FILE, f"--output {args.output}"):
         check_checkpoint(args.output, identity)
         scores = _evaluate(benchmarks, judgements, identity, args)
@@ -122,8 +122,8 @@ def _judgements(pairs: list[str], names: list[str]) -> dict[str, Path]:
 
 def _check(args: argparse.Namespace, benchmarks: dict[str, Any]) -> None:
     """Everything that can be wrong is said before hours are spent on the first benchmark."""
+    from owl2_jax.checkpoint.param_files import check_checkpoint
     from owl2_jax.core.errors import Owl2Error
-    from owl2_jax.core.params_io import check_checkpoint
     from owl2_jax.core.text_files import check_folder
 
     if args.checkpoint is None:

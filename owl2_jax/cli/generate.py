@@ -32,6 +32,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from owl2_jax.checkpoint.param_files import check_checkpoint
 from owl2_jax.cli.common import (
     add_checkpoint_arguments,
     add_int8_argument,
@@ -45,10 +46,9 @@ from owl2_jax.cli.common import (
 from owl2_jax.core.append_file import AppendFile
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.locks import locked
-from owl2_jax.core.params_io import check_checkpoint
 from owl2_jax.core.ranges import Beams, Count, LengthPenalty
 from owl2_jax.core.text_files import check_file, json_lines, read_json_object, write_json
-from owl2_jax.data.sources.picture_files import is_blank, picture_names
+from owl2_jax.data.sources.image_files import is_blank, picture_names
 
 if TYPE_CHECKING:
     from owl2_jax.inference.engine import Engine
@@ -215,7 +215,7 @@ def to_line(row_id: str | int, answer: Result | Owl2Error) -> dict[str, Any]:
 
 def settings_of(args: argparse.Namespace, sampling: Sampling) -> dict[str, Any]:
     """What the answers in an output file have in common."""
-    from owl2_jax.core.checkpoint_identity import checkpoint_identity
+    from owl2_jax.checkpoint.identity import checkpoint_identity
 
     return {
         "checkpoint": str(args.checkpoint.resolve()),

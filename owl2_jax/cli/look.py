@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    from owl2_jax.checkpoint.param_files import check_checkpoint
     from owl2_jax.cli.common import check_picture
     from owl2_jax.core.errors import Owl2Error
-    from owl2_jax.core.params_io import check_checkpoint
     from owl2_jax.core.text_files import check_file, write_text
 
     if not args.output.parent.is_dir():
@@ -41,8 +41,8 @@ def main(args: argparse.Namespace) -> int:
     for image in args.image:
         check_picture(image)
 
-    from owl2_jax.inference.inside import look_inside
-    from owl2_jax.inference.inside_page import render
+    from owl2_jax.inference.attention_maps import look_inside
+    from owl2_jax.inference.attention_page import render
     from owl2_jax.loading import load_model
 
     models = []

@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from owl2_jax.checkpoint.param_files import check_checkpoint
 from owl2_jax.cli.common import (
     add_checkpoint_arguments,
     add_int8_argument,
@@ -18,7 +19,6 @@ from owl2_jax.cli.common import (
     load_model,
 )
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.params_io import check_checkpoint
 from owl2_jax.core.ranges import Count, NotNegative, Port, Whole, between
 from owl2_jax.core.text_files import read_text
 from owl2_jax.serving.listening import listen, url_of

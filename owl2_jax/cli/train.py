@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     _check_folders(config, args.workdir)
 
-    from owl2_jax.core.memory import keep_freed_memory
+    from owl2_jax.core.host_memory import keep_freed_memory
     from owl2_jax.parallel import multihost
     from owl2_jax.training.run_directory import (
         check_run_directory,
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> int:
     keep_freed_memory()
     _set_up_logs()
     tokenizer = _check(config)
-    multihost.start()
+    multihost.initialize()
     multihost.agree("config", config.to_dict())
     with only_writer(args.workdir / LOCK_FILE, f"--workdir {args.workdir}"):
         check_run_directory(args.workdir, config.to_dict())  # again: until now another one could write it
@@ -79,7 +79,7 @@ def _set_up_logs() -> None:
 
 def _check_folders(config: RunConfig, run: Path) -> None:
     """Refuses what can be refused before JAX is imported, which takes seconds."""
-    from owl2_jax.core.params_io import check_checkpoint
+    from owl2_jax.checkpoint.param_files import check_checkpoint
     from owl2_jax.core.text_files import check_folder
     from owl2_jax.training.run_directory import check_run_directory
 
@@ -94,17 +94,17 @@ def _check(config: RunConfig) -> Tokenizer:
     from owl2_jax.cli.train_hooks import metric_names
     from owl2_jax.data.pipeline import load_tokenizer
     from owl2_jax.model.owl2 import abstract_params
-    from owl2_jax.training.groups import plan_leaves
     from owl2_jax.training.hooks import check_best
-    from owl2_jax.training.metrics import check_wandb
-    from owl2_jax.training.start import check_start
+    from owl2_jax.training.initialize import check_start
+    from owl2_jax.training.logging.metrics import check_wandb
+    from owl2_jax.training.param_groups import assign_groups
 
     tokenizer = load_tokenizer(config.data)
     check_tokenizer(tokenizer.vocab_size, config.model.decoder.vocab_size)
     check_wandb(config.train.wandb)
     check_best(config.train.best, metric_names(config))
     shapes = abstract_params(config.model)
-    plan_leaves(shapes, config.train)
+    assign_groups(shapes, config.train)
     check_start(config.train.start_from, shapes, tokenizer.bytes)
     return tokenizer
 

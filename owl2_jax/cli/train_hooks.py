@@ -129,9 +129,9 @@ def _everyone(answered: Sequence[Answered | Broken], questions: Sequence[Questio
     """The answers of all processes, in the order of the questions; those that could not be asked are told."""
     from owl2_jax.core.errors import Owl2Error
     from owl2_jax.evals.base import Answered
-    from owl2_jax.training.everyone import gather
+    from owl2_jax.parallel.multihost import all_gather
 
-    parts = gather(
+    parts = all_gather(
         [[one.prediction, one.score] if isinstance(one, Answered) else [None, str(one)] for one in answered]
     )
     ordered = [parts[number % len(parts)][number // len(parts)] for number in range(len(questions))]

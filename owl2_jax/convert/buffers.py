@@ -42,7 +42,7 @@ def buffer_values(config: Owl2Config) -> dict[str, np.ndarray]:
 # what is written here should equal them to the last bit.
 def _frequencies(decoder: DecoderConfig) -> np.ndarray:
     """Rotary frequencies, float32[H / 2]."""
-    exponents = np.arange(0, decoder.head_width, 2, dtype=np.float32) / np.float32(decoder.head_width)
+    exponents = np.arange(0, decoder.head_dim, 2, dtype=np.float32) / np.float32(decoder.head_dim)
     return np.float32(1) / (decoder.rope_theta ** exponents.astype(np.float64)).astype(np.float32)
 
 
@@ -86,7 +86,7 @@ def buffer_shapes(config: Owl2Config) -> Mapping[str, TensorSpec]:
     """Name to float32 spec of every buffer, without their values, which a damaged file may make huge."""
     width, shapes = config.vision.width, {}
     for layer in range(config.decoder.num_layers):
-        shapes[_FREQUENCIES.format(i=layer)] = (config.decoder.head_width // 2,)
+        shapes[_FREQUENCIES.format(i=layer)] = (config.decoder.head_dim // 2,)
     for layer in range(config.abstractor.num_layers):
         place = _ABSTRACTOR.format(i=layer)
         shapes[f"{place}.q_pos_embed"] = (config.abstractor.num_queries, width)

@@ -18,7 +18,7 @@ from owl2_jax.convert.to_torch import export_rules
 from owl2_jax.core.axes import IGNORE_LABEL
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.tree import flatten
-from owl2_jax.model import modality
+from owl2_jax.model import image_positions
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import Owl2
 
@@ -145,8 +145,8 @@ class GoldenModel:
 
     def _forward(self, name: str, case: Case, wanted: list[str]) -> dict[str, Any]:
         cut = np.s_[: case.rows, : case.length]
-        starts = modality.slot_starts(case.image_index, case.image_starts, case.tokens.shape[1])
-        is_image = modality.image_mask(starts, case.tokens.shape[1], self.config.tokens_per_image)
+        starts = image_positions.slot_starts(case.image_index, case.image_starts, case.tokens.shape[1])
+        is_image = image_positions.image_mask(starts, case.tokens.shape[1], self.config.tokens_per_image)
         answer: dict[str, Any] = {
             "expanded_modality": np.asarray(is_image)[cut].astype(int),
             "expanded_attention_mask": case.segment_ids[cut] > 0,

@@ -143,10 +143,10 @@ def _rope_theta(values: Mapping[str, Any], where: str) -> float:
 
 def _check_attention(values: Mapping[str, Any], config: DecoderConfig, where: str) -> None:
     """Head width, windows and kinds of layers, which our model does not choose."""
-    head_width = values.get("head_dim")
-    if head_width is not None and (isinstance(head_width, bool) or head_width != config.head_width):
+    head_dim = values.get("head_dim")
+    if head_dim is not None and (isinstance(head_dim, bool) or head_dim != config.head_dim):
         raise Owl2Error(
-            f"{where}: head_dim is {shown(head_width)}; only {config.head_width} "
+            f"{where}: head_dim is {shown(head_dim)}; only {config.head_dim} "
             "(hidden_size / num_attention_heads) is supported"
         )
     window = values.get("sliding_window")

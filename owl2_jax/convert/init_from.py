@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from owl2_jax.checkpoint.output_directory import refuse_existing
+from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.convert.coverage import check_coverage
 from owl2_jax.convert.hf_config import is_tied, read_clip_config, read_llama_config
 from owl2_jax.convert.resize import resize_position_table, resized_config
@@ -20,8 +22,6 @@ from owl2_jax.convert.source import Source
 from owl2_jax.convert.to_flax import by_leaf, exact_dtype, leaf_shapes, materialize, streamed_leaves
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file, why_no_tokenizer
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.outputs import refuse_existing
-from owl2_jax.core.params_io import model_json, write_model_directory
 from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.model.abstractor import Abstractor
 from owl2_jax.model.config import AbstractorConfig, DecoderConfig, Owl2Config, VisionConfig
@@ -112,7 +112,7 @@ def _abstractor_config(vision: VisionConfig, num_queries: int, num_layers: int) 
 
 def _check_llama(source: Source, listed: Sequence[Pair], decoder: DecoderConfig, tied: bool) -> None:
     frequencies = {
-        f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": (decoder.head_width // 2,)
+        f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": (decoder.head_dim // 2,)
         for layer in range(decoder.num_layers)
     }
     unread = {HEAD, EMBEDDING} if tied else set()

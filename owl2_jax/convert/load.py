@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from owl2_jax.checkpoint.param_files import TOKENIZER_FILE, is_released_directory, model_json
 from owl2_jax.convert.to_flax import ReleasedCheckpoint, materialize, streamed_leaves
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file
-from owl2_jax.core.params_io import TOKENIZER_FILE, is_released_directory, model_json
 from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.model.config import Owl2Config
 

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from owl2_jax.convert.to_flax import leaf_shapes, numpy_dtype
-from owl2_jax.core.array_store import StreamedLeaf
-from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.outputs import refuse_existing
-from owl2_jax.core.params_io import (
+from owl2_jax.checkpoint.array_store import StreamedLeaf
+from owl2_jax.checkpoint.output_directory import refuse_existing
+from owl2_jax.checkpoint.param_files import (
     ParamsReader,
     check_fit,
     read_model_json,
@@ -19,6 +17,8 @@ from owl2_jax.core.params_io import (
     resolve_checkpoint,
     write_model_directory,
 )
+from owl2_jax.convert.to_flax import leaf_shapes, numpy_dtype
+from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.tree import unflatten
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import KERNEL_SCALE

@@ -9,12 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from owl2_jax.convert.load import is_released_directory
-from owl2_jax.convert.ops import Shape
-from owl2_jax.convert.to_flax import ReleasedCheckpoint, leaf_shapes, materialize, streamed_leaves
-from owl2_jax.convert.tokenizer_files import read_tokenizer_file
-from owl2_jax.core.array_store import StreamedLeaf
-from owl2_jax.core.params_io import (
+from owl2_jax.checkpoint.array_store import StreamedLeaf
+from owl2_jax.checkpoint.param_files import (
     TOKENIZER_FILE,
     ParamsReader,
     check_fit,
@@ -23,6 +19,10 @@ from owl2_jax.core.params_io import (
     read_tokenizer,
     resolve_checkpoint,
 )
+from owl2_jax.convert.load import is_released_directory
+from owl2_jax.convert.ops import Shape
+from owl2_jax.convert.to_flax import ReleasedCheckpoint, leaf_shapes, materialize, streamed_leaves
+from owl2_jax.convert.tokenizer_files import read_tokenizer_file
 from owl2_jax.model.config import Owl2Config
 
 

@@ -20,6 +20,15 @@ from typing import Any, Final
 
 import numpy as np
 
+from owl2_jax.checkpoint.output_directory import new_directory, refuse_existing
+from owl2_jax.checkpoint.param_files import (
+    ParamsReader,
+    check_fit,
+    read_model_json,
+    read_tokenizer,
+    resolve_checkpoint,
+    write_model_directory,
+)
 from owl2_jax.convert import tokenizer_files
 from owl2_jax.convert.hf_config_writer import write_hf_config
 from owl2_jax.convert.opened import open_model
@@ -31,15 +40,6 @@ from owl2_jax.convert.rules import OWL2, Pair, Rule, pairs
 from owl2_jax.convert.safetensors_file import SafetensorsWriter, TensorSpec
 from owl2_jax.convert.to_flax import leaf_shapes
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.core.outputs import new_directory, refuse_existing
-from owl2_jax.core.params_io import (
-    ParamsReader,
-    check_fit,
-    read_model_json,
-    read_tokenizer,
-    resolve_checkpoint,
-    write_model_directory,
-)
 from owl2_jax.core.text_files import write_text
 from owl2_jax.core.tree import unflatten
 from owl2_jax.model.config import LORA_TARGETS, LoraConfig, Owl2Config

@@ -18,11 +18,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from owl2_jax.checkpoint.output_directory import refuse_existing
+from owl2_jax.checkpoint.param_files import write_model_directory
 from owl2_jax.convert.opened import open_model
 from owl2_jax.convert.to_flax import leaf_shapes
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.outputs import refuse_existing
-from owl2_jax.core.params_io import write_model_directory
 from owl2_jax.core.tree import unflatten
 from owl2_jax.model.config import Owl2Config
 

@@ -21,9 +21,9 @@ from typing import Any, Final
 import ml_dtypes
 import numpy as np
 
+from owl2_jax.checkpoint.output_directory import write_all
 from owl2_jax.convert.key_rules import shown
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.outputs import write_all
 from owl2_jax.core.text_files import parse_json, what_was_downloaded, why_not_readable
 
 DTYPES: Final[dict[str, np.dtype]] = {

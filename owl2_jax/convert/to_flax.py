@@ -10,6 +10,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from owl2_jax.checkpoint.array_store import StreamedLeaf
+from owl2_jax.checkpoint.output_directory import refuse_existing
+from owl2_jax.checkpoint.overlap import read_ahead
+from owl2_jax.checkpoint.param_files import TOKENIZER_FILE, model_json, write_model_directory
 from owl2_jax.convert import buffers
 from owl2_jax.convert.coverage import check_coverage
 from owl2_jax.convert.finite import cast
@@ -18,10 +22,6 @@ from owl2_jax.convert.ops import QkvPart, Shape
 from owl2_jax.convert.rules import EMBEDDING, HEAD, OWL2, Pair, pairs, tied_head
 from owl2_jax.convert.source import Source
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file
-from owl2_jax.core.array_store import StreamedLeaf
-from owl2_jax.core.outputs import refuse_existing
-from owl2_jax.core.overlap import read_ahead
-from owl2_jax.core.params_io import TOKENIZER_FILE, model_json, write_model_directory
 from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import abstract_params

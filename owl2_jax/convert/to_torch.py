@@ -10,6 +10,16 @@ from typing import Any, Final
 
 import numpy as np
 
+from owl2_jax.checkpoint.output_directory import new_directory, refuse_existing
+from owl2_jax.checkpoint.overlap import write_behind
+from owl2_jax.checkpoint.param_files import (
+    TOKENIZER_FILE,
+    ParamsReader,
+    check_fit,
+    read_model_json,
+    read_tokenizer,
+    resolve_checkpoint,
+)
 from owl2_jax.convert import tokenizer_files
 from owl2_jax.convert.buffers import buffers
 from owl2_jax.convert.finite import cast
@@ -19,16 +29,6 @@ from owl2_jax.convert.rules import OWL2, Pair, Rule, in_their_order, pairs
 from owl2_jax.convert.safetensors_file import SafetensorsWriter, TensorSpec
 from owl2_jax.convert.to_flax import by_leaf, leaf_shapes, numpy_dtype
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.core.outputs import new_directory, refuse_existing
-from owl2_jax.core.overlap import write_behind
-from owl2_jax.core.params_io import (
-    TOKENIZER_FILE,
-    ParamsReader,
-    check_fit,
-    read_model_json,
-    read_tokenizer,
-    resolve_checkpoint,
-)
 from owl2_jax.core.text_files import write_text
 from owl2_jax.model.config import Owl2Config
 

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from owl2_jax.checkpoint.param_files import TOKENIZER_FILE
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.params_io import TOKENIZER_FILE
 from owl2_jax.core.text_files import read_bytes, what_was_downloaded
 from owl2_jax.core.vocabulary import check_fit
 

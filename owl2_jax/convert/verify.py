@@ -10,12 +10,12 @@ from typing import Any, Final
 import jax
 import numpy as np
 
+from owl2_jax.checkpoint.param_files import check_fit, read_model_json, resolve_checkpoint, restore_params
 from owl2_jax.convert.golden_file import INPUTS, read_golden
 from owl2_jax.convert.golden_model import GoldenModel
 from owl2_jax.convert.load import is_released_directory, load_hf
 from owl2_jax.convert.to_flax import leaf_shapes
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.params_io import check_fit, read_model_json, resolve_checkpoint, restore_params
 from owl2_jax.core.tree import flatten
 from owl2_jax.model.config import Owl2Config
 

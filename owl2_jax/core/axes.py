@@ -3,7 +3,7 @@
 Letters, used by every docstring and einsum of the project:
 
   B batch rows      T decoder tokens   S keys (cache length)
-  N heads           K key/value heads  H head width
+  N heads           K key/value heads  H head_dim
   D decoder width   E vision width     F hidden width of an MLP
   V vocabulary      P patches          Q queries
   I image slots of a row               M images of a batch    L layers
@@ -20,7 +20,7 @@ LAYERS: Final = "layers"
 EMBED: Final = "embed"  # D, the width that stays along the residual stream
 HEADS: Final = "heads"  # N
 KV_HEADS: Final = "kv_heads"  # K
-HEAD_WIDTH: Final = "head_width"  # H
+HEAD_DIM: Final = "head_dim"  # H
 HIDDEN: Final = "hidden"  # F
 VOCAB: Final = "vocab"  # V
 VISION_EMBED: Final = "vision_embed"  # E
@@ -39,7 +39,7 @@ ACT_HIDDEN: Final = "act_hidden"  # F of an activation
 ACT_VOCAB: Final = "act_vocab"  # V of the logits
 
 PARAMETER_AXES: Final = (
-    LAYERS, EMBED, HEADS, KV_HEADS, HEAD_WIDTH, HIDDEN, VOCAB, VISION_EMBED, QKV, POSITIONS, QUERIES,
+    LAYERS, EMBED, HEADS, KV_HEADS, HEAD_DIM, HIDDEN, VOCAB, VISION_EMBED, QKV, POSITIONS, QUERIES,
 )  # fmt: skip
 ACTIVATION_AXES: Final = (BATCH, LENGTH, IMAGES, CACHE, ACT_EMBED, ACT_HEADS, ACT_HIDDEN, ACT_VOCAB)
 

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.data import picture_blocks, picture_colours, picture_kinds
+from owl2_jax.data import image_blocks, image_colours, image_kinds
 from owl2_jax.data.fitting import LARGE, MODES
 from owl2_jax.data.fitting import PAD_COLOUR as PAD_COLOUR
 
@@ -49,7 +49,7 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 _REGISTERING = threading.Lock()
 
 # Errors that are none of metadata.
-_NOT_METADATA = (UnidentifiedImageError, picture_colours.UnsupportedColours, Image.DecompressionBombError)
+_NOT_METADATA = (UnidentifiedImageError, image_colours.UnsupportedColours, Image.DecompressionBombError)
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -211,7 +211,7 @@ def _name(source: bytes | str | os.PathLike) -> str:
 
 
 def _decode(data: bytes, name: str, max_pixels: int, limit: str) -> Image.Image:
-    frame = picture_blocks.hidden_first_frame(data)
+    frame = image_blocks.hidden_first_frame(data)
     if frame is not None:
         _check_pixels(frame.canvas, name, max_pixels, limit)
         shown = _decode(frame.data, name, max_pixels, limit)
@@ -222,9 +222,9 @@ def _decode(data: bytes, name: str, max_pixels: int, limit: str) -> Image.Image:
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels
     box = _covered(image)
-    picture_colours.prepare(image)
+    image_colours.prepare(image)
     image.load()
-    rgb = picture_colours.to_rgb(image, data)
+    rgb = image_colours.to_rgb(image, data)
     if box is not None:
         rgb = _placed(rgb.crop(box), rgb.size, box[:2])
     return _upright(rgb, _orientation(image))
@@ -237,7 +237,7 @@ def _without_damaged_metadata(
     if isinstance(error, _NOT_METADATA):
         return None
     for keep_exif in (True, False):
-        bare = picture_blocks.without_metadata(data, keep_exif)
+        bare = image_blocks.without_metadata(data, keep_exif)
         if bare is not None:
             with contextlib.suppress(Exception):
                 return _decode(bare, name, max_pixels, limit)
@@ -309,13 +309,13 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 def _raise_unreadable(error: Exception, data: bytes, name: str) -> NoReturn:
     unknown = isinstance(error, UnidentifiedImageError)
-    kind = picture_kinds.unread_kind(data)
+    kind = image_kinds.unread_kind(data)
     if kind is not None:
         raise ImageError(
             f"{name} ({len(data)} bytes) is no picture of a known kind but {kind[0]}; {kind[1]}",
             "unsupported",
         ) from error
-    if isinstance(error, picture_colours.UnsupportedColours):
+    if isinstance(error, image_colours.UnsupportedColours):
         raise ImageError(f"the picture {name} {error}", "unsupported") from error
     if isinstance(error, Image.DecompressionBombError):
         raise ImageError(
@@ -325,7 +325,7 @@ def _raise_unreadable(error: Exception, data: bytes, name: str) -> NoReturn:
         message = (
             f"{name} ({len(data)} bytes) is no picture of a known kind; expected one of {', '.join(FORMATS)}"
         )
-        if picture_kinds.is_text(data):
+        if image_kinds.is_text(data):
             raise ImageError(f"{message}; it is text", "unsupported") from error
         raise ImageError(message, "corrupt") from error
     reason = " ".join(str(error).split()) or type(error).__name__

@@ -12,10 +12,10 @@ from owl2_jax.data.accounting import Accounting
 from owl2_jax.data.batch import Batch, concatenate
 from owl2_jax.data.config import DataConfig
 from owl2_jax.data.encode import EncodedMixture, EncodedSet, Encoder
-from owl2_jax.data.lanes import LaneRunner, LaneSettings, check_workers
 from owl2_jax.data.mixture import Mixture, round_shares
 from owl2_jax.data.packing import RowLimits, empty_state
 from owl2_jax.data.quarantine import Quarantine
+from owl2_jax.data.shards import LaneRunner, LaneSettings, check_workers
 from owl2_jax.data.tokenizer import Tokenizer
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data import picture_kinds
+from owl2_jax.data import image_kinds
 from owl2_jax.data.images import MAX_PIXELS, ImageError, unreadable
 
 
@@ -87,7 +87,7 @@ def _head(path: str | os.PathLike) -> bytes:
     """The file's first bytes. Raises `ImageError`: missing, or not readable."""
     try:
         with open(path, "rb") as file:
-            return file.read(picture_kinds.HEAD)
+            return file.read(image_kinds.HEAD)
     except FileNotFoundError as error:
         raise ImageError(f"cannot read the video {path}: no such file; check the path", "missing") from error
     except (OSError, ValueError) as error:
@@ -96,9 +96,9 @@ def _head(path: str | os.PathLike) -> bytes:
 
 def _raise_other_kind(path: str | os.PathLike, head: bytes, error: Exception) -> None:
     """Raises `ImageError` where a file that could not be read is no video at all."""
-    kind = picture_kinds.unread_kind(head)
+    kind = image_kinds.unread_kind(head)
     if kind is not None and "video" not in kind[0]:
-        remedy = "give a video file" if kind[1] == picture_kinds.CONVERT else kind[1]
+        remedy = "give a video file" if kind[1] == image_kinds.CONVERT else kind[1]
         raise ImageError(f"{path} is no video but {kind[0]}; {remedy}", "unsupported") from error
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks: examples, prompt, score. Knows no training."""

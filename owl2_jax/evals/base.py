@@ -20,8 +20,8 @@ from owl2_jax.data.prompts import Prompt
 from owl2_jax.evals.metrics.choice import LETTERS
 
 if TYPE_CHECKING:
+    from owl2_jax.evals.broken import Broken
     from owl2_jax.evals.files import DataFile
-    from owl2_jax.evals.rows import Broken
 
 
 class LazyPicture(Protocol):

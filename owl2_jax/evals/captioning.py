@@ -15,6 +15,7 @@ from typing import Any
 from owl2_jax.core.text_files import write_text
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Decoding, Question, Summary
+from owl2_jax.evals.broken import Broken
 from owl2_jax.evals.files import DataFile, read_rows
 from owl2_jax.evals.metrics.captions import (
     DEFAULT_METRICS,
@@ -23,7 +24,7 @@ from owl2_jax.evals.metrics.captions import (
     require_captions,
     spice_is_missing,
 )
-from owl2_jax.evals.rows import Broken, identifier, parse_rows, text, texts
+from owl2_jax.evals.rows import identifier, parse_rows, text, texts
 
 KARPATHY = "cs.stanford.edu/people/karpathy/deepimagesent"
 COCO = "cocodataset.org/#download"

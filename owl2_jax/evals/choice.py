@@ -12,9 +12,10 @@ from typing import Any
 
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Picture, Question, Summary, percent_by
+from owl2_jax.evals.broken import Broken
 from owl2_jax.evals.files import DataFile, read_object, read_rows
 from owl2_jax.evals.metrics.choice import LETTERS, letter_index, option_lines, parse_choice
-from owl2_jax.evals.rows import Broken, identifier, parse_rows, text, texts, whole_number
+from owl2_jax.evals.rows import identifier, parse_rows, text, texts, whole_number
 
 
 class Choice(Benchmark):

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Question, Summary, percent, percent_by
+from owl2_jax.evals.broken import Broken
 from owl2_jax.evals.choice import Choice
 from owl2_jax.evals.files import DataFile
 from owl2_jax.evals.metrics.choice import LETTERS, letter_index
-from owl2_jax.evals.rows import Broken, left_out, parse_rows
+from owl2_jax.evals.rows import left_out, parse_rows
 from owl2_jax.evals.tables import read_table
 from owl2_jax.evals.xlsx import write_xlsx
 

@@ -15,7 +15,7 @@ from typing import Any
 from owl2_jax.core import text_files
 from owl2_jax.core.errors import Owl2Error, nearest
 from owl2_jax.core.text_files import lines, parse_json, read_text
-from owl2_jax.evals.rows import At, Broken
+from owl2_jax.evals.broken import At, Broken
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.text_files import write_text
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Decoding, Judged, Question, Summary, percent, percent_by
+from owl2_jax.evals.broken import At, Broken
 from owl2_jax.evals.files import DataFile, read_object, read_rows
-from owl2_jax.evals.rows import At, Broken, parse_rows, text, texts, usable
+from owl2_jax.evals.rows import parse_rows, text, texts, usable
 
 _RATING = re.compile(r"rating:\s*\**\s*([0-6])\b", re.IGNORECASE)
 # A rating below 3 means that the answer holds a hallucination.

@@ -9,7 +9,8 @@ from typing import Final
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.text_files import why_not_readable
 from owl2_jax.evals.base import Benchmark, Question
-from owl2_jax.evals.rows import Broken, left_out
+from owl2_jax.evals.broken import Broken
+from owl2_jax.evals.rows import left_out
 
 MAX_BROKEN_SHARE: Final = 0.1
 _ROWS_TO_JUDGE: Final = 100  # of fewer, a share says little

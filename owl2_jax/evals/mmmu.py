@@ -12,10 +12,11 @@ from typing import Any
 
 from owl2_jax.data.prompts import IMAGE_TAG, PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Decoding, Question, Summary, percent, percent_by
+from owl2_jax.evals.broken import Broken
 from owl2_jax.evals.files import DataFile
 from owl2_jax.evals.metrics.choice import LETTERS, letter_index, option_lines, parse_choice
 from owl2_jax.evals.metrics.open_answers import open_answer_matches
-from owl2_jax.evals.rows import Broken, identifier, parse_rows, text
+from owl2_jax.evals.rows import identifier, parse_rows, text
 from owl2_jax.evals.tables import read_parquet
 
 CATEGORIES = {

@@ -14,7 +14,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.text_files import read_json_object, write_text
 from owl2_jax.evals.base import Answered, Benchmark, Summary
 from owl2_jax.evals.bootstrap import interval
-from owl2_jax.evals.rows import Broken
+from owl2_jax.evals.broken import Broken
 
 COLUMNS = ("benchmark", "metric", "score", "95 %", "baselines", "published", "questions", "seconds")
 

@@ -10,43 +10,17 @@ from __future__ import annotations
 import json
 import reprlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.evals.base import Question
+from owl2_jax.evals.broken import At, Broken, Row
 
-Row = TypeVar("Row")
 Parsed = TypeVar("Parsed")
 
 _FAULTS = (TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError, Owl2Error)
-
-
-@dataclass(frozen=True)
-class Broken:
-    """A row that gives no question, or one that cannot be asked.
-
-    Attributes:
-      file: the file it stands in.
-      row: its place there, as "row 3" or "line 4".
-      why: what is wrong, as a clause after its place.
-    """
-
-    file: str
-    row: str
-    why: str
-
-    def __str__(self) -> str:
-        return " ".join(f"{self.file}, {self.row} {self.why}".split())
-
-
-@dataclass(frozen=True)
-class At(Generic[Row]):
-    """A row with its place in the file, where that is not its number from 0."""
-
-    place: str
-    value: Row
 
 
 def parse_rows(

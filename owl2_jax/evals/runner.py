@@ -27,9 +27,10 @@ from owl2_jax.data.images import ImageError
 from owl2_jax.evals import journal
 from owl2_jax.evals.asking import Model, Reply
 from owl2_jax.evals.base import Answered, Benchmark, Judged, Question, Summary
+from owl2_jax.evals.broken import Broken
 from owl2_jax.evals.loading import MAX_BROKEN_SHARE, check_share, load_questions, missing_pictures
 from owl2_jax.evals.results import Score, make_score
-from owl2_jax.evals.rows import Broken, left_out
+from owl2_jax.evals.rows import left_out
 
 Progress = Callable[[int, int], None]
 

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.text_files import what_instead, why_not_readable
-from owl2_jax.evals.rows import At, Broken
+from owl2_jax.evals.broken import At, Broken
 
 
 def read_table(

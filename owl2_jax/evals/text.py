@@ -17,10 +17,11 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.text_files import read_text
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Decoding, Question, Summary, percent, percent_by
+from owl2_jax.evals.broken import Broken
 from owl2_jax.evals.files import DataFile, read_json_lines, read_rows
 from owl2_jax.evals.metrics.answers import exact_match
 from owl2_jax.evals.metrics.choice import LETTERS, letter_index, option_lines, parse_choice
-from owl2_jax.evals.rows import Broken, identifier, parse_rows, text, texts
+from owl2_jax.evals.rows import identifier, parse_rows, text, texts
 from owl2_jax.evals.tables import read_plain_csv
 
 

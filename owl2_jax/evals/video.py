@@ -19,9 +19,10 @@ from owl2_jax.core.text_files import lines, read_text, write_text
 from owl2_jax.data.prompts import IMAGE_TAG, PROMPTS
 from owl2_jax.data.video import Frame, decode_frame, require_reader
 from owl2_jax.evals.base import Answered, Judged, Question, Summary, percent
+from owl2_jax.evals.broken import At, Broken
 from owl2_jax.evals.files import DataFile, read_object, read_rows
 from owl2_jax.evals.metrics.answers import exact_match
-from owl2_jax.evals.rows import At, Broken, identifier, parse_rows, text, usable
+from owl2_jax.evals.rows import identifier, parse_rows, text, usable
 from owl2_jax.evals.tables import read_table
 
 XU = "github.com/xudejing/video-question-answering"

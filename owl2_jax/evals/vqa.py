@@ -14,10 +14,11 @@ from typing import Any
 from owl2_jax.core.text_files import write_text
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Picture, Question, Summary, percent, percent_by
+from owl2_jax.evals.broken import At, Broken
 from owl2_jax.evals.files import DataFile, read_object, read_rows
 from owl2_jax.evals.metrics.answers import exact_match, normalise_for_server
 from owl2_jax.evals.metrics.vqa import summarise, vqa_accuracy
-from owl2_jax.evals.rows import At, Broken, identifier, parse_rows, text, texts, whole, whole_number
+from owl2_jax.evals.rows import identifier, parse_rows, text, texts, whole, whole_number
 
 COCO = "cocodataset.org/#download"
 VQA = "visualqa.org/download"

@@ -13,10 +13,11 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.text_files import lines, read_text
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Question, Summary, percent
+from owl2_jax.evals.broken import At, Broken
 from owl2_jax.evals.files import DataFile, read_json_lines
 from owl2_jax.evals.metrics import mme, pope
 from owl2_jax.evals.metrics.yes_no_text import read_yes_no
-from owl2_jax.evals.rows import At, Broken, identifier, left_out, parse_rows, text
+from owl2_jax.evals.rows import identifier, left_out, parse_rows, text
 
 # These tasks keep pictures and questions in two folders; the others in one.
 _SPLIT_FOLDERS = ("artwork", "celebrity", "landmark", "posters", "scene")

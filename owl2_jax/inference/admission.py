@@ -10,9 +10,9 @@ import numpy as np
 
 from owl2_jax.inference import generate
 from owl2_jax.inference.buckets import bucket, length_buckets
+from owl2_jax.inference.images import FeaturePool
 from owl2_jax.inference.inputs import pad_column, stack_prompts, stack_tokens
 from owl2_jax.inference.jobs import Job
-from owl2_jax.inference.pictures import FeaturePool
 from owl2_jax.inference.programs import Programs
 from owl2_jax.inference.request import MAX_TOP_LOGPROBS
 from owl2_jax.inference.sampling import stack_settings

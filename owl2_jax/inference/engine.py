@@ -21,10 +21,10 @@ from owl2_jax.inference.admission import Admission, plan
 from owl2_jax.inference.answer import Answer
 from owl2_jax.inference.beam import beam_search
 from owl2_jax.inference.buckets import bucket, power_buckets
+from owl2_jax.inference.images import FeaturePool
 from owl2_jax.inference.inputs import Prompt, read_request
 from owl2_jax.inference.jobs import Job
 from owl2_jax.inference.loaded import LoadedModel
-from owl2_jax.inference.pictures import FeaturePool
 from owl2_jax.inference.prefixes import SlotTable
 from owl2_jax.inference.programs import Programs
 from owl2_jax.inference.request import Event, Request, Result

@@ -13,8 +13,8 @@ from owl2_jax.data.conversation import encode_prompt, encode_text, expand
 from owl2_jax.data.messages import ImageCountError
 from owl2_jax.data.turns import read_turns
 from owl2_jax.inference import generate
+from owl2_jax.inference.images import Picture
 from owl2_jax.inference.loaded import LoadedModel
-from owl2_jax.inference.pictures import Picture
 from owl2_jax.inference.request import Request
 
 

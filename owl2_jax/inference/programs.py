@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from owl2_jax.core.memory import collapse_into_huge_pages
+from owl2_jax.core.host_memory import collapse_into_huge_pages
 from owl2_jax.inference import beam, generate, scoring
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers

@@ -50,7 +50,7 @@ class EngineConfig:
           ways: pieces that a mesh cuts the slots into; their number is a multiple of it.
         """
         decoder = model.decoder
-        position = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_width
+        position = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim
         slot = position * np.dtype(model.dtype).itemsize * decoder.max_length
         slots = min(max(cache_bytes // slot, 8), 256)
         return cls(slots=-(-slots // ways) * ways)

@@ -1,0 +1,1 @@
+"""The model in pure Linen modules. Knows shapes, neither devices nor files."""

@@ -32,7 +32,7 @@ class AbstractorAttention(nn.Module):
         vision, abstractor = self.config.vision, self.config.abstractor
         heads, width = abstractor.num_heads, vision.width // abstractor.num_heads
         linear = biased_linear(self.config)
-        embed, per_head = (axes.VISION_EMBED,), (axes.HEADS, axes.HEAD_WIDTH)
+        embed, per_head = (axes.VISION_EMBED,), (axes.HEADS, axes.HEAD_DIM)
 
         def project(name: str, x: Array) -> Array:
             y = linear((vision.width,), (heads, width), embed, per_head, name=name)(x)

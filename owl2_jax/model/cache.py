@@ -32,7 +32,7 @@ class Cache:
 def empty_cache(config: Owl2Config, batch: int, length: int) -> Cache:
     """A cache of `batch` rows with room for `length` positions each."""
     decoder = config.decoder
-    shape = (decoder.num_layers, batch, decoder.num_kv_heads, length, decoder.head_width)
+    shape = (decoder.num_layers, batch, decoder.num_kv_heads, length, decoder.head_dim)
     return Cache(
         keys=jnp.zeros(shape, config.dtype),
         values=jnp.zeros(shape, config.dtype),

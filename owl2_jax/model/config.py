@@ -16,7 +16,7 @@ from owl2_jax.core.ranges import PartLost, Positive, at_least, between
 from owl2_jax.core.texts import Name
 
 Dtype = Literal["float32", "bfloat16"]
-# Names of `owl2_jax.model.remat.POLICIES` and `owl2_jax.model.kernels.KERNELS`, which need JAX.
+# Names of `owl2_jax.model.remat.POLICIES` and `owl2_jax.model.attention_kernels.KERNELS`, which need JAX.
 Remat = Literal["none", "dots", "attention_mlp", "attention", "context", "full"]
 Attention = Literal["auto", "xla", "splash", "cudnn"]
 # Far beyond any model, and small enough that its arrays can be counted.
@@ -64,7 +64,7 @@ class VisionConfig:
         return self.grid_size**2
 
     @property
-    def head_width(self) -> int:
+    def head_dim(self) -> int:
         return self.width // self.num_heads
 
 
@@ -107,10 +107,10 @@ class DecoderConfig:
         _require_divisible(
             "model.decoder.num_heads", self.num_heads, "decoder.num_kv_heads", self.num_kv_heads
         )
-        _require_divisible("model.decoder head width", self.head_width, "the rotary pair", 2)
+        _require_divisible("model.decoder head_dim", self.head_dim, "the rotary pair", 2)
 
     @property
-    def head_width(self) -> int:
+    def head_dim(self) -> int:
         return self.width // self.num_heads
 
     @property
@@ -170,7 +170,7 @@ class Owl2Config:
       remat: what the backward pass computes again; a name of
         `owl2_jax.model.remat.POLICIES`.
       attention: kernel of the decoder's full-sequence attention; a name of
-        `owl2_jax.model.kernels.KERNELS`; "auto" for the device's best.
+        `owl2_jax.model.attention_kernels.KERNELS`; "auto" for the device's best.
       image_kv: "gather" projects image keys and values only where an image
         stands; "select" projects everywhere and selects (the reference).
       scan_unroll: decoder and vision layers per iteration of the layer scan.

@@ -15,18 +15,18 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from owl2_jax.core import axes
-from owl2_jax.model import attention, kernels, modality, remat
+from owl2_jax.model import attention, attention_kernels, image_positions, remat
 from owl2_jax.model.cache import Cache, write
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import (
     Linear,
     Scale,
+    apply_rope,
     at_least_float32,
     gather_weight,
     partitioned,
     rms_normalize,
-    rotary_angles,
-    rotate,
+    rope_angles,
 )
 
 Array = jax.Array
@@ -77,7 +77,7 @@ def layer_linear(config: Owl2Config, name: str, *shapes_and_axes: Any) -> Linear
 
 
 class DecoderAttention(nn.Module):
-    """Causal self-attention whose keys and values have a projection per modality."""
+    """Causal self-attention whose keys and values have a projection per image_positions."""
 
     config: Owl2Config
 
@@ -97,8 +97,8 @@ class DecoderAttention(nn.Module):
         """
         decoder = self.config.decoder
         q, k, v = self._text_projections(x)
-        q = rotate(q, inputs.sin, inputs.cos)
-        k = rotate(self._with_images("k", k, x, inputs), inputs.sin, inputs.cos)
+        q = apply_rope(q, inputs.sin, inputs.cos)
+        k = apply_rope(self._with_images("k", k, x, inputs), inputs.sin, inputs.cos)
         v = self._with_images("v", v, x, inputs)
         q, k, v = (
             checkpoint_name(
@@ -112,8 +112,8 @@ class DecoderAttention(nn.Module):
             values = write(values, layer, inputs.slots, v)
         context = checkpoint_name(self._attend(q, k, v, inputs, layer, keys, values), remat.CONTEXT)
         out = layer_linear(
-            self.config, "out", (decoder.num_heads, decoder.head_width), (decoder.width,),
-            (axes.HEADS, axes.HEAD_WIDTH), (axes.EMBED,),
+            self.config, "out", (decoder.num_heads, decoder.head_dim), (decoder.width,),
+            (axes.HEADS, axes.HEAD_DIM), (axes.EMBED,),
         )(context)  # fmt: skip
         return out, keys, values
 
@@ -137,7 +137,7 @@ class DecoderAttention(nn.Module):
             mask = attention.causal_segment_mask(segments, inputs.segment_ids)
             context, probabilities = attention.dot_product(q, k, v, mask)
         else:
-            return kernels.kernel(self.config.attention)(q, k, v, inputs.segment_ids)
+            return attention_kernels.kernel(self.config.attention)(q, k, v, inputs.segment_ids)
         self.sow("intermediates", "attention", probabilities)
         return context
 
@@ -159,13 +159,13 @@ class DecoderAttention(nn.Module):
         project = self._project(f"{which}_image", decoder.num_kv_heads, axes.KV_HEADS)
         if self.config.image_kv == "select":
             return jnp.where(inputs.is_image[:, :, None, None], project(x), text)
-        images = modality.take_images(x, inputs.starts, self.config.tokens_per_image)
-        return modality.put_images(text, inputs.starts, project(images))
+        images = image_positions.take_images(x, inputs.starts, self.config.tokens_per_image)
+        return image_positions.put_images(text, inputs.starts, project(images))
 
     def _project(self, name: str, heads: int, heads_axis: str) -> Linear:
         decoder = self.config.decoder
-        shape = (heads, decoder.head_width)
-        names = (heads_axis, axes.HEAD_WIDTH)
+        shape = (heads, decoder.head_dim)
+        names = (heads_axis, axes.HEAD_DIM)
         return layer_linear(self.config, name, (decoder.width,), shape, (axes.EMBED,), names)
 
 
@@ -272,17 +272,17 @@ class Decoder(nn.Module):
           positions: int32[B, T].
           segment_ids: int32[B, T], 0 for padding, for attention among these
             tokens; None for attention over the cache.
-          starts: int32[B, I] from `modality.slot_starts`, or None without images.
+          starts: int32[B, I] from `image_positions.slot_starts`, or None without images.
           cache: written at `positions` and returned (lengths unchanged), or None.
 
         Returns:
           dtype[B, T, D] after the final norm, and the cache.
         """
         decoder = self.config.decoder
-        sin, cos = rotary_angles(positions, decoder.head_width, decoder.rope_theta)
+        sin, cos = rope_angles(positions, decoder.head_dim, decoder.rope_theta)
         is_image = None
         if starts is not None:
-            is_image = modality.image_mask(starts, x.shape[1], self.config.tokens_per_image)
+            is_image = image_positions.image_mask(starts, x.shape[1], self.config.tokens_per_image)
         inputs = LayerInputs(
             sin=sin,
             cos=cos,

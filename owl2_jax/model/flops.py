@@ -181,7 +181,7 @@ def _decoder(config: Owl2Config, work: Work) -> Iterator[Product]:
     decoder, name = config.decoder, "decoder/layers"
     layers, width = decoder.num_layers, decoder.width
     rows = work.rows * work.length * layers
-    inner, kv_width = decoder.num_heads * decoder.head_width, decoder.num_kv_heads * decoder.head_width
+    inner, kv_width = decoder.num_heads * decoder.head_dim, decoder.num_kv_heads * decoder.head_dim
     yield from _adapted(config, "project", rows, width, inner, f"{name}/attention/q")
     for which in ("k", "v"):
         place = f"{name}/attention/{which}"

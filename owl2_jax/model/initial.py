@@ -31,17 +31,17 @@ SLOWEST = 10_000.0
 
 def alike_qkv(key: Array, shape: Sequence[int], dtype: Any) -> Array:
     """Fused projection [E, N, 3, H] with N * H = E: keys = queries, values = the token cut into heads."""
-    width, heads, _, head_width = shape
-    query = fan_in_normal(1)(key, (width, heads, head_width), dtype)
-    value = jnp.eye(width, dtype=dtype).reshape(width, heads, head_width)
+    width, heads, _, head_dim = shape
+    query = fan_in_normal(1)(key, (width, heads, head_dim), dtype)
+    value = jnp.eye(width, dtype=dtype).reshape(width, heads, head_dim)
     return jnp.stack([query, query, value], axis=2)
 
 
 def mixing_out(key: Array, shape: Sequence[int], dtype: Any) -> Array:
     """Output projection [N, H, E] behind `alike_qkv`: minus a fraction of the identity, and noise."""
-    heads, head_width, width = shape
+    heads, head_dim, width = shape
     noise = fan_in_normal(2)(key, shape, dtype)
-    return MIXING * (noise - jnp.eye(width, dtype=dtype).reshape(heads, head_width, width))
+    return MIXING * (noise - jnp.eye(width, dtype=dtype).reshape(heads, head_dim, width))
 
 
 def sine_positions(key: Array, shape: Sequence[int], dtype: Any) -> Array:

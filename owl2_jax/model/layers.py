@@ -227,7 +227,7 @@ def quick_gelu(x: Array) -> Array:
     return x * nn.sigmoid(1.702 * x)
 
 
-def rotary_angles(positions: Array, head_width: int, theta: float) -> tuple[Array, Array]:
+def rope_angles(positions: Array, head_dim: int, theta: float) -> tuple[Array, Array]:
     """Sine and cosine of the rotary embedding.
 
     Args:
@@ -237,12 +237,12 @@ def rotary_angles(positions: Array, head_width: int, theta: float) -> tuple[Arra
       (sin, cos), each float32[B, T, 1, H / 2].
     """
     # `float` is float32, or float64 where JAX computes in that.
-    frequencies = theta ** -(jnp.arange(0, head_width, 2, dtype=float) / head_width)
+    frequencies = theta ** -(jnp.arange(0, head_dim, 2, dtype=float) / head_dim)
     angles = positions[..., None, None].astype(float) * frequencies
     return jnp.sin(angles), jnp.cos(angles)
 
 
-def rotate(x: Array, sin: Array, cos: Array) -> Array:
+def apply_rope(x: Array, sin: Array, cos: Array) -> Array:
     """Applies the rotary embedding in LLaMA's half-rotation layout to x[B, T, N, H]."""
     first, second = jnp.split(x.astype(at_least_float32(x.dtype)), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

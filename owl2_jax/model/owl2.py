@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from owl2_jax.core import axes
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.model import modality
+from owl2_jax.model import image_positions
 from owl2_jax.model.abstractor import Abstractor
 from owl2_jax.model.cache import Cache, empty_cache
 from owl2_jax.model.config import Owl2Config
@@ -98,9 +98,9 @@ class Owl2(nn.Module):
         x = self.decoder.embed(tokens)
         if features is None or image_index.shape[1] == 0:
             return x, None
-        starts = modality.slot_starts(image_index, image_starts, tokens.shape[1])
+        starts = image_positions.slot_starts(image_index, image_starts, tokens.shape[1])
         rows = jnp.take(features, image_index, axis=0, mode="clip")
-        x = modality.put_images(x, starts, rows)
+        x = image_positions.put_images(x, starts, rows)
         return nn.with_logical_constraint(x, (axes.BATCH, axes.LENGTH, axes.ACT_EMBED)), starts
 
     def logits(self, hidden: Array) -> Array:

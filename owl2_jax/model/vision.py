@@ -37,10 +37,10 @@ class VisionAttention(nn.Module):
         """dtype[M, P + 1, E] to the same."""
         vision = self.config.vision
         linear = biased_linear(self.config)
-        heads, width = vision.num_heads, vision.head_width
+        heads, width = vision.num_heads, vision.head_dim
         qkv = linear(
             (vision.width,), (heads, 3, width),
-            (axes.VISION_EMBED,), (axes.HEADS, axes.QKV, axes.HEAD_WIDTH),
+            (axes.VISION_EMBED,), (axes.HEADS, axes.QKV, axes.HEAD_DIM),
             kernel_init=initial.alike_qkv, name="qkv",
         )(x)  # fmt: skip
         qkv = nn.with_logical_constraint(qkv, (axes.IMAGES, None, axes.ACT_HEADS, None, None))
@@ -48,7 +48,7 @@ class VisionAttention(nn.Module):
         context, probabilities = attention.dot_product(q, k, v, None)
         self.sow("intermediates", "attention", probabilities)
         return linear(
-            (heads, width), (vision.width,), (axes.HEADS, axes.HEAD_WIDTH), (axes.VISION_EMBED,),
+            (heads, width), (vision.width,), (axes.HEADS, axes.HEAD_DIM), (axes.VISION_EMBED,),
             kernel_init=initial.mixing_out, name="out",
         )(context)  # fmt: skip
 

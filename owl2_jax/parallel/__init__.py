@@ -1,0 +1,1 @@
+"""Meshes, the table of logical axes, shardings, several hosts. Knows names of axes, no model."""

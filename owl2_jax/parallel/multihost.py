@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import jax
+import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.tree import flatten
@@ -126,7 +127,7 @@ def has_tpu() -> bool:
     )
 
 
-def start(timeout_s: float = 60, environment: Mapping[str, str] = os.environ) -> Cluster | None:
+def initialize(timeout_s: float = 60, environment: Mapping[str, str] = os.environ) -> Cluster | None:
     """Joins the other processes; call it before anything touches a device.
 
     Does nothing for a single process. Ends the process with a message and exit
@@ -161,6 +162,23 @@ def start(timeout_s: float = 60, environment: Mapping[str, str] = os.environ) ->
         except (RuntimeError, ValueError) as error:
             raise Owl2Error(f"{me}cannot join {where}: {error}") from None
     return cluster
+
+
+def all_gather(values: Any) -> list[Any]:
+    """The `values` (JSON types) of every process, in their order; all processes must call it.
+
+    Over the devices, so of any size; `agree` compares small values before devices are touched.
+    """
+    if jax.process_count() == 1:
+        return [values]
+    from jax.experimental import multihost_utils
+
+    text = np.frombuffer(json.dumps(values).encode(), np.uint8)
+    lengths = np.asarray(multihost_utils.process_allgather(np.asarray(len(text)))).reshape(-1)
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: len(text)] = text
+    rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(lengths), -1)
+    return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
 
 
 def agree(what: str, values: Any, timeout_s: float = 60) -> None:

@@ -31,7 +31,7 @@ TABLE: Final[dict[str, tuple[MeshAxes, MeshAxes]]] = {
     axes.KV_HEADS: (TENSOR, TENSOR),
     axes.HIDDEN: (TENSOR, TENSOR),
     axes.VOCAB: (TENSOR, TENSOR),
-    axes.HEAD_WIDTH: (None, None),
+    axes.HEAD_DIM: (None, None),
     axes.QKV: (None, None),
     axes.POSITIONS: (None, None),
     axes.QUERIES: (None, None),

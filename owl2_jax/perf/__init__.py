@@ -1,0 +1,1 @@
+"""What `owl2 fit`, `owl2 inspect` and `owl2 bench` measure: compiled programs, memory, time."""

@@ -13,7 +13,7 @@ from owl2_jax.config import RunConfig
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.buckets import bucket
 from owl2_jax.inference.sizes import EngineConfig
-from owl2_jax.model import kernels
+from owl2_jax.model import attention_kernels
 from owl2_jax.parallel.mesh import DATA, make_mesh
 from owl2_jax.perf import timing
 from owl2_jax.perf.run_config import load as load_run
@@ -91,7 +91,7 @@ def _cache_length(prompt: int, longest: int) -> int:
 def time_attention(config: RunConfig, calls: int) -> dict[str, Any]:
     """Times every attention kernel that runs here, and compares it with the written-out product."""
     decoder, data = config.model.decoder, config.data
-    width, dtype = decoder.head_width, config.model.dtype
+    width, dtype = decoder.head_dim, config.model.dtype
     counts = (decoder.num_heads, decoder.num_kv_heads, decoder.num_kv_heads)
     keys = jax.random.split(jax.random.key(0), 3)
     q, k, v = (
@@ -99,16 +99,18 @@ def time_attention(config: RunConfig, calls: int) -> dict[str, Any]:
         for key, count in zip(keys, counts, strict=True)
     )
     segments = jnp.ones((data.rows, data.row_length), jnp.int32)
-    best = kernels.best(jax.default_backend(), data.row_length, dtype, width)
-    exact = _forward_and_gradients(kernels.xla)(*(x.astype(jnp.float32) for x in (q, k, v)), segments)
+    best = attention_kernels.best(jax.default_backend(), data.row_length, dtype, width)
+    exact = _forward_and_gradients(attention_kernels.xla)(
+        *(x.astype(jnp.float32) for x in (q, k, v)), segments
+    )
     rows = []
     for name in dict.fromkeys(("xla", best)):
-        run = _forward_and_gradients(kernels.KERNELS[name])
+        run = _forward_and_gradients(attention_kernels.KERNELS[name])
         error = max(
             float(jnp.max(jnp.abs(got.astype(jnp.float32) - want)) / jnp.max(jnp.abs(want)))
             for got, want in zip(run(q, k, v, segments), exact, strict=True)
         )
-        forward = jax.jit(kernels.KERNELS[name])
+        forward = jax.jit(attention_kernels.KERNELS[name])
         rows.append(
             {
                 "kernel": name,
@@ -126,7 +128,7 @@ def time_attention(config: RunConfig, calls: int) -> dict[str, Any]:
     }
 
 
-def _forward_and_gradients(kernel: kernels.Kernel) -> Callable[..., Any]:
+def _forward_and_gradients(kernel: attention_kernels.Kernel) -> Callable[..., Any]:
     def run(q: Any, k: Any, v: Any, segments: Any) -> Any:
         def loss(q: Any, k: Any, v: Any) -> Any:
             context = kernel(q, k, v, segments)

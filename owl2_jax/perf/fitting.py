@@ -11,12 +11,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from owl2_jax.config import RunConfig
-from owl2_jax.model import flops, kernels, remat
+from owl2_jax.model import attention_kernels, flops, remat
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.parallel import mesh as meshes
 from owl2_jax.parallel.chips import Topology
-from owl2_jax.parallel.fit import Fit, compile_for, topology_devices
 from owl2_jax.parallel.shardings import batch_ways
+from owl2_jax.perf.tpu_compile import Fit, compile_for, topology_devices
 from owl2_jax.perf.workloads import Shape, Workload, build
 from owl2_jax.training.config import TrainConfig
 
@@ -77,8 +77,8 @@ def make_plan(what: str, config: RunConfig, topology: Topology, mesh: str | None
         # Parameters as they are served; nothing goes backward.
         model = model.replace(param_dtype=model.dtype, remat="none")
     if model.attention == "auto":
-        width = model.decoder.head_width
-        model = model.replace(attention=kernels.best("tpu", data.row_length, model.dtype, width))
+        width = model.decoder.head_dim
+        model = model.replace(attention=attention_kernels.best("tpu", data.row_length, model.dtype, width))
     shape = Shape(data.rows, data.row_length, data.images, data.image_slots)
     return Plan(what, model, train, shape, meshes.make_mesh(spec, topology_devices(topology)), topology)
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from owl2_jax.model import flops
 from owl2_jax.parallel.chips import GIB
-from owl2_jax.training.terminal import console, print_groups
+from owl2_jax.training.logging.terminal import console, print_groups
 
 
 def print_tables(values: Mapping[str, Any], every_leaf: bool) -> None:

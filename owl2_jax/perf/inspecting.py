@@ -24,7 +24,7 @@ from owl2_jax.parallel import mesh as meshes
 from owl2_jax.parallel.chips import Chip
 from owl2_jax.parallel.rules import storage_spec
 from owl2_jax.parallel.shardings import check_batch, check_params
-from owl2_jax.training import groups
+from owl2_jax.training import param_groups
 
 # Part of the model: pattern of its leaves. The first that matches takes a leaf.
 PARTS: Final = (
@@ -85,20 +85,20 @@ def inspect(config: RunConfig, machine: Machine) -> dict[str, Any]:
     check_params(names, shapes, mesh)
     check_batch(config.data.rows, mesh, "data.rows", config.train.accumulate_steps)
     check_batch(config.data.images, mesh, "data.images", config.train.accumulate_steps)
-    plans = groups.plan_leaves(shapes, config.train)
-    leaves = list_leaves(shapes, names, plans, sizes)
+    specs = param_groups.assign_groups(shapes, config.train)
+    leaves = list_leaves(shapes, names, specs, sizes)
     return {
         "machine": {"devices": machine.devices, "name": machine.name, "mesh": sizes},
         "parameters": _parts(leaves),
-        "groups": groups.table(shapes, plans, config.train),
+        "groups": param_groups.table(shapes, specs, config.train),
         "shardings": [dataclasses.asdict(leaf) for leaf in leaves],
         "memory": _memory(config, leaves, sizes),
-        "flops": _flops(config, plans, machine),
+        "flops": _flops(config, specs, machine),
     }
 
 
 def list_leaves(
-    shapes: tree.Tree, names: tree.Tree, plans: Mapping[str, groups.LeafPlan], sizes: Mapping[str, int]
+    shapes: tree.Tree, names: tree.Tree, specs: Mapping[str, param_groups.ParamSpec], sizes: Mapping[str, int]
 ) -> list[Leaf]:
     """All parameters by name, on a mesh of these axis sizes."""
     axes = tree.flatten(names)
@@ -109,7 +109,7 @@ def list_leaves(
         ways = math.prod(_ways(part, sizes) for part in spec)
         text = ", ".join("-" if part is None else "+".join(_axes(part)) for part in spec)
         found.append(
-            Leaf(name, tuple(leaf.shape), str(leaf.dtype), whole, whole // ways, text, plans[name].trained)
+            Leaf(name, tuple(leaf.shape), str(leaf.dtype), whole, whole // ways, text, specs[name].trained)
         )
     return found
 
@@ -170,7 +170,9 @@ def _memory(config: RunConfig, leaves: list[Leaf], sizes: Mapping[str, int]) -> 
     return {**memory, "all": sum(memory.values())}
 
 
-def _flops(config: RunConfig, plans: Mapping[str, groups.LeafPlan], machine: Machine) -> dict[str, Any]:
+def _flops(
+    config: RunConfig, specs: Mapping[str, param_groups.ParamSpec], machine: Machine
+) -> dict[str, Any]:
     """Work of a step by part, and the time that the products alone would take at the chips' peak."""
     data, length = config.data, config.data.row_length
     targets = min(config.train.max_targets or length, length)
@@ -178,7 +180,7 @@ def _flops(config: RunConfig, plans: Mapping[str, groups.LeafPlan], machine: Mac
     counted = flops.train_flops(
         config.model,
         dataclasses.replace(work, logits=data.rows * targets),
-        lambda name: plans[name].trained,
+        lambda name: specs[name].trained,
         chunked_head=0 < config.train.loss_chunk < targets,
     )
     rows = {**counted, "all": flops.total(counted)}

@@ -12,7 +12,7 @@ import numpy as np
 
 from owl2_jax.model import flops
 from owl2_jax.parallel.chips import chip_of
-from owl2_jax.parallel.fit import bytes_per_device
+from owl2_jax.perf.tpu_compile import bytes_per_device
 from owl2_jax.perf.workloads import DECODE_WIDTH, Workload
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from owl2_jax.core.errors import unknown_name
-from owl2_jax.core.memory import collapse_into_huge_pages
+from owl2_jax.core.host_memory import collapse_into_huge_pages
 from owl2_jax.inference import generate
 from owl2_jax.inference.sampling import Sampling, stack_settings
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from owl2_jax.inference.request import Result
 
-if TYPE_CHECKING:
-    from owl2_jax.serving.runner import EngineRunner
-
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+
+
+class Watched(Protocol):
+    """What is shown of an engine's runner, as `owl2_jax.serving.runner.EngineRunner`."""
+
+    running: int
+    waiting: int
+    slots: int
+    programs: int
+    ready: bool
 
 
 class Metrics:
@@ -55,7 +62,7 @@ class Metrics:
             registry=self._registry,
         )
 
-    def watch(self, runner: EngineRunner) -> None:
+    def watch(self, runner: Watched) -> None:
         """Shows the state of a runner from now on."""
         for name, text, value in (
             ("owl2_running", "Requests in slots.", lambda: runner.running),

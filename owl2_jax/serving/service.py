@@ -14,15 +14,15 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import encode_prompt
 from owl2_jax.data.messages import PICTURE_MARK
 from owl2_jax.inference.engine import Engine, EngineConfig
+from owl2_jax.inference.image_attention import Look, Looking
 from owl2_jax.inference.loaded import LoadedModel
-from owl2_jax.inference.looking import Look, Looking
 from owl2_jax.inference.request import Request
 from owl2_jax.serving.body import BodyReader
 from owl2_jax.serving.calls import ChatCall, Conversation, read_call, read_conversation
 from owl2_jax.serving.errors import ApiError, overloaded
 from owl2_jax.serving.fields import read_text, unknown_field
+from owl2_jax.serving.images import PictureReader
 from owl2_jax.serving.metrics import Metrics
-from owl2_jax.serving.pictures import PictureReader
 from owl2_jax.serving.remote import Fetcher
 from owl2_jax.serving.runner import EngineRunner, Ticket
 from owl2_jax.serving.settings import ServeConfig

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from owl2_jax.checkpoint.param_files import read_model_json, resolve_checkpoint
 from owl2_jax.config import RunConfig
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.params_io import read_model_json, resolve_checkpoint
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.sweeps.folder import SweepFolder
 from owl2_jax.sweeps.grid import Run, Sweep

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from owl2_jax.checkpoint.identity import checkpoint_identity
+from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR
 from owl2_jax.config import RunConfig
 from owl2_jax.core import fields, text_files
-from owl2_jax.core.checkpoint_identity import checkpoint_identity
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.params_io import CHECKPOINTS_DIR
 from owl2_jax.sweeps.grid import Point, Run, Sweep
 
 SCORES_FILE: Final = "scores.json"

@@ -1,0 +1,1 @@
+"""A tiny model, its inputs and a toy tokenizer, for tests and examples."""

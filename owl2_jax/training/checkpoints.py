@@ -12,12 +12,12 @@ from typing import Any, Final
 import jax
 import orbax.checkpoint as ocp
 
-from owl2_jax.core.array_reader import check_complete, drop_late_replies
-from owl2_jax.core.array_store import quiet_orbax
+from owl2_jax.checkpoint.array_reader import check_complete, drop_late_replies
+from owl2_jax.checkpoint.array_store import quiet_orbax
+from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR, PARAMS_DIR
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.params_io import CHECKPOINTS_DIR, PARAMS_DIR
+from owl2_jax.parallel.multihost import all_gather
 from owl2_jax.training.config import BestConfig
-from owl2_jax.training.everyone import gather
 from owl2_jax.training.state import TrainState
 
 # Items of a step directory, beside PARAMS_DIR.
@@ -158,7 +158,7 @@ class Checkpoints:
             read = self._read_step(step, like)
         except Exception as error:
             damage = " ".join(str(error).split())[:300] or type(error).__name__
-        damages = {process: text for process, text in enumerate(gather(damage)) if text}
+        damages = {process: text for process, text in enumerate(all_gather(damage)) if text}
         if damages:
             return None, "; ".join(f"host {n}: {text}" if n else text for n, text in damages.items())
         assert read is not None

@@ -15,9 +15,9 @@ from owl2_jax.data.config import DataConfig
 from owl2_jax.data.encode import EncodedSet
 from owl2_jax.data.packing import RowLimits, iterate_once
 from owl2_jax.data.pipeline import open_mixture, row_limits
+from owl2_jax.parallel.multihost import all_gather
 from owl2_jax.parallel.placement import data_shard
 from owl2_jax.training.config import HeldoutConfig
-from owl2_jax.training.everyone import gather
 from owl2_jax.training.hooks import Hook
 from owl2_jax.training.losses import LossSums
 from owl2_jax.training.placing import device_batch
@@ -79,7 +79,7 @@ def _samples(sets: list[EncodedSet], most: int, number: int, count: int) -> Iter
 
 def _same_count(batches: list[Batch], limits: RowLimits) -> list[Batch]:
     """Adds empty batches, so that every process takes part in every computation."""
-    most = max(gather(len(batches)))
+    most = max(all_gather(len(batches)))
     rows: list[list[Any]] = [[] for _ in range(limits.rows)]
     empty = build_batch(rows, limits.length, limits.image_slots, limits.images, limits.image_size)
     return batches + [empty] * (most - len(batches))

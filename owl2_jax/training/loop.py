@@ -9,21 +9,21 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from owl2_jax.core.memory import give_back_free_memory
+from owl2_jax.core.host_memory import give_back_free_memory
 from owl2_jax.data.batch import Batch
 from owl2_jax.parallel import multihost
-from owl2_jax.training import groups
+from owl2_jax.parallel.multihost import all_gather
+from owl2_jax.training import param_groups
 from owl2_jax.training.checkpoints import Checkpoints
-from owl2_jax.training.clock import EVALUATE, SAVE
-from owl2_jax.training.everyone import gather
+from owl2_jax.training.goodput import EVALUATE, SAVE
 from owl2_jax.training.hooks import Hook, evaluate
-from owl2_jax.training.interrupts import StopRequests
+from owl2_jax.training.initialize import starting_params
+from owl2_jax.training.logging.profile import Profile
+from owl2_jax.training.logging.reporter import Reporter
+from owl2_jax.training.logging.terminal import print_groups
 from owl2_jax.training.placing import device_batch
-from owl2_jax.training.profiling import Profile
-from owl2_jax.training.reporting import Reporter
-from owl2_jax.training.start import starting_params
+from owl2_jax.training.preemption import StopRequests
 from owl2_jax.training.state import TrainState
-from owl2_jax.training.terminal import print_groups
 from owl2_jax.training.trainer import Trainer
 from owl2_jax.training.watchdog import Watchdog
 
@@ -76,7 +76,7 @@ def train(
     """
     config, started = trainer.config, time.perf_counter()
     if jax.process_index() == 0:
-        print_groups(groups.table(trainer.shapes, trainer.plans, config))
+        print_groups(param_groups.table(trainer.shapes, trainer.specs, config))
 
     with (
         Watchdog(run, config.watchdog_seconds) as watchdog,
@@ -136,11 +136,11 @@ def data_state(batches: Batches) -> dict[str, Any]:
         return batches.get_state()
     from owl2_jax.data.pipeline import merge_states
 
-    return merge_states(gather(batches.get_state()))
+    return merge_states(all_gather(batches.get_state()))
 
 
 class ChangeCheck:
-    """Holds a run to its table of groups, once, in front of its first save.
+    """Holds a run to its table of param_groups, once, in front of its first save.
 
     By then two steps or more were taken (a warm-up's first step has rate 0),
     and a whole interval, so that data every group needs has come by.
@@ -156,7 +156,7 @@ class ChangeCheck:
         if self._before is None or steps < 2:
             return
         before, after = jax.device_get((self._before, self._trainer.fingerprint(state)["params"]))
-        groups.check_changes(before, after, self._trainer.plans, steps)
+        param_groups.check_changes(before, after, self._trainer.specs, steps)
         self._before = None
 
 

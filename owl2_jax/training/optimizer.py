@@ -1,4 +1,4 @@
-"""AdamW over parameter groups, built from the plan of each leaf."""
+"""AdamW over parameter groups, built from the spec of each leaf."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import optax
 
 from owl2_jax.core import tree
 from owl2_jax.training.config import OptimizerConfig, ScheduleConfig, TrainConfig
-from owl2_jax.training.groups import LeafPlan
+from owl2_jax.training.param_groups import ParamSpec
 
 Schedule = Callable[[jax.Array], jax.Array]
 
@@ -27,7 +27,7 @@ def schedule(config: ScheduleConfig, num_steps: int) -> Schedule:
     )
 
 
-def make_optimizer(config: TrainConfig, plans: Mapping[str, LeafPlan]) -> optax.GradientTransformation:
+def make_optimizer(config: TrainConfig, specs: Mapping[str, ParamSpec]) -> optax.GradientTransformation:
     """Clip by global norm, Adam, decoupled decay and learning rate per leaf.
 
     The transformation works on the tree of trained leaves alone, so frozen
@@ -36,7 +36,7 @@ def make_optimizer(config: TrainConfig, plans: Mapping[str, LeafPlan]) -> optax.
     return optax.chain(
         optax.clip_by_global_norm(config.optimizer.clip_norm),
         _adam(config.optimizer),
-        _scale_by_plan(config, plans),
+        _scale_by_plan(config, specs),
     )
 
 
@@ -46,7 +46,7 @@ def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
     )
 
 
-def _scale_by_plan(config: TrainConfig, plans: Mapping[str, LeafPlan]) -> optax.GradientTransformation:
+def _scale_by_plan(config: TrainConfig, specs: Mapping[str, ParamSpec]) -> optax.GradientTransformation:
     """`-(rate * multiplier) * (update + decay * parameter)`, leaf by leaf."""
     run = schedule(config.schedule, config.num_steps)
     own = {
@@ -65,11 +65,11 @@ def _scale_by_plan(config: TrainConfig, plans: Mapping[str, LeafPlan]) -> optax.
         flat_params = tree.flatten(params)
         scaled = {}
         for name, value in tree.flatten(updates).items():
-            plan = plans[name]
-            rate = rates.get(plan.group.name, default)
-            if plan.weight_decay:
-                value = value + plan.weight_decay * flat_params[name]
-            scaled[name] = (-rate * plan.lr * value).astype(flat_params[name].dtype)
+            spec = specs[name]
+            rate = rates.get(spec.group.name, default)
+            if spec.weight_decay:
+                value = value + spec.weight_decay * flat_params[name]
+            scaled[name] = (-rate * spec.lr * value).astype(flat_params[name].dtype)
         return tree.unflatten(scaled), optax.ScaleByScheduleState(count=state.count + 1)
 
     return optax.GradientTransformation(init, update)

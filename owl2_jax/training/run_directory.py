@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR, MODEL_FILE, TOKENIZER_FILE, model_json
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_identity import Identity, changes
-from owl2_jax.core.params_io import CHECKPOINTS_DIR, MODEL_FILE, TOKENIZER_FILE, model_json
 from owl2_jax.core.text_files import read_bytes, read_json_object, write_bytes
 from owl2_jax.training.extending import LENGTH_FIELDS, why_not_extended
 from owl2_jax.version import __version__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from owl2_jax.core import tree
-from owl2_jax.training.groups import LeafPlan, trained_names
+from owl2_jax.training.param_groups import ParamSpec, trained_names
 
 
 @flax.struct.dataclass
@@ -33,10 +34,10 @@ class TrainState:
 
 
 def create_state(
-    params: dict[str, Any], plans: dict[str, LeafPlan], optimizer: optax.GradientTransformation
+    params: dict[str, Any], specs: dict[str, ParamSpec], optimizer: optax.GradientTransformation
 ) -> TrainState:
     """A state at step 0; the optimiser sees the trained leaves alone."""
-    trained, _ = tree.partition(params, trained_names(plans))
+    trained, _ = tree.partition(params, trained_names(specs))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -44,3 +45,23 @@ def create_state(
         bad_steps=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
     )
+
+
+def fingerprint(state: TrainState, specs: Mapping[str, ParamSpec]) -> dict[str, Any]:
+    """Sums over the bits of a state, which change when any bit does and are the same on every mesh.
+
+    Returns:
+      {"params": {group: uint32[]}, "rest": uint32[]}; groups without a leaf of
+      their own are left out.
+    """
+    sums: dict[str, jax.Array] = {}
+    for name, leaf in tree.flatten(state.params).items():
+        group = specs[name].group.name
+        sums[group] = sums.get(group, jnp.uint32(0)) + _sum_bits(leaf)
+    rest = jax.tree.leaves(state.replace(params=None))
+    return {"params": sums, "rest": sum(map(_sum_bits, rest), jnp.uint32(0))}
+
+
+def _sum_bits(leaf: jax.Array) -> jax.Array:
+    bits = jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")
+    return jnp.sum(bits.astype(jnp.uint32), dtype=jnp.uint32)

@@ -13,7 +13,6 @@ import optax
 from owl2_jax.core import tree
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.training.config import TrainConfig
-from owl2_jax.training.groups import LeafPlan, trained_names
 from owl2_jax.training.losses import (
     LossSums,
     chunked_cross_entropy,
@@ -21,6 +20,7 @@ from owl2_jax.training.losses import (
     supervised_first,
     take_positions,
 )
+from owl2_jax.training.param_groups import ParamSpec, trained_names
 from owl2_jax.training.state import TrainState
 
 Array = jax.Array
@@ -139,7 +139,7 @@ def train_step(
     *,
     model: Owl2,
     optimizer: optax.GradientTransformation,
-    plans: Mapping[str, LeafPlan],
+    specs: Mapping[str, ParamSpec],
     config: TrainConfig,
     num_datasets: int = 0,
 ) -> tuple[TrainState, dict[str, Array]]:
@@ -154,7 +154,7 @@ def train_step(
       sums of loss, correct and count, see `sample_classes`), grad_norm,
       bad_steps, skipped, and `batch_counts`.
     """
-    trained, frozen = tree.partition(state.params, trained_names(plans))
+    trained, frozen = tree.partition(state.params, trained_names(specs))
     key = dropout_key(model, config, state.step)
     grads, sums = gradients(trained, frozen, batch, model, config, num_datasets, key)
     norm = optax.tree.norm(grads)

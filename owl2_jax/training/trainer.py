@@ -1,4 +1,4 @@
-"""What is fixed during a run: model, plan of the parameters, optimiser, mesh, compiled step.
+"""What is fixed during a run: model, spec of the parameters, optimiser, mesh, compiled step.
 
 Apart from the loop, so that a step can be compiled or timed without the input
 pipeline and checkpoints.
@@ -20,11 +20,11 @@ from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import Owl2, abstract_params, init_params, logical_axes
 from owl2_jax.parallel import rules, shardings
 from owl2_jax.parallel.chips import chip_of
-from owl2_jax.training import groups
+from owl2_jax.training import param_groups
 from owl2_jax.training.config import TrainConfig
 from owl2_jax.training.losses import LossSums
 from owl2_jax.training.optimizer import make_optimizer
-from owl2_jax.training.state import TrainState, create_state
+from owl2_jax.training.state import TrainState, create_state, fingerprint
 from owl2_jax.training.step import DeviceBatch, batch_loss, train_step
 
 
@@ -33,19 +33,19 @@ class Trainer:
     """What is fixed during a run.
 
     Attributes:
-      plans: how each leaf trains.
+      specs: how each leaf trains.
       shapes: the parameters as `jax.ShapeDtypeStruct`.
       state_shardings: a sharding at each leaf of the state.
       init: key to random parameters on the mesh.
       create: parameters on the mesh to the state at step 0; they are donated.
       step: (state, batch) to (state, metrics); the state is donated.
-      fingerprint: state to sums of its bits, see `groups.fingerprint`.
+      fingerprint: state to sums of its bits, see `state.fingerprint`.
     """
 
     model: Owl2
     config: TrainConfig
     datasets: tuple[str, ...]
-    plans: dict[str, groups.LeafPlan]
+    specs: dict[str, param_groups.ParamSpec]
     shapes: dict[str, Any]
     optimizer: optax.GradientTransformation
     mesh: jax.sharding.Mesh
@@ -57,7 +57,7 @@ class Trainer:
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state."""
-        create = functools.partial(create_state, plans=self.plans, optimizer=self.optimizer)
+        create = functools.partial(create_state, specs=self.specs, optimizer=self.optimizer)
         shapes = jax.eval_shape(create, self.shapes)
         return jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -73,7 +73,7 @@ class Trainer:
             config, rows, length, math.prod(batch.images.shape[:-3]), batch.image_index.shape[-1]
         )
         work = dataclasses.replace(work, logits=rows * min(self.config.max_targets or length, length))
-        parts = flops.train_flops(config, work, lambda name: self.plans[name].trained)
+        parts = flops.train_flops(config, work, lambda name: self.specs[name].trained)
         return sum(part.model for part in parts.values())
 
 
@@ -94,19 +94,19 @@ def make_trainer(
     """
     model, shapes, axes = Owl2(model_config), abstract_params(model_config), logical_axes(model_config)
     shardings.check_params(axes, shapes, mesh)
-    plans = groups.plan_leaves(shapes, config)
-    optimizer = make_optimizer(config, plans)
-    create = functools.partial(create_state, plans=plans, optimizer=optimizer)
+    specs = param_groups.assign_groups(shapes, config)
+    optimizer = make_optimizer(config, specs)
+    create = functools.partial(create_state, specs=specs, optimizer=optimizer)
     stored = shardings.param_shardings(axes, mesh)
     places = shardings.like_params(jax.eval_shape(create, shapes), stored, shapes, mesh)
     step = functools.partial(
-        train_step, model=model, optimizer=optimizer, plans=plans, config=config, num_datasets=len(datasets)
+        train_step, model=model, optimizer=optimizer, specs=specs, config=config, num_datasets=len(datasets)
     )
     return Trainer(
         model=model,
         config=config,
         datasets=datasets,
-        plans=plans,
+        specs=specs,
         shapes=shapes,
         optimizer=optimizer,
         mesh=mesh,
@@ -125,7 +125,7 @@ def make_trainer(
             compiler_options=_compile_well(mesh),
         ),
         fingerprint=jax.jit(
-            functools.partial(groups.fingerprint, plans=plans),
+            functools.partial(fingerprint, specs=specs),
             out_shardings=shardings.replicated(mesh),
             compiler_options=_compile_fast(mesh),
         ),

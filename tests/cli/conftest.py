@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from owl2_jax.core.params_io import model_json, write_model_directory
+from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.testing import tiny
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from owl2_jax.checkpoint.param_files import read_model_json
 from owl2_jax.cli.main import main
 from owl2_jax.convert.source import Source
-from owl2_jax.core.params_io import read_model_json
 from tests.convert.starting_points import LlamaSizes, write_clip, write_llama
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import sys
 import pytest
 from PIL import Image
 
+from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.cli.main import main
-from owl2_jax.core.params_io import model_json, write_model_directory
 from owl2_jax.evals.journal import CHUNK
 from tests.environment import environment
 

@@ -68,8 +68,8 @@ def fake_result(plan):
     """Fits up to one row at a time without remat, any number with it; larger batches are faster."""
     from types import SimpleNamespace
 
-    from owl2_jax.parallel.fit import Fit, Memory, Roofline
-    from owl2_jax.parallel.traffic import Traffic
+    from owl2_jax.perf.tpu_compile import Fit, Memory, Roofline
+    from owl2_jax.perf.traffic import Traffic
 
     fits = plan.model.remat != "none" or plan.rows_per_piece == 1
     needed = 1.0 if fits else 1e12

@@ -13,7 +13,7 @@ import pytest
 
 from owl2_jax.cli.main import main
 from owl2_jax.core import locks
-from owl2_jax.training.metrics import read_metrics
+from owl2_jax.training.logging.metrics import read_metrics
 from tests.data.corpora import dialogue, write_set
 from tests.environment import environment
 from tests.training import runs

@@ -14,7 +14,7 @@ import pytest
 
 from owl2_jax.cli.main import main
 from owl2_jax.sweeps import processes
-from owl2_jax.training.metrics import read_metrics
+from owl2_jax.training.logging.metrics import read_metrics
 from tests.environment import environment
 from tests.training import runs
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import jax
 import pytest
 
+from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.config import read_config_file
-from owl2_jax.core.params_io import model_json, write_model_directory
 from owl2_jax.data.pipeline import load_tokenizer
 from owl2_jax.model.owl2 import init_params
-from owl2_jax.training.metrics import read_metrics
+from owl2_jax.training.logging.metrics import read_metrics
 from tests.environment import environment
 from tests.training import runs
 

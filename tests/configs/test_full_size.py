@@ -14,7 +14,7 @@ from owl2_jax.data.mixture import round_shares
 from owl2_jax.data.sources import SOURCES
 from owl2_jax.model.config import LORA_TARGETS
 from owl2_jax.model.owl2 import abstract_params
-from owl2_jax.training import groups
+from owl2_jax.training import param_groups
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NAMES = ("pretrain_7b", "instruct_7b", "finetune_7b", "lora_7b")
@@ -28,8 +28,8 @@ def load(name, argument="", *overrides):
 
 def table(config):
     shapes = abstract_params(config.model)
-    plans = groups.plan_leaves(shapes, config.train)
-    return {row["group"]: row for row in groups.table(shapes, plans, config.train)}
+    specs = param_groups.assign_groups(shapes, config.train)
+    return {row["group"]: row for row in param_groups.table(shapes, specs, config.train)}
 
 
 def totals(config):

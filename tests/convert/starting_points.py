@@ -67,9 +67,9 @@ def write_llama(directory: Path, sizes: LlamaSizes, tokenizer: bytes, **config: 
 
 def llama_logits(tensors: Tensors, sizes: LlamaSizes, tokens: torch.Tensor) -> torch.Tensor:
     """int64[T] to float32[T, V]."""
-    heads, head_width = sizes.num_heads, sizes.width // sizes.num_heads
+    heads, head_dim = sizes.num_heads, sizes.width // sizes.num_heads
     length = len(tokens)
-    angles = torch.arange(length)[:, None] / 10000 ** (torch.arange(0, head_width, 2) / head_width)
+    angles = torch.arange(length)[:, None] / 10000 ** (torch.arange(0, head_dim, 2) / head_dim)
     sin, cos = (torch.cat([f(angles)] * 2, -1)[:, None] for f in (torch.sin, torch.cos))
 
     def norm(x: torch.Tensor, name: str) -> torch.Tensor:
@@ -84,10 +84,10 @@ def llama_logits(tensors: Tensors, sizes: LlamaSizes, tokens: torch.Tensor) -> t
         root = f"model.layers.{layer}"
         h = norm(x, f"{root}.input_layernorm")
         q, k, v = (
-            (h @ tensors[f"{root}.self_attn.{n}_proj.weight"].T).view(length, -1, head_width) for n in "qkv"
+            (h @ tensors[f"{root}.self_attn.{n}_proj.weight"].T).view(length, -1, head_dim) for n in "qkv"
         )
         k, v = (t.repeat_interleave(heads // sizes.num_kv_heads, 1) for t in (rotate(k), v))
-        scores = torch.einsum("tnh,snh->nts", rotate(q), k) / head_width**0.5
+        scores = torch.einsum("tnh,snh->nts", rotate(q), k) / head_dim**0.5
         scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), float("-inf"))
         context = torch.einsum("nts,snh->tnh", scores.softmax(-1), v).reshape(length, -1)
         x = x + context @ tensors[f"{root}.self_attn.o_proj.weight"].T

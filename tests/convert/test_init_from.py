@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from owl2_jax.checkpoint.param_files import read_model_json, read_tokenizer, restore_params
 from owl2_jax.convert.hf_config import read_clip_config, read_llama_config
 from owl2_jax.convert.init_from import init_checkpoint
 from owl2_jax.convert.resize import resize_position_table
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.params_io import read_model_json, read_tokenizer, restore_params
 from owl2_jax.core.tree import flatten
 from owl2_jax.model.config import Owl2Config, VisionConfig
 from owl2_jax.model.owl2 import Owl2, abstract_params

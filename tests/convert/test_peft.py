@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from owl2_jax.checkpoint.param_files import model_json, read_model_json, restore_params, write_model_directory
 from owl2_jax.convert.hf_config import read_hf_config
 from owl2_jax.convert.peft import adapted_rules, export_peft, import_peft
 from owl2_jax.convert.pickled_file import PickledReader
@@ -20,7 +21,6 @@ from owl2_jax.convert.to_flax import leaf_shapes
 from owl2_jax.convert.to_torch import convert_to_torch
 from owl2_jax.core import tree
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.params_io import model_json, read_model_json, restore_params, write_model_directory
 from owl2_jax.model.config import LORA_TARGETS, LoraConfig
 from owl2_jax.model.lora import split_adapters
 from owl2_jax.model.owl2 import abstract_params

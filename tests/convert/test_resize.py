@@ -8,6 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from owl2_jax.checkpoint.param_files import (
+    model_json,
+    read_model_json,
+    read_tokenizer,
+    restore_params,
+    write_model_directory,
+)
 from owl2_jax.convert.resize import (
     bicubic_resize,
     resize_checkpoint,
@@ -16,13 +23,6 @@ from owl2_jax.convert.resize import (
 )
 from owl2_jax.convert.to_flax import convert_to_jax, leaf_shapes
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.params_io import (
-    model_json,
-    read_model_json,
-    read_tokenizer,
-    restore_params,
-    write_model_directory,
-)
 from owl2_jax.core.tree import flatten
 from owl2_jax.model.config import Owl2Config
 from tests.convert.checkpoints import GOLDEN, bits

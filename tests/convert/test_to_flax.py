@@ -11,11 +11,16 @@ import numpy as np
 import pytest
 import torch
 
+from owl2_jax.checkpoint.param_files import (
+    read_model_json,
+    read_tokenizer,
+    resolve_checkpoint,
+    restore_params,
+)
 from owl2_jax.convert.hf_config import read_hf_config
 from owl2_jax.convert.to_flax import convert_to_jax, load_hf_params
 from owl2_jax.convert.tokenizer_files import why_no_tokenizer
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.params_io import read_model_json, read_tokenizer, resolve_checkpoint, restore_params
 from owl2_jax.core.tree import flatten
 from owl2_jax.loading import load_model
 from owl2_jax.model.config import Owl2Config
@@ -48,7 +53,7 @@ def test_every_value_lands_where_the_table_says(layout: str, tmp_path: Path) -> 
     layer, decoder = 1, config.decoder
     weight = theirs[f"model.layers.{layer}.self_attn.k_proj.multiway.1.weight"].numpy()
     kernel = flat["decoder/layers/attention/k_image/kernel"][layer]
-    expected = weight.reshape(decoder.num_kv_heads, decoder.head_width, decoder.width).transpose(2, 0, 1)
+    expected = weight.reshape(decoder.num_kv_heads, decoder.head_dim, decoder.width).transpose(2, 0, 1)
     np.testing.assert_array_equal(kernel, expected)
 
 

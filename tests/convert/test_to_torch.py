@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.convert.buffers import buffer_shapes
 from owl2_jax.convert.hf_config import read_hf_config
 from owl2_jax.convert.safetensors_file import TensorSpec
 from owl2_jax.convert.to_flax import convert_to_jax, leaf_shapes, load_hf_params
 from owl2_jax.convert.to_torch import convert_to_torch, parse_size, plan_shards
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
-from owl2_jax.core.params_io import model_json, write_model_directory
 from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import Owl2

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from owl2_jax.core.memory import keep_freed_memory
+from owl2_jax.core.host_memory import keep_freed_memory
 from owl2_jax.data.config import DatasetConfig
 from owl2_jax.data.pipeline import Pipeline
 from tests.data import corpora

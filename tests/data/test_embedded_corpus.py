@@ -9,11 +9,11 @@ from collections import Counter
 import pytest
 from PIL import Image
 
-from owl2_jax.data.corpus import easy_vqa
-from owl2_jax.data.corpus.packages import PACKAGES
-from owl2_jax.data.corpus.records import sha256
 from owl2_jax.data.sources.embedded import FOLDER, TOKENIZER, EmbeddedSource, manifest
+from owl2_jax.data.sources.embedded_records import sha256
 from owl2_jax.data.tokenizer import Tokenizer
+from owl2_jax.data_tools.corpus import easy_vqa
+from owl2_jax.data_tools.corpus.packages import PACKAGES
 
 MEGABYTES_ALLOWED = 10
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from owl2_jax.core.errors import UnknownNameError
 from owl2_jax.data.images import MODES, PAD_COLOUR, ImageError, decode, fit, load, normalize
+from tests.fuzz import images as fuzz
 from tests.fuzz import picture_files
-from tests.fuzz import pictures as fuzz
 
 CASES = Path(__file__).parent / "cases" / "pictures"
 GOLDEN = Path(__file__).parents[1] / "golden" / "images"

@@ -12,11 +12,11 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data import video
 from owl2_jax.data.images import ImageError
 from owl2_jax.data.pipeline import open_mixture
-from owl2_jax.data.prepare.clean import clean
-from owl2_jax.data.prepare.settings import PrepareConfig, PrepareSet
 from owl2_jax.data.sources.arrayrecord import decode_example
 from owl2_jax.data.sources.llava import LlavaSource
 from owl2_jax.data.video import Frame, decode_frame, frames
+from owl2_jax.data_tools.prepare.clean import clean
+from owl2_jax.data_tools.prepare.settings import PrepareConfig, PrepareSet
 from tests.data import corpora
 
 

@@ -10,10 +10,10 @@ import pytest
 from safetensors.torch import load_file
 
 import owl2_jax
+from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.cli.train import check_tokenizer
 from owl2_jax.convert.to_flax import convert_to_jax
 from owl2_jax.convert.to_torch import convert_to_torch
-from owl2_jax.core.params_io import model_json, write_model_directory
 from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.data.pipeline import load_tokenizer
 from owl2_jax.inference.engine import Engine, EngineConfig

@@ -13,9 +13,9 @@ import pytest
 
 from owl2_jax.evals.asking import Reply
 from owl2_jax.evals.base import Answered, Benchmark, Question
+from owl2_jax.evals.broken import Broken
 from owl2_jax.evals.metrics import captions
 from owl2_jax.evals.metrics.choice import LETTERS
-from owl2_jax.evals.rows import Broken
 
 
 class Folder:

@@ -10,8 +10,8 @@ import pytest
 
 from owl2_jax.evals import circular
 from owl2_jax.evals.base import Answered
+from owl2_jax.evals.broken import Broken
 from owl2_jax.evals.loading import load_questions
-from owl2_jax.evals.rows import Broken
 
 CASES = Path(__file__).parents[1] / "data" / "cases" / "evaluate"
 COLUMNS = ["index", "question", "hint", *"ABCD", "answer", "l2-category", "image"]

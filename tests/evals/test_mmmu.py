@@ -12,9 +12,10 @@ import pyarrow.parquet
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.evals.broken import Broken
 from owl2_jax.evals.loading import load_questions
 from owl2_jax.evals.mmmu import CATEGORIES, MMMU, read_question
-from owl2_jax.evals.rows import Broken, parse_rows
+from owl2_jax.evals.rows import parse_rows
 
 CASES = Path(__file__).parents[1] / "data" / "cases" / "evaluate"
 SUBJECTS = sorted(subject for subjects in CATEGORIES.values() for subject in subjects)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.evals.rows import Broken
+from owl2_jax.evals.broken import Broken
 from owl2_jax.evals.tables import read_parquet, read_plain_csv, read_table
 
 

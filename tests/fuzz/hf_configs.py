@@ -157,7 +157,7 @@ def _compare_decoder(config: Any, tied: bool, values: dict) -> None:
         "max_position_embeddings": config.max_length,
     })  # fmt: skip
     assert tied == bool(values.get("tie_word_embeddings"))
-    assert (values.get("head_dim") or config.head_width) == config.head_width
+    assert (values.get("head_dim") or config.head_dim) == config.head_dim
     thetas, kinds = set(), set()
     if "rope_theta" in values:
         thetas.add(values["rope_theta"])

@@ -28,7 +28,7 @@ from owl2_jax.data.sources.files import index_json
 from owl2_jax.data.sources.llava import LlavaSource
 from owl2_jax.data.tokenizer import Tokenizer
 from owl2_jax.evals.files import read_json_lines
-from owl2_jax.training.metrics import METRICS_FILE, read_metrics
+from owl2_jax.training.logging.metrics import METRICS_FILE, read_metrics
 from tests.data.fuzz import mutated
 
 _TAGS = {"<image>": "<|image|>", "<|image|>": "<image>"}

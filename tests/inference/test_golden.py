@@ -8,9 +8,9 @@ import pytest
 
 from owl2_jax.convert.to_flax import load_hf_params
 from owl2_jax.inference.engine import Engine, EngineConfig
+from owl2_jax.inference.images import Picture
 from owl2_jax.inference.inputs import place_pictures, stack_prompts
 from owl2_jax.inference.loaded import LoadedModel
-from owl2_jax.inference.pictures import Picture
 from owl2_jax.inference.request import Request
 from owl2_jax.model.owl2 import Owl2
 

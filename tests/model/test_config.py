@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
+from owl2_jax.model.attention_kernels import KERNELS
 from owl2_jax.model.config import (
     AbstractorConfig,
     Attention,
@@ -15,7 +16,6 @@ from owl2_jax.model.config import (
     Remat,
     VisionConfig,
 )
-from owl2_jax.model.kernels import KERNELS
 from owl2_jax.model.remat import POLICIES
 
 
@@ -28,7 +28,7 @@ def test_defaults_are_the_released_sizes() -> None:
     config = Owl2Config()
     assert config.tokens_per_image == 65
     assert config.vision.num_patches == 1024
-    assert (config.vision.head_width, config.decoder.head_width) == (64, 128)
+    assert (config.vision.head_dim, config.decoder.head_dim) == (64, 128)
 
 
 def test_replace_reaches_inside() -> None:

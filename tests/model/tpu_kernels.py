@@ -25,10 +25,10 @@ def compile_attention(name: str, length: int = 2048, heads: int = 32, width: int
     import jax
     import jax.numpy as jnp
 
-    from owl2_jax.model import kernels
+    from owl2_jax.model import attention_kernels
     from owl2_jax.parallel import rules
-    from owl2_jax.parallel.fit import topology_devices
     from owl2_jax.parallel.mesh import BATCH_AXES, TENSOR, make_mesh
+    from owl2_jax.perf.tpu_compile import topology_devices
 
     mesh = make_mesh({"fsdp": -1, "tensor": 2}, topology_devices(topology))
 
@@ -41,7 +41,7 @@ def compile_attention(name: str, length: int = 2048, heads: int = 32, width: int
     segments = array((rows, length), jnp.int32, BATCH_AXES)
 
     def loss(q, k, v, segments):
-        return jnp.sum(jnp.square(kernels.splash(q, k, v, segments).astype(jnp.float32)))
+        return jnp.sum(jnp.square(attention_kernels.splash(q, k, v, segments).astype(jnp.float32)))
 
     gradients = jax.jit(rules.activate(mesh)(jax.grad(loss, argnums=(0, 1, 2))))
     start = time.perf_counter()
@@ -52,7 +52,7 @@ def compile_attention(name: str, length: int = 2048, heads: int = 32, width: int
 def main() -> int:
     for name in sys.argv[1:]:
         found, seconds = compile_attention(name)
-        print(f"{name}: {found} kernels, {seconds:.1f} s")
+        print(f"{name}: {found} attention_kernels, {seconds:.1f} s")
         if found < KERNELS:
             print(f"error: expected at least {KERNELS} kernels", file=sys.stderr)
             return 1

@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
+from owl2_jax.checkpoint.param_files import restore_params
 from owl2_jax.core import locks
-from owl2_jax.core.params_io import restore_params
 from owl2_jax.core.tree import flatten
 from tests.multidevice.processes import finish, start_processes
 from tests.training import runs

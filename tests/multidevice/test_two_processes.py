@@ -8,7 +8,7 @@ from tests.multidevice.processes import finish, start_processes
 
 START = """
 from owl2_jax.parallel import multihost
-multihost.start(60)
+multihost.initialize(60)
 import sys, jax, jax.numpy as jnp, numpy as np
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.parallel import placement

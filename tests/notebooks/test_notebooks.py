@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from owl2_jax.core.params_io import model_json, write_model_directory
+from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.data.sources.embedded import TOKENIZER
 from owl2_jax.model.owl2 import init_params
 from owl2_jax.model.presets import preset

@@ -122,7 +122,8 @@ def test_watch_leaves_a_block_that_ends_alone():
 def test_process_that_is_alone_stops_with_a_message_in_time():
     result = run("""
         from owl2_jax.parallel import multihost
-        multihost.start(2, {"OWL2_COORDINATOR": "127.0.0.1:1", "OWL2_PROCESSES": "2", "OWL2_PROCESS": "1"})
+        cluster = {"OWL2_COORDINATOR": "127.0.0.1:1", "OWL2_PROCESSES": "2", "OWL2_PROCESS": "1"}
+        multihost.initialize(2, cluster)
     """)
     assert result.returncode == 3
     assert (

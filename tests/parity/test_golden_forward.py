@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from owl2_jax.model import modality
+from owl2_jax.model import image_positions
 from owl2_jax.model.attention import causal_segment_mask, query_segments
 from owl2_jax.model.layers import LayerNorm
 from owl2_jax.model.owl2 import Owl2
@@ -59,8 +59,8 @@ def test_expansion_and_embeddings(model: str, name: str) -> None:
     np.testing.assert_array_equal(inputs.labels, golden[f"{name}/expanded_labels"])
     np.testing.assert_array_equal(inputs.segment_ids > 0, golden[f"{name}/expanded_attention_mask"])
     batch, length = inputs.tokens.shape
-    starts = modality.slot_starts(inputs.image_index, inputs.image_starts, length)
-    is_image = modality.image_mask(starts, length, config.tokens_per_image)
+    starts = image_positions.slot_starts(inputs.image_index, inputs.image_starts, length)
+    is_image = image_positions.image_mask(starts, length, config.tokens_per_image)
     np.testing.assert_array_equal(is_image.astype(int), golden[f"{name}/expanded_modality"])
     if f"{name}/inputs_embeds" in golden:
         embedded = apply(config, _embed)({"params": params}, *padded(inputs, config).inputs)

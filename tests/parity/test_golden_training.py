@@ -14,7 +14,7 @@ import pytest
 from owl2_jax.convert.rules import OWL2, pairs
 from owl2_jax.core import tree
 from owl2_jax.model.owl2 import Owl2
-from owl2_jax.training import groups
+from owl2_jax.training import param_groups
 from owl2_jax.training.config import OptimizerConfig, ScheduleConfig, TrainConfig
 from owl2_jax.training.optimizer import make_optimizer
 from owl2_jax.training.state import create_state
@@ -94,12 +94,12 @@ def test_every_gradient(model: str, name: str) -> None:
 def test_five_adamw_steps(model: str) -> None:
     config, params, golden, _ = load(model)
     params = jax.tree.map(jnp.asarray, params)
-    plans = groups.plan_leaves(params, CONFIG)
-    optimizer = make_optimizer(CONFIG, plans)
-    state = create_state(params, plans, optimizer)
+    specs = param_groups.assign_groups(params, CONFIG)
+    optimizer = make_optimizer(CONFIG, specs)
+    state = create_state(params, specs, optimizer)
     batch = device_batch(case(model, "iv"))
     step = jax.jit(
-        functools.partial(train_step, model=Owl2(config), optimizer=optimizer, plans=plans, config=CONFIG)
+        functools.partial(train_step, model=Owl2(config), optimizer=optimizer, specs=specs, config=CONFIG)
     )
     losses, norms = [], []
     for _ in range(5):

@@ -9,8 +9,8 @@ import pytest
 
 from tests.serving.questions import picture_part, user
 from tests.serving.running import Running
-from tests.serving.test_pictures import data_url as url_of_bytes
-from tests.serving.test_pictures import png_of_size
+from tests.serving.test_images import data_url as url_of_bytes
+from tests.serving.test_images import png_of_size
 
 
 def conversation(*parts) -> dict:

@@ -16,10 +16,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.cli.main import main
 from owl2_jax.cli.serve import read_key
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.params_io import model_json, write_model_directory
 from owl2_jax.serving.listening import listen, url_of
 from owl2_jax.testing import tiny
 from tests.environment import environment

@@ -12,8 +12,8 @@ from string import Template
 import pytest
 import yaml
 
+from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.params_io import model_json, write_model_directory
 from owl2_jax.sweeps.clusters import write_jobsets, write_slurm
 from tests.launch.test_gke_jobset import JOBSET, check
 from tests.launch.test_scripts import executable

@@ -68,7 +68,7 @@ def test_mistake_is_not_tried_again_at_once(go, pretended):
 def test_copies_of_the_start_are_shared_by_the_seeds(
     go, folder, tmp_path, tiny_config, tiny_params, toy_tokenizer
 ):
-    from owl2_jax.core.params_io import model_json, write_model_directory
+    from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 
     start = tmp_path / "start"
     write_model_directory(start, model_json(tiny_config.to_dict()), tiny_params, toy_tokenizer.bytes)

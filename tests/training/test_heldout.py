@@ -10,8 +10,8 @@ from owl2_jax.data.config import DatasetConfig
 from owl2_jax.training.config import BestConfig, HeldoutConfig
 from owl2_jax.training.heldout import heldout_metrics, make_heldout
 from owl2_jax.training.hooks import Hook, check_best, evaluate
-from owl2_jax.training.metrics import read_metrics
-from owl2_jax.training.start import starting_params
+from owl2_jax.training.initialize import starting_params
+from owl2_jax.training.logging.metrics import read_metrics
 from tests.training import runs
 
 SETS = {

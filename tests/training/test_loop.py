@@ -10,8 +10,8 @@ import pytest
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.training.checkpoints import Checkpoints
-from owl2_jax.training.metrics import read_metrics
-from owl2_jax.training.start import starting_params
+from owl2_jax.training.initialize import starting_params
+from owl2_jax.training.logging.metrics import read_metrics
 from tests.training import runs
 
 

@@ -8,19 +8,20 @@ import jax
 import numpy as np
 import pytest
 
+from owl2_jax.checkpoint import param_files
 from owl2_jax.cli.main import main
 from owl2_jax.convert.merge import merge_checkpoint
 from owl2_jax.convert.safetensors_file import SafetensorsReader
-from owl2_jax.core import params_io, tree
+from owl2_jax.core import tree
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.request import Request
 from owl2_jax.loading import load_model
 from owl2_jax.model.lora import is_adapter, merge
 from owl2_jax.model.owl2 import Owl2, abstract_params
-from owl2_jax.training.groups import plan_leaves
-from owl2_jax.training.metrics import read_metrics
-from owl2_jax.training.start import check_start, starting_params
+from owl2_jax.training.initialize import check_start, starting_params
+from owl2_jax.training.logging.metrics import read_metrics
+from owl2_jax.training.param_groups import assign_groups
 from owl2_jax.training.step import dropout_key
 from tests.training import runs
 
@@ -62,7 +63,7 @@ def test_a_run_is_merged_exported_and_imported_on_the_command_line(straight, ada
     folder, _, after = adapted
     peft, output = tmp_path / "peft", f"--output={tmp_path}"
     assert main(["convert", "merge-lora", f"--checkpoint={folder}", f"{output}/merged"]) == 0
-    merged = runs.leaves(params_io.restore_params(tmp_path / "merged" / "params"))
+    merged = runs.leaves(param_files.restore_params(tmp_path / "merged" / "params"))
     assert merged.keys() == {name for name in after if not is_adapter(name)}
     kernel = "decoder/layers/mlp/up"
     change = np.einsum("lir,lro->lio", after[f"{kernel}/lora_a"], after[f"{kernel}/lora_b"])
@@ -73,7 +74,7 @@ def test_a_run_is_merged_exported_and_imported_on_the_command_line(straight, ada
     assert len(SafetensorsReader(peft / "adapter_model.safetensors").specs) == 2 * 9 * 2
     importing = ["convert", "import-lora", f"--checkpoint={straight[0]}", f"--adapter={peft}"]
     assert main([*importing, f"{output}/imported"]) == 0
-    imported = runs.leaves(params_io.restore_params(tmp_path / "imported" / "params"))
+    imported = runs.leaves(param_files.restore_params(tmp_path / "imported" / "params"))
     assert imported.keys() == after.keys()
     for name, leaf in after.items():
         np.testing.assert_array_equal(imported[name], leaf, err_msg=name)
@@ -114,7 +115,7 @@ def test_int8_base_trains_beside_the_stored_one(straight, adapted, tmp_path):
             assert np.all(np.abs(leaf * steps - floats[name]) <= 0.51 * steps), name
     merge_checkpoint(tmp_path, tmp_path / "merged")
     merged = runs.leaves(merge(outcome.state.params, config.model)[0])
-    for name, leaf in runs.leaves(params_io.restore_params(tmp_path / "merged" / "params")).items():
+    for name, leaf in runs.leaves(param_files.restore_params(tmp_path / "merged" / "params")).items():
         np.testing.assert_allclose(leaf, merged[name], atol=1e-6, err_msg=name)
     name = "decoder/layers/attention/q/lora_b"
     assert np.abs(found[name]).max() > 1e-4
@@ -126,7 +127,7 @@ def test_starts_and_groups_that_do_not_fit_are_refused(straight, adapted):
     def check(start, *overrides):
         config = runs.run_config(f"train.start_from={start}", *overrides)
         trainer = runs.trainer_of(config)
-        check_start(config.train.start_from, trainer.shapes, params_io.read_tokenizer(straight[0]))
+        check_start(config.train.start_from, trainer.shapes, param_files.read_tokenizer(straight[0]))
 
     with pytest.raises(Owl2Error, match="has LoRA adapters, the run has none; run `owl2 convert merge-lora"):
         check(adapted[0])
@@ -135,7 +136,7 @@ def test_starts_and_groups_that_do_not_fit_are_refused(straight, adapted):
     config = runs.run_config("model.lora={'base': 'int8'}")
     shapes = abstract_params(config.model)
     with pytest.raises(Owl2Error, match=r"group 'decoder' trains .*/kernel, which .* holds in int8"):
-        plan_leaves(shapes, config.train)
+        assign_groups(shapes, config.train)
 
 
 def test_a_missing_qwix_is_named(monkeypatch):

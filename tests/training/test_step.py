@@ -10,7 +10,7 @@ import pytest
 
 from owl2_jax.model.owl2 import Owl2, init_params
 from owl2_jax.testing import tiny
-from owl2_jax.training import groups
+from owl2_jax.training import param_groups
 from owl2_jax.training.config import ScheduleConfig, TrainConfig
 from owl2_jax.training.optimizer import make_optimizer
 from owl2_jax.training.placing import split
@@ -62,14 +62,14 @@ def test_accumulating_8_times_4_rows_equals_32_rows_at_once(params, arrays):
 
 
 def test_a_step_that_is_not_finite_changes_no_parameter_and_no_moment(params, arrays):
-    plans = groups.plan_leaves(params, CONFIG)
-    optimizer = make_optimizer(CONFIG, plans)
+    specs = param_groups.assign_groups(params, CONFIG)
+    optimizer = make_optimizer(CONFIG, specs)
     step = jax.jit(
-        functools.partial(train_step, model=Owl2(MODEL), optimizer=optimizer, plans=plans, config=CONFIG)
+        functools.partial(train_step, model=Owl2(MODEL), optimizer=optimizer, specs=specs, config=CONFIG)
     )
     good = DeviceBatch(**{**arrays, "images": arrays["images"].astype(np.float32) / 255})
     bad = good.replace(images=good.images * np.nan)
-    before, _ = step(create_state(params, plans, optimizer), good)
+    before, _ = step(create_state(params, specs, optimizer), good)
     after, metrics = step(before, bad)
     for name in ("params", "opt_state"):
         got, want = jax.tree.leaves(getattr(after, name)), jax.tree.leaves(getattr(before, name))

@@ -22,7 +22,7 @@ from owl2_jax.data.sources.base import (
     checked_index,
     clean_caption,
 )
-from owl2_jax.data.sources.picture_files import picture_path
+from owl2_jax.data.sources.image_files import picture_path
 
 Unit = Literal["caption", "image"]
 UNITS: tuple[Unit, ...] = get_args(Unit)

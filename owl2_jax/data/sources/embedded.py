@@ -1,6 +1,6 @@
 """The corpus inside the package: easy-VQA, drawn pictures, captions and text-only facts.
 
-The layout of the files is described in `owl2_jax.data.corpus.records`. A
+The layout of the files is described in `owl2_jax.data.sources.embedded_records`. A
 split's text and the pictures it shows are read once and kept in memory.
 """
 
@@ -14,7 +14,6 @@ from pathlib import Path
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.texts import AnyText, FilePath, Name
-from owl2_jax.data.corpus.records import MANIFEST, PICTURES
 from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.sources.base import (
     DEFAULT_IMAGE_TAG,
@@ -22,6 +21,7 @@ from owl2_jax.data.sources.base import (
     Style,
     checked_index,
 )
+from owl2_jax.data.sources.embedded_records import MANIFEST, PICTURES
 
 FOLDER = Path(__file__).parents[1] / "embedded"
 TOKENIZER = FOLDER / "tokenizer.model"
@@ -39,7 +39,7 @@ class EmbeddedSource:
       image_tag: The tag that marks the picture in the messages.
       pictures: False leaves the pictures and their tags out: the language of
         the split alone.
-      folder: Another folder built by `owl2_jax.data.corpus.build`.
+      folder: Another folder built by `owl2_jax.data_tools.corpus.build`.
 
     Raises:
       UnknownNameError: The corpus has no such dataset, split or kind.
@@ -125,7 +125,7 @@ def manifest(folder: Path = FOLDER) -> dict:
     path = folder / MANIFEST
     if not path.is_file():
         raise Owl2Error(
-            f"no {MANIFEST} in {folder}; build it: python -m owl2_jax.data.corpus.build --output DIR"
+            f"no {MANIFEST} in {folder}; build it: python -m owl2_jax.data_tools.corpus.build --output DIR"
         )
     return json.loads(path.read_text(encoding="utf-8"))
 

@@ -14,8 +14,8 @@ from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.fields import check_values
 from owl2_jax.core.texts import Name
 from owl2_jax.data.sources.base import Example, RecordError, Style
+from owl2_jax.data.sources.image_files import is_blank, picture_names, picture_path
 from owl2_jax.data.sources.llava import llava_messages
-from owl2_jax.data.sources.picture_files import is_blank, picture_names, picture_path
 
 
 @dataclass(frozen=True)

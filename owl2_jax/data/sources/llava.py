@@ -23,7 +23,7 @@ from owl2_jax.data.messages import IMAGE_TAGS, ConversationError, ImageTag, chec
 from owl2_jax.data.released import Reading, released_messages, require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
 from owl2_jax.data.sources.files import contains, index_json, parse_record, read_slice
-from owl2_jax.data.sources.picture_files import is_blank, picture_names, picture_path
+from owl2_jax.data.sources.image_files import is_blank, picture_names, picture_path
 from owl2_jax.data.video import Frame, require_reader
 
 VIDEO_TAG = "<video>"

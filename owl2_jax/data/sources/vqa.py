@@ -16,7 +16,7 @@ from owl2_jax.core.text_files import read_json
 from owl2_jax.core.texts import AnyText, FilePath, Name
 from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
-from owl2_jax.data.sources.picture_files import picture_path
+from owl2_jax.data.sources.image_files import picture_path
 
 
 class VqaSource:

@@ -1,0 +1,1 @@
+"""Scores of answers, each as its authors publish it. Pure functions of texts."""

@@ -8,7 +8,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.sources.arrayrecord import ArrayRecordSource, decode_example, encode_example
 from owl2_jax.data.sources.base import RecordError, Style
-from tests.data.sources.pictures import picture
+from tests.data.sources.images import picture
 
 EXAMPLES = [
     Style("shapes").example("a", "which is larger?", "the first", [picture(1), picture(2)], kind="compare"),

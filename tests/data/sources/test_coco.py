@@ -7,7 +7,7 @@ import pytest
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
 from owl2_jax.data.sources.base import RecordError
 from owl2_jax.data.sources.coco import CocoCaptionsSource
-from tests.data.sources.pictures import picture
+from tests.data.sources.images import picture
 
 CONTENT = {
     "info": {"year": 2017},

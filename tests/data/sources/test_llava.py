@@ -10,7 +10,7 @@ import pytest
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
 from owl2_jax.data.sources.base import REASONS, RecordError
 from owl2_jax.data.sources.llava import LlavaSource
-from tests.data.sources.pictures import picture
+from tests.data.sources.images import picture
 
 
 def record(identity, value, image=None):

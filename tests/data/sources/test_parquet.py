@@ -10,7 +10,7 @@ from pyarrow import parquet
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
 from owl2_jax.data.sources.base import RecordError
 from owl2_jax.data.sources.parquet import GROUPS_KEPT, ParquetSource
-from tests.data.sources.pictures import picture
+from tests.data.sources.images import picture
 
 FIELDS = {"id": "qid", "image": "image", "question": "question", "answer": "answer", "answers": "all"}
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
 from owl2_jax.data.sources.tfds_builder import TfdsSource
-from tests.data.sources.pictures import picture
+from tests.data.sources.images import picture
 
 FIELDS = {"id": "key", "image": "image", "question": "question", "answer": "label", "answers": "answers"}
 

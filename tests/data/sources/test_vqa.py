@@ -7,7 +7,7 @@ import pytest
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.sources.base import RecordError
 from owl2_jax.data.sources.vqa import VqaSource
-from tests.data.sources.pictures import picture
+from tests.data.sources.images import picture
 
 QUESTIONS = {
     "task_type": "Open-Ended",

@@ -14,7 +14,7 @@ from owl2_jax.data import images
 from owl2_jax.data.sources import webdataset
 from owl2_jax.data.sources.base import RecordError
 from owl2_jax.data.sources.webdataset import WebDatasetSource
-from tests.data.sources.pictures import picture
+from tests.data.sources.images import picture
 
 
 def members(first, count):

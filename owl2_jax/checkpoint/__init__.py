@@ -1,0 +1,1 @@
+"""Parameter files and the arrays in them: written whole, read in parts. Knows no model."""

@@ -1,0 +1,207 @@
+"""Model directories, and parameters out of them and out of training runs.
+
+A model directory holds `model.json`, `tokenizer.model` and `params/` (an Orbax
+checkpoint). A run directory holds `model.json`, `tokenizer.model` and
+`checkpoints/<step>/params`. Both are read by the same two steps:
+`resolve_checkpoint` finds the files, `restore_params` loads the tree.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from owl2_jax.checkpoint.array_reader import (
+    ParamsReader,
+    check_complete,
+    check_fit,
+    listing,
+    restore_params,
+    stored_arrays,
+)
+from owl2_jax.checkpoint.array_store import streamed, write_params
+from owl2_jax.checkpoint.output_directory import new_directory
+from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.text_files import read_json
+from owl2_jax.core.tree import flatten
+
+__all__ = [
+    "Checkpoint", "ParamsReader", "check_checkpoint", "check_fit", "is_released_directory", "model_json",
+    "read_model_json", "read_tokenizer", "resolve_checkpoint", "restore_params", "stored_arrays",
+    "write_model_directory",
+]  # fmt: skip
+
+FORMAT: Final = 1
+MODEL_FILE: Final = "model.json"
+TOKENIZER_FILE: Final = "tokenizer.model"
+PARAMS_DIR: Final = "params"
+CHECKPOINTS_DIR: Final = "checkpoints"
+_MODEL_KEYS: Final = ("format", "model", "tokenizer", "template", "image_tag", "image_mode")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where one set of parameters and what belongs to it lie.
+
+    Attributes:
+      directory: holds `model.json` and the tokenizer.
+      params: the Orbax checkpoint of the parameters.
+      step: training step; None for a model directory.
+    """
+
+    directory: Path
+    params: Path
+    step: int | None = None
+
+
+def model_json(
+    model: Mapping[str, Any],
+    *,
+    tokenizer: str | None = TOKENIZER_FILE,
+    template: str = "mplug_owl2",
+    image_tag: str = "<|image|>",
+    image_mode: str = "resize",
+) -> dict[str, Any]:
+    """The content of `model.json`.
+
+    Args:
+      model: `Owl2Config.to_dict()`.
+      tokenizer: name of the file beside it; None when there is none.
+      template, image_tag, image_mode: names of the data room.
+    """
+    return {
+        "format": FORMAT,
+        "model": dict(model),
+        "tokenizer": tokenizer,
+        "template": template,
+        "image_tag": image_tag,
+        "image_mode": image_mode,
+    }
+
+
+def read_model_json(directory: str | Path) -> dict[str, Any]:
+    """Reads and checks `model.json`: keys format, model, tokenizer, template, image_tag, image_mode.
+
+    Raises:
+      Owl2Error: it is missing, damaged, of another format, or names a
+        tokenizer that is not there.
+    """
+    path = Path(directory) / MODEL_FILE
+    if not os.path.lexists(path):
+        raise Owl2Error(f"{path} is missing; expected a model or run directory of ours")
+    try:
+        values = read_json(path)
+    except Owl2Error as error:
+        raise Owl2Error(f"{path} is damaged: {error}") from None
+    if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
+        raise Owl2Error(f"{path} is damaged: it has no 'model' group")
+    if values.get("format") != FORMAT:
+        raise Owl2Error(f"{path} has format {values.get('format')!r}; this version reads format {FORMAT}")
+    for key in values:
+        if key not in _MODEL_KEYS:
+            raise unknown_name(f"key of {path}", key, _MODEL_KEYS)
+    values = {**model_json(values["model"], tokenizer=None), **values}
+    if values["tokenizer"] is not None and not (path.parent / values["tokenizer"]).is_file():
+        raise Owl2Error(f"{path} names the tokenizer {values['tokenizer']!r}, which is not beside it")
+    return values
+
+
+def read_tokenizer(directory: str | Path) -> bytes | None:
+    """The bytes of the tokenizer that `model.json` names; None when it names none."""
+    name = read_model_json(directory)["tokenizer"]
+    return None if name is None else (Path(directory) / name).read_bytes()
+
+
+def write_model_directory(
+    output: str | Path, model: Mapping[str, Any], params: Mapping[str, Any], tokenizer: bytes | None
+) -> None:
+    """Writes a whole model directory, or nothing.
+
+    Args:
+      output: must not exist yet.
+      model: what `model_json` returned; its "tokenizer" is None exactly when
+        `tokenizer` is.
+      params: nested dict of arrays or `array_store.StreamedLeaf`.
+      tokenizer: bytes of the SentencePiece model.
+
+    Raises:
+      Owl2Error: `output` exists, or the disk is full or not writable.
+    """
+    needed = sum(streamed(path, leaf).nbytes for path, leaf in flatten(params).items())
+    with new_directory(output, needed) as directory:
+        text = json.dumps(model, indent=2) + "\n"
+        (directory / MODEL_FILE).write_text(text, encoding="utf-8")
+        if tokenizer is not None:
+            (directory / model["tokenizer"]).write_bytes(tokenizer)
+        write_params(directory / PARAMS_DIR, params)
+
+
+def resolve_checkpoint(path: str | Path) -> Checkpoint:
+    """Finds the parameters of a model directory, a run directory (latest step) or a step of a run.
+
+    Steps that were being written when a run stopped have another name and do
+    not count. A step that has its final name and lacks its parameters is an
+    error: going on with an older one would hide the damage.
+
+    Raises:
+      Owl2Error: nothing there, or something half-written, saying which.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise Owl2Error(f"checkpoint {path} is no directory; expected a model or run directory")
+    if path.parent.name == CHECKPOINTS_DIR and path.name.isdigit():
+        return _step(path.parent.parent, path)
+    if (path / PARAMS_DIR).is_dir():
+        check_complete(path / PARAMS_DIR)
+        read_model_json(path)
+        return Checkpoint(path, path / PARAMS_DIR)
+    if (path / CHECKPOINTS_DIR).is_dir():
+        return _step(path, _latest_step(path / CHECKPOINTS_DIR))
+    raise Owl2Error(
+        f"checkpoint {path} has neither {PARAMS_DIR}/ (a model directory) nor {CHECKPOINTS_DIR}/ "
+        f"(a run directory); it holds {listing(p.name for p in path.iterdir())}{_what_instead(path)}"
+    )
+
+
+def _what_instead(path: Path) -> str:
+    """The way on from a directory of PyTorch weights or of PEFT adapters."""
+    if (path / "adapter_config.json").is_file():
+        return "; adapters of PEFT are put onto their base with `owl2 convert import-lora`"
+    if (path / "config.json").is_file():
+        return "; PyTorch weights are converted with `owl2 convert to-jax`"
+    return ""
+
+
+def is_released_directory(path: str | Path) -> bool:
+    """Whether `path` looks like released weights: a config.json, and no model.json of ours."""
+    path = Path(path)
+    return (path / "config.json").is_file() and not (path / MODEL_FILE).exists()
+
+
+def check_checkpoint(path: str | Path) -> None:
+    """What can be said at once about a checkpoint that a command will load.
+
+    Raises:
+      Owl2Error: there is none, or it is half-written; see `resolve_checkpoint`.
+    """
+    if not is_released_directory(path):
+        resolve_checkpoint(path)
+
+
+def _latest_step(checkpoints: Path) -> Path:
+    steps = [p for p in checkpoints.iterdir() if p.is_dir() and p.name.isdigit()]
+    if not steps:
+        raise Owl2Error(
+            f"{checkpoints} has no complete step; it holds {listing(p.name for p in checkpoints.iterdir())}"
+        )
+    return max(steps, key=lambda p: int(p.name))
+
+
+def _step(run: Path, step: Path) -> Checkpoint:
+    check_complete(step / PARAMS_DIR)
+    read_model_json(run)
+    return Checkpoint(run, step / PARAMS_DIR, int(step.name))

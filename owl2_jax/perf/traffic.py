@@ -1,0 +1,216 @@
+"""Bytes that a compiled module moves: collectives and main memory, loops multiplied out.
+
+XLA's own cost analysis counts the body of a loop once, and a model whose layers
+are scanned is nearly all loop bodies.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from owl2_jax.perf.hlo import Computation, Instruction, Module, parameter, read_module, root
+
+COLLECTIVES: Final = (
+    "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all",
+)  # fmt: skip
+
+# Instructions that move nothing themselves.
+_FREE: Final = frozenset({
+    "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call",
+    "after-all", "partition-id", "replica-id", "iota", "opt-barrier", "domain",
+})  # fmt: skip
+_FREE_CALLS: Final = ("ConcatBitcast", "AllocateBuffer", "AssumeGatherIndicesInBound", "Sharding")
+_SLICES: Final = ("dynamic-slice", "slice", "gather")
+_UPDATES: Final = ("dynamic-update-slice", "scatter")
+_VIEWS: Final = ("bitcast", "reshape")
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One collective of the program.
+
+    Attributes:
+      op: one of `COLLECTIVES`.
+      group: devices that take part.
+      received: bytes that a device takes in, in one execution.
+      times: executions per run of the module.
+      blocks: nothing else runs meanwhile; neither was it started ahead nor
+        spread over fusions that compute.
+      source: where in the model it comes from, as XLA remembers it.
+    """
+
+    op: str
+    group: int
+    received: float
+    times: int
+    blocks: bool
+    source: str
+
+    @property
+    def total(self) -> float:
+        return self.received * self.times
+
+
+@dataclass
+class Traffic:
+    """What a run of a module moves, per device.
+
+    Attributes:
+      collectives: every collective once, with its number of executions, the
+        largest first.
+      memory_bytes: bytes between main memory and chip. Of kernels that the
+        compiler cannot look into, operands and results count once.
+      unknown_loops: loops whose number of iterations is not in the text; they
+        count once.
+    """
+
+    collectives: list[Collective] = field(default_factory=list)
+    memory_bytes: float = 0.0
+    unknown_loops: int = 0
+
+
+def traffic(text: str) -> Traffic:
+    """Counts what one run of a compiled module moves; `text` is `compiled.as_text()`."""
+    module, result = read_module(text), Traffic()
+    seen: dict[tuple[str, str], list[Collective]] = {}
+    for name, times, fused in _executed(module, module.entry, 1, False, result):
+        computation = module.computations[name]
+        for instruction in computation.values():
+            op = instruction.op.removesuffix("-start")
+            if op in COLLECTIVES:
+                channel = re.search(r"channel_id=(\d+)", instruction.attributes) if fused else None
+                # One collective that is spread over several fusions shows up in each of them.
+                key = (op, channel[1] if channel else f"{name}/{instruction.name}")
+                seen.setdefault(key, []).append(_collective(op, instruction, name, times))
+            if not fused:
+                result.memory_bytes += times * _moved(instruction, computation, module)
+    found = [replace(places[0], blocks=places[0].blocks and len(places) == 1) for places in seen.values()]
+    result.collectives = sorted(found, key=lambda collective: -collective.total)
+    return result
+
+
+def _executed(
+    module: Module, name: str, times: int, fused: bool, result: Traffic
+) -> Iterator[tuple[str, int, bool]]:
+    """Every computation that runs: its name, how often, and whether inside a fusion."""
+    yield name, times, fused
+    for instruction in module.computations[name].values():
+        inner = times
+        if instruction.op == "while":
+            trips = module.trips(instruction)
+            result.unknown_loops += trips is None
+            inner = times * (1 if trips is None else trips)
+        inside = fused or instruction.op not in ("while", "call", "conditional", "async-start")
+        for called in instruction.called():
+            yield from _executed(module, called, inner, inside, result)
+
+
+def _collective(op: str, instruction: Instruction, inside: str, times: int) -> Collective:
+    group = _group_size(instruction.attributes)
+    size = instruction.size
+    if instruction.op.endswith("-start") and op in ("all-gather", "collective-permute"):
+        size = max(array.size for array in instruction.arrays)  # of (operand, result, flags)
+    share = (group - 1) / group
+    # The TPU compiler writes a reduce-scatter as a fusion of this name around an all-reduce.
+    scatters = op == "all-reduce" and inside.startswith("all-reduce-scatter")
+    if op == "all-reduce" and not scatters:
+        received = 2 * size * share
+    elif op == "reduce-scatter":
+        received = size * (group - 1)
+    elif op == "collective-permute":
+        received = size
+    else:
+        received = size * share
+    source = re.search(r'op_name="([^"]*)"', instruction.attributes)
+    name = "reduce-scatter" if scatters else op
+    return Collective(
+        name, group, received, times, not instruction.op.endswith("-start"), source[1] if source else ""
+    )
+
+
+def _group_size(attributes: str) -> int:
+    """Devices per group, from any of the notations of `replica_groups`; 2 for pairs."""
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes)
+    if named:
+        sizes = {axis: int(size) for axis, size in re.findall(r"'([^']+)'=(\d+)", named[1])}
+        return math.prod(sizes[axis] for axis in re.findall(r"'([^']+)'", named[2]))
+    iota = re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes)
+    if iota:
+        return int(iota[1])
+    listed = re.search(r"replica_groups=\{\{([^}]*)\}", attributes)
+    return listed[1].count(",") + 1 if listed else 2
+
+
+def _moved(instruction: Instruction, computation: Computation, module: Module) -> float:
+    """Bytes that an instruction reads from and writes to main memory."""
+    op = instruction.op
+    if op in _FREE or op.endswith("-done") or any(name in instruction.attributes for name in _FREE_CALLS):
+        return 0.0
+    operands = [computation[name].memory_size for name in instruction.operands if name in computation]
+    if op == "fusion":
+        return _fusion_moved(instruction, operands, module)
+    if op in _SLICES:
+        return 2 * instruction.memory_size
+    if op in _UPDATES:
+        return 2 * operands[1 if op == "dynamic-update-slice" else -1]
+    if op == "copy-start":
+        return operands[0] + sum(a.size for a in instruction.arrays[:1] if not a.on_chip)
+    if op in ("slice-start", "async-start"):
+        return instruction.arrays[1].size  # of (operand, result, flags)
+    return sum(operands) + instruction.memory_size
+
+
+def _fusion_moved(fusion: Instruction, operands: list[float], module: Module) -> float:
+    """Reads and writes of a fusion; of an operand that is only sliced, just the slices."""
+    body = module.body(fusion)
+    read = sum(
+        min(_read(parameter(body, number).name, body, module), size)
+        for number, size in enumerate(operands)
+        if size
+    )
+    last = root(body)
+    results = [body[name] for name in last.operands] if last.op == "tuple" else [last]
+    written = sum(
+        min(_written(result, body, module), array.size)
+        for array, result in zip(fusion.arrays, results, strict=False)
+        if not array.on_chip
+    )
+    return read + written
+
+
+def _read(name: str, body: Computation, module: Module) -> float:
+    """Bytes of the value `name` that the instructions of a fusion look at."""
+    total = 0.0
+    for user in body.values():
+        for number, operand in enumerate(user.operands):
+            if operand != name:
+                continue
+            if user.op in _SLICES and number == 0:
+                total += user.size
+            elif user.op in _UPDATES and number == 0:
+                pass  # written in place
+            elif user.op in _VIEWS and not user.is_root:
+                total += _read(user.name, body, module)
+            elif user.op == "fusion":
+                inner = module.body(user)
+                total += _read(parameter(inner, number).name, inner, module)
+            else:
+                return body[name].size
+    return total
+
+
+def _written(result: Instruction, body: Computation, module: Module) -> float:
+    """Bytes of a fusion's result that change; the rest of an updated array stays where it is."""
+    if result.op in (*_VIEWS, "convert") and result.operands[0] in body:
+        return _written(body[result.operands[0]], body, module)
+    if result.op in _UPDATES:
+        return body[result.operands[1 if result.op == "dynamic-update-slice" else -1]].size
+    if result.op == "fusion":
+        inner = module.body(result)
+        last = root(inner)
+        return result.size if last.op == "tuple" else _written(last, inner, module)
+    return result.size

@@ -1,0 +1,125 @@
+"""The parameters of step 0, and what can be known about them before a device is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from owl2_jax.checkpoint import param_files
+from owl2_jax.core import tree
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.model import lora
+from owl2_jax.model.config import Owl2Config
+from owl2_jax.model.layers import KERNEL_SCALE
+from owl2_jax.model.owl2 import abstract_params, init_params
+from owl2_jax.training.int8_base import check_qwix, quantize_base
+from owl2_jax.training.trainer import Trainer
+
+# Leaves whose shape follows from the picture size and the number of queries.
+_RESIZABLE = ("vision/position_embedding", "abstractor/queries")
+
+
+def starting_params(trainer: Trainer) -> dict[str, Any]:
+    """Parameters of `start_from`, or random ones from the seed, on the mesh. Raises `Owl2Error`."""
+    if trainer.config.start_from is None:
+        return trainer.init(jax.random.key(trainer.config.seed))
+    checkpoint = param_files.resolve_checkpoint(trainer.config.start_from)
+    like = trainer.abstract_state().params
+    if trainer.model.config.lora is None or _config_of(checkpoint).lora is not None:
+        return param_files.restore_params(checkpoint.params, like)
+    # The checkpoint knows nothing of adapters: they start beside it, and B at zero changes nothing.
+    adapters, base = lora.split_adapters(like)
+    return tree.combine(_draw(adapters, trainer), _base(checkpoint, base, trainer.model.config))
+
+
+def _draw(like: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
+    """New adapters on the mesh; nothing else of a random model is made."""
+
+    def draw(key: jax.Array) -> dict[str, Any]:
+        return lora.split_adapters(init_params(trainer.model.config, key))[0]
+
+    places = jax.tree.map(lambda leaf: leaf.sharding, like)
+    return jax.jit(draw, out_shardings=places)(jax.random.key(trainer.config.seed))
+
+
+def _base(checkpoint: param_files.Checkpoint, like: Mapping[str, Any], config: Owl2Config) -> dict[str, Any]:
+    """The model that adapters stand beside, its kernels in int8 where the config says so."""
+    floats = {
+        name: jax.ShapeDtypeStruct(leaf.shape, config.dtype, sharding=leaf.sharding)
+        if lora.is_int8_base(name, config)
+        else leaf
+        for name, leaf in tree.flatten(like).items()
+        if not name.endswith(KERNEL_SCALE)
+    }
+    found = param_files.restore_params(checkpoint.params, tree.unflatten(floats))
+    return quantize_base(found, like, config)
+
+
+def check_start(start_from: str | None, shapes: Mapping[str, Any], tokenizer: bytes) -> None:
+    """Checks that a run can start from a checkpoint, reading no values.
+
+    Args:
+      shapes: the parameters of the run as `jax.ShapeDtypeStruct`.
+      tokenizer: bytes of the run's tokenizer.
+
+    Raises:
+      Owl2Error: it is missing, half-written, of another size, or was trained
+        with another tokenizer.
+    """
+    if start_from is None:
+        return
+    try:
+        checkpoint = param_files.resolve_checkpoint(start_from)
+    except Owl2Error as error:
+        raise Owl2Error(f"train.start_from: {error}") from None
+    # What the files hold is compared when they are read, which takes a device.
+    theirs = _config_of(checkpoint)
+    stored, expected = _sizes(abstract_params(theirs)), _sizes(shapes)
+    _check_adapters(start_from, stored, expected)
+    if theirs.lora is None:
+        check_qwix(expected)
+        beside = (f"/{lora.FIRST}", f"/{lora.SECOND}", f"/{KERNEL_SCALE}")
+        expected = {name: size for name, size in expected.items() if not name.endswith(beside)}
+    _check_sizes(start_from, stored, expected)
+    param_files.check_fit(stored, expected, f"train.start_from {start_from}")
+    their_tokenizer = param_files.read_tokenizer(checkpoint.directory)
+    if their_tokenizer is not None and their_tokenizer != tokenizer:
+        own = checkpoint.directory / param_files.TOKENIZER_FILE
+        raise Owl2Error(
+            f"train.start_from {start_from} was trained with another tokenizer than data.tokenizer, so the "
+            f"same ids mean other pieces; set data.tokenizer={own}"
+        )
+
+
+def _config_of(checkpoint: param_files.Checkpoint) -> Owl2Config:
+    return Owl2Config.from_dict(param_files.read_model_json(checkpoint.directory)["model"])
+
+
+def _check_adapters(start_from: str, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Adapters must be merged before a run without them starts from their checkpoint."""
+    if any(map(lora.is_adapter, stored)) and not any(map(lora.is_adapter, expected)):
+        raise Owl2Error(
+            f"train.start_from {start_from} has LoRA adapters, the run has none; "
+            f"run `owl2 convert merge-lora --checkpoint {start_from} --output DIR` and start from DIR"
+        )
+
+
+def _sizes(shapes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(leaf.shape) for name, leaf in tree.flatten(shapes).items()}
+
+
+def _check_sizes(
+    start_from: str, stored: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Names the command that mends a checkpoint of another picture size or query count."""
+    differ = [name for name in expected if name in stored and stored[name] != expected[name]]
+    if differ and set(differ) <= set(_RESIZABLE):
+        sizes = "; ".join(
+            f"{name} is {list(stored[name])}, expected {list(expected[name])}" for name in differ
+        )
+        raise Owl2Error(
+            f"train.start_from {start_from} has another picture size or number of queries ({sizes}); run "
+            f"`owl2 convert resize --checkpoint {start_from} --output DIR` with --image-size or --num-queries"
+        )

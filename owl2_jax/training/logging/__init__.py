@@ -1,0 +1,1 @@
+"""What a run writes and shows while it trains: metrics, TensorBoard, the terminal, profiles."""

@@ -1,0 +1,103 @@
+"""Where the model looked: equal to the attention of one plain forward pass."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.conversation import encode_dialogue, expand
+from owl2_jax.inference.image_attention import MAX_ANSWER, Looking
+from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.quantize import quantize_model
+from owl2_jax.model.owl2 import Owl2
+from owl2_jax.testing import tiny
+
+MESSAGES = [{"role": "user", "content": "<|image|>Is it red, or<|image|>this one?"}]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_config, tiny_params, toy_tokenizer) -> LoadedModel:
+    return LoadedModel(tiny_config, tiny_params, toy_tokenizer)
+
+
+@pytest.fixture(scope="module")
+def looking(model) -> Looking:
+    return Looking(model)
+
+
+def by_one_pass(model, answer: str, pictures) -> tuple[np.ndarray, np.ndarray]:
+    """The same from a forward pass over prompt and answer, with every attention written out."""
+    config = model.config
+    dialogue = [*MESSAGES, {"role": "assistant", "content": answer}]
+    encoded = encode_dialogue(dialogue, model.template, model.tokenizer, model.image_tag)
+    sample = expand(encoded.ids, encoded.labels, config.tokens_per_image)
+    tokens = jnp.asarray(sample.tokens)[None]
+    row = jnp.arange(tokens.shape[1])[None]
+    starts = sample.image_starts[None]
+    _, state = Owl2(config).apply(
+        {"params": model.params}, tokens, row, jnp.ones_like(row), np.stack(pictures),
+        jnp.arange(2)[None], starts, mutable=["intermediates"],
+    )  # fmt: skip
+    state = jax.tree.map(np.asarray, state["intermediates"])
+    reading = state["abstractor"]["layers"]["attention"]["attention"][0].mean((0, 2))
+    reading = reading[:, :, config.abstractor.num_queries + 1 :]
+    reading /= reading.sum(-1, keepdims=True)
+    answered = np.flatnonzero(sample.labels != -100)[:-1]  # without </s>
+    attention = state["decoder"]["layers"]["attention"]["attention"][0][:, 0].mean((0, 1))
+    asked = attention[answered - 1].mean(0)
+    asked = np.stack([asked[start : start + config.abstractor.num_queries] for start in starts[0]])
+    maps = np.einsum("iq,iqp->ip", asked, reading)
+    return maps / maps.sum(-1, keepdims=True), asked.sum(-1)
+
+
+def test_look_is_attention_of_the_plain_forward_pass(model, looking):
+    pictures = [tiny.picture(1), tiny.picture(2)]
+    looks = looking.look(MESSAGES, "the red circle", pictures)
+    maps, shares = by_one_pass(model, "the red circle", pictures)
+    for look, expected, share in zip(looks, maps, shares, strict=True):
+        assert look.weights.shape == (2, 2)
+        np.testing.assert_allclose(look.weights.ravel(), expected, atol=1e-6)
+        assert look.share == pytest.approx(share, abs=1e-6)
+    assert 0 < sum(look.share for look in looks) < 1
+
+
+def test_look_depends_on_the_picture_and_the_answer(looking):
+    first, second = (
+        looking.look(MESSAGES, text, [tiny.picture(1), tiny.picture(2)]) for text in ("red", "no")
+    )
+    assert np.abs(first[0].weights - second[0].weights).max() > 1e-6
+    other = looking.look(MESSAGES, "red", [tiny.picture(3), tiny.picture(2)])
+    assert np.abs(first[0].weights - other[0].weights).max() > 1e-6
+
+
+def test_model_in_int8_looks_nearly_where_the_whole_one_does(model, looking):
+    pictures = [tiny.picture(1), tiny.picture(2)]
+    whole = looking.look(MESSAGES, "red", pictures)
+    small = Looking(quantize_model(model)).look(MESSAGES, "red", pictures)
+    for look, other in zip(whole, small, strict=True):
+        np.testing.assert_allclose(look.weights, other.weights, atol=0.02)
+        assert look.share == pytest.approx(other.share, abs=0.02)
+
+
+def test_long_answer_is_looked_at_from_its_beginning(looking):
+    pictures = [tiny.picture(1), tiny.picture(2)]
+    looks = looking.look(MESSAGES, "x" * (MAX_ANSWER + 10), pictures)
+    same = looking.look(MESSAGES, "x" * (MAX_ANSWER + 5), pictures)
+    np.testing.assert_array_equal(looks[0].weights, same[0].weights)
+
+
+@pytest.mark.parametrize(
+    ("messages", "answer", "count", "words"),
+    [
+        (MESSAGES, "", 2, "no answer"),
+        ([{"role": "user", "content": "What?"}], "red", 0, "no picture"),
+        (MESSAGES, "red", 1, "2 image tags"),
+        ([{"role": "user", "content": "<|image|>" + "What " * 200}], "red", 1, "longer than"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_named(looking, messages, answer, count, words):
+    with pytest.raises(Owl2Error, match=words):
+        looking.look(messages, answer, [tiny.picture(i) for i in range(count)])

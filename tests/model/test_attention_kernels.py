@@ -1,0 +1,113 @@
+"""Attention kernels against the written-out product."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from owl2_jax.core.errors import Owl2Error, UnknownNameError
+from owl2_jax.model import attention, attention_kernels
+from owl2_jax.model.owl2 import Owl2
+from owl2_jax.parallel.mesh import make_mesh
+from owl2_jax.parallel.rules import activate
+from owl2_jax.testing import tiny
+
+INTERPRETED = lambda *arguments: attention_kernels.splash(*arguments, interpret=True)
+
+
+def case(batch=2, length=256, heads=4, kv_heads=2, width=32, seed=0):
+    """Queries, keys, values and three packed segments with padding behind them."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    shapes = [(batch, length, count, width) for count in (heads, kv_heads, kv_heads)]
+    q, k, v = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
+    segments = np.zeros((batch, length), np.int32)
+    for row in range(batch):
+        borders = [0, 70 + row, 130, length - 20 * row]
+        for number in range(3):
+            segments[row, borders[number] : borders[number + 1]] = number + 1
+    return q, k, v, jnp.asarray(segments)
+
+
+def outputs_and_gradients(kernel, q, k, v, segments):
+    weights = jnp.where(segments > 0, 1.0, 0.0)[:, :, None, None] * jnp.cos(jnp.arange(q.shape[-1]))
+
+    def loss(q, k, v):
+        context = kernel(q, k, v, segments)
+        return (context * weights).sum(), context * (segments > 0)[:, :, None, None]
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+
+
+def assert_equal_to_reference(kernel, q, k, v, segments, tolerance=2e-5):
+    got = outputs_and_gradients(kernel, q, k, v, segments)
+    want = outputs_and_gradients(attention_kernels.xla, q, k, v, segments)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance), got, want)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2)])
+def test_splash_equals_the_written_out_product(heads, kv_heads):
+    assert_equal_to_reference(INTERPRETED, *case(heads=heads, kv_heads=kv_heads))
+
+
+def test_splash_on_a_mesh_equals_the_written_out_product():
+    mesh = make_mesh({"fsdp": 2, "tensor": 2}, jax.devices()[:4])
+    arguments = jax.device_put(case(), jax.NamedSharding(mesh, PartitionSpec()))
+    assert_equal_to_reference(activate(mesh)(INTERPRETED), *arguments)
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_attention_over_the_cache_equals_the_written_out_product(tokens):
+    q, k, v, _ = case(length=64)
+    q = q[:, :tokens]
+    mask = attention.cache_mask(jnp.array([[5], [40]]) + jnp.arange(tokens), cache_length=64)
+    keys, values = (jnp.stack([jnp.ones_like(x), x]).transpose(0, 1, 3, 2, 4) for x in (k, v))
+    got = jax.jit(attention.cache_product)(q, keys, values, 1, mask)
+    want = attention.dot_product(q, k, v, mask)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-6), got, want)
+
+
+def test_masked_attention_equals_the_written_out_product():
+    """The call that goes to cuDNN on a GPU, through JAX's own implementation of it."""
+    assert_equal_to_reference(lambda *a: attention_kernels.masked_attention(*a, "xla"), *case(length=40))
+
+
+def test_shapes_a_kernel_cannot_take_are_refused():
+    with pytest.raises(Owl2Error, match=r"found 200 = 1 \* 128 \+ 72"):
+        attention_kernels.splash(*case(length=200))
+    with pytest.raises(Owl2Error, match="found float32 and 32"):
+        attention_kernels.cudnn(*case(length=128))
+
+
+@pytest.mark.parametrize(
+    ("platform", "length", "dtype", "width", "name"),
+    [
+        ("tpu", 2048, "bfloat16", 128, "splash"),
+        ("tpu", 2000, "bfloat16", 128, "xla"),
+        ("gpu", 2048, "bfloat16", 128, "cudnn"),
+        ("gpu", 2048, "float32", 128, "xla"),
+        ("gpu", 2048, "bfloat16", 256, "xla"),
+        ("cpu", 2048, "bfloat16", 128, "xla"),
+    ],
+)
+def test_auto_takes_the_best_kernel_that_fits(platform, length, dtype, width, name):
+    assert attention_kernels.best(platform, length, dtype, width) == name
+
+
+def test_unknown_kernel_names_the_nearest():
+    with pytest.raises(UnknownNameError, match="did you mean 'splash'"):
+        attention_kernels.kernel("splahs")
+
+
+def test_model_runs_the_named_kernel(monkeypatch, tiny_params):
+    calls = []
+
+    def counted(q, k, v, segment_ids):
+        calls.append(q.shape)
+        return attention_kernels.xla(q, k, v, segment_ids)
+
+    monkeypatch.setitem(attention_kernels.KERNELS, "splash", counted)
+    config = tiny.tiny_config(attention="splash")
+    inputs = {name: x for name, x in tiny.tiny_inputs(config).items() if name != "labels"}
+    jax.eval_shape(lambda: Owl2(config).apply({"params": tiny_params}, **inputs))
+    assert set(calls) == {(4, 24, 4, 8)}
