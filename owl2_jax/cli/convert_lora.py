@@ -78,8 +78,8 @@ def _trained(checkpoint: Path) -> Callable[[str], bool]:
     if not path.is_file():
         return is_abstractor
     config = RunConfig.from_dict(read_json_object(path))
-    plans = assign_groups(abstract_params(config.model), config.train)
-    return lambda name: plans[name].trained
+    specs = assign_groups(abstract_params(config.model), config.train)
+    return lambda name: specs[name].trained
 
 
 def _import(args: argparse.Namespace) -> int:

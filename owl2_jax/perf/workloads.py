@@ -97,7 +97,7 @@ def _train(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> 
     counted = flops.train_flops(
         config,
         dataclasses.replace(_work(config, shape), logits=shape.rows * targets),
-        lambda name: trainer.plans[name].trained,
+        lambda name: trainer.specs[name].trained,
         chunked_head=0 < train.loss_chunk < targets,
     )
 
