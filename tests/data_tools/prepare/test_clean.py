@@ -15,7 +15,7 @@ from owl2_jax.data_tools.prepare.clean import FilterError, check_text, clean, sh
 from owl2_jax.data_tools.prepare.settings import FILTERED, PictureRules, PrepareConfig, PrepareSet, TextRules
 from tests.data_tools.prepare.pictures import file, scene
 
-CASES = Path(__file__).parents[1] / "cases" / "pictures"
+CASES = Path(__file__).parents[2] / "data" / "cases" / "pictures"
 
 
 def example(answer="A red circle.", pictures=()):
