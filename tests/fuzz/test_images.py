@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from owl2_jax.data import image_blocks
+from owl2_jax.data import image_blocks, images
 from tests.fuzz import images as fuzz
 from tests.fuzz import picture_files
 from tests.fuzz.run import run
@@ -26,6 +26,6 @@ def test_an_error_of_another_type_is_a_finding(monkeypatch):
     def broken(*_, **__):
         raise KeyError("x")
 
-    monkeypatch.setattr(fuzz, "decode", broken)
+    monkeypatch.setattr(images, "decode", broken)
     with pytest.raises(KeyError):
         fuzz.check_mutated(b"")
