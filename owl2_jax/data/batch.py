@@ -118,14 +118,14 @@ def build_batch(
         positions[b, :end] = np.arange(end) - np.repeat(offsets, lengths)
         segments[b, :end] = np.repeat(np.arange(1, len(row) + 1), lengths)
         datasets[b, :end] = np.repeat([sample.dataset for sample in row], lengths)
-        pictures = [picture for sample in row for picture in sample.images]
-        count = len(pictures)
+        row_images = [image for sample in row for image in sample.images]
+        count = len(row_images)
         if count:
             starts[b, :count] = np.concatenate(
                 [sample.image_starts + offset for sample, offset in zip(row, offsets, strict=True)]
             )
             index[b, :count] = np.arange(used, used + count)
-            np.stack(pictures, out=images[used : used + count])
+            np.stack(row_images, out=images[used : used + count])
         used += count
     images[used:] = 0  # the rest alone: batches of large pictures are mostly full
     return Batch(tokens, positions, segments, labels, datasets, images, index, starts)

@@ -72,7 +72,7 @@ class Rejected:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageRef:
     """A picture still to be decoded: its bytes or path, a key if it may be remembered, a name for errors."""
 
     source: bytes | str | Frame
@@ -91,7 +91,7 @@ class Draft:
 
     id: str
     sample: Sample
-    pictures: tuple[Picture, ...]
+    pictures: tuple[ImageRef, ...]
     cut: str = ""
 
 
@@ -104,7 +104,7 @@ class Encoder:
       tokenizer: of the model that is trained.
       image_size: pixels of a picture's side.
       tokens_per_image: Q + 1.
-      pictures: {key: decoded picture}, shared by the sets; None remembers none.
+      image_cache: {key: decoded picture}, shared by the sets; None remembers none.
     """
 
     def __init__(
@@ -114,11 +114,11 @@ class Encoder:
         tokenizer: Tokenizer,
         image_size: int,
         tokens_per_image: int,
-        pictures: dict[str, Any] | None = None,
+        image_cache: dict[str, Any] | None = None,
     ) -> None:
         self._config, self._dataset, self._tokenizer = config, dataset, tokenizer
         self._image_size, self._tokens_per_image = image_size, tokens_per_image
-        self._pictures = pictures
+        self._image_cache = image_cache
 
     def draft(self, example: Example) -> Draft:
         """Encodes the text. Raises `Owl2Error`, with a `reason`, for what a row cannot hold."""
@@ -143,8 +143,8 @@ class Encoder:
                 raise SampleError("truncated", detail)
         self._check(sample)
         keys = example.get("image_keys") or [None] * len(sources)
-        pictures = [
-            Picture(source, key, _name(source, number, example["id"]))
+        refs = [
+            ImageRef(source, key, _name(source, number, example["id"]))
             for number, (source, key) in enumerate(zip(sources, keys, strict=True), start=1)
         ]
         drafted = Sample(
@@ -155,7 +155,7 @@ class Encoder:
             dataset=self._dataset,
             targets=sample.num_supervised,
         )
-        return Draft(str(example["id"]), drafted, tuple(pictures[: len(sample.image_starts)]), detail)
+        return Draft(str(example["id"]), drafted, tuple(refs[: len(sample.image_starts)]), detail)
 
     def sample(self, draft: Draft, rng: np.random.Generator | None) -> Sample:
         """Adds the pictures. Raises `ImageError`.
@@ -185,30 +185,30 @@ class Encoder:
                 f"{targets} supervised tokens, expected at most data.max_targets {config.max_targets}",
             )
 
-    def _picture(self, picture: Picture, rng: np.random.Generator | None) -> np.ndarray:
+    def _picture(self, ref: ImageRef, rng: np.random.Generator | None) -> np.ndarray:
         if rng is None:
-            return self._remembered(picture, self._fit)
+            return self._remembered(ref, self._fit)
         assert self._config.augment is not None
         return augment.augment(
-            self._remembered(picture, self._decode), self._image_size, rng, self._config.augment
+            self._remembered(ref, self._decode), self._image_size, rng, self._config.augment
         )
 
-    def _remembered(self, picture: Picture, load: Any) -> Any:
-        if self._pictures is None or picture.key is None:
-            return load(picture)
-        if picture.key not in self._pictures:
-            self._pictures[picture.key] = load(picture)
-        return self._pictures[picture.key]
+    def _remembered(self, ref: ImageRef, load: Any) -> Any:
+        if self._image_cache is None or ref.key is None:
+            return load(ref)
+        if ref.key not in self._image_cache:
+            self._image_cache[ref.key] = load(ref)
+        return self._image_cache[ref.key]
 
     def _fit(self, picture: Picture) -> np.ndarray:
         config = self._config
-        image = self._decode(picture)
-        return images.fit(image, config.image_mode, self._image_size, picture.name, config.max_pixels)
+        image = self._decode(ref)
+        return images.fit(image, config.image_mode, self._image_size, ref.name, config.max_pixels)
 
     def _decode(self, picture: Picture) -> Image.Image:
-        if isinstance(picture.source, Frame):
-            return video.decode_frame(picture.source, self._config.max_pixels)
-        return images.decode(picture.source, picture.name, self._config.max_pixels, "data.max_pixels")
+        if isinstance(ref.source, Frame):
+            return video.decode_frame(ref.source, self._config.max_pixels)
+        return images.decode(ref.source, ref.name, self._config.max_pixels, "data.max_pixels")
 
 
 def _name(source: bytes | str | Frame, number: int, example: str) -> str:

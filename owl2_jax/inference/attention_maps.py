@@ -104,11 +104,11 @@ def look_inside(
     limit = min(max_new_tokens, model.config.decoder.max_length - len(prompt))
     request = Request(messages, images, max_new_tokens=limit, top_logprobs=ALTERNATIVES)
     (result,) = (engine or Engine(model, EngineConfig(slots=1))).generate([request])
-    pictures = [picture.pixels() for picture in prompt.pictures]
+    seen = [picture.pixels() for picture in prompt.pictures]
     # The state of a position produces the token behind it: the prompt's last position the first.
     last = prompt_ids(request, model)[-1:]
     fed = np.concatenate([last, result.token_ids[:-1]]).astype(np.int32)
-    shown = _measure(model, prompt, pictures, fed)
+    shown = _measure(model, prompt, seen, fed)
     grid = model.config.vision.grid_size
     return Inside(
         name=model.name,
@@ -117,12 +117,12 @@ def look_inside(
         image_mass=shown["image_mass"],
         text_mass=shown["text_mass"],
         row_error=float(shown["row_error"]),
-        looks=_normed(shown["looks"].mean(0)).reshape(-1, grid, grid)[: len(pictures)],
-        token_looks=_normed(shown["looks"]).reshape(len(fed), -1, grid, grid)[:, : len(pictures)],
-        queries=shown["queries"].reshape(len(shown["queries"]), -1, grid, grid)[: len(pictures)],
-        pictures=pictures,
+        looks=_normed(shown["looks"].mean(0)).reshape(-1, grid, grid)[: len(seen)],
+        token_looks=_normed(shown["looks"]).reshape(len(fed), -1, grid, grid)[:, : len(seen)],
+        queries=shown["queries"].reshape(len(shown["queries"]), -1, grid, grid)[: len(seen)],
+        pictures=seen,
         positions=len(prompt),
-        image_positions=len(pictures) * model.config.tokens_per_image,
+        image_positions=len(seen) * model.config.tokens_per_image,
     )
 
 
@@ -136,11 +136,11 @@ def _tokens(model: LoadedModel, result: Result) -> list[Token]:
 
 
 def _measure(
-    model: LoadedModel, prompt: Prompt, pictures: Sequence[np.ndarray], fed: np.ndarray
+    model: LoadedModel, prompt: Prompt, seen: Sequence[np.ndarray], fed: np.ndarray
 ) -> dict[str, np.ndarray]:
     without_last = Prompt(prompt.tokens[:-1], prompt.image_starts, [], prompt.span)
-    placed = place_all(model, without_last, len(pictures))
-    images = stack_pictures(pictures, placed.image_index.shape[1])
+    placed = place_all(model, without_last, len(seen))
+    images = stack_pictures(seen, placed.image_index.shape[1])
     with computing(model):
         shown = _inside(model.config.replace(remat="none"), model.params, images, placed, fed[None])
     return jax.tree.map(np.asarray, shown)

@@ -21,7 +21,7 @@ from owl2_jax.model.config import Owl2Config
 Array = jax.Array
 
 
-class Picture:
+class RequestImage:
     """One picture of a request, decoded when its pixels are first wanted.
 
     The source is a path, the bytes of a file, uint8[h, w, 3] RGB of any size, or
@@ -112,18 +112,18 @@ class FeaturePool:
         self._batches = (ways, 8 * ways, 64 * ways)
         self._row: OrderedDict[bytes, int] = OrderedDict()  # least recently used first
 
-    def __contains__(self, picture: Picture) -> bool:
+    def __contains__(self, picture: RequestImage) -> bool:
         return picture.key in self._row
 
     def forget(self) -> None:
         """Every picture is encoded again when it is next wanted."""
         self._row.clear()
 
-    def row(self, picture: Picture) -> int:
+    def row(self, picture: RequestImage) -> int:
         """Where the features of a picture that was made ready stand."""
         return self._row[picture.key]
 
-    def make_ready(self, pictures: Iterable[Picture]) -> None:
+    def make_ready(self, pictures: Iterable[RequestImage]) -> None:
         """Encodes what is missing, in batches; at most F different pictures at once."""
         wanted = {picture.key: picture for picture in pictures}
         for key in wanted.keys() & self._row.keys():
@@ -135,7 +135,7 @@ class FeaturePool:
             for start in range(0, len(alike), largest):
                 self._encode_batch(alike[start : start + largest])
 
-    def _encode_batch(self, pictures: Sequence[Picture]) -> None:
+    def _encode_batch(self, pictures: Sequence[RequestImage]) -> None:
         pixels = [picture.pixels() for picture in pictures]
         rows = [self._take_row(picture.key) for picture in pictures]
         padding = bucket(len(pictures), self._batches) - len(pictures)

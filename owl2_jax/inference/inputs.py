@@ -13,7 +13,7 @@ from owl2_jax.data.conversation import encode_prompt, encode_text, expand
 from owl2_jax.data.messages import ImageCountError
 from owl2_jax.data.turns import read_turns
 from owl2_jax.inference import generate
-from owl2_jax.inference.images import Picture
+from owl2_jax.inference.images import RequestImage
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.request import Request
 
@@ -31,7 +31,7 @@ class Prompt:
 
     tokens: np.ndarray
     image_starts: list[int]
-    pictures: list[Picture]
+    pictures: list[RequestImage]
     span: int
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ def read_request(request: Request, model: LoadedModel) -> Prompt:
     return prompt
 
 
-def read_pictures(request: Request, model: LoadedModel, tags: int) -> list[Picture]:
+def read_pictures(request: Request, model: LoadedModel, tags: int) -> list[RequestImage]:
     """The pictures of a request, which must be as many as its prompt has tags."""
     if len(request.images) != tags:
         raise ImageCountError(
@@ -82,7 +82,7 @@ def read_pictures(request: Request, model: LoadedModel, tags: int) -> list[Pictu
             "give one picture per tag, in the order of the tags"
         )
     mode, size = request.image_mode or model.image_mode, model.config.vision.image_size
-    return [Picture(source, mode, size) for source in request.images]
+    return [RequestImage(source, mode, size) for source in request.images]
 
 
 def prompt_ids(request: Request, model: LoadedModel) -> np.ndarray:
@@ -130,7 +130,7 @@ def check_room(length: int, max_new_tokens: int | None, max_length: int) -> None
 
 
 def stack_prompts(
-    prompts: Sequence[Prompt], rows: int, length: int, padding_token: int, row_of: Callable[[Picture], int]
+    prompts: Sequence[Prompt], rows: int, length: int, padding_token: int, row_of: Callable[[RequestImage], int]
 ) -> generate.Prompts:
     """Prompts padded to int32[rows, length], with as many image slots as the fullest needs.
 

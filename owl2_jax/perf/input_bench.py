@@ -26,7 +26,7 @@ def bench_data(
     config: DataConfig,
     image_size: int,
     tokens_per_image: int,
-    pictures: int = 400,
+    count: int = 400,
     batches: int = 30,
     workers: Sequence[int] = (),
     step_seconds: float = 0.0,
@@ -39,7 +39,7 @@ def bench_data(
     count. "stretched" is a loop that fits by a plain resize, whatever the mode.
 
     Args:
-      pictures: read in one thread for the shares; 0 leaves them out.
+      count: images read in one thread for the shares; 0 leaves them out.
       batches: taken for the rates of the whole pipeline.
       workers: numbers of worker processes to try; the config's own by default.
       step_seconds: rest after each batch, in the place of a training step;
@@ -55,18 +55,18 @@ def bench_data(
     for each in tried:
         Pipeline(each, image_size, tokens_per_image)  # refuses what cannot run before anything is timed
     report: dict[str, Any] = {}
-    if pictures and config.image_slots:
-        report |= _core(config, image_size, tokens_per_image, pictures)
+    if count and config.image_slots:
+        report |= _core(config, image_size, tokens_per_image, count)
     report["pipeline"] = [_whole(each, image_size, tokens_per_image, batches, step_seconds) for each in tried]
     report["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return report
 
 
-def _core(config: DataConfig, image_size: int, tokens_per_image: int, pictures: int) -> dict[str, Any]:
+def _core(config: DataConfig, image_size: int, tokens_per_image: int, count: int) -> dict[str, Any]:
     """Rates of one core, in processor time."""
     mixture = open_mixture(dataclasses.replace(config, cache_samples=False), image_size, tokens_per_image)
     lane = iter(Lane(mixture.samples, row_limits(config, image_size), config.window, 0, config.lanes))
-    files = _files(mixture, max(1, pictures // _TURNS))
+    files = _files(mixture, max(1, count // _TURNS))
     next(lane)
     seconds: dict[str, list[float]] = {"pipeline": [], "bare": [], "stretched": []}
     for _ in range(_TURNS):
@@ -83,10 +83,10 @@ def _core(config: DataConfig, image_size: int, tokens_per_image: int, pictures: 
     }
 
 
-def _pipeline_turn(lane: Iterator[Any], pictures: int) -> float:
+def _pipeline_turn(lane: Iterator[Any], count: int) -> float:
     """Processor seconds per picture over at least so many pictures."""
     start, taken = time.process_time(), 0
-    while taken < pictures:
+    while taken < count:
         taken += next(lane).batch.num_images
     return (time.process_time() - start) / taken
 

@@ -77,11 +77,11 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def answers(
-    tmp_path_factory, checkpoint, pictures
+    tmp_path_factory, checkpoint, image_folder
 ) -> tuple[subprocess.CompletedProcess[str], dict[str, dict]]:
     """One run of `owl2 generate` over all bad prompts and a good one at the end."""
     folder = tmp_path_factory.mktemp("bad")
-    for file in pictures.iterdir():
+    for file in image_folder.iterdir():
         shutil.copy(file, folder)
     (folder / "huge.png").write_bytes(png_of_size(60_000, 60_000))
     (folder / "text.png").write_text("no picture")

@@ -20,8 +20,8 @@ def sample(length: int, images: int = 0, targets: int | None = None, seed: int =
         tokens[start : start + span] = 0
     targets = max(1, (length - 1 - images * span) // 2) if targets is None else targets
     labels[length - targets :] = tokens[length - targets :]
-    pictures = tuple(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8) for _ in starts)
-    return Sample(tokens, labels, starts, pictures, dataset=seed % 3, targets=targets)
+    pixels = tuple(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8) for _ in starts)
+    return Sample(tokens, labels, starts, pixels, dataset=seed % 3, targets=targets)
 
 
 def rejected(record: int, reason: str = "corrupt", used: bool = False) -> Rejected:

@@ -7,9 +7,9 @@ from tests.data.samples import sample
 
 
 def small(tokens, labels, starts, images, dataset) -> Sample:
-    pictures = tuple(np.full((2, 2, 3), shade, np.uint8) for shade in images)
+    pixels = tuple(np.full((2, 2, 3), shade, np.uint8) for shade in images)
     array = [np.array(values, np.int32) for values in (tokens, labels, starts)]
-    return Sample(*array, pictures, dataset, targets=1)
+    return Sample(*array, pixels, dataset, targets=1)
 
 
 def test_samples_lie_behind_each_other_with_their_own_positions_and_pictures():

@@ -172,8 +172,8 @@ def instruction_like(count: int) -> Stream:
     for kind in rng.choice(list(kinds), count, p=[0.45, 0.2, 0.2, 0.15]):
         images = int(kind != "text")
         length = int(np.clip(65 * images + rng.lognormal(*kinds[kind]), 65 * images + 4, 2048))
-        pictures = {"images": (picture,) * images, "image_starts": np.ones(images, np.int32)}
-        items.append((dataclasses.replace(sample(length, targets=2), **pictures), None))
+        changes = {"images": (picture,) * images, "image_starts": np.ones(images, np.int32)}
+        items.append((dataclasses.replace(sample(length, targets=2), **changes), None))
     return Stream(items)
 
 

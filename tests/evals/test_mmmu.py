@@ -22,7 +22,7 @@ SUBJECTS = sorted(subject for subjects in CATEGORIES.values() for subject in sub
 
 
 def row(name, question, answer, options="[]", kind="multiple-choice", **images):
-    pictures = {f"image_{n}": images.get(f"image_{n}") for n in range(1, 8)}
+    columns = {f"image_{n}": images.get(f"image_{n}") for n in range(1, 8)}
     return {
         "id": name,
         "question": question,
@@ -30,7 +30,7 @@ def row(name, question, answer, options="[]", kind="multiple-choice", **images):
         "explanation": "",
         **{
             key: None if value is None else {"bytes": value, "path": f"{key}.png"}
-            for key, value in pictures.items()
+            for key, value in columns.items()
         },
         "img_type": "['Tables']",
         "answer": answer,

@@ -8,7 +8,7 @@ import pytest
 
 from owl2_jax.convert.to_flax import load_hf_params
 from owl2_jax.inference.engine import Engine, EngineConfig
-from owl2_jax.inference.images import Picture
+from owl2_jax.inference.images import RequestImage
 from owl2_jax.inference.inputs import place_pictures, stack_prompts
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.request import Request
@@ -81,15 +81,15 @@ def step_logits(model: LoadedModel, requests: list[Request], tokens: np.ndarray)
     config, variables = model.config, {"params": model.params}
     apply = jax.jit(Owl2(config).apply, static_argnames=("method", "cache_length"))
     prompts = [place_pictures(request.prompt, model) for request in requests]
-    pictures = [image for request in requests for image in request.images]
+    pixels = [image for request in requests for image in request.images]
     for prompt, request in zip(prompts, requests, strict=True):
-        prompt.pictures = [Picture(image, "resize", config.vision.image_size) for image in request.images]
+        prompt.pictures = [RequestImage(image, "resize", config.vision.image_size) for image in request.images]
     keys = [picture.key for prompt in prompts for picture in prompt.pictures]
     length = max(map(len, prompts))
     stacked = stack_prompts(
         prompts, len(prompts), length, config.decoder.vocab_size, lambda picture: keys.index(picture.key)
     )
-    features = apply(variables, np.stack(pictures), method="encode_images") if pictures else None
+    features = apply(variables, np.stack(pixels), method="encode_images") if pixels else None
     positions = np.tile(np.arange(length, dtype=np.int32), (len(prompts), 1))
     segments = (positions < stacked.lengths[:, None]).astype(np.int32)
     hidden, cache = apply(

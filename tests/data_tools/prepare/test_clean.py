@@ -78,8 +78,8 @@ def test_damaged_metadata_and_hidden_pictures_are_not_handed_on():
     for name, colour in (("badexif_garbage.png", (255, 0, 0)), ("hidden.png", (0, 128, 0))):
         data, image = shrink((CASES / name).read_bytes(), PictureRules(min_edge=1, quality=95), "x")
         assert data != (CASES / name).read_bytes()
-        for picture in (image, images.decode(data)):
-            assert np.abs(np.subtract(picture.getpixel((5, 5)), colour)).max() < 4
+        for seen in (image, images.decode(data)):
+            assert np.abs(np.subtract(seen.getpixel((5, 5)), colour)).max() < 4
 
 
 @pytest.mark.parametrize(
