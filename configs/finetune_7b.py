@@ -1,7 +1,7 @@
 r"""Fine-tuning as scripts/finetune.sh of the released code does it: vision frozen, the rest trains.
 
     owl2 convert to-jax --source MPLUG_OWL2_HF_DIR --output checkpoints/mplug_owl2
-    owl2 train --config=configs/finetune_7b.py:data=my.json,image_folder=pictures,examples=50000 \
+    owl2 train --config=configs/finetune_7b.py:data=my.json,image_folder=images,examples=50000 \
       --workdir=runs/mine
 
 `examples` is the number of records that the run reads, one epoch of

@@ -39,7 +39,7 @@ def get_config(argument: str = "") -> ConfigDict:
         "datasets": instruct.mixture(),
         "rows": 256,  # global batch 256
         "row_length": 2048,  # decoder length 2048
-        "image_slots": 1,  # a picture per sample
+        "image_slots": 1,  # an image per sample
         "images": 256,
         "tokenizer": "checkpoints/pretrained_448/tokenizer.model",
         "template": "mplug_owl2",  # released code: the template of the released checkpoint

@@ -1,7 +1,7 @@
 r"""LoRA as scripts/finetune_lora.sh of the released code does it: adapters and abstractor train.
 
     owl2 convert to-jax --source MPLUG_OWL2_HF_DIR --output checkpoints/mplug_owl2
-    owl2 train --config=configs/lora_7b.py:data=my.json,image_folder=pictures,examples=50000 \
+    owl2 train --config=configs/lora_7b.py:data=my.json,image_folder=images,examples=50000 \
       --workdir=runs/lora
 
 `configs/lora_7b.py:base=int8` holds the frozen decoder in 8 bits (extra "int8"). Less

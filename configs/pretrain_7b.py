@@ -1,4 +1,4 @@
-"""Stage 1 of mPLUG-Owl2: 42 500 x 8192 captioned pictures teach the eyes and the image branch.
+"""Stage 1 of mPLUG-Owl2: 42 500 x 8192 captioned images teach the eyes and the image branch.
 
     owl2 convert init --llama LLAMA2_7B --clip CLIP_VIT_L_14 --output checkpoints/llama2_clip
     owl2 train --config=configs/pretrain_7b.py --workdir=runs/pretrain
@@ -36,15 +36,15 @@ def get_config(argument: str = "") -> ConfigDict:
         "datasets": pretrain.mixture(),
         "rows": 8192,  # global batch 8192
         "row_length": 256,  # decoder length 256
-        "image_slots": 1,  # a picture per sample
+        "image_slots": 1,  # an image per sample
         "images": 8192,
         "tokenizer": "checkpoints/llama2_clip/tokenizer.model",
-        "template": "plain",  # released code: picture, then caption
+        "template": "plain",  # released code: image, then caption
         "augment": {"flip": 0.5},  # random resized crop and horizontal flip
         "long_samples": "cut",  # released code: the tokenizer cuts
         "pack": False,  # the recipe's batch counts samples
         "lanes": 256,
-        "max_rejected_share": 0.01,  # ours: pictures from the web break
+        "max_rejected_share": 0.01,  # ours: images from the web break
     }
     config.train = {
         "total_steps": 42_500,  # 42 500 steps

@@ -45,7 +45,7 @@ def released_script(
     """What scripts/finetune.sh and scripts/finetune_lora.sh of the released code have in common.
 
     Records become the ids of the released training code (`owl2_jax/data/released.py` says how);
-    `data.reading=as_written` leaves pictures where their tags are, and `</s>` in a text a text.
+    `data.reading=as_written` leaves images where their tags are, and `</s>` in a text a text.
     """
     config = base(image_size, num_queries)
     rows = 2 * 8 * devices  # per_device_train_batch_size 2, gradient_accumulation_steps 8

@@ -113,10 +113,10 @@ class Client:
 
 
 def questions(longest: int) -> list[bytes]:
-    """Bodies with 0, 1 and 3 pictures, of different lengths, greedy."""
+    """Bodies with 0, 1 and 3 images, of different lengths, greedy."""
     bodies = []
-    for i, pictures in enumerate([(), (1,), (1, 2, 3), (4,), ()]):
-        parts = [{"type": "image_url", "image_url": {"url": picture_url(seed)}} for seed in pictures]
+    for i, images in enumerate([(), (1,), (1, 2, 3), (4,), ()]):
+        parts = [{"type": "image_url", "image_url": {"url": image_url(seed)}} for seed in images]
         parts.append({"type": "text", "text": f"What{' color' * (2 * i)} is this?"})
         call = {
             "messages": [{"role": "user", "content": parts}],
@@ -129,10 +129,10 @@ def questions(longest: int) -> list[bytes]:
     return bodies
 
 
-def picture_url(seed: int) -> str:
+def image_url(seed: int) -> str:
     from owl2_jax.testing import tiny
 
-    return f"data:image/png;base64,{base64.b64encode(tiny.picture_file(seed, 56)).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(tiny.image_file(seed, 56)).decode()}"
 
 
 async def keep_asking(url: str, bodies: list[bytes], alone: list[str], clients: int, seconds: float) -> Tally:

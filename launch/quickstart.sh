@@ -23,7 +23,7 @@ owl2 report --run="$run"
 cat <<EOM
 
 Done in $((SECONDS - started)) s after the install. Look at
-  $run/report.png     loss curves, and test pictures with question, answer and truth
+  $run/report.png     loss curves, and test images with question, answer and truth
   $run/scores.json    scores
 and ask it something yourself:
   source .venv/bin/activate

@@ -83,7 +83,7 @@ def check_run(config: RunConfig) -> None:
         )
     if data.image_slots and model.tokens_per_image >= data.row_length:
         raise Owl2Error(
-            f"a picture takes {model.tokens_per_image} tokens (num_queries + 1), data.row_length is "
+            f"an image takes {model.tokens_per_image} tokens (num_queries + 1), data.row_length is "
             f"{data.row_length}: no text would fit beside it"
         )
     if data.lanes % train.accumulate_steps:

@@ -6,10 +6,10 @@ where all files together hold 1.23 million, each is read once.
 
 VQAv2, OKVQA and COCO are read as published. The other sets are files in
 LLaVA's format, the one that the released training code reads. ShareGPT and
-SlimOrca have no pictures.
+SlimOrca have no images.
 """
 
-COCO_PICTURES = "data/coco/train2014"
+COCO_IMAGES = "data/coco/train2014"
 
 
 def _llava(name: str) -> dict:
@@ -21,7 +21,7 @@ def _vqa(name: str, questions: str, annotations: str) -> dict:
     options = {
         "questions": f"data/{name}/{questions}",
         "annotations": f"data/{name}/{annotations}",
-        "image_folder": COCO_PICTURES,
+        "image_folder": COCO_IMAGES,
         "dataset": name,
         # The request for short answers with which the release evaluates, too.
         "prompt": "{question} Answer the question using a single word or phrase.",
@@ -32,7 +32,7 @@ def _vqa(name: str, questions: str, annotations: str) -> dict:
 def _coco() -> dict:
     options = {
         "annotations": "data/coco/annotations/captions_train2014.json",
-        "image_folder": COCO_PICTURES,
+        "image_folder": COCO_IMAGES,
         "prompt": "Provide a one-sentence caption for the provided image.",
     }
     return {"kind": "coco_captions", "options": options, "epochs": 1.0}
@@ -56,7 +56,7 @@ def mixture() -> dict:
         # Questions on regions.
         "refcoco": _llava("refcoco"),
         "visual_genome": _llava("visual_genome"),
-        # Dialogues about pictures.
+        # Dialogues about images.
         "llava_instruct": _llava("llava_instruct_150k"),
         # Text alone.
         "sharegpt": _llava("sharegpt_80k"),

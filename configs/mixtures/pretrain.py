@@ -1,4 +1,4 @@
-"""Stage 1 of the paper: about 400 million pairs of pictures and captions from six collections.
+"""Stage 1 of the paper: about 400 million pairs of images and captions from six collections.
 
 The paper names the collections and the total, no shares. COCO, CC3M and CC12M
 have the sizes that were published with them; what is left of 400 million is
@@ -9,7 +9,7 @@ and COCO's own annotations.
 """
 
 TOTAL_PAIRS = 400e6  # paper, section on pre-training data
-COCO = 0.6e6  # five captions for each of the 118 thousand pictures of train2017
+COCO = 0.6e6  # five captions for each of the 118 thousand images of train2017
 CC3M = 3.3e6  # Sharma et al. 2018
 CC12M = 12.4e6  # Changpinyo et al. 2021
 WEB = (TOTAL_PAIRS - COCO - CC3M - CC12M) / 3  # COYO, LAION-en, DataComp

@@ -1,4 +1,4 @@
-"""How many queries does a picture need? The paper: more help, up to 64.
+"""How many queries does an image need? The paper: more help, up to 64.
 
 owl2 sweep configs/sweeps/query_count.py[:size=tiny]
 """

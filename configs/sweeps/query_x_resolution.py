@@ -1,4 +1,4 @@
-"""Do larger pictures need more queries? Every count at every size.
+"""Do larger images need more queries? Every count at every size.
 
 owl2 sweep configs/sweeps/query_x_resolution.py[:size=tiny]
 """

@@ -1,4 +1,4 @@
-"""What does a larger picture bring? The paper: most where there is text in it.
+"""What does a larger image bring? The paper: most where there is text in it.
 
 owl2 sweep configs/sweeps/resolution.py[:size=tiny]
 """

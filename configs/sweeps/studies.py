@@ -57,7 +57,7 @@ def field(name: str, values: Sequence) -> Axis:
 
 def tiny_queries(counts: Sequence[int]) -> Axis:
     """Counts of queries; packed rows grow with them, so that they hold as many samples."""
-    row_length = base("tiny")["data"]["row_length"]  # of 8 queries and four pictures
+    row_length = base("tiny")["data"]["row_length"]  # of 8 queries and four images
     return {
         str(count): [
             f"model.abstractor.num_queries={count}",
@@ -82,22 +82,22 @@ _FROZEN_VISION = [
 ]
 VISION = {"trained": [], "frozen": [f"train.groups={_FROZEN_VISION!r}"]}
 
-# Text alone moves nothing that only pictures reach; without weight decay that is the same as frozen.
+# Text alone moves nothing that only images reach; without weight decay that is the same as frozen.
 _TEXT_TRAINS = [
-    {"name": "pictures", "pattern": "(vision|abstractor)/.*|decoder/.*_image/.*", "lr": None},
+    {"name": "images", "pattern": "(vision|abstractor)/.*|decoder/.*_image/.*", "lr": None},
     {"name": "decoder", "pattern": "decoder/.*"},
 ]
 
 
 def data_mix(size: str, text: Sequence[str]) -> Axis:
-    """Text and pictures together, text alone, pictures alone.
+    """Text and images together, text alone, images alone.
 
     Args:
-      text: names of the base config's sets that have no pictures.
+      text: names of the base config's sets that have no images.
     """
     sets = base(size)["data"]["datasets"]
     alone = {name: values for name, values in sets.items() if name in text}
-    pictures = {name: values for name, values in sets.items() if name not in text}
+    images = {name: values for name, values in sets.items() if name not in text}
     return {
         "both": [],
         "text": [
@@ -106,5 +106,5 @@ def data_mix(size: str, text: Sequence[str]) -> Axis:
             "data.images=0",
             f"train.groups={_TEXT_TRAINS!r}",
         ],
-        "multimodal": [f"data.datasets={pictures!r}"],
+        "multimodal": [f"data.datasets={images!r}"],
     }

@@ -1,4 +1,4 @@
-"""Do text and pictures help or disturb each other in instruction tuning, and what does the module change?
+"""Do text and images help or disturb each other in instruction tuning, and what does the module change?
 
 The paper: together they disturb each other without the module, and help each other with it.
 

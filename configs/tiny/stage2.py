@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
             "rows": 16,
             "image_slots": 5,
             "images": 64,
-            # Mirrored pictures have the same answers; without them the model learns the pictures by heart.
+            # Mirrored images have the same answers; without them the model learns the images by heart.
             "augment": {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.5},
         }
     )

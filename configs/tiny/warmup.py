@@ -13,9 +13,9 @@ def get_config() -> ConfigDict:
         {
             "datasets": {
                 "facts": embedded("facts", 0.4),
-                "captions": embedded("captions", 0.3, prompt=DESCRIBE, pictures=False),
-                "easy_vqa": embedded("easy_vqa", 0.2, pictures=False),
-                "drawn_vqa": embedded("drawn_vqa", 0.1, pictures=False),
+                "captions": embedded("captions", 0.3, prompt=DESCRIBE, images=False),
+                "easy_vqa": embedded("easy_vqa", 0.2, images=False),
+                "drawn_vqa": embedded("drawn_vqa", 0.1, images=False),
             },
             "rows": 32,
             "image_slots": 0,

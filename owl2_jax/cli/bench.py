@@ -11,7 +11,7 @@ from owl2_jax.core.ranges import Count, NotNegative, Whole
 
 _WORKLOADS = {
     "train": "a training step",
-    "prefill": "pictures and prompts into the cache",
+    "prefill": "images and prompts into the cache",
     "decode": "one token after another",
     "attention": "the attention kernels that run here",
 }
@@ -52,9 +52,10 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         help="numbers of worker processes to try, as 0,1,2 (default: the config's data.workers)",
     )  # fmt: skip
     parser.add_argument(
-        "--pictures", type=Whole, default=400,
-        help="pictures to compare with a bare decoding loop on one core; 0 for none (default: %(default)s)",
+        "--images", type=Whole, default=400,
+        help="images to compare with a bare decoding loop on one core; 0 for none (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument("--pictures", type=Whole, dest="images", help=argparse.SUPPRESS)  # older name
     parser.add_argument("--batches", type=Count, default=30, help="timed batches (default: %(default)s)")
     parser.add_argument(
         "--step-seconds", type=NotNegative, default=0.0, metavar="S",
@@ -119,7 +120,7 @@ def _data(args: argparse.Namespace) -> dict[str, Any]:
         config.data,
         config.model.vision.image_size,
         config.model.tokens_per_image,
-        pictures=args.pictures,
+        count=args.images,
         batches=args.batches,
         workers=args.workers,
         step_seconds=args.step_seconds,

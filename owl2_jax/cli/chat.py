@@ -1,4 +1,4 @@
-"""`owl2 chat`: a conversation about pictures in the terminal, or with lines from a pipe."""
+"""`owl2 chat`: a conversation about images in the terminal, or with lines from a pipe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from owl2_jax.cli.common import (
     add_length_argument,
     add_mesh_argument,
     add_sampling_arguments,
-    check_picture,
+    check_image,
     load_model,
     sampling_of,
 )
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from owl2_jax.inference.chat import Chat
 
 HELP = """\
-/image FILE [TEXT]  show a picture with the next message, or with TEXT at once
+/image FILE [TEXT]  show an image with the next message, or with TEXT at once
 /reset              forget everything
 /help               this list
 /quit               end (or Ctrl-D)
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_mesh_argument(parser)
     parser.add_argument(
         "--image", action="append", default=[], type=Path, metavar="FILE",
-        help="picture of the first message; may be given several times",
+        help="image of the first message; may be given several times",
     )  # fmt: skip
     add_length_argument(parser)
     add_sampling_arguments(parser)
@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
     sampling = sampling_of(args)
     Request("", max_new_tokens=args.max_new_tokens)  # a wrong number is told before anything is loaded
     for path in args.image:
-        check_picture(path)
+        check_image(path)
 
     from owl2_jax.inference.chat import Chat
     from owl2_jax.inference.engine import Engine, EngineConfig
@@ -82,9 +82,9 @@ class Session:
         self._show = show
 
     def prompt(self) -> str:
-        """What the terminal shows in front of a line; tells of pictures that wait."""
+        """What the terminal shows in front of a line; tells of images that wait."""
         count = len(self.waiting)
-        return f"[{count} picture{'s' * (count > 1)}] > " if count else "> "
+        return f"[{count} image{'s' * (count > 1)}] > " if count else "> "
 
     def run(self, source: Iterator[str]) -> None:
         for line in source:
@@ -120,7 +120,7 @@ class Session:
             raise Owl2Error("/image needs a file: /image FILE")
         name, text = split_name(rest)
         path = Path(name).expanduser()
-        check_picture(path)
+        check_image(path)
         self.waiting.append(path)
         if text:
             self._ask(text)

@@ -74,8 +74,8 @@ def engine_config(model: LoadedModel, slots: int | None) -> EngineConfig:
     return config if slots is None else dataclasses.replace(config, slots=slots)
 
 
-def check_picture(path: Path) -> None:
-    """Raises `Owl2Error` when a file is no picture that can be shown; of a missing one, what is there."""
+def check_image(path: Path) -> None:
+    """Raises `Owl2Error` when a file is no image that can be shown; of a missing one, what is there."""
     from owl2_jax.data.images import ImageError, decode
 
     try:
@@ -88,7 +88,7 @@ def check_picture(path: Path) -> None:
         except OSError:
             near = []
         hint = f"did you mean {path.parent / near[0]}?" if near else "check the path"
-        raise Owl2Error(f"cannot read the picture {path}: there is no such file; {hint}") from error
+        raise Owl2Error(f"cannot read the image {path}: there is no such file; {hint}") from error
 
 
 def add_int8_argument(parser: argparse.ArgumentParser) -> None:

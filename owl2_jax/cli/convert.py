@@ -147,7 +147,7 @@ def _init(args: argparse.Namespace) -> int:
 
 
 def _add_resize(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("resize", help="another picture size, query count or module")
+    parser = commands.add_parser("resize", help="another image size, query count or module")
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="DIR")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="must not exist")
     parser.add_argument("--image-size", type=Count, help="pixels; by default as it is")

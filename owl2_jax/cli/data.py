@@ -126,7 +126,7 @@ def _print_sets(sets: Any) -> None:
     from rich.table import Table
 
     table = Table(title="What this config trains on", title_justify="left")
-    for column in ("set", "records", "share", "read", "bad", "cut", "length", "pictures"):
+    for column in ("set", "records", "share", "read", "bad", "cut", "length", "images"):
         table.add_column(column, justify="left" if column == "set" else "right", no_wrap=True)
     for one in sets:
         table.add_row(

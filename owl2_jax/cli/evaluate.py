@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slots", type=Count, metavar="N", help="questions at a time; by default what memory allows"
     )
     parser.add_argument("--max-broken-share", type=Share, default=0.1, metavar="X",
-                        help="share of a benchmark's rows that may be broken (missing pictures, unreadable "
+                        help="share of a benchmark's rows that may be broken (missing images, unreadable "
                         "values) and go unscored; judged from 100 rows on, 0.1 by default")  # fmt: skip
     add_mesh_argument(parser)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="of parameters and computation")

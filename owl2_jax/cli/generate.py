@@ -48,7 +48,7 @@ from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.locks import locked
 from owl2_jax.core.ranges import Beams, Count, LengthPenalty
 from owl2_jax.core.text_files import check_file, json_lines, read_json_object, write_json
-from owl2_jax.data.sources.image_files import is_blank, picture_names
+from owl2_jax.data.sources.image_files import image_names, is_blank
 
 if TYPE_CHECKING:
     from owl2_jax.inference.engine import Engine
@@ -171,7 +171,7 @@ def _read_row(where: str, number: int, row: Any) -> dict[str, Any]:
     if not isinstance(row.get("prompt", ""), str) or not isinstance(row.get("messages", []), list):
         raise Owl2Error(f"{where}: 'prompt' is a text and 'messages' a list of messages")
     given = row.get("images")
-    row["images"] = picture_names(given)
+    row["images"] = image_names(given)
     named = all(isinstance(image, str) and not is_blank(image) for image in row["images"])
     if row["images"] and not (named and isinstance(given, list)):
         raise Owl2Error(f"{where}: 'images' is {given!r:.80}; expected a list of paths")

@@ -13,9 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_checkpoint_arguments(parser)
     parser.add_argument(
-        "--image", required=True, action="append", type=Path, metavar="FILE", help="a picture; again for more"
+        "--image", required=True, action="append", type=Path, metavar="FILE", help="an image; again for more"
     )
-    parser.add_argument("--question", required=True, metavar="TEXT", help="about the pictures")
+    parser.add_argument("--question", required=True, metavar="TEXT", help="about the images")
     parser.add_argument(
         "--compare", type=Path, metavar="DIR", help="a second model beside the first, as one without module"
     )
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from owl2_jax.checkpoint.param_files import check_checkpoint
-    from owl2_jax.cli.common import check_picture
+    from owl2_jax.cli.common import check_image
     from owl2_jax.core.errors import Owl2Error
     from owl2_jax.core.text_files import check_file, write_text
 
@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     for checkpoint in filter(None, (args.checkpoint, args.compare)):
         check_checkpoint(checkpoint)
     for image in args.image:
-        check_picture(image)
+        check_image(image)
 
     from owl2_jax.inference.attention_maps import look_inside
     from owl2_jax.inference.attention_page import render

@@ -25,7 +25,7 @@ from owl2_jax.version import __version__
 COMMANDS: Final = {
     "train": "train a model as a config file says, or go on with a run",
     "evaluate": "answer benchmarks and score them",
-    "chat": "talk with a model about pictures",
+    "chat": "talk with a model about images",
     "generate": "answer a JSONL file of prompts",
     "data": "prepare training data, or look at what a config trains on",
     "convert": "convert checkpoints from and to the released PyTorch format",

@@ -1,4 +1,4 @@
-"""`owl2 report`: a picture of a run, its scores and some of its answers."""
+"""`owl2 report`: an image of a run, its scores and some of its answers."""
 
 from __future__ import annotations
 

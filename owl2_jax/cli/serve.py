@@ -53,13 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slots", type=Count, metavar="N", help="answers at a time; by default what memory allows"
     )
     parser.add_argument("--queue", type=Whole, metavar="N", help="requests that may wait (default: 64)")
-    parser.add_argument("--max-pictures", type=Whole, metavar="N", help="in one conversation (default: 16)")
+    parser.add_argument("--max-images", type=Whole, metavar="N", help="in one conversation (default: 16)")
+    parser.add_argument("--max-pictures", type=Whole, dest="max_images", help=argparse.SUPPRESS)  # older name
     parser.add_argument("--max-body-mib", type=_MIB, metavar="N", help="of one request (default: 32)")
-    parser.add_argument("--max-megapixels", type=_MPIXELS, metavar="N", help="of one picture (default: 50)")
+    parser.add_argument("--max-megapixels", type=_MPIXELS, metavar="N", help="of one image (default: 50)")
     parser.add_argument(
-        "--remote-pictures", action="store_true",
-        help="fetch pictures from public web addresses (default: data: URLs only)",
+        "--remote-images", action="store_true",
+        help="fetch images from public web addresses (default: data: URLs only)",
     )  # fmt: skip
+    parser.add_argument(  # older name
+        "--remote-pictures", action="store_true", dest="remote_images", help=argparse.SUPPRESS
+    )
     parser.add_argument(
         "--grace-seconds", type=NotNegative, default=60.0, metavar="S",
         help="how long running answers may take after a signal to stop (default: 60)",
@@ -97,7 +101,7 @@ def config_of(args: argparse.Namespace) -> ServeConfig:
 
     given = {
         "queue": args.queue,
-        "pictures": args.max_pictures,
+        "images": args.max_images,
         "body_bytes": args.max_body_mib and args.max_body_mib * MIB,
         "pixels": args.max_megapixels and args.max_megapixels * 1_000_000,
     }
@@ -107,7 +111,7 @@ def config_of(args: argparse.Namespace) -> ServeConfig:
     return ServeConfig(
         model_name=args.model_name,
         api_key=read_key(args.api_key_file),
-        remote_pictures=args.remote_pictures,
+        remote_images=args.remote_images,
         grace_seconds=args.grace_seconds,
         limits=Limits(**limits),
     )

@@ -61,14 +61,14 @@ def make_hooks(config: RunConfig, trainer: Trainer, tokenizer: Tokenizer) -> lis
 def _evaluator(evaluator: EvaluatorConfig, config: RunConfig, trainer: Trainer, tokenizer: Tokenizer) -> Hook:
     import jax
 
-    from owl2_jax.evals.loading import MAX_BROKEN_SHARE, check_share, load_questions, missing_pictures
+    from owl2_jax.evals.loading import MAX_BROKEN_SHARE, check_share, load_questions, missing_images
     from owl2_jax.evals.rows import left_out
     from owl2_jax.training.hooks import Hook
 
     benchmark = _benchmark(evaluator)
     limit = evaluator.max_questions or None
     questions, broken = load_questions(evaluator.benchmark, benchmark, Path(evaluator.data_root), limit)
-    missing = missing_pictures(questions)
+    missing = missing_images(questions)
     total = len(questions) + len(broken)
     broken += [left_out(questions[index], f"cannot be asked: {why}") for index, why in missing.items()]
     check_share(f"evaluator {evaluator.benchmark}", broken, total, MAX_BROKEN_SHARE, "the limit")

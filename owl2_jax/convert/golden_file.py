@@ -1,7 +1,7 @@
 """Golden files: what the original computed, as arguments of our model.
 
 A file is an .npz with keys "<group>/<array>". A group with `input_ids` is a
-case: ids with -200 where pictures go, `images` as the original takes them, and
+case: ids with -200 where images go, `images` as the original takes them, and
 results after expansion.
 """
 
@@ -75,7 +75,7 @@ def read_case(arrays: Arrays, name: str, config: Owl2Config) -> Case:
     """Expands case `name`: each placeholder becomes Q + 1 positions, short rows are padded at the right.
 
     Raises:
-      Owl2Error: its inputs are not in the file, or its pictures are of
+      Owl2Error: its inputs are not in the file, or its images are of
         another size than the model's.
     """
     if f"{name}/input_ids" not in arrays:
@@ -85,11 +85,11 @@ def read_case(arrays: Arrays, name: str, config: Owl2Config) -> Case:
     mask = arrays.get(f"{name}/attention_mask", np.ones(ids.shape, bool))
     _check_rows(ids, labels, mask, name, config)
     images, per_tag = _images(arrays.get(f"{name}/images"), name, config)
-    rows, picture = [], 0
+    rows, image = [], 0
     for row in zip(ids, labels, mask, strict=True):
-        expanded = _expand(*row, config.tokens_per_image, per_tag, picture)
-        # A text-only row of the original takes one picture and looks at none.
-        picture += max(1, len(expanded["index"]))
+        expanded = _expand(*row, config.tokens_per_image, per_tag, image)
+        # A text-only row of the original takes one image and looks at none.
+        image += max(1, len(expanded["index"]))
         rows.append(expanded)
     length, slots = (max(len(row[key]) for row in rows) for key in ("tokens", "index"))
     case = Case(
@@ -104,7 +104,7 @@ def read_case(arrays: Arrays, name: str, config: Owl2Config) -> Case:
         length=length,
     )
     if len(images) <= case.image_index.max(initial=-1):
-        raise Owl2Error(f"golden case {name} has more placeholders than pictures ({len(images)})")
+        raise Owl2Error(f"golden case {name} has more placeholders than images ({len(images)})")
     return case
 
 
@@ -127,17 +127,17 @@ def _check_rows(ids: np.ndarray, labels: np.ndarray, mask: np.ndarray, name: str
 
 
 def check_pixels(pixels: np.ndarray, name: str, config: Owl2Config) -> None:
-    """Raises `Owl2Error` when pictures [..., 3, H, W] are not of the model's size."""
+    """Raises `Owl2Error` when images [..., 3, H, W] are not of the model's size."""
     size = config.vision.image_size
     if pixels.ndim not in (4, 5) or pixels.shape[-3:] != (3, size, size):
         raise Owl2Error(
-            f"golden {name} has shape {list(pixels.shape)}, the model takes pictures of {size} pixels; "
+            f"golden {name} has shape {list(pixels.shape)}, the model takes images of {size} pixels; "
             "is the golden file of another model?"
         )
 
 
 def _images(images: np.ndarray | None, name: str, config: Owl2Config) -> tuple[np.ndarray, int]:
-    """Pictures float32[M, H, W, 3], and how many stand for one placeholder."""
+    """Images float32[M, H, W, 3], and how many stand for one placeholder."""
     if images is None:
         size = config.vision.image_size
         return np.zeros((0, size, size, 3), np.float32), 1
@@ -148,17 +148,17 @@ def _images(images: np.ndarray | None, name: str, config: Owl2Config) -> tuple[n
 
 
 def _expand(
-    ids: np.ndarray, labels: np.ndarray, mask: np.ndarray, span: int, per_tag: int, picture: int
+    ids: np.ndarray, labels: np.ndarray, mask: np.ndarray, span: int, per_tag: int, image: int
 ) -> dict[str, np.ndarray]:
-    """One row, where `picture` is the first of its pictures."""
+    """One row, where `image` is the first of its images."""
     repeats = np.where(ids == IMAGE_TOKEN, span * per_tag, 1)
     is_image = np.repeat(ids == IMAGE_TOKEN, repeats)
-    firsts = np.flatnonzero(is_image)[::span]  # adjacent pictures are whole spans, too
+    firsts = np.flatnonzero(is_image)[::span]  # adjacent images are whole spans, too
     return {
         "tokens": np.where(is_image, 0, np.repeat(ids, repeats)),
         "labels": np.where(is_image, IGNORE_LABEL, np.repeat(labels, repeats)),
         "segments": np.where(is_image, 1, np.repeat(mask.astype(int), repeats)),
-        "index": picture + np.arange(len(firsts)),
+        "index": image + np.arange(len(firsts)),
         "starts": firsts,
     }
 
@@ -169,7 +169,7 @@ def _stack(rows: list[dict[str, np.ndarray]], key: str, fill: int, size: int) ->
 
 
 def pad_alike(cases: Mapping[str, Case], vocab_size: int) -> dict[str, Case]:
-    """Pads all cases to the largest rows, length, slots and pictures, so that one compilation serves all.
+    """Pads all cases to the largest rows, length, slots and images, so that one compilation serves all.
 
     What the original puts behind a short row is a zero vector; id `vocab_size`
     embeds as one. Added rows and positions have segment 0.
@@ -177,7 +177,7 @@ def pad_alike(cases: Mapping[str, Case], vocab_size: int) -> dict[str, Case]:
     rows = max(case.rows for case in cases.values())
     length = max(case.length for case in cases.values())
     slots = max(1, *(case.image_index.shape[1] for case in cases.values()))
-    pictures = max(1, *(len(case.images) for case in cases.values()))
+    images = max(1, *(len(case.images) for case in cases.values()))
     positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
     return {
         name: replace(
@@ -185,7 +185,7 @@ def pad_alike(cases: Mapping[str, Case], vocab_size: int) -> dict[str, Case]:
             tokens=_fill(case.tokens, vocab_size, rows, length),
             positions=positions,
             segment_ids=_fill(case.segment_ids, 0, rows, length),
-            images=_fill(case.images, 0, pictures),
+            images=_fill(case.images, 0, images),
             image_index=_fill(case.image_index, -1, rows, slots),
             image_starts=_fill(case.image_starts, 0, rows, slots),
             labels=_fill(case.labels, IGNORE_LABEL, rows, length),

@@ -49,7 +49,7 @@ class GoldenModel:
             self._cases = pad_alike(self._cases, self.config.decoder.vocab_size)
 
     def answers(self) -> Iterator[tuple[str, np.ndarray]]:
-        """(name, our value) for every result of the file, group by group from the pictures on.
+        """(name, our value) for every result of the file, group by group from the images on.
 
         Raises:
           Owl2Error: a result that is not in the format, or whose inputs are
@@ -272,7 +272,7 @@ def _jitted(config: Owl2Config, method: Callable[..., Any], sow: bool) -> Callab
 
 @functools.lru_cache(maxsize=8)
 def _prefill_with(room: int) -> Callable[..., Any]:
-    """`Owl2.prefill` from pictures, with `room` cache slots to spare."""
+    """`Owl2.prefill` from images, with `room` cache slots to spare."""
 
     def run(m: Owl2, *inputs: jax.Array) -> Any:
         tokens, positions, segment_ids, images, image_index, image_starts = inputs

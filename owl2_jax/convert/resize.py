@@ -1,4 +1,4 @@
-"""Another picture size, number of queries or modality-adaptive module for a trained model.
+"""Another image size, number of queries or modality-adaptive module for a trained model.
 
 The patch rows of the position table are resized as an image (bicubic); the
 class row stays. Queries keep their index, as each was trained together with
@@ -37,7 +37,7 @@ def resize_checkpoint(
     num_queries: int | None = None,
     adaptive: str | None = None,
 ) -> Owl2Config:
-    """Writes the model directory `output`: `checkpoint` with another picture size, query count or module.
+    """Writes the model directory `output`: `checkpoint` with another image size, query count or module.
 
     Args:
       checkpoint: model, run or released directory.

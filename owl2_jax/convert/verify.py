@@ -61,7 +61,7 @@ def verify_checkpoint(checkpoint: str | Path, golden: str | Path) -> Iterator[Di
     """Compares a model directory, run directory or released directory with a golden file.
 
     Yields:
-      One `Difference` per result in the file, from the pictures to the logits.
+      One `Difference` per result in the file, from the images to the logits.
 
     Raises:
       Owl2Error: a damaged checkpoint or file, or a file of a model of another size.

@@ -23,6 +23,10 @@ from owl2_jax.core.texts import ANY_TEXT, Text, text_of
 
 C = TypeVar("C")
 
+# What older versions called fields of a dataclass, as its class variable `OLD_NAMES`: {old: new}, or
+# {old: function} where a value became another one or several fields, which the function gives.
+OldNames = Mapping[str, str | Callable[[Any], dict[str, Any]]]
+
 
 def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
     """Builds dataclass `cls` from `values`; nested dataclasses from nested dicts.
@@ -40,7 +44,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
     hints = _hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     kwargs = {}
-    for key, value in values.items():
+    for key, value in _renamed(cls, values, where).items():
         path = f"{where}.{_word(key)}" if where else _word(key)
         if key not in fields:
             raise unknown_name(f"field of {where or cls.__name__}", _word(key), fields)
@@ -123,9 +127,25 @@ def to_dict(value: Any) -> Any:
     return value
 
 
+def _renamed(cls: type, values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """`values` with what older versions called otherwise under the names of today; see `OldNames`."""
+    old_names: OldNames = getattr(cls, "OLD_NAMES", {})
+    result = {key: value for key, value in values.items() if key not in old_names}
+    for old in [key for key in values if key in old_names]:
+        new = old_names[old]
+        given = new(values[old]) if callable(new) else {new: values[old]}
+        for name, value in given.items():
+            if name in result:
+                place = where or cls.__name__
+                raise Owl2Error(f"{place} has both {name!r} and its older name {old!r}; leave the older out")
+            result[name] = value
+    return result
+
+
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls, include_extras=True)
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {name: hint for name, hint in hints.items() if typing.get_origin(hint) is not typing.ClassVar}
 
 
 def require_group(values: Any, where: str) -> None:

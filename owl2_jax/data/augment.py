@@ -17,10 +17,10 @@ class Augment:
     """Random resized crop and horizontal flip, the augmentation of stage 1; quarter turns on request.
 
     Attributes:
-      scale: smallest and largest share of the picture's area.
+      scale: smallest and largest share of the image's area.
       ratio: smallest and largest width / height of the crop.
       flip: probability of a horizontal flip.
-      turn: also turn by a random number of quarters, for pictures that mean the same any way up.
+      turn: also turn by a random number of quarters, for images that mean the same any way up.
     """
 
     scale: tuple[PartKept, PartKept] = (0.5, 1.0)
@@ -41,7 +41,7 @@ class Augment:
 def augment(
     image: Image.Image, size: int, rng: np.random.Generator, settings: Augment = Augment()
 ) -> np.ndarray:
-    """Cuts a random part out of an RGB picture, resizes, perhaps flips and turns it.
+    """Cuts a random part out of an RGB image, resizes, perhaps flips and turns it.
 
     Everything random comes from `rng`, so that a record with its own seed gives
     the same uint8[size, size, 3] anywhere.

@@ -1,4 +1,4 @@
-"""A batch: rows of packed samples and the pictures that stand in them."""
+"""A batch: rows of packed samples and the images that stand in them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Sample:
     """One encoded example.
 
     Attributes:
-      tokens: int32[n], 0 at the positions of a picture.
+      tokens: int32[n], 0 at the positions of an image.
       labels: int32[n], -100 where nothing is learnt.
-      image_starts: int32[k], the first position of each picture.
-      images: k pictures, uint8[H, W, 3].
+      image_starts: int32[k], the first position of each image.
+      images: k images, uint8[H, W, 3].
       dataset: number of the set in the mixture.
       targets: positions a loss looks at.
     """
@@ -39,17 +39,17 @@ class Sample:
 class Batch:
     """Arrays of one training step, made of equal parts that lie behind each other.
 
-    Row b's pictures lie in the part of `images` that belongs to b's part of
+    Row b's images lie in the part of `images` that belongs to b's part of
     the rows, for every number of parts that divides the lanes of the pipeline.
 
     Attributes:
-      tokens: int32[B, T], 0 at pictures and padding.
+      tokens: int32[B, T], 0 at images and padding.
       positions: int32[B, T], restarting in every segment.
       segment_ids: int32[B, T], 0 for padding, 1, 2, ... for the row's samples.
       labels: int32[B, T], aligned with `tokens`, -100 where nothing is learnt.
       dataset_ids: int32[B, T], number of the token's set; -1 for padding.
-      images: uint8[M, H, W, 3], zeros behind the last picture of a part.
-      image_index: int32[B, I], which picture stands in a slot; -1 for none.
+      images: uint8[M, H, W, 3], zeros behind the last image of a part.
+      image_index: int32[B, I], which image stands in a slot; -1 for none.
       image_starts: int32[B, I], its first position.
     """
 
@@ -93,11 +93,11 @@ def build_batch(
 
     Args:
       rows: samples of each row; their lengths sum to at most `length`, their
-        pictures to at most `image_slots`.
+        images to at most `image_slots`.
       length: T.
       image_slots: I.
-      num_images: M, at least the pictures of all rows.
-      image_size: pixels of a picture's side.
+      num_images: M, at least the images of all rows.
+      image_size: pixels of an image's side.
     """
     shape = len(rows), length
     tokens, positions, segments = (np.zeros(shape, np.int32) for _ in range(3))
@@ -127,12 +127,12 @@ def build_batch(
             index[b, :count] = np.arange(used, used + count)
             np.stack(row_images, out=images[used : used + count])
         used += count
-    images[used:] = 0  # the rest alone: batches of large pictures are mostly full
+    images[used:] = 0  # the rest alone: batches of large images are mostly full
     return Batch(tokens, positions, segments, labels, datasets, images, index, starts)
 
 
 def concatenate(parts: Sequence[Batch]) -> Batch:
-    """Puts the parts of a batch behind each other; pictures keep to their part."""
+    """Puts the parts of a batch behind each other; images keep to their part."""
     if len(parts) == 1:
         return parts[0]
     moved, first = [], 0

@@ -19,7 +19,7 @@ from owl2_jax.data.templates import get_template
 
 # Far beyond any batch, and small enough that its arrays can be counted.
 Rows = Annotated[int, at_least(1, most=2**20)]
-Pictures = Annotated[int, at_least(0, most=2**20)]
+Images = Annotated[int, at_least(0, most=2**20)]
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,21 @@ class DataConfig:
         shipped with the embedded corpus.
       template: how dialogues are rendered, a name of
         `owl2_jax.data.templates.TEMPLATES`.
-      image_tag: tag that marks a picture in the sets' texts.
+      image_tag: tag that marks an image in the sets' texts.
       reading: how records become ids, a name of `READINGS`. "as_written": tags
         stay where they are, and `<s>`, `</s>` and `<unk>` in a text are text.
         "released": as the released training code reads them, see `released.py`.
-      image_mode: how pictures become squares, a name of `images.MODES`.
+      image_mode: how images become squares, a name of `images.MODES`.
       augment: random crops and flips instead of `image_mode`; a record's are
         drawn from the seed, the record and the epoch. None for none.
-      max_pixels: largest width x height of a picture; larger ones are rejected
+      max_pixels: largest width x height of an image; larger ones are rejected
         before they are decoded.
       long_samples: what becomes of a sample longer than a row: "reject" it, or
         "cut" it from its end. Either is counted and written down.
       rows: B, rows of a batch over all hosts.
-      row_length: T, decoder positions of a row, pictures included.
-      image_slots: I, most pictures of a row; 0 for text alone.
-      images: M, most pictures of a batch over all hosts; 0 for text alone.
+      row_length: T, decoder positions of a row, images included.
+      image_slots: I, most images of a row; 0 for text alone.
+      images: M, most images of a batch over all hosts; 0 for text alone.
       pack: put several samples into a row; otherwise one.
       lanes: independent parts that a batch is made of. Each fills
         rows / lanes rows from its own part of the shuffled mixture, so the
@@ -96,8 +96,8 @@ class DataConfig:
     datasets: dict[Name, DatasetConfig]
     rows: Rows
     row_length: Annotated[int, at_least(2, most=2**24)]
-    image_slots: Pictures = 1
-    images: Pictures = 0
+    image_slots: Images = 1
+    images: Images = 0
     tokenizer: FilePath = "embedded"
     template: Name = "mplug_owl2"
     image_tag: ImageTag = "<|image|>"
@@ -135,5 +135,5 @@ class DataConfig:
 
     @property
     def images_per_sample(self) -> int:
-        """Most pictures a sample may have: those of a row, and of a lane's part of the batch."""
+        """Most images a sample may have: those of a row, and of a lane's part of the batch."""
         return min(self.image_slots, self.images // self.lanes)

@@ -5,14 +5,14 @@ each with the word whether the model learns it. Ids and labels are made from the
 same span in the same moment, so that the two can never disagree.
 
 Text is split at the image tag and every part is encoded by itself. `<s>` comes
-once, in front; where a picture comes first (`plain`), `<s>` stands at the start
+once, in front; where an image comes first (`plain`), `<s>` stands at the start
 of each later part instead. Both are what the released checkpoint was trained on.
 
 `<s>`, `</s>` and `<unk>` in what people wrote are text like any other, unless
 `control_tokens` is set; then they become those ids, as in the released code.
 
-Expansion then gives every picture its positions in the decoder's sequence, and
-truncation shortens that sequence without ever cutting a picture.
+Expansion then gives every image its positions in the decoder's sequence, and
+truncation shortens that sequence without ever cutting an image.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ __all__ = [
     "truncate",
 ]
 
-IMAGE_ID = -200  # stands in `ids` where a picture goes
+IMAGE_ID = -200  # stands in `ids` where an image goes
 IGNORE = -100  # label of a position that is not learnt
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A dialogue as ids; a picture is one placeholder.
+    """A dialogue as ids; an image is one placeholder.
 
     Attributes:
-      ids: int32[n], `IMAGE_ID` where a picture stands.
+      ids: int32[n], `IMAGE_ID` where an image stands.
       labels: int32[n], the id where it is learnt and `IGNORE` elsewhere.
       empty_answers: answers of no characters at all; they teach nothing.
     """
@@ -88,12 +88,12 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Expanded:
-    """A sample as the decoder sees it: Q + 1 positions per picture.
+    """A sample as the decoder sees it: Q + 1 positions per image.
 
     Attributes:
-      tokens: int32[T], 0 at the positions of a picture.
-      labels: int32[T], aligned with `tokens`, `IGNORE` at pictures.
-      image_starts: int32[I], the first position of each picture.
+      tokens: int32[T], 0 at the positions of an image.
+      labels: int32[T], aligned with `tokens`, `IGNORE` at images.
+      image_starts: int32[I], the first position of each image.
     """
 
     tokens: np.ndarray
@@ -110,9 +110,9 @@ class Truncated:
     """A sample cut to a length, and what the cut took away.
 
     Attributes:
-      sample: the rest; its pictures are the first `len(sample.image_starts)`.
-      dropped_tokens: positions cut off, those of pictures included.
-      dropped_images: pictures cut off.
+      sample: the rest; its images are the first `len(sample.image_starts)`.
+      dropped_tokens: positions cut off, those of images included.
+      dropped_images: images cut off.
       dropped_supervised: learnt positions cut off.
     """
 
@@ -147,7 +147,7 @@ def encode_dialogue(
     does, as a turn still open, and nothing of it is learnt; the same holds for a
     last question without an answer.
 
-    `num_images` is the number of pictures that belong to the dialogue; None
+    `num_images` is the number of images that belong to the dialogue; None
     leaves it unchecked. `control_tokens` lets `<s>`, `</s>` and `<unk>` in the
     messages become their ids, as in the released training. `assistant_first` lets
     the assistant have the first turn, as in a prompt; no training has that.
@@ -217,7 +217,7 @@ def expand(ids: np.ndarray, labels: np.ndarray, tokens_per_image: int) -> Expand
     """Gives each placeholder in `ids` its Q + 1 positions.
 
     Args:
-      ids: int32[n] with `IMAGE_ID` for pictures.
+      ids: int32[n] with `IMAGE_ID` for images.
       labels: int32[n].
       tokens_per_image: Q + 1, queries and end token.
     """
@@ -234,7 +234,7 @@ def expand(ids: np.ndarray, labels: np.ndarray, tokens_per_image: int) -> Expand
 def truncate(sample: Expanded, max_length: int, tokens_per_image: int) -> Truncated:
     """Cuts a sample to at most `max_length` positions, from the end.
 
-    A picture that does not fit whole goes as a whole, and so does everything
+    An image that does not fit whole goes as a whole, and so does everything
     behind it; the ones in front stay in their places.
     """
     length, starts = len(sample.tokens), sample.image_starts

@@ -1,4 +1,4 @@
-"""Examples to samples: text to ids and labels, pictures to squares, or the reason why not."""
+"""Examples to samples: text to ids and labels, images to squares, or the reason why not."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ REASONS = {
     "missing_field": "the record lacks a field",
     "bad_conversation": "roles, turns or texts are not those of a dialogue",
     "wrong_tag": "a text has the image tag of another format",
-    "image_count": "tags and pictures differ in number",
-    "not_in_released": "tags and pictures that data.reading=released would show otherwise than written",
-    "missing": "a picture's file does not exist",
-    "unreadable": "a picture's file is there, but cannot be read",
-    "corrupt": "a picture cannot be decoded",
-    "unsupported": "a picture is of a kind that is not read",
-    "oversized": "a picture has more pixels than data.max_pixels",
+    "image_count": "tags and images differ in number",
+    "not_in_released": "tags and images that data.reading=released would show otherwise than written",
+    "missing": "an image's file does not exist",
+    "unreadable": "an image's file is there, but cannot be read",
+    "corrupt": "an image cannot be decoded",
+    "unsupported": "an image is of a kind that is not read",
+    "oversized": "an image has more pixels than data.max_pixels",
     "no_target": "no supervised token; nothing can be learnt",
     "truncated": "longer than a row (data.row_length)",
-    "too_many_images": "more pictures than a row has slots (data.image_slots)",
+    "too_many_images": "more images than a row has slots (data.image_slots)",
     "too_many_targets": "more supervised tokens than data.max_targets",
     "invalid": "anything else; the detail says what",
 }
@@ -73,7 +73,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class ImageRef:
-    """A picture still to be decoded: its bytes or path, a key if it may be remembered, a name for errors."""
+    """An image still to be decoded: its bytes or path, a key if it may be remembered, a name for errors."""
 
     source: bytes | str | Frame
     key: str | None
@@ -82,7 +82,7 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class Draft:
-    """A sample without its pictures, and where to get them.
+    """A sample without its images, and where to get them.
 
     Attributes:
       id: the example's id.
@@ -91,7 +91,7 @@ class Draft:
 
     id: str
     sample: Sample
-    pictures: tuple[ImageRef, ...]
+    images: tuple[ImageRef, ...]
     cut: str = ""
 
 
@@ -102,9 +102,9 @@ class Encoder:
       config: settings of the pipeline.
       dataset: number of the set in the mixture.
       tokenizer: of the model that is trained.
-      image_size: pixels of a picture's side.
+      image_size: pixels of an image's side.
       tokens_per_image: Q + 1.
-      image_cache: {key: decoded picture}, shared by the sets; None remembers none.
+      image_cache: {key: decoded image}, shared by the sets; None remembers none.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Encoder:
         if cut.dropped_tokens:
             detail = (
                 f"{len(whole.tokens)} positions, a row has {config.row_length}: {cut.dropped_supervised} "
-                f"supervised tokens and {cut.dropped_images} pictures lie behind its end"
+                f"supervised tokens and {cut.dropped_images} images lie behind its end"
             )
             if config.long_samples == "reject":
                 raise SampleError("truncated", detail)
@@ -158,13 +158,13 @@ class Encoder:
         return Draft(str(example["id"]), drafted, tuple(refs[: len(sample.image_starts)]), detail)
 
     def sample(self, draft: Draft, rng: np.random.Generator | None) -> Sample:
-        """Adds the pictures. Raises `ImageError`.
+        """Adds the images. Raises `ImageError`.
 
         Args:
           rng: the record's own, where the config asks for augmentation.
         """
         return dataclasses.replace(
-            draft.sample, images=tuple(self._picture(picture, rng) for picture in draft.pictures)
+            draft.sample, images=tuple(self._image(image, rng) for image in draft.images)
         )
 
     def _check(self, sample: conversation.Expanded) -> None:
@@ -176,7 +176,7 @@ class Encoder:
         if len(sample.image_starts) > config.images_per_sample:
             raise SampleError(
                 "too_many_images",
-                f"{len(sample.image_starts)} pictures, expected at most {config.images_per_sample}; "
+                f"{len(sample.image_starts)} images, expected at most {config.images_per_sample}; "
                 "raise data.image_slots or data.images",
             )
         if config.max_targets and targets > config.max_targets:
@@ -185,7 +185,7 @@ class Encoder:
                 f"{targets} supervised tokens, expected at most data.max_targets {config.max_targets}",
             )
 
-    def _picture(self, ref: ImageRef, rng: np.random.Generator | None) -> np.ndarray:
+    def _image(self, ref: ImageRef, rng: np.random.Generator | None) -> np.ndarray:
         if rng is None:
             return self._remembered(ref, self._fit)
         assert self._config.augment is not None
@@ -200,19 +200,19 @@ class Encoder:
             self._image_cache[ref.key] = load(ref)
         return self._image_cache[ref.key]
 
-    def _fit(self, picture: Picture) -> np.ndarray:
+    def _fit(self, ref: ImageRef) -> np.ndarray:
         config = self._config
         image = self._decode(ref)
         return images.fit(image, config.image_mode, self._image_size, ref.name, config.max_pixels)
 
-    def _decode(self, picture: Picture) -> Image.Image:
+    def _decode(self, ref: ImageRef) -> Image.Image:
         if isinstance(ref.source, Frame):
             return video.decode_frame(ref.source, self._config.max_pixels)
         return images.decode(ref.source, ref.name, self._config.max_pixels, "data.max_pixels")
 
 
 def _name(source: bytes | str | Frame, number: int, example: str) -> str:
-    """What errors call a picture: its path if it has one."""
+    """What errors call an image: its path if it has one."""
     if isinstance(source, Frame):
         return source.name
     return f"{number} of {example}" if isinstance(source, bytes) else str(source)
@@ -224,7 +224,7 @@ class EncodedSet:
     Args:
       name: name of the set, for rejects.
       number: its number in the mixture.
-      cache: keep what was encoded; with augmentation, all but the pictures.
+      cache: keep what was encoded; with augmentation, all but the images.
       seed: of augmentation; None when there is none.
     """
 
@@ -247,7 +247,7 @@ class EncodedSet:
         return self._finish(kept, record, np.random.default_rng([self._seed, self._number, record, epoch]))
 
     def _encode(self, record: int) -> Draft | tuple[Sample | None, Rejected | None]:
-        """A draft where augmentation makes the pictures anew in each epoch."""
+        """A draft where augmentation makes the images anew in each epoch."""
         identity = None
         try:
             example = self.source[record]
@@ -255,7 +255,7 @@ class EncodedSet:
             draft = self._encoder.draft(example)
         except Owl2Error as error:
             return None, self._rejected(error, record, identity)
-        return draft if self._seed is not None and draft.pictures else self._finish(draft, record, None)
+        return draft if self._seed is not None and draft.images else self._finish(draft, record, None)
 
     def _finish(
         self, draft: Draft, record: int, rng: np.random.Generator | None

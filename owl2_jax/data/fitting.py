@@ -1,8 +1,8 @@
-"""The three ways from a picture of any size to a square.
+"""The three ways from an image of any size to a square.
 
 All resampling is Pillow's bicubic filter on 8 bits, with the intermediate
-pictures of the released code, so that the pixels are the same to the last bit.
-Each mode has a way for pictures so long that such an intermediate picture would
+images of the released code, so that the pixels are the same to the last bit.
+Each mode has a way for images so long that such an intermediate image would
 be large; it builds `size` x the longer side at most and gives the same pixels.
 """
 
@@ -36,7 +36,7 @@ def pad(image: Image.Image, size: int) -> Image.Image:
 
 
 def _pad_narrow(image: Image.Image, size: int) -> Image.Image:
-    """As `pad` for a tall picture, where only the columns that see the picture are computed."""
+    """As `pad` for a tall image, where only the columns that see the image are computed."""
     width, height = image.size
     left = (height - width) // 2
     first, last = resampling.touched(height, size, left, left + width)

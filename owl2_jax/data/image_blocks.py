@@ -1,8 +1,8 @@
-"""Blocks of picture files: what is left when metadata is dropped, and the first frame of an animated PNG.
+"""Blocks of image files: what is left when metadata is dropped, and the first frame of an animated PNG.
 
 Pillow reads metadata together with the pixels, so that a damaged EXIF block can
-stand in the way of a good picture; and of an animated PNG it shows the default
-picture, even one that the animation leaves out.
+stand in the way of a good image; and of an animated PNG it shows the default
+image, even one that the animation leaves out.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def png_colour(data: bytes) -> PngColour:
 
 
 def hidden_first_frame(data: bytes) -> FirstFrame | None:
-    """The first frame of an animated PNG whose default picture is no part of the animation; else None.
+    """The first frame of an animated PNG whose default image is no part of the animation; else None.
 
     Raises:
       ValueError: the frame is not whole, or lies outside of the canvas.
@@ -91,7 +91,7 @@ def hidden_first_frame(data: bytes) -> FirstFrame | None:
             if frame is not None:
                 break
             if not shown:
-                return None  # the default picture is the first frame
+                return None  # the default image is the first frame
             frame = body
         elif name == b"IDAT":
             shown = True

@@ -1,4 +1,4 @@
-"""Decoded pictures of any mode to 8-bit RGB on a white page.
+"""Decoded images of any mode to 8-bit RGB on a white page.
 
 8 bits          grey, palette, CMYK, YCbCr, CIELAB (D50): converted
 16 bits         the upper eight; of 12 bits too
@@ -30,7 +30,7 @@ class UnsupportedColours(Exception):
 
 
 def to_rgb(image: Image.Image, data: bytes) -> Image.Image:
-    """Brings a loaded picture to 8-bit RGB.
+    """Brings a loaded image to 8-bit RGB.
 
     Args:
       data: the file it was loaded from.
@@ -62,7 +62,7 @@ def to_rgb(image: Image.Image, data: bytes) -> Image.Image:
 
 
 def prepare(image: ImageFile.ImageFile) -> None:
-    """Lets libtiff, which knows how, read an uncompressed TIFF in YCbCr; before the picture is loaded."""
+    """Lets libtiff, which knows how, read an uncompressed TIFF in YCbCr; before the image is loaded."""
     if image.format != "TIFF" or getattr(image, "tag_v2", {}).get(_TIFF_PHOTOMETRIC) != _YCBCR:
         return
     if image.mode == "RGB" and image.tile and image.tile[0].codec_name == "raw":
@@ -74,7 +74,7 @@ def prepare(image: ImageFile.ImageFile) -> None:
 def _on_white(image: Image.Image) -> Image.Image:
     result = Image.new("RGB", image.size)
     rows = max(1, _STRIP // image.width)
-    for top in range(0, image.height, rows):  # in strips, as each step makes a picture of its own
+    for top in range(0, image.height, rows):  # in strips, as each step makes an image of its own
         part = image.crop((0, top, image.width, min(top + rows, image.height)))
         page = Image.new("RGBA", part.size, "white")
         result.paste(Image.alpha_composite(page, part).convert("RGB"), (0, top))
@@ -82,13 +82,13 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _whitened(image: Image.Image, clear: np.ndarray) -> Image.Image:
-    """Paints, in place, white where a picture is clear."""
+    """Paints, in place, white where an image is clear."""
     image.paste("white", mask=Image.fromarray(clear.astype(np.uint8) * 255))
     return image
 
 
 def _clear(image: Image.Image, data: bytes) -> np.ndarray | None:
-    """bool[h, w]: where a picture without alpha has the one colour that means "nothing"; None without one."""
+    """bool[h, w]: where an image without alpha has the one colour that means "nothing"; None without one."""
     key = image.info.get("transparency")
     if key is None:
         return None

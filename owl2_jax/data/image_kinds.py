@@ -1,4 +1,4 @@
-"""What a file is that was given as a picture and is none that is read."""
+"""What a file is that was given as an image and is none that is read."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def unread_kind(data: bytes) -> tuple[str, str] | None:
 
 
 def is_text(data: bytes) -> bool:
-    """Says whether a file is text; some formats of pictures are text too."""
+    """Says whether a file is text; some formats of images are text too."""
     head = data[:HEAD]
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return True

@@ -1,9 +1,9 @@
-"""Pictures: any file to RGB, RGB to the square the vision encoder takes.
+"""Images: any file to RGB, RGB to the square the vision encoder takes.
 
 `decode` reads a file, `fit` brings it to H x W by one of three modes (`augment.py`
 is the random alternative of stage 1), `normalize` gives CLIP's pixel values.
 
-    pad      mean colour around the picture to make a square, then resize
+    pad      mean colour around the image to make a square, then resize
     resize   stretch to a square of the longest edge, then resize
     none     shortest edge to the size, then the centre is cut out
 
@@ -39,7 +39,7 @@ LONGEST_STRETCHED = 12_288  # of mode "resize", whose work grows with the square
 # its list is left out: EPS, for one, would start Ghostscript on a stranger's file.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "MPO")
 
-# What matters of a picture is an error here. Pillow's own words on metadata, and on a size that
+# What matters of an image is an error here. Pillow's own words on metadata, and on a size that
 # is checked here, would come once per file.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -63,7 +63,7 @@ _LEVELS = (np.arange(256) * (1 / 255)).astype(np.float32)  # the 256 levels, res
 
 
 class ImageError(Owl2Error):
-    """A picture that cannot be used.
+    """An image that cannot be used.
 
     Attributes:
       reason: a short key for counting: "missing", "unreadable", "corrupt",
@@ -86,7 +86,7 @@ def load(
     max_pixels: int = MAX_PIXELS,
     limit: str = "",
 ) -> np.ndarray:
-    """Reads a picture and fits it: `fit(decode(source), mode, size)`, uint8[size, size, 3].
+    """Reads an image and fits it: `fit(decode(source), mode, size)`, uint8[size, size, 3].
 
     Raises: ImageError and UnknownNameError, as those two.
     """
@@ -100,16 +100,16 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     limit: str = "",
 ) -> Image.Image:
-    """Reads a picture as 8-bit RGB, upright.
+    """Reads an image as 8-bit RGB, upright.
 
     The EXIF orientation is applied; a block of metadata that is damaged is left
-    out. Transparency is laid on white, the colour of the page such pictures are
+    out. Transparency is laid on white, the colour of the page such images are
     drawn for. Of an animation the first frame is taken. What other colours and
-    depths become says `picture_colours`.
+    depths become says `image_colours`.
 
     Args:
       source: the file's bytes, or its path.
-      name: what errors call the picture; the path when left out.
+      name: what errors call the image; the path when left out.
       max_pixels: largest width x height; checked before pixels are decoded. It
         takes the place of Pillow's own limit.
       limit: what errors call `max_pixels`.
@@ -133,11 +133,11 @@ def decode(
 def fit(
     image: Image.Image, mode: str, size: int, name: str = "<image>", max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """Brings an RGB picture to uint8[size, size, 3] by one of the modes in `MODES`.
+    """Brings an RGB image to uint8[size, size, 3] by one of the modes in `MODES`.
 
     Raises:
       UnknownNameError: for another mode.
-      ImageError: the picture is so long that size x its longer side is more than
+      ImageError: the image is so long that size x its longer side is more than
         `max_pixels` and `LARGE`, or in mode "resize" longer than `LONGEST_STRETCHED`.
     """
     _require_mode(mode)
@@ -156,17 +156,17 @@ def _require_mode(mode: str) -> None:
 
 
 def _check_length(size: tuple[int, int], mode: str, edge: int, name: str, max_pixels: int) -> None:
-    """Raises `ImageError` for a picture so long that the mode would build, or do, too much."""
+    """Raises `ImageError` for an image so long that the mode would build, or do, too much."""
     long = max(size)
     if edge * long > max(max_pixels, LARGE):
         raise ImageError(
-            f"the picture {name} has {size[0]} x {size[1]} pixels; image mode {mode!r} would make "
+            f"the image {name} has {size[0]} x {size[1]} pixels; image mode {mode!r} would make "
             f"{edge} x {long} of it, expected at most {max(max_pixels, LARGE)}; crop it",
             "oversized",
         )
     if mode == "resize" and long > LONGEST_STRETCHED:
         raise ImageError(
-            f"the picture {name} has {size[0]} x {size[1]} pixels; image mode 'resize' stretches it to a "
+            f"the image {name} has {size[0]} x {size[1]} pixels; image mode 'resize' stretches it to a "
             f"square, expected at most {LONGEST_STRETCHED} on the longer side; crop it",
             "oversized",
         )
@@ -176,12 +176,12 @@ def _check_length(size: tuple[int, int], mode: str, edge: int, name: str, max_pi
 
 
 def read_file(path: str | os.PathLike, name: str | None = None) -> bytes:
-    """The bytes of a picture's file. Raises `ImageError`: "missing", or "unreadable" for what is there."""
+    """The bytes of an image's file. Raises `ImageError`: "missing", or "unreadable" for what is there."""
     try:
         with open(path, "rb") as file:
             return file.read()
     except (OSError, ValueError) as error:
-        raise unreadable("picture", name or os.fspath(path), error) from error
+        raise unreadable("image", name or os.fspath(path), error) from error
 
 
 def unreadable(what: str, name: str, error: OSError | ValueError) -> ImageError:
@@ -215,8 +215,8 @@ def _decode(data: bytes, name: str, max_pixels: int, limit: str) -> Image.Image:
     if frame is not None:
         _check_pixels(frame.canvas, name, max_pixels, limit)
         shown = _decode(frame.data, name, max_pixels, limit)
-        return _upright(_placed(shown, frame.canvas, frame.place), _orientation(open_picture(data)))
-    image = open_picture(data)
+        return _upright(_placed(shown, frame.canvas, frame.place), _orientation(open_image(data)))
+    image = open_image(data)
     _check_pixels(image.size, name, max_pixels, limit)
     # Pillow has a limit of its own, in `crop` too; the one here was asked for.
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > Image.MAX_IMAGE_PIXELS:
@@ -233,7 +233,7 @@ def _decode(data: bytes, name: str, max_pixels: int, limit: str) -> Image.Image:
 def _without_damaged_metadata(
     data: bytes, error: Exception, name: str, max_pixels: int, limit: str
 ) -> Image.Image | None:
-    """The picture read once more, without metadata; None where that was not what is damaged."""
+    """The image read once more, without metadata; None where that was not what is damaged."""
     if isinstance(error, _NOT_METADATA):
         return None
     for keep_exif in (True, False):
@@ -244,8 +244,8 @@ def _without_damaged_metadata(
     return None
 
 
-def open_picture(data: bytes) -> ImageFile.ImageFile:
-    """Reads a picture's header, as `Image.open`, of `FORMATS` alone and without Pillow's limit of pixels.
+def open_image(data: bytes) -> ImageFile.ImageFile:
+    """Reads an image's header, as `Image.open`, of `FORMATS` alone and without Pillow's limit of pixels.
 
     Raises:
       UnidentifiedImageError: the file does not begin as any of them.
@@ -284,11 +284,11 @@ def _placed(image: Image.Image, size: tuple[int, int], place: tuple[int, ...]) -
 def _check_pixels(size: tuple[int, int], name: str, max_pixels: int, limit: str) -> None:
     width, height = size
     if width * height == 0:
-        raise ImageError(f"the picture {name} is {width} x {height}, it has no pixels; replace it", "corrupt")
+        raise ImageError(f"the image {name} is {width} x {height}, it has no pixels; replace it", "corrupt")
     if width * height > max_pixels:
         limit = f" ({limit})" if limit else ""
         raise ImageError(
-            f"the picture {name} takes {width} x {height} pixels, expected at most {max_pixels}{limit}; "
+            f"the image {name} takes {width} x {height} pixels, expected at most {max_pixels}{limit}; "
             "shrink it",
             "oversized",
         )
@@ -298,7 +298,7 @@ def _orientation(image: Image.Image) -> int:
     """EXIF's orientation; 1, upright, where there is none or the block is damaged."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # the parser raises many types; the picture is good without it
+    except Exception:  # the parser raises many types; the image is good without it
         return 1
 
 
@@ -312,21 +312,21 @@ def _raise_unreadable(error: Exception, data: bytes, name: str) -> NoReturn:
     kind = image_kinds.unread_kind(data)
     if kind is not None:
         raise ImageError(
-            f"{name} ({len(data)} bytes) is no picture of a known kind but {kind[0]}; {kind[1]}",
+            f"{name} ({len(data)} bytes) is no image of a known kind but {kind[0]}; {kind[1]}",
             "unsupported",
         ) from error
     if isinstance(error, image_colours.UnsupportedColours):
-        raise ImageError(f"the picture {name} {error}", "unsupported") from error
+        raise ImageError(f"the image {name} {error}", "unsupported") from error
     if isinstance(error, Image.DecompressionBombError):
         raise ImageError(
-            f"the picture {name} has a frame or tile of more pixels than its file may have", "oversized"
+            f"the image {name} has a frame or tile of more pixels than its file may have", "oversized"
         ) from error
     if unknown:
         message = (
-            f"{name} ({len(data)} bytes) is no picture of a known kind; expected one of {', '.join(FORMATS)}"
+            f"{name} ({len(data)} bytes) is no image of a known kind; expected one of {', '.join(FORMATS)}"
         )
         if image_kinds.is_text(data):
             raise ImageError(f"{message}; it is text", "unsupported") from error
         raise ImageError(message, "corrupt") from error
     reason = " ".join(str(error).split()) or type(error).__name__
-    raise ImageError(f"the picture {name} is damaged: {reason}; replace the file", "corrupt") from error
+    raise ImageError(f"the image {name} is damaged: {reason}; replace the file", "corrupt") from error

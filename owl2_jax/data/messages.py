@@ -1,7 +1,7 @@
 """Dialogues as messages: image tags, checks, and LLaVA's form of them.
 
 A dialogue is a list of `{"role": "user" | "assistant", "content": str}`, the
-user first and in turn, in which image tags mark where the pictures stand.
+user first and in turn, in which image tags mark where the images stand.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from owl2_jax.core.errors import Owl2Error, unknown_name
 
 ImageTag = Literal["<|image|>", "<image>"]  # this project's and LLaVA's
 IMAGE_TAGS: tuple[ImageTag, ...] = get_args(ImageTag)
-# Marks a picture where texts are anybody's and may hold the tags above as words: half of a
+# Marks an image where texts are anybody's and may hold the tags above as words: half of a
 # surrogate pair, which no text with a UTF-8 form has.
-PICTURE_MARK = "\udcff"
+IMAGE_MARK = "\udcff"
 
 Message = Mapping[str, str]
 
@@ -39,7 +39,7 @@ class ImageTagError(ConversationError):
 
 
 class ImageCountError(ConversationError):
-    """More image tags than pictures, or fewer."""
+    """More image tags than images, or fewer."""
 
     reason = "image_count"
 
@@ -51,15 +51,15 @@ def check_messages(
 
     Args:
       messages: the dialogue.
-      image_tag: the run's image tag, one of `IMAGE_TAGS`, or `PICTURE_MARK`.
-      num_images: pictures that belong to it; None leaves the number unchecked.
+      image_tag: the run's image tag, one of `IMAGE_TAGS`, or `IMAGE_MARK`.
+      num_images: images that belong to it; None leaves the number unchecked.
       assistant_first: whether the assistant may have the first turn.
 
     Raises:
       UnknownNameError: `image_tag` is none of `IMAGE_TAGS`.
       ConversationError: no messages, roles out of order, a content that is no text.
       ImageTagError: a text holds the other image tag.
-      ImageCountError: tags and pictures differ in number.
+      ImageCountError: tags and images differ in number.
     """
     _require_tag(image_tag)
     if not isinstance(messages, Sequence) or isinstance(messages, str):
@@ -131,23 +131,23 @@ def _refuse_unseen(name: str, message: Mapping[str, object], keys: Iterable[str]
     for key in keys:
         if message.get(key):
             raise ConversationError(
-                f"{name} has {key!r}, which is not read: pictures are named beside the messages, with a tag "
+                f"{name} has {key!r}, which is not read: images are named beside the messages, with a tag "
                 "in the text for each; anything else has to be left out"
             )
 
 
 def _require_tag(image_tag: str) -> None:
-    if image_tag not in (*IMAGE_TAGS, PICTURE_MARK):
+    if image_tag not in (*IMAGE_TAGS, IMAGE_MARK):
         raise unknown_name("image tag", image_tag, IMAGE_TAGS)
 
 
 def _check_tag(text: str, image_tag: str) -> None:
-    if image_tag == PICTURE_MARK:
+    if image_tag == IMAGE_MARK:
         return
     for other in IMAGE_TAGS:
         if other != image_tag and other in text:
             raise ImageTagError(
-                f"found the image tag {other!r}, expected {image_tag!r}: the picture would be lost; "
+                f"found the image tag {other!r}, expected {image_tag!r}: the image would be lost; "
                 f"write {image_tag!r} there, or set the image tag of this source in the config"
             )
 
@@ -159,8 +159,8 @@ def _check_count(messages: Sequence[Message], image_tag: str, num_images: int) -
     alike = [t for m in messages for t in _TAG_LOOKALIKE.findall(m["content"]) if t != image_tag]
     hint = f" ({alike[0]!r} is not this run's tag)" if alike else ""
     raise ImageCountError(
-        f"found {tags} image tags {image_tag!r} for {num_images} pictures{hint}; "
-        "give one picture per tag, in the order of the tags"
+        f"found {tags} image tags {image_tag!r} for {num_images} images{hint}; "
+        "give one image per tag, in the order of the tags"
     )
 
 

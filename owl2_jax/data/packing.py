@@ -1,7 +1,7 @@
 """First-fit packing of samples into the rows of a batch, resumable at every batch.
 
 A lane reads its own part of the mixture in order. A sample goes into the first
-row with room for its tokens, pictures and targets; one that fits nowhere waits.
+row with room for its tokens, images and targets; one that fits nowhere waits.
 Waiting samples come first in the next batch, so nothing is lost, nothing is
 repeated, and nothing waits for long.
 """
@@ -29,10 +29,10 @@ class RowLimits:
 
     Attributes:
       rows: rows of the lane's part of a batch.
-      length: T. image_slots: I. images: pictures of the part.
+      length: T. image_slots: I. images: images of the part.
       targets: most supervised positions of a row (0: any).
       samples: most samples of a row (0: any).
-      image_size: pixels of a picture's side.
+      image_size: pixels of an image's side.
     """
 
     rows: int

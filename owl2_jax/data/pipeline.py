@@ -31,7 +31,7 @@ class Pipeline:
 
     Args:
       config: what to read and in what shape.
-      image_size: pixels of a picture's side.
+      image_size: pixels of an image's side.
       tokens_per_image: Q + 1.
       shard: (number, count), which part of the lanes this host reads; the
         batches it yields hold that part of the rows.
@@ -185,12 +185,12 @@ class OpenMixture:
 def open_mixture(config: DataConfig, image_size: int, tokens_per_image: int) -> OpenMixture:
     """Opens the sources and mixes them. Raises `Owl2Error`."""
     tokenizer = load_tokenizer(config)
-    pictures: dict[str, Any] | None = {} if config.cache_samples else None
+    images: dict[str, Any] | None = {} if config.cache_samples else None
     sets = []
     for number, (name, dataset) in enumerate(config.datasets.items()):
         options = sources.read_as(dataset.kind, dataset.options, config.reading)
         source = sources.make_source(dataset.kind, **options)
-        encoder = Encoder(config, number, tokenizer, image_size, tokens_per_image, pictures)
+        encoder = Encoder(config, number, tokenizer, image_size, tokens_per_image, images)
         seed = None if config.augment is None else config.seed
         sets.append(EncodedSet(name, number, source, encoder, config.cache_samples, seed))
     return OpenMixture(config, sets)

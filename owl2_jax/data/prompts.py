@@ -77,7 +77,7 @@ _ALL = (
     Prompt("mme", f"{IMAGE_TAG}{{question}}\n{WORD}", without="Please answer yes or no."),
     Prompt("choice", f"{IMAGE_TAG}{{question}}\n{{options}}\n{LETTER}"),
     Prompt("choice_hint", f"{IMAGE_TAG}{{hint}}\n{{question}}\n{{options}}\n{LETTER}"),
-    # The pictures stand inside these questions.
+    # The images stand inside these questions.
     Prompt("mmmu_choice", f"{{question}}\n{{options}}\n{LETTER}"),
     Prompt("mmmu_open", f"{{question}}\n{WORD}"),
     # One image tag per sampled frame.

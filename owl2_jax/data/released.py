@@ -7,17 +7,17 @@ The recipes that follow the released scripts choose `data.reading = "released"`:
 
       "What is this?\\n<|image|>"    becomes    "<|image|>\\nWhat is this?"
 
-* Several tags in one turn become one. The record has one picture; two tags of
-  it in two turns would show the next sample's picture, so that is refused, and
-  so is a record of several pictures, which that code cannot open.
-* A picture without a tag is refused: that code learns the text alone and shows
-  no picture, which is hardly what the record means.
+* Several tags in one turn become one. The record has one image; two tags of
+  it in two turns would show the next sample's image, so that is refused, and
+  so is a record of several images, which that code cannot open.
+* An image without a tag is refused: that code learns the text alone and shows
+  no image, which is hardly what the record means.
 * `<s>`, `</s>` and `<unk>` in a text become those ids.
 * Where a text holds ` ASSISTANT: ` or `</s>`, that code takes it for the border of a
   turn, finds that the lengths do not match and learns nothing of the record. Here
   the answers are learnt, with the same ids.
 
-With "as_written", the default, every picture stays where its tag is, nothing is
+With "as_written", the default, every image stays where its tag is, nothing is
 stripped, and these are text like any other. `owl2 data check` counts what the
 choice makes of a set.
 """
@@ -42,8 +42,8 @@ def require_reading(reading: str) -> str:
     return reading
 
 
-class ReleasedPictureError(ConversationError):
-    """Tags and pictures that the released code does not show as they are written."""
+class ReleasedImageError(ConversationError):
+    """Tags and images that the released code does not show as they are written."""
 
     reason = "not_in_released"
 
@@ -52,22 +52,22 @@ def released_messages(messages: Sequence[Message], image_tag: str, num_images: i
     """Messages as the released training code reads them.
 
     Raises:
-      ReleasedPictureError: several pictures, one without a tag, or one with tags in several turns.
+      ReleasedImageError: several images, one without a tag, or one with tags in several turns.
     """
     turns = [index for index, message in enumerate(messages) if image_tag in message["content"]]
     if num_images > 1:
-        raise ReleasedPictureError(
-            f"{num_images} pictures; the released code takes one a record: split the record, or set "
+        raise ReleasedImageError(
+            f"{num_images} images; the released code takes one a record: split the record, or set "
             "data.reading=as_written"
         )
     if num_images and not turns:
-        raise ReleasedPictureError(
-            f"the picture has no tag; the released code would learn the text without it: write {image_tag} "
-            "where it belongs, or leave the picture out"
+        raise ReleasedImageError(
+            f"the image has no tag; the released code would learn the text without it: write {image_tag} "
+            "where it belongs, or leave the image out"
         )
     if len(turns) > 1:
-        raise ReleasedPictureError(
-            f"messages {', '.join(map(str, turns))} have a tag {image_tag} for one picture; the released "
+        raise ReleasedImageError(
+            f"messages {', '.join(map(str, turns))} have a tag {image_tag} for one image; the released "
             "code would show another sample's: keep one"
         )
     if not num_images:

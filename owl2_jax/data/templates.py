@@ -26,7 +26,7 @@ class Template:
       name: the key in `TEMPLATES`.
       system: sentence in front of the first turn; empty for none.
       user, assistant: what each turn starts with, a colon added.
-      caption: there are no turns: the pictures of the one user message (its
+      caption: there are no turns: the images of the one user message (its
         words are left out, as in the released pre-training), then the caption
         and a space, without a closing `</s>`.
     """
@@ -96,7 +96,7 @@ def spans(
     """Yields the dialogue in order.
 
     A learnt span that follows on other text starts with a space; spans after
-    `</s>` or a picture are encoded afresh.
+    `</s>` or an image are encoded afresh.
 
     Raises: ConversationError for messages the template has no place for, and for
       `trailing_space` where no turn is open.
@@ -118,7 +118,7 @@ def _turn_spans(messages: Sequence[Message], template: Template) -> Generator[Sp
         if message["role"] == "user":
             if not content:
                 raise ConversationError(
-                    f"message {index}, the user's, is empty; write a question or a picture"
+                    f"message {index}, the user's, is empty; write a question or an image"
                 )
             pending += f"{template.user}: {content} {template.assistant}:"
         elif content:
@@ -135,13 +135,13 @@ def _caption_spans(messages: Sequence[Message], image_tag: str) -> Generator[Spa
     if messages[0]["role"] != "user":
         raise ConversationError("the assistant speaks first, and template 'plain' has no place for that")
     question = messages[0]["content"]
-    pictures = image_tag * question.count(image_tag)
-    if question and not pictures:
+    images = image_tag * question.count(image_tag)
+    if question and not images:
         raise ConversationError(
-            f"the user message {question[:40]!r} has no picture, and template 'plain' keeps nothing else of "
+            f"the user message {question[:40]!r} has no image, and template 'plain' keeps nothing else of "
             "it; leave it empty or choose 'mplug_owl2'"
         )
-    yield Span(pictures, False)
+    yield Span(images, False)
     if len(messages) == 2 and messages[1]["content"]:
         yield Span(f"{messages[1]['content']} ", True)
     return ""

@@ -99,7 +99,7 @@ class Tokenizer:
             raise ValueError(f"a continuation starts with a space, got {text[:20]!r}")
         rest = text[1:]
         # SentencePiece adds no prefix to an empty text, so a space that stands
-        # alone (before a picture, a special token or the end) is written by hand.
+        # alone (before an image, a special token or the end) is written by hand.
         if not rest or (control_tokens and self._splitter.match(rest)):
             return [self._boundary_id, *self.encode(rest)]
         return self.encode(rest, control_tokens=control_tokens)

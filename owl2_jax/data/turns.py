@@ -4,7 +4,7 @@ The templates know user and assistant in turn, and the user asks last. What else
 programs send is fitted to that, and nothing that is said gets lost:
 
 - Messages of one role that follow each other are one turn, a line break between
-  their texts (none behind a picture, as in training).
+  their texts (none behind an image, as in training).
 - A system or developer message, wherever it stands, is part of the user's turn
   there: the models were trained without system messages.
 - An assistant may speak first; its turn then stands in front of the first question.
@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from owl2_jax.core.errors import nearest
-from owl2_jax.data.messages import IMAGE_TAGS, PICTURE_MARK, ConversationError
+from owl2_jax.data.messages import IMAGE_MARK, IMAGE_TAGS, ConversationError
 
 ROLES: Final = ("system", "developer", "user", "assistant")
 READ_KEYS: Final = ("role", "content", "refusal", "images")
@@ -36,9 +36,9 @@ EMPTY_KEYS: Final[Mapping[str, str]] = {
 PART_KINDS: Final = ("text", "image_url", "refusal")  # each has its value under the key of its name
 UNUSED_PART_KEYS: Final = ("prompt_cache_breakpoint", "cache_control")  # speed at other servers
 URL_KEYS: Final = ("url", "detail")
-DETAILS: Final = ("auto", "low", "high", "original")  # every picture is seen at the model's one size
+DETAILS: Final = ("auto", "low", "high", "original")  # every image is seen at the model's one size
 
-TakePicture = Callable[[str, str], None]
+TakeImage = Callable[[str, str], None]
 
 
 class MessageError(ConversationError):
@@ -55,19 +55,17 @@ class MessageError(ConversationError):
         self.code = code
 
 
-def read_turns(
-    messages: Any, image_tag: str, take_picture: TakePicture | None = None
-) -> list[dict[str, str]]:
+def read_turns(messages: Any, image_tag: str, take_image: TakeImage | None = None) -> list[dict[str, str]]:
     """The turns of a conversation that waits for an answer.
 
     Args:
       messages: what was sent: objects with `role` and `content`, a text or a
         list of parts.
-      image_tag: what stands in the turns where a picture does. `PICTURE_MARK`
-        if pictures are parts of messages, one of `IMAGE_TAGS` if tags in the
+      image_tag: what stands in the turns where an image does. `IMAGE_MARK`
+        if images are parts of messages, one of `IMAGE_TAGS` if tags in the
         texts mark them.
-      take_picture: gets place and URL of each picture, in the order of the
-        tags; None where messages hold no pictures themselves.
+      take_image: gets place and URL of each image, in the order of the
+        tags; None where messages hold no images themselves.
 
     Returns:
       `{"role", "content"}` in turn, the user's last.
@@ -79,7 +77,7 @@ def read_turns(
         raise wrong("messages", messages, "expected a list of messages")
     if not messages:
         raise MessageError("messages", "messages is empty; expected at least one question")
-    reader = _Reader(image_tag, take_picture)
+    reader = _Reader(image_tag, take_image)
     said = [reader.read(f"messages[{i}]", message) for i, message in enumerate(messages)]
     return _join(said, image_tag)
 
@@ -105,23 +103,23 @@ def _join(said: Sequence[tuple[str, str]], image_tag: str) -> list[dict[str, str
         raise MessageError(
             "messages",
             f"the roles are {'..., ' if len(roles) > 6 else ''}{found}; expected a question of the "
-            "user's last, with a text or a picture",
+            "user's last, with a text or an image",
         )
     # Whether nothing may be asked is for the template to say.
     return turns or [{"role": "user", "content": ""}]
 
 
 def _after(before: str, text: str, image_tag: str) -> str:
-    """Two texts are two lines; text and picture touch, as in training."""
+    """Two texts are two lines; text and image touch, as in training."""
     return before + ("\n" if before and not before.endswith(image_tag) else "") + text
 
 
 class _Reader:
     """Reads single messages, and remembers who spoke."""
 
-    def __init__(self, image_tag: str, take_picture: TakePicture | None):
+    def __init__(self, image_tag: str, take_image: TakeImage | None):
         self._tag = image_tag
-        self._take_picture = take_picture
+        self._take_image = take_image
         self._names: dict[str, str] = {}
 
     def read(self, where: str, message: Any) -> tuple[str, str]:
@@ -158,13 +156,13 @@ class _Reader:
             )  # fmt: skip
 
     def _read_images(self, where: str, role: str, images: Any) -> str:
-        """Pictures as Ollama's clients send them: a list of base64 texts, seen in front of the text."""
+        """Images as Ollama's clients send them: a list of base64 texts, seen in front of the text."""
         if images in (None, []):
             return ""
-        if self._take_picture is None:
-            raise wrong(where, images, "expected the pictures beside 'messages', and a tag where each stands")
+        if self._take_image is None:
+            raise wrong(where, images, "expected the images beside 'messages', and a tag where each stands")
         if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
-            raise wrong(where, images, "expected a list of pictures as base64 texts")
+            raise wrong(where, images, "expected a list of images as base64 texts")
         for index, image in enumerate(images):
             url = image if image[:5].lower() == "data:" or "://" in image[:10] else f"data:;base64,{image}"
             self._show(f"{where}[{index}]", role, url)
@@ -192,33 +190,33 @@ class _Reader:
         _check_part_keys(where, part, ("type", kind, *UNUSED_PART_KEYS))
         if kind != "image_url":
             return self._plain(f"{where}.{kind}", role, part.get(kind))
-        if self._take_picture is None:
+        if self._take_image is None:
             raise wrong(
-                where, part, f"expected {self._tag!r} in a text here, and the picture beside 'messages'"
+                where, part, f"expected {self._tag!r} in a text here, and the image beside 'messages'"
             )
         self._show(where, role, _read_url(f"{where}.image_url", part.get(kind)))
         return self._tag
 
     def _show(self, where: str, role: str, url: str) -> None:
         if role != "user":
-            raise MessageError(where, f"{where} is a picture; only the user's messages may have any")
-        assert self._take_picture is not None
-        self._take_picture(where, url)
+            raise MessageError(where, f"{where} is an image; only the user's messages may have any")
+        assert self._take_image is not None
+        self._take_image(where, url)
 
     def _plain(self, where: str, role: str, text: Any) -> str:
-        """A text that is one; a tag where no picture belongs would be a picture that is not there."""
+        """A text that is one; a tag where no image belongs would be an image that is not there."""
         if not isinstance(text, str):
             raise wrong(where, text, "expected a text")
         try:
             text.encode()
         except UnicodeEncodeError:
             raise wrong(where, text, "expected text that has a UTF-8 form") from None
-        tags = [tag for tag in IMAGE_TAGS if tag in text] if self._tag == PICTURE_MARK else []
+        tags = [tag for tag in IMAGE_TAGS if tag in text] if self._tag == IMAGE_MARK else []
         # What the assistant or the system wrote is no attempt to show something.
         if tags and role == "user":
             raise MessageError(
                 where,
-                f"{where} holds the image tag {tags[0]!r}, with which no picture comes; send pictures as "
+                f"{where} holds the image tag {tags[0]!r}, with which no image comes; send images as "
                 "parts of type 'image_url', or write the tag in another way",
             )
         return text

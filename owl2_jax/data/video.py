@@ -1,4 +1,4 @@
-"""Videos as evenly spaced frames, each a picture of its own.
+"""Videos as evenly spaced frames, each an image of its own.
 
 A video of n frames is cut into n equal stretches of time, and the frame shown
 in the middle of each is taken. PyAV reads the file; it comes with the extra
@@ -21,7 +21,7 @@ from owl2_jax.data.images import MAX_PIXELS, ImageError, unreadable
 
 
 class Frame(NamedTuple):
-    """Stands where a picture's bytes or path would: one of `count` frames of a video."""
+    """Stands where an image's bytes or path would: one of `count` frames of a video."""
 
     path: str
     number: int
@@ -74,7 +74,7 @@ def frames(path: str | os.PathLike, count: int, max_pixels: int = MAX_PIXELS) ->
             stream = container.streams.video[0]
             _check_size(path, stream.codec_context, max_pixels)
             stream.thread_type = "NONE"  # many videos are read at once; threads of their own only add up
-            return [_picture(path, frame, max_pixels) for frame in _chosen(container, stream, count)]
+            return [_image(path, frame, max_pixels) for frame in _chosen(container, stream, count)]
     except ImageError:
         raise
     except Exception as error:  # the bindings raise many types on damaged files
@@ -141,7 +141,7 @@ def _shown_at(container: Any, stream: Any, time: int) -> Any:
     return shown
 
 
-def _picture(path: str | os.PathLike, frame: Any, max_pixels: int) -> Image.Image:
+def _image(path: str | os.PathLike, frame: Any, max_pixels: int) -> Image.Image:
     """A frame upright, as 8-bit RGB."""
     _check_size(path, frame, max_pixels)
     image = frame.to_image().convert("RGB")

@@ -13,10 +13,10 @@ import numpy as np
 from owl2_jax.core.errors import Owl2Error, errors_in_place
 from owl2_jax.data import images
 from owl2_jax.data.prompts import IMAGE_TAG
-from owl2_jax.evals.base import Decoding, Picture, Question
+from owl2_jax.evals.base import Decoding, Image, Question
 from owl2_jax.evals.metrics.choice import LETTERS
 
-_KEPT_PICTURES: Final = 64  # pixels of the last ones; questions on one picture follow each other
+_KEPT_IMAGES: Final = 64  # pixels of the last ones; questions on one image follow each other
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class EngineModel:
     def __init__(self, engine: Any):
         self.engine = engine
         self.name = engine.model.name
-        self._read: OrderedDict[tuple[Picture, str], np.ndarray] = OrderedDict()
+        self._read: OrderedDict[tuple[Image, str], np.ndarray] = OrderedDict()
 
     def replies(
         self, questions: Sequence[Question], decoding: Decoding, image_mode: str
@@ -62,7 +62,7 @@ class EngineModel:
 
         The same questions get the same replies to the last bit of a log-likelihood,
         whatever was asked before. A prompt that does not fit into the model, or a
-        picture that cannot be read, gives an error in its place.
+        image that cannot be read, gives an error in its place.
         """
         self.engine.forget()
         start = 0
@@ -118,7 +118,7 @@ class EngineModel:
         text = self._tagged(prompt)
         return Request(
             [{"role": "user", "content": text}] if question.is_message else text,
-            images=[self._pixels(question, picture, image_mode) for picture in question.images],
+            images=[self._pixels(question, image, image_mode) for image in question.images],
             max_new_tokens=decoding.max_new_tokens,
             min_new_tokens=decoding.min_new_tokens,
             stop=decoding.stop,
@@ -126,15 +126,15 @@ class EngineModel:
             control_tokens=True,
         )
 
-    def _pixels(self, question: Question, picture: Picture, image_mode: str) -> np.ndarray:
-        """uint8[H, W, 3] of a picture; read here, where a damaged one fails its own question alone."""
-        key = (picture, image_mode)
+    def _pixels(self, question: Question, image: Image, image_mode: str) -> np.ndarray:
+        """uint8[H, W, 3] of an image; read here, where a damaged one fails its own question alone."""
+        key = (image, image_mode)
         if key not in self._read:
-            source = picture if isinstance(picture, (Path, bytes)) else picture.read()
+            source = image if isinstance(image, (Path, bytes)) else image.read()
             size = self.engine.model.config.vision.image_size
-            name = str(picture) if isinstance(picture, Path) else f"of question {question.id}"
+            name = str(image) if isinstance(image, Path) else f"of question {question.id}"
             self._read[key] = images.load(source, image_mode, size, name)
-            if len(self._read) > _KEPT_PICTURES:
+            if len(self._read) > _KEPT_IMAGES:
                 self._read.popitem(last=False)
         self._read.move_to_end(key)
         return self._read[key]
@@ -155,7 +155,7 @@ class EngineModel:
         )
 
     def _length(self, prompt: str) -> int:
-        """Tokens of a text-only prompt; questions with pictures have no worked examples."""
+        """Tokens of a text-only prompt; questions with images have no worked examples."""
         from owl2_jax.data.conversation import encode_text
 
         model = self.engine.model

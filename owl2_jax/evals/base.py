@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from owl2_jax.evals.files import DataFile
 
 
-class LazyPicture(Protocol):
-    """A picture that has to be made first, such as a frame of a video.
+class LazyImage(Protocol):
+    """An image that has to be made first, such as a frame of a video.
 
     Attributes:
       path: The file that it is made from.
@@ -37,7 +37,7 @@ class LazyPicture(Protocol):
         """The bytes of an image file."""
 
 
-Picture = Path | bytes | LazyPicture
+Image = Path | bytes | LazyImage
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Question:
 
     Attributes:
       id: Unique within the benchmark.
-      prompt: The whole text, with one image tag for each picture; or, with
+      prompt: The whole text, with one image tag for each image; or, with
         `is_message`, what the user says, without the template around it.
       prompt_hash: Hash of the template that `prompt` was made from.
       answer: The reference in JSON's types; None where it is secret.
@@ -79,7 +79,7 @@ class Question:
     prompt: str
     prompt_hash: str
     answer: Any
-    images: tuple[Picture, ...] = ()
+    images: tuple[Image, ...] = ()
     options: tuple[str, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
     shorter: tuple[str, ...] = ()
@@ -124,7 +124,7 @@ class Benchmark(abc.ABC):
       prompt: The prompt of its questions (its first, where it has several).
       metric: The key of `summarise(...).metrics` that stands in the table.
       decoding: See `Decoding`.
-      image_mode: How pictures become squares; the release evaluates with "resize".
+      image_mode: How images become squares; the release evaluates with "resize".
       published: The 7B model's value of `metric`, None where there is none.
       published_note: What to know about it, such as a source other than the paper.
       baselines: (description, value of `metric`) of guessing without looking.

@@ -17,7 +17,7 @@ def interval(
     """Lower and upper bound of a score that is a function of means.
 
     Args:
-      features: float64[N, C], one row per independent unit (question or picture).
+      features: float64[N, C], one row per independent unit (question or image).
       headline: From the means of the columns, float64[C], to the score.
       resamples: How often N units are drawn anew, with replacement.
       level: Share of the resampled scores between the bounds.

@@ -1,7 +1,7 @@
 """Captioning: COCO (Karpathy test), Flickr30k, NoCaps, TextCaps.
 
 Scores are percent, as papers print them: CIDEr 137.3 is the package's 1.373.
-A picture's own score in the result file is its CIDEr, which exists only after
+An image's own score in the result file is its CIDEr, which exists only after
 the whole corpus is known, since rare words count more.
 """
 
@@ -31,16 +31,16 @@ COCO = "cocodataset.org/#download"
 
 
 class Captioning(Benchmark):
-    """One sentence a picture, scored against several by people."""
+    """One sentence an image, scored against several by people."""
 
     prompt = PROMPTS["caption"]
     metric = "CIDEr"
     decoding = Decoding(max_new_tokens=60, min_new_tokens=8)
     scale = 150.0
 
-    def question(self, name: str, picture: Path, references: Any, **info: Any) -> Question:
+    def question(self, name: str, image: Path, references: Any, **info: Any) -> Question:
         references = texts(references, "the list of reference captions")
-        return Question(name, self.prompt.text(), self.prompt.hash, references, (picture,), info=info)
+        return Question(name, self.prompt.text(), self.prompt.hash, references, (image,), info=info)
 
     def check(self) -> None:
         require_captions()
@@ -54,8 +54,8 @@ class Captioning(Benchmark):
 
     def summarise(self, answered: Sequence[Answered]) -> Summary:
         metrics = DEFAULT_METRICS if self.left_out() else METRICS
-        corpus, pictures = _corpus_scores(answered, metrics)
-        return Summary(corpus, [pictures[answer.question.id] for answer in answered])
+        corpus, images = _corpus_scores(answered, metrics)
+        return Summary(corpus, [images[answer.question.id] for answer in answered])
 
     def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:
         """The COCO result format: a list of image_id and caption."""
@@ -70,15 +70,15 @@ class Captioning(Benchmark):
 def _corpus_scores(
     answered: Sequence[Answered], metrics: Sequence[str]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """(corpus scores in percent, CIDEr of each picture as a fraction)."""
-    corpus, pictures = caption_scores(
+    """(corpus scores in percent, CIDEr of each image as a fraction)."""
+    corpus, images = caption_scores(
         {answer.question.id: answer.prediction for answer in answered},
         {answer.question.id: answer.question.answer for answer in answered},
         metrics,
     )
     return (
         {metric: 100.0 * value for metric, value in corpus.items()},
-        {name: scores["CIDEr"] for name, scores in pictures.items()},
+        {name: scores["CIDEr"] for name, scores in images.items()},
     )
 
 
@@ -87,7 +87,7 @@ def _number(name: str) -> int | str:
 
 
 class CocoCaptions(Captioning):
-    """COCO 2014, the 5 000 test pictures of Karpathy's split."""
+    """COCO 2014, the 5 000 test images of Karpathy's split."""
 
     title = "COCO captions"
     published = 137.3
@@ -103,14 +103,14 @@ class CocoCaptions(Captioning):
         def parse(row: dict) -> Question | None:
             if row["split"] != "test":
                 return None
-            picture = root / "coco" / row["filepath"] / row["filename"]
-            return self.question(identifier(row["cocoid"], "cocoid"), picture, _sentences(row))
+            image = root / "coco" / row["filepath"] / row["filename"]
+            return self.question(identifier(row["cocoid"], "cocoid"), image, _sentences(row))
 
         yield from parse_rows(path, read_rows(path, "images"), parse)
 
 
 class Flickr30k(Captioning):
-    """Flickr30k, the 1 000 test pictures of Karpathy's split."""
+    """Flickr30k, the 1 000 test images of Karpathy's split."""
 
     title = "Flickr30k captions"
     published = 85.1
@@ -120,12 +120,12 @@ class Flickr30k(Captioning):
     )
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
-        path, pictures = self.data_file(root), self.data_file(root, 1)
+        path, images = self.data_file(root), self.data_file(root, 1)
 
         def parse(row: dict) -> Question | None:
             if row["split"] != "test":
                 return None
-            return self.question(row["filename"], pictures / row["filename"], _sentences(row))
+            return self.question(row["filename"], images / row["filename"], _sentences(row))
 
         yield from parse_rows(path, read_rows(path, "images"), parse)
 
@@ -138,7 +138,7 @@ def _sentences(row: dict) -> list[str]:
 
 
 class NoCaps(Captioning):
-    """NoCaps validation: 4 500 pictures, scored whole and by how near they are to COCO."""
+    """NoCaps validation: 4 500 images, scored whole and by how near they are to COCO."""
 
     title = "NoCaps val"
     files = (
@@ -147,7 +147,7 @@ class NoCaps(Captioning):
     )
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
-        path, pictures = self.data_file(root), self.data_file(root, 1)
+        path, images = self.data_file(root), self.data_file(root, 1)
         references: dict[str, list[Any]] = {}
         for caption in parse_rows(path, read_rows(path, "annotations"), _caption):
             if isinstance(caption, Broken):
@@ -159,8 +159,8 @@ class NoCaps(Captioning):
             name = identifier(row["id"], "id")
             domain = text(row["domain"], "the domain")
             if name not in references:
-                raise ValueError(f"picture {name} has no caption under annotations")
-            return self.question(name, pictures / row["file_name"], references[name], domain=domain)
+                raise ValueError(f"image {name} has no caption under annotations")
+            return self.question(name, images / row["file_name"], references[name], domain=domain)
 
         yield from parse_rows(path, read_rows(path, "images"), parse)
 
@@ -175,11 +175,11 @@ class NoCaps(Captioning):
 
 
 def _caption(row: dict) -> tuple[str, Any]:
-    return identifier(row["image_id"], "image_id"), row["caption"]  # read with its picture
+    return identifier(row["image_id"], "image_id"), row["caption"]  # read with its image
 
 
 class TextCaps(Captioning):
-    """TextCaps validation: captions that read the text in 3 166 pictures."""
+    """TextCaps validation: captions that read the text in 3 166 images."""
 
     title = "TextCaps val"
     files = (
@@ -188,13 +188,13 @@ class TextCaps(Captioning):
     )
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
-        path, pictures = self.data_file(root), self.data_file(root, 1)
+        path, images = self.data_file(root), self.data_file(root, 1)
 
         def parse(row: dict) -> Question:
             name = identifier(row["image_id"], "image_id")
-            return self.question(name, pictures / f"{name}.jpg", row["reference_strs"])
+            return self.question(name, images / f"{name}.jpg", row["reference_strs"])
 
-        # The file has a row for each caption; all rows of a picture hold all its references.
+        # The file has a row for each caption; all rows of an image hold all its references.
         asked: set[str] = set()
         for question in parse_rows(path, read_rows(path, "data"), parse):
             if isinstance(question, Broken):

@@ -1,4 +1,4 @@
-"""Multiple choice about pictures: ScienceQA, A-OKVQA, SEED-Bench, Q-Bench; MMBench is in `circular.py`.
+"""Multiple choice about images: ScienceQA, A-OKVQA, SEED-Bench, Q-Bench; MMBench is in `circular.py`.
 
 The model generates; the letter or the text of an option is then read out of its
 answer. In the result file a prediction is what the model said.
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.data.prompts import PROMPTS
-from owl2_jax.evals.base import Answered, Benchmark, Picture, Question, Summary, percent_by
+from owl2_jax.evals.base import Answered, Benchmark, Image, Question, Summary, percent_by
 from owl2_jax.evals.broken import Broken
 from owl2_jax.evals.files import DataFile, read_object, read_rows
 from owl2_jax.evals.metrics.choice import LETTERS, letter_index, option_lines, parse_choice
@@ -28,7 +28,7 @@ class Choice(Benchmark):
         name: str,
         question: str,
         options: Sequence[str],
-        picture: Picture,
+        image: Image,
         answer: int | None,
         hint: str = "",
         letters: str = LETTERS,
@@ -45,7 +45,7 @@ class Choice(Benchmark):
         if "hint" in self.prompt.fields:
             fields["hint"] = text(hint or "", "the hint") or "N/A"
         info = {"choices": options, "letters": letters, **info}
-        return Question(name, self.prompt.text(**fields), self.prompt.hash, answer, (picture,), info=info)
+        return Question(name, self.prompt.text(**fields), self.prompt.hash, answer, (image,), info=info)
 
     def score(self, question: Question, prediction: str) -> float | None:
         if question.answer is None:
@@ -63,7 +63,7 @@ class Choice(Benchmark):
 
 
 class ScienceQA(Choice):
-    """ScienceQA test, the 2 017 questions with a picture; the hint stands before the question."""
+    """ScienceQA test, the 2 017 questions with an image; the hint stands before the question."""
 
     title = "ScienceQA-IMG test"
     prompt = PROMPTS["choice_hint"]
@@ -75,7 +75,7 @@ class ScienceQA(Choice):
     )
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
-        path, pictures = self.data_file(root), self.data_file(root, 2)
+        path, images = self.data_file(root), self.data_file(root, 2)
         problems = read_object(path)
 
         def parse(name: str) -> Question | None:
@@ -86,7 +86,7 @@ class ScienceQA(Choice):
                 name,
                 row["question"],
                 row["choices"],
-                pictures / name / row["image"],
+                images / name / row["image"],
                 row["answer"],
                 hint=row["hint"],
                 category=text(row["subject"], "the subject"),
@@ -106,18 +106,18 @@ class AOKVQAChoice(Choice):
     )
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
-        path, pictures = self.data_file(root), self.data_file(root, 1)
+        path, images = self.data_file(root), self.data_file(root, 1)
 
         def parse(row: dict) -> Question:
-            picture = pictures / f"{row['image_id']:012d}.jpg"
+            image = images / f"{row['image_id']:012d}.jpg"
             name = identifier(row["question_id"], "question_id")
-            return self.question(name, row["question"], row["choices"], picture, row["correct_choice_idx"])
+            return self.question(name, row["question"], row["choices"], image, row["correct_choice_idx"])
 
         yield from parse_rows(path, read_rows(path), parse)
 
 
 class SeedBench(Choice):
-    """SEED-Bench, the nine tasks on still pictures (14 233 questions)."""
+    """SEED-Bench, the nine tasks on still images (14 233 questions)."""
 
     title = "SEED-Bench image"
     baselines = (("chance", 25.0),)
@@ -128,7 +128,7 @@ class SeedBench(Choice):
     )
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
-        path, pictures = self.data_file(root), self.data_file(root, 1)
+        path, images = self.data_file(root), self.data_file(root, 1)
         names = {number: name for name, number in read_object(path, "question_type").items()}
 
         def parse(row: dict) -> Question | None:
@@ -140,7 +140,7 @@ class SeedBench(Choice):
                 identifier(row["question_id"], "question_id"),
                 row["question"],
                 [row[f"choice_{letter}"] for letter in "abcd"],
-                pictures / row["data_id"],
+                images / row["data_id"],
                 letter_index(row["answer"], LETTERS[:4]),
                 category=names[row["question_type_id"]],
             )
@@ -149,7 +149,7 @@ class SeedBench(Choice):
 
 
 class QBench(Choice):
-    """Q-Bench, low-level perception (LLVisionQA dev): 1 495 questions about picture quality."""
+    """Q-Bench, low-level perception (LLVisionQA dev): 1 495 questions about image quality."""
 
     title = "Q-Bench dev"
     published = 62.9
@@ -159,15 +159,15 @@ class QBench(Choice):
     )
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
-        path, pictures = self.data_file(root), self.data_file(root, 1)
+        path, images = self.data_file(root), self.data_file(root, 1)
 
         def parse(item: tuple[int, dict]) -> Question:
             index, row = item
-            picture, options = pictures / row["img_path"], texts(row["candidates"], "candidates")
+            image, options = images / row["img_path"], texts(row["candidates"], "candidates")
             if row["correct_ans"] not in options:
                 raise ValueError(f"the answer {row['correct_ans']!r} is none of the candidates {options}")
             return self.question(
-                str(index), row["question"], options, picture, options.index(row["correct_ans"])
+                str(index), row["question"], options, image, options.index(row["correct_ans"])
             )
 
         yield from parse_rows(path, read_rows(path), parse, numbered=True)

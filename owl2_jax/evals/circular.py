@@ -28,7 +28,7 @@ from owl2_jax.evals.xlsx import write_xlsx
 # MMBench adds this to a question's index for each turn of its options.
 CIRCULAR_STEP = 1_000_000
 _LARGEST_INDEX = 10**15
-_SHORTEST_PICTURE = 32  # characters of base64; a reference to another row is shorter
+_SHORTEST_IMAGE = 32  # characters of base64; a reference to another row is shorter
 
 
 class Circular(Choice):
@@ -80,7 +80,7 @@ class Circular(Choice):
             str(_index(row["index"])),
             row["question"],
             [row[letter] for letter in letters],
-            _picture(images, row["image"]),
+            _image(images, row["image"]),
             answer,
             hint,
             letters,
@@ -171,17 +171,17 @@ def _index_or_none(cell: str | None) -> int | None:
         return None
 
 
-def _picture(images: Mapping[int, str], value: str) -> bytes:
-    """The picture of a cell, which is base64 or the index of the row that holds it."""
-    if len(value) < _SHORTEST_PICTURE:
+def _image(images: Mapping[int, str], value: str) -> bytes:
+    """The image of a cell, which is base64 or the index of the row that holds it."""
+    if len(value) < _SHORTEST_IMAGE:
         value = images.get(_index_or_none(value), value)
     data = "".join(value.partition("base64,")[2].split() if value.startswith("data:") else value.split())
-    if len(data) < _SHORTEST_PICTURE:
-        raise ValueError(f"the picture is neither base64 nor the index of another row: it is {value[:40]!r}")
+    if len(data) < _SHORTEST_IMAGE:
+        raise ValueError(f"the image is neither base64 nor the index of another row: it is {value[:40]!r}")
     try:
         return base64.b64decode(data + "=" * (-len(data) % 4), validate=True)
     except binascii.Error as error:
-        raise ValueError(f"the picture is neither base64 nor the index of another row: {error}") from error
+        raise ValueError(f"the image is neither base64 nor the index of another row: {error}") from error
 
 
 class MMBench(Circular):

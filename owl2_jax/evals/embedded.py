@@ -1,7 +1,7 @@
-"""The benchmarks inside the package: easy-VQA's test split, held-out drawn pictures, held-out phrasings.
+"""The benchmarks inside the package: easy-VQA's test split, held-out drawn images, held-out phrasings.
 
 They need no files and no network. Each shows what can be scored without a
-picture beside its score: always giving the most common answer, and answering
+image beside its score: always giving the most common answer, and answering
 from the question alone.
 """
 

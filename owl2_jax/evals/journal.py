@@ -39,7 +39,7 @@ def finished_chunks(folder: Path, total: int) -> dict[int, list[dict[str, Any]]]
         for number, rows in found.items():
             if number < len(borders) and len(rows) == len(borders[number]):
                 whole = [rows[index] for index in borders[number]]
-                # A chunk that was asked again after a picture was mended may stand in two journals.
+                # A chunk that was asked again after an image was mended may stand in two journals.
                 if number not in finished or _broken(whole) < _broken(finished[number]):
                     finished[number] = whole
     return finished

@@ -32,9 +32,9 @@ class FreeAnswer(Judged):
     decoding = Decoding(max_new_tokens=512)
     scored_here = False
 
-    def question(self, name: str, question: str, picture: Path, answer: str, **info: Any) -> Question:
+    def question(self, name: str, question: str, image: Path, answer: str, **info: Any) -> Question:
         prompt, answer = self.prompt.text(question=text(question, "the question")), text(answer, "the answer")
-        return Question(name, prompt, self.prompt.hash, answer, (picture,), info=info)
+        return Question(name, prompt, self.prompt.hash, answer, (image,), info=info)
 
     def score(self, question: Question, prediction: str) -> None:
         return None
@@ -56,13 +56,13 @@ class MMVet(FreeAnswer):
     )
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
-        path, pictures = self.data_file(root), self.data_file(root, 1)
+        path, images = self.data_file(root), self.data_file(root, 1)
 
         def parse(item: tuple[str, dict]) -> Question:
             name, row = item
-            picture = pictures / row["imagename"]
+            image = images / row["imagename"]
             capability = texts(row["capability"], "capability")
-            return self.question(name, row["question"], picture, row["answer"], capability=capability)
+            return self.question(name, row["question"], image, row["answer"], capability=capability)
 
         yield from parse_rows(path, read_object(path).items(), parse)
 
@@ -111,13 +111,13 @@ class MMHalBench(FreeAnswer):
     )
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
-        path, pictures = self.data_file(root), self.data_file(root, 1)
+        path, images = self.data_file(root), self.data_file(root, 1)
 
         def parse(item: tuple[int, dict]) -> Question:
             index, row = item
-            picture = pictures / PurePosixPath(row["image_src"]).name
+            image = images / PurePosixPath(row["image_src"]).name
             text(row["question_type"], "question_type")
-            return self.question(str(index), row["question"], picture, row["gt_answer"], row=row)
+            return self.question(str(index), row["question"], image, row["gt_answer"], row=row)
 
         yield from parse_rows(path, read_rows(path), parse, numbered=True)
 

@@ -67,15 +67,15 @@ def check_share(
         )
 
 
-def missing_pictures(questions: Sequence[Question]) -> dict[int, str]:
-    """What is wrong with files of pictures and videos that cannot be opened, by number of the question."""
+def missing_images(questions: Sequence[Question]) -> dict[int, str]:
+    """What is wrong with files of images and videos that cannot be opened, by number of the question."""
     known: dict[Path, str | None] = {}
     missing = {}
     for index, question in enumerate(questions):
-        for picture in question.images:
-            if isinstance(picture, bytes):
+        for image in question.images:
+            if isinstance(image, bytes):
                 continue
-            path = picture if isinstance(picture, Path) else picture.path
+            path = image if isinstance(image, Path) else image.path
             if path not in known:
                 known[path] = _why_missing(path)
             if known[path] is not None:

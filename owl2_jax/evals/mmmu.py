@@ -1,4 +1,4 @@
-"""MMMU validation: 900 college questions in 30 subjects, pictures inside the text."""
+"""MMMU validation: 900 college questions in 30 subjects, images inside the text."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CATEGORIES = {
     ),
 }
 _CATEGORY_OF = {subject: category for category, subjects in CATEGORIES.items() for subject in subjects}
-_PICTURE = re.compile(r"<image (\d+)>")
+_IMAGE = re.compile(r"<image (\d+)>")
 _COLUMNS = ("id", "question", "options", "answer", "question_type", "image_1")
 
 
@@ -100,18 +100,18 @@ def read_question(subject: str, row: dict[str, Any]) -> Question:
         accepted = _accepted(answer)
     else:
         raise ValueError(f"question_type is {row['question_type']!r}; expected multiple-choice or open")
-    # Pictures follow the order in which the text names them, as often as it names them.
-    images = tuple(_picture(row, number) for number in _PICTURE.findall(prompted))
+    # Images follow the order in which the text names them, as often as it names them.
+    images = tuple(_image(row, number) for number in _IMAGE.findall(prompted))
     info = {"choices": options, "subject": subject}
     name = identifier(row["id"], "the id")
-    return Question(name, _PICTURE.sub(IMAGE_TAG, prompted), prompt.hash, accepted, images, info=info)
+    return Question(name, _IMAGE.sub(IMAGE_TAG, prompted), prompt.hash, accepted, images, info=info)
 
 
-def _picture(row: dict[str, Any], number: str) -> bytes:
-    picture = row[f"image_{number}"]
-    if not isinstance(picture, dict) or not isinstance(picture.get("bytes"), bytes):
-        raise ValueError(f"the text names <image {number}>, and image_{number} holds no picture")
-    return picture["bytes"]
+def _image(row: dict[str, Any], number: str) -> bytes:
+    image = row[f"image_{number}"]
+    if not isinstance(image, dict) or not isinstance(image.get("bytes"), bytes):
+        raise ValueError(f"the text names <image {number}>, and image_{number} holds no image")
+    return image["bytes"]
 
 
 def _options(written: str) -> list[str]:

@@ -28,7 +28,7 @@ def write_charts(scores: Sequence[Score], folder: Path) -> list[Path]:
 
 
 def bar_chart(scores: Sequence[Score], path: Path) -> None:
-    """Writes a picture with a bar for each score, its interval, and marks for baselines and published.
+    """Writes an image with a bar for each score, its interval, and marks for baselines and published.
 
     Raises:
       Owl2Error: No score has a value, or matplotlib is missing.
@@ -60,7 +60,7 @@ def bar_chart(scores: Sequence[Score], path: Path) -> None:
 
 
 def radar_chart(scores: Sequence[Score], path: Path) -> None:
-    """Writes a picture of each score as a share of the published one, which is the outer ring.
+    """Writes an image of each score as a share of the published one, which is the outer ring.
 
     Raises:
       Owl2Error: Fewer than three scores have a published one, or matplotlib is missing.

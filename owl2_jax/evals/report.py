@@ -1,4 +1,4 @@
-"""One picture of a whole run: loss curves, scores beside their baselines, and answered test pictures."""
+"""One image of a whole run: loss curves, scores beside their baselines, and answered test images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _RIGHT, _WRONG, _SCORE, _BASELINE = "#276749", "#c53030", "#2b6cb0", "#a0aec0"
 _COLUMNS, _ROWS = 6, 3
 _SEED = 0
 # Classes of positions that training reports beside its sets.
-POSITION_CLASSES = ("with_pictures", "without_pictures")
+# Losses of the same positions another way; the later two are names of older versions.
+POSITION_CLASSES = ("with_images", "without_images", "with_pictures", "without_pictures")
 
 # {set: [(step, loss)]}
 Curves = dict[str, list[tuple[int, float]]]
@@ -29,9 +30,9 @@ Curves = dict[str, list[tuple[int, float]]]
 
 @dataclass(frozen=True)
 class Shown:
-    """A test picture with what was asked, answered and true."""
+    """A test image with what was asked, answered and true."""
 
-    picture: bytes
+    image: bytes
     question: str
     prediction: str
     truth: str
@@ -122,11 +123,11 @@ def read_scores(run: Path) -> list[dict[str, Any]]:
 
 
 def pick_examples(run: Path, benchmarks: Sequence[str], count: int) -> list[Shown]:
-    """Draws test pictures at random, evenly over the benchmarks that have any; always the same ones."""
+    """Draws test images at random, evenly over the benchmarks that have any; always the same ones."""
     per_benchmark = [_examples_of(run, name) for name in benchmarks]
     pools = [pool for pool in per_benchmark if pool]
     if not pools:
-        raise Owl2Error(f"no answered question with a picture below {run}")
+        raise Owl2Error(f"no answered question with an image below {run}")
     chooser = random.Random(_SEED)
     picked: list[Shown] = []
     for number, pool in enumerate(pools):
@@ -152,10 +153,10 @@ def _examples_of(run: Path, name: str) -> list[Shown]:
 
 
 def _bytes_of(question: Question) -> bytes:
-    picture = question.images[0]
-    if isinstance(picture, Path):
-        return picture.read_bytes()
-    return picture if isinstance(picture, bytes) else picture.read()
+    image = question.images[0]
+    if isinstance(image, Path):
+        return image.read_bytes()
+    return image if isinstance(image, bytes) else image.read()
 
 
 def _text_of(question: Question) -> str:
@@ -186,13 +187,13 @@ def _draw_scores(axes: Any, scores: Sequence[dict[str, Any]]) -> None:
     axes.set_yticks(range(len(scores)), [textwrap.fill(score["title"], 20) for score in scores], fontsize=9)
     axes.invert_yaxis()
     axes.set_xlim(0, 112)
-    axes.set_title("accuracy in %\ngrey: best guess without the picture", fontsize=11)
+    axes.set_title("accuracy in %\ngrey: best guess without the image", fontsize=11)
 
 
 def _draw_example(axes: Any, example: Shown) -> None:
     from PIL import Image
 
-    axes.imshow(images.decode(example.picture).resize((144, 144), Image.Resampling.NEAREST))
+    axes.imshow(images.decode(example.image).resize((144, 144), Image.Resampling.NEAREST))
     question = textwrap.fill(example.question, 30)
     axes.set_title(f"{question}\n{_answer(example)}", fontsize=9, color=_RIGHT if example.right else _WRONG)
 

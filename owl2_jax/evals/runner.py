@@ -28,7 +28,7 @@ from owl2_jax.evals import journal
 from owl2_jax.evals.asking import Model, Reply
 from owl2_jax.evals.base import Answered, Benchmark, Judged, Question, Summary
 from owl2_jax.evals.broken import Broken
-from owl2_jax.evals.loading import MAX_BROKEN_SHARE, check_share, load_questions, missing_pictures
+from owl2_jax.evals.loading import MAX_BROKEN_SHARE, check_share, load_questions, missing_images
 from owl2_jax.evals.results import Score, make_score
 from owl2_jax.evals.rows import left_out
 
@@ -79,12 +79,12 @@ def evaluate(
 
     Raises:
       Owl2Error: A file or program is missing, `out` holds another evaluation, or too
-        many rows are broken: before any is asked, or, where pictures are damaged, after
+        many rows are broken: before any is asked, or, where images are damaged, after
         the results of the others are written.
     """
     benchmark.check()
     questions, broken = load_questions(name, benchmark, root, limit)
-    missing = missing_pictures(questions)
+    missing = missing_images(questions)
     unasked = [
         *broken,
         *(left_out(questions[index], f"cannot be asked: {why}") for index, why in missing.items()),
@@ -149,7 +149,7 @@ def _identity(
 
 
 def _data_hash(questions: Sequence[Question]) -> str:
-    """Changes with the true answers. Pictures are left out: a damaged one may be mended and then asked."""
+    """Changes with the true answers. Images are left out: a damaged one may be mended and then asked."""
     digest = hashlib.sha256()
     for question in questions:
         digest.update(f"{question.answer}\0".encode(errors="surrogatepass"))
@@ -165,7 +165,7 @@ def _ask_missing(
     shard: Shard,
     progress: Progress,
 ) -> None:
-    """Asks all chunks of this process that are not finished, or hold pictures mended since."""
+    """Asks all chunks of this process that are not finished, or hold images mended since."""
     finished = journal.finished_chunks(folder, len(questions))
     kept = {
         number for number, rows in finished.items() if not any(_is_mended(row, questions) for row in rows)
@@ -199,7 +199,7 @@ def _replies(
     missing: Mapping[int, str],
     model: Model,
 ) -> Iterator[tuple[int, Reply | Owl2Error]]:
-    """The reply to each question of a chunk; those whose pictures are missing are not asked."""
+    """The reply to each question of a chunk; those whose images are missing are not asked."""
     yield from ((index, ImageError(missing[index], "missing")) for index in chunk if index in missing)
     asked = [index for index in chunk if index not in missing]
     replies = model.replies([questions[index] for index in asked], benchmark.decoding, benchmark.image_mode)
@@ -207,12 +207,12 @@ def _replies(
 
 
 def _is_mended(row: Mapping[str, Any], questions: Sequence[Question]) -> bool:
-    """Whether a question that could not be asked for its picture can be asked now."""
-    if not row.get("picture"):
+    """Whether a question that could not be asked for its image can be asked now."""
+    if not row.get("image", row.get("picture")):  # "picture" in journals of older versions
         return False
     try:
-        for picture in questions[row["index"]].images:
-            images.decode(picture if isinstance(picture, Path | bytes) else picture.read())
+        for image in questions[row["index"]].images:
+            images.decode(image if isinstance(image, Path | bytes) else image.read())
     except Owl2Error:
         return False
     return True
@@ -223,12 +223,12 @@ def _row(
 ) -> dict[str, Any]:
     """A line of the journal; `seconds` is the time since the answer before, which add up to the run's."""
     if isinstance(reply, Owl2Error):
-        of_picture = isinstance(reply, ImageError)
+        of_image = isinstance(reply, ImageError)
         return {
             "index": index,
             "id": question.id,
             "broken": " ".join(str(reply).split()),
-            "picture": of_picture,
+            "image": of_image,
         }
     row = {
         "index": index,

@@ -104,7 +104,7 @@ class _Records:
 @contextmanager
 def _text(path: Path) -> Iterator[TextIO]:
     """A file for the `csv` module, whose faults come out as `Owl2Error`."""
-    csv.field_size_limit(sys.maxsize)  # a picture in base64 is one field
+    csv.field_size_limit(sys.maxsize)  # an image in base64 is one field
     try:
         with path.open("rb") as file:
             wrong = what_instead(file.read(256))

@@ -2,7 +2,7 @@
 
 The videos are read as they are published (.avi, .mp4, .gif) by PyAV, through
 `data.video`: a video is cut into equal stretches of time, and the frame shown in
-the middle of each becomes a picture of the prompt.
+the middle of each becomes an image of the prompt.
 """
 
 from __future__ import annotations

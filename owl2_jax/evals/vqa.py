@@ -1,4 +1,4 @@
-"""Short-answer questions about pictures: VQAv2, OKVQA, A-OKVQA, GQA, VizWiz, TextVQA, OCR-VQA.
+"""Short-answer questions about images: VQAv2, OKVQA, A-OKVQA, GQA, VizWiz, TextVQA, OCR-VQA.
 
 All use the prompt `vqa` and ten new tokens. Data sets with ten human answers a
 question are scored by leave-one-out VQA accuracy, the others by exact match.
@@ -13,7 +13,7 @@ from typing import Any
 
 from owl2_jax.core.text_files import write_text
 from owl2_jax.data.prompts import PROMPTS
-from owl2_jax.evals.base import Answered, Benchmark, Picture, Question, Summary, percent, percent_by
+from owl2_jax.evals.base import Answered, Benchmark, Image, Question, Summary, percent, percent_by
 from owl2_jax.evals.broken import At, Broken
 from owl2_jax.evals.files import DataFile, read_object, read_rows
 from owl2_jax.evals.metrics.answers import exact_match, normalise_for_server
@@ -26,13 +26,13 @@ OKVQA_SITE = "okvqa.allenai.org/download"
 
 
 class ShortAnswer(Benchmark):
-    """A question about one picture, answered in a word or a phrase."""
+    """A question about one image, answered in a word or a phrase."""
 
     prompt = PROMPTS["vqa"]
 
-    def question(self, name: str, question: str, picture: Picture, answer: Any, **info: Any) -> Question:
+    def question(self, name: str, question: str, image: Image, answer: Any, **info: Any) -> Question:
         prompt = self.prompt.text(question=text(question, "the question"))
-        return Question(name, prompt, self.prompt.hash, answer, (picture,), info=info)
+        return Question(name, prompt, self.prompt.hash, answer, (image,), info=info)
 
     def score(self, question: Question, prediction: str) -> float | None:
         return None if question.answer is None else exact_match(prediction, question.answer)
@@ -60,10 +60,10 @@ class HumanAnswers(ShortAnswer):
 class QuestionsAndAnnotations(HumanAnswers):
     """VQA's two files: questions, and the answers to them by question id."""
 
-    picture_name: str
+    image_name: str
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
-        path, pictures = self.data_file(root, 0), self.files[-1].require(root)
+        path, images = self.data_file(root, 0), self.files[-1].require(root)
         annotations = self._annotations(root)
         answers = None if annotations is None else dict(whole(annotations))
         yield from (row for row in annotations or () if isinstance(row, Broken))
@@ -76,7 +76,7 @@ class QuestionsAndAnnotations(HumanAnswers):
             return self.question(
                 str(name),
                 row["question"],
-                pictures / self.picture_name.format(row["image_id"]),
+                images / self.image_name.format(row["image_id"]),
                 known.get("answers"),
                 answer_type=known.get("answer_type", ""),
             )
@@ -113,7 +113,7 @@ class VQAv2(QuestionsAndAnnotations):
     """VQA v2, validation: 214 354 questions."""
 
     title = "VQAv2 val"
-    picture_name = "COCO_val2014_{:012d}.jpg"
+    image_name = "COCO_val2014_{:012d}.jpg"
     files = (
         DataFile("vqav2/v2_OpenEnded_mscoco_val2014_questions.json", VQA),
         DataFile("vqav2/v2_mscoco_val2014_annotations.json", VQA),
@@ -127,7 +127,7 @@ class VQAv2TestDev(QuestionsAndAnnotations):
     title = "VQAv2 test-dev"
     scored_here = False
     published = 79.4
-    picture_name = "COCO_test2015_{:012d}.jpg"
+    image_name = "COCO_test2015_{:012d}.jpg"
     files = (
         DataFile("vqav2/v2_OpenEnded_mscoco_test-dev2015_questions.json", VQA),
         DataFile("coco/test2015", f"{COCO} (2015 test images)"),
@@ -151,7 +151,7 @@ class OKVQA(QuestionsAndAnnotations):
 
     title = "OKVQA val"
     published = 57.7
-    picture_name = "COCO_val2014_{:012d}.jpg"
+    image_name = "COCO_val2014_{:012d}.jpg"
     files = (
         DataFile("okvqa/OpenEnded_mscoco_val2014_questions.json", OKVQA_SITE),
         DataFile("okvqa/mscoco_val2014_annotations.json", OKVQA_SITE),
@@ -170,13 +170,13 @@ class AOKVQA(ShortAnswer):
     )
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
-        path, pictures = self.data_file(root), self.data_file(root, 1)
+        path, images = self.data_file(root), self.data_file(root, 1)
 
         def parse(row: dict) -> Question:
-            picture = pictures / f"{row['image_id']:012d}.jpg"
+            image = images / f"{row['image_id']:012d}.jpg"
             answers = texts(row["direct_answers"], "direct_answers")
             return self.question(
-                identifier(row["question_id"], "question_id"), row["question"], picture, answers
+                identifier(row["question_id"], "question_id"), row["question"], image, answers
             )
 
         yield from parse_rows(path, read_rows(path), parse)
@@ -197,13 +197,13 @@ class GQA(ShortAnswer):
     )
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
-        path, pictures = self.data_file(root), self.data_file(root, 1)
+        path, images = self.data_file(root), self.data_file(root, 1)
 
         def parse(item: tuple[str, dict]) -> Question:
             name, row = item
-            picture = pictures / f"{row['imageId']}.jpg"
+            image = images / f"{row['imageId']}.jpg"
             kind = text(row["types"]["structural"], "the structural type")
-            return self.question(name, row["question"], picture, text(row["answer"], "the answer"), kind=kind)
+            return self.question(name, row["question"], image, text(row["answer"], "the answer"), kind=kind)
 
         yield from parse_rows(path, read_object(path).items(), parse)
 
@@ -214,7 +214,7 @@ class GQA(ShortAnswer):
 
 
 class VizWiz(HumanAnswers):
-    """VizWiz validation: 4 319 pictures taken, and questions asked, by blind people.
+    """VizWiz validation: 4 319 images taken, and questions asked, by blind people.
 
     Its answers carry no ids, so equal ones would drop out of the original's
     leave-one-out together; here each is a person of its own.
@@ -228,13 +228,13 @@ class VizWiz(HumanAnswers):
     )
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
-        path, pictures = self.data_file(root), self.data_file(root, 1)
+        path, images = self.data_file(root), self.data_file(root, 1)
 
         def parse(row: dict) -> Question:
             return self.question(
                 text(row["image"], "the image"),
                 row["question"],
-                pictures / row["image"],
+                images / row["image"],
                 texts([answer["answer"] for answer in row["answers"]], "the list of answers"),
                 answer_type=text(row["answer_type"], "answer_type"),
             )
@@ -243,7 +243,7 @@ class VizWiz(HumanAnswers):
 
 
 class TextVQA(HumanAnswers):
-    """TextVQA validation: 5 000 questions about text in pictures."""
+    """TextVQA validation: 5 000 questions about text in images."""
 
     title = "TextVQA val"
     published = 54.3
@@ -254,12 +254,12 @@ class TextVQA(HumanAnswers):
     )
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
-        path, pictures = self.data_file(root), self.data_file(root, 1)
+        path, images = self.data_file(root), self.data_file(root, 1)
 
         def parse(row: dict) -> Question:
-            picture = pictures / f"{row['image_id']}.jpg"
+            image = images / f"{row['image_id']}.jpg"
             name = identifier(row["question_id"], "question_id")
-            return self.question(name, row["question"], picture, texts(row["answers"], "the list of answers"))
+            return self.question(name, row["question"], image, texts(row["answers"], "the list of answers"))
 
         yield from parse_rows(path, read_rows(path, "data"), parse)
 
@@ -274,12 +274,12 @@ class OCRVQA(ShortAnswer):
     )
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
-        path, pictures = self.data_file(root), self.data_file(root, 1)
+        path, images = self.data_file(root), self.data_file(root, 1)
 
         def parse(item: tuple[str, dict, int, Any, Any]) -> Question:
             name, row, index, question, answer = item
-            picture = pictures / (name + PurePosixPath(row["imageURL"]).suffix)
-            return self.question(f"{name}-{index}", question, picture, text(answer, "the answer"))
+            image = images / (name + PurePosixPath(row["imageURL"]).suffix)
+            return self.question(f"{name}-{index}", question, image, text(answer, "the answer"))
 
         for book in parse_rows(path, read_object(path).items(), _book):
             yield from [book] if isinstance(book, Broken) else parse_rows(path, book, parse)

@@ -1,4 +1,4 @@
-"""Yes/no questions about pictures: MME and POPE."""
+"""Yes/no questions about images: MME and POPE."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from owl2_jax.evals.metrics import mme, pope
 from owl2_jax.evals.metrics.yes_no_text import read_yes_no
 from owl2_jax.evals.rows import identifier, left_out, parse_rows, text
 
-# These tasks keep pictures and questions in two folders; the others in one.
+# These tasks keep images and questions in two folders; the others in one.
 _SPLIT_FOLDERS = ("artwork", "celebrity", "landmark", "posters", "scene")
 # The order of the released evaluation, which is that of the alphabet.
 _MME_TASKS = sorted(mme.TASK_NAMES)
@@ -28,9 +28,9 @@ _MME_SOURCE = "github.com/BradyFU/Awesome-Multimodal-Large-Language-Models (Eval
 
 
 class MME(Benchmark):
-    """MME: 2 374 questions, two for each picture, in 14 tasks.
+    """MME: 2 374 questions, two for each image, in 14 tasks.
 
-    Each task is a text file of its own with the lines "picture TAB question TAB answer".
+    Each task is a text file of its own with the lines "image TAB question TAB answer".
     """
 
     title = "MME perception"
@@ -48,16 +48,16 @@ class MME(Benchmark):
         folder = self.data_file(root)
         for file, task in zip(self.files[1:], _MME_TASKS, strict=True):
             path = file.require(root)
-            pictures = folder / task / "images" if task in _SPLIT_FOLDERS else folder / task
+            images = folder / task / "images" if task in _SPLIT_FOLDERS else folder / task
             numbered = enumerate(lines(read_text(path)))
             rows = [At(f"line {number + 1}", (number, line)) for number, line in numbered if line.strip()]
-            yield from _in_pairs(list(parse_rows(path, rows, partial(self._parse, task, pictures))))
+            yield from _in_pairs(list(parse_rows(path, rows, partial(self._parse, task, images))))
 
-    def _parse(self, task: str, pictures: Path, numbered: tuple[int, str]) -> Question:
+    def _parse(self, task: str, images: Path, numbered: tuple[int, str]) -> Question:
         number, line = numbered
         fields = line.split("\t")
         if len(fields) != 3:
-            raise ValueError(f"expected picture, question and answer between tabs, found {line[:60]!r}")
+            raise ValueError(f"expected image, question and answer between tabs, found {line[:60]!r}")
         image, question, answer = fields
         if answer.strip().lower() not in ("yes", "no"):
             raise ValueError(f"the answer must be Yes or No, found {answer!r}")
@@ -66,7 +66,7 @@ class MME(Benchmark):
             self.prompt.text(question=question),
             self.prompt.hash,
             answer.strip(),
-            (pictures / image,),
+            (images / image,),
             info={"task": task, "image": image},
         )
 
@@ -74,17 +74,17 @@ class MME(Benchmark):
         return float(mme.parse_yes_no(prediction) == question.answer.lower())
 
     def summarise(self, answered: Sequence[Answered]) -> Summary:
-        """The scores of all tasks; without their totals where tasks have no picture with both answers."""
+        """The scores of all tasks; without their totals where tasks have no image with both answers."""
         scores = [answer.score for answer in answered]
         by_task: dict[str, list[mme.Answer]] = {}
-        for (task, image), pair in _pictures(answered).items():
+        for (task, image), pair in _images(answered).items():
             said = [mme.Answer(task, image, one.prediction, one.question.answer) for one in pair]
             by_task.setdefault(task, []).extend(said)
         missing = [task for task in mme.TASK_NAMES if task not in by_task]
         if not missing:
             totals = mme.mme_scores(row for rows in by_task.values() for row in rows)[0]
             return Summary(totals | _as_read(answered), scores)
-        why = f"tasks without a picture of which both questions were answered: {', '.join(missing)}"
+        why = f"tasks without an image of which both questions were answered: {', '.join(missing)}"
         parts = {
             f"{part}-{task}": mme.task_metrics(by_task[task])["score"]
             for part, tasks in mme.TASKS.items()
@@ -94,11 +94,11 @@ class MME(Benchmark):
         return Summary(parts, scores, dict.fromkeys(mme.TASKS, why))
 
     def features(self, answered: Sequence[Answered], scores: Sequence[float]) -> np.ndarray:
-        """Per picture: its points in its task's column, and a 1 in the task's counting column."""
-        pictures = _pictures(answered)
+        """Per image: its points in its task's column, and a 1 in the task's counting column."""
+        images = _images(answered)
         tasks = mme.TASKS["Perception"]
-        rows = np.zeros((len(pictures), 2 * len(tasks)))
-        for row, ((task, _), pair) in zip(rows, pictures.items(), strict=True):
+        rows = np.zeros((len(images), 2 * len(tasks)))
+        for row, ((task, _), pair) in zip(rows, images.items(), strict=True):
             right = [one.score for one in pair]
             if task in tasks:
                 row[tasks.index(task)] = sum(right) / len(right) + all(right)
@@ -111,24 +111,24 @@ class MME(Benchmark):
 
 
 def _in_pairs(rows: Sequence[Question | Broken]) -> Iterator[Question | Broken]:
-    """The rows of a task, in which a picture without exactly two usable questions is left out."""
+    """The rows of a task, in which an image without exactly two usable questions is left out."""
     counts = Counter(row.info["image"] for row in rows if isinstance(row, Question))
     for row in rows:
         if isinstance(row, Question) and (count := counts[row.info["image"]]) != 2:
             yield left_out(
-                row, f"is left out: picture {row.info['image']} has {count} usable questions, expected 2"
+                row, f"is left out: image {row.info['image']} has {count} usable questions, expected 2"
             )
         else:
             yield row
 
 
-def _pictures(answered: Sequence[Answered]) -> dict[tuple[str, str], list[Answered]]:
-    """The answers by task and picture; pictures of which only one question was asked are left out."""
-    pictures: dict[tuple[str, str], list[Answered]] = {}
+def _images(answered: Sequence[Answered]) -> dict[tuple[str, str], list[Answered]]:
+    """The answers by task and image; images of which only one question was asked are left out."""
+    images: dict[tuple[str, str], list[Answered]] = {}
     for answer in answered:
         info = answer.question.info
-        pictures.setdefault((info["task"], info["image"]), []).append(answer)
-    return {key: pair for key, pair in pictures.items() if len(pair) == 2}
+        images.setdefault((info["task"], info["image"]), []).append(answer)
+    return {key: pair for key, pair in images.items() if len(pair) == 2}
 
 
 def _as_read(answered: Sequence[Answered]) -> dict[str, float]:
@@ -155,15 +155,15 @@ class POPE(Benchmark):
         self.published_note = "outside report, mean of the three"
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
-        path, pictures = self.data_file(root), self.data_file(root, 1)
+        path, images = self.data_file(root), self.data_file(root, 1)
 
         def parse(row: dict) -> Question:
             label = row["label"].strip().lower() if isinstance(row["label"], str) else row["label"]
             if label not in ("yes", "no"):
                 raise ValueError(f"the label must be yes or no, found {row['label']!r}")
             prompt = self.prompt.text(question=text(row["text"], "the text"))
-            name, picture = identifier(row["question_id"], "question_id"), pictures / row["image"]
-            return Question(name, prompt, self.prompt.hash, label, (picture,))
+            name, image = identifier(row["question_id"], "question_id"), images / row["image"]
+            return Question(name, prompt, self.prompt.hash, label, (image,))
 
         yield from parse_rows(path, read_json_lines(path), parse)
 

@@ -59,7 +59,7 @@ class Admission:
         """Jobs that share a batch: of one wave, alike in what they need, and of like length."""
 
         def kind(job: Job) -> tuple[int, bool, bool]:
-            return job.wave, job.kept > 0, bool(job.rest.pictures)
+            return job.wave, job.kept > 0, bool(job.rest.images)
 
         for _, alike in groupby(sorted(jobs, key=kind), kind):
             left = sorted(alike, key=lambda job: -len(job.rest))
@@ -72,22 +72,22 @@ class Admission:
         """How many of `jobs`, longest first, go into the next batch.
 
         Those that need the same length, and shorter ones where rows would else
-        be padding; no more than the pool has room for their pictures.
+        be padding; no more than the pool has room for their images.
         """
         length = self._length(jobs[0])
         alike = sum(self._length(job) == length for job in jobs)
         count = min(len(jobs), bucket(min(alike, self._row_counts[-1]), self._row_counts))
         keys: set[bytes] = set()
         for number, job in enumerate(jobs[:count]):
-            keys |= {picture.key for picture in job.rest.pictures}
+            keys |= {image.key for image in job.rest.images}
             if len(keys) > self._features.rows:
-                return number  # at least 1: the pool holds the pictures of any one prompt
+                return number  # at least 1: the pool holds the images of any one prompt
         return count
 
     def _prefill(self, slots: generate.Slots, jobs: Sequence[Job]) -> tuple[generate.Slots, generate.Chosen]:
-        """One batch; encodes the pictures that the pool lacks."""
+        """One batch; encodes the images that the pool lacks."""
         prompts = [job.rest for job in jobs]
-        self._features.make_ready(picture for prompt in prompts for picture in prompt.pictures)
+        self._features.make_ready(image for prompt in prompts for image in prompt.images)
         self.positions += sum(map(len, prompts))
         rows = bucket(len(jobs), self._row_counts)
         length = self._length(jobs[0])
@@ -98,7 +98,7 @@ class Admission:
             limits=self._column([job.limit for job in jobs], rows, 1),
             settings=stack_settings([job.request.sampling for job in jobs], rows),
         )
-        pool = self._features.array if prompts[0].pictures else None
+        pool = self._features.array if prompts[0].images else None
         if not jobs[0].kept:
             return self._programs.prefill(slots, pool, arrivals, **plan(jobs))
         copies = generate.Copies(

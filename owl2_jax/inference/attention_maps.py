@@ -21,7 +21,7 @@ from owl2_jax.inference.image_attention import (
     on_queries,
     over_patches,
     place_all,
-    stack_pictures,
+    stack_images,
 )
 from owl2_jax.inference.inputs import Prompt, prompt_ids, read_request
 from owl2_jax.inference.loaded import LoadedModel
@@ -56,15 +56,15 @@ class Inside:
       name: of the model.
       answer: text.
       tokens: A tokens, a closing `</s>` included.
-      image_mass: float32[L, A], attention on positions of pictures, end tokens
+      image_mass: float32[L, A], attention on positions of images, end tokens
         included, of the state that produced each token.
       text_mass: float32[L, A], on all other positions.
       row_error: largest distance of a row of attention from the sum 1.
       looks: float32[I, G, G], where the answer looked, sum 1 each.
       token_looks: float32[A, I, G, G], the same for every token.
       queries: float32[I, Q, G, G], which patches each query reads, sum 1 each.
-      pictures: uint8[I][H, W, 3], as the encoder saw them.
-      positions, image_positions: of the prompt, and how many are of pictures.
+      images: uint8[I][H, W, 3], as the encoder saw them.
+      positions, image_positions: of the prompt, and how many are of images.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Inside:
     looks: np.ndarray
     token_looks: np.ndarray
     queries: np.ndarray
-    pictures: list[np.ndarray]
+    images: list[np.ndarray]
     positions: int
     image_positions: int
 
@@ -96,15 +96,15 @@ def look_inside(
       engine: of the model, when there is one already; saves compiling it again.
 
     Raises:
-      Owl2Error: no picture, or a prompt that cannot be answered.
+      Owl2Error: no image, or a prompt that cannot be answered.
     """
     if not images:
-        raise Owl2Error("there is no picture to look into; give at least one")
+        raise Owl2Error("there is no image to look into; give at least one")
     prompt = read_request(Request(messages, images), model)
     limit = min(max_new_tokens, model.config.decoder.max_length - len(prompt))
     request = Request(messages, images, max_new_tokens=limit, top_logprobs=ALTERNATIVES)
     (result,) = (engine or Engine(model, EngineConfig(slots=1))).generate([request])
-    seen = [picture.pixels() for picture in prompt.pictures]
+    seen = [image.pixels() for image in prompt.images]
     # The state of a position produces the token behind it: the prompt's last position the first.
     last = prompt_ids(request, model)[-1:]
     fed = np.concatenate([last, result.token_ids[:-1]]).astype(np.int32)
@@ -120,7 +120,7 @@ def look_inside(
         looks=_normed(shown["looks"].mean(0)).reshape(-1, grid, grid)[: len(seen)],
         token_looks=_normed(shown["looks"]).reshape(len(fed), -1, grid, grid)[:, : len(seen)],
         queries=shown["queries"].reshape(len(shown["queries"]), -1, grid, grid)[: len(seen)],
-        pictures=seen,
+        images=seen,
         positions=len(prompt),
         image_positions=len(seen) * model.config.tokens_per_image,
     )
@@ -140,7 +140,7 @@ def _measure(
 ) -> dict[str, np.ndarray]:
     without_last = Prompt(prompt.tokens[:-1], prompt.image_starts, [], prompt.span)
     placed = place_all(model, without_last, len(seen))
-    images = stack_pictures(seen, placed.image_index.shape[1])
+    images = stack_images(seen, placed.image_index.shape[1])
     with computing(model):
         shown = _inside(model.config.replace(remat="none"), model.params, images, placed, fed[None])
     return jax.tree.map(np.asarray, shown)
@@ -167,7 +167,7 @@ def _inside(
 
 
 def image_positions(config: Owl2Config, prompts: generate.Prompts, length: int) -> Array:
-    """bool[length]: where the Q + 1 positions of a picture stand in a prompt of one row."""
+    """bool[length]: where the Q + 1 positions of an image stand in a prompt of one row."""
     starts, taken = prompts.image_starts[0][:, None], prompts.image_index[0][:, None] >= 0
     positions = jnp.arange(length)
     return jnp.any(taken & (positions >= starts) & (positions < starts + config.tokens_per_image), axis=0)

@@ -1,4 +1,4 @@
-"""The page of `owl2 look`: one HTML file, pictures included, that opens in any browser."""
+"""The page of `owl2 look`: one HTML file, images included, that opens in any browser."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from owl2_jax.inference.attention_maps import Inside, Token
 
-_SHOWN: Final = 224  # pixels of the large pictures on the page
+_SHOWN: Final = 224  # pixels of the large images on the page
 _HEAT: Final = (214, 60, 40)
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 440, 220, 40, 30, 10  # of the chart
 
@@ -56,7 +56,7 @@ def render(question: str, models: Sequence[Inside]) -> str:
     parts = [
         "<h1>A look inside</h1>",
         f'<p class="question">{escape(question)}</p>',
-        f'<div class="row">{"".join(_see(one, None, _SHOWN) for one in models[0].pictures)}</div><br>',
+        f'<div class="row">{"".join(_see(one, None, _SHOWN) for one in models[0].images)}</div><br>',
         f'<div class="models">{"".join(_section(one, scale) for one in models)}</div>',
     ]
     return (
@@ -71,7 +71,7 @@ def render(question: str, models: Sequence[Inside]) -> str:
 def _section(one: Inside, scale: float) -> str:
     share = one.image_positions / one.positions
     note = (
-        f"{one.image_positions} of the prompt's {one.positions} positions ({share:.0%}) are of pictures; "
+        f"{one.image_positions} of the prompt's {one.positions} positions ({share:.0%}) are of images; "
         f"rows of attention sum to 1 within {one.row_error:.0e}"
     )
     return "".join(
@@ -80,10 +80,10 @@ def _section(one: Inside, scale: float) -> str:
             f'<p class="answer">{escape(one.answer) or "(an empty answer)"}</p>',
             "<h3>Token by token</h3>",
             _token_table(one),
-            "<h3>Attention on text and on pictures, layer by layer</h3>",
+            "<h3>Attention on text and on images, layer by layer</h3>",
             f'<p class="soft">Mean over heads and over the tokens of the answer. {note}.</p>',
             mass_chart(one),
-            "<h3>Attention on pictures, per layer and token</h3>",
+            "<h3>Attention on images, per layer and token</h3>",
             mass_grid(one, scale),
             "<h3>Where the answer looked</h3>",
             '<p class="soft">From its tokens to the queries, from the queries to the patches.</p>',
@@ -99,13 +99,12 @@ def _section(one: Inside, scale: float) -> str:
 
 def _token_table(one: Inside) -> str:
     rows = [
-        "<tr><th>token</th><th>probability</th><th></th><th>on pictures</th><th>looked at</th><th>instead of"
+        "<tr><th>token</th><th>probability</th><th></th><th>on images</th><th>looked at</th><th>instead of"
         "</th></tr>"
     ]
     for number, token in enumerate(one.tokens):
         looks = "".join(
-            _see(picture, look, 44)
-            for picture, look in zip(one.pictures, one.token_looks[number], strict=True)
+            _see(image, look, 44) for image, look in zip(one.images, one.token_looks[number], strict=True)
         )
         rows.append(
             f'<tr><td class="piece">{escape(token.text)}</td>'
@@ -124,10 +123,10 @@ def _others(token: Token) -> str:
 
 
 def mass_chart(one: Inside) -> str:
-    """An SVG of attention mass on text and on pictures over layers; the numbers on hover."""
+    """An SVG of attention mass on text and on images over layers; the numbers on hover."""
     lines = [
         (one.text_mass.mean(1), "var(--text)", "text"),
-        (one.image_mass.mean(1), "var(--image)", "pictures"),
+        (one.image_mass.mean(1), "var(--image)", "images"),
     ]
     layers = len(one.image_mass)
     across = (_WIDTH - _LEFT - 70) / max(layers - 1, 1)
@@ -161,7 +160,7 @@ def mass_chart(one: Inside) -> str:
 
 
 def mass_grid(one: Inside, scale: float) -> str:
-    """An SVG of attention mass on pictures, a row per layer (the first at the bottom), a column per token."""
+    """An SVG of attention mass on images, a row per layer (the first at the bottom), a column per token."""
     layers, tokens = one.image_mass.shape
     width, height, left, below = 46, min(22, max(6, 240 // layers)), 30, 16
     cells = []
@@ -187,28 +186,28 @@ def mass_grid(one: Inside, scale: float) -> str:
 
 
 def _looks(one: Inside) -> str:
-    looks = zip(one.pictures, one.looks, strict=True)
-    return f'<div class="row">{"".join(_see(picture, look, _SHOWN) for picture, look in looks)}</div>'
+    looks = zip(one.images, one.looks, strict=True)
+    return f'<div class="row">{"".join(_see(image, look, _SHOWN) for image, look in looks)}</div>'
 
 
 def _queries(one: Inside) -> str:
     rows = []
-    for picture, queries in zip(one.pictures, one.queries, strict=True):
+    for image, queries in zip(one.images, one.queries, strict=True):
         size = 100 if len(queries) <= 16 else 64
         shown = "".join(
-            f"<figure>{_see(picture, query, size)}<figcaption>{number}</figcaption></figure>"
+            f"<figure>{_see(image, query, size)}<figcaption>{number}</figcaption></figure>"
             for number, query in enumerate(queries, 1)
         )
         rows.append(f'<div class="row">{shown}</div>')
     return "".join(rows)
 
 
-def _see(picture: np.ndarray, weights: np.ndarray | None, size: int) -> str:
-    """A picture, with weights float32[G, G] laid over it, the largest strongest."""
+def _see(image: np.ndarray, weights: np.ndarray | None, size: int) -> str:
+    """An image, with weights float32[G, G] laid over it, the largest strongest."""
     heat = "" if weights is None else f'<img class="heat" alt="" src="{_png(_heat(weights))}">'
     return (
-        f'<div class="see" style="width:{size}px;height:{size}px"><img alt="the picture" '
-        f'src="{_png(picture)}">{heat}</div>'
+        f'<div class="see" style="width:{size}px;height:{size}px"><img alt="the image" '
+        f'src="{_png(image)}">{heat}</div>'
     )
 
 

@@ -74,7 +74,7 @@ def search(
     """Runs the whole search on the device.
 
     Args:
-      pool: features of pictures, dtype[F, Q + 1, D], or None.
+      pool: features of images, dtype[F, Q + 1, D], or None.
       limits, floors: int32[R], most and fewest tokens of an answer.
       length_penalty: float32[], 0 or more.
       beams: N.
@@ -188,7 +188,7 @@ def beam_search(
     """Searches the best answers of each request, in order.
 
     Args:
-      engine: its model, picture features and compiled programs are used, not its slots.
+      engine: its model, image features and compiled programs are used, not its slots.
       requests: greedy ones, without stop texts.
       beams: N.
       length_penalty: above 0 favours long answers over short ones.

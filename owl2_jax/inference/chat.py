@@ -1,4 +1,4 @@
-"""A conversation: turns with pictures in any of them, one `</s>` per turn."""
+"""A conversation: turns with images in any of them, one `</s>` per turn."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Chat:
 
     Attributes:
       messages: the turns so far as `{"role": ..., "content": ...}`.
-      images: all pictures so far, in the order of their tags.
+      images: all images so far, in the order of their tags.
     """
 
     def __init__(self, engine: Engine, sampling: Sampling | None = None, max_new_tokens: int | None = None):
@@ -46,12 +46,12 @@ class Chat:
         the answer so far counts. A turn that fails leaves the chat as it was.
 
         Args:
-          text: what the user says; an image tag for each picture, or none:
-            then the pictures stand in front.
-          images: new pictures.
+          text: what the user says; an image tag for each image, or none:
+            then the images stand in front.
+          images: new images.
 
         Raises:
-          Owl2Error: tags and pictures differ in number, a picture cannot be
+          Owl2Error: tags and images differ in number, an image cannot be
             read, or the conversation is longer than the model allows.
         """
         tag = self.engine.model.image_tag
@@ -75,20 +75,20 @@ class Chat:
                 result = self.engine.stop(request_id)
             self._remember(text, said, ids, result, shown)
 
-    def _turn_ids(self, text: str, pictures: int) -> np.ndarray:
+    def _turn_ids(self, text: str, images: int) -> np.ndarray:
         """Ids of one user turn; later turns begin afresh after `</s>`, as in training."""
         model = self.engine.model
         message = {"role": "user", "content": text}
         if not self.messages:
-            return encode_prompt([message], model.template, model.tokenizer, model.image_tag, pictures).ids
+            return encode_prompt([message], model.template, model.tokenizer, model.image_tag, images).ids
         before = len(encode_dialogue(_EARLIER, model.template, model.tokenizer, model.image_tag).ids)
         turns = [*_EARLIER, message]
-        return encode_prompt(turns, model.template, model.tokenizer, model.image_tag, pictures).ids[before:]
+        return encode_prompt(turns, model.template, model.tokenizer, model.image_tag, images).ids[before:]
 
-    def _answer_limit(self, ids: np.ndarray, pictures: int) -> int | None:
+    def _answer_limit(self, ids: np.ndarray, images: int) -> int | None:
         """The wanted length of an answer, or what there is room for."""
         config = self.engine.model.config
-        positions = len(ids) + pictures * (config.tokens_per_image - 1)
+        positions = len(ids) + images * (config.tokens_per_image - 1)
         room = config.decoder.max_length - positions
         if room < 1:
             raise Owl2Error(

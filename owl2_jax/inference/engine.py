@@ -1,6 +1,6 @@
 """Continuous batching: requests in, answers out, over a fixed number of slots.
 
-Every call of `step` fills free slots from the queue (pictures encoded, prompts
+Every call of `step` fills free slots from the queue (images encoded, prompts
 prefilled, both in batches of a few static sizes), decodes all slots together
 for some tokens, and frees the slots that are done. A request never waits for
 others to end, only for a slot.
@@ -41,7 +41,7 @@ class Engine:
     Attributes:
       model: what answers.
       config: sizes.
-      features: features of pictures; one seen before is not encoded again.
+      features: features of images; one seen before is not encoded again.
       programs: the compiled functions.
       row_counts: prompts that a batch is padded to.
       admission: runs prompts.
@@ -109,11 +109,11 @@ class Engine:
         return None
 
     def _read(self, request: Request) -> Prompt:
-        """A broken picture is refused here, before anything runs."""
+        """A broken image is refused here, before anything runs."""
         prompt = read_request(request, self.model)
-        for picture in prompt.pictures:
-            if picture not in self.features:
-                picture.pixels()
+        for image in prompt.images:
+            if image not in self.features:
+                image.pixels()
         return prompt
 
     def cancel(self, request_id: int) -> None:
@@ -277,7 +277,7 @@ class Engine:
             self._slots = self.programs.lengthen(self._slots, length)
 
     def _pool_rows(self) -> int:
-        """As many pictures as the memory holds, but at least those of the fullest prompt."""
+        """As many images as the memory holds, but at least those of the fullest prompt."""
         config = self.model.config
         item = config.tokens_per_image * config.decoder.width * np.dtype(config.dtype).itemsize
         fullest = self._longest // config.tokens_per_image

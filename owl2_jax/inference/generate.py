@@ -33,12 +33,12 @@ Params = dict[str, Any]
 
 
 def encode_images(owl: Owl2, params: Params, pool: Array, images: Array, rows: Array) -> Array:
-    """Encodes pictures into rows of the feature pool.
+    """Encodes images into rows of the feature pool.
 
     Args:
       pool: dtype[F, Q + 1, D].
       images: uint8[M, H, W, 3].
-      rows: int32[M]; F (past the end) for a picture that pads the batch.
+      rows: int32[M]; F (past the end) for an image that pads the batch.
     """
     features = owl.apply({"params": params}, images, method="encode_images")
     return pool.at[rows].set(features.astype(pool.dtype), mode="drop")
@@ -50,7 +50,7 @@ def run_prompts(
     """Runs prompts from their first position on.
 
     Args:
-      pool: features of pictures, dtype[F, Q + 1, D]; None when no row has one.
+      pool: features of images, dtype[F, Q + 1, D]; None when no row has one.
       cache_length: positions of the new cache, at least T.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Where the model looked: from the tokens of an answer back to the patches of its pictures.
+"""Where the model looked: from the tokens of an answer back to the patches of its images.
 
 Two attentions lie between a patch and an answer. The abstractor's queries read
 the patches, and the decoder's tokens read the queries:
@@ -25,7 +25,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import IMAGE_ID, encode_dialogue, encode_prompt
 from owl2_jax.inference import generate
 from owl2_jax.inference.buckets import bucket, length_buckets, power_buckets
-from owl2_jax.inference.inputs import Prompt, place_pictures
+from owl2_jax.inference.inputs import Prompt, place_images
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import Owl2
@@ -38,11 +38,11 @@ MAX_ANSWER = 64  # tokens that are looked at; attention of all layers is held fo
 
 @dataclass(frozen=True)
 class Look:
-    """Where an answer looked at one picture.
+    """Where an answer looked at one image.
 
     Attributes:
       weights: float32[G, G] over the patches of the square the encoder saw, sum 1.
-      share: of the answer's attention, how much went to this picture.
+      share: of the answer's attention, how much went to this image.
     """
 
     weights: np.ndarray
@@ -64,56 +64,56 @@ class Looking:
         self,
         messages: Sequence[dict[str, str]],
         answer: str,
-        pictures: Sequence[np.ndarray],
+        images: Sequence[np.ndarray],
         image_tag: str | None = None,
     ) -> list[Look]:
-        """Where it looked while it gave an answer, for each picture.
+        """Where it looked while it gave an answer, for each image.
 
         Args:
           messages: up to the question, with image tags.
           answer: what came out.
-          pictures: uint8[H, W, 3] at the model's size, one per tag.
-          image_tag: what marks a picture in the messages; None for the model's.
+          images: uint8[H, W, 3] at the model's size, one per tag.
+          image_tag: what marks an image in the messages; None for the model's.
 
         Raises:
-          Owl2Error: no picture, an answer without tokens, too long, or messages
+          Owl2Error: no image, an answer without tokens, too long, or messages
             that cannot be encoded.
         """
-        ids, answer_ids = self._encode(messages, answer, len(pictures), image_tag or self._model.image_tag)
-        prompt = place_pictures(ids[:-1], self._model)
+        ids, answer_ids = self._encode(messages, answer, len(images), image_tag or self._model.image_tag)
+        prompt = place_images(ids[:-1], self._model)
         fed = np.concatenate([ids[-1:], answer_ids[:-1]])[:MAX_ANSWER]
         if len(prompt) + len(fed) > self._config.decoder.max_length:
             raise Owl2Error("the conversation and its answer are longer than the model allows")
-        placed = place_all(self._model, prompt, len(pictures))
+        placed = place_all(self._model, prompt, len(images))
         slots = placed.image_index.shape[1]
         with computing(self._model):
             weights, shares = _attention_maps(
                 self._config,
                 self._model.params,
-                stack_pictures(pictures, slots),
+                stack_images(images, slots),
                 placed,
                 _pad(fed, power_buckets(MAX_ANSWER))[None],
                 np.int32(len(fed)),
             )
         grid = self._config.vision.grid_size
         maps = np.asarray(weights).reshape(slots, grid, grid)
-        return [Look(maps[i], float(shares[i])) for i in range(len(pictures))]
+        return [Look(maps[i], float(shares[i])) for i in range(len(images))]
 
     def _encode(
-        self, messages: Sequence[dict[str, str]], answer: str, pictures: int, image_tag: str
+        self, messages: Sequence[dict[str, str]], answer: str, images: int, image_tag: str
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids of the prompt and, `</s>` left out, of the answer."""
         model = self._model
-        if not pictures:
-            raise Owl2Error("the conversation has no picture to look at")
-        names = (model.template, model.tokenizer, image_tag, pictures)
+        if not images:
+            raise Owl2Error("the conversation has no image to look at")
+        names = (model.template, model.tokenizer, image_tag, images)
         ids = encode_prompt(messages, *names).ids
         answered = [*messages, {"role": "assistant", "content": answer}]
         whole = encode_dialogue(answered, *names, assistant_first=True).ids
         answer_ids = whole[len(ids) :]
         answer_ids = answer_ids[answer_ids != model.tokenizer.eos_id]
         if not len(answer_ids) or ids[-1] == IMAGE_ID:
-            raise Owl2Error("there is no answer after a question; nothing looked at the picture")
+            raise Owl2Error("there is no answer after a question; nothing looked at the image")
         return ids, answer_ids
 
 
@@ -137,7 +137,7 @@ def _attention_maps(
 def attentions(
     config: Owl2Config, params: Any, images: Array, prompts: generate.Prompts, fed: Array
 ) -> tuple[Array, Array]:
-    """Every attention between the pictures and an answer, as the model computes it.
+    """Every attention between the images and an answer, as the model computes it.
 
     Args:
       images: uint8[I, H, W, 3].
@@ -170,7 +170,7 @@ def attentions(
 
 
 def on_queries(config: Owl2Config, seen: Array, prompts: generate.Prompts) -> Array:
-    """What of float32[..., S] lies on the queries of each picture: float32[..., I, Q]; 0 in empty slots."""
+    """What of float32[..., S] lies on the queries of each image: float32[..., I, Q]; 0 in empty slots."""
     queries = prompts.image_starts[0][:, None] + jnp.arange(config.abstractor.num_queries)
     return jnp.where(prompts.image_index[0][:, None] >= 0, seen[..., queries], 0.0)
 
@@ -186,20 +186,20 @@ def computing(model: LoadedModel) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if model.mesh is None else activate(model.mesh)
 
 
-def place_all(model: LoadedModel, prompt: Prompt, pictures: int) -> generate.Prompts:
-    """A prompt as one padded row, with picture i in slot i and some slots left empty."""
+def place_all(model: LoadedModel, prompt: Prompt, images: int) -> generate.Prompts:
+    """A prompt as one padded row, with image i in slot i and some slots left empty."""
     tokens = _pad(prompt.tokens, length_buckets(model.config.decoder.max_length))
-    count = bucket(pictures, power_buckets(max(pictures, 1) * 2))
+    count = bucket(images, power_buckets(max(images, 1) * 2))
     index = np.full((1, count), -1, np.int32)
     starts = np.zeros((1, count), np.int32)
-    index[0, :pictures] = range(pictures)
-    starts[0, :pictures] = prompt.image_starts
+    index[0, :images] = range(images)
+    starts[0, :images] = prompt.image_starts
     return generate.Prompts(tokens[None], np.array([len(prompt)], np.int32), index, starts)
 
 
-def stack_pictures(pictures: Sequence[np.ndarray], slots: int) -> np.ndarray:
-    """uint8[slots, H, W, 3]; black where there is no picture."""
-    return np.stack([*pictures, *[np.zeros_like(pictures[0])] * (slots - len(pictures))])
+def stack_images(images: Sequence[np.ndarray], slots: int) -> np.ndarray:
+    """uint8[slots, H, W, 3]; black where there is no image."""
+    return np.stack([*images, *[np.zeros_like(images[0])] * (slots - len(images))])
 
 
 def _pad(values: np.ndarray, lengths: Sequence[int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Pictures on their way to the device: read once, encoded once, found again by their content."""
+"""Images on their way to the device: read once, encoded once, found again by their content."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ Array = jax.Array
 
 
 class RequestImage:
-    """One picture of a request, decoded when its pixels are first wanted.
+    """One image of a request, decoded when its pixels are first wanted.
 
     The source is a path, the bytes of a file, uint8[h, w, 3] RGB of any size, or
     float32[H, W, 3] at the model's size and normalised as CLIP wants it.
 
     Attributes:
-      key: digest of the content, the image mode included; equal pictures have
+      key: digest of the content, the image mode included; equal images have
         equal keys, wherever they came from.
     """
 
     def __init__(self, source: str | Path | bytes | np.ndarray, mode: str, size: int):
         self._mode, self._size = mode, size
-        self._name = str(source) if isinstance(source, (str, Path)) else "the picture"
+        self._name = str(source) if isinstance(source, (str, Path)) else "the image"
         self._source: bytes | np.ndarray = _content(source)
         self._pixels: np.ndarray | None = None
         digest = hashlib.blake2b(mode.encode(), digest_size=16)
@@ -48,7 +48,7 @@ class RequestImage:
     def pixels(self) -> np.ndarray:
         """uint8[H, W, 3] at the model's size (float32 from a float32 source).
 
-        Raises `Owl2Error` when the content is no picture.
+        Raises `Owl2Error` when the content is no image.
         """
         if self._pixels is None:
             if isinstance(self._source, bytes):
@@ -66,7 +66,7 @@ def _content(source: Any) -> bytes | np.ndarray:
     if isinstance(source, (bytes, np.ndarray)):
         return source
     if not isinstance(source, (str, Path)):
-        raise Owl2Error(f"a picture is a path, bytes or an array; found {type(source).__name__}")
+        raise Owl2Error(f"an image is a path, bytes or an array; found {type(source).__name__}")
     return images.read_file(source)
 
 
@@ -75,19 +75,19 @@ def _fit_array(pixels: np.ndarray, mode: str, size: int) -> np.ndarray:
         return pixels
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise Owl2Error(
-            f"a picture as an array is uint8[height, width, 3], or normalised float32[{size}, {size}, 3]; "
+            f"an image as an array is uint8[height, width, 3], or normalised float32[{size}, {size}, 3]; "
             f"found {pixels.dtype}{list(pixels.shape)}"
         )
     return images.fit(Image.fromarray(pixels), mode, size)
 
 
 class FeaturePool:
-    """Features of the pictures used last, on the device.
+    """Features of the images used last, on the device.
 
     Attributes:
       array: dtype[F, Q + 1, D].
       rows: F.
-      encoded: how many pictures were encoded so far.
+      encoded: how many images were encoded so far.
     """
 
     def __init__(
@@ -112,39 +112,39 @@ class FeaturePool:
         self._batches = (ways, 8 * ways, 64 * ways)
         self._row: OrderedDict[bytes, int] = OrderedDict()  # least recently used first
 
-    def __contains__(self, picture: RequestImage) -> bool:
-        return picture.key in self._row
+    def __contains__(self, image: RequestImage) -> bool:
+        return image.key in self._row
 
     def forget(self) -> None:
-        """Every picture is encoded again when it is next wanted."""
+        """Every image is encoded again when it is next wanted."""
         self._row.clear()
 
-    def row(self, picture: RequestImage) -> int:
-        """Where the features of a picture that was made ready stand."""
-        return self._row[picture.key]
+    def row(self, image: RequestImage) -> int:
+        """Where the features of an image that was made ready stand."""
+        return self._row[image.key]
 
-    def make_ready(self, pictures: Iterable[RequestImage]) -> None:
-        """Encodes what is missing, in batches; at most F different pictures at once."""
-        wanted = {picture.key: picture for picture in pictures}
+    def make_ready(self, images: Iterable[RequestImage]) -> None:
+        """Encodes what is missing, in batches; at most F different images at once."""
+        wanted = {image.key: image for image in images}
         for key in wanted.keys() & self._row.keys():
             self._row.move_to_end(key)
-        missing = [picture for key, picture in wanted.items() if key not in self._row]
+        missing = [image for key, image in wanted.items() if key not in self._row]
         largest = self._batches[-1]
         for dtype in (np.uint8, np.float32):
-            alike = [picture for picture in missing if picture.pixels().dtype == dtype]
+            alike = [image for image in missing if image.pixels().dtype == dtype]
             for start in range(0, len(alike), largest):
                 self._encode_batch(alike[start : start + largest])
 
-    def _encode_batch(self, pictures: Sequence[RequestImage]) -> None:
-        pixels = [picture.pixels() for picture in pictures]
-        rows = [self._take_row(picture.key) for picture in pictures]
-        padding = bucket(len(pictures), self._batches) - len(pictures)
+    def _encode_batch(self, images: Sequence[RequestImage]) -> None:
+        pixels = [image.pixels() for image in images]
+        rows = [self._take_row(image.key) for image in images]
+        padding = bucket(len(images), self._batches) - len(images)
         pixels += [np.zeros_like(pixels[0])] * padding
         rows += [self.rows] * padding
         self.array = self._encode(self.array, np.stack(pixels), np.array(rows, np.int32))
-        self.encoded += len(pictures)
-        for picture in pictures:
-            picture.forget()
+        self.encoded += len(images)
+        for image in images:
+            image.forget()
 
     def _take_row(self, key: bytes) -> int:
         row = len(self._row) if len(self._row) < self.rows else self._row.popitem(last=False)[1]

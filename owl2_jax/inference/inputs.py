@@ -23,15 +23,15 @@ class Prompt:
     """A prompt ready for the model.
 
     Attributes:
-      tokens: int32[T], V at the positions of pictures.
-      image_starts: first position of each picture.
-      pictures: one per start.
-      span: Q + 1, positions of a picture.
+      tokens: int32[T], V at the positions of images.
+      image_starts: first position of each image.
+      images: one per start.
+      span: Q + 1, positions of an image.
     """
 
     tokens: np.ndarray
     image_starts: list[int]
-    pictures: list[RequestImage]
+    images: list[RequestImage]
     span: int
 
     def __len__(self) -> int:
@@ -41,13 +41,13 @@ class Prompt:
     def signature(self) -> np.ndarray:
         """int64[T]: equal beginnings of two signatures are equal beginnings of the prompts."""
         numbers = self.tokens.astype(np.int64)
-        for start, picture in zip(self.image_starts, self.pictures, strict=True):
-            # Negative, so that no picture is taken for a token.
-            numbers[start : start + self.span] = -1 - int.from_bytes(picture.key[:7], "big")
+        for start, image in zip(self.image_starts, self.images, strict=True):
+            # Negative, so that no image is taken for a token.
+            numbers[start : start + self.span] = -1 - int.from_bytes(image.key[:7], "big")
         return numbers
 
     def reusable(self, length: int) -> int:
-        """The longest beginning of at most `length` that cuts no picture and leaves something to run."""
+        """The longest beginning of at most `length` that cuts no image and leaves something to run."""
         length = min(length, len(self) - 1)
         for start in self.image_starts:
             if start < length < start + self.span:
@@ -55,38 +55,38 @@ class Prompt:
         return max(length, 0)
 
     def after(self, length: int) -> Prompt:
-        """The prompt without its first `length` positions, which cut no picture."""
+        """The prompt without its first `length` positions, which cut no image."""
         gone = sum(start < length for start in self.image_starts)
         starts = [start - length for start in self.image_starts[gone:]]
-        return Prompt(self.tokens[length:], starts, self.pictures[gone:], self.span)
+        return Prompt(self.tokens[length:], starts, self.images[gone:], self.span)
 
 
 def read_request(request: Request, model: LoadedModel) -> Prompt:
-    """Tokenizes a prompt and reads its pictures.
+    """Tokenizes a prompt and reads its images.
 
     Raises:
-      Owl2Error: messages out of order, more or fewer pictures than tags, a
-        file that is no picture, or a prompt that leaves no room for an answer.
+      Owl2Error: messages out of order, more or fewer images than tags, a
+        file that is no image, or a prompt that leaves no room for an answer.
     """
-    prompt = place_pictures(prompt_ids(request, model), model)
-    prompt.pictures = read_pictures(request, model, len(prompt.image_starts))
+    prompt = place_images(prompt_ids(request, model), model)
+    prompt.images = read_images(request, model, len(prompt.image_starts))
     check_room(len(prompt), request.max_new_tokens, model.config.decoder.max_length)
     return prompt
 
 
-def read_pictures(request: Request, model: LoadedModel, tags: int) -> list[RequestImage]:
-    """The pictures of a request, which must be as many as its prompt has tags."""
+def read_images(request: Request, model: LoadedModel, tags: int) -> list[RequestImage]:
+    """The images of a request, which must be as many as its prompt has tags."""
     if len(request.images) != tags:
         raise ImageCountError(
-            f"the prompt has {tags} image tags {model.image_tag!r} and {len(request.images)} pictures; "
-            "give one picture per tag, in the order of the tags"
+            f"the prompt has {tags} image tags {model.image_tag!r} and {len(request.images)} images; "
+            "give one image per tag, in the order of the tags"
         )
     mode, size = request.image_mode or model.image_mode, model.config.vision.image_size
     return [RequestImage(source, mode, size) for source in request.images]
 
 
 def prompt_ids(request: Request, model: LoadedModel) -> np.ndarray:
-    """Token ids int32[n] of a prompt, -200 where a picture stands."""
+    """Token ids int32[n] of a prompt, -200 where an image stands."""
     prompt = request.prompt
     if isinstance(prompt, np.ndarray):
         return prompt.astype(np.int32)
@@ -102,8 +102,8 @@ def prompt_ids(request: Request, model: LoadedModel) -> np.ndarray:
     ).ids
 
 
-def place_pictures(ids: np.ndarray, model: LoadedModel) -> Prompt:
-    """Gives each picture its Q + 1 positions; the pictures themselves are left out."""
+def place_images(ids: np.ndarray, model: LoadedModel) -> Prompt:
+    """Gives each image its Q + 1 positions; the images themselves are left out."""
     span = model.config.tokens_per_image
     expanded = expand(ids, ids, span)
     starts = expanded.image_starts.tolist()
@@ -119,8 +119,8 @@ def check_room(length: int, max_new_tokens: int | None, max_length: int) -> None
         raise Owl2Error("the prompt is empty; expected at least one token")
     if length >= max_length:
         raise Owl2Error(
-            f"the prompt has {length} positions (pictures included) and the model {max_length}, "
-            "of which at least one is for the answer; shorten the prompt or give fewer pictures"
+            f"the prompt has {length} positions (images included) and the model {max_length}, "
+            "of which at least one is for the answer; shorten the prompt or give fewer images"
         )
     if max_new_tokens is not None and length + max_new_tokens > max_length:
         raise Owl2Error(
@@ -130,21 +130,25 @@ def check_room(length: int, max_new_tokens: int | None, max_length: int) -> None
 
 
 def stack_prompts(
-    prompts: Sequence[Prompt], rows: int, length: int, padding_token: int, row_of: Callable[[RequestImage], int]
+    prompts: Sequence[Prompt],
+    rows: int,
+    length: int,
+    padding_token: int,
+    row_of: Callable[[RequestImage], int],
 ) -> generate.Prompts:
     """Prompts padded to int32[rows, length], with as many image slots as the fullest needs.
 
     Args:
-      padding_token: stands in padding; V, like the positions of pictures.
-      row_of: where the features of a picture stand in the pool.
+      padding_token: stands in padding; V, like the positions of images.
+      row_of: where the features of an image stand in the pool.
     """
-    width = max(_slots_for(len(prompt.pictures)) for prompt in prompts)
+    width = max(_slots_for(len(prompt.images)) for prompt in prompts)
     tokens = stack_tokens(prompts, rows, length, padding_token)
     index = np.full((rows, width), -1, np.int32)
     starts = np.zeros((rows, width), np.int32)
     for row, prompt in enumerate(prompts):
-        count = len(prompt.pictures)
-        index[row, :count] = [row_of(picture) for picture in prompt.pictures]
+        count = len(prompt.images)
+        index[row, :count] = [row_of(image) for image in prompt.images]
         starts[row, :count] = prompt.image_starts
     lengths = pad_column([len(prompt) for prompt in prompts], rows - len(prompts), 0)
     return generate.Prompts(tokens, lengths, index, starts)
@@ -163,6 +167,6 @@ def pad_column(values: Sequence[int], padding: int, filler: int) -> np.ndarray:
     return np.array([*values, *[filler] * padding], np.int32)
 
 
-def _slots_for(pictures: int) -> int:
+def _slots_for(images: int) -> int:
     """Image slots of a row: 0, 1, 2, 4, 8, ..."""
-    return 0 if pictures == 0 else 1 << (pictures - 1).bit_length()
+    return 0 if images == 0 else 1 << (images - 1).bit_length()

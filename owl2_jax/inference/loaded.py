@@ -20,8 +20,8 @@ class LoadedModel:
       params: nested dict of arrays.
       tokenizer: of at most `config.decoder.vocab_size` pieces; the embeddings beyond are spare.
       template: name of the conversation template.
-      image_tag: what marks a picture in a text.
-      image_mode: how a picture becomes a square: "pad", "resize" or "none".
+      image_tag: what marks an image in a text.
+      image_mode: how an image becomes a square: "pad", "resize" or "none".
       name: for people, for example the directory.
       mesh: where the parameters lie, when on several devices.
 

@@ -17,7 +17,7 @@ from owl2_jax.inference.jobs import Job
 class PrefixIndex:
     """Finds the sequence with the longest common beginning.
 
-    Sequences are int64[n], one number per position; pictures are numbers too
+    Sequences are int64[n], one number per position; images are numbers too
     (`Prompt.signature`).
     """
 

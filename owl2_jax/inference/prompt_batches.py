@@ -38,24 +38,24 @@ def in_batches(
 
 
 def stack(engine: Engine, prompts: Sequence[Prompt]) -> tuple[Prompts, jax.Array | None]:
-    """Prompts of a batch side by side, and the pool with the features of their pictures (None without)."""
-    engine.features.make_ready(picture for prompt in prompts for picture in prompt.pictures)
+    """Prompts of a batch side by side, and the pool with the features of their images (None without)."""
+    engine.features.make_ready(image for prompt in prompts for image in prompt.images)
     decoder = engine.model.config.decoder
     rows = bucket(len(prompts), engine.row_counts)
     length = bucket(max(map(len, prompts)), length_buckets(decoder.max_length))
     stacked = stack_prompts(prompts, rows, length, decoder.vocab_size, engine.features.row)
-    return stacked, engine.features.array if prompts[0].pictures else None
+    return stacked, engine.features.array if prompts[0].images else None
 
 
 def _groups(engine: Engine, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-    """Numbers of prompts that run together: with or without pictures, of like length."""
+    """Numbers of prompts that run together: with or without images, of like length."""
     most = min(_ROWS, engine.row_counts[-1])
-    for with_pictures in (False, True):
-        numbers = [n for n, prompt in enumerate(prompts) if bool(prompt.pictures) == with_pictures]
+    for with_images in (False, True):
+        numbers = [n for n, prompt in enumerate(prompts) if bool(prompt.images) == with_images]
         numbers.sort(key=lambda n: len(prompts[n]))
         group: list[int] = []
         for number in numbers:
-            keys = {picture.key for n in [*group, number] for picture in prompts[n].pictures}
+            keys = {image.key for n in [*group, number] for image in prompts[n].images}
             if len(group) == most or (group and len(keys) > engine.features.rows):
                 yield group
                 group = []

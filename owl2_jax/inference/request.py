@@ -26,8 +26,8 @@ class Request:
     Attributes:
       prompt: messages with role and content, read as `data.turns` says, the
         user's last, or a finished text that is tokenized as it stands; an image
-        tag in a text marks where a picture stands. Or token ids int32[n] with
-        -200 where a picture stands.
+        tag in a text marks where an image stands. Or token ids int32[n] with
+        -200 where an image stands.
       images: one per tag, in order: a path, the bytes of a file, or uint8[H, W, 3].
       sampling: how tokens are chosen.
       max_new_tokens: most tokens of the answer, `</s>` counted; None for as many
@@ -80,7 +80,7 @@ class Result:
       top_logprobs: per token, (token id, log-probability) of the likeliest
         tokens, best first; as many as the request asked for.
       finish_reason: "stop" for `</s>` or a stop text, "length", or "cancelled".
-      prompt_tokens: positions of the prompt, those of pictures included.
+      prompt_tokens: positions of the prompt, those of images included.
       seconds: from submission to the end, waiting for a slot included.
     """
 

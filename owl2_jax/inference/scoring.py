@@ -18,7 +18,7 @@ from owl2_jax.core.errors import Owl2Error, errors_in_place
 from owl2_jax.data.conversation import encode_text
 from owl2_jax.inference import generate
 from owl2_jax.inference.buckets import power_of_two
-from owl2_jax.inference.inputs import Prompt, check_room, place_pictures, prompt_ids, read_pictures
+from owl2_jax.inference.inputs import Prompt, check_room, place_images, prompt_ids, read_images
 from owl2_jax.inference.prompt_batches import in_batches, stack
 from owl2_jax.inference.request import Request
 from owl2_jax.model.cache import Cache
@@ -83,7 +83,7 @@ def score_options(
     from the first token in which the options (or the bare prompt) differ.
 
     Args:
-      engine: its model, picture features and compiled programs are used, not its slots.
+      engine: its model, image features and compiled programs are used, not its slots.
       requests: what stands before the options; sampling settings do not matter.
       options: for each request, texts that may follow.
 
@@ -91,7 +91,7 @@ def score_options(
       For each request, the natural log-likelihood of every option.
 
     Raises:
-      Owl2Error: a prompt or picture that cannot be used; no options; an option without text.
+      Owl2Error: a prompt or image that cannot be used; no options; an option without text.
     """
     for scores in option_answers(engine, zip(requests, options, strict=True)):
         if isinstance(scores, Owl2Error):
@@ -115,8 +115,8 @@ def _read(engine: Engine, request: Request, options: Sequence[str]) -> _Question
         raise Owl2Error(f"options are {list(options)!r}; expected at least one, none of them empty")
     whole = [_ids(engine, request, option) for option in options]
     shared = min(_common_length([_ids(engine, request, ""), *whole]), *(len(ids) - 1 for ids in whole))
-    prompt = place_pictures(whole[0][:shared], engine.model)
-    prompt.pictures = read_pictures(request, engine.model, len(prompt.image_starts))
+    prompt = place_images(whole[0][:shared], engine.model)
+    prompt.images = read_images(request, engine.model, len(prompt.image_starts))
     longest = max(len(ids) - shared for ids in whole)
     check_room(len(prompt), longest, engine.model.config.decoder.max_length)
     return _Question(prompt, [ids[shared:] for ids in whole])

@@ -21,10 +21,10 @@ class EngineConfig:
       slots: requests decoded together.
       prefill_rows: most prompts in one prefill.
       decode_steps: most tokens per slot between two looks at the queue.
-      feature_bytes: device memory for features of pictures.
+      feature_bytes: device memory for features of images.
       shortest_cache: positions per slot at first; the cache grows when a
         request needs more.
-      reuse_from: shared positions at the beginning of two prompts (a picture,
+      reuse_from: shared positions at the beginning of two prompts (an image,
         earlier turns) from which on they are copied and not run again; 0 for never.
     """
 

@@ -59,7 +59,7 @@ class Prompts:
     """R right-padded prompts.
 
     Attributes:
-      tokens: int32[R, T]; V at the positions of pictures and of padding.
+      tokens: int32[R, T]; V at the positions of images and of padding.
       lengths: int32[R], 0 for a row that pads the batch.
       image_index: int32[R, I], row of the feature pool, -1 for an empty slot.
       image_starts: int32[R, I].
@@ -96,7 +96,7 @@ class Copies:
     Attributes:
       sources: int32[R], slots to copy from.
       lengths: int32[R], positions to copy.
-      tokens: int32[R, S], the whole prompts; V at pictures and padding.
+      tokens: int32[R, S], the whole prompts; V at images and padding.
     """
 
     sources: Array

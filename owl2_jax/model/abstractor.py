@@ -1,4 +1,4 @@
-"""Visual abstractor: learned queries read a picture into Q tokens (mPLUG-Owl2, section 3.1)."""
+"""Visual abstractor: learned queries read an image into Q tokens (mPLUG-Owl2, section 3.1)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = jax.Array
 
 
 class AbstractorAttention(nn.Module):
-    """Queries attend to themselves and the picture; positions enter queries and keys, never values."""
+    """Queries attend to themselves and the image; positions enter queries and keys, never values."""
 
     config: Owl2Config
 

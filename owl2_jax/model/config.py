@@ -60,7 +60,7 @@ class VisionConfig:
 
     @property
     def num_patches(self) -> int:
-        """Patches of a picture, the class token not counted."""
+        """Patches of an image, the class token not counted."""
         return self.grid_size**2
 
     @property
@@ -203,7 +203,7 @@ class Owl2Config:
 
     @property
     def tokens_per_image(self) -> int:
-        """Decoder tokens of a picture: the queries and the end token."""
+        """Decoder tokens of an image: the queries and the end token."""
         return self.abstractor.num_queries + 1
 
     def to_dict(self) -> dict[str, Any]:

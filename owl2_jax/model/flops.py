@@ -45,7 +45,7 @@ class Work:
     Attributes:
       rows: B.
       length: T, new tokens per row.
-      images: M, pictures that are encoded.
+      images: M, images that are encoded.
       image_tokens: decoder positions whose image keys and values are
         projected: B * I * (Q + 1) when gathered, B * T when selected.
       logits: positions whose logits are computed.
@@ -105,7 +105,7 @@ class Flops:
 
 
 def batch_work(config: Owl2Config, rows: int, length: int, images: int, image_slots: int) -> Work:
-    """Work of a training batch: logits everywhere, `image_slots` pictures per row at most."""
+    """Work of a training batch: logits everywhere, `image_slots` images per row at most."""
     gathered = rows * image_slots * config.tokens_per_image
     return Work(
         rows,

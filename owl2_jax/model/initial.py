@@ -1,7 +1,7 @@
-"""Starting values of the vision encoder that let it learn from few pictures.
+"""Starting values of the vision encoder that let it learn from few images.
 
 A transformer that starts from plain noise first has to find out which patches
-are neighbours and what to pass on; on a few thousand pictures that takes most
+are neighbours and what to pass on; on a few thousand images that takes most
 of the training. So attention starts as in trained encoders (Trockman and Kolter
 2023, "Mimetic initialization of self-attention layers"): keys equal to queries,
 so that a token attends to tokens like itself, and values that leave as a

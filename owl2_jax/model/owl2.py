@@ -29,12 +29,12 @@ class Owl2(nn.Module):
       tokens: int32[B, T], text ids; what stands at image positions is ignored.
       positions: int32[B, T], 0, 1, ... from the start of each segment.
       segment_ids: int32[B, T], 0 for padding, 1, 2, ... for packed samples.
-      images: uint8[M, H, W, 3] RGB or normalised float32; M pictures of the
+      images: uint8[M, H, W, 3] RGB or normalised float32; M images of the
         whole batch, 0 allowed.
       features: dtype[M, Q + 1, D], what `encode_images` returned.
-      image_index: int32[B, I], which of the M pictures stands in slot i of
-        row b; -1 for an empty slot. I may be 0, and rows may share a picture.
-      image_starts: int32[B, I], position of the picture's first token.
+      image_index: int32[B, I], which of the M images stands in slot i of
+        row b; -1 for an empty slot. I may be 0, and rows may share an image.
+      image_starts: int32[B, I], position of the image's first token.
 
     Attributes:
       config: sizes and numerical choices.
@@ -82,14 +82,14 @@ class Owl2(nn.Module):
         return self.decoder(x, positions, segment_ids, starts, None)[0]
 
     def encode_images(self, images: Array) -> Array:
-        """Pictures to decoder tokens: [M, H, W, 3] to dtype[M, Q + 1, D]."""
+        """Images to decoder tokens: [M, H, W, 3] to dtype[M, Q + 1, D]."""
         images = nn.with_logical_constraint(images, (axes.IMAGES, None, None, None))
         return self.abstractor(self.vision(images))
 
     def embed(
         self, tokens: Array, features: Array | None, image_index: Array, image_starts: Array
     ) -> tuple[Array, Array | None]:
-        """Embeds text and writes pictures over their positions.
+        """Embeds text and writes images over their positions.
 
         Returns:
           dtype[B, T, D], and the starts int32[B, I] with empty slots past the
@@ -147,7 +147,7 @@ class Owl2(nn.Module):
           cache: from `prefill`; it needs room for T more slots.
           counts: int32[B], how many of the T tokens are real in each row; all
             by default. What lies behind is hidden, then overwritten.
-          features, image_index, image_starts: pictures among the new tokens,
+          features, image_index, image_starts: images among the new tokens,
             starts counted from the first of them.
 
         Returns:
@@ -165,7 +165,7 @@ class Owl2(nn.Module):
 
 
 def init_inputs(config: Owl2Config) -> tuple[Array, ...]:
-    """Smallest arguments of `Owl2.__call__` that touch every parameter: one row, one picture."""
+    """Smallest arguments of `Owl2.__call__` that touch every parameter: one row, one image."""
     length, size = config.tokens_per_image + 1, config.vision.image_size
     row = jnp.zeros((1, length), jnp.int32)
     slot = jnp.zeros((1, 1), jnp.int32)

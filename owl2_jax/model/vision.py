@@ -14,7 +14,7 @@ from owl2_jax.model.layers import LayerNorm, Linear, biased_linear, partitioned,
 
 Array = jax.Array
 
-# Statistics of CLIP's training pictures, RGB in 0..1 (Radford et al. 2021).
+# Statistics of CLIP's training images, RGB in 0..1 (Radford et al. 2021).
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -94,7 +94,7 @@ class VisionEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        """Encodes pictures.
+        """Encodes images.
 
         Args:
           images: uint8[M, H, W, 3] RGB, or float32 already normalised; H = W =

@@ -64,7 +64,7 @@ def place(batch: Any, mesh: Mesh, accumulated: bool = False) -> Any:
     """This process's rows to global device arrays.
 
     Args:
-      batch: pytree of host arrays with this process's rows (or pictures)
+      batch: pytree of host arrays with this process's rows (or images)
         along the batch dimension; every process has equally many.
       accumulated: arrays are [A, B, ...] instead of [B, ...].
 
@@ -92,21 +92,21 @@ def place(batch: Any, mesh: Mesh, accumulated: bool = False) -> Any:
     return jax.tree.map(assemble, batch)
 
 
-def global_image_index(image_index: np.ndarray, pictures: int, mesh: Mesh) -> np.ndarray:
-    """Numbers pictures over all processes.
+def global_image_index(image_index: np.ndarray, images: int, mesh: Mesh) -> np.ndarray:
+    """Numbers images over all processes.
 
-    A process numbers its own pictures from 0; this gives each the place where
-    `place` puts it among the pictures of the whole batch.
+    A process numbers its own images from 0; this gives each the place where
+    `place` puts it among the images of the whole batch.
 
     Args:
       image_index: int32[..., B, I], -1 for an empty slot.
-      pictures: number of pictures M of each process.
+      images: number of images M of each process.
 
     Returns:
       int32 of the same shape; empty slots stay -1.
     """
     held = np.asarray(pieces_by_process(mesh)[jax.process_index()])
-    per_piece = max(pictures // len(held), 1)
+    per_piece = max(images // len(held), 1)
     local = np.maximum(image_index, 0)
     placed = held[np.minimum(local // per_piece, len(held) - 1)] * per_piece + local % per_piece
     return np.where(image_index < 0, -1, placed).astype(np.int32)

@@ -100,7 +100,7 @@ def _key_text(key: Any) -> str:
 
 
 def batch_sharding(mesh: Mesh, accumulated: bool = False) -> NamedSharding:
-    """Cuts the leading dimension (rows B or pictures M) over all batch axes.
+    """Cuts the leading dimension (rows B or images M) over all batch axes.
 
     One sharding serves as the prefix for every array of a batch. With
     `accumulated`, arrays are [A, B, ...] and the A micro-batches stay whole.
@@ -124,7 +124,7 @@ def batch_ways(mesh: Mesh) -> int:
 
 
 def check_batch(count: int, mesh: Mesh, what: str = "batch rows", accumulation: int = 1) -> None:
-    """Checks that `count` rows (or pictures) divide over the batch axes and accumulation steps.
+    """Checks that `count` rows (or images) divide over the batch axes and accumulation steps.
 
     Raises:
       Owl2Error: with the arithmetic and the nearest counts that divide.

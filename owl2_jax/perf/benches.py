@@ -19,7 +19,7 @@ from owl2_jax.perf import timing
 from owl2_jax.perf.run_config import load as load_run
 from owl2_jax.perf.workloads import DECODE_WIDTH, Shape, build
 
-# The shape that the middle-sized preset is compared at: 4 rows, one picture and 192 tokens of text each;
+# The shape that the middle-sized preset is compared at: 4 rows, one image and 192 tokens of text each;
 # decoding answers one prompt of that length.
 _BENCH_ROWS: Final = {"train": 4, "prefill": 4, "decode": 1, "attention": 4}
 _BENCH_LENGTH: Final = 257
@@ -62,7 +62,7 @@ def time_workload(
         "what": what,
         "rows": shape.rows,
         "length": shape.length,
-        "pictures": shape.images,
+        "images": shape.images,
         "dtype": model.dtype,
         "remat": model.remat,
         "compile_seconds": found.compile_seconds,

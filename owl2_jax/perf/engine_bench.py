@@ -1,4 +1,4 @@
-"""What the engine adds to the model: its decode loop over the bare step, and what a shared picture saves."""
+"""What the engine adds to the model: its decode loop over the bare step, and what a shared image saves."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def time_engine(config: Owl2Config, prompt: int, tokens: int, calls: int) -> dic
     """Times the engine at batch 1 with random weights.
 
     Args:
-      prompt: positions of the prompt whose answer is timed, a picture included.
+      prompt: positions of the prompt whose answer is timed, an image included.
       tokens: timed tokens of each answer.
       calls: answers; engine and bare step take turns, so that both meet the same machine.
 
@@ -63,7 +63,7 @@ def time_engine(config: Owl2Config, prompt: int, tokens: int, calls: int) -> dic
         "seconds_per_token_bare_step": step,
         "overhead": float(np.median(pairs[:, 0] / pairs[:, 1])) - 1.0,
         "overhead_of_the_fastest": pairs[:, 0].min() / pairs[:, 1].min() - 1.0,
-        **_shared_picture(model, calls),
+        **_shared_image(model, calls),
     }
 
 
@@ -74,15 +74,15 @@ def _model(config: Owl2Config) -> LoadedModel:
     return LoadedModel(config, params, tokenizer_of_size(config.decoder.vocab_size))
 
 
-def _picture(model: LoadedModel, grey: int = 0) -> np.ndarray:
+def _image(model: LoadedModel, grey: int = 0) -> np.ndarray:
     return np.full((model.config.vision.image_size,) * 2 + (3,), grey, np.uint8)
 
 
 def _prompt_of(model: LoadedModel, positions: int, new_tokens: int) -> Request:
-    """A picture and as much text as makes `positions`, answered to the full length."""
+    """An image and as much text as makes `positions`, answered to the full length."""
     text = positions - model.config.tokens_per_image
     ids = np.array([model.tokenizer.bos_id, -200, *[model.tokenizer.encode("a")[-1]] * (text - 1)], np.int32)
-    return Request(ids, [_picture(model)], max_new_tokens=new_tokens, min_new_tokens=new_tokens)
+    return Request(ids, [_image(model)], max_new_tokens=new_tokens, min_new_tokens=new_tokens)
 
 
 def _answer(engine: Engine, request: Request) -> float:
@@ -103,7 +103,7 @@ def _bare(engine: Engine, request: Request, tokens: int) -> Callable[[], float]:
     model = engine.model
     owl, params = prepare(model)
     prompt = read_request(request, model)
-    engine.features.make_ready(prompt.pictures)
+    engine.features.make_ready(prompt.images)
     stacked = stack_prompts([prompt], 1, len(prompt), model.config.decoder.vocab_size, engine.features.row)
     length = engine.cache_length(len(prompt) + request.max_new_tokens)
     start = jax.jit(functools.partial(generate.run_prompts, owl, cache_length=length))
@@ -130,19 +130,19 @@ def _step(owl: Owl2, params: Any, token: Array, cache: Cache) -> tuple[Array, Ca
     return sampling.likeliest(logits), cache
 
 
-def _shared_picture(model: LoadedModel, calls: int) -> dict[str, Any]:
-    """Seconds to the first token of one question on a new picture, and of all `QUESTIONS` on one."""
+def _shared_image(model: LoadedModel, calls: int) -> dict[str, Any]:
+    """Seconds to the first token of one question on a new image, and of all `QUESTIONS` on one."""
     engine = Engine(model, EngineConfig(slots=len(QUESTIONS), shortest_cache=128))
     seconds = np.empty((calls + 1, 3))
     for call in range(calls + 1):
-        picture = _picture(model, call % 256)
-        asked = [_question(text, picture) for text in QUESTIONS]
+        image = _image(model, call % 256)
+        asked = [_question(text, image) for text in QUESTIONS]
         for column, batches in enumerate(([asked[:1]], [asked], [[one] for one in asked])):
             engine.forget()
             seconds[call, column] = _first_tokens(engine, batches)
     one, together, in_turn = np.median(seconds[1:], axis=0)
     return {
-        "questions_on_one_picture": len(QUESTIONS),
+        "questions_on_one_image": len(QUESTIONS),
         "seconds_of_one_question": one,
         "seconds_of_all_together": together,
         "seconds_of_all_in_turn": in_turn,
@@ -151,8 +151,8 @@ def _shared_picture(model: LoadedModel, calls: int) -> dict[str, Any]:
     }
 
 
-def _question(text: str, picture: np.ndarray) -> Request:
-    return Request([{"role": "user", "content": f"<|image|>{text}"}], [picture], max_new_tokens=1)
+def _question(text: str, image: np.ndarray) -> Request:
+    return Request([{"role": "user", "content": f"<|image|>{text}"}], [image], max_new_tokens=1)
 
 
 def _first_tokens(engine: Engine, batches: Sequence[Sequence[Request]]) -> float:

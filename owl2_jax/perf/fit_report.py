@@ -21,7 +21,7 @@ def as_dict(result: Result) -> dict[str, Any]:
         "mesh": dict(plan.mesh.shape),
         "rows": plan.shape.rows,
         "length": plan.shape.length,
-        "pictures": plan.shape.images,
+        "images": plan.shape.images,
         "accumulation": plan.accumulation,
         "rows_per_piece": plan.rows_per_piece,
         "remat": plan.model.remat,
@@ -87,7 +87,7 @@ def print_tables(best: Result, results: Sequence[Result]) -> None:
     mesh = ", ".join(f"{name} {size}" for name, size in values["mesh"].items() if size > 1) or "one chip"
     print(f"{values['what']} on {values['topology']} ({values['chips']} chips; {mesh})")
     print(
-        f"  {values['rows']} rows of {values['length']} tokens, {values['pictures']} pictures; "
+        f"  {values['rows']} rows of {values['length']} tokens, {values['images']} images; "
         f"{describe(best.plan)}; {values['attention']} attention; compiled in {values['compile_seconds']} s"
     )
     _print_memory(values)

@@ -131,8 +131,8 @@ def _families(plan: Plan) -> Iterator[list[Plan]]:
 
 
 def _with_rows(plan: Plan, rows: int) -> Plan:
-    pictures = round(plan.shape.images / plan.shape.rows * rows)
-    return dataclasses.replace(plan, shape=dataclasses.replace(plan.shape, rows=rows, images=pictures))
+    images = round(plan.shape.images / plan.shape.rows * rows)
+    return dataclasses.replace(plan, shape=dataclasses.replace(plan.shape, rows=rows, images=images))
 
 
 def _least_memory(plan: Plan) -> float:

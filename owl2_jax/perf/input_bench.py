@@ -33,7 +33,7 @@ def bench_data(
 ) -> dict[str, Any]:
     """Times the input pipeline of a config.
 
-    "share_of_bare" is the rate of pictures that one core reads, tokenises, fits
+    "share_of_bare" is the rate of images that one core reads, tokenises, fits
     and packs, over the rate at which it decodes and fits the same files in a
     loop of Pillow calls; in processor time, so that other programs do not
     count. "stretched" is a loop that fits by a plain resize, whatever the mode.
@@ -75,16 +75,16 @@ def _core(config: DataConfig, image_size: int, tokens_per_image: int, count: int
         seconds["stretched"].append(_timed(lambda: _stretch_all(files, image_size)) / len(files))
     middle = {name: float(np.median(values)) for name, values in seconds.items()}
     return {
-        "pictures_per_core_second": 1 / middle["pipeline"],
-        "bare_pictures_per_core_second": 1 / middle["bare"],
-        "stretched_pictures_per_core_second": 1 / middle["stretched"],
+        "images_per_core_second": 1 / middle["pipeline"],
+        "bare_images_per_core_second": 1 / middle["bare"],
+        "stretched_images_per_core_second": 1 / middle["stretched"],
         "share_of_bare": middle["bare"] / middle["pipeline"],
         "share_of_stretched": middle["stretched"] / middle["pipeline"],
     }
 
 
 def _pipeline_turn(lane: Iterator[Any], count: int) -> float:
-    """Processor seconds per picture over at least so many pictures."""
+    """Processor seconds per image over at least so many images."""
     start, taken = time.process_time(), 0
     while taken < count:
         taken += next(lane).batch.num_images
@@ -92,17 +92,17 @@ def _pipeline_turn(lane: Iterator[Any], count: int) -> float:
 
 
 def _files(mixture: OpenMixture, count: int) -> list[bytes]:
-    """Picture files of the mixture, in memory; those that cannot be used are left out, as in training."""
+    """Image files of the mixture, in memory; those that cannot be used are left out, as in training."""
     sources = (
-        picture
+        image
         for address in map(mixture.addresses.__getitem__, range(10 * count + 100))
-        for picture in mixture.sets[address.dataset].source[address.record]["images"]
+        for image in mixture.sets[address.dataset].source[address.record]["images"]
     )
     return list(islice(filter(None, map(_usable, sources)), count))
 
 
 def _usable(source: Any) -> bytes | None:
-    """The picture as a file that bare Pillow calls read too; None for frames of videos, and damaged files."""
+    """The image as a file that bare Pillow calls read too; None for frames of videos, and damaged files."""
     if not isinstance(source, bytes | str):
         return None
     try:
@@ -164,7 +164,7 @@ def _whole(
         "first_batch_s": first,
         "batches_per_second": batches / seconds,
         "samples_per_second": sum(batch.num_samples for batch in taken) / seconds,
-        "pictures_per_second": sum(batch.num_images for batch in taken) / seconds,
+        "images_per_second": sum(batch.num_images for batch in taken) / seconds,
         "tokens_per_second": sum(batch.num_tokens for batch in taken) / seconds,
         "data_wait": waited / seconds,
         "packing_efficiency": float(np.mean([batch.efficiency for batch in taken])),

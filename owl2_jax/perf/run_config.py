@@ -20,7 +20,7 @@ def load(
 ) -> RunConfig:
     """The configuration of a file, or a plain one around a model preset.
 
-    A preset gets one picture and one sample per row, full rows, and a loss in
+    A preset gets one image and one sample per row, full rows, and a loss in
     chunks.
 
     Raises:
@@ -54,8 +54,8 @@ def _resize(values: Mapping[str, Any], rows: int | None, length: int | None) -> 
     if rows is not None:
         check_value(Count, data.get("rows", 1), "data.rows")
         check_value(Whole, data.get("images", 0), "data.images")
-        pictures = data.get("images", 0) / data.get("rows", 1)
-        data |= {"rows": rows, "lanes": rows, "images": round(pictures * rows)}
+        images = data.get("images", 0) / data.get("rows", 1)
+        data |= {"rows": rows, "lanes": rows, "images": round(images * rows)}
     if length is not None:
         data["row_length"] = length
     return {**values, "data": data}

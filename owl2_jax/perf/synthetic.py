@@ -43,14 +43,14 @@ def zeros(like: Any) -> Any:
     return jax.jit(make, out_shardings=places)()
 
 
-def pictures(like: jax.ShapeDtypeStruct) -> jax.Array:
-    """Random pictures, uint8 of the shape of `like`."""
+def images(like: jax.ShapeDtypeStruct) -> jax.Array:
+    """Random images, uint8 of the shape of `like`."""
     values = np.random.default_rng(0).integers(0, 256, like.shape, np.uint8)
     return jax.device_put(values, like.sharding)
 
 
 def batch(config: Owl2Config, like: DeviceBatch) -> DeviceBatch:
-    """Full rows of random text, every row's first slot with a picture from the second position on.
+    """Full rows of random text, every row's first slot with an image from the second position on.
 
     Args:
       like: shapes [B, ...], or [A, B, ...] with gradient accumulation.
@@ -76,7 +76,7 @@ def batch(config: Owl2Config, like: DeviceBatch) -> DeviceBatch:
         name: jax.device_put(values.astype(np.int32), getattr(like, name).sharding)
         for name, values in host.items()
     }
-    return dataclasses.replace(like, images=pictures(like.images), **placed)
+    return dataclasses.replace(like, images=images(like.images), **placed)
 
 
 def running_slots(like: Any, length: int) -> Any:

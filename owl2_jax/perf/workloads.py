@@ -85,7 +85,7 @@ def build(name: str, config: Owl2Config, train: TrainConfig, shape: Shape, mesh:
     owl2.check_row_length(config, shape.length)
     accumulation = train.accumulate_steps if name == "train" else 1
     shardings.check_batch(shape.rows, mesh, accumulation=accumulation)
-    shardings.check_batch(shape.images, mesh, "pictures", accumulation)
+    shardings.check_batch(shape.images, mesh, "images", accumulation)
     return BUILDERS[name](config, train, shape, mesh)
 
 
@@ -165,7 +165,7 @@ def _slots(owl: owl2.Owl2, shape: Shape, mesh: Mesh) -> Any:
 
 
 def _prefill(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> Workload:
-    """Pictures encoded and prompts run into free slots, the first token chosen."""
+    """Images encoded and prompts run into free slots, the first token chosen."""
     del train
     owl, params = _served(config, mesh)
     slots, size = _slots(owl, shape, mesh), config.vision.image_size
@@ -183,7 +183,7 @@ def _prefill(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -
         return (
             synthetic.params(config, params),
             synthetic.zeros(slots),
-            synthetic.pictures(images),
+            synthetic.images(images),
             jax.device_put(_arrivals(shape), rows),
         )
 
@@ -200,7 +200,7 @@ def _prefill(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -
 
 
 def _arrivals(shape: Shape) -> generate.Arrivals:
-    """Prompts that fill their rows, each with its pictures from the second position on."""
+    """Prompts that fill their rows, each with its images from the second position on."""
     rows = shape.rows
     return generate.Arrivals(
         prompts=generate.Prompts(

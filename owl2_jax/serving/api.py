@@ -92,7 +92,7 @@ async def chat_completions(request: Request) -> Response:
       Ollama's `images` of a message are read, too, and seen in front of its text.
     - `<s>`, `</s>`, `<unk>` and other pieces that somebody writes are text. So are
       image tags of the assistant and the system; in a user's message, where a
-      picture may have been meant, they are refused.
+      image may have been meant, they are refused.
     - Tool calls, audio, unknown keys and two names of one role are refused by name:
       nothing that is sent goes unseen.
 
@@ -125,8 +125,8 @@ async def attention(request: Request) -> Response:
         looks = await service.look(await service.bodies.read_json(request))
     except ClientDisconnect:
         return Response(status_code=_GONE)
-    pictures = [{"share": look.share, "weights": look.weights.tolist()} for look in looks]
-    return JSONResponse({"object": "attention", "image_mode": service.model.image_mode, "pictures": pictures})
+    images = [{"share": look.share, "weights": look.weights.tolist()} for look in looks]
+    return JSONResponse({"object": "attention", "image_mode": service.model.image_mode, "images": images})
 
 
 @_v1.get("/models")
@@ -148,10 +148,10 @@ def _model_object(request: Request) -> dict[str, Any]:
         "created": request.app.state.started,
         "owned_by": "owl2_jax",
         "max_model_len": service.model.config.decoder.max_length,
-        "max_pictures": limits.pictures,
+        "max_images": limits.images,
         "max_body_bytes": limits.body_bytes,
         "max_pixels": limits.pixels,
-        "picture_formats": FORMATS,
+        "image_formats": FORMATS,
         "examples": EXAMPLES,
     }
 

@@ -61,7 +61,7 @@ class BodyReader:
     def _check_sizes(self, size: int) -> None:
         if size > self._limits.body_bytes:
             most = f"{self._limits.body_bytes / MIB:g} MiB"
-            message = f"the body is larger than {most}; send fewer or smaller pictures"
+            message = f"the body is larger than {most}; send fewer or smaller images"
             # The connection stays open, and what still comes is thrown away: a client
             # that is cut off while it sends would not read why.
             raise ApiError(message, 413, "too_large")

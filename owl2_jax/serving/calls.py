@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from owl2_jax.data.messages import PICTURE_MARK
+from owl2_jax.data.messages import IMAGE_MARK
 from owl2_jax.data.turns import MessageError, read_turns
 from owl2_jax.inference.sampling import Sampling
 from owl2_jax.serving import fields
@@ -21,13 +21,13 @@ class Conversation:
     """Messages as the engine takes them.
 
     Attributes:
-      messages: role and text, user and assistant in turn; `PICTURE_MARK` stands
-        where a picture does.
-      pictures: the URL of each, in the order of the marks.
+      messages: role and text, user and assistant in turn; `IMAGE_MARK` stands
+        where an image does.
+      images: the URL of each, in the order of the marks.
     """
 
     messages: list[dict[str, str]]
-    pictures: list[str]
+    images: list[str]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ChatCall:
 
     Attributes:
       model: the name it wants, or None.
-      conversation: messages and pictures.
+      conversation: messages and images.
       sampling: how tokens are chosen.
       max_new_tokens: None for as many as there is room for.
       min_new_tokens: tokens before the model may end the answer.
@@ -61,8 +61,8 @@ class ChatCall:
     top_logprobs: int
 
 
-def read_call(call: Mapping[str, Any], max_pictures: int) -> ChatCall:
-    """Reads and checks everything but the pictures themselves.
+def read_call(call: Mapping[str, Any], max_images: int) -> ChatCall:
+    """Reads and checks everything but the images themselves.
 
     Raises:
       ApiError: a field that is unknown, missing, of the wrong type or out of range.
@@ -72,7 +72,7 @@ def read_call(call: Mapping[str, Any], max_pictures: int) -> ChatCall:
     include_usage, usage_in_pieces = fields.read_stream_options(call)
     return ChatCall(
         model=fields.read_text(call, "model"),
-        conversation=read_conversation(call, max_pictures),
+        conversation=read_conversation(call, max_images),
         sampling=fields.read_sampling(call),
         max_new_tokens=fields.read_length(call),
         min_new_tokens=fields.read_whole(call, "min_tokens", 0, 2**31 - 1) or 0,
@@ -85,25 +85,25 @@ def read_call(call: Mapping[str, Any], max_pictures: int) -> ChatCall:
     )
 
 
-def read_conversation(call: Mapping[str, Any], max_pictures: int) -> Conversation:
-    """Reads `messages`, as `data.turns` says; pictures stand where their parts do.
+def read_conversation(call: Mapping[str, Any], max_images: int) -> Conversation:
+    """Reads `messages`, as `data.turns` says; images stand where their parts do.
 
     Raises:
-      ApiError: as `read_call`, or more than `max_pictures` pictures.
+      ApiError: as `read_call`, or more than `max_images` images.
     """
     found = call.get("messages")
     if not isinstance(found, list) or not 0 < len(found) <= MAX_MESSAGES:
         raise wrong("messages", found, f"expected a list of 1 to {MAX_MESSAGES} messages")
-    pictures: list[str] = []
+    images: list[str] = []
     try:
-        turns = read_turns(found, PICTURE_MARK, lambda _, url: pictures.append(url))
+        turns = read_turns(found, IMAGE_MARK, lambda _, url: images.append(url))
     except MessageError as error:
         raise ApiError(str(error), code=error.code, param=error.where) from None
-    if len(pictures) > max_pictures:
+    if len(images) > max_images:
         raise ApiError(
-            f"the conversation has {len(pictures)} pictures; expected at most {max_pictures}, "
+            f"the conversation has {len(images)} images; expected at most {max_images}, "
             "the limit of this server",
             code="too_many_images",
             param="messages",
         )
-    return Conversation(turns, pictures)
+    return Conversation(turns, images)

@@ -106,7 +106,7 @@ def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
 
 
 def usage(prompt: int, answer: int) -> dict[str, int]:
-    """Numbers of tokens; those of the prompt count the positions of pictures."""
+    """Numbers of tokens; those of the prompt count the positions of images."""
     return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
 
 

@@ -15,7 +15,7 @@ def _plain(question: str) -> dict[str, str]:
 
 
 EXAMPLES = (
-    _plain("What is in this picture?"),
+    _plain("What is in this image?"),
     _published("Caption it in one sentence", "caption"),
     _plain("What color is it?"),
     _published("How many objects? In a word", "vqa", question="How many objects are there?"),

@@ -1,4 +1,4 @@
-"""Pictures of a request: data URLs and, where allowed, web addresses, to the model's pixels."""
+"""Images of a request: data URLs and, where allowed, web addresses, to the model's pixels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from owl2_jax.serving.settings import Limits
 # A progressive JPEG is decoded once per scan; writers make about ten. Without a limit a
 # small file could keep a core busy for hours.
 MAX_JPEG_SCANS = 100
-_DECODERS = 2  # at a time: a decoded picture is large
+_DECODERS = 2  # at a time: a decoded image is large
 _FETCHERS = 4
 
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
@@ -30,30 +30,30 @@ _BARE_BASE64 = re.compile(r"/9j/|iVBORw0KGgo|R0lGOD|UklGR")
 _URL_SAFE = str.maketrans("-_", "+/")
 
 
-class PictureReader:
-    """Reads pictures in threads of its own.
+class ImageReader:
+    """Reads images in threads of its own.
 
     Args:
       model: for its image mode and size.
       limits: of the server.
-      fetcher: for pictures from the web; None when they are not allowed.
+      fetcher: for images from the web; None when they are not allowed.
     """
 
     def __init__(self, model: LoadedModel, limits: Limits, fetcher: Fetcher | None):
         self._mode, self._size = model.image_mode, model.config.vision.image_size
         self._limits = limits
         self._fetcher = fetcher
-        self._decoders = ThreadPoolExecutor(_DECODERS, "decode-picture")
-        self._fetchers = ThreadPoolExecutor(_FETCHERS, "fetch-picture")
+        self._decoders = ThreadPoolExecutor(_DECODERS, "decode-image")
+        self._fetchers = ThreadPoolExecutor(_FETCHERS, "fetch-image")
 
     async def read(self, urls: Sequence[str]) -> list[np.ndarray]:
         """uint8[H, W, 3] of each URL, at the model's size.
 
         Raises:
           ApiError: an address that is not allowed or cannot be had, or no
-            picture, or one that is too large; names the picture by its number.
+            image, or one that is too large; names the image by its number.
         """
-        return [await self._read(f"picture {number}", url) for number, url in enumerate(urls, 1)]
+        return [await self._read(f"image {number}", url) for number, url in enumerate(urls, 1)]
 
     async def _read(self, name: str, url: str) -> np.ndarray:
         loop = asyncio.get_running_loop()
@@ -67,7 +67,7 @@ class PictureReader:
         if self._fetcher is None:
             bare = "; put 'data:image/png;base64,' in front" if _BARE_BASE64.match(url) else ""
             raise ApiError(
-                f"{name} is at {url[:60]!r}; this server takes pictures as data: URLs only{bare}",
+                f"{name} is at {url[:60]!r}; this server takes images as data: URLs only{bare}",
                 code="invalid_image_url",
             )
         work = asyncio.get_running_loop().run_in_executor(self._fetchers, self._fetcher.fetch, name, url)
@@ -88,7 +88,7 @@ class PictureReader:
                 data, self._mode, self._size, name, self._limits.pixels, "this server's limit of pixels"
             )
         except Owl2Error as error:
-            message = str(error).replace(f"the picture {name}", name)
+            message = str(error).replace(f"the image {name}", name)
             raise ApiError(message, code="invalid_image") from error
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ def read_data_url(name: str, url: str) -> bytes:
 
     What writers vary is read: upper case, blanks, parameters, base64 in lines,
     in the alphabet for URLs, without padding or percent-encoded, and content
-    that is percent-encoded in place of base64. What kind of picture it is says the
+    that is percent-encoded in place of base64. What kind of image it is says the
     content; a type other than `image/...` is refused.
 
     Raises:

@@ -36,10 +36,10 @@ class Metrics:
             "owl2_answers", "Answers by how they ended.", ["finish_reason"], registry=self._registry
         )
         self._prompt_tokens = Counter(
-            "owl2_prompt_tokens", "Positions of prompts, those of pictures included.", registry=self._registry
+            "owl2_prompt_tokens", "Positions of prompts, those of images included.", registry=self._registry
         )
         self._generated = Counter("owl2_generated_tokens", "Tokens of answers.", registry=self._registry)
-        self._pictures = Counter("owl2_pictures", "Pictures read.", registry=self._registry)
+        self._images = Counter("owl2_images", "Images read.", registry=self._registry)
         self._failures = Counter(
             "owl2_engine_failures", "Times the engine had to start anew.", registry=self._registry
         )
@@ -89,8 +89,8 @@ class Metrics:
         if count > 1:
             self._per_token.observe(after_first / (count - 1))
 
-    def pictures(self, count: int) -> None:
-        self._pictures.inc(count)
+    def images(self, count: int) -> None:
+        self._images.inc(count)
 
     def engine_failed(self) -> None:
         self._failures.inc()

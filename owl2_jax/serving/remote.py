@@ -1,4 +1,4 @@
-"""Fetches a picture from the web without being sent to where the server alone can reach.
+"""Fetches an image from the web without being sent to where the server alone can reach.
 
 Every address that a name stands for is checked, the connection goes to the
 very address that was checked, and each redirect starts over. So neither a
@@ -47,11 +47,11 @@ def is_public(address: str) -> bool:
 
 @dataclass(frozen=True)
 class Fetcher:
-    """Fetches pictures.
+    """Fetches images.
 
     Attributes:
-      max_bytes: of one picture.
-      seconds: for one picture, redirects included.
+      max_bytes: of one image.
+      seconds: for one image, redirects included.
       ports: that may be asked.
       allowed: says whether an address may be asked.
       resolve: the look-up of names, as `socket.getaddrinfo`.

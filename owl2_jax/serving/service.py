@@ -12,7 +12,7 @@ import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import encode_prompt
-from owl2_jax.data.messages import PICTURE_MARK
+from owl2_jax.data.messages import IMAGE_MARK
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.image_attention import Look, Looking
 from owl2_jax.inference.loaded import LoadedModel
@@ -21,7 +21,7 @@ from owl2_jax.serving.body import BodyReader
 from owl2_jax.serving.calls import ChatCall, Conversation, read_call, read_conversation
 from owl2_jax.serving.errors import ApiError, overloaded
 from owl2_jax.serving.fields import read_text, unknown_field
-from owl2_jax.serving.images import PictureReader
+from owl2_jax.serving.images import ImageReader
 from owl2_jax.serving.metrics import Metrics
 from owl2_jax.serving.remote import Fetcher
 from owl2_jax.serving.runner import EngineRunner, Ticket
@@ -39,7 +39,7 @@ class Service:
       model: what answers.
       config: of the server.
       name: what clients call the model.
-      metrics, bodies, pictures, runner, looking: the parts.
+      metrics, bodies, images, runner, looking: the parts.
     """
 
     def __init__(self, model: LoadedModel, config: ServeConfig, engine: EngineConfig, warm_up: bool = True):
@@ -50,8 +50,8 @@ class Service:
         self.metrics = Metrics()
         limits = config.limits
         self.bodies = BodyReader(limits)
-        fetcher = Fetcher(limits.remote_bytes, limits.remote_seconds) if config.remote_pictures else None
-        self.pictures = PictureReader(model, limits, fetcher)
+        fetcher = Fetcher(limits.remote_bytes, limits.remote_seconds) if config.remote_images else None
+        self.images = ImageReader(model, limits, fetcher)
         self.runner = EngineRunner(
             lambda: Engine(model, engine),
             slots=engine.slots,
@@ -66,7 +66,7 @@ class Service:
 
     def read_call(self, value: Mapping[str, Any]) -> ChatCall:
         """Checks a chat completion. Raises `ApiError`."""
-        call = read_call(value, self.config.limits.pictures)
+        call = read_call(value, self.config.limits.images)
         self.check_name(call.model)
         return call
 
@@ -84,7 +84,7 @@ class Service:
         """Takes a place and submits a call.
 
         Raises:
-          ApiError: no place, a bad picture, or a prompt that does not fit.
+          ApiError: no place, a bad image, or a prompt that does not fit.
         """
         ticket = self.runner.reserve()
         try:
@@ -96,11 +96,11 @@ class Service:
 
     async def _request(self, call: ChatCall) -> Request:
         ids, room = await asyncio.to_thread(self.ids, call.conversation)
-        pictures = await self.read_pictures(call.conversation)
+        images = await self.read_images(call.conversation)
         wanted = call.max_new_tokens
         return Request(
             ids,
-            pictures,
+            images,
             call.sampling,
             max_new_tokens=None if wanted is None else min(wanted, room),
             min_new_tokens=call.min_new_tokens,
@@ -109,15 +109,15 @@ class Service:
             stream_logprobs=call.stream and call.logprobs,
         )
 
-    async def read_pictures(self, conversation: Conversation) -> list[np.ndarray]:
-        """uint8[H, W, 3] of each picture. Raises `ApiError`."""
+    async def read_images(self, conversation: Conversation) -> list[np.ndarray]:
+        """uint8[H, W, 3] of each image. Raises `ApiError`."""
         with _about_messages():
-            pictures = await self.pictures.read(conversation.pictures)
-        self.metrics.pictures(len(pictures))
-        return pictures
+            images = await self.images.read(conversation.images)
+        self.metrics.images(len(images))
+        return images
 
     async def look(self, value: Mapping[str, Any]) -> list[Look]:
-        """Where the model looked, for each picture of a conversation and its answer.
+        """Where the model looked, for each image of a conversation and its answer.
 
         Args:
           value: "messages" as in a chat completion, "answer", and "model".
@@ -130,19 +130,19 @@ class Service:
                 raise unknown_field(name, LOOK_FIELDS)
         self.check_name(read_text(value, "model"))
         answer = read_text(value, "answer") or ""
-        conversation = read_conversation(value, self.config.limits.pictures)
+        conversation = read_conversation(value, self.config.limits.images)
         await asyncio.to_thread(self.ids, conversation)
         if self._lookers >= MAX_LOOKERS:
             raise overloaded("too many want to see where the model looked; try again", 2)
         self._lookers += 1
         try:
-            pictures = await self.read_pictures(conversation)
+            images = await self.read_images(conversation)
             work = (
                 self.looking.look,
                 conversation.messages,
                 answer[: self._most_text],
-                pictures,
-                PICTURE_MARK,
+                images,
+                IMAGE_MARK,
             )
             with _about_messages():
                 return await asyncio.get_running_loop().run_in_executor(self._look_thread, *work)
@@ -150,7 +150,7 @@ class Service:
             self._lookers -= 1
 
     def ids(self, conversation: Conversation) -> tuple[np.ndarray, int]:
-        """int32[n] of a prompt, -200 where a picture stands, and the most tokens its answer may have.
+        """int32[n] of a prompt, -200 where an image stands, and the most tokens its answer may have.
 
         Raises:
           ApiError: it leaves no room for an answer.
@@ -158,15 +158,15 @@ class Service:
         length = sum(len(message["content"]) for message in conversation.messages)
         if length > self._most_text:
             raise self._too_long(f"{length} characters")
-        model, count = self.model, len(conversation.pictures)
+        model, count = self.model, len(conversation.images)
         with _about_messages():
             found = encode_prompt(
-                conversation.messages, model.template, model.tokenizer, PICTURE_MARK, count
+                conversation.messages, model.template, model.tokenizer, IMAGE_MARK, count
             )  # fmt: skip
         positions = len(found.ids) + count * (model.config.tokens_per_image - 1)
         room = model.config.decoder.max_length - positions
         if room < 1:
-            raise self._too_long(f"{positions} tokens ({count} pictures included)")
+            raise self._too_long(f"{positions} tokens ({count} images included)")
         return found.ids, room
 
     def _too_long(self, found: str) -> ApiError:
@@ -180,13 +180,13 @@ class Service:
     def close(self) -> None:
         """Ends all threads."""
         self.runner.stop()
-        self.pictures.close()
+        self.images.close()
         self._look_thread.shutdown(wait=False, cancel_futures=True)
 
 
 @contextlib.contextmanager
 def _about_messages() -> Iterator[None]:
-    """Around work on a conversation: what is wrong with it, its pictures included, is told of `messages`."""
+    """Around work on a conversation: what is wrong with it, its images included, is told of `messages`."""
     try:
         yield
     except ApiError as error:

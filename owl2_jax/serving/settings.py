@@ -23,9 +23,9 @@ class Limits:
       held_bytes: of all requests that are being read.
       body_seconds: from the head of a request to the end of its body.
       head_seconds: from the connection to the end of a request's head.
-      pictures: in one conversation; 0 for none.
-      pixels: width x height of one picture, checked before it is decoded.
-      remote_bytes: of one picture from the web.
+      images: in one conversation; 0 for none.
+      pixels: width x height of one image, checked before it is decoded.
+      remote_bytes: of one image from the web.
       remote_seconds: for fetching it, redirects included.
       queue: requests that wait for a slot; with 0, what finds none free is refused.
     """
@@ -34,7 +34,7 @@ class Limits:
     held_bytes: _Bytes = 512 * MIB
     body_seconds: Positive = 60.0
     head_seconds: Positive = 15.0
-    pictures: Whole = 16
+    images: Whole = 16
     pixels: Count = 50_000_000
     remote_bytes: _Bytes = 16 * MIB
     remote_seconds: Positive = 10.0
@@ -56,7 +56,7 @@ class ServeConfig:
     Attributes:
       model_name: what clients call the model; None for the checkpoint's name.
       api_key: what clients must show; None lets everyone in.
-      remote_pictures: pictures may be fetched from public web addresses.
+      remote_images: images may be fetched from public web addresses.
       grace_seconds: how long running answers may take after a signal to stop; 0
         ends them at once.
       limits: what a client may ask for.
@@ -64,7 +64,7 @@ class ServeConfig:
 
     model_name: Name | None = None
     api_key: AnyText | None = None
-    remote_pictures: bool = False
+    remote_images: bool = False
     grace_seconds: NotNegative = 60.0
     limits: Limits = field(default_factory=Limits)
 

@@ -64,7 +64,7 @@ class Row:
       seeds: how many runs are in it.
       scores: {benchmark: percent or what its metric is}.
       parts: {"benchmark/part": the same for a kind of its questions}.
-      tokens_per_picture: in the decoder, the end token included.
+      tokens_per_image: in the decoder, the end token included.
       flops_per_sample: model FLOPs of a step, forward and backward, by the
         samples that its packed rows held; None for a step without samples.
       memory_per_chip: bytes, from `owl2 fit`; None when it was not asked.
@@ -78,7 +78,7 @@ class Row:
     parts: dict[str, Spread]
     loss: Spread
     heldout_loss: Spread | None
-    tokens_per_picture: int
+    tokens_per_image: int
     flops_per_sample: float | None
     memory_per_chip: float | None
     seconds: Spread
@@ -156,7 +156,7 @@ def _row(sweep: Sweep, folder: SweepFolder, runs: list[Run], titles: dict[str, t
         parts=_parts([folder.run(run).read_scores() for run in runs]),
         loss=Spread.of([t.loss for t in trainings]),
         heldout_loss=Spread.of(heldout) if heldout else None,
-        tokens_per_picture=config.model.tokens_per_image,
+        tokens_per_image=config.model.tokens_per_image,
         flops_per_sample=step_flops(config) / samples if samples else None,
         memory_per_chip=None if fit is None else float(fit["memory"]["needed"]),
         seconds=Spread.of([t.seconds for t in trainings]),
@@ -238,14 +238,14 @@ def _csv(table: Table) -> str:
     names = [column for name in measures for column in (name, f"{name}_deviation")]
     writer.writerow(
         ["point", *table.axes, "seeds", *names, "loss", "loss_deviation", "heldout_loss",
-         "heldout_loss_deviation", "tokens_per_picture", "flops_per_sample", "memory_per_chip_bytes",
+         "heldout_loss_deviation", "tokens_per_image", "flops_per_sample", "memory_per_chip_bytes",
          "training_seconds", "training_seconds_deviation"]
     )  # fmt: skip
     for row in table.rows:
         scores = [cell for name in measures for cell in _pair(row.measure(name))]
         writer.writerow(
             [row.point, *(row.labels[axis] for axis in table.axes), row.seeds, *scores, *_pair(row.loss),
-             *_pair(row.heldout_loss), row.tokens_per_picture, _empty(row.flops_per_sample),
+             *_pair(row.heldout_loss), row.tokens_per_image, _empty(row.flops_per_sample),
              _empty(row.memory_per_chip), *_pair(row.seconds)]
         )  # fmt: skip
     return stream.getvalue()
@@ -269,7 +269,7 @@ def markdown(table: Table) -> str:
         columns[f"{title} ({metric})"] = [_text(row.scores[name], 1) for row in table.rows]
     columns["loss"] = [_text(row.loss, 3) for row in table.rows]
     columns["held-out loss"] = [_text(row.heldout_loss, 3) for row in table.rows]
-    columns["tokens per picture"] = [str(row.tokens_per_picture) for row in table.rows]
+    columns["tokens per image"] = [str(row.tokens_per_image) for row in table.rows]
     columns["GFLOP per sample"] = [_scaled(row.flops_per_sample, 1e9) for row in table.rows]
     columns["GiB per chip"] = [_scaled(row.memory_per_chip, _GIB) for row in table.rows]
     columns["training, s"] = [_text(row.seconds, 0) for row in table.rows]

@@ -1,4 +1,4 @@
-"""What a point costs, from arithmetic alone: FLOPs of a step, bytes of the state, tokens of a picture."""
+"""What a point costs, from arithmetic alone: FLOPs of a step, bytes of the state, tokens of an image."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class SweepConfig:
       overrides: changed fields of all points.
       seeds: of the runs of each point; sets `train.seed` and `data.seed`.
       start_from: checkpoint that every run starts from; where a point has
-        another picture size, number of queries or module, from a resized copy
+        another image size, number of queries or module, from a resized copy
         (`owl2 convert resize`). None leaves what the base config says.
       benchmarks: names for `owl2 evaluate`.
       data_root: folder of the benchmarks' published files.

@@ -1,6 +1,6 @@
-"""Pictures of a sweep: score along each axis, and score against cost with the Pareto line.
+"""Images of a sweep: score along each axis, and score against cost with the Pareto line.
 
-Every picture is written as PNG and as SVG.
+Every image is written as PNG and as SVG.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fakes for tests and examples: a model, parameters, a tokenizer, pictures and a batch, all small.
+"""Fakes for tests and examples: a model, parameters, a tokenizer, images and a batch, all small.
 
 Everything is random but seeded, so two calls give the same values.
 """
@@ -69,22 +69,22 @@ def toy_tokenizer() -> Tokenizer:
     return Tokenizer(train_tokenizer(_TOY_TEXT, TOY_VOCAB_SIZE))
 
 
-def picture(seed: int, size: int = 28) -> np.ndarray:
-    """A random picture, uint8[size, size, 3] RGB."""
+def image(seed: int, size: int = 28) -> np.ndarray:
+    """A random image, uint8[size, size, 3] RGB."""
     return np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
 
 
-def picture_file(seed: int, size: int = 28) -> bytes:
-    """The same picture as the bytes of a PNG file."""
+def image_file(seed: int, size: int = 28) -> bytes:
+    """The same image as the bytes of a PNG file."""
     from PIL import Image
 
     stream = io.BytesIO()
-    Image.fromarray(picture(seed, size)).save(stream, "PNG")
+    Image.fromarray(image(seed, size)).save(stream, "PNG")
     return stream.getvalue()
 
 
 def tiny_inputs(config: Owl2Config, rows: int = 4, length: int = 24, seed: int = 0) -> dict[str, np.ndarray]:
-    """Arguments of `Owl2.__call__` by name, with labels: ragged rows of 0, 1, 2, 0, ... pictures.
+    """Arguments of `Owl2.__call__` by name, with labels: ragged rows of 0, 1, 2, 0, ... images.
 
     Returns:
       tokens, positions, segment_ids, labels int32[rows, length]; images
@@ -109,7 +109,7 @@ def tiny_inputs(config: Owl2Config, rows: int = 4, length: int = 24, seed: int =
         "tokens": np.where(real, tokens, 0).astype(np.int32),
         "positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
         "segment_ids": real.astype(np.int32),
-        "images": np.stack([picture(seed * 1000 + i, size) for i in range(used)]) if used
+        "images": np.stack([image(seed * 1000 + i, size) for i in range(used)]) if used
         else np.zeros((0, size, size, 3), np.uint8),
         "image_index": index,
         "image_starts": starts,

@@ -17,7 +17,7 @@ from owl2_jax.model.owl2 import abstract_params, init_params
 from owl2_jax.training.int8_base import check_qwix, quantize_base
 from owl2_jax.training.trainer import Trainer
 
-# Leaves whose shape follows from the picture size and the number of queries.
+# Leaves whose shape follows from the image size and the number of queries.
 _RESIZABLE = ("vision/position_embedding", "abstractor/queries")
 
 
@@ -113,13 +113,13 @@ def _sizes(shapes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def _check_sizes(
     start_from: str, stored: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Names the command that mends a checkpoint of another picture size or query count."""
+    """Names the command that mends a checkpoint of another image size or query count."""
     differ = [name for name in expected if name in stored and stored[name] != expected[name]]
     if differ and set(differ) <= set(_RESIZABLE):
         sizes = "; ".join(
             f"{name} is {list(stored[name])}, expected {list(expected[name])}" for name in differ
         )
         raise Owl2Error(
-            f"train.start_from {start_from} has another picture size or number of queries ({sizes}); run "
+            f"train.start_from {start_from} has another image size or number of queries ({sizes}); run "
             f"`owl2 convert resize --checkpoint {start_from} --output DIR` with --image-size or --num-queries"
         )

@@ -108,7 +108,7 @@ def check_changes(
         if trained[group] and not changed:
             raise Owl2Error(
                 f"group {group!r} trains, but nothing in it changed within {steps} steps. Does the data use "
-                "it (pictures for the vision encoder)? If it shall stay as it is, set its lr to None"
+                "it (images for the vision encoder)? If it shall stay as it is, set its lr to None"
             )
 
 

@@ -27,15 +27,15 @@ def device_batch(
     if parts > 1:
         arrays = split(arrays, parts)
     if jax.process_count() > 1:
-        pictures = arrays["images"].shape[1 if parts > 1 else 0]
-        arrays["image_index"] = placement.global_image_index(arrays["image_index"], pictures, mesh)
+        images = arrays["images"].shape[1 if parts > 1 else 0]
+        arrays["image_index"] = placement.global_image_index(arrays["image_index"], images, mesh)
     return DeviceBatch(**placement.place(arrays, mesh, accumulated=parts > 1))
 
 
 def split(arrays: dict[str, np.ndarray], parts: int) -> dict[str, Any]:
     """[B, ...] to [A, B / A, ...] and [M, ...] to [A, M / A, ...].
 
-    A row's pictures lie in the part of the pictures that belongs to its part
+    A row's images lie in the part of the images that belongs to its part
     of the rows (see `owl2_jax.data.batch.Batch`), so indices become local by
     subtracting where the part starts.
     """

@@ -31,7 +31,7 @@ class DeviceBatch:
     """The arrays of a batch that a step reads; meanings as in `owl2_jax.data.batch.Batch`.
 
     With gradient accumulation every array has a leading axis of its parts, and
-    `image_index` counts the pictures of its own part.
+    `image_index` counts the images of its own part.
     """
 
     tokens: Array  # int32[B, T]
@@ -79,11 +79,11 @@ def batch_loss(
 
 
 def sample_classes(batch: DeviceBatch) -> Array:
-    """2 * data set + (1 where the position's sample has a picture), int32[B, T]; negative for padding."""
+    """2 * data set + (1 where the position's sample has an image), int32[B, T]; negative for padding."""
     starts = jnp.take_along_axis(batch.segment_ids, batch.image_starts, axis=1)
-    pictured = jnp.where(batch.image_index < 0, -1, starts)  # int32[B, I], segments with a picture
-    has_picture = jnp.any(batch.segment_ids[:, :, None] == pictured[:, None, :], axis=-1)
-    return 2 * batch.dataset_ids + has_picture
+    imaged = jnp.where(batch.image_index < 0, -1, starts)  # int32[B, I], segments with an image
+    has_image = jnp.any(batch.segment_ids[:, :, None] == imaged[:, None, :], axis=-1)
+    return 2 * batch.dataset_ids + has_image
 
 
 def gradients(

@@ -1,4 +1,4 @@
-"""A model directory and pictures for the commands."""
+"""A model directory and images for the commands."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def checkpoint(tmp_path_factory, tiny_config, tiny_params, toy_tokenizer) -> Pat
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> Path:
+def images(tmp_path_factory) -> Path:
     """A folder with 0.png, 1.png, 2.png and broken.png."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for number in range(3):
-        (folder / f"{number}.png").write_bytes(tiny.picture_file(number))
-    (folder / "broken.png").write_bytes(tiny.picture_file(0)[:60])
+        (folder / f"{number}.png").write_bytes(tiny.image_file(number))
+    (folder / "broken.png").write_bytes(tiny.image_file(0)[:60])
     return folder

@@ -38,7 +38,7 @@ def fingerprint(folder: Path) -> dict[str, str]:
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A small file that says it is a picture of this size."""
+    """A small file that says it is an image of this size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -57,20 +57,20 @@ PROMPTS = [
         r"huge\.png takes 60000 x 60000 pixels, expected at most 89478485",
     ),
     (
-        "no picture",
+        "no image",
         "<|image|>What?",
         ["text.png"],
-        r"is no picture of a known kind; expected one of JPEG, PNG",
+        r"is no image of a known kind; expected one of JPEG, PNG",
     ),
-    ("missing", "<|image|>What?", ["none.png"], r"cannot read the picture none\.png: No such file"),
+    ("missing", "<|image|>What?", ["none.png"], r"cannot read the image none\.png: No such file"),
     (
         "unknown tag",
         "<img>What?",
         ["0.png"],
-        r"0 image tags '<\|image\|>' for 1 pictures \('<img>' is not this run's tag\)",
+        r"0 image tags '<\|image\|>' for 1 images \('<img>' is not this run's tag\)",
     ),
-    ("more tags", "<|image|><|image|>What?", ["0.png"], r"2 image tags '<\|image\|>' for 1 pictures"),
-    ("fewer tags", "<|image|>What?", ["0.png", "1.png"], r"1 image tags '<\|image\|>' for 2 pictures"),
+    ("more tags", "<|image|><|image|>What?", ["0.png"], r"2 image tags '<\|image\|>' for 1 images"),
+    ("fewer tags", "<|image|>What?", ["0.png", "1.png"], r"1 image tags '<\|image\|>' for 2 images"),
     ("long", "What " * 999, [], r"positions .* and the model \d+, .*; shorten the prompt"),
 ]
 
@@ -84,7 +84,7 @@ def answers(
     for file in image_folder.iterdir():
         shutil.copy(file, folder)
     (folder / "huge.png").write_bytes(png_of_size(60_000, 60_000))
-    (folder / "text.png").write_text("no picture")
+    (folder / "text.png").write_text("no image")
     rows = [
         {"id": name, "messages": [{"role": "user", "content": text}], "images": images}
         for name, text, images, _ in [*PROMPTS, ("good", "<|image|>What?", ["0.png"], "")]

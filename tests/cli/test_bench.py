@@ -66,7 +66,7 @@ def test_bad_input_is_one_line_with_the_arithmetic(arguments, message, capsys):
 
 def test_input_pipeline_is_timed_by_number_of_workers(tmp_path, capsys):
     config = str(runs.write_config(tmp_path / "config.py"))
-    small = ["--pictures=8", "--batches=2", "--workers=0,1", "--step-seconds=0.01", "--json"]
+    small = ["--images=8", "--batches=2", "--workers=0,1", "--step-seconds=0.01", "--json"]
     assert main.main(["bench", "data", config, "data.rows=4", "data.images=4", *small]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["share_of_bare"] > 0
@@ -84,7 +84,7 @@ def test_input_pipeline_is_timed_by_number_of_workers(tmp_path, capsys):
 )
 def test_bad_input_of_the_data_bench_is_one_line(arguments, message, tmp_path, capsys):
     config = str(runs.write_config(tmp_path / "config.py"))
-    assert main.main(["bench", "data", config, "--pictures=0", *arguments]) == 2
+    assert main.main(["bench", "data", config, "--images=0", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""`owl2 chat` with lines from a pipe: turns, pictures in any of them, errors that do not end it."""
+"""`owl2 chat` with lines from a pipe: turns, images in any of them, errors that do not end it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded import LoadedModel
 from tests.environment import environment
 
-CASES = Path(__file__).parents[1] / "data" / "cases" / "pictures"
+CASES = Path(__file__).parents[1] / "data" / "cases" / "images"
 
 
 @pytest.fixture
@@ -34,25 +34,25 @@ def talk(checkpoint, monkeypatch, capsys):
     return run
 
 
-def test_answers_several_turns_with_pictures_added_later(talk, pictures):
+def test_answers_several_turns_with_images_added_later(talk, images):
     code, out, err = talk(
-        "What?", f"/image {pictures}/0.png", "What shape is this?", f"/image {pictures}/1.png And this?"
+        "What?", f"/image {images}/0.png", "What shape is this?", f"/image {images}/1.png And this?"
     )
     assert (code, err) == (0, "")
     assert out.count("\n") >= 3
 
 
-def test_a_picture_changes_the_answer_and_reset_forgets_it(talk, pictures):
-    _, with_picture, _ = talk("What?", arguments=(f"--image={pictures}/0.png",))
+def test_a_image_changes_the_answer_and_reset_forgets_it(talk, images):
+    _, with_image, _ = talk("What?", arguments=(f"--image={images}/0.png",))
     _, without, _ = talk("What?")
-    _, forgotten, _ = talk("What?", "/reset", "What?", arguments=(f"--image={pictures}/0.png",))
-    assert with_picture != without
-    assert forgotten == with_picture + without
+    _, forgotten, _ = talk("What?", "/reset", "What?", arguments=(f"--image={images}/0.png",))
+    assert with_image != without
+    assert forgotten == with_image + without
 
 
-def test_names_with_spaces_and_pictures_that_wait(talk, pictures, tmp_path):
-    (tmp_path / "a b.png").write_bytes((pictures / "0.png").read_bytes())
-    plain = talk(f"/image {pictures}/0.png", "What?")
+def test_names_with_spaces_and_images_that_wait(talk, images, tmp_path):
+    (tmp_path / "a b.png").write_bytes((images / "0.png").read_bytes())
+    plain = talk(f"/image {images}/0.png", "What?")
     for said in (
         [f"/image {tmp_path}/a b.png", "What?"],
         [f"/image '{tmp_path}/a b.png' What?"],
@@ -62,9 +62,9 @@ def test_names_with_spaces_and_pictures_that_wait(talk, pictures, tmp_path):
     session = Session(None, [], print)
     assert session.prompt() == "> "
     session.waiting = [tmp_path]
-    assert session.prompt() == "[1 picture] > "
+    assert session.prompt() == "[1 image] > "
     session.waiting *= 2
-    assert session.prompt() == "[2 pictures] > "
+    assert session.prompt() == "[2 images] > "
 
 
 def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(tiny_config, tiny_params, toy_tokenizer):
@@ -101,9 +101,9 @@ def test_ctrl_c_at_the_prompt_loses_only_the_line(monkeypatch, capsys):
     assert list(lines(lambda: "> ")) == ["What?"]
 
 
-def test_errors_are_told_and_the_chat_goes_on(talk, pictures):
+def test_errors_are_told_and_the_chat_goes_on(talk, images):
     code, out, err = talk(
-        f"/image {pictures}/broken.png",
+        f"/image {images}/broken.png",
         "/image nowhere.png",
         "/imge x",
         "two <|image|> tags <|image|>",
@@ -127,8 +127,8 @@ def test_commands(talk):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--image=nowhere.png",), "cannot read the picture nowhere.png: there is no such file"),
-        (("--image=/",), "cannot read the picture /: Is a directory; it is a folder, expected a file"),
+        (("--image=nowhere.png",), "cannot read the image nowhere.png: there is no such file"),
+        (("--image=/",), "cannot read the image /: Is a directory; it is a folder, expected a file"),
         ((f"--image={CASES / 'heic.heic'}",), "HEIC; save it as JPEG or PNG"),
         ((f"--image={CASES / 'heic.hiec'}",), f"did you mean {CASES / 'heic.heic'}?"),
         (("--temperature=-1",), "--temperature must be at least 0, found -1"),
@@ -144,8 +144,8 @@ def test_bad_arguments_end_it_before_anything_is_said(talk, arguments, message):
     assert err.count("\n") == 1
 
 
-def test_a_model_on_two_devices_says_the_same(checkpoint, talk, pictures):
-    said = ("What?", f"/image {pictures}/1.png And this?")
+def test_a_model_on_two_devices_says_the_same(checkpoint, talk, images):
+    said = ("What?", f"/image {images}/1.png And this?")
     done = subprocess.run(
         [
             *(sys.executable, "-m", "owl2_jax.cli.main", "chat", f"--checkpoint={checkpoint}"),
@@ -161,11 +161,11 @@ def test_a_model_on_two_devices_says_the_same(checkpoint, talk, pictures):
     assert done.stdout == talk(*said)[1]
 
 
-def test_as_a_program(checkpoint, pictures):
+def test_as_a_program(checkpoint, images):
     done = subprocess.run(
         [
             *(sys.executable, "-m", "owl2_jax.cli.main", "chat", f"--checkpoint={checkpoint}"),
-            *(f"--image={pictures}/2.png", "--max-new-tokens=3", "--temperature=0.8", "--seed=4"),
+            *(f"--image={images}/2.png", "--max-new-tokens=3", "--temperature=0.8", "--seed=4"),
         ],
         input="What?\n/image broken\n",
         capture_output=True,

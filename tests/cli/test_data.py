@@ -24,7 +24,7 @@ def get_config():
 
 @pytest.fixture
 def config(tmp_path):
-    names = corpora.write_pictures(tmp_path, 3)
+    names = corpora.write_images(tmp_path, 3)
     path = corpora.write_set(tmp_path, "mine", [dialogue(f"r{i}", "yes", [names[i % 3]]) for i in range(20)])
     file = tmp_path / "mine.py"
     file.write_text(CONFIG.format(path=str(path)))
@@ -69,7 +69,7 @@ def test_check_says_what_the_released_reading_costs_and_does(config, tmp_path, c
     assert "1 records hold <s>, </s> or <unk>, which become control ids (data.reading=released)" in out
     assert "record 5 of mine (r5): 'yes</s>'" in out
     assert "data.reading=released refuses 1 records that the released code trains; record 3 of mine: " in out
-    assert "the picture has no tag" in out
+    assert "the image has no tag" in out
 
 
 def test_check_names_a_file_of_utf_16_in_one_line(config, tmp_path, capsys):

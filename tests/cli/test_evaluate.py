@@ -96,12 +96,12 @@ def test_bad_arguments_are_one_line_before_anything_runs(checkpoint, tmp_path, c
 
 
 def pope_files(root, lines):
-    """POPE with the given lines, a good picture and a damaged one."""
-    pictures = root / "coco/val2014"
-    pictures.mkdir(parents=True)
+    """POPE with the given lines, a good image and a damaged one."""
+    images = root / "coco/val2014"
+    images.mkdir(parents=True)
     for number in range(4):
-        Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(pictures / f"{number}.png")
-    (pictures / "damaged.png").write_bytes(b"no picture")
+        Image.new("RGB", (8, 8), (40 * number, 0, 0)).save(images / f"{number}.png")
+    (images / "damaged.png").write_bytes(b"no image")
     (root / "pope").mkdir()
     (root / "pope/coco_pope_random.json").write_text("\n".join(lines))
 

@@ -13,14 +13,14 @@ from owl2_jax.core.errors import Owl2Error
 
 
 @pytest.fixture
-def workspace(tmp_path, pictures):
-    """A folder with an input of five prompts; the fourth has no readable picture."""
+def workspace(tmp_path, images):
+    """A folder with an input of five prompts; the fourth has no readable image."""
     rows = [
         {"prompt": "USER: What? ASSISTANT:"},
         {
             "id": "red",
             "messages": [{"role": "user", "content": "<|image|>What?"}],
-            "images": [f"{pictures}/0.png"],
+            "images": [f"{images}/0.png"],
         },
         {"id": "hot", "prompt": "What", "temperature": 1.5, "seed": 3, "max_new_tokens": 3},
         {"id": "bad", "prompt": "<|image|>", "images": ["nowhere.png"]},
@@ -210,7 +210,7 @@ def test_separators_inside_a_prompt_do_not_end_its_line(tmp_path, separator):
 
 
 @pytest.mark.parametrize("value", [None, "", [], [""], [None], " "])
-def test_the_ways_to_say_no_picture_are_those_of_training_data(tmp_path, value):
+def test_the_ways_to_say_no_image_are_those_of_training_data(tmp_path, value):
     write(tmp_path / "in.jsonl", [{"prompt": "a", "images": value}])
     assert read_rows(tmp_path / "in.jsonl")[0]["images"] == []
 
@@ -235,12 +235,12 @@ def test_an_input_that_is_no_list_of_prompts_is_named_with_its_line(tmp_path, da
         read_rows(tmp_path / "in.jsonl")
 
 
-def test_pictures_inside_a_message_are_refused_and_not_dropped(generate, workspace):
+def test_images_inside_a_message_are_refused_and_not_dropped(generate, workspace):
     message = {"role": "user", "content": "What is this?", "images": ["0.png"]}
     write(workspace / "in.jsonl", [{"messages": [message]}])
     assert generate()[0] == 1
     error = read(workspace / "out.jsonl")[0]["error"]
-    assert "images is ['0.png']; expected the pictures beside 'messages'" in error
+    assert "images is ['0.png']; expected the images beside 'messages'" in error
 
 
 def test_control_tokens_in_a_prompt_are_text_unless_asked_for(generate, workspace):

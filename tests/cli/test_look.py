@@ -10,17 +10,17 @@ from owl2_jax.cli.main import main
 from owl2_jax.convert.resize import resize_checkpoint
 from tests.serving.browser import SCREENSHOTS, launched
 
-CASES = Path(__file__).parents[1] / "data" / "cases" / "pictures"
+CASES = Path(__file__).parents[1] / "data" / "cases" / "images"
 
 
 @pytest.fixture(scope="module")
-def page(checkpoint, pictures, tmp_path_factory):
+def page(checkpoint, images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("look")
     resize_checkpoint(checkpoint, folder / "without module", adaptive="none")
     output = folder / "look.html"
     code = main(
         ["look", f"--checkpoint={checkpoint}", f"--compare={folder}/without module", f"--output={output}",
-         f"--image={pictures}/0.png", "--question=What colour is the circle?", "--max-new-tokens=5"]
+         f"--image={images}/0.png", "--question=What colour is the circle?", "--max-new-tokens=5"]
     )  # fmt: skip
     assert code == 0
     return output
@@ -43,20 +43,20 @@ def test_page_of_two_models_fits_wide_and_narrow_windows(page):
             view.screenshot(path=SCREENSHOTS / f"look-{width}.png", full_page=True)
 
 
-def test_refuses_what_is_not_there(checkpoint, pictures, tmp_path, capsys):
+def test_refuses_what_is_not_there(checkpoint, images, tmp_path, capsys):
     def refused(**changes: str) -> str:
-        values = {"checkpoint": checkpoint, "image": f"{pictures}/0.png", "question": "What?", **changes}
+        values = {"checkpoint": checkpoint, "image": f"{images}/0.png", "question": "What?", **changes}
         assert main(["look", *(f"--{name.replace('_', '-')}={value}" for name, value in values.items())]) == 2
         said = capsys.readouterr().err
         assert (said[:7], said.count("\n")) == ("error: ", 1)
         return said
 
     assert "there is no such file" in refused(image=f"{tmp_path}/no.png")
-    assert f"did you mean {pictures}/0.png" in refused(image=f"{pictures}/0.pgn")
-    assert "it is a folder, expected a file" in refused(image=str(pictures))
+    assert f"did you mean {images}/0.png" in refused(image=f"{images}/0.pgn")
+    assert "it is a folder, expected a file" in refused(image=str(images))
     assert "HEIC; save it as JPEG or PNG" in refused(image=CASES / "heic.heic")
     assert "there is no folder" in refused(output=f"{tmp_path}/no/look.html")
     assert "--max-new-tokens must be at least 1, found 0" in refused(max_new_tokens="0")
     assert "is no directory" in refused(compare=f"{tmp_path}/no", output=f"{tmp_path}/look.html")
-    assert "broken.png" in refused(image=f"{pictures}/broken.png", output=f"{tmp_path}/look.html")
+    assert "broken.png" in refused(image=f"{images}/broken.png", output=f"{tmp_path}/look.html")
     assert not (tmp_path / "look.html").exists()

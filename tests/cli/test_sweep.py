@@ -84,7 +84,7 @@ def test_killed_sweep_goes_on_from_the_last_checkpoint_of_the_running_point(swee
     assert main(["sweep", str(sweep_file), f"--workdir={workdir}", "--collect"]) == 0
     assert "| queries-2 | 2 | 1 |" in capsys.readouterr().out
     rows = list(csv.DictReader((workdir / "table.csv").open()))
-    assert [row["tokens_per_picture"] for row in rows] == ["3"]
+    assert [row["tokens_per_image"] for row in rows] == ["3"]
     assert (workdir / "plots/easy_vqa_by_queries.svg").is_file()
 
 

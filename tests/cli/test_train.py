@@ -172,7 +172,7 @@ def test_refuses_checkpoints_to_start_from(folder, tmp_path, start):
         r"does not fit the model: .*decoder/layers/mlp/down/kernel is \[2, 48, 32\], expected", error
     )
     error = start_from(start, "model.vision.image_size=56")
-    assert re.search(r"another picture size .* run `owl2 convert resize --checkpoint", error)
+    assert re.search(r"another image size .* run `owl2 convert resize --checkpoint", error)
 
     other = shutil.copytree(start, tmp_path / "other")
     with (other / "tokenizer.model").open("ab") as file:

@@ -40,10 +40,10 @@ def test_a_benchmark_reports_beside_the_steps_what_it_would_of_a_checkpoint(tmp_
 
 
 def test_broken_rows_of_an_evaluator_are_told_and_left_out(tmp_path, capsys):
-    pictures = tmp_path / "coco/val2014"
-    pictures.mkdir(parents=True)
-    Image.new("RGB", (8, 8), "red").save(pictures / "good.png")
-    (pictures / "damaged.png").write_bytes(b"no picture")
+    images = tmp_path / "coco/val2014"
+    images.mkdir(parents=True)
+    Image.new("RGB", (8, 8), "red").save(images / "good.png")
+    (images / "damaged.png").write_bytes(b"no image")
     row = {"text": "Is it red?", "label": "yes"}
     names = ["good", "damaged", "missing"]
     lines = [

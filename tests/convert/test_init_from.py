@@ -62,7 +62,7 @@ def test_both_branches_compute_what_llama_computes(tmp_path: Path, sizes: LlamaS
     assert config.decoder.norm_eps == 1e-5
     tokens = np.asarray([1, 17, 230, 5])
     expected = llama_logits(llama, sizes, torch.from_numpy(tokens))
-    # Four positions are one picture of three queries and the end token.
+    # Four positions are one image of three queries and the end token.
     for actual in logits(config, params, tokens):
         np.testing.assert_allclose(actual, expected.numpy(), atol=2e-4, rtol=1e-4)
 
@@ -79,7 +79,7 @@ def test_the_encoder_computes_what_clip_computes(tmp_path: Path, whole: bool, to
     np.testing.assert_allclose(actual, clip_features(clip, pixels).numpy(), atol=2e-5, rtol=1e-4)
 
 
-def test_position_table_is_resized_to_another_picture_size(tmp_path: Path, toy_tokenizer) -> None:
+def test_position_table_is_resized_to_another_image_size(tmp_path: Path, toy_tokenizer) -> None:
     write_llama(tmp_path / "llama", LlamaSizes(), toy_tokenizer.bytes)
     clip = write_clip(tmp_path / "clip")
     config, params = start(tmp_path, image_size=70)

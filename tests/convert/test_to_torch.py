@@ -144,7 +144,7 @@ def test_tokenizer_and_preprocessor_files(
 
 @pytest.fixture(scope="module")
 def inputs(tiny_config) -> tuple:
-    """One row with a picture between text."""
+    """One row with an image between text."""
     row = jnp.arange(tiny_config.tokens_per_image + 4, dtype=jnp.int32)[None]
     images = jax.random.normal(jax.random.key(0), (1, 28, 28, 3))
     slot = jnp.zeros((1, 1), jnp.int32)

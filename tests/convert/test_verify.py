@@ -92,7 +92,7 @@ def test_measures_of_one_array() -> None:
 
 def test_golden_file_of_another_model(subset) -> None:
     for groups in (("vision",), ("i",)):
-        with pytest.raises(Owl2Error, match="takes pictures of 28 pixels; is the golden file of another"):
+        with pytest.raises(Owl2Error, match="takes images of 28 pixels; is the golden file of another"):
             list(verify_checkpoint(GOLDEN / "A/hf", subset("B", *groups)))
 
 
@@ -108,7 +108,7 @@ def test_bad_golden_files(tmp_path: Path) -> None:
         "no_inputs": save(tmp_path / "b.npz", i__logits=np.zeros((1, 3, 128))),
         "unknown": save(tmp_path / "c.npz", i__input_ids=ids, i__logit=np.zeros(3)),
         "no_pixels": save(tmp_path / "d.npz", vision__embeddings=np.zeros(3)),
-        "no_picture": save(tmp_path / "e.npz", i__input_ids=np.asarray([[1, -200]]), i__logits=ids),
+        "no_image": save(tmp_path / "e.npz", i__input_ids=np.asarray([[1, -200]]), i__logits=ids),
         "missing": tmp_path / "absent.npz",
     }
     (tmp_path / "text.npz").write_text("no archive")
@@ -134,7 +134,7 @@ def test_bad_golden_files(tmp_path: Path) -> None:
         "no_inputs": "has no i/input_ids",
         "unknown": "unknown result of golden group i 'logit'",
         "no_pixels": "has no vision/pixel_values",
-        "no_picture": "more placeholders than pictures",
+        "no_image": "more placeholders than images",
         "missing": "is missing",
         "text": "i/input_ids holds <U1 values, expected numbers",
         "flat": r"i/input_ids is int64\[3\], expected whole numbers in rows",
@@ -142,7 +142,7 @@ def test_bad_golden_files(tmp_path: Path) -> None:
         "labels": r"i/labels is int64\[1, 2\], expected whole numbers in rows as input_ids, \[1, 3\]",
         "large": "i/input_ids has 201, the model's ids are 0 to 127",
         "negative": "i/labels has -4, the model's ids are 0 to 127",
-        "pixels": r"vision/pixel_values has shape \[4\], the model takes pictures of 28 pixels",
+        "pixels": r"vision/pixel_values has shape \[4\], the model takes images of 28 pixels",
         "generated": r"gen_i/tokens has shape \[3\], expected rows of generated tokens",
         "folder": "is a folder, expected a file",
         "pointer": "git lfs pull",

@@ -11,7 +11,7 @@ from PIL import Image
 
 from owl2_jax.data.config import DataConfig, DatasetConfig
 
-# The shape of the tiny model's pictures in the decoder.
+# The shape of the tiny model's images in the decoder.
 IMAGE_SIZE, TOKENS_PER_IMAGE = 28, 5
 
 
@@ -20,8 +20,8 @@ def dialogue(identity: str, answer: str, images: list[str], question: str = "Wha
     return {"id": identity, **({"image": images} if images else {}), "conversations": turns}
 
 
-def write_pictures(folder: Path, count: int) -> list[str]:
-    """Writes pictures of different shapes; returns their names."""
+def write_images(folder: Path, count: int) -> list[str]:
+    """Writes images of different shapes; returns their names."""
     rng, names = np.random.default_rng(0), []
     for number in range(count):
         width, height = rng.integers(8, 40, 2)
@@ -38,10 +38,10 @@ def write_set(folder: Path, name: str, records: list[Any]) -> Path:
 
 
 def mixed_sets(folder: Path, records: int = 60) -> dict[str, DatasetConfig]:
-    """One set with 0, 1 or 2 pictures a record and one of text alone; answers tell records apart."""
-    names = write_pictures(folder, 12)
+    """One set with 0, 1 or 2 images a record and one of text alone; answers tell records apart."""
+    names = write_images(folder, 12)
     rng = np.random.default_rng(1)
-    pictured = [
+    imaged = [
         dialogue(
             f"p{i}",
             f"answer {i} " + "word " * int(rng.integers(0, 8)),
@@ -51,7 +51,7 @@ def mixed_sets(folder: Path, records: int = 60) -> dict[str, DatasetConfig]:
     ]
     text = [dialogue(f"t{i}", f"text {i} " + "more " * int(rng.integers(0, 20)), []) for i in range(records)]
     return {
-        "pictured": llava(write_set(folder, "pictured", pictured), weight=2.0),
+        "imaged": llava(write_set(folder, "imaged", imaged), weight=2.0),
         "text": llava(write_set(folder, "text", text)),
     }
 

@@ -1,4 +1,4 @@
-"""Mutated pictures and records through the encoder: each becomes a sample, or is counted with a reason.
+"""Mutated images and records through the encoder: each becomes a sample, or is counted with a reason.
 
 python -m tests.data.fuzz --records 10000
 """
@@ -81,7 +81,7 @@ def restructured(node: Any, rng: np.random.Generator) -> Any:
 
 
 def originals() -> list[bytes]:
-    """A picture in every common format and colour mode."""
+    """An image in every common format and colour mode."""
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (33, 47, 3), dtype=np.uint8))
     kinds = [(image, kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")]
@@ -94,18 +94,18 @@ def originals() -> list[bytes]:
     return files
 
 
-def picture_set(folder: Path, count: int, seed: int = 0) -> DatasetConfig:
-    """Whole records, each with a mutated picture of its own."""
+def image_set(folder: Path, count: int, seed: int = 0) -> DatasetConfig:
+    """Whole records, each with a mutated image of its own."""
     rng, files, records = np.random.default_rng(seed), originals(), []
     for number in range(count):
         (folder / f"{number}.img").write_bytes(mutated(files[number % len(files)], rng))
         records.append(corpora.dialogue(f"{number}", "yes", [f"{number}.img"]))
-    return corpora.llava(corpora.write_set(folder, "pictures", records))
+    return corpora.llava(corpora.write_set(folder, "images", records))
 
 
 def record_set(folder: Path, count: int, seed: int = 0) -> DatasetConfig:
-    """JSON lines with mutated bytes, and others with mutated structure; the pictures are whole."""
-    rng, names = np.random.default_rng(seed), corpora.write_pictures(folder, 3)
+    """JSON lines with mutated bytes, and others with mutated structure; the images are whole."""
+    rng, names = np.random.default_rng(seed), corpora.write_images(folder, 3)
     lines = []
     for number in range(count):
         record = corpora.dialogue(f"{number}", f"answer {number} é 你", [names[number % 3]] * (number % 3))
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    for make in (picture_set, record_set):
+    for make in (image_set, record_set):
         with tempfile.TemporaryDirectory() as folder:
             outcomes, slowest = run(make(Path(folder), args.records, args.seed))
         print(f"{make.__name__}: {outcomes.total()} records, slowest {slowest:.2f} s: {dict(outcomes)}")

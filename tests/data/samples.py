@@ -11,7 +11,7 @@ Item = tuple[Sample | None, Rejected | None]
 
 
 def sample(length: int, images: int = 0, targets: int | None = None, seed: int = 0, span: int = 5) -> Sample:
-    """A random sample whose pictures take `span` positions each, from position 1 on."""
+    """A random sample whose images take `span` positions each, from position 1 on."""
     rng = np.random.default_rng([seed, length, images])
     starts = np.arange(images, dtype=np.int32) * span + 1
     tokens = rng.integers(3, 300, length).astype(np.int32)

@@ -21,8 +21,8 @@ from tests.data import corpora
 
 
 def write_records(folder: Path, count: int) -> Path:
-    """JSON lines of about 250 bytes, two of three with one of a hundred pictures."""
-    names = corpora.write_pictures(folder, 100)
+    """JSON lines of about 250 bytes, two of three with one of a hundred images."""
+    names = corpora.write_images(folder, 100)
     path = folder / "records.jsonl"
     with path.open("w") as file:
         for number in range(count):

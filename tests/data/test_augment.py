@@ -7,11 +7,11 @@ from PIL import Image
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.augment import Augment, augment, random_box
 
-PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8))
 
 
 def test_the_same_seed_gives_the_same_pixels_and_another_does_not():
-    first, again, other = (augment(PICTURE, 28, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    first, again, other = (augment(IMAGE, 28, np.random.default_rng(seed)) for seed in (3, 3, 4))
     assert first.shape == (28, 28, 3)
     assert first.dtype == np.uint8
     np.testing.assert_array_equal(first, again)
@@ -30,7 +30,7 @@ def test_crops_stay_inside_and_within_scale_and_ratio():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1000, 1), (1, 1000), (300, 20)])
-def test_a_long_thin_picture_gives_its_middle(shape):
+def test_a_long_thin_image_gives_its_middle(shape):
     left, top, right, bottom = random_box(*shape, np.random.default_rng(0), Augment(scale=(1.0, 1.0)))
     assert 0 <= left < right <= shape[0]
     assert 0 <= top < bottom <= shape[1]
@@ -39,17 +39,15 @@ def test_a_long_thin_picture_gives_its_middle(shape):
 
 
 def test_flipping_mirrors_left_and_right():
-    still, flipped = (
-        augment(PICTURE, 28, np.random.default_rng(5), Augment(flip=flip)) for flip in (0.0, 1.0)
-    )
+    still, flipped = (augment(IMAGE, 28, np.random.default_rng(5), Augment(flip=flip)) for flip in (0.0, 1.0))
     np.testing.assert_array_equal(flipped, still[:, ::-1])
 
 
-def test_half_of_the_pictures_are_flipped():
+def test_half_of_the_images_are_flipped():
     whole = Augment(scale=(1.0, 1.0), ratio=(1.5, 1.5))
-    still = np.asarray(PICTURE.resize((28, 28), Image.Resampling.BICUBIC))
+    still = np.asarray(IMAGE.resize((28, 28), Image.Resampling.BICUBIC))
     rng = np.random.default_rng(6)
-    flips = sum((augment(PICTURE, 28, rng, whole) != still).any() for _ in range(300))
+    flips = sum((augment(IMAGE, 28, rng, whole) != still).any() for _ in range(300))
     assert 110 < flips < 190
 
 
@@ -63,7 +61,7 @@ def test_settings_that_make_no_sense_are_refused(bad):
 
 def test_quarter_turns_on_request():
     same_size = Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0), turn=True)
-    square = PICTURE.crop((0, 0, 60, 60))
+    square = IMAGE.crop((0, 0, 60, 60))
     upright = np.asarray(square)
     wanted = {np.rot90(side, k).tobytes() for side in (upright, upright[:, ::-1]) for k in range(4)}
     seen = {augment(square, 60, np.random.default_rng(seed), same_size).tobytes() for seed in range(100)}

@@ -12,7 +12,7 @@ def small(tokens, labels, starts, images, dataset) -> Sample:
     return Sample(*array, pixels, dataset, targets=1)
 
 
-def test_samples_lie_behind_each_other_with_their_own_positions_and_pictures():
+def test_samples_lie_behind_each_other_with_their_own_positions_and_images():
     one = small([5, 0, 0, 6], [-100, -100, -100, 6], [1], [10], dataset=1)
     two = small([7, 8], [-100, 8], [], [], dataset=0)
     three = small([0, 0, 0, 0, 9], [-100, -100, -100, -100, 9], [0, 2], [20, 30], dataset=2)
@@ -32,18 +32,18 @@ def test_samples_lie_behind_each_other_with_their_own_positions_and_pictures():
     np.testing.assert_array_equal(batch.samples_by_set(4), [1, 1, 1, 0])
 
 
-def test_a_second_sample_s_pictures_start_behind_the_first():
+def test_a_second_sample_s_images_start_behind_the_first():
     batch = build_batch([[sample(9, 1), sample(12, 2)]], 32, image_slots=3, num_images=3, image_size=28)
     np.testing.assert_array_equal(batch.image_starts, [[1, 9 + 1, 9 + 6]])
 
 
-def test_text_alone_has_no_pictures_at_all():
+def test_text_alone_has_no_images_at_all():
     batch = build_batch([[sample(5)]], 8, image_slots=0, num_images=0, image_size=28)
     assert batch.images.shape == (0, 28, 28, 3)
     assert batch.image_index.shape == (1, 0)
 
 
-def test_parts_keep_their_pictures_in_their_part():
+def test_parts_keep_their_images_in_their_part():
     parts = [build_batch([[sample(12, 2)]], 16, 2, 3, 28), build_batch([[sample(9, 1)]], 16, 2, 3, 28)]
     whole = concatenate(parts)
     np.testing.assert_array_equal(whole.image_index, [[0, 1], [3, -1]])

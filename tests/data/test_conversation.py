@@ -119,7 +119,7 @@ def test_ids_built_turn_by_turn_equal_those_of_the_whole_text(tokenizer, templat
 def test_a_prompt_is_what_stands_in_front_of_the_answer(tokenizer, template, answer):
     prompt = encode_prompt(chat(TAG), template, tokenizer, TAG).ids
     whole = encode_dialogue(chat(TAG, answer), template, tokenizer, TAG).ids
-    # A caption that starts with a picture has its <s> behind that picture.
+    # A caption that starts with an image has its <s> behind that image.
     if template == "plain" and answer.startswith(TAG):
         prompt = prompt[:-1]
     np.testing.assert_array_equal(whole[: len(prompt)], prompt)
@@ -189,7 +189,7 @@ def test_everything_after_the_role_is_learnt_and_nothing_else(tokenizer):
     assert encoded.ids.dtype == encoded.labels.dtype == np.int32
 
 
-def test_several_pictures_stay_where_they_were_written(tokenizer):
+def test_several_images_stay_where_they_were_written(tokenizer):
     messages = chat(f"{TAG} and {TAG}?", "Both.", f"now {TAG}", f"like{TAG}this")
     encoded = encode_dialogue(messages, "mplug_owl2", tokenizer, TAG, num_images=4)
     assert encoded.num_images == 4
@@ -239,12 +239,12 @@ def test_a_last_question_without_an_answer_keeps_the_earlier_answers(tokenizer):
     assert learnt_text(tokenizer, encoded) == " Ho</s>"
 
 
-def test_captions_drop_the_words_of_the_question_and_keep_every_picture(tokenizer):
+def test_captions_drop_the_words_of_the_question_and_keep_every_image(tokenizer):
     messages = chat(f"Describe {TAG} and {TAG}.", "Two boats.")
     assert render(messages, "plain") == f"{TAG}{TAG}Two boats. "
 
 
-def test_a_caption_without_a_picture_is_plain_text(tokenizer):
+def test_a_caption_without_a_image_is_plain_text(tokenizer):
     encoded = encode_dialogue(chat("", "Two boats."), "plain", tokenizer, TAG)
     assert encoded.ids.tolist() == tokenizer.encode("Two boats. ", bos=True)
     assert encoded.num_supervised == len(encoded.ids) - 1
@@ -253,7 +253,7 @@ def test_a_caption_without_a_picture_is_plain_text(tokenizer):
 # ---- expansion and truncation ----------------------------------------------
 
 
-def test_each_picture_takes_its_positions_and_no_label():
+def test_each_image_takes_its_positions_and_no_label():
     ids = np.array([1, IMAGE_ID, IMAGE_ID, 7, IMAGE_ID], np.int32)
     labels = np.array([IGNORE, IGNORE, IGNORE, 7, IGNORE], np.int32)
     expanded = expand(ids, labels, 3)
@@ -265,7 +265,7 @@ def test_each_picture_takes_its_positions_and_no_label():
     }
 
 
-def test_text_without_pictures_expands_to_itself():
+def test_text_without_images_expands_to_itself():
     expanded = expand(np.array([1, 5, 6], np.int32), np.array([IGNORE, 5, 6], np.int32), 65)
     assert expanded.tokens.tolist() == [1, 5, 6]
     assert expanded.image_starts.shape == (0,)
@@ -273,7 +273,7 @@ def test_text_without_pictures_expands_to_itself():
 
 
 @pytest.mark.parametrize("max_length", range(13))
-def test_truncation_keeps_or_drops_a_picture_whole_and_counts(max_length):
+def test_truncation_keeps_or_drops_a_image_whole_and_counts(max_length):
     ids = np.array([1, IMAGE_ID, 5, IMAGE_ID, 6, 7], np.int32)
     labels = np.array([IGNORE, IGNORE, 5, IGNORE, 6, 7], np.int32)
     whole = expand(ids, labels, 3)
@@ -318,11 +318,11 @@ def test_an_unknown_template_is_refused_with_the_nearest_name(tokenizer):
         encode_prompt(chat("Hi"), "mplug_owl", tokenizer, TAG)
 
 
-@pytest.mark.parametrize("pictures", [0, 1, 3])
-def test_pictures_and_placeholders_must_be_as_many(tokenizer, pictures):
+@pytest.mark.parametrize("images", [0, 1, 3])
+def test_images_and_placeholders_must_be_as_many(tokenizer, images):
     messages = chat(f"{TAG} or {TAG}?")
-    with pytest.raises(ImageCountError, match=f"found 2 image tags .* for {pictures} pictures"):
-        encode_prompt(messages, "mplug_owl2", tokenizer, TAG, num_images=pictures)
+    with pytest.raises(ImageCountError, match=f"found 2 image tags .* for {images} images"):
+        encode_prompt(messages, "mplug_owl2", tokenizer, TAG, num_images=images)
     encode_prompt(messages, "mplug_owl2", tokenizer, TAG, num_images=2)
 
 
@@ -363,7 +363,7 @@ def test_a_prompt_must_end_with_the_user(tokenizer):
 
 
 @pytest.mark.parametrize("contents", [(TAG, "a", "b", "c"), ("words only", "a")])
-def test_captions_have_one_turn_and_no_words_without_a_picture(tokenizer, contents):
+def test_captions_have_one_turn_and_no_words_without_a_image(tokenizer, contents):
     with pytest.raises(ConversationError):
         encode_dialogue(chat(*contents), "plain", tokenizer, TAG)
 

@@ -63,11 +63,11 @@ def test_easy_vqa_is_the_official_split(split):
     answers = {answer for _, _, answer in source.question_answers()}
     assert answers == {"yes", "no", *easy_vqa.SHAPES, *easy_vqa.COLORS}
     assert source.kind_counts()["yes_no"] == {"train": 28407, "test": 7136}[split]
-    pictures = {source[index]["images"][0] for index in range(len(source))}
-    assert len(pictures) == {"train": 4000, "test": 1000}[split]
+    images = {source[index]["images"][0] for index in range(len(source))}
+    assert len(images) == {"train": 4000, "test": 1000}[split]
 
 
-def test_splits_share_no_picture():
+def test_splits_share_no_image():
     for dataset in ("easy_vqa", "drawn_vqa"):
         train, test = (
             {source[index]["images"][0] for index in range(len(source))}
@@ -78,7 +78,7 @@ def test_splits_share_no_picture():
         assert not test & {captions[index]["images"][0] for index in range(len(captions))}
 
 
-def test_every_picture_opens_with_its_size():
+def test_every_image_opens_with_its_size():
     sizes = Counter()
     for dataset, split in COUNTS:
         source = EmbeddedSource(dataset, split)
@@ -97,7 +97,7 @@ def test_test_questions_about_facts_are_new_phrasings_of_taught_answers():
     assert {(kind, answer) for kind, _, answer in test} <= {(kind, answer) for kind, _, answer in train}
 
 
-def test_captions_agree_with_the_questions_about_the_same_picture():
+def test_captions_agree_with_the_questions_about_the_same_image():
     captions = EmbeddedSource("captions", kinds=["shape"])
     told = {captions[index]["image_keys"][0]: captions[index]["answer"] for index in range(len(captions))}
     questions = EmbeddedSource("easy_vqa", kinds=["color", "shape"])

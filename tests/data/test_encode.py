@@ -17,8 +17,8 @@ from tests.data.corpora import IMAGE_SIZE, TOKENS_PER_IMAGE, dialogue
 
 @pytest.fixture
 def folder(tmp_path):
-    names = corpora.write_pictures(tmp_path, 4)
-    (tmp_path / "damaged.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    names = corpora.write_images(tmp_path, 4)
+    (tmp_path / "damaged.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
     Image.new("RGB", (400, 300)).save(tmp_path / "huge.png")
     Image.new("F", (4, 4)).save(tmp_path / "floats.tif")
     assert names[0] == "0.png"
@@ -74,7 +74,7 @@ def test_each_reason_is_given_with_record_and_detail(folder, reason):
 
 def test_every_reason_that_can_be_given_is_listed_and_tested():
     assert set(base.REASONS) <= set(REASONS)
-    # What a user may not read depends on who runs the tests; see sources/test_picture_files.py.
+    # What a user may not read depends on who runs the tests; see sources/test_image_files.py.
     assert set(REASONS) == {*REJECTS, "invalid", "unreadable"}
 
 
@@ -90,7 +90,7 @@ def test_a_long_sample_is_cut_and_noted_where_the_config_says_so(folder):
     assert "a row has 40" in note.detail
 
 
-def test_a_picture_behind_the_cut_goes_as_a_whole(folder):
+def test_a_image_behind_the_cut_goes_as_a_whole(folder):
     turns = [("human", "<image>one"), ("gpt", "word " * 25), ("human", "<image>two"), ("gpt", "yes")]
     record = {
         "id": "x",
@@ -99,7 +99,7 @@ def test_a_picture_behind_the_cut_goes_as_a_whole(folder):
     }
     sample, note = read(folder, record, long_samples="cut")
     assert len(sample.images) == len(sample.image_starts) == 1
-    assert "1 pictures lie behind its end" in note.detail
+    assert "1 images lie behind its end" in note.detail
 
 
 def test_a_cut_that_leaves_nothing_to_learn_is_rejected(folder):
@@ -109,7 +109,7 @@ def test_a_cut_that_leaves_nothing_to_learn_is_rejected(folder):
     assert note.reason == "no_target"
 
 
-def test_pictures_per_sample_are_bounded_by_the_part_too(folder):
+def test_images_per_sample_are_bounded_by_the_part_too(folder):
     record = dialogue("x", "yes", ["0.png"] * 3)
     assert read(folder, record)[0] is not None
     assert read(folder, record, images=2)[1].reason == "too_many_images"
@@ -130,7 +130,7 @@ def test_augmentation_differs_by_epoch_and_is_the_same_every_time(folder):
     assert open_mixture(other, IMAGE_SIZE, TOKENS_PER_IMAGE).samples[0][0].images[0].tobytes() != runs[0][0]
 
 
-def test_cached_samples_are_the_same_and_share_pictures():
+def test_cached_samples_are_the_same_and_share_images():
     datasets = {"easy": corpora.DatasetConfig("embedded", {"dataset": "easy_vqa"})}
     plain, cached = (
         open_mixture(corpora.config(datasets, cache_samples=cache), 28, 5).sets[0] for cache in (False, True)

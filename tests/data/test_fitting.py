@@ -12,7 +12,7 @@ def noise(width: int, height: int) -> Image.Image:
 
 
 @pytest.mark.parametrize("mode", sorted(fitting.MODES))
-def test_the_way_for_long_pictures_gives_the_same_pixels(mode, monkeypatch):
+def test_the_way_for_long_images_gives_the_same_pixels(mode, monkeypatch):
     rng = np.random.default_rng(1)
     shapes = [(1, 200), (200, 1), (7, 300), (300, 7), (64, 64), *rng.integers(1, 250, (40, 2)).tolist()]
     for width, height in shapes:
@@ -25,7 +25,7 @@ def test_the_way_for_long_pictures_gives_the_same_pixels(mode, monkeypatch):
 
 @pytest.mark.parametrize("mode", sorted(fitting.MODES))
 @pytest.mark.parametrize("shape", [(1080, 9600), (7200, 400)])
-def test_no_square_of_a_long_picture_is_built(mode, shape, monkeypatch):
+def test_no_square_of_a_long_image_is_built(mode, shape, monkeypatch):
     largest = 0
     resize, new = Image.Image.resize, Image.new
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from owl2_jax.data.image_blocks import hidden_first_frame, png_colour, without_metadata
-from tests.fuzz import images, picture_files
+from tests.fuzz import image_files, images
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
@@ -37,19 +37,19 @@ def test_a_file_that_is_cut_off_has_nothing_to_drop(data):
 def test_the_colour_of_a_png_is_read_from_its_header():
     rng = np.random.default_rng(0)
     samples = rng.integers(0, 16, (2, 2, 1))
-    head = (b"IHDR", picture_files.png_header(2, 2, 4, picture_files.GREY))
-    pixels = (b"IDAT", picture_files.png_pixels(samples, 4, False))
-    data = picture_files.png([head, (b"tRNS", b"\0\7"), pixels, (b"IEND", b"")])
+    head = (b"IHDR", image_files.png_header(2, 2, 4, image_files.GREY))
+    pixels = (b"IDAT", image_files.png_pixels(samples, 4, False))
+    data = image_files.png([head, (b"tRNS", b"\0\7"), pixels, (b"IEND", b"")])
     assert png_colour(data) == (4, 0, b"\0\7")
-    assert png_colour(picture_files.png([head, pixels])) == (4, 0, None)
+    assert png_colour(image_files.png([head, pixels])) == (4, 0, None)
     with pytest.raises(ValueError, match="no header"):
-        png_colour(picture_files.png([pixels]))
+        png_colour(image_files.png([pixels]))
 
 
-def test_only_a_default_picture_outside_of_the_animation_is_hidden():
+def test_only_a_default_image_outside_of_the_animation_is_hidden():
     rng, hidden = np.random.default_rng(0), 0
     for _ in range(60):
-        made = picture_files.any_animated_png(rng)
+        made = image_files.any_animated_png(rng)
         frame = hidden_first_frame(made.data)
         assert (frame is not None) == ("hidden True" in made.what)
         hidden += frame is not None

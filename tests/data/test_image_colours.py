@@ -8,21 +8,21 @@ from PIL import Image, ImageCms
 
 from owl2_jax.data.image_colours import to_rgb
 from owl2_jax.data.images import ImageError, decode
-from tests.fuzz import picture_files
+from tests.fuzz import image_files
+from tests.fuzz.image_files import GREY, RGB
 from tests.fuzz.images import check_built, encoded
-from tests.fuzz.picture_files import GREY, RGB
 
-CASES = Path(__file__).parent / "cases" / "pictures"
+CASES = Path(__file__).parent / "cases" / "images"
 
 
 def png(samples: list, depth: int, kind: int, clear: bytes) -> bytes:
     pixels = np.array(samples)[None]
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    return picture_files.png(
+    return image_files.png(
         [
-            (b"IHDR", picture_files.png_header(pixels.shape[1], 1, depth, kind)),
+            (b"IHDR", image_files.png_header(pixels.shape[1], 1, depth, kind)),
             (b"tRNS", clear),
-            (b"IDAT", picture_files.png_pixels(pixels, depth, False)),
+            (b"IDAT", image_files.png_pixels(pixels, depth, False)),
             (b"IEND", b""),
         ]
     )
@@ -72,7 +72,7 @@ def test_a_transparent_colour_that_is_cut_off_is_damage():
 def test_every_type_of_png_has_the_pixels_its_samples_stand_for():
     rng, kinds = np.random.default_rng(3), set()
     for _ in range(400):
-        made = picture_files.any_png(rng)
+        made = image_files.any_png(rng)
         check_built(made)
         kinds.add(made.what)
     assert len(kinds) == 4 * (5 + 2 + 4 + 2 + 2)
@@ -81,7 +81,7 @@ def test_every_type_of_png_has_the_pixels_its_samples_stand_for():
 def test_every_type_of_tiff_has_the_pixels_its_samples_stand_for():
     rng, kinds = np.random.default_rng(4), set()
     for _ in range(300):
-        made = picture_files.any_tiff(rng)
+        made = image_files.any_tiff(rng)
         check_built(made)
         kinds.add(made.what)
     assert len(kinds) >= 25
@@ -100,10 +100,10 @@ def test_every_type_of_tiff_has_the_pixels_its_samples_stand_for():
 )
 def test_32_bit_integers_are_read_where_their_range_can_be_told(type_, values, expected):
     tags = {
-        **picture_files.tiff_tags(3, 1, [32], 1),
+        **image_files.tiff_tags(3, 1, [32], 1),
         339: ("H", [2 if type_ is np.int32 else 1]),
     }
-    assert greys(picture_files.tiff(np.array(values, type_).tobytes(), tags)) == expected
+    assert greys(image_files.tiff(np.array(values, type_).tobytes(), tags)) == expected
 
 
 @pytest.mark.parametrize(
@@ -120,20 +120,20 @@ def test_32_bit_integers_of_unknown_range_are_refused(values, found):
 
 
 def test_unsigned_32_bit_integers_do_not_wrap():
-    tags = {**picture_files.tiff_tags(2, 1, [32], 1), 339: ("H", [1])}
-    data = picture_files.tiff(np.array([0, 2**32 - 1], np.uint32).tobytes(), tags)
+    tags = {**image_files.tiff_tags(2, 1, [32], 1), 339: ("H", [1])}
+    data = image_files.tiff(np.array([0, 2**32 - 1], np.uint32).tobytes(), tags)
     with pytest.raises(ImageError, match="from 0 to 4294967295"):
         decode(data)
 
 
 def test_12_bits_are_read_as_12_bits():
-    tags = picture_files.tiff_tags(2, 1, [12], 1)
-    assert greys(picture_files.tiff(bytes([0xFF, 0xF8, 0x00]), tags)) == [255, 128]
+    tags = image_files.tiff_tags(2, 1, [12], 1)
+    assert greys(image_files.tiff(bytes([0xFF, 0xF8, 0x00]), tags)) == [255, 128]
 
 
 def test_16_bits_with_white_at_zero_are_turned_round():
-    tags = picture_files.tiff_tags(3, 1, [16], 0)
-    assert greys(picture_files.tiff(np.array([0, 0x1234, 0xFFFF], "<u2").tobytes(), tags)) == [255, 0xED, 0]
+    tags = image_files.tiff_tags(3, 1, [16], 0)
+    assert greys(image_files.tiff(np.array([0, 0x1234, 0xFFFF], "<u2").tobytes(), tags)) == [255, 0xED, 0]
 
 
 def test_floating_point_tiffs_are_refused_by_name():
@@ -152,7 +152,7 @@ def test_cielab_becomes_srgb():
     assert off.mean() < 1  # what 8 bits of CIELAB lose
     assert off.max() <= 6
     for lightness, grey in ((0, 0), (255, 255)):
-        data = picture_files.tiff(bytes([lightness, 0, 0]), picture_files.tiff_tags(1, 1, [8, 8, 8], 8))
+        data = image_files.tiff(bytes([lightness, 0, 0]), image_files.tiff_tags(1, 1, [8, 8, 8], 8))
         assert row(data) == [[grey] * 3]
 
 
@@ -171,8 +171,8 @@ def test_other_modes_of_a_tiff_become_rgb(mode, compression):
 def test_an_uncompressed_tiff_in_ycbcr_is_converted(step):
     # Full luminance of each pixel, and one pair of colours for step x step of them.
     block = [76] * (step * step) + [85, 255]
-    tags = {**picture_files.tiff_tags(4, 4, [8] * 3, 6), 530: ("H", [step, step])}
-    pixels = np.asarray(decode(picture_files.tiff(bytes(block * (16 // step**2)), tags)))
+    tags = {**image_files.tiff_tags(4, 4, [8] * 3, 6), 530: ("H", [step, step])}
+    pixels = np.asarray(decode(image_files.tiff(bytes(block * (16 // step**2)), tags)))
     assert pixels.shape == (4, 4, 3)
     np.testing.assert_allclose(pixels, np.broadcast_to((254, 0, 0), (4, 4, 3)), atol=2)
 
@@ -184,8 +184,8 @@ def test_an_uncompressed_tiff_in_ycbcr_is_converted(step):
 def test_alpha_that_is_multiplied_in_or_not_is_laid_on_white(levels, alpha, expected, extra):
     if extra == 2:
         expected = tuple(round(255 + (level - 255) * alpha / 255) for level in levels)
-    tags = {**picture_files.tiff_tags(1, 1, [8] * 4, 2), 338: ("H", [extra])}
-    np.testing.assert_allclose(row(picture_files.tiff(bytes([*levels, alpha]), tags))[0], expected, atol=2)
+    tags = {**image_files.tiff_tags(1, 1, [8] * 4, 2), 338: ("H", [extra])}
+    np.testing.assert_allclose(row(image_files.tiff(bytes([*levels, alpha]), tags))[0], expected, atol=2)
 
 
 @pytest.mark.parametrize("mode", ["La", "LA", "PA", "RGBa", "RGBA"])

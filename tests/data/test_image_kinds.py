@@ -10,7 +10,7 @@ from PIL import Image, features
 from owl2_jax.data import image_kinds
 from owl2_jax.data.images import ImageError, decode
 
-CASES = Path(__file__).parent / "cases" / "pictures"
+CASES = Path(__file__).parent / "cases" / "images"
 CONVERT = "save it as JPEG or PNG"
 
 
@@ -47,12 +47,12 @@ def box(*brands: bytes) -> bytes:
         (gzip.compress(b"a", mtime=0), "a gzip archive; unpack it"),
     ],
 )
-def test_what_is_no_picture_is_refused_by_name(data, what):
+def test_what_is_no_image_is_refused_by_name(data, what):
     with pytest.raises(ImageError) as error:
         decode(data, "photos/1.jpg")
     assert error.value.reason == "unsupported"
     said = str(error.value)
-    assert said.startswith(f"photos/1.jpg ({len(data)} bytes) is no picture of a known kind but {what}")
+    assert said.startswith(f"photos/1.jpg ({len(data)} bytes) is no image of a known kind but {what}")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_text_is_named(data):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000"])
-def test_pictures_are_none_of_these(kind):
+def test_images_are_none_of_these(kind):
     stream = io.BytesIO()
     Image.new("RGB", (9, 9)).save(stream, kind)
     assert image_kinds.unread_kind(stream.getvalue()) is None

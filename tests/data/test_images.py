@@ -16,12 +16,12 @@ from PIL import Image
 
 from owl2_jax.core.errors import UnknownNameError
 from owl2_jax.data.images import MODES, PAD_COLOUR, ImageError, decode, fit, load, normalize
+from tests.fuzz import image_files
 from tests.fuzz import images as fuzz
-from tests.fuzz import picture_files
 
-CASES = Path(__file__).parent / "cases" / "pictures"
+CASES = Path(__file__).parent / "cases" / "images"
 GOLDEN = Path(__file__).parents[1] / "golden" / "images"
-PICTURES = ("rand_100x60", "grad_60x100", "grad_448x448", "rand_37x301")
+IMAGES = ("rand_100x60", "grad_60x100", "grad_448x448", "rand_37x301")
 WHITE = (255, 255, 255)
 
 
@@ -59,12 +59,12 @@ def png_header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("mode", sorted(MODES))
-@pytest.mark.parametrize("picture", PICTURES)
+@pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize(("file", "size", "step"), [("pixels_56", 56, 1), ("pixels_448_every7th", 448, 7)])
-def test_pixels_equal_the_golden_ones_to_the_last_bit(mode, picture, file, size, step):
-    pixels = normalize(load(GOLDEN / f"{picture}.png", mode, size))
+def test_pixels_equal_the_golden_ones_to_the_last_bit(mode, image, file, size, step):
+    pixels = normalize(load(GOLDEN / f"{image}.png", mode, size))
     with np.load(GOLDEN / f"{file}.npz") as golden:
-        expected = golden[f"{mode}/{picture}"]
+        expected = golden[f"{mode}/{image}"]
     assert pixels.dtype == expected.dtype == np.float32
     np.testing.assert_array_equal(pixels.transpose(2, 0, 1)[:, ::step, ::step], expected)
 
@@ -143,7 +143,7 @@ def test_exif_orientation_is_applied(kind, orientation):
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P"])
-def test_grey_and_palette_pictures_become_rgb(mode):
+def test_grey_and_palette_images_become_rgb(mode):
     image = noise(12, 12).convert(mode)
     np.testing.assert_array_equal(decode(encoded(image, "PNG")), image.convert("RGB"))
 
@@ -213,9 +213,9 @@ def test_a_missing_file_is_named(tmp_path):
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript; save it as JPEG or PNG"),
     ],
 )
-def test_a_file_that_is_no_picture_is_named(data, what):
+def test_a_file_that_is_no_image_is_named(data, what):
     with pytest.raises(
-        ImageError, match=r"shop/7.jpg \(\d+ bytes\) is no picture of a known kind but"
+        ImageError, match=r"shop/7.jpg \(\d+ bytes\) is no image of a known kind but"
     ) as error:
         decode(data, name="shop/7.jpg")
     assert str(error.value).endswith(what)
@@ -240,12 +240,12 @@ def test_a_file_that_is_there_but_cannot_be_read_is_not_missing(tmp_path, monkey
 
 def test_bytes_of_no_known_kind_are_text_or_corrupt():
     with pytest.raises(
-        ImageError, match=r"x \(13 bytes\) is no picture of a known kind; .*; it is text$"
+        ImageError, match=r"x \(12 bytes\) is no image of a known kind; .*; it is text$"
     ) as error:
-        decode(b"not a picture", name="x")
+        decode(b"not an image", name="x")
     assert error.value.reason == "unsupported"
     with pytest.raises(
-        ImageError, match=r"x \(4 bytes\) is no picture of a known kind; expected one of JPEG"
+        ImageError, match=r"x \(4 bytes\) is no image of a known kind; expected one of JPEG"
     ) as error:
         decode(b"\0\1\2\3", name="x")
     assert error.value.reason == "corrupt"
@@ -263,7 +263,7 @@ def test_a_truncated_file_is_named(kind, tmp_path):
 
 
 @pytest.mark.parametrize("width", [100_000, 2_000_000_000])
-def test_a_huge_picture_is_refused_before_its_pixels_are_decoded(width):
+def test_a_huge_image_is_refused_before_its_pixels_are_decoded(width):
     with pytest.raises(ImageError, match=r"bomb\.png") as error:
         decode(png_header(width, 100_000), name="bomb.png")
     assert error.value.reason == "oversized"
@@ -304,14 +304,14 @@ def test_a_wide_screenshot_is_loaded_within_a_limit_of_its_own_size(mode):
     assert (load(data, mode, 448, max_pixels=7200 * 400)[224] == (9, 8, 7)).all()
 
 
-def test_a_picture_too_long_for_a_mode_is_quoted_with_its_own_size():
+def test_a_image_too_long_for_a_mode_is_quoted_with_its_own_size():
     with pytest.raises(ImageError, match=r"strip has 20000 x 3 pixels; .*'resize'.*at most 12288") as error:
         fit(Image.new("RGB", (20_000, 3)), "resize", 14, name="strip")
     assert error.value.reason == "oversized"
     assert fit(Image.new("RGB", (20_000, 3)), "pad", 14).shape == (14, 14, 3)
 
 
-def test_the_same_picture_is_seen_when_its_metadata_is_damaged():
+def test_the_same_image_is_seen_when_its_metadata_is_damaged():
     assert corner(decode(CASES / "badexif_garbage.png")) == (255, 0, 0)
     assert decode(CASES / "badexif_garbage.png").size == (60, 40)
 
@@ -341,22 +341,22 @@ def test_a_wrong_sum_elsewhere_is_still_damage():
 
 def test_damaged_pointers_to_metadata_of_a_tiff_are_ignored():
     image = noise(9, 9)
-    tags = picture_files.tiff_tags(9, 9, [8, 8, 8], 2)
+    tags = image_files.tiff_tags(9, 9, [8, 8, 8], 2)
     for tag in (34665, 34853, 700):
         tags[tag] = ("I", [0xFFFFFFF0])
-    np.testing.assert_array_equal(decode(picture_files.tiff(np.asarray(image).tobytes(), tags)), image)
+    np.testing.assert_array_equal(decode(image_files.tiff(np.asarray(image).tobytes(), tags)), image)
 
 
 def test_an_exif_block_in_order_survives_damage_of_other_metadata():
     turned = fuzz.with_exif("PNG", b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\6\0\0\0\0\0\0\0")
     at = turned.index(b"IDAT") - 4
-    data = turned[:at] + picture_files.chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(80 << 20))) + turned[at:]
+    data = turned[:at] + image_files.chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(80 << 20))) + turned[at:]
     right = np.rot90(np.asarray(fuzz.noise()), -1)
     np.testing.assert_array_equal(decode(turned), right)
     np.testing.assert_array_equal(decode(data), right)
 
 
-def test_the_hidden_picture_of_an_animation_is_not_shown():
+def test_the_hidden_image_of_an_animation_is_not_shown():
     pixels = np.asarray(decode(CASES / "hidden.png"))
     assert pixels.shape == (10, 10, 3)
     assert (pixels == (0, 128, 0)).all()
@@ -364,7 +364,7 @@ def test_the_hidden_picture_of_an_animation_is_not_shown():
 
 def test_around_a_first_frame_smaller_than_its_canvas_is_the_page():
     rng = np.random.default_rng(0)
-    made = [picture_files.gif(rng) for _ in range(40)]
+    made = [image_files.gif(rng) for _ in range(40)]
     assert sum(each.right.shape[0] > 1 and (each.right[0] == 255).all() for each in made) > 5
     for each in made:
         fuzz.check_built(each)
@@ -384,7 +384,7 @@ def test_nothing_is_printed_while_damaged_metadata_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("mode", sorted(MODES))
-def test_a_long_thin_picture_cannot_blow_up_in_between(mode):
+def test_a_long_thin_image_cannot_blow_up_in_between(mode):
     with pytest.raises(ImageError, match=r"strip.*expected at most") as error:
         fit(Image.new("RGB", (300_000, 1)), mode, 448, name="strip")
     assert error.value.reason == "oversized"
@@ -407,5 +407,5 @@ def test_an_unknown_mode_is_refused_with_the_nearest_name(tmp_path):
 
 
 def test_an_image_error_survives_the_way_back_from_a_worker_process():
-    error = pickle.loads(pickle.dumps(ImageError("the picture x is damaged", "corrupt")))
-    assert (str(error), error.reason) == ("the picture x is damaged", "corrupt")
+    error = pickle.loads(pickle.dumps(ImageError("the image x is damaged", "corrupt")))
+    assert (str(error), error.reason) == ("the image x is damaged", "corrupt")

@@ -44,7 +44,7 @@ def test_first_row_with_room_takes_the_sample():
         (RowLimits(2, 40, image_slots=4, images=3, image_size=28), [(12, 2), (12, 2), (7, 1)], [1, 0, 1]),
         (RowLimits(2, 40, image_slots=0, images=0, image_size=28, samples=1), [(4, 0)] * 3, [1, 1, 0]),
     ],
-    ids=["slots of the row", "pictures of the part", "samples of a row"],
+    ids=["slots of the row", "images of the part", "samples of a row"],
 )
 def test_static_numbers_are_never_exceeded(limits, samples, fits):
     packer = RowPacker(limits)
@@ -165,14 +165,14 @@ def test_a_finite_stream_is_packed_to_its_end():
 
 
 def instruction_like(count: int) -> Stream:
-    """Lengths as stage 2 has them at 65 positions a picture: short answers, captions, dialogues, text."""
+    """Lengths as stage 2 has them at 65 positions an image: short answers, captions, dialogues, text."""
     rng = np.random.default_rng(0)
     kinds = {"answers": (4.2, 0.7), "captions": (3.2, 0.4), "dialogues": (5.7, 0.4), "text": (6.3, 0.9)}
-    picture, items = np.zeros((1, 1, 3), np.uint8), []
+    image, items = np.zeros((1, 1, 3), np.uint8), []
     for kind in rng.choice(list(kinds), count, p=[0.45, 0.2, 0.2, 0.15]):
         images = int(kind != "text")
         length = int(np.clip(65 * images + rng.lognormal(*kinds[kind]), 65 * images + 4, 2048))
-        changes = {"images": (picture,) * images, "image_starts": np.ones(images, np.int32)}
+        changes = {"images": (image,) * images, "image_starts": np.ones(images, np.int32)}
         items.append((dataclasses.replace(sample(length, targets=2), **changes), None))
     return Stream(items)
 

@@ -71,7 +71,7 @@ def test_any_number_of_hosts_makes_the_same_global_batches(datasets, hosts):
     assert_equal(run(config, hosts)[0], run(config, 1)[0])
 
 
-def test_a_row_s_pictures_lie_in_the_part_of_its_lane(datasets):
+def test_a_row_s_images_lie_in_the_part_of_its_lane(datasets):
     for batch in run(corpora.config(datasets, lanes=4))[0]:
         for row, index in enumerate(batch.image_index):
             assert set(index[index >= 0] // 4) <= {row // 2}
@@ -120,7 +120,7 @@ def test_states_of_other_lanes_or_other_data_are_refused(datasets, tmp_path):
         with pytest.raises(Owl2Error, match=r"data\.lanes must be what it was"):
             open_pipeline(corpora.config(datasets, lanes=lanes), state=state)
     longer = corpora.mixed_sets(tmp_path, records=61)
-    with pytest.raises(Owl2Error, match=r"pictured had 60 records .* and has 61 now"):
+    with pytest.raises(Owl2Error, match=r"imaged had 60 records .* and has 61 now"):
         open_pipeline(corpora.config(longer, lanes=4), state=state)
 
 
@@ -172,8 +172,8 @@ def test_too_little_shared_memory_is_said_before_it_runs_out(datasets, monkeypat
 
 
 def broken_sets(folder):
-    """60 records, of which every sixth lacks its picture."""
-    names = corpora.write_pictures(folder, 4)
+    """60 records, of which every sixth lacks its image."""
+    names = corpora.write_images(folder, 4)
     records = [
         dialogue(f"r{i}", f"answer {i}", ["nowhere.png" if i % 6 == 5 else names[i % 4]]) for i in range(60)
     ]

@@ -14,7 +14,7 @@ from owl2_jax.data.conversation import IGNORE, IMAGE_ID, expand
 from owl2_jax.data.encode import Encoder
 from owl2_jax.data.messages import check_messages
 from owl2_jax.data.pipeline import load_tokenizer, open_mixture
-from owl2_jax.data.released import ReleasedPictureError, released_messages
+from owl2_jax.data.released import ReleasedImageError, released_messages
 from owl2_jax.data.sources import make_source
 from tests.data import corpora
 
@@ -40,7 +40,7 @@ def recipe(request, tmp_path_factory):
 def test_the_released_recipes_give_the_ids_of_the_released_code(recipe, number):
     case, one = GOLDEN[number], open_mixture(recipe, corpora.IMAGE_SIZE, 5).sets[0]
     draft = Encoder(recipe, 0, load_tokenizer(recipe), corpora.IMAGE_SIZE, 5).draft(one.source[number])
-    # The released code calls a picture's label -200 and ignores it all the same.
+    # The released code calls an image's label -200 and ignores it all the same.
     labels = np.array(case["labels"])
     right = expand(np.array(case["ids"]), np.where(labels == IMAGE_ID, IGNORE, labels), 5)
     np.testing.assert_array_equal(draft.sample.tokens, right.tokens)
@@ -51,7 +51,7 @@ def test_the_released_recipes_give_the_ids_of_the_released_code(recipe, number):
         np.testing.assert_array_equal(draft.sample.labels, right.labels)
 
 
-def test_pictures_stay_where_they_are_written_in_the_other_reading(tmp_path):
+def test_images_stay_where_they_are_written_in_the_other_reading(tmp_path):
     path = tmp_path / "records.json"
     path.write_text(json.dumps([case["record"] for case in GOLDEN]))
     source = make_source("llava", path=path, image_folder=str(CASES), file_tag=TAG)
@@ -85,28 +85,28 @@ def test_a_tag_moves_to_the_front_of_its_turn(written, read):
 
 
 @pytest.mark.parametrize(
-    ("contents", "pictures", "words"),
+    ("contents", "images", "words"),
     [
-        (("What?", "A bus."), 1, "the picture has no tag"),
+        (("What?", "A bus."), 1, "the image has no tag"),
         ((f"{TAG}a", "b", f"{TAG}c", "d"), 1, "messages 0, 2 have a tag"),
         ((f"{TAG}a", f"see {TAG}"), 1, "messages 0, 1 have a tag"),
-        ((f"{TAG}{TAG}a", "b"), 2, "2 pictures; the released code takes one"),
+        ((f"{TAG}{TAG}a", "b"), 2, "2 images; the released code takes one"),
     ],
 )
-def test_what_the_released_code_would_not_show_as_written_is_refused(contents, pictures, words):
-    with pytest.raises(ReleasedPictureError, match=words) as caught:
-        released_messages(messages(*contents), TAG, pictures)
+def test_what_the_released_code_would_not_show_as_written_is_refused(contents, images, words):
+    with pytest.raises(ReleasedImageError, match=words) as caught:
+        released_messages(messages(*contents), TAG, images)
     assert caught.value.reason == "not_in_released"
 
 
-def test_texts_without_pictures_are_left_alone():
+def test_texts_without_images_are_left_alone():
     found = released_messages(messages("  Hello", "There. "), TAG, 0)
     assert found == messages("  Hello", "There. ")
 
 
 def one_set(tmp_path, *records, **changes):
     """The first record through a config: (sample, note)."""
-    corpora.write_pictures(tmp_path, 2)
+    corpora.write_images(tmp_path, 2)
     config = corpora.config(
         {"one": corpora.llava(corpora.write_set(tmp_path, "one", list(records)))}, **changes
     )
@@ -123,7 +123,7 @@ def test_control_tokens_in_a_text_are_ids_in_the_released_reading_alone(tmp_path
 
 
 def test_a_source_may_be_read_otherwise_than_the_run(tmp_path):
-    corpora.write_pictures(tmp_path, 1)
+    corpora.write_images(tmp_path, 1)
     path = corpora.write_set(tmp_path, "one", [corpora.dialogue("x", "yes", ["0.png"])])
     source = make_source("llava", path=path, reading="released")
     assert source[0]["messages"][0]["content"] == f"{TAG}\nWhat is it?"

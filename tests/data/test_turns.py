@@ -6,10 +6,10 @@ import pytest
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import encode_prompt
-from owl2_jax.data.messages import PICTURE_MARK, ConversationError
+from owl2_jax.data.messages import IMAGE_MARK, ConversationError
 from owl2_jax.data.turns import MessageError, read_turns
 
-P = PICTURE_MARK
+P = IMAGE_MARK
 
 
 def text(words: str, **more) -> dict:
@@ -25,10 +25,10 @@ def said(role: str, content, **more) -> dict:
 
 
 def read(*messages) -> tuple[list[tuple[str, str]], list[str]]:
-    """Turns as pairs, and the pictures."""
-    pictures: list[str] = []
-    turns = read_turns(list(messages), P, lambda _, url: pictures.append(url))
-    return [(turn["role"], turn["content"]) for turn in turns], pictures
+    """Turns as pairs, and the images."""
+    images: list[str] = []
+    turns = read_turns(list(messages), P, lambda _, url: images.append(url))
+    return [(turn["role"], turn["content"]) for turn in turns], images
 
 
 QUESTION = said("user", "What?")
@@ -52,7 +52,7 @@ def test_an_assistant_that_says_nothing_leaves_one_turn_of_the_user(empty):
 
 
 def test_messages_of_one_role_in_a_row_are_one_turn():
-    turns, pictures = read(
+    turns, images = read(
         said("user", [image("a")]),
         said("user", "Is"),
         said("user", [image("b"), text("it?")]),
@@ -66,7 +66,7 @@ def test_messages_of_one_role_in_a_row_are_one_turn():
         ("assistant", "Yes.\nSurely."),
         ("user", "Why?"),
     ]
-    assert pictures == ["a", "b"]
+    assert images == ["a", "b"]
 
 
 def test_system_messages_belong_to_the_users_turn_where_they_stand():
@@ -104,18 +104,18 @@ def test_an_assistant_may_speak_first(toy_tokenizer):
 
 def test_parts_stand_in_any_order():
     parts = [image("a"), text("One"), image("b"), image("c"), text("two"), text("three")]
-    turns, pictures = read(said("user", parts))
+    turns, images = read(said("user", parts))
     assert turns == [("user", f"{P}One{P}{P}two\nthree")]
-    assert pictures == ["a", "b", "c"]
+    assert images == ["a", "b", "c"]
     assert read(said("user", [text("One"), image("a")])) == ([("user", f"One{P}")], ["a"])
 
 
-def test_pictures_as_ollama_sends_them_stand_in_front():
-    turns, pictures = read(
+def test_images_as_ollama_sends_them_stand_in_front():
+    turns, images = read(
         said("user", "Which?", images=["iVBORw0", "data:image/png;base64,AA", "https://x/y"])
     )
     assert turns == [("user", f"{P}{P}{P}Which?")]
-    assert pictures == ["data:;base64,iVBORw0", "data:image/png;base64,AA", "https://x/y"]
+    assert images == ["data:;base64,iVBORw0", "data:image/png;base64,AA", "https://x/y"]
     assert read(said("user", "Which?", images=[])) == ([("user", "Which?")], [])
     assert read(said("user", "", images=["AA"])) == ([("user", P)], ["data:;base64,AA"])
 
@@ -140,12 +140,12 @@ def test_what_has_no_effect_is_taken():
 
 
 def test_tags_that_others_than_the_user_write_are_text():
-    turns, pictures = read(
-        said("system", "Say <image> for pictures."), QUESTION, said("assistant", "<|image|>"), QUESTION
+    turns, images = read(
+        said("system", "Say <image> for images."), QUESTION, said("assistant", "<|image|>"), QUESTION
     )
-    assert turns[0] == ("user", "Say <image> for pictures.\nWhat?")
+    assert turns[0] == ("user", "Say <image> for images.\nWhat?")
     assert turns[1] == ("assistant", "<|image|>")
-    assert pictures == []
+    assert images == []
 
 
 TOOL_CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -172,9 +172,9 @@ TOOL_CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments
         ([said("user", "What?", image_url="AA")], "messages[0].image_url", "did you mean 'images'"),
         ([said("user", "What?", tool_call_id="c")], "messages[0].tool_call_id", "did you mean 'tool_calls'"),
         ([said("user", "What?", thoughts="x")], "messages[0].thoughts", "known are role, content"),
-        ([said("user", "What?", images="AA")], "messages[0].images", "list of pictures as base64 texts"),
-        ([said("user", "What?", images=[5])], "messages[0].images", "list of pictures as base64 texts"),
-        ([said("user", "What?", images=[""])], "messages[0].images", "list of pictures as base64 texts"),
+        ([said("user", "What?", images="AA")], "messages[0].images", "list of images as base64 texts"),
+        ([said("user", "What?", images=[5])], "messages[0].images", "list of images as base64 texts"),
+        ([said("user", "What?", images=[""])], "messages[0].images", "list of images as base64 texts"),
         ([said("assistant", "a", images=["AA"]), QUESTION], "messages[0].images[0]", "only the user's"),
         ([said("system", [image("a")]), QUESTION], "messages[0].content[0]", "only the user's"),
         ([said("user", [{"type": "image", "image": "AA"}])], "messages[0].content[0]", "mean 'image_url'"),
@@ -185,7 +185,7 @@ TOOL_CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments
         ([said("user", None)], "messages[0].content", "content is None"),
         ([{"role": "user"}], "messages[0].content", "content is None"),
         ([said("system", None), QUESTION], "messages[0].content", "content is None"),
-        ([said("user", "What is <image>?")], "messages[0].content", "'<image>', with which no picture comes"),
+        ([said("user", "What is <image>?")], "messages[0].content", "'<image>', with which no image comes"),
         ([said("user", [text("<|image|>"), image("a")])], "messages[0].content[0].text", "'<|image|>', with"),
         ([said("user", f"{P}What?")], "messages[0].content", "has a UTF-8 form"),
         (
@@ -210,7 +210,7 @@ def test_what_cannot_be_kept_is_refused_by_name(messages, where, words):
     )
 
 
-def test_where_tags_mark_the_pictures_they_stay_and_pictures_have_another_place():
+def test_where_tags_mark_the_images_they_stay_and_images_have_another_place():
     turns = read_turns(
         [said("user", "<|image|>What?"), said("user", [text("<|image|>"), text("b")])], "<|image|>"
     )

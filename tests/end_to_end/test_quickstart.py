@@ -38,9 +38,9 @@ def test_scores_name_metric_value_questions_and_seconds(run: Path) -> None:
     assert set(scores[0]["baselines"]) == {"majority", "question only"}
 
 
-def test_report_is_a_picture_of_some_size(run: Path) -> None:
-    with Image.open(run / "report.png") as picture:
-        assert min(picture.size) > 800
+def test_report_is_a_image_of_some_size(run: Path) -> None:
+    with Image.open(run / "report.png") as image:
+        assert min(image.size) > 800
 
 
 def test_each_phase_leaves_a_checkpoint_with_config_and_tokenizer(run: Path) -> None:

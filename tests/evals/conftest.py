@@ -36,7 +36,7 @@ class Folder:
     def lines(self, path: str, values: list) -> Path:
         return self.text(path, "".join(json.dumps(value) + "\n" for value in values))
 
-    def picture(self, path: str, color: str = "red") -> Path:
+    def image(self, path: str, color: str = "red") -> Path:
         full = self.text(path, "")
         full.write_bytes(png(color))
         return full
@@ -90,7 +90,7 @@ def folder(tmp_path) -> Folder:
 
 
 @pytest.fixture
-def picture_bytes() -> Callable[[str], bytes]:
+def image_bytes() -> Callable[[str], bytes]:
     return png
 
 

@@ -29,52 +29,52 @@ def ask(engine, questions, **decoding):
     return list(EngineModel(engine).replies(questions, Decoding(**decoding), "resize"))
 
 
-def picture_question(name, picture, text="<|image|>What?"):
-    return Question(name, text, VQA.hash, "", (picture,))
+def image_question(name, image, text="<|image|>What?"):
+    return Question(name, text, VQA.hash, "", (image,))
 
 
-def test_generated_and_chosen_answers_come_back_in_order(engine, picture_bytes):
+def test_generated_and_chosen_answers_come_back_in_order(engine, image_bytes):
     questions = [
-        picture_question("a", picture_bytes("red")),
+        image_question("a", image_bytes("red")),
         Question("b", "Answer:", VQA.hash, "A", options=(" a", " b")),
-        picture_question("c", picture_bytes("blue")),
+        image_question("c", image_bytes("blue")),
         Question("d", "Answer:", VQA.hash, "A", options=(" b", " a")),
     ]
     replies = ask(engine, questions, max_new_tokens=4)
     assert [bool(reply.option_logprobs) for reply in replies] == [False, True, False, True]
     assert {replies[1].text, replies[3].text} == {"A", "B"}
     assert replies[1].option_logprobs == pytest.approx(replies[3].option_logprobs[::-1])
-    request = Request("<|image|>What?", images=[picture_bytes("blue")], max_new_tokens=4, min_new_tokens=1,
+    request = Request("<|image|>What?", images=[image_bytes("blue")], max_new_tokens=4, min_new_tokens=1,
                       image_mode="resize")  # fmt: skip
     assert replies[2].text == next(iter(engine.generate([request]))).text.strip()
 
 
-def test_a_message_goes_into_the_checkpoints_template(engine, picture_bytes):
-    plain = picture_question("a", picture_bytes("red"), "USER: <|image|>What? ASSISTANT:")
-    message = Question("b", "<|image|>What?", VQA.hash, "", (picture_bytes("red"),), is_message=True)
+def test_a_message_goes_into_the_checkpoints_template(engine, image_bytes):
+    plain = image_question("a", image_bytes("red"), "USER: <|image|>What? ASSISTANT:")
+    message = Question("b", "<|image|>What?", VQA.hash, "", (image_bytes("red"),), is_message=True)
     replies = ask(engine, [plain, message], max_new_tokens=6)
     assert replies[0].text == replies[1].text
 
 
 def test_a_checkpoint_with_another_image_tag_is_asked_in_its_own(
-    engine, tiny_config, tiny_params, toy_tokenizer, picture_bytes
+    engine, tiny_config, tiny_params, toy_tokenizer, image_bytes
 ):
     other = Engine(
         LoadedModel(tiny_config, tiny_params, toy_tokenizer, image_tag="<image>"), EngineConfig(slots=4)
     )
-    question = picture_question("a", picture_bytes("red"))
+    question = image_question("a", image_bytes("red"))
     assert (
         ask(other, [question], max_new_tokens=4)[0].text == ask(engine, [question], max_new_tokens=4)[0].text
     )
 
 
-def test_lazy_pictures_are_read_when_asked(engine, picture_bytes):
+def test_lazy_images_are_read_when_asked(engine, image_bytes):
     class Frame:
         def read(self):
-            return picture_bytes("red")
+            return image_bytes("red")
 
-    lazy = ask(engine, [picture_question("a", Frame())], max_new_tokens=4)
-    ready = ask(engine, [picture_question("a", picture_bytes("red"))], max_new_tokens=4)
+    lazy = ask(engine, [image_question("a", Frame())], max_new_tokens=4)
+    ready = ask(engine, [image_question("a", image_bytes("red"))], max_new_tokens=4)
     assert lazy == ready
 
 
@@ -89,25 +89,25 @@ def test_worked_examples_are_left_out_until_the_prompt_fits(engine):
     assert "does not fit into the model's 128 positions" in str(replies[1])
 
 
-def test_a_picture_that_cannot_be_read_fails_its_own_question_alone(engine, picture_bytes, tmp_path):
-    good = [picture_question(name, picture_bytes(color)) for name, color in (("a", "red"), ("b", "blue"))]
-    damaged = picture_question("c", picture_bytes("red")[:40])
-    missing = picture_question("d", tmp_path / "no.png")
-    tags = picture_question("e", picture_bytes("red"), "<|image|><|image|>What?")
+def test_a_image_that_cannot_be_read_fails_its_own_question_alone(engine, image_bytes, tmp_path):
+    good = [image_question(name, image_bytes(color)) for name, color in (("a", "red"), ("b", "blue"))]
+    damaged = image_question("c", image_bytes("red")[:40])
+    missing = image_question("d", tmp_path / "no.png")
+    tags = image_question("e", image_bytes("red"), "<|image|><|image|>What?")
     replies = ask(engine, [damaged, good[0], missing, tags, good[1], damaged], max_new_tokens=4)
     assert [isinstance(reply, Owl2Error) for reply in replies] == [True, False, True, True, False, True]
     assert [replies[1], replies[4]] == ask(engine, good, max_new_tokens=4)
-    assert "the picture of question c" in str(replies[0])
+    assert "the image of question c" in str(replies[0])
     assert isinstance(replies[2], ImageError)
     assert "no.png" in str(replies[2])
     assert "2 image tags" in str(replies[3])
 
 
-def test_options_behind_a_picture_that_cannot_be_read_fail_alone(engine, picture_bytes):
-    def question(name, picture):
-        return Question(name, "<|image|>What?", VQA.hash, "A", (picture,), options=(" a", " b"))
+def test_options_behind_a_image_that_cannot_be_read_fail_alone(engine, image_bytes):
+    def question(name, image):
+        return Question(name, "<|image|>What?", VQA.hash, "A", (image,), options=(" a", " b"))
 
-    replies = ask(engine, [question("a", b"no picture"), question("b", picture_bytes("red"))])
+    replies = ask(engine, [question("a", b"no image"), question("b", image_bytes("red"))])
     assert isinstance(replies[0], Owl2Error)
     assert replies[1].text in ("A", "B")
 

@@ -69,11 +69,11 @@ def test_a_file_of_broken_rows_alone_is_an_error(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["gqa_testdev", "scienceqa_img", "mm_vet"])
-def test_a_run_ends_with_the_score_of_the_others(name, tmp_path, table_model, picture_bytes):
+def test_a_run_ends_with_the_score_of_the_others(name, tmp_path, table_model, image_bytes):
     whole = write_originals(tmp_path, name)
     path, row, shape = KINDS[name]
     (tmp_path / path).write_text(file_text([row(0), {"question": 3}, row(2)], shape))
-    put_pictures(whole, picture_bytes)
+    put_images(whole, image_bytes)
     model = table_model(lambda question: "C" if name == "scienceqa_img" else "red")
     benchmark = get_benchmark(name)
     score = evaluate(name, benchmark, lambda: model, checkpoint="x", root=tmp_path, out=tmp_path / "out")
@@ -82,11 +82,11 @@ def test_a_run_ends_with_the_score_of_the_others(name, tmp_path, table_model, pi
     assert "row 1" in score.first_broken[0]
 
 
-def put_pictures(questions, picture_bytes):
+def put_images(questions, image_bytes):
     for question in questions:
-        for picture in getattr(question, "images", ()):
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            picture.write_bytes(picture_bytes("red"))
+        for image in getattr(question, "images", ()):
+            image.parent.mkdir(parents=True, exist_ok=True)
+            image.write_bytes(image_bytes("red"))
 
 
 def mme_files(folder, **lines):
@@ -95,19 +95,19 @@ def mme_files(folder, **lines):
         folder.text(f"{RELEASE}/eval_tool/Your_Results/{task}.txt", text)
 
 
-def test_a_broken_line_of_mme_leaves_its_picture_out_alone(folder, assert_broken):
+def test_a_broken_line_of_mme_leaves_its_image_out_alone(folder, assert_broken):
     spoilt = "\ufeffa.jpg\tIs it?\tYes\na.jpg\tIs it not?\n\n"
     mme_files(folder, OCR=spoilt + "b.jpg\tOne\u2028line?\tYes\r\nb.jpg\tNot?\tNo\r\n")
     questions, broken = load_questions("mme", MME(), folder.root, None)
     assert [question.id for question in questions if question.info["task"] == "OCR"] == ["OCR/3", "OCR/4"]
     assert [one.row for one in broken] == ["line 1", "line 2"]
-    assert_broken(MME(), r"OCR\.txt, line 1 is left out: picture a\.jpg has 1 usable questions, expected 2")
-    assert_broken(MME(), r"OCR\.txt, line 2 is malformed: expected picture, question and answer")
+    assert_broken(MME(), r"OCR\.txt, line 1 is left out: image a\.jpg has 1 usable questions, expected 2")
+    assert_broken(MME(), r"OCR\.txt, line 2 is malformed: expected image, question and answer")
 
 
-def test_a_task_of_mme_without_a_whole_picture_gives_no_total(folder, table_model, tmp_path, picture_bytes):
+def test_a_task_of_mme_without_a_whole_image_gives_no_total(folder, table_model, tmp_path, image_bytes):
     mme_files(folder, OCR="a.jpg\tIs it?\tYes\n")
-    put_pictures(MME().questions(folder.root), picture_bytes)
+    put_images(MME().questions(folder.root), image_bytes)
     model = table_model(lambda question: question.answer)
     score = evaluate("mme", MME(), lambda: model, checkpoint="x", root=folder.root, out=tmp_path / "out")
     assert (score.value, score.metrics["Perception-count"], score.broken) == (None, 200, 1)
@@ -149,7 +149,7 @@ def test_broken_rows_of_agieval_and_bbh_are_named(folder):
     assert "boolean.json, row 0 is malformed: the target is True; expected text" in str(broken[0])
 
 
-def test_captions_without_a_picture_and_pictures_without_captions_are_named(folder):
+def test_captions_without_a_image_and_images_without_captions_are_named(folder):
     (folder.root / "nocaps/val").mkdir(parents=True)
     images = [{"id": number, "file_name": f"{number}.jpg", "domain": "in-domain"} for number in range(4)]
     captions = [
@@ -164,4 +164,4 @@ def test_captions_without_a_picture_and_pictures_without_captions_are_named(fold
     whys = [one.why for one in broken]
     assert "image_id is None" in whys[0]
     assert "one of the list of reference captions is None; expected text" in whys[1]
-    assert "picture 2 has no caption under annotations" in whys[2]
+    assert "image 2 has no caption under annotations" in whys[2]

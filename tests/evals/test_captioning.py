@@ -48,12 +48,12 @@ def scored(answer, benchmark, predictions):
     return answer(benchmark, predictions)[1]
 
 
-def test_coco_scores_the_test_pictures_and_writes_the_result_format(folder, answer, tmp_path):
+def test_coco_scores_the_test_images_and_writes_the_result_format(folder, answer, tmp_path):
     names = {f"COCO_val2014_{n:012d}.jpg": text for n, text in enumerate(TEXTS)}
     data = karpathy(names, filepath=lambda _: "val2014", cocoid=lambda index: 100 + index)
     data["images"].append({**data["images"][0], "split": "train"})
     folder.json("coco/dataset_coco.json", data)
-    folder.picture("coco/val2014/COCO_val2014_000000000000.jpg")
+    folder.image("coco/val2014/COCO_val2014_000000000000.jpg")
     benchmark = captioning.CocoCaptions()
     predictions = {str(100 + index): text for index, text in enumerate(TEXTS)}
     summary = scored(answer, benchmark, predictions)
@@ -75,7 +75,7 @@ def test_coco_scores_the_test_pictures_and_writes_the_result_format(folder, answ
 def test_flickr30k_reads_karpathys_file(folder):
     names = {"1007129816.jpg": TEXTS[0]}
     folder.json("flickr30k/dataset_flickr30k.json", karpathy(names))
-    folder.picture("flickr30k/flickr30k-images/1007129816.jpg")
+    folder.image("flickr30k/flickr30k-images/1007129816.jpg")
     (question,) = captioning.Flickr30k().questions(folder.root)
     assert (question.id, question.answer) == ("1007129816.jpg", [TEXTS[0]])
     assert question.images == (folder.root / "flickr30k/flickr30k-images/1007129816.jpg",)
@@ -90,7 +90,7 @@ def test_nocaps_scores_each_domain(folder, answer):
     texts = [*TEXTS, "A horse eats grass.", "Some people ride bikes.", "Old trains stand still."]
     annotations = [{"image_id": n, "caption": text, "id": n} for n, text in enumerate(texts)]
     folder.json("nocaps/nocaps_val_4500_captions.json", {"images": images, "annotations": annotations})
-    folder.picture("nocaps/val/0000000000000000.jpg")
+    folder.image("nocaps/val/0000000000000000.jpg")
     predictions = {str(n): text for n, text in enumerate(texts[:3])} | dict.fromkeys("345", "zzz yyy xxx www")
     summary = scored(answer, captioning.NoCaps(), predictions)
     if summary:
@@ -99,14 +99,14 @@ def test_nocaps_scores_each_domain(folder, answer):
         assert summary.metrics["CIDEr"] == pytest.approx(500)
 
 
-def test_textcaps_asks_once_for_each_picture(folder):
+def test_textcaps_asks_once_for_each_image(folder):
     rows = [
         {"image_id": name, "image_path": f"train_images/{name}.jpg", "caption_id": n, "caption_str": text,
          "reference_strs": TEXTS[:2], "set_name": "val", "image_name": name}
         for n, (name, text) in enumerate([("a", TEXTS[0]), ("a", TEXTS[1]), ("b", TEXTS[0])])
     ]  # fmt: skip
     folder.json("textcaps/TextCaps_0.1_val.json", {"dataset_name": "textcaps", "data": rows})
-    folder.picture("textvqa/train_images/a.jpg")
+    folder.image("textvqa/train_images/a.jpg")
     questions = list(captioning.TextCaps().questions(folder.root))
     assert [question.id for question in questions] == ["a", "b"]
     assert questions[0].answer == TEXTS[:2]
@@ -130,7 +130,7 @@ def test_a_missing_spice_is_told_with_every_result(monkeypatch):
 
 
 def test_malformed_files_are_named(folder, assert_broken):
-    folder.picture("coco/val2014/a.jpg")
+    folder.image("coco/val2014/a.jpg")
     folder.json("coco/dataset_coco.json", {"images": [{"split": "test", "cocoid": 1}]})
     assert_broken(captioning.CocoCaptions(), "row 0 has no 'filepath'")
     data = karpathy({"a.jpg": "x"}, filepath=lambda _: "val2014", cocoid=lambda index: index)

@@ -17,7 +17,7 @@ LETTER = "Answer with the option’s letter from the given choices directly."  #
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "metrics" / "mme.json").read_text())["mmbench"]
 
 
-def test_scienceqa_asks_only_questions_with_pictures(folder, answer):
+def test_scienceqa_asks_only_questions_with_images(folder, answer):
     def problem(image, answer_index):
         return {
             "question": "Which is farthest north?",
@@ -39,7 +39,7 @@ def test_scienceqa_asks_only_questions_with_pictures(folder, answer):
     problems = {"4": problem("image.png", 0), "5": problem("image.png", 1), "6": problem(None, 0)}
     folder.json("scienceqa/problems.json", problems)
     folder.json("scienceqa/pid_splits.json", {"train": [], "val": [], "test": ["4", "5", "6"]})
-    folder.picture("scienceqa/test/4/image.png")
+    folder.image("scienceqa/test/4/image.png")
     answered, summary = answer(choice.ScienceQA(), {"4": "A", "5": "West Virginia"})
     assert summary.metrics == {"accuracy": 50.0, "social science": 50.0}
     assert answered[0].question.prompt == (
@@ -62,7 +62,7 @@ def test_aokvqa_choices(folder, answer, assert_broken):
         "rationales": [],
     }
     folder.json("aokvqa/aokvqa_v1p0_val.json", [row])
-    folder.picture("coco/val2017/000000000001.jpg")
+    folder.image("coco/val2017/000000000001.jpg")
     assert answer(choice.AOKVQAChoice(), {"q": "D"})[1].metrics == {"accuracy": 100.0}
     folder.json("aokvqa/aokvqa_v1p0_val.json", [{**row, "correct_choice_idx": 7}])
     assert_broken(choice.AOKVQAChoice(), "row 0 is malformed: the answer is option 7 of 4")
@@ -80,11 +80,11 @@ def cat_or_dog(index, answer, image, **row):
             "category": "object_localization", "image": image, "l2-category": "coarse"} | row  # fmt: skip
 
 
-def test_mmbench_counts_a_question_when_all_its_rotations_are_right(folder, answer, picture_bytes):
-    picture = base64.b64encode(picture_bytes("red")).decode()
+def test_mmbench_counts_a_question_when_all_its_rotations_are_right(folder, answer, image_bytes):
+    image = base64.b64encode(image_bytes("red")).decode()
     rows = [
-        cat_or_dog(5, "B", picture),
-        cat_or_dog(6, "A", picture, hint="Look."),
+        cat_or_dog(5, "B", image),
+        cat_or_dog(6, "A", image, hint="Look."),
         cat_or_dog(1000005, "A", 5, A="dog", B="cat"),
         cat_or_dog(1000006, "B", 6, A="dog", B="cat"),
     ]
@@ -94,15 +94,15 @@ def test_mmbench_counts_a_question_when_all_its_rotations_are_right(folder, answ
     answered, summary = answer(circular.MMBench(), answers)
     assert summary.metrics == {"accuracy": 100.0, "circular_accuracy": 50.0, "coarse": 50.0}
     assert summary.scores == [1.0, 1.0, 1.0, 0.0]
-    assert answered[2].question.images == (picture_bytes("red"),)
+    assert answered[2].question.images == (image_bytes("red"),)
     assert answered[0].question.prompt.startswith("USER: <|image|>N/A\nWhat is it?\nA. cat\nB. dog\n")
     assert answered[1].question.prompt.startswith("USER: <|image|>Look.\nWhat is it?\n")
 
 
-def test_ccbench_without_rotated_rows_gets_them(folder, answer, picture_bytes):
-    picture = base64.b64encode(picture_bytes("red")).decode()
+def test_ccbench_without_rotated_rows_gets_them(folder, answer, image_bytes):
+    image = base64.b64encode(image_bytes("red")).decode()
     text = "index\tquestion\tA\tB\tC\tD\tanswer\tcategory\timage\n"
-    text += f"0\t图中所示建筑名称为?\t天坛\t故宫\t黄鹤楼\t少林寺\tC\tscenery_building\t{picture}\n"
+    text += f"0\t图中所示建筑名称为?\t天坛\t故宫\t黄鹤楼\t少林寺\tC\tscenery_building\t{image}\n"
     folder.text("ccbench/CCBench.tsv", text)
     answers = {"0": "C", "1000000": "黄鹤楼", "2000000": "A", "3000000": "D"}
     answered, summary = answer(circular.CCBench(), answers)
@@ -113,10 +113,10 @@ def test_ccbench_without_rotated_rows_gets_them(folder, answer, picture_bytes):
     assert answer(circular.CCBench(), answers)[1].metrics["circular_accuracy"] == 0.0
 
 
-def test_mmbench_submission_holds_the_golden_rows(folder, answer, picture_bytes, tmp_path):
-    picture = base64.b64encode(picture_bytes("red")).decode()
+def test_mmbench_submission_holds_the_golden_rows(folder, answer, image_bytes, tmp_path):
+    image = base64.b64encode(image_bytes("red")).decode()
     predictions = {str(row["index"]): row["prediction"] for row in GOLDEN["results"]}
-    secret = {"image": picture, "answer": ""}
+    secret = {"image": image, "answer": ""}
     table = [{key: value or "" for key, value in row.items()} | secret for row in GOLDEN["raw"]]
     # A row of a rotation keeps the reader from making more.
     table.append({**table[-1], "index": 1000000 + table[-1]["index"], "image": table[-1]["index"]})
@@ -185,7 +185,7 @@ def test_seed_bench_leaves_videos_out_and_names_its_tasks(folder, answer):
     rows = [row(101669, "image", "A", 5), row(101670, "image", "D", 1), row(7, "video", "A", 10)]
     types = {"Scene Understanding": 1, "Instances Counting": 5, "Action Recognition": 10}
     folder.json("seed_bench/SEED-Bench.json", {"questions": rows, "question_type": types})
-    folder.picture("seed_bench/SEED-Bench-image/101669.jpg")
+    folder.image("seed_bench/SEED-Bench-image/101669.jpg")
     _, summary = answer(choice.SeedBench(), {"101669": "A", "101670": "It is one."})
     assert summary.metrics == {"accuracy": 50.0, "Instances Counting": 100.0, "Scene Understanding": 0.0}
 
@@ -194,7 +194,7 @@ def test_qbench_names_the_right_candidate_by_its_text(folder, answer):
     rows = [
         {
             "img_path": "00098.jpg",
-            "question": "Is this picture clear?",
+            "question": "Is this image clear?",
             "question_type": 1,
             "question_concern": 2,
             "correct_ans": "No",
@@ -204,9 +204,9 @@ def test_qbench_names_the_right_candidate_by_its_text(folder, answer):
          "candidates": ["Good", "Fair", "Bad"]},
     ]  # fmt: skip
     folder.json("qbench/llvisionqa_dev.json", rows)
-    folder.picture("qbench/images/00098.jpg")
+    folder.image("qbench/images/00098.jpg")
     answered, summary = answer(choice.QBench(), {"0": "B", "1": "C. Bad"})
     assert summary.metrics == {"accuracy": 50.0}
     assert answered[0].question.prompt == (
-        f"USER: <|image|>Is this picture clear?\nA. Yes\nB. No\n{LETTER} ASSISTANT: "
+        f"USER: <|image|>Is this image clear?\nA. Yes\nB. No\n{LETTER} ASSISTANT: "
     )

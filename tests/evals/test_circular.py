@@ -29,12 +29,12 @@ def handed(folder):
 
 
 @pytest.fixture
-def table(folder, picture_bytes):
-    """Writes rows of MMBench dev with a good picture where none is given; returns the questions."""
-    picture = base64.b64encode(picture_bytes("red")).decode()
+def table(folder, image_bytes):
+    """Writes rows of MMBench dev with a good image where none is given; returns the questions."""
+    image = base64.b64encode(image_bytes("red")).decode()
 
     def write(*rows, benchmark=circular.MMBench):
-        usual = {"question": "What?", "A": "cat", "B": "dog", "answer": "B", "image": picture}
+        usual = {"question": "What?", "A": "cat", "B": "dog", "answer": "B", "image": image}
         lines = ["\t".join(str({**usual, **row}.get(column, "")) for column in COLUMNS) for row in rows]
         folder.text(benchmark.files[0].path, "\n".join(["\t".join(COLUMNS), *lines]) + "\n")
         return list(benchmark().questions(folder.root))
@@ -114,12 +114,12 @@ def test_a_question_is_left_out_with_all_its_turns(table):
     assert "row 2 is left out with question 5: row 4 is broken" in str(rows[0])
 
 
-def test_wrapped_and_labelled_base64_is_read(table, picture_bytes):
-    plain = base64.b64encode(picture_bytes("red")).decode()
+def test_wrapped_and_labelled_base64_is_read(table, image_bytes):
+    plain = base64.b64encode(image_bytes("red")).decode()
     rows = table(
         {"index": 0, "image": f"data:image/png;base64,{plain}"}, {"index": 1, "image": plain.rstrip("=")}
     )
-    assert {row.images for row in rows} == {(picture_bytes("red"),)}
+    assert {row.images for row in rows} == {(image_bytes("red"),)}
 
 
 def test_secret_answers_are_no_fault_of_the_test_file(table):
@@ -127,9 +127,9 @@ def test_secret_answers_are_no_fault_of_the_test_file(table):
     assert [row.answer for row in rows] == [None, None]
 
 
-def test_more_than_four_options_are_asked(folder, picture_bytes):
-    picture = base64.b64encode(picture_bytes("red")).decode()
-    text = "index\tquestion\tA\tB\tC\tD\tE\tanswer\timage\n0\tWhat?\ta\tb\tc\td\te\tE\t" + picture + "\n"
+def test_more_than_four_options_are_asked(folder, image_bytes):
+    image = base64.b64encode(image_bytes("red")).decode()
+    text = "index\tquestion\tA\tB\tC\tD\tE\tanswer\timage\n0\tWhat?\ta\tb\tc\td\te\tE\t" + image + "\n"
     folder.text("mmbench/mmbench_dev_20230712.tsv", text)
     questions, broken = load_questions("mmbench_dev", circular.MMBench(), folder.root, None)
     assert (len(questions), broken) == (5, [])

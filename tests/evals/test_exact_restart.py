@@ -22,17 +22,17 @@ CHUNK = 8
 
 
 class Mixed(Benchmark):
-    """Generated and chosen answers, ragged prompts, and pictures that come again in later chunks."""
+    """Generated and chosen answers, ragged prompts, and images that come again in later chunks."""
 
     title = "Mixed"
     prompt = VQA
 
     def questions(self, root):
         for number in range(3 * CHUNK):
-            pictures = () if number % 3 == 0 else (tiny.picture_file(number % 5),)
-            text = "<|image|>" * len(pictures) + "What" + " shape" * (number % 7) + "?"
+            images = () if number % 3 == 0 else (tiny.image_file(number % 5),)
+            text = "<|image|>" * len(images) + "What" + " shape" * (number % 7) + "?"
             options = (" red circle", " no", " three of them") if number % 2 else ()
-            yield Question(f"q{number}", text, VQA.hash, "A", pictures, options=options)
+            yield Question(f"q{number}", text, VQA.hash, "A", images, options=options)
 
 
 class Killed(BaseException):
@@ -86,7 +86,7 @@ def test_times_stand_beside_the_results(tmp_path, new_engine):
 
 def test_an_engine_forgets_only_when_nothing_runs(new_engine):
     engine = new_engine()
-    request = Request("<|image|>What?", images=[tiny.picture_file(1)], max_new_tokens=4)
+    request = Request("<|image|>What?", images=[tiny.image_file(1)], max_new_tokens=4)
     first = list(engine.generate([request]))
     encoded, positions = engine.features.encoded, engine.admission.positions
     engine.forget()

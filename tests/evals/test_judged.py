@@ -18,7 +18,7 @@ def mm_vet_files(folder):
                  "capability": ["ocr"]},
     }  # fmt: skip
     folder.json("mm-vet/mm-vet.json", rows)
-    folder.picture("mm-vet/images/v1_0.png")
+    folder.image("mm-vet/images/v1_0.png")
 
 
 def test_mm_vet_exports_answers_and_imports_grades(folder, answer, tmp_path):
@@ -62,7 +62,7 @@ def mmhal_files(folder):
     }
     rows = [row, {**row, "question_type": "counting"}]
     folder.json("mmhal-bench/response_template.json", rows)
-    folder.picture("mmhal-bench/images/3952_o.jpg")
+    folder.image("mmhal-bench/images/3952_o.jpg")
     return rows
 
 

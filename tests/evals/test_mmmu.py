@@ -40,8 +40,8 @@ def row(name, question, answer, options="[]", kind="multiple-choice", **images):
     }
 
 
-def mmmu_files(folder, picture_bytes):
-    red, blue = picture_bytes("red"), picture_bytes("blue")
+def mmmu_files(folder, image_bytes):
+    red, blue = image_bytes("red"), image_bytes("blue")
     schema = None
     for subject in SUBJECTS:
         name = f"validation_{subject}_1"
@@ -61,8 +61,8 @@ def mmmu_files(folder, picture_bytes):
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), path)
 
 
-def test_mmmu_scores_choices_by_letter_and_open_questions_by_value(folder, answer, picture_bytes):
-    mmmu_files(folder, picture_bytes)
+def test_mmmu_scores_choices_by_letter_and_open_questions_by_value(folder, answer, image_bytes):
+    mmmu_files(folder, image_bytes)
     answers = {f"validation_{subject}_1": "B" for subject in SUBJECTS}
     answers |= {"validation_Math_1": "The answer is 2.5", "validation_Music_1": "A"}
     answered, summary = answer(MMMU(), answers)
@@ -76,15 +76,15 @@ def test_mmmu_scores_choices_by_letter_and_open_questions_by_value(folder, answe
         "USER: Compare <|image|> with\nA. <|image|>\nB. none\n"
         "Answer with the option’s letter from the given choices directly. ASSISTANT: "  # noqa: RUF001
     )
-    # Pictures come in the order in which the text names them.
-    assert art.images == (picture_bytes("blue"), picture_bytes("red"))
+    # Images come in the order in which the text names them.
+    assert art.images == (image_bytes("blue"), image_bytes("red"))
     open_question = next(entry.question for entry in answered if entry.question.id == "validation_Math_1")
     assert open_question.prompt.endswith("\nAnswer the question using a single word or phrase. ASSISTANT: ")
     assert MMMU.decoding.max_new_tokens == 20
 
 
-def test_malformed_files_are_named(folder, picture_bytes):
-    mmmu_files(folder, picture_bytes)
+def test_malformed_files_are_named(folder, image_bytes):
+    mmmu_files(folder, image_bytes)
     folder.text("mmmu/Accounting/validation-00000-of-00001.parquet", "not parquet")
     with pytest.raises(Owl2Error, match="is not a readable Parquet file"):
         list(MMMU().questions(folder.root))
@@ -94,11 +94,11 @@ def test_malformed_files_are_named(folder, picture_bytes):
 
 
 @pytest.fixture
-def handed(folder, picture_bytes):
+def handed(folder, image_bytes):
     """The files of MMMU with a handed one for Chemistry; returns the question in it."""
 
     def put(name):
-        mmmu_files(folder, picture_bytes)
+        mmmu_files(folder, image_bytes)
         path = "Chemistry/validation-00000-of-00001.parquet"
         shutil.copy(CASES / name / path, folder.root / "mmmu" / path)
         questions, broken = load_questions("mmmu_val", MMMU(), folder.root, None)
@@ -150,8 +150,8 @@ def test_open_answers_are_alternatives_only_as_a_list_of_texts(answer, accepted)
         ({"answer": ""}, "the answer is ''; expected one of A, B"),
         ({"question": float("nan")}, "the question is nan; expected text"),
         ({"question_type": "essay"}, "expected multiple-choice or open"),
-        ({"image_1": None}, "the text names <image 1>, and image_1 holds no picture"),
-        ({"image_1": {"bytes": None, "path": "a.png"}}, "image_1 holds no picture"),
+        ({"image_1": None}, "the text names <image 1>, and image_1 holds no image"),
+        ({"image_1": {"bytes": None, "path": "a.png"}}, "image_1 holds no image"),
         ({"question": "<image 9> What?"}, "has no 'image_9'"),
         ({"id": None}, "the id is None"),
     ],

@@ -24,7 +24,7 @@ def training_run(folder, started, rows):
 @pytest.fixture
 def run(tmp_path):
     """The folder of a quickstart with two training runs and eighteen answers."""
-    sets = {"loss/a": 3.0, "loss/b": 0.5, "loss/with_pictures": 0.5, "loss/without_pictures": 3.0}
+    sets = {"loss/a": 3.0, "loss/b": 0.5, "loss/with_images": 0.5, "loss/without_images": 3.0}
     training_run(tmp_path / "a_later", "2026-01-02T00:00:00+0000", [
         {"step": 10, "loss": 2.0, **sets}, {"step": 10, "held_out/loss": 1.0},
         {"step": 20, "loss": 1.0, **sets},
@@ -50,12 +50,12 @@ def test_losses_are_of_each_set_and_runs_in_their_order(run):
 def test_examples_are_the_same_each_time_and_know_what_is_right(run):
     shown = report.pick_examples(run, ["easy_vqa"], 12)
     assert shown == report.pick_examples(run, ["easy_vqa"], 12)
-    assert len({one.question + str(one.picture) for one in shown}) == 12
+    assert len({one.question + str(one.image) for one in shown}) == 12
     assert {one.right for one in shown} == {True, False}
     assert all(one.right == (one.truth == "circle") for one in shown)
 
 
-def test_the_report_is_one_large_picture(run):
+def test_the_report_is_one_large_image(run):
     report.write_report(run, run / "report.png")
     with Image.open(run / "report.png") as image:
         assert min(image.size) > 1200

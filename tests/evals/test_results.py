@@ -75,13 +75,13 @@ def test_terminal_table_shows_every_benchmark():
     assert "chance 25.0" in shown
 
 
-def test_charts_are_pictures(tmp_path):
+def test_charts_are_images(tmp_path):
     scores = [score(name, value=value) for name, value in [("a", 20.0), ("b", 50.0), ("c", 90.0)]]
     plots.bar_chart([*scores, score("d", value=None)], tmp_path / "bars.png")
     plots.radar_chart(scores, tmp_path / "radar.png")
     for name in ("bars", "radar"):
-        with Image.open(tmp_path / f"{name}.png") as picture:
-            assert min(picture.size) > 300
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert min(image.size) > 300
 
 
 def test_only_charts_with_something_to_show_are_written(tmp_path):

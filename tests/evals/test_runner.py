@@ -191,7 +191,7 @@ def test_empty_sets_are_refused_and_repeated_ids_asked_once(tmp_path, table_mode
 
 
 class Seen(Numbers):
-    """Numbers with a picture each."""
+    """Numbers with an image each."""
 
     def questions(self, root):
         for number, question in enumerate(super().questions(root)):
@@ -200,7 +200,7 @@ class Seen(Numbers):
 
 
 class Sees:
-    """Answers like another model, but cannot read some pictures."""
+    """Answers like another model, but cannot read some images."""
 
     name = "sees"
 
@@ -212,14 +212,14 @@ class Sees:
             questions, self.model.replies(questions, decoding, image_mode), strict=True
         ):
             bad = question.id in self.damaged
-            yield ImageError(f"the picture of {question.id} is damaged", "corrupt") if bad else reply
+            yield ImageError(f"the image of {question.id} is damaged", "corrupt") if bad else reply
 
 
 def lines_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_questions_whose_pictures_are_missing_are_left_out_and_named(tmp_path, table_model):
+def test_questions_whose_images_are_missing_are_left_out_and_named(tmp_path, table_model):
     for number in (0, 2, 3):
         (tmp_path / f"{number}.png").touch()
     model = table_model(even)
@@ -238,34 +238,34 @@ def test_questions_whose_pictures_are_missing_are_left_out_and_named(tmp_path, t
     assert why in score.broken_note
 
 
-def test_a_benchmark_without_any_picture_ends_before_a_model_is_made(tmp_path):
+def test_a_benchmark_without_any_image_ends_before_a_model_is_made(tmp_path):
     with pytest.raises(Owl2Error, match=r"every one of its 4 rows is broken, first f\.json, row 0 cannot"):
         run(tmp_path, None, Seen(4))
     assert not (tmp_path / "numbers").exists()
 
 
-def test_a_damaged_picture_is_left_out_and_asked_when_it_is_mended(tmp_path, table_model, picture_bytes):
+def test_a_damaged_image_is_left_out_and_asked_when_it_is_mended(tmp_path, table_model, image_bytes):
     for number in range(4):
-        (tmp_path / f"{number}.png").write_bytes(picture_bytes("red"))
+        (tmp_path / f"{number}.png").write_bytes(image_bytes("red"))
     (tmp_path / "2.png").write_bytes(b"damaged")
     data = {"root": tmp_path}
 
-    class OnePicture(Seen):
+    class OneImage(Seen):
         def questions(self, root):
             for question in super().questions(root):
                 yield dataclasses.replace(question, images=question.images[:1])
 
-    score = run(tmp_path / "out", Sees(table_model(even), {"n2"}), OnePicture(4), **data)
+    score = run(tmp_path / "out", Sees(table_model(even), {"n2"}), OneImage(4), **data)
     assert (score.questions, score.broken) == (3, 1)
-    assert score.first_broken == ("f.json, row 2 cannot be asked: the picture of n2 is damaged",)
-    # The same command asks nothing while the picture is damaged, ...
+    assert score.first_broken == ("f.json, row 2 cannot be asked: the image of n2 is damaged",)
+    # The same command asks nothing while the image is damaged, ...
     before = (tmp_path / "out/numbers/results.jsonl").read_bytes()
-    assert run(tmp_path / "out", None, OnePicture(4), **data) == score
+    assert run(tmp_path / "out", None, OneImage(4), **data) == score
     assert (tmp_path / "out/numbers/results.jsonl").read_bytes() == before
     # ... and all of its chunk once it is not, which gives the bytes of a run without the fault.
-    (tmp_path / "2.png").write_bytes(picture_bytes("red"))
-    assert run(tmp_path / "out", table_model(even), OnePicture(4), **data).broken == 0
-    run(tmp_path / "whole", table_model(even), OnePicture(4), **data)
+    (tmp_path / "2.png").write_bytes(image_bytes("red"))
+    assert run(tmp_path / "out", table_model(even), OneImage(4), **data).broken == 0
+    run(tmp_path / "whole", table_model(even), OneImage(4), **data)
     files = [tmp_path / part / "numbers/results.jsonl" for part in ("out", "whole")]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert not (tmp_path / "out/numbers/broken.jsonl").exists()
@@ -308,7 +308,7 @@ def test_answers_in_memory_name_what_could_not_be_asked(tmp_path, table_model):
     questions = list(Seen(3).questions(tmp_path))
     answered = runner.answer_in_memory(Seen(3), questions, Sees(table_model(even), {"n1"}))
     assert [getattr(one, "prediction", None) for one in answered] == ["0", None, "2"]
-    assert str(answered[1]) == "f.json, row 1 cannot be asked: the picture of n1 is damaged"
+    assert str(answered[1]) == "f.json, row 1 cannot be asked: the image of n1 is damaged"
 
 
 def test_options_are_recorded_with_their_log_likelihoods(tmp_path, table_model):

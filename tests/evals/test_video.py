@@ -83,8 +83,8 @@ def test_a_clip_without_a_number_is_named(folder, assert_broken):
 
 def write_gif(path, frames):
     path.parent.mkdir(parents=True, exist_ok=True)
-    pictures = [Image.new("RGB", (4, 4), (10 * index, 0, 0)) for index in range(frames)]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=100)
+    images = [Image.new("RGB", (4, 4), (10 * index, 0, 0)) for index in range(frames)]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=100)
 
 
 def test_tgif_reads_animations_as_published(folder, answer):

@@ -45,7 +45,7 @@ def vqav2_files(folder, prefix="vqav2/v2_", kind="yes/no"):
     ]
     folder.json(f"{prefix}OpenEnded_mscoco_val2014_questions.json", {**head, "questions": questions})
     folder.json(f"{prefix}mscoco_val2014_annotations.json", {**head, "annotations": annotations})
-    folder.picture("coco/val2014/COCO_val2014_000000000042.jpg")
+    folder.image("coco/val2014/COCO_val2014_000000000042.jpg")
 
 
 def test_vqav2_reads_both_files_and_scores_by_leave_one_out(folder, answer):
@@ -71,7 +71,7 @@ def test_okvqa_has_the_same_two_files(folder, answer):
 def test_vqav2_test_dev_writes_the_submission(folder, answer, tmp_path):
     questions = [{"image_id": 7, "question": "How many?", "question_id": 7000}]
     folder.json("vqav2/v2_OpenEnded_mscoco_test-dev2015_questions.json", {"questions": questions})
-    folder.picture("coco/test2015/COCO_test2015_000000000007.jpg")
+    folder.image("coco/test2015/COCO_test2015_000000000007.jpg")
     benchmark = vqa.VQAv2TestDev()
     answered, summary = answer(benchmark, {"7000": "The two dogs, maybe?"})
     assert summary.metrics == {}
@@ -96,7 +96,7 @@ def aokvqa_row():
 
 def test_aokvqa_counts_equal_direct_answers_by_thirds(folder, answer):
     folder.json("aokvqa/aokvqa_v1p0_val.json", [aokvqa_row()])
-    folder.picture("coco/val2017/000000299207.jpg")
+    folder.image("coco/val2017/000000299207.jpg")
     name = aokvqa_row()["question_id"]
     answered, summary = answer(vqa.AOKVQA(), {name: "Cigarette."})
     assert summary.metrics["direct_answer"] == pytest.approx(200 / 3)
@@ -128,7 +128,7 @@ def test_gqa_is_exact_and_splits_by_structure(folder, answer):
         },
     }
     folder.json("gqa/testdev_balanced_questions.json", rows)
-    folder.picture("gqa/images/n161313.jpg")
+    folder.image("gqa/images/n161313.jpg")
     answered, summary = answer(vqa.GQA(), {"201307251": "No", "201640614": "the woman"})
     assert summary.metrics == {"accuracy": 50.0, "verify": 100.0, "query": 0.0}
     assert answered[1].question.images[0].name == "n235859.jpg"
@@ -138,7 +138,7 @@ def test_vizwiz_answers_without_ids_are_ten_people(folder, answer):
     rows = [
         {
             "image": "VizWiz_val_00000000.jpg",
-            "question": "Ok. There is another picture I hope it is a better one.",
+            "question": "Ok. There is another image I hope it is a better one.",
             "answers": [{"answer_confidence": "yes", "answer": "unanswerable"}] * 7
             + [{"answer_confidence": "yes", "answer": "laptop"}] * 3,
             "answer_type": "unanswerable",
@@ -146,7 +146,7 @@ def test_vizwiz_answers_without_ids_are_ten_people(folder, answer):
         }
     ]
     folder.json("vizwiz/val.json", rows)
-    folder.picture("vizwiz/val/VizWiz_val_00000000.jpg")
+    folder.image("vizwiz/val/VizWiz_val_00000000.jpg")
     name = "VizWiz_val_00000000.jpg"
     assert answer(vqa.VizWiz(), {name: "Unanswerable"})[1].metrics["vqa_accuracy"] == 100.0
     assert answer(vqa.VizWiz(), {name: "laptop"})[1].metrics == {
@@ -172,7 +172,7 @@ def test_textvqa_answers_are_plain_strings(folder, answer):
         }
     ]
     folder.json("textvqa/TextVQA_0.5.1_val.json", {"dataset_name": "textvqa", "data": rows})
-    folder.picture("textvqa/train_images/003a8ae2ef43b901.jpg")
+    folder.image("textvqa/train_images/003a8ae2ef43b901.jpg")
     # "Dakota" keeps its capital among the ground truths, so one "dakota" matches: 9 see it, 9 * 1/3 / 10.
     assert answer(vqa.TextVQA(), {"34602": "Dakota"})[1].metrics == {"vqa_accuracy": 30.0}
 
@@ -190,7 +190,7 @@ def test_ocrvqa_asks_the_questions_of_the_third_split(folder, answer):
         }
 
     folder.json("ocrvqa/dataset.json", {"761183272": cover(1), "1523205592": cover(3)})
-    folder.picture("ocrvqa/images/1523205592.jpg")
+    folder.image("ocrvqa/images/1523205592.jpg")
     answers = {"1523205592-0": "sandra boynton", "1523205592-1": "Yes"}
     answered, summary = answer(vqa.OCRVQA(), answers)
     assert summary.metrics == {"accuracy": 50.0}

@@ -13,7 +13,7 @@ RELEASE = "mme/MME_Benchmark_release_version"
 
 
 def mme_files(folder, **lines):
-    """Every task with one picture, or with the lines given for it."""
+    """Every task with one image, or with the lines given for it."""
     for task in TASK_NAMES:
         text = lines.get(task) or (
             f"{task}.jpg\tIs it so? Please answer yes or no.\tYes\n"
@@ -26,7 +26,7 @@ def test_mme_sums_ten_perception_and_four_cognition_tasks(folder, answer):
     mme_files(folder)
     names = [f"{task}/{line}" for task in sorted(TASK_NAMES) for line in (0, 1)]
     predictions = dict.fromkeys(names, "No")
-    # Always "No" is right on one question of each picture: 50 + 0 in every task ...
+    # Always "No" is right on one question of each image: 50 + 0 in every task ...
     predictions |= {"count/0": "Yes", "count/1": "no, it is not"}  # ... but count: 100 + 100,
     predictions |= {"scene/0": "maybe", "scene/1": "unsure"}  # and scene: 0 + 0 (neither yes nor no).
     answered, summary = answer(MME(), predictions)
@@ -42,17 +42,17 @@ def test_mme_sums_ten_perception_and_four_cognition_tasks(folder, answer):
     assert MME().headline(features.mean(0)) == pytest.approx(summary.metrics["Perception"])
 
 
-def test_mme_pictures_lie_where_the_release_puts_them(folder):
+def test_mme_images_lie_where_the_release_puts_them(folder):
     mme_files(folder)
-    pictures = {q.info["task"]: q.images[0].relative_to(folder.root) for q in MME().questions(folder.root)}
-    assert str(pictures["scene"]) == f"{RELEASE}/scene/images/scene.jpg"
-    assert str(pictures["OCR"]) == f"{RELEASE}/OCR/OCR.jpg"
+    images = {q.info["task"]: q.images[0].relative_to(folder.root) for q in MME().questions(folder.root)}
+    assert str(images["scene"]) == f"{RELEASE}/scene/images/scene.jpg"
+    assert str(images["OCR"]) == f"{RELEASE}/OCR/OCR.jpg"
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("a.jpg\tIs it so?\n", r"OCR.txt, line 1 is malformed: expected picture, question and answer"),
+        ("a.jpg\tIs it so?\n", r"OCR.txt, line 1 is malformed: expected image, question and answer"),
         ("a.jpg\tIs it so?\tPerhaps\n", "must be Yes or No, found 'Perhaps'"),
     ],
 )
@@ -79,7 +79,7 @@ def pope_rows():
 
 def test_pope_by_hand(folder, answer):
     folder.lines("pope/coco_pope_random.json", pope_rows())
-    folder.picture("coco/val2014/COCO_val2014_000000310196.jpg")
+    folder.image("coco/val2014/COCO_val2014_000000310196.jpg")
     answers = {"1": "Yes, there is.", "2": "Yes", "3": "No", "4": "There is not one."}
     answered, summary = answer(POPE("random"), answers)
     # One each of true and false positives and negatives.
@@ -97,7 +97,7 @@ def test_pope_by_hand(folder, answer):
 
 
 def test_malformed_pope_files_are_named(folder, assert_broken):
-    folder.picture("coco/val2014/a.jpg")
+    folder.image("coco/val2014/a.jpg")
     folder.lines("pope/coco_pope_popular.json", [{**pope_rows()[0], "label": "maybe"}])
     assert_broken(POPE("popular"), "the label must be yes or no, found 'maybe'")
     folder.text("pope/coco_pope_popular.json", '{"question_id": 1}\n{"quest')

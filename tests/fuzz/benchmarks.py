@@ -47,7 +47,7 @@ WORDS = (
     "two\nlines",
     " spaced ",
 )
-# A picture of one pixel; nothing here looks at it.
+# An image of one pixel; nothing here looks at it.
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 
 

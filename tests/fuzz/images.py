@@ -1,4 +1,4 @@
-"""Picture files: built ones must give the right pixels, mutated ones a picture or an error in words.
+"""Image files: built ones must give the right pixels, mutated ones an image or an error in words.
 
 A damaged block of metadata must change nothing but the orientation.
 """
@@ -15,19 +15,19 @@ from PIL import Image, features
 
 from owl2_jax.data import images
 from owl2_jax.data.images import MODES, ImageError
-from tests.fuzz import picture_files
+from tests.fuzz import image_files
 
 _REASONS = {"corrupt", "unsupported", "oversized"}
 _MAX_PIXELS = 250_000
 _BUILT = (
-    picture_files.any_png,
-    picture_files.any_png,
-    picture_files.any_animated_png,
-    picture_files.any_tiff,
-    picture_files.any_tiff,
-    picture_files.gif,
-    picture_files.bmp,
-    picture_files.ppm,
+    image_files.any_png,
+    image_files.any_png,
+    image_files.any_animated_png,
+    image_files.any_tiff,
+    image_files.any_tiff,
+    image_files.gif,
+    image_files.bmp,
+    image_files.ppm,
 )
 
 
@@ -44,7 +44,7 @@ def cases(rng: np.random.Generator) -> Iterator[Callable[[], None]]:
         yield partial(check_metadata, kind, mangled_exif(rng))
 
 
-def check_built(made: picture_files.Made) -> None:
+def check_built(made: image_files.Made) -> None:
     """A file that is in order: its pixels are those it was built from."""
     pixels = np.asarray(images.decode(made.data, "built", _MAX_PIXELS)).astype(int)
     assert pixels.shape == made.right.shape, (made.what, pixels.shape, made.right.shape)
@@ -53,7 +53,7 @@ def check_built(made: picture_files.Made) -> None:
 
 
 def check_mutated(data: bytes) -> None:
-    """Any file: a picture within the limit, in every mode, or an error that names it."""
+    """Any file: an image within the limit, in every mode, or an error that names it."""
     try:
         image = images.decode(data, "mutant", _MAX_PIXELS)
         pixels = images.fit(image, sorted(MODES)[len(data) % len(MODES)], 14, "mutant", _MAX_PIXELS)
@@ -68,7 +68,7 @@ def check_mutated(data: bytes) -> None:
 
 
 def check_metadata(kind: str, block: bytes) -> None:
-    """A good picture with any EXIF block: the picture, any way up, and nothing else."""
+    """A good image with any EXIF block: the image, any way up, and nothing else."""
     pixels = np.asarray(images.decode(with_exif(kind, block), kind))
     right = plain(kind)
     turned = [np.rot90(right, turns) for turns in range(4)]
@@ -141,7 +141,7 @@ def with_exif(kind: str, block: bytes) -> bytes:
     if kind.startswith("PNG"):
         # Behind the header, or behind the pixels.
         at = 33 if kind == "PNG" else len(data) - 12
-        return data[:at] + picture_files.chunk(b"eXIf", block) + data[at:]
+        return data[:at] + image_files.chunk(b"eXIf", block) + data[at:]
     if kind == "JPEG":
         body = b"Exif\0\0" + block
         return data[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[2:]
@@ -224,7 +224,7 @@ Blocks = list[tuple[bytes, bytes]]
 
 def _blocks(data: bytes) -> tuple[Blocks, Callable[[Blocks], bytes]]:
     if data.startswith(b"\x89PNG"):
-        return _png_blocks(data), picture_files.png
+        return _png_blocks(data), image_files.png
     if data.startswith(b"\xff\xd8"):
         return _jpeg_blocks(data), _join_jpeg
     if data.startswith(b"RIFF"):

@@ -46,7 +46,7 @@ _NAMES = (
 _KEYS = (
     "images",
     "img",
-    "picture",
+    "image",
     "image_path",
     "Image",
     "model",
@@ -76,16 +76,16 @@ _KNOWN, _THERE = (
     {"id", "image", "conversations"},
     {"a.png", "b c.png", "sub/c.png", "./a.png", "sub/../a.png"},
 )
-# Keys under which a picture would be lost without a word.
-_PICTURE_STEMS = ("image", "img", "picture", "photo")
+# Keys under which an image would be lost without a word.
+_IMAGE_STEMS = ("image", "img", "image", "photo")
 
 
 def cases(rng: np.random.Generator) -> Iterator[Callable[[], None]]:
-    """Endless cases over LLaVA's records, their files, lines and pictures' names."""
+    """Endless cases over LLaVA's records, their files, lines and images' names."""
     tokenizer = Tokenizer(embedded.TOKENIZER)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "pictures"
-        _write_pictures(folder)
+        folder = Path(name) / "images"
+        _write_images(folder)
         while True:
             kind = rng.integers(4)
             if kind < 2:
@@ -102,7 +102,7 @@ def cases(rng: np.random.Generator) -> Iterator[Callable[[], None]]:
 # ---- making --------------------------------------------------------------------
 
 
-def _write_pictures(folder: Path) -> None:
+def _write_images(folder: Path) -> None:
     (folder / "sub").mkdir(parents=True)
     for number, name in enumerate(("a.png", "b c.png", "sub/c.png", "é.png", "../out.png")):
         Image.new("RGB", (2, 2), (number, 0, 0)).save(folder / name)
@@ -133,7 +133,7 @@ def _record(rng: np.random.Generator, folder: Path) -> Any:
     turns: list[Any] = [{"from": role, "value": _text(rng)} for role in roles]
     names = [_pick(rng, ("a.png", "b c.png", "sub/c.png")) for _ in range(int(rng.integers(0, 3)))]
     if rng.integers(2):
-        # As many tags as pictures, somewhere.
+        # As many tags as images, somewhere.
         for turn in turns:
             turn["value"] = turn["value"].replace("<|image|>", "").replace("<image>", "")
         for _ in names:
@@ -267,7 +267,7 @@ def _check_example(
         assert right.startswith(f"{folder}{os.sep}")
         assert os.path.samefile(right, path)
     if not names:
-        lost = [key for key in record if key != "image" and key.lower().rstrip("s") in _PICTURE_STEMS]
+        lost = [key for key in record if key != "image" and key.lower().rstrip("s") in _IMAGE_STEMS]
         assert not any(record[key] for key in lost if record[key] != "")
     for turn in turns:
         assert not any(turn.get(key) for key in ("image", "images", "tool_calls"))

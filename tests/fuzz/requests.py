@@ -16,7 +16,7 @@ from owl2_jax.serving.body import parse_object
 from owl2_jax.serving.calls import ChatCall, read_call
 from owl2_jax.serving.errors import ApiError
 
-MAX_PICTURES = 3
+MAX_IMAGES = 3
 _IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}}
 _SEED: dict[str, Any] = {
     "model": "m",
@@ -66,14 +66,14 @@ def bodies(rng: np.random.Generator) -> Iterator[bytes]:
 def check(data: bytes) -> None:
     """Reads a body as the server does. Raises unless it is a call or gets a sound 4xx error."""
     try:
-        call = read_call(parse_object(data), MAX_PICTURES)
+        call = read_call(parse_object(data), MAX_IMAGES)
     except ApiError as error:
         _check_error(error)
         return
     assert isinstance(call, ChatCall)
     conversation = call.conversation
-    marks = sum(turn["content"].count(turns.PICTURE_MARK) for turn in conversation.messages)
-    assert marks == len(conversation.pictures) <= MAX_PICTURES
+    marks = sum(turn["content"].count(turns.IMAGE_MARK) for turn in conversation.messages)
+    assert marks == len(conversation.images) <= MAX_IMAGES
     roles = [turn["role"] for turn in conversation.messages]
     assert roles[-1] == "user"
     assert all(one != other for one, other in itertools.pairwise(roles))

@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 
 from owl2_jax.data import image_blocks, images
+from tests.fuzz import image_files
 from tests.fuzz import images as fuzz
-from tests.fuzz import picture_files
 from tests.fuzz.run import run
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_500_picture_files_give_no_finding():
+def test_500_image_files_give_no_finding():
     assert run("images", 500) == []
 
 
 def test_wrong_pixels_are_a_finding(monkeypatch):
     monkeypatch.setattr(image_blocks, "hidden_first_frame", lambda data: None)
     rng = np.random.default_rng(0)
-    made = next(m for m in iter(lambda: picture_files.any_animated_png(rng), None) if "hidden True" in m.what)
+    made = next(m for m in iter(lambda: image_files.any_animated_png(rng), None) if "hidden True" in m.what)
     with pytest.raises(AssertionError, match="animated PNG, hidden True"):
         fuzz.check_built(made)
 

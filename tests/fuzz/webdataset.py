@@ -21,8 +21,8 @@ from tests.data.fuzz import mutated
 
 _FOLDERS = ("", "", "d1/", "d2/", "./", "d1/é/", "d1/" * 40)
 _STEMS = ("1", "2", "A", "a", "é日", "x" * 60, "._1", ".hidden", "0 1")
-_PICTURES = ("jpg", "JPG", "jpeg", "png", "Webp", "gif", "TIFF", "bmp", "avif", "heic")
-_ENDINGS = (*_PICTURES, "txt", "TXT", "Txt", "json", "JSON", "npy", "txt.bak", "seg.png", "")
+_IMAGES = ("jpg", "JPG", "jpeg", "png", "Webp", "gif", "TIFF", "bmp", "avif", "heic")
+_ENDINGS = (*_IMAGES, "txt", "TXT", "Txt", "json", "JSON", "npy", "txt.bak", "seg.png", "")
 _CAPTIONS = ("a bus", " a\n", "", "é 日", "a\u2028b", "\ufeff", "<|image|>", "</s>")
 _FORMATS = (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)
 
@@ -72,7 +72,7 @@ def _content(rng: np.random.Generator, ending: str, number: int) -> bytes:
             mark
             + json.dumps(_pick(rng, ({"caption": _pick(rng, _CAPTIONS)}, {"caption": 5}, {}, []))).encode()
         )
-    return b"picture %d" % number
+    return b"image %d" % number
 
 
 def _tar(members: list[Member], form: int) -> bytes:
@@ -96,14 +96,14 @@ def check(members: list[Member], data: bytes, folder: Path) -> None:
     """Compares every sample with what its members say."""
     source, right = _open(data, folder), _expected(members)
     assert len(source) == len(right)
-    for index, (key, picture, caption) in enumerate(right):
+    for index, (key, image, caption) in enumerate(right):
         example = _sample(source, index)
-        if picture is None or caption is None:
+        if image is None or caption is None:
             assert example is None, f"{key} was taken, and should be refused"
         else:
             assert example is not None, f"{key} was refused"
             assert example["id"] == f"0/{key}"
-            assert (example["images"], example["answer"]) == ([picture], caption)
+            assert (example["images"], example["answer"]) == ([image], caption)
 
 
 def check_damaged(data: bytes, folder: Path) -> None:
@@ -131,7 +131,7 @@ def _sample(source: WebDatasetSource, index: int) -> dict[str, Any] | None:
 
 
 def _expected(members: list[Member]) -> list[tuple[str, bytes | None, str | None]]:
-    """(name, picture, caption) of every sample, None where there is none or more than one."""
+    """(name, image, caption) of every sample, None where there is none or more than one."""
     named = []
     for name, data in members:
         folder, _, base = name.removeprefix("./").rpartition("/")
@@ -141,11 +141,11 @@ def _expected(members: list[Member]) -> list[tuple[str, bytes | None, str | None
     samples = []
     for key, group in itertools.groupby(named, key=lambda one: one[0]):
         parts = [(ending, data) for _, ending, data in group]
-        pictures = [data for ending, data in parts if ending in {one.lower() for one in _PICTURES}]
+        images = [data for ending, data in parts if ending in {one.lower() for one in _IMAGES}]
         texts = [data for ending, data in parts if ending == "txt"]
         objects = [data for ending, data in parts if ending == "json"]
-        if pictures or texts or objects:
-            samples.append((key, pictures[0] if len(pictures) == 1 else None, _caption(texts, objects)))
+        if images or texts or objects:
+            samples.append((key, images[0] if len(images) == 1 else None, _caption(texts, objects)))
     return samples
 
 

@@ -29,7 +29,7 @@ def model(tiny_config, tiny_params, toy_tokenizer) -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def inside(model) -> Inside:
-    return look_inside(model, MESSAGES, [tiny.picture_file(1), tiny.picture(2)], max_new_tokens=6)
+    return look_inside(model, MESSAGES, [tiny.image_file(1), tiny.image(2)], max_new_tokens=6)
 
 
 @pytest.mark.parametrize("name", ["A", "B"])
@@ -47,7 +47,7 @@ def test_attention_is_that_of_the_original(name):
     assert_close(attention, expected[:, 0, :, prompt:, :], "attention of the answer's tokens")
     np.testing.assert_allclose(attention.sum(-1), 1.0, atol=1e-5)
     np.testing.assert_allclose(reading.sum(-1), 1.0, atol=1e-5)
-    # Mass on the picture, the end token included: the modality indicator of the original.
+    # Mass on the image, the end token included: the modality indicator of the original.
     is_image = np.asarray(image_positions(config, prompts, length))
     np.testing.assert_array_equal(is_image, golden["i/expanded_modality"][0].astype(bool))
 
@@ -59,10 +59,10 @@ def test_masses_are_those_of_one_plain_pass(model, inside):
     np.testing.assert_allclose(inside.image_mass + inside.text_mass, 1.0, atol=1e-5)
     assert inside.image_positions == 2 * model.config.tokens_per_image < inside.positions
 
-    tokens, starts, pictures = _whole_sequence(model, inside)
+    tokens, starts, images = _whole_sequence(model, inside)
     row = jnp.arange(tokens.shape[1])[None]
     logits, state = Owl2(model.config).apply(
-        {"params": model.params}, tokens, row, jnp.ones_like(row), pictures, jnp.arange(2)[None], starts,
+        {"params": model.params}, tokens, row, jnp.ones_like(row), images, jnp.arange(2)[None], starts,
         mutable=["intermediates"],
     )  # fmt: skip
     attention = state["intermediates"]["decoder"]["layers"]["attention"]["attention"][0][:, 0].mean(1)
@@ -80,11 +80,11 @@ def _whole_sequence(model, inside):
     from owl2_jax.inference.inputs import read_request
     from owl2_jax.inference.request import Request
 
-    prompt = read_request(Request(MESSAGES, inside.pictures), model)
+    prompt = read_request(Request(MESSAGES, inside.images), model)
     pieces = {model.tokenizer.piece(number): number for number in range(model.tokenizer.vocab_size)}
     answer = [pieces[token.text] for token in inside.tokens]
     tokens = np.concatenate([prompt.tokens, answer])[None].astype(np.int32)
-    return tokens, np.array([prompt.image_starts], np.int32), np.stack(inside.pictures)
+    return tokens, np.array([prompt.image_starts], np.int32), np.stack(inside.images)
 
 
 def test_maps_are_shares_of_the_patches(model, inside):
@@ -93,7 +93,7 @@ def test_maps_are_shares_of_the_patches(model, inside):
     assert inside.token_looks.shape == (6, 2, grid, grid)
     for maps in (inside.queries, inside.token_looks, inside.looks):
         np.testing.assert_allclose(maps.sum((-1, -2)), 1.0, atol=1e-5)
-    assert [picture.shape for picture in inside.pictures] == [(28, 28, 3)] * 2
+    assert [image.shape for image in inside.images] == [(28, 28, 3)] * 2
 
 
 def test_tokens_list_the_likeliest_first(inside):
@@ -112,11 +112,11 @@ def test_page_shows_models_side_by_side_and_escapes_all_text(inside):
     assert not re.search(r'(src|href)="(?!data:)', page), "nothing is loaded from elsewhere"
     layers = len(inside.image_mass)
     assert page.count("<circle") == 2 * 2 * layers
-    assert f"{inside.image_mass[0].mean():.1%} on pictures" in mass_chart(inside)
+    assert f"{inside.image_mass[0].mean():.1%} on images" in mass_chart(inside)
 
 
-def test_no_picture_is_an_error(model):
-    with pytest.raises(Owl2Error, match="no picture to look into"):
+def test_no_image_is_an_error(model):
+    with pytest.raises(Owl2Error, match="no image to look into"):
         look_inside(model, [{"role": "user", "content": "What?"}], [])
     with pytest.raises(Owl2Error, match="2 image tags"):
-        look_inside(model, MESSAGES, [tiny.picture(1)])
+        look_inside(model, MESSAGES, [tiny.image(1)])

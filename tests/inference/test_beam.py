@@ -95,7 +95,7 @@ def test_requests_together_equal_each_alone(engine):
     requests = [
         Request(
             [{"role": "user", "content": "<|image|>" * count + "What" + " shape" * n}],
-            [tiny.picture(n)] * count,
+            [tiny.image(n)] * count,
             max_new_tokens=3 + n,
         )
         for n, count in enumerate([0, 1, 3, 0, 1])

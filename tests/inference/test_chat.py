@@ -22,11 +22,11 @@ def engine(tiny_config, tiny_params, toy_tokenizer) -> Engine:
 def test_turns_answer_as_the_whole_token_sequence_does(engine):
     chat = Chat(engine, max_new_tokens=4)
     "".join(chat.ask("What?"))
-    "".join(chat.ask("<|image|>Is there a red circle?", [tiny.picture(1)]))
+    "".join(chat.ask("<|image|>Is there a red circle?", [tiny.image(1)]))
     before = chat._ids
-    last = "".join(chat.ask("And <|image|> here?", [tiny.picture(2)]))
+    last = "".join(chat.ask("And <|image|> here?", [tiny.image(2)]))
     turn = chat._turn_ids("And <|image|> here?", 1)
-    request = Request(np.concatenate([before, turn]), [tiny.picture(1), tiny.picture(2)], max_new_tokens=4)
+    request = Request(np.concatenate([before, turn]), [tiny.image(1), tiny.image(2)], max_new_tokens=4)
     assert last == next(engine.generate([request])).text
     assert len(chat.messages) == 6
     assert len(chat.images) == 2
@@ -64,9 +64,9 @@ def test_later_turns_are_encoded_as_in_training(engine, toy_tokenizer):
     np.testing.assert_array_equal(np.concatenate([first, answer, [toy_tokenizer.eos_id], second]), whole)
 
 
-def test_pictures_without_tags_stand_in_front(engine):
+def test_images_without_tags_stand_in_front(engine):
     chat = Chat(engine, max_new_tokens=2)
-    "".join(chat.ask("Which?", [tiny.picture(0), tiny.picture(1)]))
+    "".join(chat.ask("Which?", [tiny.image(0), tiny.image(1)]))
     assert chat.messages[0]["content"] == "<|image|><|image|>Which?"
 
 
@@ -84,7 +84,7 @@ def test_a_turn_that_fails_changes_nothing(engine):
     chat = Chat(engine, max_new_tokens=3)
     "".join(chat.ask("What?"))
     before = chat._ids.copy(), list(chat.messages), list(chat.images)
-    for text, images in [("<|image|>?", []), ("?", [b"no picture"]), ("word " * 200, [])]:
+    for text, images in [("<|image|>?", []), ("?", [b"no image"]), ("word " * 200, [])]:
         with pytest.raises(Owl2Error):
             "".join(chat.ask(text, images))
     np.testing.assert_array_equal(chat._ids, before[0])

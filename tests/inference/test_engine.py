@@ -1,4 +1,4 @@
-"""The engine: answers do not depend on company, few programs, pictures encoded once, errors beforehand."""
+"""The engine: answers do not depend on company, few programs, images encoded once, errors beforehand."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def ask(text: str, *images, **settings) -> Request:
 
 
 def ragged_requests() -> list[Request]:
-    """Prompts of different lengths with 0, 1 and 3 pictures, mixed up."""
+    """Prompts of different lengths with 0, 1 and 3 images, mixed up."""
     requests = []
     for i in range(4):
         words = " shape" * (3 * i)
         requests += [
             ask(f"What{words}?"),
-            ask(f"<|image|>What{words}?", tiny.picture(i)),
-            ask(f"<|image|>Is{words} <|image|> or <|image|>?", *(tiny.picture(i + k) for k in range(3))),
+            ask(f"<|image|>What{words}?", tiny.image(i)),
+            ask(f"<|image|>Is{words} <|image|> or <|image|>?", *(tiny.image(i + k) for k in range(3))),
         ]
     return requests
 
@@ -79,7 +79,7 @@ def test_sampled_requests_do_not_depend_on_slot_or_company(model, single):
 
 
 def test_greedy_answer_is_the_same_beside_sampled_ones(model, single):
-    greedy = ask("<|image|>What is this?", tiny.picture(1))
+    greedy = ask("<|image|>What is this?", tiny.image(1))
     wild = dataclasses.replace(
         greedy, sampling=Sampling(temperature=2.0, repetition_penalty=1.5), top_logprobs=3
     )
@@ -88,9 +88,9 @@ def test_greedy_answer_is_the_same_beside_sampled_ones(model, single):
     assert_same([results[1], results[3]], [next(single.generate([greedy]))] * 2)
 
 
-def test_a_picture_seen_before_is_not_encoded_again(model):
+def test_a_image_seen_before_is_not_encoded_again(model):
     engine = shared(model)
-    same = [tiny.picture_file(3), tiny.picture_file(3), tiny.picture_file(4)]
+    same = [tiny.image_file(3), tiny.image_file(3), tiny.image_file(4)]
     list(engine.generate([ask("<|image|>What?", image) for image in same * 3]))
     assert engine.features.encoded == 2
     list(engine.generate([ask("What?")]))
@@ -100,7 +100,7 @@ def test_a_picture_seen_before_is_not_encoded_again(model):
 def test_many_requests_compile_few_programs(model):
     engine = shared(model)
     requests = [
-        ask(f"{tags}What{' shape' * (n % 9)}?", *(tiny.picture(n + k) for k in range(tags.count("<"))))
+        ask(f"{tags}What{' shape' * (n % 9)}?", *(tiny.image(n + k) for k in range(tags.count("<"))))
         for n in range(40)
         for tags in ("", "<|image|>")
     ]
@@ -182,13 +182,13 @@ def test_min_new_tokens_keeps_the_end_away(model):
     ("request_", "message"),
     [
         (ask("<|image|>What?"), "1 image tag"),
-        (ask("What?", tiny.picture(0)), "0 image tag"),
+        (ask("What?", tiny.image(0)), "0 image tag"),
         (ask("What " * 200), "shorten the prompt"),
         (ask("What?", max_new_tokens=127), "ask for at most"),
-        (ask("<|image|>?", b"no picture at all"), "picture"),
+        (ask("<|image|>?", b"no image at all"), "image"),
         (ask("<|image|>?", "/nowhere/at/all.png"), "cannot read"),
         (ask("<|image|>?", np.zeros((4, 4), np.uint8)), "uint8"),
-        (ask("<image>?", tiny.picture(0)), "<image>"),
+        (ask("<image>?", tiny.image(0)), "<image>"),
         (Request([]), "empty"),
     ],
 )

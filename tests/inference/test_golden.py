@@ -9,7 +9,7 @@ import pytest
 from owl2_jax.convert.to_flax import load_hf_params
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.images import RequestImage
-from owl2_jax.inference.inputs import place_pictures, stack_prompts
+from owl2_jax.inference.inputs import place_images, stack_prompts
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.request import Request
 from owl2_jax.model.owl2 import Owl2
@@ -45,7 +45,7 @@ def golden(request, golden_directory):
 
 
 def requests_of(arrays, case: str) -> list[Request]:
-    """Rows of a case; the pictures are handed out in the order of the placeholders."""
+    """Rows of a case; the images are handed out in the order of the placeholders."""
     if f"{case}/input_ids" not in arrays:
         case = case.removeprefix("gen_")  # generated from the prompt of the forward case
     ids = arrays[f"{case}/input_ids"].astype(np.int32)
@@ -80,14 +80,14 @@ def step_logits(model: LoadedModel, requests: list[Request], tokens: np.ndarray)
     """Logits after the prompt and after each of the given tokens: float32[B, N, V]."""
     config, variables = model.config, {"params": model.params}
     apply = jax.jit(Owl2(config).apply, static_argnames=("method", "cache_length"))
-    prompts = [place_pictures(request.prompt, model) for request in requests]
+    prompts = [place_images(request.prompt, model) for request in requests]
     pixels = [image for request in requests for image in request.images]
     for prompt, request in zip(prompts, requests, strict=True):
-        prompt.pictures = [RequestImage(image, "resize", config.vision.image_size) for image in request.images]
-    keys = [picture.key for prompt in prompts for picture in prompt.pictures]
+        prompt.images = [RequestImage(image, "resize", config.vision.image_size) for image in request.images]
+    keys = [image.key for prompt in prompts for image in prompt.images]
     length = max(map(len, prompts))
     stacked = stack_prompts(
-        prompts, len(prompts), length, config.decoder.vocab_size, lambda picture: keys.index(picture.key)
+        prompts, len(prompts), length, config.decoder.vocab_size, lambda image: keys.index(image.key)
     )
     features = apply(variables, np.stack(pixels), method="encode_images") if pixels else None
     positions = np.tile(np.arange(length, dtype=np.int32), (len(prompts), 1))
@@ -108,7 +108,7 @@ def test_left_padded_prompt_equals_the_unpadded_one(golden):
     """The release gets this wrong; ours must not."""
     model, arrays = golden
     (request,) = requests_of(arrays, "gen_i")
-    prompt = place_pictures(request.prompt, model)
+    prompt = place_images(request.prompt, model)
     count, pad = len(prompt), 5
     apply = jax.jit(Owl2(model.config).apply, static_argnames=("method", "cache_length"))
     features = apply({"params": model.params}, np.stack(request.images), method="encode_images")

@@ -28,7 +28,7 @@ def looking(model) -> Looking:
     return Looking(model)
 
 
-def by_one_pass(model, answer: str, pictures) -> tuple[np.ndarray, np.ndarray]:
+def by_one_pass(model, answer: str, images) -> tuple[np.ndarray, np.ndarray]:
     """The same from a forward pass over prompt and answer, with every attention written out."""
     config = model.config
     dialogue = [*MESSAGES, {"role": "assistant", "content": answer}]
@@ -38,7 +38,7 @@ def by_one_pass(model, answer: str, pictures) -> tuple[np.ndarray, np.ndarray]:
     row = jnp.arange(tokens.shape[1])[None]
     starts = sample.image_starts[None]
     _, state = Owl2(config).apply(
-        {"params": model.params}, tokens, row, jnp.ones_like(row), np.stack(pictures),
+        {"params": model.params}, tokens, row, jnp.ones_like(row), np.stack(images),
         jnp.arange(2)[None], starts, mutable=["intermediates"],
     )  # fmt: skip
     state = jax.tree.map(np.asarray, state["intermediates"])
@@ -54,9 +54,9 @@ def by_one_pass(model, answer: str, pictures) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_look_is_attention_of_the_plain_forward_pass(model, looking):
-    pictures = [tiny.picture(1), tiny.picture(2)]
-    looks = looking.look(MESSAGES, "the red circle", pictures)
-    maps, shares = by_one_pass(model, "the red circle", pictures)
+    images = [tiny.image(1), tiny.image(2)]
+    looks = looking.look(MESSAGES, "the red circle", images)
+    maps, shares = by_one_pass(model, "the red circle", images)
     for look, expected, share in zip(looks, maps, shares, strict=True):
         assert look.weights.shape == (2, 2)
         np.testing.assert_allclose(look.weights.ravel(), expected, atol=1e-6)
@@ -64,28 +64,26 @@ def test_look_is_attention_of_the_plain_forward_pass(model, looking):
     assert 0 < sum(look.share for look in looks) < 1
 
 
-def test_look_depends_on_the_picture_and_the_answer(looking):
-    first, second = (
-        looking.look(MESSAGES, text, [tiny.picture(1), tiny.picture(2)]) for text in ("red", "no")
-    )
+def test_look_depends_on_the_image_and_the_answer(looking):
+    first, second = (looking.look(MESSAGES, text, [tiny.image(1), tiny.image(2)]) for text in ("red", "no"))
     assert np.abs(first[0].weights - second[0].weights).max() > 1e-6
-    other = looking.look(MESSAGES, "red", [tiny.picture(3), tiny.picture(2)])
+    other = looking.look(MESSAGES, "red", [tiny.image(3), tiny.image(2)])
     assert np.abs(first[0].weights - other[0].weights).max() > 1e-6
 
 
 def test_model_in_int8_looks_nearly_where_the_whole_one_does(model, looking):
-    pictures = [tiny.picture(1), tiny.picture(2)]
-    whole = looking.look(MESSAGES, "red", pictures)
-    small = Looking(quantize_model(model)).look(MESSAGES, "red", pictures)
+    images = [tiny.image(1), tiny.image(2)]
+    whole = looking.look(MESSAGES, "red", images)
+    small = Looking(quantize_model(model)).look(MESSAGES, "red", images)
     for look, other in zip(whole, small, strict=True):
         np.testing.assert_allclose(look.weights, other.weights, atol=0.02)
         assert look.share == pytest.approx(other.share, abs=0.02)
 
 
 def test_long_answer_is_looked_at_from_its_beginning(looking):
-    pictures = [tiny.picture(1), tiny.picture(2)]
-    looks = looking.look(MESSAGES, "x" * (MAX_ANSWER + 10), pictures)
-    same = looking.look(MESSAGES, "x" * (MAX_ANSWER + 5), pictures)
+    images = [tiny.image(1), tiny.image(2)]
+    looks = looking.look(MESSAGES, "x" * (MAX_ANSWER + 10), images)
+    same = looking.look(MESSAGES, "x" * (MAX_ANSWER + 5), images)
     np.testing.assert_array_equal(looks[0].weights, same[0].weights)
 
 
@@ -93,11 +91,11 @@ def test_long_answer_is_looked_at_from_its_beginning(looking):
     ("messages", "answer", "count", "words"),
     [
         (MESSAGES, "", 2, "no answer"),
-        ([{"role": "user", "content": "What?"}], "red", 0, "no picture"),
+        ([{"role": "user", "content": "What?"}], "red", 0, "no image"),
         (MESSAGES, "red", 1, "2 image tags"),
         ([{"role": "user", "content": "<|image|>" + "What " * 200}], "red", 1, "longer than"),
     ],
 )
 def test_what_cannot_be_looked_at_is_named(looking, messages, answer, count, words):
     with pytest.raises(Owl2Error, match=words):
-        looking.look(messages, answer, [tiny.picture(i) for i in range(count)])
+        looking.look(messages, answer, [tiny.image(i) for i in range(count)])

@@ -28,7 +28,7 @@ def ask(text: str, *images, **settings) -> Request:
     return Request([{"role": "user", "content": text}], images, **{"max_new_tokens": 6} | settings)
 
 
-def questions(picture: int, count: int = 8) -> list[Request]:
+def questions(image: int, count: int = 8) -> list[Request]:
     words = [
         "What?",
         "Is there a circle?",
@@ -39,7 +39,7 @@ def questions(picture: int, count: int = 8) -> list[Request]:
         "blue triangle",
         "this",
     ]
-    return [ask(f"<|image|>{words[i % 8]}", tiny.picture(picture)) for i in range(count)]
+    return [ask(f"<|image|>{words[i % 8]}", tiny.image(image)) for i in range(count)]
 
 
 def answers(engine: Engine, requests: list[Request]) -> list[list[int]]:
@@ -47,7 +47,7 @@ def answers(engine: Engine, requests: list[Request]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_questions_on_one_picture_run_it_once_and_answer_alike(model, together):
+def test_questions_on_one_image_run_it_once_and_answer_alike(model, together):
     with_reuse, without = engine(model), engine(model, reuse_from=0)
     requests = questions(0)
     if together:
@@ -62,14 +62,14 @@ def test_questions_on_one_picture_run_it_once_and_answer_alike(model, together):
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_eight_questions_on_one_picture_cost_at_most_two_prefills(toy_tokenizer, together):
-    """Positions run and pictures encoded, at the true number of queries and ten tokens a question."""
+def test_eight_questions_on_one_image_cost_at_most_two_prefills(toy_tokenizer, together):
+    """Positions run and images encoded, at the true number of queries and ten tokens a question."""
     config = tiny.tiny_config(**{"abstractor.num_queries": 64})
     one = engine(LoadedModel(config, tiny.tiny_params(config), toy_tokenizer))
 
-    def question(picture: int, number: int) -> Request:
+    def question(image: int, number: int) -> Request:
         ids = np.array([1, 40, 41, 42, -200, 50 + number, *range(60, 69)], np.int32)
-        return Request(ids, [tiny.picture(picture)], max_new_tokens=4)
+        return Request(ids, [tiny.image(image)], max_new_tokens=4)
 
     answers(one, [question(1, 0)])
     cost_of_one = one.admission.positions
@@ -81,11 +81,11 @@ def test_eight_questions_on_one_picture_cost_at_most_two_prefills(toy_tokenizer,
     assert one.features.encoded == 2
 
 
-def test_mixed_pictures_and_settings_answer_alike(model):
+def test_mixed_images_and_settings_answer_alike(model):
     requests = [request for n in range(3) for request in questions(n, 3)]
-    requests += [ask("<|image|>What <|image|> or this?", tiny.picture(1), tiny.picture(2))]
+    requests += [ask("<|image|>What <|image|> or this?", tiny.image(1), tiny.image(2))]
     requests += [
-        ask("<|image|>What?", tiny.picture(1), sampling=Sampling(1.0, seed=n, repetition_penalty=1.4))
+        ask("<|image|>What?", tiny.image(1), sampling=Sampling(1.0, seed=n, repetition_penalty=1.4))
         for n in range(3)
     ]
     with_reuse, without = engine(model), engine(model, reuse_from=0)
@@ -96,7 +96,7 @@ def test_mixed_pictures_and_settings_answer_alike(model):
 def test_later_turns_run_only_what_is_new(model):
     talk = engine(model, slots=1)
     chat = Chat(talk, max_new_tokens=4)
-    "".join(chat.ask("<|image|>What shape is this?", [tiny.picture(0)]))
+    "".join(chat.ask("<|image|>What shape is this?", [tiny.image(0)]))
     before = talk.admission.positions
     "".join(chat.ask("And?"))
     new = len(chat._turn_ids("And?", 0)) + 2  # the newest token of the answer and `</s>`
@@ -128,7 +128,7 @@ def test_index_finds_the_longest_beginning():
     assert common_length(np.array([1, 2]), np.array([1, 2, 3])) == 2
 
 
-def test_no_beginning_cuts_a_picture():
+def test_no_beginning_cuts_a_image():
     prompt = Prompt(np.arange(20, dtype=np.int32), [3, 9], [], span=5)
     assert [prompt.reusable(n) for n in (2, 3, 4, 7, 8, 9, 10, 14, 15, 19, 30)] == [
         *(2, 3, 3, 3, 8, 9, 9, 14, 15, 19, 19)

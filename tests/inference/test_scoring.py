@@ -8,7 +8,7 @@ import pytest
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.engine import Engine, EngineConfig
-from owl2_jax.inference.inputs import place_pictures
+from owl2_jax.inference.inputs import place_images
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.request import Request
 from owl2_jax.inference.scoring import _ids
@@ -24,10 +24,10 @@ def engine(tiny_config, tiny_params, toy_tokenizer) -> Engine:
 def by_whole_forward(engine: Engine, request: Request, option: str, first: int) -> float:
     """Sums the log-probabilities of everything from position `first` on."""
     model = engine.model
-    prompt = place_pictures(_ids(engine, request, option), model)
+    prompt = place_images(_ids(engine, request, option), model)
     tokens, count = prompt.tokens[None], len(prompt.image_starts)
     size = model.config.vision.image_size
-    images = np.array([tiny.picture(i) for i in range(count)], np.uint8).reshape(-1, size, size, 3)
+    images = np.array([tiny.image(i) for i in range(count)], np.uint8).reshape(-1, size, size, 3)
     index = np.arange(count, dtype=np.int32)[None]
     starts = np.array(prompt.image_starts, np.int32).reshape(1, count)
     positions = np.arange(tokens.shape[1], dtype=np.int32)[None]
@@ -38,13 +38,13 @@ def by_whole_forward(engine: Engine, request: Request, option: str, first: int) 
     return float(sum(logprobs[i - 1, tokens[0, i]] for i in range(first, tokens.shape[1])))
 
 
-@pytest.mark.parametrize("pictures", [0, 2])
-def test_options_score_as_in_a_whole_forward_pass(engine, pictures):
-    tags = "<|image|> and " * pictures
-    request = Request(f"USER: {tags}What is this? ASSISTANT: ", [tiny.picture(i) for i in range(pictures)])
+@pytest.mark.parametrize("images", [0, 2])
+def test_options_score_as_in_a_whole_forward_pass(engine, images):
+    tags = "<|image|> and " * images
+    request = Request(f"USER: {tags}What is this? ASSISTANT: ", [tiny.image(i) for i in range(images)])
     options = ["yes", "a red circle", "no"]
     (scores,) = engine.score_options([request], [options])
-    bare = place_pictures(_ids(engine, request, ""), engine.model)
+    bare = place_images(_ids(engine, request, ""), engine.model)
     first = len(bare) - 1  # the prompt's last piece is a lone space, which goes into the option
     expected = [by_whole_forward(engine, request, option, first) for option in options]
     np.testing.assert_allclose(scores, expected, atol=1e-4)
@@ -54,7 +54,7 @@ def test_options_of_many_requests_equal_each_alone(engine):
     requests, options = [], []
     for i in range(11):
         messages = [{"role": "user", "content": "<|image|>" * (i % 2) + "What" + " shape" * i}]
-        requests.append(Request(messages, [tiny.picture(i)] * (i % 2)))
+        requests.append(Request(messages, [tiny.image(i)] * (i % 2)))
         options.append(["red", "a blue circle", "yes", "no"][: 1 + i % 4])
     together = list(engine.score_options(requests, options))
     assert [len(scores) for scores in together] == [len(texts) for texts in options]

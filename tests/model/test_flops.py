@@ -35,10 +35,10 @@ def small(**changes):
     return tiny.tiny_config(**{"decoder.num_layers": 3, "abstractor.num_layers": 2, **changes})
 
 
-def inputs(config, rows=4, length=24, pictures=3, slots=2):
+def inputs(config, rows=4, length=24, images=3, slots=2):
     row, size = jnp.zeros((rows, length), jnp.int32), config.vision.image_size
     slot = jnp.zeros((rows, slots), jnp.int32)
-    return row, row, row + 1, jnp.zeros((pictures, size, size, 3), jnp.uint8), slot, slot
+    return row, row, row + 1, jnp.zeros((images, size, size, 3), jnp.uint8), slot, slot
 
 
 def work(config):

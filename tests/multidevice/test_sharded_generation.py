@@ -28,7 +28,7 @@ def requests() -> list[Request]:
     return [
         Request(
             "<|image|>" * count + "What" + " shape" * i,
-            [tiny.picture(i + k) for k in range(count)],
+            [tiny.image(i + k) for k in range(count)],
             max_new_tokens=8,
         )
         for i, count in enumerate([0, 1, 3, 0, 2, 1])

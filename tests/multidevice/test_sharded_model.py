@@ -35,7 +35,7 @@ def config(image_kv="gather"):
 
 @functools.cache
 def inputs():
-    """Eight rows, the pictures padded to eight."""
+    """Eight rows, the images padded to eight."""
     values = tiny.tiny_inputs(config(), rows=ROWS)
     images = values["images"]
     values["images"] = np.concatenate(

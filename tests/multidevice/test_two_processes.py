@@ -25,11 +25,11 @@ mesh = make_mesh({"fsdp": 4, "tensor": 2})
 index, count = placement.data_shard(mesh)
 rows = np.arange(16, dtype=np.int32).reshape(8, 2)[index * 4 : index * 4 + 4]
 placed = placement.place(rows, mesh)
-pictures = placement.global_image_index(np.array([[0, -1], [3, 1]]), 4, mesh)
+images = placement.global_image_index(np.array([[0, -1], [3, 1]]), 4, mesh)
 total = jax.jit(lambda x: (x * jnp.arange(8)[:, None]).sum())(placed)
 # On every device: one that still looks for its peers when the process ends waits for minutes.
 jax.block_until_ready(total)
-found = [len(jax.devices()), jax.process_count(), index, count, *placed.shape, int(total), pictures.tolist()]
+found = [len(jax.devices()), jax.process_count(), index, count, *placed.shape, int(total), images.tolist()]
 with open(f"{sys.argv[1]}/{jax.process_index()}", "w") as file:  # Gloo writes to stdout
     file.write(repr(found))
 """,
@@ -42,8 +42,8 @@ with open(f"{sys.argv[1]}/{jax.process_index()}", "w") as file:  # Gloo writes t
     for process, (code, _, err) in enumerate(results):
         assert code == 0, err
         first = 4 * process
-        pictures = [[first, -1], [first + 3, first + 1]]
-        assert (tmp_path / str(process)).read_text() == repr([8, 2, process, 2, 8, 2, total, pictures])
+        images = [[first, -1], [first + 3, first + 1]]
+        assert (tmp_path / str(process)).read_text() == repr([8, 2, process, 2, 8, 2, total, images])
 
 
 def test_processes_that_disagree_all_say_so_within_a_minute():

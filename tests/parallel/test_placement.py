@@ -40,9 +40,9 @@ def test_one_process_places_the_whole_batch():
     assert {shard.data.shape for shard in placed["tokens"].addressable_shards} == {(2, 2)}
 
 
-def test_pictures_are_numbered_where_they_are_placed(monkeypatch):
+def test_images_are_numbered_where_they_are_placed(monkeypatch):
     mesh = fake_mesh([0, 1, 0, 1], (1, 1, 4, 1))
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    # Process 1 holds pieces 1 and 3 of four; its pictures 0, 1 and 2, 3 stand at 2, 3 and 6, 7.
+    # Process 1 holds pieces 1 and 3 of four; its images 0, 1 and 2, 3 stand at 2, 3 and 6, 7.
     local = np.array([[0, -1], [1, 2], [3, -1]])
     np.testing.assert_array_equal(placement.global_image_index(local, 4, mesh), [[2, -1], [3, 6], [7, -1]])

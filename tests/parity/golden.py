@@ -69,12 +69,12 @@ def case(model: str, name: str) -> Case:
     images_per_tag = 1
     if images is None:
         images = np.zeros((0, 3, config.vision.image_size, config.vision.image_size), np.float32)
-    if images.ndim == 5:  # several pictures in one placeholder
+    if images.ndim == 5:  # several images in one placeholder
         images_per_tag, images = images.shape[1], images[0]
     rows, used = [], 0
     for row_ids, row_labels, row_mask in zip(ids, labels, mask, strict=True):
         row = _expand_row(row_ids, row_labels, row_mask, config.tokens_per_image, images_per_tag, used)
-        used += max(len(row["index"]), 1)  # the original's text-only samples consume a dummy picture
+        used += max(len(row["index"]), 1)  # the original's text-only samples consume a dummy image
         rows.append(row)
     length = max(len(row["tokens"]) for row in rows)
     slots = max(len(row["index"]) for row in rows)

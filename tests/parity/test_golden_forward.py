@@ -84,7 +84,7 @@ def test_logits(model: str, name: str, image_kv: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_text_only_batch_needs_no_picture_at_all(model: str) -> None:
+def test_text_only_batch_needs_no_image_at_all(model: str) -> None:
     config, params, golden, _ = load(model)
     inputs = case(model, "iii")
     assert inputs.images.shape[0] == 0

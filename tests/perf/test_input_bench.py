@@ -13,33 +13,33 @@ from tests.data import corpora
 
 def test_a_report_has_rates_per_core_and_per_number_of_workers(tmp_path):
     config = corpora.config(corpora.mixed_sets(tmp_path), prefetch=1, lanes=2, window=4)
-    report = json.loads(json.dumps(bench_data(config, 28, 5, pictures=24, batches=3, workers=(0, 1))))
-    assert report["pictures_per_core_second"] > 0
+    report = json.loads(json.dumps(bench_data(config, 28, 5, count=24, batches=3, workers=(0, 1))))
+    assert report["images_per_core_second"] > 0
     assert report["share_of_bare"] == pytest.approx(
-        report["pictures_per_core_second"] / report["bare_pictures_per_core_second"]
+        report["images_per_core_second"] / report["bare_images_per_core_second"]
     )
     assert [row["workers"] for row in report["pipeline"]] == [0, 1]
     assert all(row["samples_per_second"] >= row["batches_per_second"] > 0 for row in report["pipeline"])
     assert 0.5 < report["pipeline"][0]["packing_efficiency"] <= 1
 
 
-def test_pictures_that_cannot_be_used_are_left_out(tmp_path):
-    names = corpora.write_pictures(tmp_path, 5)
-    (tmp_path / names[0]).write_bytes(b"no picture")
+def test_images_that_cannot_be_used_are_left_out(tmp_path):
+    names = corpora.write_images(tmp_path, 5)
+    (tmp_path / names[0]).write_bytes(b"no image")
     (tmp_path / names[1]).write_bytes((tmp_path / names[1]).read_bytes()[:60])
     Image.new("F", (30, 30)).save(tmp_path / names[2], "TIFF")
     records = [corpora.dialogue(str(i), "yes", [names[i % 5]]) for i in range(40)]
     config = corpora.config({"a": corpora.llava(corpora.write_set(tmp_path, "a", records))}, prefetch=1)
-    report = bench_data(config, 28, 5, pictures=8, batches=1)
-    assert report["bare_pictures_per_core_second"] > 0
+    report = bench_data(config, 28, 5, count=8, batches=1)
+    assert report["bare_images_per_core_second"] > 0
 
 
-def test_text_alone_has_no_picture_rates():
+def test_text_alone_has_no_image_rates():
     sets = {"facts": corpora.DatasetConfig("embedded", {"dataset": "facts"})}
     config = corpora.config(sets, image_slots=0, images=0, prefetch=1)
     report = bench_data(config, 28, 5, batches=2)
     assert "share_of_bare" not in report
-    assert report["pipeline"][0]["pictures_per_second"] == 0
+    assert report["pipeline"][0]["images_per_second"] == 0
 
 
 def test_workers_that_cannot_share_the_lanes_are_refused_before_anything_is_timed(tmp_path, monkeypatch):

@@ -17,5 +17,5 @@ def model(tiny_config, tiny_params, toy_tokenizer) -> LoadedModel:
 
 @pytest.fixture(scope="package")
 def shared(model) -> Iterator[Running]:
-    with serve(model, queue=8, pictures=4, pixels=1_000_000, body_bytes=2**20, body_seconds=1.0) as running:
+    with serve(model, queue=8, images=4, pixels=1_000_000, body_bytes=2**20, body_seconds=1.0) as running:
         yield running

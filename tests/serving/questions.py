@@ -13,40 +13,40 @@ from owl2_jax.testing import tiny
 
 
 def data_url(seed: int) -> str:
-    return f"data:image/png;base64,{base64.b64encode(tiny.picture_file(seed)).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(tiny.image_file(seed)).decode()}"
 
 
-def picture_part(seed: int) -> dict[str, Any]:
+def image_part(seed: int) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": data_url(seed)}}
 
 
-def user(text: str, *pictures: int) -> dict[str, Any]:
-    """A user's message with pictures in front."""
-    parts = [picture_part(seed) for seed in pictures]
+def user(text: str, *images: int) -> dict[str, Any]:
+    """A user's message with images in front."""
+    parts = [image_part(seed) for seed in images]
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}] if parts else text}
 
 
 def ragged(*temperatures: float) -> list[tuple[dict[str, Any], Request]]:
-    """Questions with 0, 1 and 3 pictures, whose answers differ in length, for each temperature."""
+    """Questions with 0, 1 and 3 images, whose answers differ in length, for each temperature."""
     return [
-        _question(f"What{' shape' * (i % 2)}?", pictures, 6 + 5 * i, temperature)
-        for i, pictures in enumerate([(), (1,), (1, 2, 3)])
+        _question(f"What{' shape' * (i % 2)}?", images, 6 + 5 * i, temperature)
+        for i, images in enumerate([(), (1,), (1, 2, 3)])
         for temperature in temperatures
     ]
 
 
 def _question(
-    text: str, pictures: tuple[int, ...], length: int, temperature: float
+    text: str, images: tuple[int, ...], length: int, temperature: float
 ) -> tuple[dict[str, Any], Request]:
     call = {
-        "messages": [user(text, *pictures)],
+        "messages": [user(text, *images)],
         "max_tokens": length,
         "temperature": temperature,
         "seed": length,
     }
     request = Request(
-        [{"role": "user", "content": "<|image|>" * len(pictures) + text}],
-        [tiny.picture_file(seed) for seed in pictures],
+        [{"role": "user", "content": "<|image|>" * len(images) + text}],
+        [tiny.image_file(seed) for seed in images],
         Sampling(temperature=temperature, seed=length),
         max_new_tokens=length,
     )

@@ -61,7 +61,7 @@ def test_stream_comes_piece_by_piece(client):
     assert all(chunk.usage is None for chunk in chunks)
 
 
-def test_turns_and_pictures_in_any_of_them(client, model):
+def test_turns_and_images_in_any_of_them(client, model):
     messages = [user("Is it red?", 1), {"role": "assistant", "content": "no"}, user("And this?", 2)]
     request = Request(
         [
@@ -69,7 +69,7 @@ def test_turns_and_pictures_in_any_of_them(client, model):
             {"role": "assistant", "content": "no"},
             {"role": "user", "content": "<|image|>And this?"},
         ],
-        [tiny.picture_file(1), tiny.picture_file(2)],
+        [tiny.image_file(1), tiny.image_file(2)],
         max_new_tokens=10,
     )
     assert ask(client, *messages).choices[0].message.content == answer_alone(model, request).text
@@ -161,7 +161,7 @@ def test_conversations_in_any_order_of_roles_are_answered_as_the_turns_they_are_
         assert ask(client, *messages).choices[0].message.content == alone(*turns)
 
 
-def test_pictures_as_ollama_sends_them_are_seen(client):
+def test_images_as_ollama_sends_them_are_seen(client):
     url = data_url(1)
     plain = {"role": "user", "content": "Is it red?", "images": [url.partition(",")[2]]}
     seen, sent = ask(client, plain), ask(client, user("Is it red?", 1))
@@ -170,7 +170,7 @@ def test_pictures_as_ollama_sends_them_are_seen(client):
 
 
 def test_an_answer_with_an_image_tag_may_stay_in_the_conversation(client):
-    """A tag that the assistant wrote is text, and pictures stay those of the user's."""
+    """A tag that the assistant wrote is text, and images stay those of the user's."""
     messages = [user("Is it red?", 1), {"role": "assistant", "content": "<|image|> <image>"}, user("Why?")]
     spelt = [user("Is it red?", 1), {"role": "assistant", "content": "no"}, user("Why?")]
     longer = ask(client, *messages).usage.prompt_tokens - ask(client, *spelt).usage.prompt_tokens
@@ -208,8 +208,8 @@ def test_models(client, shared):
     assert [found.id for found in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").id == "tiny"
     (found,) = httpx.get(f"{shared.url}/v1/models").json()["data"]
-    assert (found["max_pictures"], found["max_pixels"], found["max_body_bytes"]) == (4, 1_000_000, 2**20)
-    assert {"JPEG", "PNG", "WEBP"} <= set(found["picture_formats"])
+    assert (found["max_images"], found["max_pixels"], found["max_body_bytes"]) == (4, 1_000_000, 2**20)
+    assert {"JPEG", "PNG", "WEBP"} <= set(found["image_formats"])
     with pytest.raises(openai.NotFoundError) as caught:
         client.models.retrieve("other")
     assert caught.value.code == "model_not_found"
@@ -227,7 +227,7 @@ def test_health_and_metrics(shared, client):
     values = dict(line.rsplit(" ", 1) for line in response.text.splitlines() if not line.startswith("#"))
     assert float(values['owl2_requests_total{path="/v1/chat/completions",status="200"}']) >= 1
     assert float(values["owl2_generated_tokens_total"]) > 0
-    assert float(values["owl2_pictures_total"]) > 0
+    assert float(values["owl2_images_total"]) > 0
     assert float(values["owl2_time_to_first_token_seconds_count"]) > 0
     assert float(values["owl2_ready"]) == 1
     assert float(values["owl2_slots"]) == 4
@@ -238,8 +238,8 @@ def test_where_it_looked(shared):
     call = {"model": "tiny", "messages": messages, "answer": "the second"}
     found = httpx.post(f"{shared.url}/v1/attention", json=call, timeout=120).json()
     assert found["image_mode"] == "resize"
-    assert len(found["pictures"]) == 2
-    for look in found["pictures"]:
+    assert len(found["images"]) == 2
+    for look in found["images"]:
         assert np.shape(look["weights"]) == (2, 2)
         assert np.sum(look["weights"]) == pytest.approx(1)
         assert 0 < look["share"] < 1

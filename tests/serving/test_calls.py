@@ -1,17 +1,17 @@
-"""Messages of the API to the engine's: pictures stay where they stand, settings have OpenAI's defaults."""
+"""Messages of the API to the engine's: images stay where they stand, settings have OpenAI's defaults."""
 
 from __future__ import annotations
 
 import pytest
 
-from owl2_jax.data.messages import PICTURE_MARK
+from owl2_jax.data.messages import IMAGE_MARK
 from owl2_jax.serving.calls import read_call
 from owl2_jax.serving.errors import ApiError
 
-TAG = PICTURE_MARK
+TAG = IMAGE_MARK
 
 
-def picture(url: str) -> dict:
+def image(url: str) -> dict:
     return {"type": "image_url", "image_url": {"url": url}}
 
 
@@ -24,12 +24,12 @@ def read(messages=None, **settings):
     return read_call({"messages": messages, **settings}, 3)
 
 
-def test_pictures_stay_where_they_stand():
+def test_images_stay_where_they_stand():
     call = read(
         [
-            {"role": "user", "content": [picture("a"), text("Is"), picture("b"), text("it?"), text("Well?")]},
+            {"role": "user", "content": [image("a"), text("Is"), image("b"), text("it?"), text("Well?")]},
             {"role": "assistant", "content": "Yes."},
-            {"role": "user", "content": [text("And"), picture("c")]},
+            {"role": "user", "content": [text("And"), image("c")]},
         ]
     )
     assert [message["content"] for message in call.conversation.messages] == [
@@ -37,7 +37,7 @@ def test_pictures_stay_where_they_stand():
         "Yes.",
         f"And{TAG}",
     ]
-    assert call.conversation.pictures == ["a", "b", "c"]
+    assert call.conversation.images == ["a", "b", "c"]
 
 
 def test_system_and_developer_messages_stand_before_the_first_question():
@@ -110,8 +110,8 @@ def one(content, role="user") -> list:
         (one("Yes.", "assistant"), "roles are assistant"),
         (one("Be brief.", "system"), "roles are system"),
         (one("a") + one("b", "assistant"), "roles are user, assistant"),
-        (one("a") + one([picture("x")], "assistant") + one("c"), "only the user"),
-        (one([picture("x")] * 4), "4 pictures; expected at most 3"),
+        (one("a") + one([image("x")], "assistant") + one("c"), "only the user"),
+        (one([image("x")] * 4), "4 images; expected at most 3"),
     ],
 )
 def test_bad_messages_are_named(messages, words):

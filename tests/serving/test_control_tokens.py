@@ -44,7 +44,7 @@ def test_pieces_of_bytes_are_text_too(shared, toy_tokenizer):
     assert "<0x0A><0x41>" in toy_tokenizer.decode(found)
 
 
-def test_pictures_keep_their_place_beside_typed_control_tokens(shared):
+def test_images_keep_their_place_beside_typed_control_tokens(shared):
     found = ids_of(
         shared, user("</s>Is it red?", 1), {"role": "assistant", "content": "</s>"}, user("And?", 2)
     )
@@ -65,7 +65,7 @@ def test_where_it_looked_takes_an_answer_of_control_tokens_as_text(shared):
     call = {"messages": [user("Is it</s> red?", 1)], "answer": "</s>"}
     found = httpx.post(f"{shared.url}/v1/attention", json=call, timeout=120)
     assert found.status_code == 200
-    assert len(found.json()["pictures"]) == 1
+    assert len(found.json()["images"]) == 1
 
 
 def growing(tokenizer, tokens: list[int], *stop: str) -> Answer:

@@ -7,7 +7,7 @@ import socket
 import httpx
 import pytest
 
-from tests.serving.questions import picture_part, user
+from tests.serving.questions import image_part, user
 from tests.serving.running import Running
 from tests.serving.test_images import data_url as url_of_bytes
 from tests.serving.test_images import png_of_size
@@ -88,29 +88,29 @@ def test_other_content_types(shared):
         ({"messages": [user("What? " * 100)]}, 400, "context_length_exceeded", "takes 128 tokens"),
         ({"messages": [user("x" * 500_000)]}, 400, "context_length_exceeded", "500000 characters"),
         ({"messages": [user("")]}, 400, "invalid_value", "empty"),
-        ({"messages": [user("x " * 60, *range(4))]}, 400, "context_length_exceeded", "4 pictures"),
+        ({"messages": [user("x " * 60, *range(4))]}, 400, "context_length_exceeded", "4 images"),
         (
             {"messages": [user("x") | {"images": ["AAAA"]}]},
             400,
             "invalid_image",
-            "picture 1",
+            "image 1",
         ),
         ({"messages": [user("x") | {"image": "AAAA"}]}, 400, "unknown_parameter", "did you mean 'images'"),
-        ({"messages": [user("What is <image>?")]}, 400, "invalid_value", "with which no picture comes"),
+        ({"messages": [user("What is <image>?")]}, 400, "invalid_value", "with which no image comes"),
         (
             conversation(*[image("data:,")] * 10_000),
             400,
             "too_many_images",
-            "10000 pictures; expected at most 4",
+            "10000 images; expected at most 4",
         ),
-        (conversation(image("data:image/png;base64,aGVsbG8=")), 400, "invalid_image", "no picture"),
+        (conversation(image("data:image/png;base64,aGVsbG8=")), 400, "invalid_image", "no image"),
         (conversation(image("data:image/png;base64,###")), 400, "invalid_image_url", "base64"),
-        (conversation(image(url_of_bytes(png_of_size(60_000, 60_000)))), 400, "invalid_image", "picture 1"),
+        (conversation(image(url_of_bytes(png_of_size(60_000, 60_000)))), 400, "invalid_image", "image 1"),
         (
-            conversation(picture_part(1), image("data:image/png;base64,AAAA")),
+            conversation(image_part(1), image("data:image/png;base64,AAAA")),
             400,
             "invalid_image",
-            "picture 2",
+            "image 2",
         ),
         (conversation(image("file:///etc/passwd")), 400, "invalid_image_url", "data: URLs only"),
         (conversation(image("/etc/passwd")), 400, "invalid_image_url", "data: URLs only"),

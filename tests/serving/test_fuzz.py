@@ -16,7 +16,7 @@ def test_a_thousand_mutated_requests_are_read_or_refused():
 
 
 def test_mutated_requests_over_http_get_an_answer_or_a_4xx_error(shared):
-    """Those that can be read are answered; what is wrong with a picture or the model's name is told."""
+    """Those that can be read are answered; what is wrong with an image or the model's name is told."""
     with httpx.Client(
         base_url=shared.url, headers={"Content-Type": "application/json"}, timeout=120
     ) as client:

@@ -1,4 +1,4 @@
-"""Pictures of requests: data URLs are read, what is no picture or too large is refused cheaply."""
+"""Images of requests: data URLs are read, what is no image or too large is refused cheaply."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from PIL import Image
 
 from owl2_jax.data import images
 from owl2_jax.serving.errors import ApiError
-from owl2_jax.serving.images import MAX_JPEG_SCANS, PictureReader, count_scans, read_data_url
+from owl2_jax.serving.images import MAX_JPEG_SCANS, ImageReader, count_scans, read_data_url
 from owl2_jax.serving.settings import Limits
 from owl2_jax.testing import tiny
 
-CASES = Path(__file__).parents[1] / "data" / "cases" / "pictures"
+CASES = Path(__file__).parents[1] / "data" / "cases" / "images"
 
 
 def data_url(data: bytes, kind: str = "image/png") -> str:
@@ -29,7 +29,7 @@ def data_url(data: bytes, kind: str = "image/png") -> str:
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A small file that claims to be a large picture, as decompression bombs do."""
+    """A small file that claims to be a large image, as decompression bombs do."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return (
@@ -43,20 +43,20 @@ def png_of_size(width: int, height: int) -> bytes:
 
 def progressive_jpeg() -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(tiny.picture(1, 64)).save(stream, "JPEG", progressive=True)
+    Image.fromarray(tiny.image(1, 64)).save(stream, "JPEG", progressive=True)
     return stream.getvalue()
 
 
 @pytest.fixture
 def read(model):
-    reader = PictureReader(model, Limits(pixels=1_000_000), None)
+    reader = ImageReader(model, Limits(pixels=1_000_000), None)
     yield lambda *urls: asyncio.run(reader.read(urls))
     reader.close()
 
 
-def test_pictures_have_the_pixels_the_engine_would_make(read, model):
+def test_images_have_the_pixels_the_engine_would_make(read, model):
     size = model.config.vision.image_size
-    data = tiny.picture_file(1, 50)
+    data = tiny.image_file(1, 50)
     (pixels,) = read(data_url(data))
     np.testing.assert_array_equal(pixels, images.load(data, model.image_mode, size))
     # The engine fits what it gets once more; that must change nothing.
@@ -88,12 +88,12 @@ ENCODED = base64.b64encode(DATA).decode()
     ],
 )
 def test_any_usual_form_of_data_url_is_read(url):
-    assert read_data_url("picture 1", url) == DATA
+    assert read_data_url("image 1", url) == DATA
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "image/gif", "image/svg+xml", "application/octet-stream", ""])
-def test_the_content_says_what_kind_of_picture_it_is(read, kind):
-    data = tiny.picture_file(1, 50)
+def test_the_content_says_what_kind_of_image_it_is(read, kind):
+    data = tiny.image_file(1, 50)
     np.testing.assert_array_equal(read(f" {data_url(data, kind)}\n"), read(data_url(data)))
 
 
@@ -113,26 +113,26 @@ def test_the_content_says_what_kind_of_picture_it_is(read, kind):
         ("data:image/png;base64,a", "valid base64"),
         ("data:image/png;base64,ab!d", "valid base64"),
         ("data:image/png;base64,äöü=", "valid base64"),
-        (data_url(b"no picture at all"), "no picture of a known kind"),
-        (data_url(b"\x89PNG\r\n\x1a\n" + b"x" * 99), "picture 1"),
-        (data_url(tiny.picture_file(1)[:-40]), "damaged"),
+        (data_url(b"no image at all"), "no image of a known kind"),
+        (data_url(b"\x89PNG\r\n\x1a\n" + b"x" * 99), "image 1"),
+        (data_url(tiny.image_file(1)[:-40]), "damaged"),
         (data_url(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"), "known kind but SVG"),
-        (data_url(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "no picture of a known kind"),
+        (data_url(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "no image of a known kind"),
         ("file:///etc/passwd", "data: URLs only"),
         ("http://127.0.0.1/x.png", "data: URLs only"),
         ("https://example.com/x.png", "data: URLs only"),
         ("/etc/passwd", "data: URLs only"),
     ],
 )
-def test_what_is_no_picture_is_refused(read, url, words):
+def test_what_is_no_image_is_refused(read, url, words):
     with pytest.raises(ApiError, match=words) as caught:
         read(url)
     assert caught.value.status == 400
-    assert str(caught.value).startswith("picture 1 ")
+    assert str(caught.value).startswith("image 1 ")
 
 
 @pytest.mark.parametrize(("width", "height"), [(1001, 1000), (30_000, 30_000), (100_000, 100_000)])
-def test_large_pictures_are_refused_before_they_are_decoded(read, width, height):
+def test_large_images_are_refused_before_they_are_decoded(read, width, height):
     url = data_url(png_of_size(width, height))
     began = time.perf_counter()
     with pytest.raises(ApiError, match=r"pixels|large"):
@@ -140,17 +140,17 @@ def test_large_pictures_are_refused_before_they_are_decoded(read, width, height)
     assert time.perf_counter() - began < 1
 
 
-def test_a_refusal_quotes_the_pictures_own_size_and_the_servers_limit(read):
+def test_a_refusal_quotes_the_images_own_size_and_the_servers_limit(read):
     with pytest.raises(ApiError) as caught:
         read(data_url(png_of_size(30_000, 20_000)))
     assert str(caught.value) == (
-        "picture 1 takes 30000 x 20000 pixels, expected at most 1000000 (this server's limit of pixels); "
+        "image 1 takes 30000 x 20000 pixels, expected at most 1000000 (this server's limit of pixels); "
         "shrink it"
     )
     assert (caught.value.status, caught.value.code) == (400, "invalid_image")
 
 
-def test_a_long_picture_within_the_limit_is_read(read, model):
+def test_a_long_image_within_the_limit_is_read(read, model):
     stream = io.BytesIO()
     Image.new("RGB", (100, 9600)).save(stream, "PNG")
     assert read(data_url(stream.getvalue()))[0].shape == (model.config.vision.image_size,) * 2 + (3,)
@@ -158,7 +158,7 @@ def test_a_long_picture_within_the_limit_is_read(read, model):
 
 def test_scans_of_a_jpeg_are_counted_outside_of_its_metadata():
     stream = io.BytesIO()
-    Image.fromarray(tiny.picture(1, 64)).save(stream, "JPEG")
+    Image.fromarray(tiny.image(1, 64)).save(stream, "JPEG")
     assert count_scans(stream.getvalue()) == 1
     data = progressive_jpeg()
     assert 2 < count_scans(data) < 20

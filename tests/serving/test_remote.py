@@ -1,4 +1,4 @@
-"""Pictures from the web: only from public addresses, checked at every step, within size and time."""
+"""Images from the web: only from public addresses, checked at every step, within size and time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from owl2_jax.serving.errors import ApiError
 from owl2_jax.serving.remote import Fetcher, is_public
 from owl2_jax.testing import tiny
 
-PICTURE = tiny.picture_file(1)
+IMAGE = tiny.image_file(1)
 TEST_ADDRESS = "127.0.0.1"
 
 
@@ -27,10 +27,10 @@ class Handler(BaseHTTPRequestHandler):
         name, _, rest = self.path.lstrip("/").partition("?")
         getattr(self, f"send_{name}")(rest)
 
-    def send_picture(self, _: str) -> None:
+    def send_image(self, _: str) -> None:
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(PICTURE)
+        self.wfile.write(IMAGE)
 
     def send_redirect(self, to: str) -> None:
         self.send_response(302)
@@ -84,7 +84,7 @@ def host() -> Iterator[ThreadingHTTPServer]:
 
 def resolve(name: str, *_: object, **__: object) -> list:
     """Two names of our own; anything else as it is written."""
-    names = {"pictures.test": [TEST_ADDRESS], "mixed.test": [TEST_ADDRESS, "10.0.0.1"]}
+    names = {"images.test": [TEST_ADDRESS], "mixed.test": [TEST_ADDRESS, "10.0.0.1"]}
     if name == "nowhere.test":
         raise socket.gaierror
     return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in names.get(name, [name])]
@@ -102,42 +102,42 @@ def fetcher(host) -> Fetcher:
     )
 
 
-def test_picture_is_fetched_under_its_name(fetcher, host):
+def test_image_is_fetched_under_its_name(fetcher, host):
     host.asked.clear()
-    assert fetcher.fetch("picture 1", f"http://pictures.test:{host.server_port}/picture") == PICTURE
-    assert host.asked == [("/picture", f"pictures.test:{host.server_port}")]
+    assert fetcher.fetch("image 1", f"http://images.test:{host.server_port}/image") == IMAGE
+    assert host.asked == [("/image", f"images.test:{host.server_port}")]
 
 
 def test_redirects_are_followed_a_few_times(fetcher, host):
-    base = f"http://pictures.test:{host.server_port}"
-    assert fetcher.fetch("picture 1", f"{base}/redirect?/redirect?/picture") == PICTURE
+    base = f"http://images.test:{host.server_port}"
+    assert fetcher.fetch("image 1", f"{base}/redirect?/redirect?/image") == IMAGE
     with pytest.raises(ApiError, match="more than 3 times"):
-        fetcher.fetch("picture 1", f"{base}/loop")
+        fetcher.fetch("image 1", f"{base}/loop")
 
 
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ("http://10.0.0.1:{port}/picture", "not a public address"),
+        ("http://10.0.0.1:{port}/image", "not a public address"),
         ("http://169.254.169.254:{port}/latest/meta-data", "not a public address"),
-        ("http://mixed.test:{port}/picture", "not a public address"),
-        ("http://[::1]:{port}/picture", "not a public address"),
-        ("http://nowhere.test:{port}/picture", "was not found"),
-        ("http://pictures.test:22/picture", "port 22"),
-        ("http://user:secret@pictures.test:{port}/picture", "user name"),
-        ("http://pictures.test:port/", "no valid address"),
+        ("http://mixed.test:{port}/image", "not a public address"),
+        ("http://[::1]:{port}/image", "not a public address"),
+        ("http://nowhere.test:{port}/image", "was not found"),
+        ("http://images.test:22/image", "port 22"),
+        ("http://user:secret@images.test:{port}/image", "user name"),
+        ("http://images.test:port/", "no valid address"),
         ("file:///etc/passwd", "expected an http: or https: address"),
-        ("ftp://pictures.test/x", "expected an http: or https: address"),
-        ("gopher://pictures.test:{port}/_x", "expected an http: or https: address"),
+        ("ftp://images.test/x", "expected an http: or https: address"),
+        ("gopher://images.test:{port}/_x", "expected an http: or https: address"),
     ],
 )
 def test_only_public_addresses_are_asked_also_after_a_redirect(fetcher, host, target, words):
     target = target.format(port=host.server_port)
     with pytest.raises(ApiError, match=words):
-        fetcher.fetch("picture 1", target)
+        fetcher.fetch("image 1", target)
     host.asked.clear()
     with pytest.raises(ApiError, match=words):
-        fetcher.fetch("picture 1", f"http://pictures.test:{host.server_port}/redirect?{target}")
+        fetcher.fetch("image 1", f"http://images.test:{host.server_port}/redirect?{target}")
     assert [path.partition("?")[0] for path, _ in host.asked] == ["/redirect"]
 
 
@@ -153,19 +153,19 @@ def test_only_public_addresses_are_asked_also_after_a_redirect(fetcher, host, ta
 def test_size_and_time_are_limited(fetcher, host, path, words):
     began = time.perf_counter()
     with pytest.raises(ApiError, match=words):
-        fetcher.fetch("picture 1", f"http://pictures.test:{host.server_port}/{path}")
+        fetcher.fetch("image 1", f"http://images.test:{host.server_port}/{path}")
     assert time.perf_counter() - began < 5
 
 
 def test_a_path_with_blanks_and_letters_of_any_script_is_asked_for(fetcher, host):
-    url = f"http://pictures.test:{host.server_port}/picture?näme=a b%20c&d=1"
-    assert fetcher.fetch("picture 1", url) == PICTURE
-    assert host.asked[-1][0] == "/picture?n%C3%A4me=a%20b%20c&d=1"
+    url = f"http://images.test:{host.server_port}/image?näme=a b%20c&d=1"
+    assert fetcher.fetch("image 1", url) == IMAGE
+    assert host.asked[-1][0] == "/image?n%C3%A4me=a%20b%20c&d=1"
 
 
 def test_https_is_checked_against_the_name(fetcher, host):
     with pytest.raises(ApiError, match="could not be fetched"):  # the test host speaks no TLS
-        fetcher.fetch("picture 1", f"https://pictures.test:{host.server_port}/picture")
+        fetcher.fetch("image 1", f"https://images.test:{host.server_port}/image")
 
 
 @pytest.mark.parametrize(

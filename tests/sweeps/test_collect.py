@@ -36,7 +36,7 @@ def test_table_has_scores_with_spread_loss_cost_and_time(make_sweep, folder, tmp
     assert (float(first["easy_vqa"]), float(first["easy_vqa_deviation"])) == (81.0, 1.0)
     assert (float(first["loss"]), float(first["loss_deviation"])) == (1.5, 1.0)
     assert first["heldout_loss"] == first["memory_per_chip_bytes"] == ""
-    assert [row["tokens_per_picture"] for row in rows] == ["5", "3", "9"]
+    assert [row["tokens_per_image"] for row in rows] == ["5", "3", "9"]
     assert float(first["training_seconds"]) == pytest.approx(0.4)
     # 160 samples a second, a tenth of a second a step.
     assert float(first["flops_per_sample"]) == pytest.approx(step_flops(sweep.run_config(sweep.runs[0])) / 16)

@@ -40,7 +40,7 @@ def test_overrides_of_the_command_line_hold_for_all_points(make_sweep, tmp_path)
         ({"axes": {"size": {"30": ["model.vision.image_size=30"]}}},
          "point size-30 .*image_size 30 must be a multiple of vision.patch_size 14"),
         ({"axes": {"queries": {"80": ["model.abstractor.num_queries=80"]}}},
-         "point queries-80 .*a picture takes 81 tokens .*no text would fit beside it"),
+         "point queries-80 .*an image takes 81 tokens .*no text would fit beside it"),
         ({"axes": {"queries": {"2": ["model.abstractor.num_queries"]}}}, "has no value; write NAME=VALUE"),
         ({"axes": {"a": {"1": ["train.seed=1"]}, "b": {"2": ["train.seed=2"]}}},
          "point a-1_b-2: axes 'a' and 'b' both set train.seed"),

@@ -25,7 +25,7 @@ from owl2_jax.training.loop import Outcome, train
 from owl2_jax.training.run_directory import check_run_directory, write_run_directory
 from owl2_jax.training.trainer import Trainer, make_trainer
 
-# Three groups, one of them frozen; pictures and text; a warm-up.
+# Three groups, one of them frozen; images and text; a warm-up.
 VALUES: dict[str, Any] = {
     "model": tiny.tiny_config(**{"decoder.vocab_size": 4096}).to_dict(),
     "data": {

@@ -70,13 +70,13 @@ def test_frozen_leaves_have_no_optimiser_state(trainer, straight):
     assert set(moments) == {"abstractor", "decoder"}
 
 
-def test_losses_are_split_by_set_and_by_pictures(straight):
+def test_losses_are_split_by_set_and_by_images(straight):
     reading = read_metrics(straight[0])[-1]
-    names = {"captions", "facts", "with_pictures", "without_pictures"}
+    names = {"captions", "facts", "with_images", "without_images"}
     assert {key.partition("/")[2] for key in reading if key.startswith("loss/")} == names
-    # Captions have pictures, facts have none.
-    assert reading["loss/captions"] == pytest.approx(reading["loss/with_pictures"])
-    assert reading["accuracy/facts"] == pytest.approx(reading["accuracy/without_pictures"])
+    # Captions have images, facts have none.
+    assert reading["loss/captions"] == pytest.approx(reading["loss/with_images"])
+    assert reading["accuracy/facts"] == pytest.approx(reading["accuracy/without_images"])
     low, high = sorted([reading["loss/captions"], reading["loss/facts"]])
     assert low <= reading["loss"] <= high
 

@@ -29,7 +29,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def arrays():
-    """32 rows in 8 parts with 4 pictures each; the parts have very different numbers of labels."""
+    """32 rows in 8 parts with 4 images each; the parts have very different numbers of labels."""
     parts = [tiny.tiny_inputs(MODEL, rows=4, seed=seed) for seed in range(PARTS)]
     for number, part in enumerate(parts):
         part["labels"][:, : 2 * number] = -100
@@ -83,13 +83,13 @@ def test_a_step_that_is_not_finite_changes_no_parameter_and_no_moment(params, ar
     assert (int(again.step), int(again.bad_steps), int(again.skipped)) == (3, 0, 1)
 
 
-def test_classes_tell_sets_and_pictures_apart_and_add_up(params, arrays):
+def test_classes_tell_sets_and_images_apart_and_add_up(params, arrays):
     datasets = np.tile(np.arange(ROWS, dtype=np.int32)[:, None] % 2, (1, arrays["tokens"].shape[1]))
     batch = DeviceBatch(**arrays, dataset_ids=np.where(arrays["segment_ids"] > 0, datasets, -1))
     classes = np.asarray(sample_classes(batch))
-    pictures = (arrays["image_index"] >= 0).any(axis=1)
+    images = (arrays["image_index"] >= 0).any(axis=1)
     for row in range(ROWS):
-        assert set(classes[row]) <= {2 * (row % 2) + pictures[row], -2}
+        assert set(classes[row]) <= {2 * (row % 2) + images[row], -2}
     for config in (CONFIG, dataclasses.replace(CONFIG, max_targets=24, loss_chunk=7)):
         sums = batch_loss(params, batch, Owl2(MODEL), config, num_datasets=2)
         np.testing.assert_allclose(sums.classes.sum(axis=0), [sums.loss, sums.correct, sums.count], rtol=1e-5)

@@ -9,7 +9,7 @@ An example is a dictionary:
 
 and, where the data has them, `kind` (what sort of question), `question`,
 `answer`, `answers` (several annotators') and `image_keys` (a name per
-picture; equal names mean equal pictures, so that decoded ones can be cached).
+image; equal names mean equal images, so that decoded ones can be cached).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Example = dict[str, Any]
 DEFAULT_IMAGE_TAG = IMAGE_TAGS[0]
 
 # Why a record is rejected; pipelines count by these. The first two are this
-# room's, the others those of messages and pictures.
+# room's, the others those of messages and images.
 REASONS = (
     "corrupt_record",
     "missing_field",
@@ -71,7 +71,7 @@ class Source(Protocol):
 
     @property
     def files(self) -> list[str]:
-        """The files that hold the records, so that a run can tell others of the same name; no pictures."""
+        """The files that hold the records, so that a run can tell others of the same name; no images."""
 
     def __getitem__(self, index: int) -> Example:
         """The example at `index`; raises `RecordError` where the record is bad."""
@@ -101,7 +101,7 @@ class Style:
       prompt: Text around a question, with `{question}` in it; the whole
         request where the records are captions. Or the name of a published
         prompt in `data.prompts`, such as "vqa" or "caption".
-      image_tag: The tag that marks pictures in the messages.
+      image_tag: The tag that marks images in the messages.
 
     Raises:
       UnknownNameError: `image_tag` is none of `IMAGE_TAGS`.
@@ -155,7 +155,7 @@ def clean_caption(text: str) -> str:
 
 
 def _published(name: str) -> str:
-    """What the user says in a published prompt; the tags of pictures go in front by themselves."""
+    """What the user says in a published prompt; the tags of images go in front by themselves."""
     prompt = PROMPTS[name]
     if set(prompt.fields) - {"question"}:
         raise Owl2Error(

@@ -1,4 +1,4 @@
-"""Scores that need no picture and no model: what a result has to beat."""
+"""Scores that need no image and no model: what a result has to beat."""
 
 from __future__ import annotations
 

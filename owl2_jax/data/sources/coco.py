@@ -22,7 +22,7 @@ from owl2_jax.data.sources.base import (
     checked_index,
     clean_caption,
 )
-from owl2_jax.data.sources.image_files import picture_path
+from owl2_jax.data.sources.image_files import image_path
 
 Unit = Literal["caption", "image"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -33,9 +33,9 @@ class CocoCaptionsSource:
 
     Args:
       annotations: The JSON file.
-      image_folder: Where the pictures lie.
+      image_folder: Where the images lie.
       unit: "caption" gives one example per caption, for training; "image" one
-        per picture with all its captions in `answers`, for evaluation.
+        per image with all its captions in `answers`, for evaluation.
       dataset: Short name of the set.
       prompt, image_tag: Wording of the examples; see `Style`.
 
@@ -72,15 +72,15 @@ class CocoCaptionsSource:
         position = checked_index(index, len(self), self.path)
         identity, image_id, captions = self._items[position]
         if not captions or not all(isinstance(caption, str) for caption in captions):
-            raise RecordError(self.path, position, "missing_field", f"no caption for picture {image_id}")
+            raise RecordError(self.path, position, "missing_field", f"no caption for image {image_id}")
         if not isinstance(image_id, int | str) or image_id not in self._names:
-            raise RecordError(self.path, position, "missing", f"'images' has no picture {image_id}")
-        picture = picture_path(self.image_folder, self._names[image_id], self.path, position)
+            raise RecordError(self.path, position, "missing", f"'images' has no image {image_id}")
+        image = image_path(self.image_folder, self._names[image_id], self.path, position)
         return self.style.example(
             str(identity),
             "",
             clean_caption(captions[0]),
-            [picture],
+            [image],
             answers=[clean_caption(caption) for caption in captions],
             image_keys=[f"{self.style.dataset}/{image_id}"],
         )
@@ -88,11 +88,11 @@ class CocoCaptionsSource:
     def description(self) -> str:
         """One line: file, unit and number of examples."""
         folder = Path(self.image_folder)
-        return f"coco_captions {self.path}: {len(self)} examples, one per {self.unit}, pictures in {folder}"
+        return f"coco_captions {self.path}: {len(self)} examples, one per {self.unit}, images in {folder}"
 
 
 def _read(path: str, unit: str) -> tuple[dict, list[tuple]]:
-    """Reads (file name by picture, [(identity, picture, captions)])."""
+    """Reads (file name by image, [(identity, image, captions)])."""
     content = read_json(path)
     try:
         names = {image["id"]: image["file_name"] for image in content["images"]}

@@ -1,7 +1,7 @@
-"""The corpus inside the package: easy-VQA, drawn pictures, captions and text-only facts.
+"""The corpus inside the package: easy-VQA, drawn images, captions and text-only facts.
 
 The layout of the files is described in `owl2_jax.data.sources.embedded_records`. A
-split's text and the pictures it shows are read once and kept in memory.
+split's text and the images it shows are read once and kept in memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from owl2_jax.data.sources.base import (
     Style,
     checked_index,
 )
-from owl2_jax.data.sources.embedded_records import MANIFEST, PICTURES
+from owl2_jax.data.sources.embedded_records import IMAGES, MANIFEST
 
 FOLDER = Path(__file__).parents[1] / "embedded"
 TOKENIZER = FOLDER / "tokenizer.model"
@@ -36,8 +36,8 @@ class EmbeddedSource:
       kinds: Keeps only these kinds of question, in any order; None keeps all.
       prompt: Text around the question, with `{question}` in it; the whole
         request where the split has captions and no questions.
-      image_tag: The tag that marks the picture in the messages.
-      pictures: False leaves the pictures and their tags out: the language of
+      image_tag: The tag that marks the image in the messages.
+      images: False leaves the images and their tags out: the language of
         the split alone.
       folder: Another folder built by `owl2_jax.data_tools.corpus.build`.
 
@@ -53,11 +53,11 @@ class EmbeddedSource:
         kinds: Sequence[Name] | None = None,
         prompt: AnyText = "{question}",
         image_tag: ImageTag = DEFAULT_IMAGE_TAG,
-        pictures: bool = True,
+        images: bool = True,
         folder: FilePath | Path = FOLDER,
     ):
         self.dataset, self.split = dataset, split
-        self.pictures = pictures
+        self.images = images
         self.style = Style(dataset, prompt, image_tag)
         self.folder = Path(folder)
         self.name = f"{dataset}-{split}"
@@ -82,14 +82,14 @@ class EmbeddedSource:
 
     def __getitem__(self, index: int) -> Example:
         record = self._records[checked_index(index, len(self), self.name)]
-        picture = record["picture"]
-        shown = [picture] if self.pictures and picture is not None else []
-        pictures = _read_pictures(self.folder) if shown else []
+        image = record["picture"]
+        shown = [image] if self.images and image is not None else []
+        images = _read_images(self.folder) if shown else []
         return self.style.example(
             record["id"],
             record["question"],
             record["answer"],
-            [pictures[number] for number in shown],
+            [images[number] for number in shown],
             kind=record["kind"],
             image_keys=[f"embedded/{number}" for number in shown],
         )
@@ -111,7 +111,7 @@ class EmbeddedSource:
         return dict(counts)
 
     def question_answers(self) -> list[tuple[str, str, str]]:
-        """(kind, question, answer) of every example, without pictures."""
+        """(kind, question, answer) of every example, without images."""
         return [(record["kind"], record["question"], record["answer"]) for record in self._records]
 
 
@@ -140,8 +140,8 @@ def _read_split(folder: Path, name: str) -> list[dict]:
 
 
 @functools.lru_cache(maxsize=2)
-def _read_pictures(folder: Path) -> list[bytes]:
-    return _read_file(folder / PICTURES)
+def _read_images(folder: Path) -> list[bytes]:
+    return _read_file(folder / IMAGES)
 
 
 def _read_file(path: Path) -> list[bytes]:

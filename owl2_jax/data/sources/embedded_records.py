@@ -3,15 +3,15 @@
 The corpus is a folder:
 
     manifest.json                      counts, checksums, seed and package versions
-    pictures.array_record              record i is the PNG file of picture i
+    pictures.array_record              record i is the PNG file of image i
     <dataset>-<split>.array_record     a record is a block of up to `BLOCK` examples,
                                        one JSON object per line:
-                                       {"kind", "question", "answer", "picture"}
+                                       {"kind", "question", "answer", "image"}
     tokenizer.model                    SentencePiece model
     NOTICE                             sources and licences
 
 Examples are stored in blocks because an ArrayRecord file costs about 130
-bytes per record, twice the text of a question. A picture is stored once,
+bytes per record, twice the text of a question. An image is stored once,
 however many examples show it.
 """
 
@@ -21,38 +21,41 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 BLOCK = 1024
-PICTURES = "pictures.array_record"
+IMAGES = "pictures.array_record"
 MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
 class Record:
-    """One example; `picture` is an index into the pictures, None for text only."""
+    """One example; `image` is an index into the images, None for text only."""
 
     kind: str
     question: str
     answer: str
-    picture: int | None = None
+    image: int | None = None
 
     def shifted(self, offset: int) -> Record:
-        """The same example with its picture counted from `offset`."""
-        return self if self.picture is None else replace(self, picture=self.picture + offset)
+        """The same example with its image counted from `offset`."""
+        return self if self.image is None else replace(self, image=self.image + offset)
 
     def line(self) -> str:
         """The example as one line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+        fields = {
+            "kind": self.kind, "question": self.question, "answer": self.answer, "picture": self.image,
+        }  # fmt: skip
+        return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
 
-def write_pictures(folder: Path, pictures: Sequence[bytes]) -> dict:
-    """Writes the pictures file; returns its manifest entry."""
-    path = folder / PICTURES
+def write_images(folder: Path, images: Sequence[bytes]) -> dict:
+    """Writes the images file; returns its manifest entry."""
+    path = folder / IMAGES
     # PNG data is compressed already.
-    _write(path, pictures, "group_size:1,uncompressed")
-    return {"file": path.name, "count": len(pictures), "sha256": sha256(path)}
+    _write(path, images, "group_size:1,uncompressed")
+    return {"file": path.name, "count": len(images), "sha256": sha256(path)}
 
 
 def write_split(folder: Path, dataset: str, split: str, records: Sequence[Record]) -> dict:

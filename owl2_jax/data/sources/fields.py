@@ -14,7 +14,7 @@ from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.fields import check_values
 from owl2_jax.core.texts import Name
 from owl2_jax.data.sources.base import Example, RecordError, Style
-from owl2_jax.data.sources.image_files import is_blank, picture_names, picture_path
+from owl2_jax.data.sources.image_files import image_names, image_path, is_blank
 from owl2_jax.data.sources.llava import llava_messages
 
 
@@ -27,7 +27,7 @@ class Fields:
 
     Attributes:
       id: Identifier; the record's number is taken if None.
-      image: A picture or a list of them: bytes, a path below the image folder,
+      image: An image or a list of them: bytes, a path below the image folder,
         or a mapping with `bytes` or `path`, or pixels `uint8[H, W, C]`.
       question, answer: Text, or a class number if `names` has its field.
       answers: The answers of several annotators.
@@ -74,7 +74,7 @@ class Reader:
 
     Attributes:
       source: Name for errors.
-      image_folder: Where pictures named by path lie.
+      image_folder: Where images named by path lie.
       file_tag: The image tag inside `conversations`.
       names: Class names, by the field that holds class numbers.
       reading: Where tags go in `conversations`; a name of `released.READINGS`.
@@ -92,7 +92,7 @@ class Reader:
         """The example of one row.
 
         Raises:
-          RecordError: A field is missing or of another type, a picture is missing.
+          RecordError: A field is missing or of another type, an image is missing.
         """
         fields = self.fields
         images = self._images(row, index)
@@ -112,14 +112,14 @@ class Reader:
         if isinstance(value, np.ndarray):
             value = list(value) if value.ndim in (1, 4) else [value]
         names = [_file_of(one) for one in (value if isinstance(value, list | tuple) else [value])]
-        return [self._image(one, index) for one in picture_names(names)]
+        return [self._image(one, index) for one in image_names(names)]
 
     def _image(self, value: Any, index: int) -> bytes | str:
         if isinstance(value, bytes) and value:
             return value
         if _are_pixels(value):
             return _png(value)
-        return picture_path(self.image_folder, value, self.source, index)
+        return image_path(self.image_folder, value, self.source, index)
 
     def _text(self, row: Mapping[str, Any], name: str, index: int) -> str:
         return self._as_text(self._get(row, name, index), name, index)
@@ -150,7 +150,7 @@ class Reader:
 
 
 def _file_of(value: Any) -> Any:
-    """The bytes or the path of a picture that is a mapping; anything else as it is."""
+    """The bytes or the path of an image that is a mapping; anything else as it is."""
     if not isinstance(value, Mapping):
         return value
     found = [part for part in (value.get("bytes"), value.get("path")) if part and not is_blank(part)]
@@ -164,7 +164,7 @@ def _are_pixels(value: Any) -> bool:
 
 
 def _png(pixels: np.ndarray) -> bytes:
-    """Encodes `uint8[H, W, 1 | 3 | 4]` without loss; TFDS decodes the pictures of a sequence."""
+    """Encodes `uint8[H, W, 1 | 3 | 4]` without loss; TFDS decodes the images of a sequence."""
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
     return buffer.getvalue()

@@ -58,7 +58,7 @@ def read_slice(path: str, offset: int, size: int) -> bytes:
     """Reads `size` bytes at `offset`.
 
     The file is opened anew each time: sources are used by many threads and
-    sent to other processes, and beside decoding a picture an open is free.
+    sent to other processes, and beside decoding an image an open is free.
     """
     with open(path, "rb", buffering=0) as file:
         file.seek(offset)

@@ -1,4 +1,4 @@
-"""Names of pictures in records: which file is meant, and what is wrong where none is there."""
+"""Names of images in records: which file is meant, and what is wrong where none is there."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _COMPARED = 1000  # names that a misspelt one is compared with
 _DECLARED = "expected a file name"
 
 
-def picture_names(value: object) -> list[Any]:
+def image_names(value: object) -> list[Any]:
     """The names in a record's `image` field: none, one or a list.
 
-    None, a blank text and a list of nothing but these all say "no picture".
+    None, a blank text and a list of nothing but these all say "no image".
     """
     names = list(value) if isinstance(value, list | tuple) else [value]
     return [] if all(is_blank(name) for name in names) else names
 
 
 def is_blank(name: object) -> bool:
-    """Says whether a name is one of those that stand for "no picture"."""
+    """Says whether a name is one of those that stand for "no image"."""
     return name is None or (isinstance(name, str) and not name.strip())
 
 
-def picture_path(folder: str | os.PathLike, name: object, source: str, index: int) -> str:
-    """The path of the picture `name` below `folder`.
+def image_path(folder: str | os.PathLike, name: object, source: str, index: int) -> str:
+    """The path of the image `name` below `folder`.
 
     An absolute path inside the folder, and `..` that stays inside, are fine.
 
@@ -41,7 +41,7 @@ def picture_path(folder: str | os.PathLike, name: object, source: str, index: in
         `missing`: no such file; `unreadable`: this user may not look.
     """
     if not isinstance(name, str) or is_blank(name):
-        raise RecordError(source, index, "corrupt_record", f"the picture is {_shown(name)}, {_DECLARED}")
+        raise RecordError(source, index, "corrupt_record", f"the image is {_shown(name)}, {_DECLARED}")
     folder = os.fspath(folder)
     path = _inside(folder, name)
     if path is None:
@@ -52,12 +52,12 @@ def picture_path(folder: str | os.PathLike, name: object, source: str, index: in
             return path
         os.stat(path)
     except PermissionError:
-        detail = f"the picture {_shown(name)} lies in a folder of {folder} that this user may not read"
+        detail = f"the image {_shown(name)} lies in a folder of {folder} that this user may not read"
         raise RecordError(source, index, "unreadable", detail) from None
     except (OSError, ValueError):  # ValueError: no file can have this name
         raise RecordError(source, index, "missing", _why_missing(folder, name, path)) from None
     raise RecordError(
-        source, index, "missing", f"the picture {_shown(name)} is no file, but a folder or device"
+        source, index, "missing", f"the image {_shown(name)} is no file, but a folder or device"
     )
 
 
@@ -79,7 +79,7 @@ def _starts(path: str, root: str) -> bool:
 
 
 def _why_outside(folder: str, name: str) -> tuple[str, str]:
-    detail = f"the picture {_shown(name)} lies outside {folder}"
+    detail = f"the image {_shown(name)} lies outside {folder}"
     near = _below(folder, name)
     if near:
         return "corrupt_record", f"{detail}; {near} is inside, write that"
@@ -88,7 +88,7 @@ def _why_outside(folder: str, name: str) -> tuple[str, str]:
 
 def _why_missing(folder: str, name: str, path: str) -> str:
     """What is wrong with a name that no file has."""
-    start = f"no picture {_shown(name)} in {folder}"
+    start = f"no image {_shown(name)} in {folder}"
     if "\0" in name:
         return f"{start}: the name holds a NUL character, which no file name can"
     if "://" in name:
@@ -156,7 +156,7 @@ def _listed(folder: str) -> Mapping[str, str]:
 
 @functools.lru_cache(maxsize=16)
 def _listing(folder: str, changed: int) -> Mapping[str, str]:
-    """Kept, because a set whose pictures are misnamed asks for every record."""
+    """Kept, because a set whose images are misnamed asks for every record."""
     del changed
     return {name.lower(): name for name in os.listdir(folder)}
 

@@ -1,11 +1,11 @@
-"""LLaVA's files: a JSON array or JSON lines of dialogues, and a folder of pictures.
+"""LLaVA's files: a JSON array or JSON lines of dialogues, and a folder of images.
 
     {"id": "000000215677", "image": "coco/train2017/000000215677.jpg",
      "conversations": [{"from": "human", "value": "<image>\\nWhat is this?"},
                        {"from": "gpt", "value": "A bus."}]}
 
-`image` may be missing or blank (text only) or a list (several pictures). `video`, a file
-or a list, stands where pictures would: its tag, `<video>` or the file's image
+`image` may be missing or blank (text only) or a list (several images). `video`, a file
+or a list, stands where images would: its tag, `<video>` or the file's image
 tag, becomes one image tag for each of the frames that are shown.
 """
 
@@ -23,12 +23,12 @@ from owl2_jax.data.messages import IMAGE_TAGS, ConversationError, ImageTag, chec
 from owl2_jax.data.released import Reading, released_messages, require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
 from owl2_jax.data.sources.files import contains, index_json, parse_record, read_slice
-from owl2_jax.data.sources.image_files import is_blank, picture_names, picture_path
+from owl2_jax.data.sources.image_files import image_names, image_path, is_blank
 from owl2_jax.data.video import Frame, require_reader
 
 VIDEO_TAG = "<video>"
-# Keys, in small letters, under which other formats name pictures.
-_PICTURE_KEYS = frozenset(
+# Keys, in small letters, under which other formats name images.
+_IMAGE_KEYS = frozenset(
     f"{stem}{end}"
     for stem in ("image", "img", "picture", "photo", "video")
     for end in ("", "s", "_path", "_paths", "_file", "_files", "_url", "_urls")
@@ -40,7 +40,7 @@ class LlavaSource:
 
     Args:
       path: A `.json` file with an array, or a file with one object per line.
-      image_folder: Where the pictures lie; the file's own folder if None.
+      image_folder: Where the images lie; the file's own folder if None.
       dataset: Short name of the set; the file's name if None.
       file_tag: The image tag written in the file.
       image_tag: The image tag of the examples.
@@ -88,10 +88,10 @@ class LlavaSource:
         position = checked_index(index, len(self), self.path)
         start, end = map(int, self._ranges[position])
         record = parse_record(read_slice(self.path, start, end - start), self.path, position)
-        if not picture_names(record.get("video")):
-            names = picture_names(record.get("image"))
+        if not image_names(record.get("video")):
+            names = image_names(record.get("image"))
             self._require_seen(record, names, position)
-            images = [picture_path(self.image_folder, name, self.path, position) for name in names]
+            images = [image_path(self.image_folder, name, self.path, position) for name in names]
         else:
             images = self._frames(record, position)
             record = with_frame_tags(record, self.file_tag, self.num_frames)
@@ -107,16 +107,16 @@ class LlavaSource:
 
     def description(self) -> str:
         """One line: files, tag and number of dialogues."""
-        text = f"llava {self.path}: {len(self)} dialogues, pictures in {self.image_folder}, {self.file_tag}"
+        text = f"llava {self.path}: {len(self)} dialogues, images in {self.image_folder}, {self.file_tag}"
         return f"{text}, {self.num_frames} frames a video" if self.num_frames else text
 
     def _require_seen(self, record: Mapping[str, Any], names: list, index: int) -> None:
-        """Raises RecordError for a record that names other pictures than `names` under another key."""
+        """Raises RecordError for a record that names other images than `names` under another key."""
         for key, value in record.items():
-            other = key.lower() in _PICTURE_KEYS and key not in ("image", "video")
+            other = key.lower() in _IMAGE_KEYS and key not in ("image", "video")
             if other and value and not is_blank(value) and value not in (names, names[0] if names else None):
                 way = f"put those of {key!r} there too" if names else "rename it"
-                detail = f"pictures are read from 'image' and videos from 'video', found {key!r}: {way}"
+                detail = f"images are read from 'image' and videos from 'video', found {key!r}: {way}"
                 raise RecordError(self.path, index, "missing_field", detail)
 
     def _frames(self, record: dict, index: int) -> list[Frame]:
@@ -124,10 +124,10 @@ class LlavaSource:
             raise RecordError(
                 self.path, index, "unsupported", "the record has a video; set num_frames to show some of it"
             )
-        if picture_names(record.get("image")):
+        if image_names(record.get("image")):
             raise RecordError(self.path, index, "unsupported", "the record has both 'image' and 'video'")
         paths = [
-            picture_path(self.image_folder, name, self.path, index) for name in picture_names(record["video"])
+            image_path(self.image_folder, name, self.path, index) for name in image_names(record["video"])
         ]
         return [Frame(path, number, self.num_frames) for path in paths for number in range(self.num_frames)]
 
@@ -141,8 +141,8 @@ def refuse_other_tag(path: str, file_tag: str) -> None:
     others = [tag for tag in IMAGE_TAGS if tag != file_tag and found[tag]]
     if others and not found[file_tag]:
         raise Owl2Error(
-            f"{path} marks pictures with {others[0]!r}, but the config says {file_tag!r}: "
-            f"every picture would be lost; set file_tag to {others[0]!r}"
+            f"{path} marks images with {others[0]!r}, but the config says {file_tag!r}: "
+            f"every image would be lost; set file_tag to {others[0]!r}"
         )
 
 

@@ -34,7 +34,7 @@ class ParquetSource:
       paths: Files, patterns or ranges.
       fields: Which columns hold what; see `Fields`.
       dataset: Short name of the set.
-      image_folder: Where pictures named by path lie.
+      image_folder: Where images named by path lie.
       file_tag: The image tag inside a `conversations` column.
       reading: Where tags go in `conversations`; "as_written" or "released".
       prompt, image_tag: Wording of the examples; see `Style`.

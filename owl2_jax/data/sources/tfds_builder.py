@@ -85,7 +85,7 @@ class TfdsSource:
 def _open(
     builder: str, split: str, fields: Fields, data_dir: Any
 ) -> tuple[Any, Mapping[str, Any], list[str]]:
-    """Opens a split with its pictures left encoded; returns (rows, features, files)."""
+    """Opens a split with its images left encoded; returns (rows, features, files)."""
     import tensorflow_datasets as tfds
 
     try:
@@ -97,14 +97,14 @@ def _open(
     for name in fields.columns():
         if name not in features:
             raise unknown_name(f"feature of {builder}", name, features)
-    # A picture travels as its file, to be decoded where all pictures are.
-    pictures = {
+    # An image travels as its file, to be decoded where all images are.
+    images = {
         name: tfds.decode.SkipDecoding()
         for name in features
         if isinstance(features[name], tfds.features.Image)
     }
     try:
-        rows = made.as_data_source(split=split, decoders=pictures)
+        rows = made.as_data_source(split=split, decoders=images)
         return rows, features, sorted(str(path) for path in Path(made.data_dir).glob("*") if path.is_file())
     except Exception as error:
         reason = str(error).strip().split("\n")[0]

@@ -16,7 +16,7 @@ from owl2_jax.core.text_files import read_json
 from owl2_jax.core.texts import AnyText, FilePath, Name
 from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
-from owl2_jax.data.sources.image_files import picture_path
+from owl2_jax.data.sources.image_files import image_path
 
 
 class VqaSource:
@@ -24,9 +24,9 @@ class VqaSource:
 
     Args:
       questions: The JSON file of questions.
-      image_folder: Where the pictures lie.
+      image_folder: Where the images lie.
       annotations: The JSON file of answers; None for a split without published ones.
-      image_pattern: Name of a picture's file, with `{image_id}` in it.
+      image_pattern: Name of an image's file, with `{image_id}` in it.
       dataset: Short name of the set.
       prompt, image_tag: Wording of the examples; see `Style`.
 
@@ -56,7 +56,7 @@ class VqaSource:
             rows = _rows(os.fspath(annotations), "annotations", ("question_id",))
             self._answers = {row["question_id"]: row for row in rows}
         if self._questions:
-            self._picture_name(self._questions[0]["image_id"])
+            self._image_name(self._questions[0]["image_id"])
 
     def __len__(self) -> int:
         return len(self._questions)
@@ -71,20 +71,20 @@ class VqaSource:
         row = self._questions[position]
         if not isinstance(row["question"], str):
             raise RecordError(self.path, position, "corrupt_record", f"no text: {row['question']!r:.60}")
-        name = self._picture_name(row["image_id"])
-        picture = picture_path(self.image_folder, name, self.path, position)
+        name = self._image_name(row["image_id"])
+        image = image_path(self.image_folder, name, self.path, position)
         answer, answers = self._answer(row["question_id"], position)
         extra = {"answers": answers} if answers else {}
         key = f"{self.style.dataset}/{row['image_id']}"
         identity = str(row["question_id"])
-        return self.style.example(identity, row["question"], answer, [picture], image_keys=[key], **extra)
+        return self.style.example(identity, row["question"], answer, [image], image_keys=[key], **extra)
 
     def description(self) -> str:
         """One line: file, number of questions, with or without answers."""
         with_answers = "without answers" if self._answers is None else "with answers"
-        return f"vqa {self.path}: {len(self)} questions {with_answers}, pictures in {self.image_folder}"
+        return f"vqa {self.path}: {len(self)} questions {with_answers}, images in {self.image_folder}"
 
-    def _picture_name(self, image_id: Any) -> str:
+    def _image_name(self, image_id: Any) -> str:
         try:
             return self.image_pattern.format(image_id=image_id)
         except (ValueError, KeyError, IndexError, AttributeError) as error:

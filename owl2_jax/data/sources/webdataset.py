@@ -40,18 +40,18 @@ from owl2_jax.data.sources.base import (
 from owl2_jax.data.sources.files import expand_paths, parse_record, read_slice
 
 # HEIC is none that is decoded; seen here, it is refused by its name.
-PICTURES = frozenset(
+IMAGES = frozenset(
     ("jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "ppm", "pgm",
      "pbm", "pnm", "avif", "jp2", "j2k", "jpx", "mpo", "heic", "heif")
 )  # fmt: skip
-_KINDS = {**dict.fromkeys(PICTURES, "image"), "txt": "text", "json": "json"}
+_KINDS = {**dict.fromkeys(IMAGES, "image"), "txt": "text", "json": "json"}
 _PLACES = [(f"{kind}_{part}", "<i8") for kind in ("image", "text", "json") for part in ("offset", "size")]
 ABSENT, SEVERAL = -1, -2  # in place of a size
 _INDEX_FORMAT = 2
 
 
 class WebDatasetSource:
-    """Captioned pictures in tar shards.
+    """Captioned images in tar shards.
 
     Args:
       paths: Shards, patterns or ranges (`{00000..01242}.tar`).
@@ -93,7 +93,7 @@ class WebDatasetSource:
         entry = self._entries[position]
         path = self.paths[entry["shard"]]
         if entry["image_size"] == ABSENT:
-            raise RecordError(path, position, "missing", f"sample {_key(entry)} has no picture beside it")
+            raise RecordError(path, position, "missing", f"sample {_key(entry)} has no image beside it")
         image = _member(path, entry, "image", position)
         caption = self._caption(path, entry, position)
         return self.style.example(f"{Path(path).stem}/{_key(entry)}", "", caption, [image])

@@ -1,4 +1,4 @@
-"""The HTML page of a survey: one file, pictures included, that opens in any browser."""
+"""The HTML page of a survey: one file, images included, that opens in any browser."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from owl2_jax.data_tools.check.charts import histogram
 from owl2_jax.data_tools.check.survey import SetSurvey, Shown, Survey
 from owl2_jax.data_tools.check.tokens import text_html
 
-# Pictures smaller than this are enlarged, pixel by pixel, so that one sees them.
+# Images smaller than this are enlarged, pixel by pixel, so that one sees them.
 _LEAST_SHOWN = 224
 
 _STYLE = """
@@ -38,8 +38,8 @@ article { border: 1px solid var(--line); border-radius: 8px; padding: 12px 14px;
 article header { font-size: 13px; color: var(--soft); margin-bottom: 8px; overflow-wrap: anywhere; }
 article header b { color: var(--ink); }
 .body { display: flex; gap: 16px; align-items: flex-start; }
-.pictures { display: flex; flex-wrap: wrap; gap: 8px; max-width: 480px; flex: none; }
-.pictures figure { padding: 4px; } .pictures img { display: block; image-rendering: pixelated; }
+.images { display: flex; flex-wrap: wrap; gap: 8px; max-width: 480px; flex: none; }
+.images figure { padding: 4px; } .images img { display: block; image-rendering: pixelated; }
 .text { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.9; font-size: 15px; min-width: 0; }
 .t { border-radius: 3px; padding: 2px 0; box-shadow: inset 0 -1px 0 var(--line); }
 .t:hover { outline: 2px solid #3b6fd4; }
@@ -58,7 +58,7 @@ def render(survey: Survey, title: str) -> str:
         *(f'<p class="lead">{escape(remark)}</p>' for remark in survey.remarks()),
         "<h2>Sets</h2>",
         _sets_table(survey.sets),
-        "<h2>Lengths, pictures, packing</h2>",
+        "<h2>Lengths, images, packing</h2>",
         _charts(survey),
     ]
     if survey.rejected:
@@ -66,7 +66,7 @@ def render(survey: Survey, title: str) -> str:
     parts += [
         "<h2>Samples as the model gets them</h2>",
         '<p class="lead"><span class="t on">learnt</span> <span class="t">not learnt</span> '
-        '<span class="t pic">▣ picture</span> · ids and positions on hover</p>',
+        '<span class="t pic">▣ image</span> · ids and positions on hover</p>',
         *(_article(one, survey) for one in survey.shown),
     ]
     return (
@@ -85,7 +85,7 @@ def summary(survey: Survey) -> str:
     text = (
         f"{survey.read:,} records read, {survey.num_rejected:,} unusable. {count:,} {part} of "
         f"{config.rows // config.lanes} rows of {config.row_length} are {np.mean(survey.efficiency):.1%} "
-        f"full, with {np.mean(survey.samples):.1f} samples and {np.mean(survey.pictures):.1f} pictures each."
+        f"full, with {np.mean(survey.samples):.1f} samples and {np.mean(survey.images):.1f} images each."
     )
     if all(one.epochs is not None for one in config.datasets.values()):
         text += f" The epochs asked for take about {survey.steps_per_round:,.0f} steps."
@@ -93,7 +93,7 @@ def summary(survey: Survey) -> str:
 
 
 def _sets_table(sets: Sequence[SetSurvey]) -> str:
-    head = ("records", "share", "read", "usable", "cut", "duplicates", "length", "learnt", "pictures")
+    head = ("records", "share", "read", "usable", "cut", "duplicates", "length", "learnt", "images")
     rows = [
         '<tr><th class="l">set</th>'
         + "".join(f"<th>{name}</th>" for name in head)
@@ -128,7 +128,7 @@ def _charts(survey: Survey) -> str:
         for one in survey.sets
     ]
     charts += [
-        histogram([n for one in survey.sets for n in one.images], "pictures per sample"),
+        histogram([n for one in survey.sets for n in one.images], "images per sample"),
         histogram([n for one in survey.sets for n in one.targets], "learnt positions per sample"),
         histogram(survey.efficiency, "share of positions filled, per batch"),
         histogram(survey.samples, "samples per batch"),
@@ -156,24 +156,24 @@ def _article(shown: Shown, survey: Survey) -> str:
     about = (
         f"<b>{escape(shown.set_name)}</b> · record {shown.address.record} · id {escape(shown.id)} · "
         f"{len(sample)} positions, {sample.targets} learnt, {len(sample.images)} "
-        + ("picture" if len(sample.images) == 1 else "pictures")
+        + ("image" if len(sample.images) == 1 else "images")
         + (f" · {escape(shown.why)}" if shown.why else "")
     )
     text = text_html(sample, survey.tokenizer, survey.tokens_per_image)
-    pictures = f'<div class="pictures">{"".join(_pictures(sample.images))}</div>' if sample.images else ""
+    images = f'<div class="images">{"".join(_images(sample.images))}</div>' if sample.images else ""
     return (
-        f'<article><header>{about}</header><div class="body">{pictures}<div class="text">{text}</div></div>'
+        f'<article><header>{about}</header><div class="body">{images}<div class="text">{text}</div></div>'
         "</article>"
     )
 
 
-def _pictures(images: Iterable[np.ndarray]) -> Iterable[str]:
+def _images(images: Iterable[np.ndarray]) -> Iterable[str]:
     for number, image in enumerate(images, start=1):
         stream = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(image)).save(stream, "PNG")
         data = base64.b64encode(stream.getvalue()).decode()
         shown = max(_LEAST_SHOWN, min(image.shape[0], 2 * _LEAST_SHOWN))
         yield (
-            f'<figure><img alt="picture {number}" width="{shown}" height="{shown}" '
-            f'src="data:image/png;base64,{data}"><figcaption>picture {number}</figcaption></figure>'
+            f'<figure><img alt="image {number}" width="{shown}" height="{shown}" '
+            f'src="data:image/png;base64,{data}"><figcaption>image {number}</figcaption></figure>'
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from owl2_jax.data.messages import Message
-from owl2_jax.data.released import ReleasedPictureError, loses_its_loss
+from owl2_jax.data.released import ReleasedImageError, loses_its_loss
 from owl2_jax.data.tokenizer import Tokenizer
 
 _SHOWN = 60
@@ -37,7 +37,7 @@ class TextNotes:
 
     def refuse(self, name: str, reason: str, detail: str) -> None:
         """Notes a rejected record where the released reading is the reason."""
-        if reason == ReleasedPictureError.reason:
+        if reason == ReleasedImageError.reason:
             self._note("refused", f"{name}: {detail}")
 
     def _note(self, key: str, example: str) -> None:

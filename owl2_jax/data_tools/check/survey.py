@@ -29,7 +29,7 @@ class SetSurvey:
       records: in the source. share: of the mixture's records.
       read, usable: records met, and those that became samples.
       rejected, cut: counts by reason.
-      duplicates: usable records equal to an earlier one in text and pictures.
+      duplicates: usable records equal to an earlier one in text and images.
       lengths, targets, images: one number per sample.
     """
 
@@ -66,7 +66,7 @@ class Survey:
       sets: in the order of the mixture.
       round_records: records of a round of the mixture.
       efficiency: share of positions filled, per lane's part of a batch.
-      samples, pictures: number per part.
+      samples, images: number per part.
       rejected: the first unusable or cut records.
       shown: samples to look at.
       texts: what the readings treat differently.
@@ -79,7 +79,7 @@ class Survey:
     round_records: int
     efficiency: list[float] = field(default_factory=list)
     samples: list[int] = field(default_factory=list)
-    pictures: list[int] = field(default_factory=list)
+    images: list[int] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     shown: list[Shown] = field(default_factory=list)
     texts: TextNotes = field(default_factory=TextNotes)
@@ -149,7 +149,7 @@ def survey(
     for batch in _batches(config, reader, image_size):
         found.efficiency.append(batch.efficiency)
         found.samples.append(batch.num_samples)
-        found.pictures.append(batch.num_images)
+        found.images.append(batch.num_images)
         if found.read >= records:
             break
     found.shown = reader.to_show()
@@ -223,6 +223,6 @@ class _Reader:
 def _digest(sample: Sample) -> bytes:
     digest = hashlib.blake2b(sample.tokens.tobytes(), digest_size=16)
     digest.update(sample.labels.tobytes())
-    for picture in sample.images:
-        digest.update(picture.tobytes())
+    for image in sample.images:
+        digest.update(image.tobytes())
     return digest.digest()

@@ -15,14 +15,14 @@ from owl2_jax.data.tokenizer import WORD_BOUNDARY, Tokenizer
 
 @dataclass(frozen=True)
 class Piece:
-    """Positions that are shown together: a token, the bytes of one character, or a picture.
+    """Positions that are shown together: a token, the bytes of one character, or an image.
 
     Attributes:
       first: position of the first.
-      ids: token ids; empty for a picture.
+      ids: token ids; empty for an image.
       text: what is shown.
       learnt: the positions have labels.
-      picture: its number in the sample; None for text.
+      image: its number in the sample; None for text.
       special: `<s>`, `</s>` or `<unk>`, not the same characters in a text.
     """
 
@@ -30,7 +30,7 @@ class Piece:
     ids: tuple[int, ...]
     text: str
     learnt: bool
-    picture: int | None = None
+    image: int | None = None
     special: bool = False
 
 
@@ -42,7 +42,7 @@ def pieces(sample: Sample, tokenizer: Tokenizer, tokens_per_image: int) -> Itera
     while position < end:
         if position in starts:
             number = starts[position]
-            yield Piece(position, (), f"picture {number + 1}", False, picture=number)
+            yield Piece(position, (), f"image {number + 1}", False, image=number)
             position += tokens_per_image
             continue
         count = _bytes_of_character(sample.tokens[position:], learnt[position:], tokenizer)
@@ -58,9 +58,9 @@ def text_html(sample: Sample, tokenizer: Tokenizer, tokens_per_image: int) -> st
 
 
 def _span(piece: Piece, tokens_per_image: int) -> str:
-    if piece.picture is not None:
+    if piece.image is not None:
         last = piece.first + tokens_per_image - 1
-        hover = f"positions {piece.first} to {last}: picture {piece.picture + 1}"
+        hover = f"positions {piece.first} to {last}: image {piece.image + 1}"
         return f'<span class="t pic" title="{hover}">▣ {escape(piece.text)}</span>'
     ids = " ".join(map(str, piece.ids))
     hover = f"position {piece.first}: id {ids}, {'learnt' if piece.learnt else 'not learnt'}"

@@ -18,7 +18,7 @@ from pathlib import Path
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import read_number
 from owl2_jax.core.ranges import Count, Seed
-from owl2_jax.data.sources.embedded_records import MANIFEST, Record, sha256, write_pictures, write_split
+from owl2_jax.data.sources.embedded_records import MANIFEST, Record, sha256, write_images, write_split
 from owl2_jax.data.tokenizer import train_tokenizer
 from owl2_jax.data_tools.corpus import drawn, easy_vqa, facts
 from owl2_jax.data_tools.corpus.concepts import Concept, read_concepts
@@ -38,9 +38,9 @@ DIALOGUE = "USER: {} ASSISTANT: {}"
 
 @dataclass(frozen=True)
 class Corpus:
-    """Pictures, and records by (dataset, split)."""
+    """Images, and records by (dataset, split)."""
 
-    pictures: list[bytes]
+    images: list[bytes]
     splits: dict[tuple[str, str], list[Record]]
 
 
@@ -61,7 +61,7 @@ def build(folders: dict[str, Path], output: Path, seed: int = SEED, vocab_size: 
         "format": FORMAT,
         "seed": seed,
         "packages": {package.name: package.version for package in PACKAGES.values()},
-        "pictures": write_pictures(output, corpus.pictures),
+        "pictures": write_images(output, corpus.images),
         "splits": {
             f"{dataset}-{split}": write_split(output, dataset, split, records)
             for (dataset, split), records in corpus.splits.items()
@@ -74,16 +74,16 @@ def build(folders: dict[str, Path], output: Path, seed: int = SEED, vocab_size: 
 
 
 def collect(folders: dict[str, Path], seed: int = SEED) -> Corpus:
-    """Reads the packages and makes every picture and record."""
-    train_pictures, train_questions = easy_vqa.read_split(folders["easy-vqa"], "train")
-    test_pictures, test_questions = easy_vqa.read_split(folders["easy-vqa"], "test")
+    """Reads the packages and makes every image and record."""
+    train_images, train_questions = easy_vqa.read_split(folders["easy-vqa"], "train")
+    test_images, test_questions = easy_vqa.read_split(folders["easy-vqa"], "test")
     concepts = read_concepts(folders)
     countries = read_countries(folders["countryinfo"], concepts)
     tested = sorted(drawn.held_out(concepts, seed))
     taught = [index for index in range(len(concepts)) if index not in set(tested)]
     facts_train, facts_test = facts.split_phrasings(facts.read_facts(concepts, taught, countries), seed)
-    test_start = len(train_pictures)
-    drawn_start = test_start + len(test_pictures)
+    test_start = len(train_images)
+    drawn_start = test_start + len(test_images)
     splits = {
         ("easy_vqa", "train"): train_questions,
         ("easy_vqa", "test"): _shift(test_questions, test_start),
@@ -96,11 +96,11 @@ def collect(folders: dict[str, Path], seed: int = SEED) -> Corpus:
         ("facts", "train"): facts_train,
         ("facts", "test"): facts_test,
     }
-    return Corpus([*train_pictures, *test_pictures, *_pictures(concepts)], splits)
+    return Corpus([*train_images, *test_images, *_images(concepts)], splits)
 
 
-def _pictures(concepts: Sequence[Concept]) -> list[bytes]:
-    return [concept.picture for concept in concepts]
+def _images(concepts: Sequence[Concept]) -> list[bytes]:
+    return [concept.image for concept in concepts]
 
 
 def _shift(records: Sequence[Record], offset: int) -> list[Record]:

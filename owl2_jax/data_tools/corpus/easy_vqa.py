@@ -16,14 +16,14 @@ COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 def read_split(folder: Path, split: str) -> tuple[list[bytes], list[Record]]:
     """Reads the PNG files and the questions of `split` ("train" or "test").
 
-    Picture numbers in the records count from 0 within the split.
+    Image numbers in the records count from 0 within the split.
     """
     root = folder / "easy_vqa/data" / split
     rows = json.loads((root / "questions.json").read_text(encoding="utf-8"))
     count = len(list((root / "images").glob("*.png")))
-    pictures = [(root / "images" / f"{index}.png").read_bytes() for index in range(count)]
-    records = [Record(question_kind(answer), question, answer, picture) for question, answer, picture in rows]
-    return pictures, records
+    images = [(root / "images" / f"{index}.png").read_bytes() for index in range(count)]
+    records = [Record(question_kind(answer), question, answer, image) for question, answer, image in rows]
+    return images, records
 
 
 def question_kind(answer: str) -> str:
@@ -34,21 +34,21 @@ def question_kind(answer: str) -> str:
 
 
 def captions(records: list[Record]) -> list[Record]:
-    """Captions such as "a red circle" for the pictures whose questions tell both color and shape."""
+    """Captions such as "a red circle" for the images whose questions tell both color and shape."""
     known: dict[int, set[str]] = defaultdict(set)
     for record in records:
-        known[record.picture] |= facts_of(record.question, record.answer)
+        known[record.image] |= facts_of(record.question, record.answer)
     result = []
-    for picture in sorted(known):
-        color = [word for word in COLORS if word in known[picture]]
-        shape = [word for word in SHAPES if word in known[picture]]
+    for image in sorted(known):
+        color = [word for word in COLORS if word in known[image]]
+        shape = [word for word in SHAPES if word in known[image]]
         if color and shape:
-            result.append(Record("shape", "", f"a {color[0]} {shape[0]}", picture))
+            result.append(Record("shape", "", f"a {color[0]} {shape[0]}", image))
     return result
 
 
 def facts_of(question: str, answer: str) -> set[str]:
-    """The color and shape words that a question and its answer say are true of the picture."""
+    """The color and shape words that a question and its answer say are true of the image."""
     words = re.findall(r"[a-z]+", question)
     named = {word for word in words if word in SHAPES + COLORS}
     if answer not in ("yes", "no"):

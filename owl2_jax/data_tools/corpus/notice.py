@@ -10,10 +10,10 @@ HEADER = """\
 The files in this folder are made from the material of the packages below by
 owl2_jax.data_tools.corpus.build.
 
-Changes: the drawn pictures (Twemoji, Copyright 2019 Twitter, Inc and other
+Changes: the drawn images (Twemoji, Copyright 2019 Twitter, Inc and other
 contributors, CC-BY 4.0, https://creativecommons.org/licenses/by/4.0/) were
 composited on white and encoded again without loss; names were put into plain
-words; questions, answers and captions were written around them. Pictures and
+words; questions, answers and captions were written around them. Images and
 questions of easy-VQA are unchanged; its captions follow from its questions.
 """
 

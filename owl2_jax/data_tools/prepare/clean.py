@@ -1,4 +1,4 @@
-"""One example, made ready to store: checked, filtered, its pictures decoded and made small."""
+"""One example, made ready to store: checked, filtered, its images decoded and made small."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from owl2_jax.data.sources.arrayrecord import encode_example
 from owl2_jax.data.sources.base import Example
 from owl2_jax.data.video import Frame
 from owl2_jax.data_tools.prepare import likeness
-from owl2_jax.data_tools.prepare.settings import PictureRules, PrepareConfig, TextRules
+from owl2_jax.data_tools.prepare.settings import ImageRules, PrepareConfig, TextRules
 
-# A picture in one of these formats that is small enough and upright stays the file it is.
+# An image in one of these formats that is small enough and upright stays the file it is.
 _KEPT_FORMATS = ("JPEG", "PNG", "WEBP")
 _FEWEST_WORDS = 10
 
@@ -38,7 +38,7 @@ class Cleaned:
     Attributes:
       record: the bytes of an ArrayRecord record.
       exact, words: see `likeness`.
-      hashes: hash of each picture.
+      hashes: hash of each image.
     """
 
     record: bytes
@@ -52,7 +52,7 @@ def clean(example: Example, dataset: str, config: PrepareConfig) -> Cleaned:
 
     Raises:
       FilterError: the config filters it out.
-      Owl2Error: its messages or pictures cannot be used; with a `reason`.
+      Owl2Error: its messages or images cannot be used; with a `reason`.
     """
     messages, sources = example["messages"], example["images"]
     check_messages(messages, config.image_tag, len(sources))
@@ -60,9 +60,9 @@ def clean(example: Example, dataset: str, config: PrepareConfig) -> Cleaned:
     files, hashes, originals = [], [], []
     for number, source in enumerate(sources, start=1):
         original, name = _file(source, f"{number} of {example['id']}")
-        file, image = shrink(original, config.pictures, name)
+        file, image = shrink(original, config.images, name)
         files.append(file)
-        hashes.append(likeness.picture_hash(image))
+        hashes.append(likeness.image_hash(image))
         originals.append(original)
     stored = _storable({**example, "dataset": dataset, "images": files})
     return Cleaned(
@@ -90,19 +90,19 @@ def check_text(text: str, rules: TextRules) -> None:
         raise FilterError("text_letters", f"{letters} of {len(solid)} characters are letters or digits")
 
 
-def shrink(data: bytes, rules: PictureRules, name: str) -> tuple[bytes, Image.Image]:
-    """(file to store, picture) of a picture file.
+def shrink(data: bytes, rules: ImageRules, name: str) -> tuple[bytes, Image.Image]:
+    """(file to store, image) of an image file.
 
     Raises:
       ImageError: it cannot be decoded, or is too large.
       FilterError: it is too small, or too long and thin.
     """
-    image = images.decode(data, name, rules.max_pixels, "pictures.max_pixels")
+    image = images.decode(data, name, rules.max_pixels, "images.max_pixels")
     short, long = sorted(image.size)
     if short < rules.min_edge:
-        raise FilterError("picture_small", f"picture {name} is {image.width} x {image.height}")
+        raise FilterError("image_small", f"image {name} is {image.width} x {image.height}")
     if rules.max_aspect and long > rules.max_aspect * short:
-        raise FilterError("picture_long", f"picture {name} is {image.width} x {image.height}")
+        raise FilterError("image_long", f"image {name} is {image.width} x {image.height}")
     if rules.shortest_edge and short > rules.shortest_edge:
         scale = rules.shortest_edge / short
         size = tuple(max(rules.shortest_edge, round(edge * scale)) for edge in image.size)
@@ -116,7 +116,7 @@ def shrink(data: bytes, rules: PictureRules, name: str) -> tuple[bytes, Image.Im
 
 def _may_stay(data: bytes) -> bool:
     try:
-        image = images.open_picture(data)
+        image = images.open_image(data)
         still = getattr(image, "n_frames", 1) == 1
         upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
     except Exception:  # damaged metadata, which is better not handed on; the pixels were read before
@@ -125,7 +125,7 @@ def _may_stay(data: bytes) -> bool:
 
 
 def _file(source: bytes | str | Frame, name: str) -> tuple[bytes, str]:
-    """(the picture as a file, what errors call it)."""
+    """(the image as a file, what errors call it)."""
     if isinstance(source, bytes):
         return source, name
     if isinstance(source, Frame):
@@ -136,5 +136,5 @@ def _file(source: bytes | str | Frame, name: str) -> tuple[bytes, str]:
 
 
 def _storable(example: dict[str, Any]) -> Example:
-    # Keys of pictures are made for memory; stored pictures are their own.
+    # Keys of images are made for memory; stored images are their own.
     return {key: value for key, value in example.items() if key != "image_keys"}

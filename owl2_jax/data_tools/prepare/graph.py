@@ -3,7 +3,7 @@
     shards -> clean ---------------------------------> finish -> notes
                   \\-> keys -> equal -> alike -> removed -/
 
-Pictures travel nowhere but through files: what is shuffled are keys of a
+Images travel nowhere but through files: what is shuffled are keys of a
 hundred bytes a record.
 """
 
@@ -22,7 +22,7 @@ from owl2_jax.data_tools.prepare import likeness, shards
 from owl2_jax.data_tools.prepare.settings import PrepareConfig
 from owl2_jax.data_tools.prepare.shards import Shard
 
-# Pictures of a band are compared with at most so many earlier ones of it.
+# Images of a band are compared with at most so many earlier ones of it.
 MOST_COMPARED = 2000
 
 
@@ -111,7 +111,7 @@ class _FirstOfEqual(beam.DoFn):
 
 
 def _bands(record: Keyed, config: PrepareConfig) -> Iterator[tuple[str, Keyed]]:
-    """The record under each band of its first picture's hash."""
+    """The record under each band of its first image's hash."""
     if record.hashes:
         about = f"{record.dataset} {record.text} {len(record.hashes)}"
         for number, band in enumerate(likeness.bands(record.hashes[0], config.near_bits + 1)):
@@ -119,7 +119,7 @@ def _bands(record: Keyed, config: PrepareConfig) -> Iterator[tuple[str, Keyed]]:
 
 
 def _alike(group: tuple[str, Iterable[Keyed]], most_bits: int) -> Iterator[Removal]:
-    """Removes every record whose pictures look like those of an earlier one."""
+    """Removes every record whose images look like those of an earlier one."""
     records = sorted(group[1])
     for number, record in enumerate(records[1:], start=1):
         earlier = records[: min(number, MOST_COMPARED)]

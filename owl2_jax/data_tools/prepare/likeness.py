@@ -1,9 +1,9 @@
 """Keys by which equal and alike examples are found.
 
-Two pictures look the same when their difference hashes (dHash, Krawetz 2013)
-are close. The hash keeps one bit for each of 16 x 16 places of the picture,
+Two images look the same when their difference hashes (dHash, Krawetz 2013)
+are close. The hash keeps one bit for each of 16 x 16 places of the image,
 shrunk to 17 x 16 grey pixels: is the place darker than its right neighbour?
-Re-encoding and resizing change a few bits; another picture changes about half.
+Re-encoding and resizing change a few bits; another image changes about half.
 
 To find close pairs among millions without comparing all, a hash is cut into one
 more band than bits may differ: two close hashes then have a band in common.
@@ -25,8 +25,8 @@ HASH_BITS = 256
 _SIDE = 16
 
 
-def picture_hash(image: Image.Image) -> bytes:
-    """The difference hash of an RGB picture, 32 bytes."""
+def image_hash(image: Image.Image) -> bytes:
+    """The difference hash of an RGB image, 32 bytes."""
     grey = image.convert("L").resize((_SIDE + 1, _SIDE), Image.Resampling.BOX)
     levels = np.asarray(grey, np.int16)
     return np.packbits(levels[:, :-1] < levels[:, 1:]).tobytes()
@@ -49,11 +49,11 @@ def bands(value: bytes, count: int) -> list[int]:
     return [(bits >> int(low)) & ((1 << int(high - low)) - 1) for low, high in itertools.pairwise(cuts)]
 
 
-def exact_key(messages: Sequence[dict[str, Any]], pictures: Sequence[bytes]) -> str:
-    """Equal for the same messages with the same picture files."""
+def exact_key(messages: Sequence[dict[str, Any]], images: Sequence[bytes]) -> str:
+    """Equal for the same messages with the same image files."""
     digest = hashlib.blake2b(json.dumps(list(messages), sort_keys=True).encode(), digest_size=16)
-    for picture in pictures:
-        digest.update(hashlib.blake2b(picture, digest_size=16).digest())
+    for image in images:
+        digest.update(hashlib.blake2b(image, digest_size=16).digest())
     return digest.hexdigest()
 
 

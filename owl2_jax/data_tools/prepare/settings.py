@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.fields import check_values
+from owl2_jax.core.fields import OldNames, check_values
 from owl2_jax.core.ranges import Count, NotNegative, Share, Whole, between
 from owl2_jax.core.texts import Name
 from owl2_jax.data.images import MAX_PIXELS
@@ -22,27 +22,31 @@ class PrepareSet:
       kind: kind of source, a name of `owl2_jax.data.sources.SOURCES`.
       options: settings of that source.
       duplicates: which examples go because an earlier one of the set is like
-        them. "keep": none. "exact": the same text and the same picture files.
-        "near": the same words and pictures that look the same. "picture":
-        pictures that look the same, whatever the text; for captions from the
-        web, not for sets that ask several questions about a picture.
+        them. "keep": none. "exact": the same text and the same image files.
+        "near": the same words and images that look the same. "image":
+        images that look the same, whatever the text; for captions from the
+        web, not for sets that ask several questions about an image.
     """
+
+    OLD_NAMES: ClassVar[OldNames] = {
+        "duplicates": lambda value: {"duplicates": "image" if value == "picture" else value}
+    }
 
     kind: Name
     options: dict[Name, Any] = field(default_factory=dict)
-    duplicates: Literal["keep", "exact", "near", "picture"] = "exact"
+    duplicates: Literal["keep", "exact", "near", "image"] = "exact"
 
     def __post_init__(self) -> None:
         check_values(self, "a set")
 
 
 @dataclass(frozen=True)
-class PictureRules:
-    """Which pictures are kept, and how they are stored.
+class ImageRules:
+    """Which images are kept, and how they are stored.
 
     Attributes:
-      shortest_edge: larger pictures are shrunk to it (0: never).
-      quality: of JPEG files, for pictures that are written anew.
+      shortest_edge: larger images are shrunk to it (0: never).
+      quality: of JPEG files, for images that are written anew.
       max_pixels: largest width x height that is decoded.
       min_edge: smallest shortest edge that is kept (0: any).
       max_aspect: largest ratio of long to short edge (0: any).
@@ -55,7 +59,7 @@ class PictureRules:
     max_aspect: NotNegative = 0.0
 
     def __post_init__(self) -> None:
-        check_values(self, "pictures")
+        check_values(self, "images")
 
 
 @dataclass(frozen=True)
@@ -85,9 +89,9 @@ class PrepareConfig:
 
     Attributes:
       datasets: {name: set}; a folder each in the output.
-      image_tag: tag of pictures in the output.
-      pictures, text: what is kept.
-      near_bits: pictures whose 256-bit hashes (`likeness.py`) differ in at most
+      image_tag: tag of images in the output.
+      images, text: what is kept.
+      near_bits: images whose 256-bit hashes (`likeness.py`) differ in at most
         so many bits look the same, with 0 those of equal hashes. Photographs written anew at another size or
         quality mostly differ in fewer than 12, others in more than 70; drawings
         on an empty page can come closer.
@@ -96,9 +100,11 @@ class PrepareConfig:
         filtered or doubled ones) before the run fails.
     """
 
+    OLD_NAMES: ClassVar[OldNames] = {"pictures": "images"}
+
     datasets: dict[Name, PrepareSet]
     image_tag: ImageTag = "<|image|>"
-    pictures: PictureRules = PictureRules()
+    images: ImageRules = ImageRules()
     text: TextRules = TextRules()
     near_bits: Annotated[int, between(0, 32)] = 12
     records_per_shard: Count = 10_000
@@ -116,11 +122,11 @@ class PrepareConfig:
             check_settings(dataset.kind, dataset.options, f"datasets.{name}.options")
 
 
-# What was wrong with a record, beside the reasons of sources and pictures. Filters
+# What was wrong with a record, beside the reasons of sources and images. Filters
 # and duplicates are choices of the config and no faults of the data.
 FILTERED = {
-    "picture_small": "a picture's shortest edge is below pictures.min_edge",
-    "picture_long": "a picture is longer and thinner than pictures.max_aspect",
+    "image_small": "an image's shortest edge is below images.min_edge",
+    "image_long": "an image is longer and thinner than images.max_aspect",
     "text_length": "the answers are shorter or longer than text allows",
     "text_repetition": "one word makes up too much of the answers",
     "text_letters": "too few letters and digits",

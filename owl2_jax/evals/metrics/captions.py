@@ -64,22 +64,22 @@ def caption_scores(
     references: Mapping[str, Sequence[str]],
     metrics: Sequence[str] = DEFAULT_METRICS,
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Scores one caption a picture against its references.
+    """Scores one caption an image against its references.
 
     Args:
-      candidates: Picture id to the generated caption.
-      references: Picture id to its human captions; the same ids.
+      candidates: Image id to the generated caption.
+      references: Image id to its human captions; the same ids.
       metrics: Names out of `METRICS`.
 
     Returns:
-      (corpus scores by metric, scores of each picture by metric).
+      (corpus scores by metric, scores of each image by metric).
     """
     require_captions(metrics)
     if candidates.keys() != references.keys():
         odd = sorted(candidates.keys() ^ references.keys())
         raise Owl2Error(
-            f"captions and references differ in {len(odd)} picture ids, first {odd[0]!r}; "
-            "every picture needs one caption and at least one reference"
+            f"captions and references differ in {len(odd)} image ids, first {odd[0]!r}; "
+            "every image needs one caption and at least one reference"
         )
     return token_scores(
         ptb_tokenize({name: [caption] for name, caption in candidates.items()}),
@@ -93,17 +93,17 @@ def token_scores(
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Like `caption_scores`, for tokenized captions; CIDEr, BLEU and ROUGE-L run without Java."""
     corpus: dict[str, float] = {}
-    pictures: dict[str, dict[str, float]] = {name: {} for name in candidates}
+    images: dict[str, dict[str, float]] = {name: {} for name in candidates}
     references = {name: references[name] for name in candidates}
     for names, score in _scorers(metrics):
         total, each = score(references, candidates)
         totals, columns = ([total], [each]) if len(names) == 1 else (total, each)
         for metric, value, column in zip(names, totals, columns, strict=True):
             corpus[metric] = float(value)
-            for name, picture_score in zip(candidates, column, strict=True):
-                pictures[name][metric] = float(picture_score)
+            for name, image_score in zip(candidates, column, strict=True):
+                images[name][metric] = float(image_score)
     return {m: corpus[m] for m in metrics}, {
-        name: {m: scores[m] for m in metrics} for name, scores in pictures.items()
+        name: {m: scores[m] for m in metrics} for name, scores in images.items()
     }
 
 
@@ -164,7 +164,7 @@ def _scorers(metrics: Sequence[str]):
 
 def _spice(references: Tokens, captions: Tokens) -> tuple[float, list[float]]:
     total, each = _module("spice.spice").Spice().compute_score(references, captions)
-    # The package returns the pictures in sorted order.
+    # The package returns the images in sorted order.
     by_name = {name: scores["All"]["f"] for name, scores in zip(sorted(captions), each, strict=True)}
     return total, [by_name[name] for name in captions]
 

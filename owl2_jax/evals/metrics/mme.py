@@ -1,7 +1,7 @@
 """MME scores (Fu et al. 2023): accuracy and accuracy+ per task, summed.
 
-Every picture has one question whose answer is yes and one whose answer is no.
-A task scores 100 * accuracy + 100 * accuracy+, where accuracy+ counts pictures
+Every image has one question whose answer is yes and one whose answer is no.
+A task scores 100 * accuracy + 100 * accuracy+, where accuracy+ counts images
 with both answers right; perception sums ten tasks (at most 2 000), cognition
 four (at most 800).
 """
@@ -89,7 +89,7 @@ def mme_scores(answers: Iterable[Answer]) -> tuple[dict[str, float], dict[str, d
     """Returns (totals and task scores as "Perception-count", metrics of every task).
 
     Raises:
-      Owl2Error: A task of the fourteen has no answers, or a picture has not two questions.
+      Owl2Error: A task of the fourteen has no answers, or an image has not two questions.
     """
     by_task: dict[str, list[Answer]] = {}
     for answer in answers:
@@ -107,20 +107,20 @@ def mme_scores(answers: Iterable[Answer]) -> tuple[dict[str, float], dict[str, d
 
 
 def _by_image(answers: Iterable[Answer]) -> dict[str, list[tuple[str, str]]]:
-    """Pairs of (truth, parsed prediction) by picture."""
+    """Pairs of (truth, parsed prediction) by image."""
     images: dict[str, list[tuple[str, str]]] = {}
     for answer in answers:
         truth = answer.truth.lower()
         if truth not in ("yes", "no"):
             raise Owl2Error(
-                f"MME task {answer.task}, picture {answer.image}: the true answer must be Yes or No, "
+                f"MME task {answer.task}, image {answer.image}: the true answer must be Yes or No, "
                 f"found {answer.truth!r}"
             )
         images.setdefault(answer.image, []).append((truth, parse_yes_no(answer.prediction)))
         task = answer.task
     for image, pairs in images.items():
         if len(pairs) != 2:
-            raise Owl2Error(f"MME task {task}, picture {image}: found {len(pairs)} questions, expected 2")
+            raise Owl2Error(f"MME task {task}, image {image}: found {len(pairs)} questions, expected 2")
     return images
 
 

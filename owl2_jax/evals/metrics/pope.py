@@ -1,4 +1,4 @@
-"""POPE scores (Li et al. 2023): yes/no questions about objects that are or are not in a picture."""
+"""POPE scores (Li et al. 2023): yes/no questions about objects that are or are not in an image."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ function wordsFor(status) {
   return `the server answered with status ${status}`;
 }
 
-// The model that is served: { id, examples, max_pictures, max_body_bytes, max_pixels, picture_formats, ... }.
+// The model that is served: { id, examples, max_images, max_body_bytes, max_pixels, image_formats, ... }.
 export async function model(key) {
   return (await (await call("v1/models", key)).json()).data[0];
 }
@@ -100,7 +100,7 @@ async function* events(stream) {
   }
 }
 
-// { image_mode, pictures: [{ share, weights: [[...]] }] } for a conversation and its answer.
+// { image_mode, images: [{ share, weights: [[...]] }] } for a conversation and its answer.
 export async function attention(messages, text, key) {
   const body = JSON.stringify({ messages, answer: text });
   return (await call("v1/attention", key, { method: "POST", body })).json();

@@ -37,7 +37,7 @@ export async function send() {
 // Has the last question answered; `before` is the answer that a new one is to replace.
 async function ask(before = null) {
   const asked = messages(turns, settings.system());
-  const turn = { role: "assistant", text: "", pictures: [], note: "" };
+  const turn = { role: "assistant", text: "", images: [], note: "" };
   const own = turns;
   own.push(turn);
   notice("");

@@ -1,9 +1,9 @@
-// Shows where the model looked: the picture, bright where it looked most.
+// Shows where the model looked: the image, bright where it looked most.
 
 const WIDEST = 280; // CSS pixels
 const DARKEST = 0.8; // opacity of the shade where it looked least
 
-// A figure of a picture (a URL) under the weights of its patches, float[G][G].
+// A figure of an image (a URL) under the weights of its patches, float[G][G].
 export async function lookFigure(url, weights, mode, caption) {
   const image = new Image();
   image.src = url;
@@ -28,14 +28,14 @@ export async function lookFigure(url, weights, mode, caption) {
   return figure;
 }
 
-// The part of a picture that the model's square stands for: x, y, width, height.
+// The part of an image that the model's square stands for: x, y, width, height.
 export function seenSquare(mode, width, height) {
   if (mode === "resize") return [0, 0, width, height];
   const side = mode === "pad" ? Math.max(width, height) : Math.min(width, height);
   return [(width - side) / 2, (height - side) / 2, side, side];
 }
 
-// A picture of one pixel per patch: clear at the largest weight, dark at the smallest.
+// An image of one pixel per patch: clear at the largest weight, dark at the smallest.
 function shade(weights) {
   const size = weights.length;
   const flat = weights.flat();

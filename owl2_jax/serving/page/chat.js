@@ -2,7 +2,7 @@
 
 import * as asking from "./asking.js";
 import * as composer from "./composer.js";
-import { picturesOf } from "./conversation.js";
+import { imagesOf } from "./conversation.js";
 import { button, element } from "./dom.js";
 import * as scrolling from "./scrolling.js";
 import * as server from "./server.js";
@@ -30,7 +30,7 @@ function save() {
   const { id } = conversation;
   const value = { id, turns: asking.current(), draft: composer.draft() };
   saved = store.save(value).then((how) => {
-    element("unkept").hidden = how !== "without pictures";
+    element("unkept").hidden = how !== "without images";
   });
 }
 
@@ -94,11 +94,11 @@ function forget(asked) {
 function showModel(model) {
   element("model").textContent = model.id;
   document.title = `${model.id} – owl2 chat`;
-  element("add").hidden = model.max_pictures === 0;
+  element("add").hidden = model.max_images === 0;
   const chips = (model.examples ?? []).map(({ label, text }) =>
     button("", label, () => {
       composer.put({ ...composer.draft(), text });
-      if (composer.draft().pictures.length || model.max_pictures === 0) asking.send();
+      if (composer.draft().images.length || model.max_images === 0) asking.send();
       else element("files").click();
     }),
   );
@@ -130,7 +130,7 @@ function setUpButtons() {
   const deleting = element("delete-stored");
   deleting.addEventListener("click", deleteStored);
   element("settings").addEventListener("close", () => forget(deleting));
-  element("close-picture").addEventListener("click", () => element("enlarged").close());
+  element("close-image").addEventListener("click", () => element("enlarged").close());
   // A touch beside a dialog closes it.
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
@@ -140,7 +140,7 @@ function setUpButtons() {
 async function setUp() {
   settings.setUp();
   settings.onClose(server.connect);
-  composer.setUp(() => picturesOf(asking.current()), changed);
+  composer.setUp(() => imagesOf(asking.current()), changed);
   asking.onChange(changed);
   scrolling.setUp();
   setUpKeys();
@@ -155,7 +155,7 @@ async function setUp() {
   if (asking.current().length) {
     conversation = store.fresh();
     changed();
-  } else await show(typed.text || typed.pictures.length ? { ...found, draft: typed } : found);
+  } else await show(typed.text || typed.images.length ? { ...found, draft: typed } : found);
 }
 
 setUp();

@@ -1,31 +1,31 @@
-// Where a question is written: the field, its pictures, and what was wrong with those left out.
+// Where a question is written: the field, its images, and what was wrong with those left out.
 
 import { button, element, make, sentence } from "./dom.js";
-import { Refused, tooMuch, toDataUrl } from "./pictures.js";
+import { Refused, tooMuch, toDataUrl } from "./images.js";
 import { limits } from "./server.js";
 
 const [text, tray, trouble] = ["text", "tray", "refused"].map(element);
 
-let pictures = []; // data: URLs of the next question
-let before = () => []; // pictures that the conversation has already
+let images = []; // data: URLs of the next question
+let before = () => []; // images that the conversation has already
 let changed = () => {};
 let adding = Promise.resolve();
 
-export const draft = () => ({ text: text.value, pictures: [...pictures] });
+export const draft = () => ({ text: text.value, images: [...images] });
 
 export const focus = () => text.focus();
 
-// What is written, taken out of the field; null when there is nothing. Pictures still being read are waited for.
+// What is written, taken out of the field; null when there is nothing. Images still being read are waited for.
 export async function take() {
   await adding;
-  const question = { text: text.value.trim(), pictures };
-  if (!question.text && !pictures.length) return null;
-  const why = tooMuch([...before(), ...pictures], limits());
-  if (why && pictures.length) {
+  const question = { text: text.value.trim(), images };
+  if (!question.text && !images.length) return null;
+  const why = tooMuch([...before(), ...images], limits());
+  if (why && images.length) {
     refuse([`${sentence(why)}. Remove some, or begin a new chat.`]);
     return null;
   }
-  put({ text: "", pictures: [] });
+  put({ text: "", images: [] });
   refuse([]);
   return question;
 }
@@ -33,7 +33,7 @@ export async function take() {
 // Writes a question into the field in place of what stands there.
 export function put(question) {
   text.value = question.text;
-  pictures = [...question.pictures];
+  images = [...question.images];
   fit();
   showTray();
 }
@@ -41,7 +41,7 @@ export function put(question) {
 // Puts a question back, in front of what was written since.
 export function putBack(question) {
   const both = [question.text, text.value].filter((part) => part.trim());
-  put({ text: both.join("\n\n"), pictures: [...question.pictures.filter(Boolean), ...pictures] });
+  put({ text: both.join("\n\n"), images: [...question.images.filter(Boolean), ...images] });
   text.setSelectionRange(text.value.length, text.value.length);
 }
 
@@ -62,9 +62,9 @@ async function addAll(files) {
   for (const file of files) {
     try {
       const url = await toDataUrl(file, limits());
-      const why = tooMuch([...before(), ...pictures, url], limits());
+      const why = tooMuch([...before(), ...images, url], limits());
       if (why) throw new Refused(`${sentence(why)}: ${file.name} was left out.`);
-      pictures.push(url);
+      images.push(url);
     } catch (error) {
       refused.push(error instanceof Refused ? error.message : `${file.name} cannot be read: ${error.message}`);
     }
@@ -74,30 +74,30 @@ async function addAll(files) {
 }
 
 function showTray() {
-  tray.replaceChildren(...pictures.map(thumb));
+  tray.replaceChildren(...images.map(thumb));
   changed();
 }
 
 function thumb(src, i) {
-  const image = make("img", { src, alt: `picture ${i + 1}` });
+  const image = make("img", { src, alt: `image ${i + 1}` });
   // The server reads some kinds that the browser does not.
   image.onerror = () => image.replaceWith(make("span", { className: "unshown", textContent: "no preview" }));
-  const remove = button("remove", "×", () => removePicture(i), `Remove picture ${i + 1}`);
+  const remove = button("remove", "×", () => removeImage(i), `Remove image ${i + 1}`);
   return make("div", { className: "thumb" }, image, remove);
 }
 
-function removePicture(i) {
-  pictures = pictures.filter((_, j) => j !== i);
+function removeImage(i) {
+  images = images.filter((_, j) => j !== i);
   refuse([]);
   showTray();
-  const next = tray.querySelectorAll(".remove")[Math.min(i, pictures.length - 1)];
+  const next = tray.querySelectorAll(".remove")[Math.min(i, images.length - 1)];
   (next ?? text).focus();
 }
 
 function fit() {
   text.style.height = "auto";
   text.style.height = `${text.scrollHeight}px`;
-  element("send").disabled = !text.value.trim() && !pictures.length;
+  element("send").disabled = !text.value.trim() && !images.length;
 }
 
 function setUpDrop() {
@@ -124,9 +124,9 @@ function setUpDrop() {
   });
 }
 
-// `picturesBefore()`: those of the conversation; `onChange()`: the draft is another.
-export function setUp(picturesBefore, onChange) {
-  before = picturesBefore;
+// `imagesBefore()`: those of the conversation; `onChange()`: the draft is another.
+export function setUp(imagesBefore, onChange) {
+  before = imagesBefore;
   changed = () => {
     fit();
     onChange();

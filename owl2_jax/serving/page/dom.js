@@ -25,7 +25,7 @@ export function announce(words) {
   requestAnimationFrame(() => (place.textContent = words));
 }
 
-// "1 picture", "2 pictures"
+// "1 image", "2 images"
 export const count = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
 
 export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);

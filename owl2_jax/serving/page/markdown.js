@@ -1,7 +1,7 @@
 // Markdown of an answer, shown without a word of it being read as HTML.
 //
 // markdown-it turns the text into tokens; elements are made from these one by one, of known names
-// and with known attributes alone. Nothing is loaded: a picture of an answer becomes a link.
+// and with known attributes alone. Nothing is loaded: an image of an answer becomes a link.
 
 import { copyButton } from "./copying.js";
 import { make } from "./dom.js";
@@ -104,7 +104,7 @@ function leaf(token) {
   if (token.type === "code_inline") return make("code", { textContent: token.content });
   if (token.type === "softbreak" || token.type === "hardbreak") return make("br");
   if (token.type === "hr") return make("hr");
-  if (token.type === "image") return pictureLink(token);
+  if (token.type === "image") return imageLink(token);
   return document.createTextNode(token.content);
 }
 
@@ -114,10 +114,10 @@ function link(address) {
   return make("a", { href, title: href, target: "_blank", rel: "noopener noreferrer nofollow" });
 }
 
-// A picture would be loaded from elsewhere, which may tell others what was said here.
-function pictureLink(token) {
+// An image would be loaded from elsewhere, which may tell others what was said here.
+function imageLink(token) {
   const made = link(token.attrGet("src"));
-  made.append(token.content || "picture");
+  made.append(token.content || "image");
   return made;
 }
 

@@ -32,7 +32,7 @@ export function setUp() {
     follow();
     element("text").focus();
   });
-  // Whatever changes the room there is: the tray, a longer question, a picture that has arrived, a phone's keyboard.
+  // Whatever changes the room there is: the tray, a longer question, an image that has arrived, a phone's keyboard.
   const observer = new ResizeObserver(toEnd);
   observer.observe(log);
   observer.observe(element("turns"));

@@ -3,7 +3,7 @@
 // Each tab has its own; the newest few are kept. Where the browser keeps nothing
 // (a private window, storage forbidden), everything works until the tab is left.
 
-import { understood, withoutPictures } from "./conversation.js";
+import { understood, withoutImages } from "./conversation.js";
 
 const NAME = "owl2";
 const TABLE = "conversations";
@@ -60,7 +60,7 @@ export async function mine() {
 export function fresh() {
   const id = newId();
   quietly(() => sessionStorage.setItem(TAB, id));
-  return { id, turns: [], draft: { text: "", pictures: [] } };
+  return { id, turns: [], draft: { text: "", images: [] } };
 }
 
 async function read(id) {
@@ -89,7 +89,7 @@ export function adopt(found) {
   return { ...found, id: fresh().id };
 }
 
-// The ids alone: the pictures of all conversations would be much to read.
+// The ids alone: the images of all conversations would be much to read.
 function newestFirst() {
   return new Promise((done) => {
     const ids = [];
@@ -107,14 +107,14 @@ function newestFirst() {
   });
 }
 
-// Keeps a conversation: "whole", "without pictures" where there is no room for them, or "not at all".
+// Keeps a conversation: "whole", "without images" where there is no room for them, or "not at all".
 export async function save(conversation) {
   if (!database) return "not at all";
-  if (!conversation.turns.length && !conversation.draft.text && !conversation.draft.pictures.length) {
+  if (!conversation.turns.length && !conversation.draft.text && !conversation.draft.images.length) {
     await remove([conversation.id]);
     return "whole";
   }
-  for (const [value, how] of [[conversation, "whole"], [withoutPictures(conversation), "without pictures"]]) {
+  for (const [value, how] of [[conversation, "whole"], [withoutImages(conversation), "without images"]]) {
     if (await put({ ...value, time: Date.now() })) {
       await remove((await newestFirst()).slice(KEPT));
       return how;

@@ -19,8 +19,8 @@ const place = element("turns");
 export function showQuestion(turn) {
   element("welcome").hidden = true;
   const article = make("article", { className: "user", ariaLabel: "You" });
-  if (turn.pictures.length) {
-    article.append(make("div", { className: "pictures" }, ...turn.pictures.map(picture)));
+  if (turn.images.length) {
+    article.append(make("div", { className: "images" }, ...turn.images.map(image)));
   }
   if (turn.text) article.append(make("p", { textContent: turn.text }));
   place.append(article);
@@ -28,19 +28,19 @@ export function showQuestion(turn) {
   return article;
 }
 
-function picture(src, i) {
+function image(src, i) {
   const lost = (words) => make("span", { className: "unshown", textContent: words });
-  if (!src) return lost("This picture was too large to be kept, and is no longer sent.");
-  const image = make("img", { src, alt: `picture ${i + 1}` });
+  if (!src) return lost("This image was too large to be kept, and is no longer sent.");
+  const image = make("img", { src, alt: `image ${i + 1}` });
   image.onerror = () => opener.replaceWith(lost("no preview"));
-  const opener = button("picture", "", () => enlarge(src, image.alt), `Enlarge picture ${i + 1}`);
+  const opener = button("image", "", () => enlarge(src, image.alt), `Enlarge image ${i + 1}`);
   opener.append(image);
   return opener;
 }
 
 function enlarge(src, alt) {
-  element("large-picture").src = src;
-  element("large-picture").alt = alt;
+  element("large-image").src = src;
+  element("large-image").alt = alt;
   element("enlarged").showModal();
 }
 
@@ -87,9 +87,9 @@ export class AnswerView {
     const actions = make("div", { className: "actions" });
     actions.append(copyButton(() => turn.text, () => this.body, "Copy the answer"));
     if (retry) actions.append(button("retry", "Retry", retry));
-    const pictures = asked.flatMap((message) => picturesIn(message));
-    if (pictures.length) {
-      const look = button("look", "Where it looked", () => showLooks(look, this.article, asked, turn.text, pictures));
+    const images = asked.flatMap((message) => imagesIn(message));
+    if (images.length) {
+      const look = button("look", "Where it looked", () => showLooks(look, this.article, asked, turn.text, images));
       look.ariaExpanded = "false";
       actions.append(look);
     }
@@ -102,7 +102,7 @@ export class AnswerView {
   }
 }
 
-const picturesIn = ({ content }) =>
+const imagesIn = ({ content }) =>
   Array.isArray(content) ? content.filter((part) => part.image_url).map((part) => part.image_url.url) : [];
 
 // Only the last answer can be asked for again.
@@ -110,7 +110,7 @@ export function dropRetry() {
   for (const old of place.querySelectorAll(".retry")) old.remove();
 }
 
-async function showLooks(look, article, asked, answer, pictures) {
+async function showLooks(look, article, asked, answer, images) {
   const shown = article.querySelector(".looks");
   shown?.remove();
   look.ariaExpanded = String(!shown);
@@ -118,20 +118,20 @@ async function showLooks(look, article, asked, answer, pictures) {
   const looks = make("div", { className: "looks" }, make("p", { className: "note", textContent: "Looking …" }));
   article.append(looks);
   look.disabled = true;
-  looks.replaceChildren(...(await figures(asked, answer, pictures)));
+  looks.replaceChildren(...(await figures(asked, answer, images)));
   look.disabled = false;
   look.focus();
   looks.scrollIntoView({ block: "nearest" });
 }
 
-async function figures(asked, answer, pictures) {
+async function figures(asked, answer, images) {
   try {
     const found = await api.attention(asked, answer, settings.key());
     return await Promise.all(
-      found.pictures.map(({ share, weights }, i) => {
-        const part = pictures.length > 1 ? `picture ${i + 1}: ` : "";
+      found.images.map(({ share, weights }, i) => {
+        const part = images.length > 1 ? `image ${i + 1}: ` : "";
         const caption = `${part}${Math.round(100 * share)} % of the answer's attention`;
-        return lookFigure(pictures[i], weights, found.image_mode, caption);
+        return lookFigure(images[i], weights, found.image_mode, caption);
       }),
     );
   } catch (error) {

@@ -141,7 +141,7 @@ def _speed(fetched: list[Mapping[str, Any]], seconds: float, at_peak: float) -> 
 
 
 def _by_class(fetched: list[Mapping[str, Any]], datasets: tuple[str, ...]) -> dict[str, float]:
-    """Loss and accuracy of every data set, and of samples with and without pictures."""
+    """Loss and accuracy of every data set, and of samples with and without images."""
     if not datasets:
         return {}
     finite = [m["classes"] for m in fetched if not m["bad_steps"]]
@@ -149,7 +149,7 @@ def _by_class(fetched: list[Mapping[str, Any]], datasets: tuple[str, ...]) -> di
     if sums is None:
         return {}
     rows = dict(zip(datasets, sums.sum(axis=1), strict=True))
-    rows |= dict(zip(("without_pictures", "with_pictures"), sums.sum(axis=0), strict=True))
+    rows |= dict(zip(("without_images", "with_images"), sums.sum(axis=0), strict=True))
     values = {}
     for name, (loss, correct, count) in rows.items():
         if count:

@@ -8,10 +8,10 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.sources.arrayrecord import ArrayRecordSource, decode_example, encode_example
 from owl2_jax.data.sources.base import RecordError, Style
-from tests.data.sources.images import picture
+from tests.data.sources.images import image
 
 EXAMPLES = [
-    Style("shapes").example("a", "which is larger?", "the first", [picture(1), picture(2)], kind="compare"),
+    Style("shapes").example("a", "which is larger?", "the first", [image(1), image(2)], kind="compare"),
     Style("facts").example("b", "caf\u00e9?", "oui"),
 ]
 
@@ -48,7 +48,7 @@ def test_the_declared_tag_is_translated_and_the_other_rejected(tmp_path):
     assert caught.value.reason == "wrong_tag"
 
 
-def test_pictures_given_as_paths_are_refused():
+def test_images_given_as_paths_are_refused():
     with pytest.raises(Owl2Error, match="is a path"):
         encode_example(Style("d").example("a", "q", "a", ["a.png"]))
 

@@ -11,8 +11,8 @@ from owl2_jax.data.sources.base import RecordError, Source, Style, checked_index
 
 
 def test_record_error_names_source_record_and_reason():
-    error = RecordError("train.json", 7, "missing", "no picture a.jpg")
-    assert str(error) == "train.json[7]: missing: no picture a.jpg"
+    error = RecordError("train.json", 7, "missing", "no image a.jpg")
+    assert str(error) == "train.json[7]: missing: no image a.jpg"
     assert isinstance(error, Owl2Error)
 
 

@@ -7,7 +7,7 @@ import pytest
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
 from owl2_jax.data.sources.base import RecordError
 from owl2_jax.data.sources.coco import CocoCaptionsSource
-from tests.data.sources.images import picture
+from tests.data.sources.images import image
 
 CONTENT = {
     "info": {"year": 2017},
@@ -29,7 +29,7 @@ CONTENT = {
 @pytest.fixture
 def folder(tmp_path):
     for number in (9, 25):
-        (tmp_path / f"{number:012d}.jpg").write_bytes(picture(number, "JPEG"))
+        (tmp_path / f"{number:012d}.jpg").write_bytes(image(number, "JPEG"))
     (tmp_path / "captions.json").write_text(json.dumps(CONTENT))
     return tmp_path
 
@@ -47,7 +47,7 @@ def test_one_example_per_caption(folder):
     assert source[0]["image_keys"] == source[2]["image_keys"]
 
 
-def test_one_example_per_picture_holds_all_captions(folder):
+def test_one_example_per_image_holds_all_captions(folder):
     source = CocoCaptionsSource(folder / "captions.json", folder, unit="image")
     assert source[0]["id"] == "9"
     assert source[0]["answers"] == ["Bread and fruit.", "A meal in boxes."]
@@ -60,11 +60,11 @@ def test_bad_annotations_are_rejected(folder):
         with pytest.raises(RecordError) as caught:
             source[index]
         assert caught.value.reason == reason
-    by_picture = CocoCaptionsSource(folder / "captions.json", folder, unit="image")
-    with pytest.raises(RecordError, match="missing_field: no caption for picture 30"):
-        by_picture[2]
+    by_image = CocoCaptionsSource(folder / "captions.json", folder, unit="image")
+    with pytest.raises(RecordError, match="missing_field: no caption for image 30"):
+        by_image[2]
     (folder / "000000000009.jpg").unlink()
-    with pytest.raises(RecordError, match="missing: no picture"):
+    with pytest.raises(RecordError, match="missing: no image"):
         source[0]
 
 

@@ -31,7 +31,7 @@ def test_caption_splits_take_a_prompt_without_a_question():
         EmbeddedSource("facts", prompt="Describe it.")
 
 
-def test_text_only_examples_have_no_tag_and_no_picture():
+def test_text_only_examples_have_no_tag_and_no_image():
     example = EmbeddedSource("facts", "test")[0]
     assert example["images"] == []
     assert "<" not in example["messages"][0]["content"]
@@ -43,7 +43,7 @@ def test_kinds_select_examples():
     assert source.kind_counts() == {"shape": 1257}
 
 
-def test_equal_keys_mean_equal_pictures():
+def test_equal_keys_mean_equal_images():
     source = EmbeddedSource("easy_vqa")
     assert source[0]["image_keys"] == source[1]["image_keys"]
     assert source[0]["images"][0] is source[1]["images"][0]

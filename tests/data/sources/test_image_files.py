@@ -9,7 +9,7 @@ import pytest
 from owl2_jax.data.sources import image_files
 from owl2_jax.data.sources.base import RecordError
 from owl2_jax.data.sources.llava import LlavaSource
-from tests.data.sources.images import picture
+from tests.data.sources.images import image
 
 CASES = Path(__file__).parents[1] / "cases"
 
@@ -19,14 +19,14 @@ def folder(tmp_path):
     below = tmp_path / "pics"
     (below / "coco").mkdir(parents=True)
     for name in ("a.png", "a b.png", "coco/a.jpg", "ü日本.png"):
-        (below / name).write_bytes(picture(1))
-    (tmp_path / "outside.png").write_bytes(picture(1))
+        (below / name).write_bytes(image(1))
+    (tmp_path / "outside.png").write_bytes(image(1))
     return below
 
 
 def refusal(folder, name) -> RecordError:
     with pytest.raises(RecordError) as caught:
-        image_files.picture_path(folder, name, "s.json", 3)
+        image_files.image_path(folder, name, "s.json", 3)
     assert str(caught.value).startswith(f"s.json[3]: {caught.value.reason}: ")
     return caught.value
 
@@ -37,7 +37,7 @@ def refusal(folder, name) -> RecordError:
      ("/etc/hostname", "corrupt_record"), ("a\0.jpg", "missing"), ("x" * 5000, "missing"), (".", "missing"),
      ("coco/../../outside.png", "corrupt_record"), ("..", "corrupt_record"), (" ", "corrupt_record")],
 )  # fmt: skip
-def test_pictures_must_be_files_in_the_folder(folder, name, reason):
+def test_images_must_be_files_in_the_folder(folder, name, reason):
     assert refusal(folder, name).reason == reason
 
 
@@ -45,20 +45,20 @@ def test_pictures_must_be_files_in_the_folder(folder, name, reason):
     "name", ["a.png", "./a.png", "coco/../a.png", "missing/../a.png", "coco/a.jpg", "a b.png", "ü日本.png"]
 )
 def test_names_inside_the_folder_are_found(folder, name):
-    path = image_files.picture_path(folder, name, "s", 0)
+    path = image_files.image_path(folder, name, "s", 0)
     assert os.path.samefile(path, folder / os.path.normpath(name))
 
 
 def test_an_absolute_path_inside_the_folder_is_inside(folder, monkeypatch):
     absolute = str(folder / "a.png")
-    assert image_files.picture_path(folder, absolute, "s", 0) == absolute
+    assert image_files.image_path(folder, absolute, "s", 0) == absolute
     monkeypatch.chdir(folder.parent)
-    assert image_files.picture_path("pics", absolute, "s", 0) == absolute
+    assert image_files.image_path("pics", absolute, "s", 0) == absolute
     monkeypatch.chdir(folder)
-    assert image_files.picture_path(".", absolute, "s", 0) == absolute
+    assert image_files.image_path(".", absolute, "s", 0) == absolute
     link = folder.parent / "link"
     link.symlink_to(folder)
-    assert image_files.picture_path(link, absolute, "s", 0) == absolute
+    assert image_files.image_path(link, absolute, "s", 0) == absolute
 
 
 def test_an_absolute_path_of_another_machine_is_answered_with_the_name_to_write(folder):
@@ -81,10 +81,10 @@ def test_an_absolute_path_of_another_machine_is_answered_with_the_name_to_write(
         ("pics/a.png", "there is 'a.png'; image_folder holds the rest of the name already"),
         ("coco/b.jpg", "there is 'a.jpg'"),
         ("a\0b.png", "NUL character"),
-        ("none", "no picture 'none'"),
+        ("none", "no image 'none'"),
     ],
 )
-def test_a_missing_picture_is_named_as_what_it_is(folder, name, words):
+def test_a_missing_image_is_named_as_what_it_is(folder, name, words):
     error = refusal(folder, name)
     assert error.reason == "missing"
     assert words in str(error)
@@ -110,12 +110,12 @@ def test_a_forbidden_folder_is_not_called_missing(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [None, "", " ", [], [""], [None], ["", None, "\t"]])
-def test_the_ways_to_say_no_picture(value):
-    assert image_files.picture_names(value) == []
+def test_the_ways_to_say_no_image(value):
+    assert image_files.image_names(value) == []
 
 
-def test_a_blank_beside_a_picture_is_refused_and_not_skipped(folder):
-    assert image_files.picture_names(["a.png", ""]) == ["a.png", ""]
+def test_a_blank_beside_a_image_is_refused_and_not_skipped(folder):
+    assert image_files.image_names(["a.png", ""]) == ["a.png", ""]
     assert refusal(folder, "").reason == "corrupt_record"
 
 
@@ -138,6 +138,6 @@ def test_every_handed_path_is_read_or_named(folder, tmp_path):
         "9",
     }
     for identity, words in {"1": "backslashes", "2": "URL", "3": "as in a URL", "5": "another letter case",
-                            "8": "there is 'a.png'", "10": "NUL", "11": "no picture"}.items():  # fmt: skip
+                            "8": "there is 'a.png'", "10": "NUL", "11": "no image"}.items():  # fmt: skip
         assert words in outcomes[identity]
         assert f"paths.json[{identity}]" in outcomes[identity]

@@ -10,7 +10,7 @@ import pytest
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
 from owl2_jax.data.sources.base import REASONS, RecordError
 from owl2_jax.data.sources.llava import LlavaSource
-from tests.data.sources.images import picture
+from tests.data.sources.images import image
 
 
 def record(identity, value, image=None):
@@ -28,8 +28,8 @@ RECORDS = [
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "sub").mkdir()
-    (tmp_path / "a.png").write_bytes(picture(1))
-    (tmp_path / "sub/b.png").write_bytes(picture(2))
+    (tmp_path / "a.png").write_bytes(image(1))
+    (tmp_path / "sub/b.png").write_bytes(image(2))
     return tmp_path
 
 
@@ -43,7 +43,7 @@ def write(folder, records, name="train.json"):
 
 
 @pytest.mark.parametrize("name", ["train.json", "train.jsonl"])
-def test_dialogues_are_read_with_their_pictures(folder, name):
+def test_dialogues_are_read_with_their_images(folder, name):
     source = LlavaSource(write(folder, RECORDS, name))
     assert len(source) == 3
     assert source[0] == {
@@ -72,7 +72,7 @@ def test_files_with_the_projects_own_tag_are_read_when_declared(folder):
 @pytest.mark.parametrize(("written", "declared"), [("<|image|>", "<image>"), ("<image>", "<|image|>")])
 def test_file_with_the_other_tag_is_refused_by_name(folder, written, declared):
     path = write(folder, [record("one", f"{written}What?", "a.png")])
-    with pytest.raises(Owl2Error, match=r"train\.json marks pictures with .*set file_tag"):
+    with pytest.raises(Owl2Error, match=r"train\.json marks images with .*set file_tag"):
         LlavaSource(path, file_tag=declared)
 
 
@@ -173,28 +173,28 @@ def read_or_error(source, index):
         return str(error)
 
 
-def test_the_ways_to_say_no_picture_make_text_only_samples(folder):
+def test_the_ways_to_say_no_image_make_text_only_samples(folder):
     source = LlavaSource(CASES / "r10.json", folder)
     for index in range(7):
         assert source[index]["images"] == []
         assert [message["content"] for message in source[index]["messages"]] == ["Hi", "Ho"]
-    with pytest.raises(RecordError, match=r"r10\.json\[7\]: missing: no picture 'none'"):
+    with pytest.raises(RecordError, match=r"r10\.json\[7\]: missing: no image 'none'"):
         source[7]
 
 
-def test_counts_of_tags_and_pictures_are_told_in_the_words_of_the_file(folder):
-    (folder / "b.png").write_bytes(picture(2))
+def test_counts_of_tags_and_images_are_told_in_the_words_of_the_file(folder):
+    (folder / "b.png").write_bytes(image(2))
     found = outcomes(CASES / "r11.json", folder)
     assert {identity for identity, outcome in found.items() if outcome == "read"} == {"0", "3", "4"}
     words = {
-        "1": "found 0 image tags '<image>' for 1 pictures",
-        "2": "found 1 image tags '<image>' for 2 pictures",
-        "5": "found 2 image tags '<image>' for 1 pictures",
-        "6": "pictures are read from 'image' and videos from 'video', found 'images'",
-        "7": "the picture is 7, expected a file name",
-        "8": "pictures are read from 'image' and videos from 'video', found 'images'",
+        "1": "found 0 image tags '<image>' for 1 images",
+        "2": "found 1 image tags '<image>' for 2 images",
+        "5": "found 2 image tags '<image>' for 1 images",
+        "6": "images are read from 'image' and videos from 'video', found 'images'",
+        "7": "the image is 7, expected a file name",
+        "8": "images are read from 'image' and videos from 'video', found 'images'",
         "9": "in the order of the tags; the record has no 'image'",
-        "10": "found 0 image tags '<image>' for 1 pictures",
+        "10": "found 0 image tags '<image>' for 1 images",
         "11": "turn 0 is from 'user'; expected 'human' or 'gpt'; write 'human'",
     }
     for identity, text in words.items():
@@ -203,9 +203,9 @@ def test_counts_of_tags_and_pictures_are_told_in_the_words_of_the_file(folder):
 
 
 @pytest.mark.parametrize("key", ["images", "img", "picture", "image_path", "Image", "photos", "image_url"])
-def test_pictures_under_another_key_are_never_dropped(folder, key):
+def test_images_under_another_key_are_never_dropped(folder, key):
     source = LlavaSource(write(folder, [record("x", "What?") | {key: ["a.png"]}]))
-    with pytest.raises(RecordError, match=rf"missing_field: pictures are read from 'image'.*found '{key}'"):
+    with pytest.raises(RecordError, match=rf"missing_field: images are read from 'image'.*found '{key}'"):
         source[0]
 
 
@@ -235,8 +235,8 @@ def test_a_record_without_an_id_goes_by_its_number(folder):
     assert [one["id"] for one in source] == ["x", "1"]
 
 
-def test_pictures_under_a_second_key_are_never_left_unseen(tmp_path):
-    (tmp_path / "a.png").write_bytes(picture(1))
+def test_images_under_a_second_key_are_never_left_unseen(tmp_path):
+    (tmp_path / "a.png").write_bytes(image(1))
     turns = [{"from": "human", "value": "<image>\nq"}, {"from": "gpt", "value": "a"}]
     records = [
         {"image": "a.png", "images": other, "conversations": turns} for other in (["b.png"], ["a.png"], [])

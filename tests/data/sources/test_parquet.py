@@ -10,7 +10,7 @@ from pyarrow import parquet
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
 from owl2_jax.data.sources.base import RecordError
 from owl2_jax.data.sources.parquet import GROUPS_KEPT, ParquetSource
-from tests.data.sources.images import picture
+from tests.data.sources.images import image
 
 FIELDS = {"id": "qid", "image": "image", "question": "question", "answer": "answer", "answers": "all"}
 
@@ -19,7 +19,7 @@ def rows(count=10, start=0):
     return [
         {
             "qid": start + i,
-            "image": {"bytes": picture(start + i), "path": None},
+            "image": {"bytes": image(start + i), "path": None},
             "question": f"what is {start + i}?",
             "answer": str(start + i),
             "all": [str(start + i), "other"],
@@ -42,7 +42,7 @@ def test_rows_are_read_across_files_and_row_groups(tmp_path):
         number = index % 17
         example = source[index]
         assert example["id"] == str(number)
-        assert example["images"] == [picture(number)]
+        assert example["images"] == [image(number)]
         assert example["messages"][0]["content"] == f"<|image|>what is {number}?"
         assert example["messages"][1]["content"] == str(number)
         assert example["answers"] == [str(number), "other"]
@@ -59,14 +59,14 @@ def test_few_row_groups_stay_in_memory_and_none_travel(tmp_path):
 
 def test_dialogue_columns_are_read(tmp_path):
     turns = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "A bus."}]
-    path = write(tmp_path / "a.parquet", [{"image": picture(1), "turns": turns}])
+    path = write(tmp_path / "a.parquet", [{"image": image(1), "turns": turns}])
     source = ParquetSource(path, {"conversations": "turns"}, dataset="d")
     assert source[0]["messages"][0] == {"role": "user", "content": "<|image|>What?"}
-    assert source[0]["images"] == [picture(1)]
+    assert source[0]["images"] == [image(1)]
 
 
-def test_pictures_can_be_paths_and_several(tmp_path):
-    (tmp_path / "a.png").write_bytes(picture(1))
+def test_images_can_be_paths_and_several(tmp_path):
+    (tmp_path / "a.png").write_bytes(image(1))
     path = write(tmp_path / "a.parquet", [{"pics": ["a.png", "a.png"], "caption": "twins"}])
     source = ParquetSource(
         path, {"image": "pics", "answer": "caption"}, dataset="d", image_folder=str(tmp_path), prompt="Say."
@@ -134,8 +134,8 @@ def test_missing_pyarrow_says_what_to_install(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [None, "", " "])
-def test_blank_names_of_pictures_make_text_only_examples(tmp_path, value):
-    (tmp_path / "a.png").write_bytes(picture(1))
+def test_blank_names_of_images_make_text_only_examples(tmp_path, value):
+    (tmp_path / "a.png").write_bytes(image(1))
     rows = [{"image": name, "caption": "x"} for name in ("a.png", value)]
     source = ParquetSource(
         write(tmp_path / "a.parquet", rows), {"answer": "caption"}, dataset="d", image_folder=str(tmp_path)
@@ -149,13 +149,13 @@ def test_lists_of_blank_names_make_text_only_examples(tmp_path):
         write(tmp_path / "a.parquet", rows), {"answer": "caption"}, dataset="d", image_folder=str(tmp_path)
     )
     assert [source[index]["images"] for index in (1, 2, 3)] == [[], [], []]
-    with pytest.raises(RecordError, match=r"missing: no picture 'a\.png'"):
+    with pytest.raises(RecordError, match=r"missing: no image 'a\.png'"):
         source[0]
 
 
 def test_dialogue_columns_are_read_as_the_released_code_does_where_that_is_chosen(tmp_path):
     turns = [{"from": "human", "value": "What? <image>"}, {"from": "gpt", "value": "A bus."}]
-    path = write(tmp_path / "a.parquet", [{"image": picture(1), "turns": turns}])
+    path = write(tmp_path / "a.parquet", [{"image": image(1), "turns": turns}])
     source = ParquetSource(path, {"conversations": "turns"}, dataset="d", reading="released")
     assert source[0]["messages"][0] == {"role": "user", "content": "<|image|>\nWhat?"}
 

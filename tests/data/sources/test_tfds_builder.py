@@ -12,7 +12,7 @@ from PIL import Image
 
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
 from owl2_jax.data.sources.tfds_builder import TfdsSource
-from tests.data.sources.images import picture
+from tests.data.sources.images import image
 
 FIELDS = {"id": "key", "image": "image", "question": "question", "answer": "label", "answers": "answers"}
 
@@ -44,8 +44,8 @@ class Owl2SourceTest(tfds.core.GeneratorBasedBuilder):
                 i,
                 {
                     "key": f"k{i}",
-                    "image": io.BytesIO(picture(i)),
-                    "views": [io.BytesIO(picture(i)), io.BytesIO(picture(i + 1))],
+                    "image": io.BytesIO(image(i)),
+                    "views": [io.BytesIO(image(i)), io.BytesIO(image(i + 1))],
                     "question": "which color?",
                     "label": i % 2,
                     "answers": ["red", "blue"],
@@ -69,11 +69,11 @@ def by_id(source):
     return {source[index]["id"]: source[index] for index in range(len(source))}
 
 
-def test_features_become_examples_with_pictures_as_files(data_dir):
+def test_features_become_examples_with_images_as_files(data_dir):
     source = TfdsSource("owl2_source_test", "train", FIELDS, data_dir=data_dir)
     examples = by_id(source)
     assert sorted(examples) == ["k0", "k1", "k2", "k3"]
-    assert examples["k3"]["images"] == [picture(3)]
+    assert examples["k3"]["images"] == [image(3)]
     assert examples["k3"]["messages"] == [
         {"role": "user", "content": "<|image|>which color?"},
         {"role": "assistant", "content": "blue"},
@@ -84,7 +84,7 @@ def test_features_become_examples_with_pictures_as_files(data_dir):
     assert "4 examples" in source.description()
 
 
-def test_dialogues_and_sequences_of_pictures_are_read(data_dir):
+def test_dialogues_and_sequences_of_images_are_read(data_dir):
     fields = {"id": "key", "image": "views", "conversations": "turns"}
     example = by_id(TfdsSource("owl2_source_test:1.0.0", "train", fields, data_dir=data_dir, dataset="d"))[
         "k1"

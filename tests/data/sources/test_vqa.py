@@ -7,7 +7,7 @@ import pytest
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.sources.base import RecordError
 from owl2_jax.data.sources.vqa import VqaSource
-from tests.data.sources.images import picture
+from tests.data.sources.images import image
 
 QUESTIONS = {
     "task_type": "Open-Ended",
@@ -37,7 +37,7 @@ PROMPT = "{question} Answer the question using a single word or phrase."
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / "COCO_train2014_000000000009.jpg").write_bytes(picture(9, "JPEG"))
+    (tmp_path / "COCO_train2014_000000000009.jpg").write_bytes(image(9, "JPEG"))
     (tmp_path / "q.json").write_text(json.dumps(QUESTIONS))
     (tmp_path / "a.json").write_text(json.dumps(ANNOTATIONS))
     return tmp_path
@@ -65,9 +65,9 @@ def test_questions_without_annotations_are_open(folder):
 
 def test_bad_records_are_rejected(folder):
     source = VqaSource(folder / "q.json", folder, folder / "a.json")
-    with pytest.raises(RecordError, match="missing: no picture"):
+    with pytest.raises(RecordError, match="missing: no image"):
         source[2]
-    (folder / "COCO_train2014_000000000077.jpg").write_bytes(picture(1, "JPEG"))
+    (folder / "COCO_train2014_000000000077.jpg").write_bytes(image(1, "JPEG"))
     with pytest.raises(RecordError, match="missing_field: no answer to question 77000"):
         source[2]
 
@@ -77,7 +77,7 @@ def test_pattern_must_fit_the_ids(folder):
     (folder / "text.json").write_text(json.dumps(content))
     with pytest.raises(Owl2Error, match="image_pattern"):
         VqaSource(folder / "text.json", folder)
-    (folder / "abc.png").write_bytes(picture(1))
+    (folder / "abc.png").write_bytes(image(1))
     assert len(VqaSource(folder / "text.json", folder, image_pattern="{image_id}.png")[0]["images"]) == 1
 
 

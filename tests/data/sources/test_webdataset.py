@@ -14,14 +14,14 @@ from owl2_jax.data import images
 from owl2_jax.data.sources import webdataset
 from owl2_jax.data.sources.base import RecordError
 from owl2_jax.data.sources.webdataset import WebDatasetSource
-from tests.data.sources.images import picture
+from tests.data.sources.images import image
 
 
 def members(first, count):
-    """What img2dataset writes for each sample: picture, caption, metadata."""
+    """What img2dataset writes for each sample: image, caption, metadata."""
     for i in range(first, first + count):
         meta = {"key": f"{i:09d}", "caption": f"caption {i}", "status": "success", "width": 4, "height": 4}
-        yield f"{i:09d}.jpg", picture(i, "JPEG")
+        yield f"{i:09d}.jpg", image(i, "JPEG")
         yield f"{i:09d}.json", json.dumps(meta).encode()
         yield f"{i:09d}.txt", f"caption {i}".encode()
 
@@ -42,7 +42,7 @@ def test_samples_of_all_shards_are_read(tmp_path):
     assert len(source) == 7
     example = source[5]
     assert example["id"] == "00001/000000005"
-    assert example["images"] == [picture(5, "JPEG")]
+    assert example["images"] == [image(5, "JPEG")]
     assert example["messages"] == [
         {"role": "user", "content": "<|image|>"},
         {"role": "assistant", "content": "caption 5"},
@@ -85,15 +85,15 @@ def test_damaged_index_is_named(tmp_path):
 
 def test_incomplete_samples_are_rejected_and_json_captions_used(tmp_path):
     files = [
-        ("a.jpg", picture(1, "JPEG")),
+        ("a.jpg", image(1, "JPEG")),
         ("a.json", b'{"caption": "from json"}'),
-        ("b.txt", b"no picture"),
-        ("c.jpg", picture(2, "JPEG")),
-        ("d.png", picture(3)),
+        ("b.txt", b"no image"),
+        ("c.jpg", image(2, "JPEG")),
+        ("d.png", image(3)),
         ("d.json", b'{"caption": null}'),
-        ("e.webp", picture(4)),
+        ("e.webp", image(4)),
         ("e.txt", b"\xff\xfe"),
-        ("f.jpg", picture(5, "JPEG")),
+        ("f.jpg", image(5, "JPEG")),
         ("f.json", b"{"),
     ]
     source = WebDatasetSource(write(tmp_path / "0.tar", files), dataset="d")
@@ -132,7 +132,7 @@ def test_folders_and_foreign_files_in_a_shard_are_passed_over(tmp_path):
         folder = tarfile.TarInfo("part")
         folder.type = tarfile.DIRTYPE
         tar.addfile(folder)
-        for name, data in (("part/a.jpg", picture(1, "JPEG")), ("part/a.txt", b"one"), ("part/a.npy", b"zz")):
+        for name, data in (("part/a.jpg", image(1, "JPEG")), ("part/a.txt", b"one"), ("part/a.npy", b"zz")):
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
@@ -154,8 +154,8 @@ def test_equal_names_in_two_folders_are_two_samples(tmp_path):
     source = copied(tmp_path, "wd_dirs.tar")
     assert [(one["id"], one["answer"]) for one in source] == [("wd_dirs/d1/1", "c1"), ("wd_dirs/d2/1", "c2")]
     with tarfile.open(CASES / "wd_dirs.tar") as tar:
-        pictures = [tar.extractfile(f"{folder}/1.jpg").read() for folder in ("d1", "d2")]
-    assert [one["images"] for one in source] == [[pictures[0]], [pictures[1]]]
+        images = [tar.extractfile(f"{folder}/1.jpg").read() for folder in ("d1", "d2")]
+    assert [one["images"] for one in source] == [[images[0]], [images[1]]]
 
 
 def test_endings_in_capitals_are_seen(tmp_path):
@@ -168,9 +168,9 @@ def test_endings_in_capitals_are_seen(tmp_path):
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "AVIF", "BMP", "PNG", "WEBP"])
 @pytest.mark.parametrize("capitals", [False, True])
-def test_pictures_of_every_kind_are_seen(tmp_path, kind, capitals):
+def test_images_of_every_kind_are_seen(tmp_path, kind, capitals):
     endings = [kind, "LONG.TXT", "JSON"] if capitals else [kind.lower(), "long.txt", "json"]
-    data = picture(3, kind)
+    data = image(3, kind)
     files = zip(endings, [data, b"not this", b'{"caption": "three"}'], strict=True)
     path = write(tmp_path / "0.tar", [(f"1.{ending}", one) for ending, one in files])
     source = WebDatasetSource(path, dataset="d")
@@ -206,7 +206,7 @@ def test_a_leading_dot_folder_changes_no_name(tmp_path):
 @pytest.mark.parametrize(
     ("files", "kind"), [(("1.jpg", "1.png", "1.txt"), "image"), (("1.jpg", "1.txt", "1.TXT"), "text")]
 )
-def test_a_sample_with_two_pictures_or_captions_is_refused_and_not_guessed(tmp_path, files, kind):
+def test_a_sample_with_two_images_or_captions_is_refused_and_not_guessed(tmp_path, files, kind):
     path = write(
         tmp_path / "0.tar", [*((name, name.encode()) for name in files), ("2.jpg", b"p"), ("2.txt", b"c")]
     )

@@ -10,7 +10,7 @@ def counts(svg: str) -> dict[str, int]:
 
 
 def test_few_whole_numbers_have_a_bar_each():
-    assert counts(histogram([0, 0, 1, 3], "pictures")) == {"0": 2, "1": 1, "2": 0, "3": 1}
+    assert counts(histogram([0, 0, 1, 3], "images")) == {"0": 2, "1": 1, "2": 0, "3": 1}
 
 
 def test_many_whole_numbers_share_bars_and_none_is_lost():

@@ -17,13 +17,13 @@ NASTY = "<b>bold</b> & <script>alert(1)</script>"
 
 @pytest.fixture
 def datasets(tmp_path):
-    names = corpora.write_pictures(tmp_path, 3)
+    names = corpora.write_images(tmp_path, 3)
     records = [dialogue(f"<i>{i}", f"{NASTY} {i}", [names[i % 3]]) for i in range(30)]
     records[7] = dialogue("gone", "x", [f"{NASTY.replace('/', '')}.png"])
     records[8] = records[9]
     text = [dialogue(f"t{i}", "word " * (i + 1), []) for i in range(40)]
     return {
-        f"pictured {NASTY}": llava(corpora.write_set(tmp_path, "pictured", records), epochs=1.0),
+        f"imaged {NASTY}": llava(corpora.write_set(tmp_path, "imaged", records), epochs=1.0),
         "text": llava(corpora.write_set(tmp_path, "text", text), epochs=1.0),
     }
 
@@ -36,13 +36,13 @@ def run(datasets, **changes):
 
 def test_counts_are_those_of_the_files(datasets):
     found = run(datasets, row_length=64, window=1)
-    pictured, text = found.sets
-    assert (pictured.records, text.records, found.round_records) == (30, 40, 70)
+    imaged, text = found.sets
+    assert (imaged.records, text.records, found.round_records) == (30, 40, 70)
     assert 70 <= found.read < 100
-    assert pictured.rejected["missing"] >= 1
-    assert pictured.duplicates == 1
-    assert pictured.usable == pictured.read - pictured.rejected.total() == len(pictured.lengths)
-    assert set(pictured.images) == {1}
+    assert imaged.rejected["missing"] >= 1
+    assert imaged.duplicates == 1
+    assert imaged.usable == imaged.read - imaged.rejected.total() == len(imaged.lengths)
+    assert set(imaged.images) == {1}
     assert set(text.images) == {0}
     assert max(text.lengths) > 45
 
@@ -114,8 +114,8 @@ def test_the_page_stands_alone(datasets):
 
 @pytest.fixture
 def marked(tmp_path):
-    """Six records: pictures without a tag and with two, control tokens in two texts, a border in one."""
-    corpora.write_pictures(tmp_path, 1)
+    """Six records: images without a tag and with two, control tokens in two texts, a border in one."""
+    corpora.write_images(tmp_path, 1)
     records = [
         dialogue("good", "yes", ["0.png"]),
         dialogue("untagged", "yes", []) | {"image": "0.png"},
@@ -137,7 +137,7 @@ def test_what_the_released_reading_costs_and_does_is_counted_with_an_example(mar
     )
     assert "one</s>two" in control or "a <s> b" in control
     assert refused.startswith("data.reading=released refuses 2 records that the released code trains; record")
-    assert "the picture has no tag" in refused or "have a tag" in refused
+    assert "the image has no tag" in refused or "have a tag" in refused
     assert lost.startswith("2 records are learnt here and lose their whole loss in the released code")
     page = render(found, "x")
     assert "which become control ids" in page

@@ -19,8 +19,8 @@ def make_sample(question: str, answer: str) -> tuple[Sample, Tokenizer]:
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     encoded = conversation.encode_dialogue(messages, "mplug_owl2", tokenizer)
     whole = conversation.expand(encoded.ids, encoded.labels, SPAN)
-    pictures = tuple(np.zeros((2, 2, 3), np.uint8) for _ in whole.image_starts)
-    return Sample(whole.tokens, whole.labels, whole.image_starts, pictures, 0, 1), tokenizer
+    images = tuple(np.zeros((2, 2, 3), np.uint8) for _ in whole.image_starts)
+    return Sample(whole.tokens, whole.labels, whole.image_starts, images, 0, 1), tokenizer
 
 
 def test_pieces_cover_every_position_once_and_say_what_is_learnt():
@@ -30,9 +30,9 @@ def test_pieces_cover_every_position_once_and_say_what_is_learnt():
     for piece in found:
         assert piece.first == position
         assert piece.learnt == (sample.labels[position] != -100)
-        position += SPAN if piece.picture is not None else len(piece.ids)
+        position += SPAN if piece.image is not None else len(piece.ids)
     assert position == len(sample)
-    assert [piece.picture for piece in found if piece.picture is not None] == [0, 1]
+    assert [piece.image for piece in found if piece.image is not None] == [0, 1]
 
 
 def test_bytes_of_a_character_are_shown_as_the_character():
@@ -56,6 +56,6 @@ def test_hovering_gives_ids_and_positions():
     sample, tokenizer = make_sample("<|image|>What?", "yes")
     html = text_html(sample, tokenizer, SPAN)
     start = int(sample.image_starts[0])
-    assert f'title="positions {start} to {start + SPAN - 1}: picture 1"' in html
+    assert f'title="positions {start} to {start + SPAN - 1}: image 1"' in html
     last = len(sample) - 1
     assert f'class="t on special" title="position {last}: id 2, learnt"' in html

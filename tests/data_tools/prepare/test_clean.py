@@ -12,20 +12,20 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data import images
 from owl2_jax.data.sources.arrayrecord import decode_example
 from owl2_jax.data_tools.prepare.clean import FilterError, check_text, clean, shrink
-from owl2_jax.data_tools.prepare.settings import FILTERED, PictureRules, PrepareConfig, PrepareSet, TextRules
-from tests.data_tools.prepare.pictures import file, scene
+from owl2_jax.data_tools.prepare.settings import FILTERED, ImageRules, PrepareConfig, PrepareSet, TextRules
+from tests.data_tools.prepare.images import file, scene
 
-CASES = Path(__file__).parents[2] / "data" / "cases" / "pictures"
+CASES = Path(__file__).parents[2] / "data" / "cases" / "images"
 
 
-def example(answer="A red circle.", pictures=()):
-    content = "<|image|>" * len(pictures) + "What is it?"
+def example(answer="A red circle.", images=()):
+    content = "<|image|>" * len(images) + "What is it?"
     return {
         "id": "x",
         "dataset": "other",
         "messages": [{"role": "user", "content": content}, {"role": "assistant", "content": answer}],
-        "images": list(pictures),
-        "image_keys": ["k"] * len(pictures),
+        "images": list(images),
+        "image_keys": ["k"] * len(images),
         "kind": "colour",
     }
 
@@ -36,7 +36,7 @@ def config(**changes):
 
 def test_a_cleaned_example_is_what_the_array_record_source_reads(tmp_path):
     (tmp_path / "a.jpg").write_bytes(file(scene(1, 900, 600)))
-    done = clean(example(pictures=[str(tmp_path / "a.jpg"), file(scene(2), "PNG")]), "mine", config())
+    done = clean(example(images=[str(tmp_path / "a.jpg"), file(scene(2), "PNG")]), "mine", config())
     read = decode_example(done.record, "test", 0)
     assert read["dataset"] == "mine"
     assert read["kind"] == "colour"
@@ -48,35 +48,35 @@ def test_a_cleaned_example_is_what_the_array_record_source_reads(tmp_path):
 @pytest.mark.parametrize(
     ("size", "expected"), [((900, 600), (672, 448)), ((600, 1000), (448, 747)), ((2000, 449), (1996, 448))]
 )
-def test_large_pictures_are_shrunk_to_their_shortest_edge(size, expected):
-    data, image = shrink(file(scene(0, *size)), PictureRules(), "x")
+def test_large_images_are_shrunk_to_their_shortest_edge(size, expected):
+    data, image = shrink(file(scene(0, *size)), ImageRules(), "x")
     assert image.size == expected
     assert images.decode(data).size == expected
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_small_pictures_stay_the_files_they_are(kind):
+def test_small_images_stay_the_files_they_are(kind):
     data = file(scene(0), kind)
-    assert shrink(data, PictureRules(), "x")[0] == data
+    assert shrink(data, ImageRules(), "x")[0] == data
 
 
-def test_turned_animated_and_rare_pictures_are_written_anew():
+def test_turned_animated_and_rare_images_are_written_anew():
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned, image = shrink(file(scene(0), exif=exif), PictureRules(), "x")
+    turned, image = shrink(file(scene(0), exif=exif), ImageRules(), "x")
     assert image.size == images.decode(turned).size == (120, 160)
     frames = [scene(seed).convert("P") for seed in range(3)]
-    still, _ = shrink(file(frames[0], "GIF", save_all=True, append_images=frames[1:]), PictureRules(), "x")
+    still, _ = shrink(file(frames[0], "GIF", save_all=True, append_images=frames[1:]), ImageRules(), "x")
     assert getattr(Image.open(io.BytesIO(still)), "n_frames", 1) == 1
-    bmp, _ = shrink(file(scene(0), "BMP"), PictureRules(quality=95), "x")
+    bmp, _ = shrink(file(scene(0), "BMP"), ImageRules(quality=95), "x")
     difference = np.abs(np.asarray(images.decode(bmp), int) - np.asarray(scene(0), int))
     assert difference.mean() < 3
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_damaged_metadata_and_hidden_pictures_are_not_handed_on():
+def test_damaged_metadata_and_hidden_images_are_not_handed_on():
     for name, colour in (("badexif_garbage.png", (255, 0, 0)), ("hidden.png", (0, 128, 0))):
-        data, image = shrink((CASES / name).read_bytes(), PictureRules(min_edge=1, quality=95), "x")
+        data, image = shrink((CASES / name).read_bytes(), ImageRules(min_edge=1, quality=95), "x")
         assert data != (CASES / name).read_bytes()
         for seen in (image, images.decode(data)):
             assert np.abs(np.subtract(seen.getpixel((5, 5)), colour)).max() < 4
@@ -85,12 +85,12 @@ def test_damaged_metadata_and_hidden_pictures_are_not_handed_on():
 @pytest.mark.parametrize(
     ("rules", "size", "reason"),
     [
-        (PictureRules(min_edge=130), (160, 120), "picture_small"),
-        (PictureRules(max_aspect=3), (400, 100), "picture_long"),
-        (PictureRules(max_pixels=1000), (160, 120), "oversized"),
+        (ImageRules(min_edge=130), (160, 120), "image_small"),
+        (ImageRules(max_aspect=3), (400, 100), "image_long"),
+        (ImageRules(max_pixels=1000), (160, 120), "oversized"),
     ],
 )
-def test_pictures_outside_the_rules(rules, size, reason):
+def test_images_outside_the_rules(rules, size, reason):
     with pytest.raises(Owl2Error) as error:
         shrink(file(scene(0, *size)), rules, "x")
     assert error.value.reason == reason
@@ -122,7 +122,7 @@ def test_short_texts_of_any_language_pass(text):
     ("change", "reason"),
     [
         ({"images": []}, "image_count"),
-        ({"images": [b"no picture"]}, "unsupported"),
+        ({"images": [b"no image"]}, "unsupported"),
         ({"images": [file(scene(0))[:-300]]}, "corrupt"),
         ({"images": ["/nowhere/a.png"]}, "missing"),
         ({"messages": []}, "bad_conversation"),
@@ -130,7 +130,7 @@ def test_short_texts_of_any_language_pass(text):
 )
 def test_faults_have_their_reasons(change, reason):
     with pytest.raises(Owl2Error) as error:
-        clean({**example(pictures=[file(scene(0))]), **change}, "a", config())
+        clean({**example(images=[file(scene(0))]), **change}, "a", config())
     assert error.value.reason == reason
 
 

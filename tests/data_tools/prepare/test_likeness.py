@@ -9,8 +9,8 @@ from PIL import ImageEnhance
 
 from owl2_jax.data import images
 from owl2_jax.data_tools.prepare import likeness
-from owl2_jax.data_tools.prepare.likeness import bands, distance, distances, picture_hash, words, words_key
-from tests.data_tools.prepare.pictures import file, scene
+from owl2_jax.data_tools.prepare.likeness import bands, distance, distances, image_hash, words, words_key
+from tests.data_tools.prepare.images import file, scene
 
 
 @pytest.mark.parametrize(
@@ -24,18 +24,18 @@ from tests.data_tools.prepare.pictures import file, scene
     ],
     ids=["quality", "smaller", "larger", "darker", "grey"],
 )
-def test_a_picture_written_anew_keeps_its_hash_but_for_a_few_bits(change):
-    found = [distance(picture_hash(scene(seed)), picture_hash(change(scene(seed)))) for seed in range(20)]
+def test_a_image_written_anew_keeps_its_hash_but_for_a_few_bits(change):
+    found = [distance(image_hash(scene(seed)), image_hash(change(scene(seed)))) for seed in range(20)]
     assert np.mean([bits <= 12 for bits in found]) >= 0.95
 
 
-def test_other_pictures_differ_in_many_bits():
-    hashes = [picture_hash(scene(seed)) for seed in range(30)]
+def test_other_images_differ_in_many_bits():
+    hashes = [image_hash(scene(seed)) for seed in range(30)]
     assert min(distance(*pair) for pair in itertools.combinations(hashes, 2)) > 60
 
 
 def test_distances_are_those_of_each():
-    hashes = [picture_hash(scene(seed)) for seed in range(5)]
+    hashes = [image_hash(scene(seed)) for seed in range(5)]
     assert distances(hashes[2], hashes).tolist() == [distance(hashes[2], other) for other in hashes]
 
 

@@ -19,14 +19,14 @@ from owl2_jax.data.sources.arrayrecord import ArrayRecordSource
 from owl2_jax.data_tools.prepare.run import prepare
 from owl2_jax.data_tools.prepare.settings import PrepareConfig, PrepareSet, TextRules
 from tests.data.corpora import dialogue, write_set
-from tests.data_tools.prepare.pictures import file, scene
+from tests.data_tools.prepare.images import file, scene
 
 FLAGS = ["--runner=DirectRunner"]
 
 
 @pytest.fixture
 def source(tmp_path) -> Path:
-    """25 captions: record 3 lacks its picture, 5 is 4 again, 7 shows 6 again, 9 is empty."""
+    """25 captions: record 3 lacks its image, 5 is 4 again, 7 shows 6 again, 9 is empty."""
     folder = tmp_path / "source"
     folder.mkdir()
     for number in range(25):
@@ -61,7 +61,7 @@ def checksums(folder):
 
 @pytest.mark.parametrize(
     ("duplicates", "gone"),
-    [("keep", {3, 9}), ("exact", {3, 5, 9}), ("near", {3, 5, 7, 9}), ("picture", {3, 5, 7, 8, 9})],
+    [("keep", {3, 9}), ("exact", {3, 5, 9}), ("near", {3, 5, 7, 9}), ("image", {3, 5, 7, 8, 9})],
 )
 def test_output_holds_what_is_usable_once(source, tmp_path, duplicates, gone):
     manifest = prepare(config(source, duplicates), str(tmp_path / "out"), FLAGS)

@@ -37,10 +37,10 @@ def assert_scores(found, expected, metrics):
 @pytest.mark.parametrize("name", CORPORA)
 def test_cider_bleu_and_rouge_match_the_golden_scores(name):
     corpus = GOLDEN["corpora"][name]
-    scores, pictures = captions.token_scores(*tokens_of(corpus), WITHOUT_JAVA)
+    scores, images = captions.token_scores(*tokens_of(corpus), WITHOUT_JAVA)
     assert_scores(scores, corpus["scores"], WITHOUT_JAVA)
     for row in corpus["images"]:
-        assert_scores(pictures[str(row["image_id"])], row["scores"], WITHOUT_JAVA)
+        assert_scores(images[str(row["image_id"])], row["scores"], WITHOUT_JAVA)
 
 
 @pytest.mark.parametrize("name", CORPORA)
@@ -53,10 +53,10 @@ def test_raw_captions_give_the_golden_tokens_and_all_scores(name):
             captions.caption_scores(candidates, references)
         return
     assert captions.ptb_tokenize(references) == by_id(corpus, "reference_tokens")
-    scores, pictures = captions.caption_scores(candidates, references)
+    scores, images = captions.caption_scores(candidates, references)
     assert_scores(scores, corpus["scores"], captions.DEFAULT_METRICS)
     for row in corpus["images"]:
-        assert_scores(pictures[str(row["image_id"])], row["scores"], captions.DEFAULT_METRICS)
+        assert_scores(images[str(row["image_id"])], row["scores"], captions.DEFAULT_METRICS)
 
 
 def test_tokenizer_matches_the_golden_strings():
@@ -94,23 +94,23 @@ def test_spice_without_its_models_says_what_to_put_where(monkeypatch):
 def test_spice_is_scored_in_the_order_of_the_captions_where_its_models_are(monkeypatch):
     class Fake:
         def compute_score(self, references, candidates):
-            # The package sorts the pictures by name.
+            # The package sorts the images by name.
             return 0.5, [{"All": {"f": float(name)}} for name in sorted(candidates)]
 
     monkeypatch.setattr(captions, "_spice_models", lambda: True)
     monkeypatch.setattr(captions, "_module", lambda name: type(name, (), {"Spice": Fake}))
     assert captions.spice_is_missing() is None
     texts = {"2": ["a b"], "1": ["a c"]}
-    corpus, pictures = captions.token_scores(texts, texts, ["SPICE"])
+    corpus, images = captions.token_scores(texts, texts, ["SPICE"])
     assert corpus == {"SPICE": 0.5}
-    assert pictures == {"2": {"SPICE": 2.0}, "1": {"SPICE": 1.0}}
+    assert images == {"2": {"SPICE": 2.0}, "1": {"SPICE": 1.0}}
 
 
 def test_unknown_metric_and_unequal_ids_are_refused(monkeypatch):
     with pytest.raises(Owl2Error, match="'CIDEr'"):
         captions.require_captions(["CIDER"])
     monkeypatch.setattr(captions, "which", lambda name: "/usr/bin/java")
-    with pytest.raises(Owl2Error, match="differ in 1 picture ids, first '2'"):
+    with pytest.raises(Owl2Error, match="differ in 1 image ids, first '2'"):
         captions.caption_scores({"1": "a"}, {"1": ["a"], "2": ["b"]})
 
 

@@ -18,8 +18,8 @@ COMPLETIONS = "**/v1/chat/completions"
 HEALTH = "**/healthz/live"
 
 
-def picture_file(seed: int) -> dict[str, Any]:
-    return {"name": f"{seed}.png", "mimeType": "image/png", "buffer": tiny.picture_file(seed, 200)}
+def image_file(seed: int) -> dict[str, Any]:
+    return {"name": f"{seed}.png", "mimeType": "image/png", "buffer": tiny.image_file(seed, 200)}
 
 
 def drawn(width: int, height: int, name: str = "drawn.png") -> dict[str, Any]:
@@ -30,7 +30,7 @@ def drawn(width: int, height: int, name: str = "drawn.png") -> dict[str, Any]:
 
 
 def add(page: Page, *files: dict[str, Any]) -> None:
-    """Adds pictures that are taken, and waits until all are there."""
+    """Adds images that are taken, and waits until all are there."""
     there = page.locator(".thumb").count()
     page.set_input_files("#files", list(files))
     expect(page.locator(".thumb")).to_have_count(there + len(files))

@@ -15,7 +15,7 @@ from tests.serving.page.driving import (
     ask,
     expect_focus,
     hold,
-    picture_file,
+    image_file,
     sent_messages,
     set_field,
     stream,
@@ -72,7 +72,7 @@ def test_answer_is_streamed_stopped_and_asked_for_again(slow, served, how):
 
 def test_turns_are_sent_with_everything_said_before(page):
     answer_with(page, "It is **one**.", "Two.")
-    add(page, picture_file(3))
+    add(page, image_file(3))
     ask(page, "First?")
     wait_answer(page)
     messages = sent_messages(page, "Second?")
@@ -90,7 +90,7 @@ def test_turns_are_sent_with_everything_said_before(page):
 
 def test_answer_of_the_server_is_the_one_that_is_shown(page, served):
     set_field(page, "max_tokens", 12)
-    add(page, picture_file(1))
+    add(page, image_file(1))
     messages = sent_messages(page, "What is this?")
     answer = wait_answer(page)
     expect(answer.locator(".note")).to_have_text("Cut at the length limit")
@@ -116,9 +116,9 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("failure", "words"), FAILURES, ids=[words for _, words in FAILURES])
-def test_question_without_an_answer_goes_back_into_the_field_with_its_pictures(page, failure, words):
+def test_question_without_an_answer_goes_back_into_the_field_with_its_images(page, failure, words):
     answer_with(page, failure, "At last.")
-    add(page, picture_file(1), picture_file(2))
+    add(page, image_file(1), image_file(2))
     ask(page, "What is\nthis?")
     expect(page.locator("#notice")).to_contain_text(words)
     expect(page.locator("#notice")).to_contain_text(BACK)
@@ -152,7 +152,7 @@ def test_what_was_written_meanwhile_is_not_lost_when_a_question_comes_back(page)
     ask(page, "First?")
     expect(page.locator("#stop")).to_be_visible()
     page.fill("#text", "Second?")
-    add(page, picture_file(1))
+    add(page, image_file(1))
     held[0].abort("connectionreset")
     expect(page.locator("#text")).to_have_value("First?\n\nSecond?")
     expect(page.locator(".thumb")).to_have_count(1)

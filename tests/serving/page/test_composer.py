@@ -1,4 +1,4 @@
-"""The field and its pictures: what is taken, and what is refused at once and why."""
+"""The field and its images: what is taken, and what is refused at once and why."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.serving.page.driving import (
     ask,
     drawn,
     expect_focus,
-    picture_file,
+    image_file,
     wait_answer,
 )
 from tests.serving.running import serve
@@ -29,8 +29,8 @@ def file_of(name: str, kind: str, data: bytes) -> dict:
 
 
 REFUSED = [
-    (file_of("notes.txt", "text/plain", b"hello"), "those of no picture (text/plain); expected JPEG, PNG"),
-    (file_of("a.png", "image/png", b"no picture"), "a.png is not a picture that can be used"),
+    (file_of("notes.txt", "text/plain", b"hello"), "those of no image (text/plain); expected JPEG, PNG"),
+    (file_of("a.png", "image/png", b"no image"), "a.png is not an image that can be used"),
     (file_of("a.pdf", "application/pdf", b"%PDF-1.7"), "it is of the kind PDF"),
     (file_of("a.heic", "image/heic", b"\0\0\0\x18ftypheic\0\0\0\0"), "kind HEIC; save it as JPEG or PNG."),
     (file_of("a.svg", "image/svg+xml", b"<svg width='9'/>"), "kind SVG; save it as JPEG or PNG"),
@@ -38,13 +38,13 @@ REFUSED = [
     (file_of("a.jpg", "image/jpeg", b"<!DOCTYPE html><html>"), "it is of the kind HTML"),
     (file_of("a.jpg", "image/jpeg", b"version https://git-lfs.github.com/spec/v1\n"), "git-lfs pointer"),
     (file_of("empty.png", "image/png", b""), "empty.png is empty."),
-    (file_of("cut.png", "image/png", b"\x89PNG\r\n\x1a\n" + b"\0" * 40), "cut.png is a damaged PNG picture"),
+    (file_of("cut.png", "image/png", b"\x89PNG\r\n\x1a\n" + b"\0" * 40), "cut.png is a damaged PNG image"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("file", "words"), REFUSED, ids=[words for _, words in REFUSED])
-def test_what_is_no_picture_is_refused_at_once_and_the_rest_is_taken(page, file, words):
-    page.set_input_files("#files", [picture_file(1), file])
+def test_what_is_no_image_is_refused_at_once_and_the_rest_is_taken(page, file, words):
+    page.set_input_files("#files", [image_file(1), file])
     expect(page.locator("#refused")).to_contain_text(words)
     expect(page.locator(".thumb")).to_have_count(1)
     expect_focus(page, "text")
@@ -54,33 +54,33 @@ def test_what_is_no_picture_is_refused_at_once_and_the_rest_is_taken(page, file,
     expect(page.locator("#refused")).to_be_empty()
 
 
-def test_one_picture_too_many_is_refused_with_the_limit_of_the_server(page, served):
-    assert served.service.config.limits.pictures == 4
+def test_one_image_too_many_is_refused_with_the_limit_of_the_server(page, served):
+    assert served.service.config.limits.images == 4
     answer_with(page, "Yes.")
-    add(page, picture_file(1), picture_file(2))
+    add(page, image_file(1), image_file(2))
     ask(page, "Two?")
     wait_answer(page)
-    page.set_input_files("#files", [picture_file(3), picture_file(4), drawn(9, 9, "cat.png")])
+    page.set_input_files("#files", [image_file(3), image_file(4), drawn(9, 9, "cat.png")])
     expect(page.locator("#refused")).to_have_text(
-        "The server takes at most 4 pictures in one conversation: cat.png was left out."
+        "The server takes at most 4 images in one conversation: cat.png was left out."
     )
     expect(page.locator(".thumb")).to_have_count(2)
     page.click("#new")
-    add(page, *map(picture_file, range(4)))  # a new chat has room again
+    add(page, *map(image_file, range(4)))  # a new chat has room again
     expect(page.locator("#refused")).to_be_empty()
 
 
-def test_pictures_and_bytes_are_limited_as_this_server_says(opened, endless):
+def test_images_and_bytes_are_limited_as_this_server_says(opened, endless):
     with (
-        serve(endless, EngineConfig(slots=1), pictures=0, body_bytes=2**20, pixels=10_000) as running,
+        serve(endless, EngineConfig(slots=1), images=0, body_bytes=2**20, pixels=10_000) as running,
         opened(running.url) as page,
     ):
         expect(page.locator("#add")).to_be_hidden()
-        page.set_input_files("#files", [picture_file(1)])
-        expect(page.locator("#refused")).to_contain_text("This server takes no pictures: 1.png was left out.")
+        page.set_input_files("#files", [image_file(1)])
+        expect(page.locator("#refused")).to_contain_text("This server takes no images: 1.png was left out.")
 
     with (
-        serve(endless, EngineConfig(slots=1), pictures=9, body_bytes=300_000, pixels=10_000) as running,
+        serve(endless, EngineConfig(slots=1), images=9, body_bytes=300_000, pixels=10_000) as running,
         opened(running.url) as page,
     ):
         add(page, drawn(2000, 500))
@@ -100,7 +100,7 @@ def size_of_first(body: str) -> tuple[int, int]:
     return Image.open(io.BytesIO(base64.b64decode(data))).size
 
 
-def test_large_picture_is_made_smaller_before_it_is_sent(page):
+def test_large_image_is_made_smaller_before_it_is_sent(page):
     add(page, drawn(3000, 1500))
     answer_with(page, "Yes.")
     with page.expect_request(COMPLETIONS) as sent:
@@ -121,8 +121,8 @@ def test_kinds_that_only_the_server_reads_are_sent_and_answered(page, kind, endi
 
 
 @pytest.mark.parametrize(("event", "holder"), [("paste", "clipboardData"), ("drop", "dataTransfer")])
-def test_pictures_are_pasted_and_dropped_and_others_named(page, event, holder):
-    data = base64.b64encode(picture_file(4)["buffer"]).decode()
+def test_images_are_pasted_and_dropped_and_others_named(page, event, holder):
+    data = base64.b64encode(image_file(4)["buffer"]).decode()
     page.evaluate(
         """([event, holder, data]) => {
           const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
@@ -135,21 +135,21 @@ def test_pictures_are_pasted_and_dropped_and_others_named(page, event, holder):
         [event, holder, data],
     )
     expect(page.locator(".thumb")).to_have_count(1)
-    expect(page.locator("#refused")).to_contain_text("a.txt is not a picture")
+    expect(page.locator("#refused")).to_contain_text("a.txt is not an image")
 
 
-def test_picture_is_removed_and_the_focus_stays_among_them(page):
-    add(page, picture_file(1), picture_file(2))
+def test_image_is_removed_and_the_focus_stays_among_them(page):
+    add(page, image_file(1), image_file(2))
     page.locator(".remove").nth(0).focus()
     page.keyboard.press("Enter")
     expect(page.locator(".thumb")).to_have_count(1)
-    expect_focus(page, "Remove picture 1")
+    expect_focus(page, "Remove image 1")
     page.keyboard.press("Enter")
     expect(page.locator(".thumb")).to_have_count(0)
     expect_focus(page, "text")
 
 
-def test_question_sent_while_its_picture_is_still_read_has_it(page):
+def test_question_sent_while_its_image_is_still_read_has_it(page):
     answer_with(page, "Yes.")
     page.fill("#text", "What?")
     with page.expect_request(COMPLETIONS) as sent:
@@ -160,10 +160,10 @@ def test_question_sent_while_its_picture_is_still_read_has_it(page):
 
 def test_example_question_is_one_touch_away(page):
     answer_with(page, "A square.")
-    add(page, picture_file(5))
+    add(page, image_file(5))
     page.locator("#examples button").first.click()
     wait_answer(page)
-    expect(page.locator("article.user p")).to_have_text("What is in this picture?")
+    expect(page.locator("article.user p")).to_have_text("What is in this image?")
 
 
 def test_example_with_a_published_wording_is_asked_in_it(page):

@@ -15,8 +15,8 @@ from tests.serving.page.driving import (
     expect_focus,
     focused,
     hold,
+    image_file,
     keep,
-    picture_file,
     set_field,
     wait_answer,
 )
@@ -72,7 +72,7 @@ def test_page_fits_and_the_newest_is_seen(sized):
     assert_fits(page)
     keep(page, f"{name}-answer")
 
-    add(page, picture_file(1))  # the tray takes room, and the newest line stays in sight
+    add(page, image_file(1))  # the tray takes room, and the newest line stays in sight
     page.fill("#text", "\n".join("abcdefgh"))
     page.wait_for_timeout(100)
     assert at_end(page)
@@ -103,24 +103,24 @@ def test_reader_who_has_scrolled_up_is_left_where_he_is(page):
     wait_answer(page)
     page.evaluate("document.getElementById('log').scrollTop = 100")
     expect(page.locator("#newest")).to_be_visible()
-    add(page, picture_file(1))
+    add(page, image_file(1))
     assert page.evaluate("document.getElementById('log').scrollTop") == 100
 
 
 @pytest.mark.parametrize(("width", "height"), [(7200, 400), (1080, 9600), (640, 480), (1, 1)])
-def test_thumbnails_and_pictures_are_whole_and_of_their_own_shape(page, width, height):
+def test_thumbnails_and_images_are_whole_and_of_their_own_shape(page, width, height):
     answer_with(page, "Yes.")
     add(page, drawn(width, height))
     check_shape(page, ".thumb img", width / height)
     ask(page, "")
     wait_answer(page)
     check_shape(page, "article.user img", width / height)
-    # A question of a picture alone has no empty line below it.
+    # A question of an image alone has no empty line below it.
     expect(page.locator("article.user p")).to_have_count(0)
     article, image = (page.locator(f"article.user{part}").bounding_box() for part in ("", " img"))
     assert article["height"] - image["height"] < 4
-    page.locator("article.user .picture").click()
-    expect(page.locator("#large-picture")).to_be_visible()
+    page.locator("article.user .image").click()
+    expect(page.locator("#large-image")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.locator("#enlarged")).to_be_hidden()
 
@@ -147,7 +147,7 @@ def test_whole_conversation_with_the_keyboard_alone(page):
     assert_focus_is_seen(page)
     with page.expect_file_chooser() as chooser:
         press("Enter")
-    chooser.value.set_files([picture_file(1)])
+    chooser.value.set_files([image_file(1)])
     expect(page.locator(".thumb")).to_have_count(1)
     expect_focus(page, "text")
 
@@ -233,10 +233,10 @@ def assert_focus_is_seen(page: Page) -> None:
 
 def test_focus_is_seen_on_every_control(page):
     answer_with(page, "One.\n\n```js\na\n```\n\n[l](https://example.org)\n\n|a|\n|-|\n|1|")
-    add(page, picture_file(1))
+    add(page, image_file(1))
     ask(page, "First?")
     wait_answer(page)
-    add(page, picture_file(2))
+    add(page, image_file(2))
     page.focus("#text")
     stops = set()
     for _ in range(40):
@@ -245,17 +245,17 @@ def test_focus_is_seen_on_every_control(page):
             assert_focus_is_seen(page)
             stops.add(page.evaluate("(n => n.id || n.ariaLabel || n.textContent)(document.activeElement)"))
     assert stops >= {
-        "new", "open-settings", "log", "Enlarge picture 1", "Copy the code", "Code", "Table", "l",
-        "Copy the answer", "Retry", "Where it looked", "Remove picture 1", "add", "text", "send",
+        "new", "open-settings", "log", "Enlarge image 1", "Copy the code", "Code", "Table", "l",
+        "Copy the answer", "Retry", "Where it looked", "Remove image 1", "add", "text", "send",
     }  # fmt: skip
 
 
 def test_everything_has_a_name_for_screen_readers(page):
     answer_with(page, "It is **one**.")
-    add(page, picture_file(1))
+    add(page, image_file(1))
     ask(page, "First?")
     wait_answer(page)
-    add(page, picture_file(2))
+    add(page, image_file(2))
     unnamed = page.evaluate(
         """() => [...document.querySelectorAll("button, input:not([hidden]), textarea, img, dialog, a")]
           .filter((n) => !(n.ariaLabel || n.textContent.trim() || n.labels?.length || n.hasAttribute("alt")
@@ -326,7 +326,7 @@ def test_contrast_is_enough_in_both_colours(sized):
 def test_where_it_looked_is_shown_and_hidden(sized):
     page, name = sized
     set_field(page, "max_tokens", 12)
-    add(page, picture_file(1))
+    add(page, image_file(1))
     ask(page, "What is this?")
     answer = wait_answer(page)
     answer.locator(".look").click()

@@ -152,7 +152,7 @@ def test_no_answer_can_become_anything_but_harmless_elements(page):
     assert [url for url in requests if "completions" not in url and "healthz" not in url] == []
 
 
-def test_browser_itself_refuses_text_as_html_and_pictures_from_elsewhere(browser, served):
+def test_browser_itself_refuses_text_as_html_and_images_from_elsewhere(browser, served):
     page = browser.new_page()
     page.goto(served.url)
     assert (

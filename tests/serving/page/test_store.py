@@ -11,7 +11,7 @@ from tests.serving.page.driving import (
     ask,
     drawn,
     hold,
-    picture_file,
+    image_file,
     sent_messages,
     wait_answer,
 )
@@ -45,14 +45,14 @@ def reload(page: Page) -> None:
 
 def have_conversation(page: Page) -> None:
     answer_with(page, TEXT)
-    add(page, picture_file(1))
+    add(page, image_file(1))
     ask(page, "First?")
     wait_answer(page)
 
 
-def test_conversation_its_pictures_and_what_is_being_written_survive_a_reload(page):
+def test_conversation_its_images_and_what_is_being_written_survive_a_reload(page):
     have_conversation(page)
-    add(page, picture_file(2))
+    add(page, image_file(2))
     page.fill("#text", "Half a quest")
     reload(page)
     expect(page.locator("article.user p")).to_have_text("First?")
@@ -128,7 +128,7 @@ def test_stored_conversations_are_few_and_can_be_deleted(page):
     expect(page.locator("#go-on")).to_be_hidden()
 
 
-TURN = {"role": "user", "text": "x", "pictures": [], "note": ""}
+TURN = {"role": "user", "text": "x", "images": [], "note": ""}
 BROKEN = [
     {},
     {"turns": None, "draft": None},
@@ -139,10 +139,10 @@ BROKEN = [
     {"turns": [TURN | {"role": "assistant"}]},
     {"turns": [TURN | {"role": "system"}]},
     {"turns": [TURN | {"text": 7}]},
-    {"turns": [TURN | {"pictures": "a"}]},
-    {"turns": [TURN | {"pictures": [7]}]},
-    {"turns": [TURN | {"pictures": ["https://evil.example.org/a.png"]}]},
-    {"turns": [TURN | {"pictures": ["javascript:alert(1)"]}]},
+    {"turns": [TURN | {"images": "a"}]},
+    {"turns": [TURN | {"images": [7]}]},
+    {"turns": [TURN | {"images": ["https://evil.example.org/a.png"]}]},
+    {"turns": [TURN | {"images": ["javascript:alert(1)"]}]},
 ]
 
 
@@ -180,7 +180,7 @@ def test_foreign_database_of_the_same_name_is_replaced(opened, served, make):
         expect(page.locator("article")).to_have_count(2)
 
 
-def test_pictures_without_room_are_left_out_and_that_is_said(page):
+def test_images_without_room_are_left_out_and_that_is_said(page):
     line = page.context.new_cdp_session(page)
     origin = page.evaluate("location.origin")
     answer_with(page, TEXT)

@@ -1,4 +1,4 @@
-// Pictures from files, the clipboard or a drop: checked at once, and made ready to be sent.
+// Images from files, the clipboard or a drop: checked at once, and made ready to be sent.
 
 import { count } from "./dom.js";
 
@@ -32,13 +32,13 @@ export class Refused extends Error {}
 // A data: URL of a file. `limits` are the server's. Raises `Refused`.
 export async function toDataUrl(file, limits) {
   const kind = await kindOf(file);
-  const formats = limits.picture_formats;
+  const formats = limits.image_formats;
   if (formats ? !formats.includes(kind) : !file.type.startsWith("image/")) {
-    throw new Refused(`${file.name} is not a picture that can be used: ${found(file, kind)}; ${wayOut(kind, formats)}.`);
+    throw new Refused(`${file.name} is not an image that can be used: ${found(file, kind)}; ${wayOut(kind, formats)}.`);
   }
   const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => null);
   if (!bitmap && IN_BROWSERS.includes(kind)) {
-    throw new Refused(`${file.name} is a damaged ${kind} picture: it cannot be read.`);
+    throw new Refused(`${file.name} is a damaged ${kind} image: it cannot be read.`);
   }
   const url = await readUrl((bitmap && (await smaller(file, bitmap, limits))) ?? file);
   bitmap?.close();
@@ -61,7 +61,7 @@ async function kindOf(file) {
 
 function found(file, kind) {
   if (kind) return `it is of the kind ${kind}`;
-  return file.type ? `its bytes are those of no picture (${file.type})` : "its bytes are those of no picture";
+  return file.type ? `its bytes are those of no image (${file.type})` : "its bytes are those of no image";
 }
 
 function wayOut(kind, formats) {
@@ -96,16 +96,16 @@ function readUrl(blob) {
   });
 }
 
-// Why these pictures are too many or too large for one conversation; "" when they are not.
+// Why these images are too many or too large for one conversation; "" when they are not.
 export function tooMuch(urls, limits) {
-  const { max_pictures: most = Infinity, max_body_bytes: room = Infinity } = limits;
+  const { max_images: most = Infinity, max_body_bytes: room = Infinity } = limits;
   if (urls.length > most) {
-    if (most === 0) return "this server takes no pictures";
-    return `the server takes at most ${count(most, "picture")} in one conversation`;
+    if (most === 0) return "this server takes no images";
+    return `the server takes at most ${count(most, "image")} in one conversation`;
   }
   const size = urls.reduce((sum, url) => sum + url.length, 0);
   if (size > room) {
-    return `the pictures of this conversation would have ${mib(size)}, and the server takes ${mib(room)} at a time`;
+    return `the images of this conversation would have ${mib(size)}, and the server takes ${mib(room)} at a time`;
   }
   return "";
 }

@@ -1,4 +1,4 @@
-"""Pictures that look like photographs: smooth shapes and some noise, different for every seed."""
+"""Images that look like photographs: smooth shapes and some noise, different for every seed."""
 
 from __future__ import annotations
 

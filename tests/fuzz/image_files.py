@@ -1,4 +1,4 @@
-"""Picture files written from samples by plain code, with the RGB levels they stand for.
+"""Image files written from samples by plain code, with the RGB levels they stand for.
 
 Nothing here uses Pillow, so that what it reads can be compared with what the
 formats say.
@@ -114,7 +114,7 @@ def any_png(rng: np.random.Generator) -> Made:
 
 
 def any_animated_png(rng: np.random.Generator) -> Made:
-    """An animated PNG with a default picture that is the first frame, or is hidden."""
+    """An animated PNG with a default image that is the first frame, or is hidden."""
     canvas = rng.integers(2, 16, 2)
     hidden = bool(rng.integers(2))
     size = rng.integers(1, canvas + 1) if hidden else canvas
