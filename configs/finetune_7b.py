@@ -43,7 +43,7 @@ def get_config(argument: str = "") -> ConfigDict:
     )
     config = released_script(**chosen)
     config.train.groups = [
-        {"name": "vision", "pattern": "vision/.*", "lr": None},  # freeze_vision_model True
+        {"name": "vision", "pattern": "vision/.*", "trainable": False},  # freeze_vision_model True
         {"name": "abstractor", "pattern": "abstractor/.*"},  # tune_visual_abstractor True
         {"name": "decoder", "pattern": "decoder/.*"},  # trains by default
     ]

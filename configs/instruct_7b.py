@@ -4,7 +4,7 @@
     owl2 train --config=configs/instruct_7b.py --workdir=runs/instruct
 
 Ablations: `configs/instruct_7b.py:image_size=336,num_queries=32` (resize the start
-alike); a frozen vision encoder with `train.groups.N.lr=None` for N from 0 to 2.
+alike); a frozen vision encoder with `train.groups.N.trainable=False` for N from 0 to 2.
 
 Hardware: 64 chips of TPU v5p (v5p:4x4x4), 4 rows of a chip at a time. Smaller
 chips take fewer: `configs/instruct_7b.py:accumulate=4`, or `model.remat=full`.
@@ -39,14 +39,14 @@ def get_config(argument: str = "") -> ConfigDict:
         "datasets": instruct.mixture(),
         "rows": 256,  # global batch 256
         "row_length": 2048,  # decoder length 2048
-        "image_slots": 1,  # an image per sample
+        "images_per_row": 1,  # an image per sample
         "images": 256,
         "tokenizer": "checkpoints/pretrained_448/tokenizer.model",
         "template": "mplug_owl2",  # released code: the template of the released checkpoint
         "image_mode": "pad",  # released code; no augmentation
         "long_samples": "cut",  # released code: the tokenizer cuts
         "pack": False,  # the recipe's batch counts samples
-        "lanes": 256,
+        "shards": 256,
     }
     config.train = {
         "total_steps": 4800,  # 4 800 steps, 1 epoch

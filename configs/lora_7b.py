@@ -56,10 +56,10 @@ def get_config(argument: str = "") -> ConfigDict:
         "base": held,
     }
     config.train.groups = [
-        {"name": "vision", "pattern": "vision/.*", "lr": None},  # freeze_vision_model True
-        {"name": "abstractor", "pattern": "abstractor/.*", "lr": ABSTRACTOR_RATE / LEARNING_RATE},
+        {"name": "vision", "pattern": "vision/.*", "trainable": False},  # freeze_vision_model True
+        {"name": "abstractor", "pattern": "abstractor/.*", "lr_multiplier": ABSTRACTOR_RATE / LEARNING_RATE},
         {"name": "adapters", "pattern": "decoder/.*/lora_[ab]"},  # lora_enable True
-        {"name": "decoder", "pattern": "decoder/.*", "lr": None},  # what PEFT freezes
+        {"name": "decoder", "pattern": "decoder/.*", "trainable": False},  # what PEFT freezes
     ]
     config.train.schedule = cosine(LEARNING_RATE, chosen["examples"], chosen["devices"])
     return config.lock()

@@ -36,14 +36,14 @@ def get_config(argument: str = "") -> ConfigDict:
         "datasets": pretrain.mixture(),
         "rows": 8192,  # global batch 8192
         "row_length": 256,  # decoder length 256
-        "image_slots": 1,  # an image per sample
+        "images_per_row": 1,  # an image per sample
         "images": 8192,
         "tokenizer": "checkpoints/llama2_clip/tokenizer.model",
         "template": "plain",  # released code: image, then caption
         "augment": {"flip": 0.5},  # random resized crop and horizontal flip
         "long_samples": "cut",  # released code: the tokenizer cuts
         "pack": False,  # the recipe's batch counts samples
-        "lanes": 256,
+        "shards": 256,
         "max_rejected_share": 0.01,  # ours: images from the web break
     }
     config.train = {
@@ -52,8 +52,8 @@ def get_config(argument: str = "") -> ConfigDict:
         "groups": [
             *vision_groups(0.9),  # trains; layer-wise decay 0.9
             {"name": "abstractor", "pattern": "abstractor/.*"},  # trains
-            {"name": "image branch", "pattern": "decoder/.*_image/.*"},  # trains
-            {"name": "rest of the decoder", "pattern": "decoder/.*", "lr": None},  # frozen
+            {"name": "image_branch", "pattern": "decoder/.*_image/.*"},  # trains
+            {"name": "rest_of_decoder", "pattern": "decoder/.*", "trainable": False},  # frozen
         ],
         "schedule": {
             "peak_lr": 1e-4,  # peak 1e-4

@@ -22,10 +22,10 @@ def base(image_size: int, num_queries: int, remat: str = "full") -> ConfigDict:
 def vision_groups(layer_decay: float) -> list[dict]:
     """The vision encoder with layer-wise decay of the learning rate; its last norm has the full rate."""
     return [
-        {"name": "vision, last norm", "pattern": "vision/post_norm/.*"},
-        {"name": "vision, layers", "pattern": "vision/layers/.*", "layer_decay": layer_decay},
+        {"name": "vision_last_norm", "pattern": "vision/post_norm/.*"},
+        {"name": "vision_layers", "pattern": "vision/layers/.*", "layer_decay": layer_decay},
         {
-            "name": "vision, below the layers",
+            "name": "vision_below_layers",
             "pattern": "vision/.*",
             "layer_decay": layer_decay,
             "depth": VISION_LAYERS,
@@ -58,7 +58,7 @@ def released_script(
         },
         "rows": rows,
         "row_length": 2048,  # model_max_length 2048
-        "image_slots": 1,
+        "images_per_row": 1,
         "images": rows,
         "tokenizer": "checkpoints/mplug_owl2/tokenizer.model",
         "template": "v1",  # version v1
@@ -66,7 +66,7 @@ def released_script(
         "image_mode": "pad",  # image_aspect_ratio pad
         "long_samples": "cut",  # as its tokenizer call does
         "pack": False,  # the recipe's batch counts samples
-        "lanes": 8 * devices,
+        "shards": 8 * devices,
     }
     config.train = {
         "total_examples": examples,  # num_train_epochs 1

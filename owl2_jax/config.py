@@ -81,20 +81,31 @@ def check_run(config: RunConfig) -> None:
             f"data.row_length {data.row_length} is more than model.decoder.max_length "
             f"{model.decoder.max_length}"
         )
-    if data.image_slots and model.tokens_per_image >= data.row_length:
+    if data.images_per_row and model.tokens_per_image >= data.row_length:
         raise Owl2Error(
             f"an image takes {model.tokens_per_image} tokens (num_queries + 1), data.row_length is "
             f"{data.row_length}: no text would fit beside it"
         )
-    if data.lanes % train.accumulate_steps:
+    if data.shards % train.accumulate_steps:
         raise Owl2Error(
-            f"train.accumulate_steps {train.accumulate_steps} does not divide data.lanes {data.lanes}; "
-            "make lanes a multiple of it"
+            f"train.accumulate_steps {train.accumulate_steps} does not divide data.shards {data.shards}; "
+            "make shards a multiple of it"
         )
     if train.max_targets != data.max_targets:
         raise Owl2Error(
             f"train.max_targets {train.max_targets} and data.max_targets {data.max_targets} must be equal"
         )
+
+
+def todays_names(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A saved config with what older versions called otherwise under the names of today.
+
+    One that today's rules refuse stays as it is, for whoever compares it to say what differs.
+    """
+    try:
+        return RunConfig.from_dict(values).to_dict()
+    except Owl2Error:
+        return values
 
 
 def load_config(location: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -185,7 +196,7 @@ def parse_argument(argument: str, **defaults: Any) -> dict[str, Any]:
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Sets dotted fields, "train.total_steps=100"; values are Python literals or plain text.
 
-    A member of a list goes by its number or its name: "train.groups.vision.lr=None".
+    A member of a list goes by its number or its name: "train.groups.vision.trainable=False".
 
     Raises:
       Owl2Error: an override without "=", one that reaches into a field that is no group, or a

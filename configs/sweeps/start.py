@@ -23,6 +23,6 @@ def get_config() -> dict:
     config["train"]["groups"] = [
         {"name": "vision", "pattern": "vision/.*"},
         {"name": "abstractor", "pattern": "abstractor/.*"},
-        {"name": "decoder", "pattern": "decoder/.*", "lr": None},
+        {"name": "decoder", "pattern": "decoder/.*", "trainable": False},
     ]
     return config

@@ -76,7 +76,7 @@ def base(size: str) -> dict:
 MODULE = field("model.decoder.adaptive", ["full", "norms", "kv", "none"])
 
 _FROZEN_VISION = [
-    {"name": "vision", "pattern": "vision/.*", "lr": None},
+    {"name": "vision", "pattern": "vision/.*", "trainable": False},
     {"name": "abstractor", "pattern": "abstractor/.*"},
     {"name": "decoder", "pattern": "decoder/.*"},
 ]
@@ -84,7 +84,7 @@ VISION = {"trained": [], "frozen": [f"train.groups={_FROZEN_VISION!r}"]}
 
 # Text alone moves nothing that only images reach; without weight decay that is the same as frozen.
 _TEXT_TRAINS = [
-    {"name": "images", "pattern": "(vision|abstractor)/.*|decoder/.*_image/.*", "lr": None},
+    {"name": "images", "pattern": "(vision|abstractor)/.*|decoder/.*_image/.*", "trainable": False},
     {"name": "decoder", "pattern": "decoder/.*"},
 ]
 
@@ -102,7 +102,7 @@ def data_mix(size: str, text: Sequence[str]) -> Axis:
         "both": [],
         "text": [
             f"data.datasets={alone!r}",
-            "data.image_slots=0",
+            "data.images_per_row=0",
             "data.images=0",
             f"train.groups={_TEXT_TRAINS!r}",
         ],

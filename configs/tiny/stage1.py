@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
                 "drawings": embedded("captions", 0.15, kinds=["drawn"], prompt=DESCRIBE),
             },
             "rows": 16,
-            "image_slots": 5,
+            "images_per_row": 5,
             "images": 64,
         }
     )
@@ -27,8 +27,8 @@ def get_config() -> ConfigDict:
             "groups": [
                 {"name": "vision", "pattern": "vision/.*"},
                 {"name": "abstractor", "pattern": "abstractor/.*"},
-                {"name": "image branch", "pattern": "decoder/.*_image/.*"},
-                {"name": "rest of the decoder", "pattern": "decoder/.*", "lr": None},
+                {"name": "image_branch", "pattern": "decoder/.*_image/.*"},
+                {"name": "rest_of_decoder", "pattern": "decoder/.*", "trainable": False},
             ],
             "schedule": {"peak_lr": 6e-4, "end_lr": 2e-4, "warmup_steps": 50},
             "optimizer": {"b2": 0.95, "eps": 1e-6, "weight_decay": 0.05},

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
                 "facts": embedded("facts", 0.04),
             },
             "rows": 16,
-            "image_slots": 5,
+            "images_per_row": 5,
             "images": 64,
             # Mirrored images have the same answers; without them the model learns the images by heart.
             "augment": {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.5},

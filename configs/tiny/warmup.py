@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
                 "drawn_vqa": embedded("drawn_vqa", 0.1, images=False),
             },
             "rows": 32,
-            "image_slots": 0,
+            "images_per_row": 0,
             "images": 0,
         }
     )
@@ -27,7 +27,7 @@ def get_config() -> ConfigDict:
             "total_steps": 200,
             "groups": [
                 {"name": "decoder", "pattern": "decoder/.*"},
-                {"name": "vision and abstractor", "pattern": "(vision|abstractor)/.*", "lr": None},
+                {"name": "vision_and_abstractor", "pattern": "(vision|abstractor)/.*", "trainable": False},
             ],
             "schedule": {"peak_lr": 2e-3, "end_lr": 2e-4, "warmup_steps": 50},
         }

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    from owl2_jax.config import load_config
+    from owl2_jax.config import load_config, todays_names
 
     config = load_config(args.config, args.overrides)
     _check_folders(config, args.workdir)
@@ -54,7 +54,8 @@ def main(args: argparse.Namespace) -> int:
     multihost.initialize()
     multihost.agree("config", config.to_dict())
     with only_writer(args.workdir / LOCK_FILE, f"--workdir {args.workdir}"):
-        check_run_directory(args.workdir, config.to_dict())  # again: until now another one could write it
+        # Again: until now another one could write it.
+        check_run_directory(args.workdir, config.to_dict(), todays_names)
         # Where hosts see different run directories, some would train on while others wait for them.
         multihost.agree("newest saved step", saved_step(args.workdir))
         if is_complete(args.workdir, config.train.num_steps):
@@ -80,10 +81,11 @@ def _set_up_logs() -> None:
 def _check_folders(config: RunConfig, run: Path) -> None:
     """Refuses what can be refused before JAX is imported, which takes seconds."""
     from owl2_jax.checkpoint.param_files import check_checkpoint
+    from owl2_jax.config import todays_names
     from owl2_jax.core.text_files import check_folder
     from owl2_jax.training.run_directory import check_run_directory
 
-    check_run_directory(run, config.to_dict())
+    check_run_directory(run, config.to_dict(), todays_names)
     check_folder(run, "--workdir")
     if config.train.start_from is not None:
         check_checkpoint(config.train.start_from)

@@ -91,14 +91,14 @@ def read_case(arrays: Arrays, name: str, config: Owl2Config) -> Case:
         # A text-only row of the original takes one image and looks at none.
         image += max(1, len(expanded["index"]))
         rows.append(expanded)
-    length, slots = (max(len(row[key]) for row in rows) for key in ("tokens", "index"))
+    length, places = (max(len(row[key]) for row in rows) for key in ("tokens", "index"))
     case = Case(
         tokens=_stack(rows, "tokens", config.decoder.vocab_size, length),
         positions=np.tile(np.arange(length, dtype=np.int32), (len(rows), 1)),
         segment_ids=_stack(rows, "segments", 0, length),
         images=images,
-        image_index=_stack(rows, "index", -1, slots),
-        image_starts=_stack(rows, "starts", 0, slots),
+        image_index=_stack(rows, "index", -1, places),
+        image_starts=_stack(rows, "starts", 0, places),
         labels=_stack(rows, "labels", IGNORE_LABEL, length),
         rows=len(rows),
         length=length,
@@ -169,14 +169,14 @@ def _stack(rows: list[dict[str, np.ndarray]], key: str, fill: int, size: int) ->
 
 
 def pad_alike(cases: Mapping[str, Case], vocab_size: int) -> dict[str, Case]:
-    """Pads all cases to the largest rows, length, slots and images, so that one compilation serves all.
+    """Pads all cases to the largest rows, length, places and images, so that one compilation serves all.
 
     What the original puts behind a short row is a zero vector; id `vocab_size`
     embeds as one. Added rows and positions have segment 0.
     """
     rows = max(case.rows for case in cases.values())
     length = max(case.length for case in cases.values())
-    slots = max(1, *(case.image_index.shape[1] for case in cases.values()))
+    places = max(1, *(case.image_index.shape[1] for case in cases.values()))
     images = max(1, *(len(case.images) for case in cases.values()))
     positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
     return {
@@ -186,8 +186,8 @@ def pad_alike(cases: Mapping[str, Case], vocab_size: int) -> dict[str, Case]:
             positions=positions,
             segment_ids=_fill(case.segment_ids, 0, rows, length),
             images=_fill(case.images, 0, images),
-            image_index=_fill(case.image_index, -1, rows, slots),
-            image_starts=_fill(case.image_starts, 0, rows, slots),
+            image_index=_fill(case.image_index, -1, rows, places),
+            image_starts=_fill(case.image_starts, 0, rows, places),
             labels=_fill(case.labels, IGNORE_LABEL, rows, length),
         )
         for name, case in cases.items()

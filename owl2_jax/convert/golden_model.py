@@ -272,7 +272,7 @@ def _jitted(config: Owl2Config, method: Callable[..., Any], sow: bool) -> Callab
 
 @functools.lru_cache(maxsize=8)
 def _prefill_with(room: int) -> Callable[..., Any]:
-    """`Owl2.prefill` from images, with `room` cache slots to spare."""
+    """`Owl2.prefill` from images, with `room` cache positions to spare."""
 
     def run(m: Owl2, *inputs: jax.Array) -> Any:
         tokens, positions, segment_ids, images, image_index, image_starts = inputs

@@ -6,7 +6,7 @@ Letters, used by every docstring and einsum of the project:
   N heads           K key/value heads  H head_dim
   D decoder width   E vision width     F hidden width of an MLP
   V vocabulary      P patches          Q queries
-  I image slots of a row               M images of a batch    L layers
+  I images of a row  M images of a batch    L layers
 
 An image is Q + 1 decoder tokens: Q queries and the learned end token.
 """

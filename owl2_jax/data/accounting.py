@@ -17,7 +17,7 @@ class RejectedShareError(Owl2Error):
 
 
 class Accounting:
-    """Sums of what the lanes of a host have read.
+    """Sums of what the shards of a host have read.
 
     Args:
       max_share: largest share of rejects; judged from 1 000 records on.
@@ -26,16 +26,16 @@ class Accounting:
 
     def __init__(self, max_share: float, where: str = "the counts") -> None:
         self._max_share, self._where = max_share, where
-        self._lanes: dict[int, Mapping[str, Any]] = {}
+        self._shards: dict[int, Mapping[str, Any]] = {}
 
-    def update(self, lane: int, state: Mapping[str, Any]) -> None:
-        """Takes the state of a lane after a part of a batch; it holds the lane's counts so far."""
-        self._lanes[lane] = state
+    def update(self, shard: int, state: Mapping[str, Any]) -> None:
+        """Takes the state of a shard after a part of a batch; it holds the shard's counts so far."""
+        self._shards[shard] = state
 
     @property
     def read(self) -> int:
         """Records read, unusable ones included."""
-        return sum(state["next"] for state in self._lanes.values())
+        return sum(state["next"] for state in self._shards.values())
 
     @property
     def rejected(self) -> Counter[str]:
@@ -50,7 +50,7 @@ class Accounting:
     def check(self) -> None:
         """Raises `RejectedShareError` when too many records are unusable."""
         read, total = self.read, 0
-        for state in self._lanes.values():
+        for state in self._shards.values():
             total += sum(state["rejected"].values())
         if read >= _RECORDS_TO_JUDGE and total > self._max_share * read:
             counts = ", ".join(f"{key} {count}" for key, count in self.rejected.most_common(5))
@@ -61,6 +61,6 @@ class Accounting:
 
     def _sum(self, name: str) -> Counter[str]:
         total: Counter[str] = Counter()
-        for state in self._lanes.values():
+        for state in self._shards.values():
             total.update(state[name])
         return total

@@ -40,7 +40,7 @@ class Batch:
     """Arrays of one training step, made of equal parts that lie behind each other.
 
     Row b's images lie in the part of `images` that belongs to b's part of
-    the rows, for every number of parts that divides the lanes of the pipeline.
+    the rows, for every number of parts that divides the shards of the pipeline.
 
     Attributes:
       tokens: int32[B, T], 0 at images and padding.
@@ -49,7 +49,7 @@ class Batch:
       labels: int32[B, T], aligned with `tokens`, -100 where nothing is learnt.
       dataset_ids: int32[B, T], number of the token's set; -1 for padding.
       images: uint8[M, H, W, 3], zeros behind the last image of a part.
-      image_index: int32[B, I], which image stands in a slot; -1 for none.
+      image_index: int32[B, I], which image stands in a place; -1 for none.
       image_starts: int32[B, I], its first position.
     """
 
@@ -87,15 +87,15 @@ class Batch:
 
 
 def build_batch(
-    rows: Sequence[Sequence[Sample]], length: int, image_slots: int, num_images: int, image_size: int
+    rows: Sequence[Sequence[Sample]], length: int, images_per_row: int, num_images: int, image_size: int
 ) -> Batch:
     """Lays samples out in rows.
 
     Args:
       rows: samples of each row; their lengths sum to at most `length`, their
-        images to at most `image_slots`.
+        images to at most `images_per_row`.
       length: T.
-      image_slots: I.
+      images_per_row: I.
       num_images: M, at least the images of all rows.
       image_size: pixels of an image's side.
     """
@@ -104,8 +104,8 @@ def build_batch(
     labels = np.full(shape, IGNORE_LABEL, np.int32)
     datasets = np.full(shape, -1, np.int32)
     images = np.empty((num_images, image_size, image_size, 3), np.uint8)
-    index = np.full((len(rows), image_slots), -1, np.int32)
-    starts = np.zeros((len(rows), image_slots), np.int32)
+    index = np.full((len(rows), images_per_row), -1, np.int32)
+    starts = np.zeros((len(rows), images_per_row), np.int32)
     used = 0
     for b, row in enumerate(rows):
         if not row:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.core.fields import check_values
+from owl2_jax.core.fields import OldNames, check_values
 from owl2_jax.core.ranges import Count, Positive, Seed, Share, Whole, at_least
 from owl2_jax.core.texts import FilePath, Name
 from owl2_jax.data.augment import Augment
@@ -76,27 +76,29 @@ class DataConfig:
         "cut" it from its end. Either is counted and written down.
       rows: B, rows of a batch over all hosts.
       row_length: T, decoder positions of a row, images included.
-      image_slots: I, most images of a row; 0 for text alone.
+      images_per_row: I, most images of a row; 0 for text alone.
       images: M, most images of a batch over all hosts; 0 for text alone.
       pack: put several samples into a row; otherwise one.
-      lanes: independent parts that a batch is made of. Each fills
-        rows / lanes rows from its own part of the shuffled mixture, so the
-        batches do not depend on how many hosts share the lanes.
-      window: most samples of a lane that wait for a row with room.
+      shards: independent parts that a batch is made of. Each fills
+        rows / shards rows from its own part of the shuffled mixture, so the
+        batches do not depend on how many hosts share the shards.
+      window: most samples of a shard that wait for a row with room.
       max_targets: most supervised positions of a row (0: any number); a
         sample that would exceed them goes to another row.
       workers: processes of a host that read, decode and pack, each for its
-        share of the host's lanes; 0 does it in threads of the main process.
-      prefetch: parts of batches that each lane makes ahead.
+        share of the host's shards; 0 does it in threads of the main process.
+      prefetch: parts of batches that each shard makes ahead.
       cache_samples: keep every encoded sample in memory; for small sets.
       max_rejected_share: largest share of unusable samples before the run stops.
       seed: of shuffling and augmentation.
     """
 
+    OLD_NAMES: ClassVar[OldNames] = {"image_slots": "images_per_row", "lanes": "shards"}
+
     datasets: dict[Name, DatasetConfig]
     rows: Rows
     row_length: Annotated[int, at_least(2, most=2**24)]
-    image_slots: Images = 1
+    images_per_row: Images = 1
     images: Images = 0
     tokenizer: FilePath = "embedded"
     template: Name = "mplug_owl2"
@@ -107,7 +109,7 @@ class DataConfig:
     max_pixels: Count = MAX_PIXELS
     long_samples: Literal["reject", "cut"] = "reject"
     pack: bool = True
-    lanes: Rows = 1
+    shards: Rows = 1
     window: Rows = 64
     max_targets: Whole = 0
     workers: Annotated[int, at_least(0, most=1024)] = 0
@@ -125,15 +127,17 @@ class DataConfig:
             raise unknown_name("image mode", self.image_mode, MODES)
         get_template(self.template)
         for name in ("rows", "images"):
-            if getattr(self, name) % self.lanes:
-                raise Owl2Error(f"data.{name} {getattr(self, name)} does not divide into {self.lanes} lanes")
-        if bool(self.images) != bool(self.image_slots):
+            if getattr(self, name) % self.shards:
+                raise Owl2Error(
+                    f"data.{name} {getattr(self, name)} does not divide into {self.shards} shards"
+                )
+        if bool(self.images) != bool(self.images_per_row):
             raise Owl2Error(
-                f"data.images {self.images} and data.image_slots {self.image_slots}: both are 0 (text alone) "
-                "or neither is"
+                f"data.images {self.images} and data.images_per_row {self.images_per_row}: "
+                "both are 0 (text alone) or neither is"
             )
 
     @property
     def images_per_sample(self) -> int:
-        """Most images a sample may have: those of a row, and of a lane's part of the batch."""
-        return min(self.image_slots, self.images // self.lanes)
+        """Most images a sample may have: those of a row, and of a shard's part of the batch."""
+        return min(self.images_per_row, self.images // self.shards)

@@ -34,7 +34,7 @@ REASONS = {
     "oversized": "an image has more pixels than data.max_pixels",
     "no_target": "no supervised token; nothing can be learnt",
     "truncated": "longer than a row (data.row_length)",
-    "too_many_images": "more images than a row has slots (data.image_slots)",
+    "too_many_images": "more images than a row holds (data.images_per_row)",
     "too_many_targets": "more supervised tokens than data.max_targets",
     "invalid": "anything else; the detail says what",
 }
@@ -177,7 +177,7 @@ class Encoder:
             raise SampleError(
                 "too_many_images",
                 f"{len(sample.image_starts)} images, expected at most {config.images_per_sample}; "
-                "raise data.image_slots or data.images",
+                "raise data.images_per_row or data.images",
             )
         if config.max_targets and targets > config.max_targets:
             raise SampleError(

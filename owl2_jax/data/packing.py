@@ -1,6 +1,6 @@
 """First-fit packing of samples into the rows of a batch, resumable at every batch.
 
-A lane reads its own part of the mixture in order. A sample goes into the first
+A shard reads its own part of the mixture in order. A sample goes into the first
 row with room for its tokens, images and targets; one that fits nowhere waits.
 Waiting samples come first in the next batch, so nothing is lost, nothing is
 repeated, and nothing waits for long.
@@ -28,8 +28,8 @@ class RowLimits:
     """What rows can hold.
 
     Attributes:
-      rows: rows of the lane's part of a batch.
-      length: T. image_slots: I. images: images of the part.
+      rows: rows of the shard's part of a batch.
+      length: T. images_per_row: I. images: images of the part.
       targets: most supervised positions of a row (0: any).
       samples: most samples of a row (0: any).
       image_size: pixels of an image's side.
@@ -37,7 +37,7 @@ class RowLimits:
 
     rows: int
     length: int
-    image_slots: int
+    images_per_row: int
     images: int
     image_size: int
     targets: int = 0
@@ -52,7 +52,7 @@ class RowPacker:
         self._rows: list[list[Sample]] = [[] for _ in range(limits.rows)]
         # What is left of each row, in plain lists: this is the pipeline's inner loop.
         self._room = [limits.length] * limits.rows
-        self._slots = [limits.image_slots] * limits.rows
+        self._row_images = [limits.images_per_row] * limits.rows
         self._targets = [limits.targets or limits.length] * limits.rows
         self._images = limits.images
         self._roomiest = limits.length
@@ -68,7 +68,7 @@ class RowPacker:
         if length > self._roomiest or images > self._images:
             return False
         for row, room in enumerate(self._room):
-            if length <= room and images <= self._slots[row] and targets <= self._targets[row]:
+            if length <= room and images <= self._row_images[row] and targets <= self._targets[row]:
                 self._place(row, sample)
                 return True
         return False
@@ -77,37 +77,37 @@ class RowPacker:
         self._rows[row].append(sample)
         closed = len(self._rows[row]) == self.limits.samples
         self._room[row] = 0 if closed else self._room[row] - len(sample.tokens)
-        self._slots[row] -= len(sample.images)
+        self._row_images[row] -= len(sample.images)
         self._targets[row] -= sample.targets
         self._images -= len(sample.images)
         self._roomiest = max(self._room)
 
     def batch(self) -> Batch:
         limits = self.limits
-        return build_batch(self._rows, limits.length, limits.image_slots, limits.images, limits.image_size)
+        return build_batch(self._rows, limits.length, limits.images_per_row, limits.images, limits.image_size)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A lane's part of a batch.
+    """A shard's part of a batch.
 
     Attributes:
-      lane: number of the lane.
+      shard: number of the shard.
       batch: the part's rows.
-      rejected: (place in the lane's order, record) of those met on the way to it.
-      begins: place in the lane's order from which on the part read; where the part before it ended.
-      state: of the lane after this part, as JSON types.
+      rejected: (place in the shard's order, record) of those met on the way to it.
+      begins: place in the shard's order from which on the part read; where the part before it ended.
+      state: of the shard after this part, as JSON types.
     """
 
-    lane: int
+    shard: int
     batch: Batch
     rejected: tuple[tuple[int, Rejected], ...]
     begins: int
     state: dict[str, Any]
 
 
-class Lane:
-    """Packs every `num_lanes`-th sample of a mixture, from number `lane` on.
+class Shard:
+    """Packs every `num_shards`-th sample of a mixture, from number `shard` on.
 
     Args:
       samples: endless; an item is a sample or None, and what was wrong or None.
@@ -123,12 +123,12 @@ class Lane:
         samples: Sequence[tuple[Sample | None, Rejected | None]],
         limits: RowLimits,
         window: int,
-        lane: int = 0,
-        num_lanes: int = 1,
+        shard: int = 0,
+        num_shards: int = 1,
         state: Mapping[str, Any] | None = None,
     ) -> None:
         self._samples, self._limits, self._window = samples, limits, window
-        self._lane, self._num_lanes = lane, num_lanes
+        self._shard, self._num_shards = shard, num_shards
         state = state or empty_state()
         self._next: int = state["next"]
         self._rejected, self._cut = Counter(state["rejected"]), Counter(state["cut"])
@@ -153,10 +153,10 @@ class Lane:
             elif not packer.add(sample):
                 waiting.append((place, sample))
         self._waiting = waiting
-        return Packed(self._lane, packer.batch(), tuple(notes), begins, self.state())
+        return Packed(self._shard, packer.batch(), tuple(notes), begins, self.state())
 
     def _read(self, place: int) -> tuple[Sample | None, Rejected | None]:
-        return self._samples[place * self._num_lanes + self._lane]
+        return self._samples[place * self._num_shards + self._shard]
 
     def _read_again(self, place: int) -> Sample:
         sample, note = self._read(place)
@@ -169,7 +169,7 @@ class Lane:
         return sample
 
     def state(self) -> dict[str, Any]:
-        """How many of the lane's records were read, which wait, and how many were unusable."""
+        """How many of the shard's records were read, which wait, and how many were unusable."""
         return {
             "next": self._next,
             "waiting": [place for place, _ in self._waiting],
@@ -179,7 +179,7 @@ class Lane:
 
 
 def empty_state() -> dict[str, Any]:
-    """The state of a lane that has read nothing."""
+    """The state of a shard that has read nothing."""
     return {"next": 0, "waiting": [], "rejected": {}, "cut": {}}
 
 

@@ -15,7 +15,7 @@ from owl2_jax.data.encode import EncodedMixture, EncodedSet, Encoder
 from owl2_jax.data.mixture import Mixture, round_shares
 from owl2_jax.data.packing import RowLimits, empty_state
 from owl2_jax.data.quarantine import Quarantine
-from owl2_jax.data.shards import LaneRunner, LaneSettings, check_workers
+from owl2_jax.data.shards import ShardRunner, ShardSettings, check_workers
 from owl2_jax.data.tokenizer import Tokenizer
 
 
@@ -33,16 +33,16 @@ class Pipeline:
       config: what to read and in what shape.
       image_size: pixels of an image's side.
       tokens_per_image: Q + 1.
-      shard: (number, count), which part of the lanes this host reads; the
+      host: (number, count), which part of the shards this host reads; the
         batches it yields hold that part of the rows.
       quarantine: file that unusable records are written to; with several
-        lanes a file for each beside it, see `quarantine.Quarantine`.
+        shards a file for each beside it, see `quarantine.Quarantine`.
 
     Attributes:
-      accounting: records read, unusable and cut so far, of this host's lanes.
+      accounting: records read, unusable and cut so far, of this host's shards.
 
     Raises:
-      Owl2Error: an unknown name, a missing file, lanes that do not divide
+      Owl2Error: an unknown name, a missing file, shards that do not divide
         among hosts and workers.
     """
 
@@ -51,29 +51,29 @@ class Pipeline:
         config: DataConfig,
         image_size: int,
         tokens_per_image: int,
-        shard: tuple[int, int] = (0, 1),
+        host: tuple[int, int] = (0, 1),
         quarantine: Path | None = None,
     ) -> None:
-        number, count = shard
-        if config.lanes % count:
+        number, count = host
+        if config.shards % count:
             raise Owl2Error(
-                f"data.lanes {config.lanes} do not divide among {count} hosts; "
-                f"make lanes a multiple of {count}"
+                f"data.shards {config.shards} do not divide among {count} hosts; "
+                f"make shards a multiple of {count}"
             )
-        per_host = config.lanes // count
+        per_host = config.shards // count
         self._config = config
         self._mixture = open_mixture(config, image_size, tokens_per_image)
-        self._settings = LaneSettings(
+        self._settings = ShardSettings(
             samples=self._mixture.samples,
             limits=row_limits(config, image_size),
             window=config.window,
-            num_lanes=config.lanes,
+            num_shards=config.shards,
             prefetch=config.prefetch,
         )
         check_workers(self._settings, per_host, config.workers)
-        self._quarantine = Quarantine(quarantine, config.lanes)
+        self._quarantine = Quarantine(quarantine, config.shards)
         self._where = str(quarantine or "the counts")
-        self._begin({lane: empty_state() for lane in range(number * per_host, (number + 1) * per_host)})
+        self._begin({shard: empty_state() for shard in range(number * per_host, (number + 1) * per_host)})
 
     @property
     def files(self) -> dict[str, list[str]]:
@@ -90,35 +90,36 @@ class Pipeline:
         assert self._runner is not None
         parts = self._runner.take()
         for part in parts:
-            self._states[part.lane] = part.state
-            self.accounting.update(part.lane, part.state)
-            self._quarantine.write(part.lane, part.rejected)
+            self._states[part.shard] = part.state
+            self.accounting.update(part.shard, part.state)
+            self._quarantine.write(part.shard, part.rejected)
         self.accounting.check()
         return concatenate([part.batch for part in parts])
 
     def get_state(self) -> dict[str, Any]:
-        """Where this host's lanes stand, as JSON types; `merge_states` joins those of all hosts."""
+        """Where this host's shards stand, as JSON types; `merge_states` joins those of all hosts."""
         return {
             "records": self._mixture.lengths,
-            "lanes": {str(lane): state for lane, state in self._states.items()},
+            "shards": {str(shard): state for shard, state in self._states.items()},
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continues behind the batch that `get_state` followed, on any number of hosts and workers.
 
         Raises:
-          Owl2Error: the state is of other lanes, or the sets have changed in size.
+          Owl2Error: the state is of other shards, or the sets have changed in size.
         """
         check_lengths(state["records"], self._mixture.lengths)
-        missing = [lane for lane in self._states if str(lane) not in state["lanes"]]
-        if missing or len(state["lanes"]) > self._config.lanes:
+        shards = _shards(state)
+        missing = [shard for shard in self._states if str(shard) not in shards]
+        if missing or len(shards) > self._config.shards:
             raise Owl2Error(
-                f"the saved data state has lanes {', '.join(sorted(state['lanes'], key=int))}; this host "
-                f"needs {', '.join(map(str, self._states))} of {self._config.lanes}: data.lanes must be what "
-                "it was, and the states of all hosts be merged"
+                f"the saved data state has shards {', '.join(sorted(shards, key=int))}; this host "
+                f"needs {', '.join(map(str, self._states))} of {self._config.shards}: data.shards must be "
+                "what it was, and the states of all hosts be merged"
             )
         self.close()
-        self._begin({lane: state["lanes"][str(lane)] for lane in self._states})
+        self._begin({shard: shards[str(shard)] for shard in self._states})
 
     def close(self) -> None:
         """Ends the threads or processes that make batches ahead."""
@@ -129,13 +130,18 @@ class Pipeline:
     def _begin(self, states: Mapping[int, Mapping[str, Any]]) -> None:
         self._states, self._runner = dict(states), None
         self.accounting = Accounting(self._config.max_rejected_share, self._where)
-        for lane, state in states.items():
-            self.accounting.update(lane, state)
+        for shard, state in states.items():
+            self.accounting.update(shard, state)
 
     def _start(self) -> None:
-        for lane, state in self._states.items():
-            self._quarantine.rewind(lane, state["next"])
-        self._runner = LaneRunner(self._settings, self._states, self._config.workers)
+        for shard, state in self._states.items():
+            self._quarantine.rewind(shard, state["next"])
+        self._runner = ShardRunner(self._settings, self._states, self._config.workers)
+
+
+def _shards(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """{shard: its state}; older versions saved them as "lanes"."""
+    return state["shards"] if "shards" in state else state["lanes"]
 
 
 def merge_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -144,7 +150,7 @@ def merge_states(states: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     for state in states:
         if merged:
             check_lengths(merged["records"], state["records"])
-        merged = {"records": state["records"], "lanes": {**merged.get("lanes", {}), **state["lanes"]}}
+        merged = {"records": state["records"], "shards": {**merged.get("shards", {}), **_shards(state)}}
     return merged
 
 
@@ -197,12 +203,12 @@ def open_mixture(config: DataConfig, image_size: int, tokens_per_image: int) -> 
 
 
 def row_limits(config: DataConfig, image_size: int) -> RowLimits:
-    """What the rows of one lane can hold."""
+    """What the rows of one shard can hold."""
     return RowLimits(
-        rows=config.rows // config.lanes,
+        rows=config.rows // config.shards,
         length=config.row_length,
-        image_slots=config.image_slots,
-        images=config.images // config.lanes,
+        images_per_row=config.images_per_row,
+        images=config.images // config.shards,
         image_size=image_size,
         targets=config.max_targets,
         samples=0 if config.pack else 1,

@@ -1,9 +1,9 @@
 """Files of unusable records: one JSON line each, with source and reason.
 
 A record is written down in the first epoch of its set; later epochs meet it
-again and only count it. Every lane has its own file, `rejected.jsonl` where
-there is one lane and `rejected-00003.jsonl` otherwise, so hosts never write to
-the same one. A line carries its place in the lane's order; a run that goes back
+again and only count it. Every shard has its own file, `rejected.jsonl` where
+there is one shard and `rejected-00003.jsonl` otherwise, so hosts never write to
+the same one. A line carries its place in the shard's order; a run that goes back
 to a checkpoint takes back the lines of the records it will read again.
 """
 
@@ -18,35 +18,35 @@ from owl2_jax.data.encode import Rejected
 
 
 class Quarantine:
-    """Writes the rejects of a host's lanes.
+    """Writes the rejects of a host's shards.
 
     Args:
-      path: the file of the only lane; None writes nothing.
-      num_lanes: lanes over all hosts.
+      path: the file of the only shard; None writes nothing.
+      num_shards: shards over all hosts.
     """
 
-    def __init__(self, path: Path | None, num_lanes: int) -> None:
-        self._path, self._num_lanes = path, num_lanes
+    def __init__(self, path: Path | None, num_shards: int) -> None:
+        self._path, self._num_shards = path, num_shards
 
-    def file(self, lane: int) -> Path | None:
-        """The file of a lane, whether it exists or not."""
-        if self._path is None or self._num_lanes == 1:
+    def file(self, shard: int) -> Path | None:
+        """The file of a shard, whether it exists or not."""
+        if self._path is None or self._num_shards == 1:
             return self._path
-        return self._path.with_name(f"{self._path.stem}-{lane:05d}{self._path.suffix}")
+        return self._path.with_name(f"{self._path.stem}-{shard:05d}{self._path.suffix}")
 
-    def rewind(self, lane: int, place: int) -> None:
-        """Takes back the lines of records at `place` of the lane's order and behind it."""
-        file = self.file(lane)
+    def rewind(self, shard: int, place: int) -> None:
+        """Takes back the lines of records at `place` of the shard's order and behind it."""
+        file = self.file(shard)
         if file is None or not file.is_file():
             return
         kept = [line for line in read_whole_lines(file) if line["place"] < place]
         write_lines(file, kept)
 
-    def write(self, lane: int, rejected: Iterable[tuple[int, Rejected]]) -> None:
-        """Writes down (place in the lane's order, record) of a set's first epoch."""
-        file = self.file(lane)
+    def write(self, shard: int, rejected: Iterable[tuple[int, Rejected]]) -> None:
+        """Writes down (place in the shard's order, record) of a set's first epoch."""
+        file = self.file(shard)
         lines = [
-            json_line({**asdict(item), "lane": lane, "place": place})
+            json_line({**asdict(item), "shard": shard, "place": place})
             for place, item in rejected
             if item.epoch == 0
         ]

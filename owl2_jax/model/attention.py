@@ -56,14 +56,14 @@ def causal_segment_mask(queries: Array, keys: Array) -> Array:
 
 
 def cache_mask(positions: Array, cache_length: int) -> Array:
-    """True where a query may look in a cache whose slot number is the position.
+    """True where a query may look in a cache whose index is the position.
 
     Args:
       positions: int32[B, T] positions of the queries.
       cache_length: S.
 
     Returns:
-      bool[B, T, S]: slots up to and including the query's own.
+      bool[B, T, S]: cache positions up to and including the query's own.
     """
     return jnp.arange(cache_length) <= positions[:, :, None]
 
@@ -100,7 +100,7 @@ def cache_product(q: Array, keys: Array, values: Array, layer: Array, mask: Arra
 
     def read_in_place(q: Array, keys: Array, values: Array) -> tuple[Array, Array]:
         # XLA for CPUs would fuse the cache's update into its reader, and for that copy the cache
-        # at every step. Nothing is fused into a branch; slot 0 is always seen, so it is taken.
+        # at every step. Nothing is fused into a branch; position 0 is always seen, so it is taken.
         shapes = jax.eval_shape(read, q, keys, values)
         nothing = jax.tree.map(jnp.zeros_like, shapes)
         return lax.cond(mask[0, 0, 0], read_on_cpu, lambda *_: nothing, q, keys, values)

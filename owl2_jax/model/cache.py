@@ -14,9 +14,9 @@ Array = jax.Array
 
 @flax.struct.dataclass
 class Cache:
-    """Rows stand right-padded: slot s of a row holds its position s, whatever the other rows do.
+    """Rows stand right-padded: index s of a row holds its position s, whatever the other rows do.
 
-    Heads come before slots: a head's keys are then one matrix, which attention reads as it lies.
+    Heads come before positions: a head's keys are then one matrix, which attention reads as it lies.
 
     Attributes:
       keys: dtype[L, B, K, S, H], after rotation.
@@ -40,23 +40,23 @@ def empty_cache(config: Owl2Config, batch: int, length: int) -> Cache:
     )
 
 
-def write(part: Array, layer: Array, slots: Array, new: Array) -> Array:
-    """Puts the keys or the values of T tokens into one layer; slots past the end are dropped.
+def write(part: Array, layer: Array, positions: Array, new: Array) -> Array:
+    """Puts the keys or the values of T tokens into one layer; positions past the end are dropped.
 
     Args:
       part: dtype[L, B, K, S, H].
       layer: int32[].
-      slots: int32[B, T].
+      positions: int32[B, T].
       new: dtype[B, T, K, H].
     """
     rows, heads = jnp.arange(new.shape[0])[:, None], jnp.arange(new.shape[2])
     new = new.astype(part.dtype)
 
     def by_token(part: Array, new: Array) -> Array:
-        return part.at[layer, rows, :, slots].set(new, mode="drop")
+        return part.at[layer, rows, :, positions].set(new, mode="drop")
 
     def by_head(part: Array, new: Array) -> Array:
-        return part.at[layer, rows[:, :, None], heads, slots[:, :, None]].set(new, mode="drop")
+        return part.at[layer, rows[:, :, None], heads, positions[:, :, None]].set(new, mode="drop")
 
     # A CPU loops over the writes, and does well with few. Of the few, each with a gap
     # between heads, the TPU's compiler makes copies of the whole cache.

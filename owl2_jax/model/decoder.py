@@ -46,12 +46,12 @@ class LayerInputs:
 
     Attributes:
       sin, cos: float32[B, T, 1, H / 2], rotary angles of the tokens.
-      starts: int32[B, I], first positions of images (T for empty slots), or
-        None when no row has an image slot.
+      starts: int32[B, I], first positions of images (T for empty places), or
+        None when no row has an image.
       is_image: bool[B, T], the modality indicator, or None likewise.
       segment_ids: int32[B, T] when attention is among these T tokens, or None
         when it is over the cache.
-      slots: int32[B, T], cache slots that the tokens are written to, or None
+      cache_positions: int32[B, T], cache positions that the tokens are written to, or None
         without a cache.
     """
 
@@ -60,7 +60,7 @@ class LayerInputs:
     starts: Array | None
     is_image: Array | None
     segment_ids: Array | None
-    slots: Array | None
+    cache_positions: Array | None
 
 
 def layer_linear(config: Owl2Config, name: str, *shapes_and_axes: Any) -> Linear:
@@ -108,8 +108,8 @@ class DecoderAttention(nn.Module):
             for part in (q, k, v)
         )
         if keys is not None and values is not None:
-            keys = write(keys, layer, inputs.slots, k)
-            values = write(values, layer, inputs.slots, v)
+            keys = write(keys, layer, inputs.cache_positions, k)
+            values = write(values, layer, inputs.cache_positions, v)
         context = checkpoint_name(self._attend(q, k, v, inputs, layer, keys, values), remat.CONTEXT)
         out = layer_linear(
             self.config, "out", (decoder.num_heads, decoder.head_dim), (decoder.width,),
@@ -129,7 +129,7 @@ class DecoderAttention(nn.Module):
     ) -> Array:
         """Attention among the tokens when they have segments, over the cache otherwise."""
         if inputs.segment_ids is None:
-            mask = attention.cache_mask(inputs.slots, keys.shape[3])
+            mask = attention.cache_mask(inputs.cache_positions, keys.shape[3])
             context, probabilities = attention.cache_product(q, keys, values, layer, mask)
         elif self.is_mutable_collection("intermediates"):
             # Only the written-out product has probabilities to show.
@@ -289,7 +289,7 @@ class Decoder(nn.Module):
             starts=starts,
             is_image=is_image,
             segment_ids=segment_ids,
-            slots=None if cache is None else positions,
+            cache_positions=None if cache is None else positions,
         )
         carry = (x, None, None) if cache is None else (x, cache.keys, cache.values)
         (x, keys, values), _ = self.layers(carry, jnp.arange(decoder.num_layers), inputs)

@@ -49,7 +49,7 @@ class Work:
       image_tokens: decoder positions whose image keys and values are
         projected: B * I * (Q + 1) when gathered, B * T when selected.
       logits: positions whose logits are computed.
-      keys: cache slots that each new token looks at, or 0 for attention among
+      keys: cache positions that each new token looks at, or 0 for attention among
         the T tokens.
     """
 
@@ -104,9 +104,9 @@ class Flops:
         )
 
 
-def batch_work(config: Owl2Config, rows: int, length: int, images: int, image_slots: int) -> Work:
-    """Work of a training batch: logits everywhere, `image_slots` images per row at most."""
-    gathered = rows * image_slots * config.tokens_per_image
+def batch_work(config: Owl2Config, rows: int, length: int, images: int, images_per_row: int) -> Work:
+    """Work of a training batch: logits everywhere, `images_per_row` images per row at most."""
+    gathered = rows * images_per_row * config.tokens_per_image
     return Work(
         rows,
         length,

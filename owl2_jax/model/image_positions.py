@@ -1,7 +1,7 @@
 """Where images stand in a row, and the two copies of a layer's norms, keys and values.
 
 An image occupies T_i = Q + 1 consecutive positions of its row, so one start
-per image slot says everything; a start of T (past the end) marks an empty slot.
+per image says everything; a start of T (past the end) marks an empty place.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ Array = jax.Array
 
 
 def slot_starts(image_index: Array, image_starts: Array, length: int) -> Array:
-    """Starts with empty slots moved past the end, where reads are ignored and writes dropped.
+    """Starts with empty places moved past the end, where reads are ignored and writes dropped.
 
     Args:
-      image_index: int32[B, I], -1 for an empty slot.
+      image_index: int32[B, I], -1 for an empty place.
       image_starts: int32[B, I].
       length: T.
 
@@ -45,7 +45,7 @@ def image_mask(starts: Array, length: int, span: int) -> Array:
 def take_images(x: Array, starts: Array, span: int) -> Array:
     """Reads the image positions of x[B, T, ...] into [B, I, span, ...].
 
-    Empty slots read some positions of the row; `put_images` drops them again.
+    Empty places read some positions of the row; `put_images` drops them again.
     """
 
     def row(values: Array, row_starts: Array) -> Array:
@@ -55,7 +55,7 @@ def take_images(x: Array, starts: Array, span: int) -> Array:
 
 
 def put_images(x: Array, starts: Array, values: Array) -> Array:
-    """Writes values[B, I, span, ...] over the image positions of x[B, T, ...]; drops empty slots."""
+    """Writes values[B, I, span, ...] over the image positions of x[B, T, ...]; drops empty places."""
 
     def row(target: Array, row_starts: Array, update: Array) -> Array:
         numbers = lax.ScatterDimensionNumbers(
@@ -68,7 +68,7 @@ def put_images(x: Array, starts: Array, values: Array) -> Array:
             row_starts[:, None],
             update,
             numbers,
-            unique_indices=True,  # images do not overlap; writes of empty slots are dropped
+            unique_indices=True,  # images do not overlap; writes of empty places are dropped
             mode=lax.GatherScatterMode.FILL_OR_DROP,
         )
 

@@ -32,8 +32,8 @@ class Owl2(nn.Module):
       images: uint8[M, H, W, 3] RGB or normalised float32; M images of the
         whole batch, 0 allowed.
       features: dtype[M, Q + 1, D], what `encode_images` returned.
-      image_index: int32[B, I], which of the M images stands in slot i of
-        row b; -1 for an empty slot. I may be 0, and rows may share an image.
+      image_index: int32[B, I], which of the M images is the i-th of
+        row b; -1 for an empty place. I may be 0, and rows may share an image.
       image_starts: int32[B, I], position of the image's first token.
 
     Attributes:
@@ -92,8 +92,8 @@ class Owl2(nn.Module):
         """Embeds text and writes images over their positions.
 
         Returns:
-          dtype[B, T, D], and the starts int32[B, I] with empty slots past the
-          end, or None when there is no image slot.
+          dtype[B, T, D], and the starts int32[B, I] with empty places past the
+          end, or None when there is no image.
         """
         x = self.decoder.embed(tokens)
         if features is None or image_index.shape[1] == 0:
@@ -120,7 +120,7 @@ class Owl2(nn.Module):
         image_starts: Array,
         cache_length: int,
     ) -> tuple[Array, Cache]:
-        """Runs right-padded prompts and fills a new cache of `cache_length` slots.
+        """Runs right-padded prompts and fills a new cache of `cache_length` positions.
 
         Returns:
           States after the final norm, dtype[B, T, D], and the cache; the next
@@ -144,7 +144,7 @@ class Owl2(nn.Module):
 
         Args:
           tokens: int32[B, T].
-          cache: from `prefill`; it needs room for T more slots.
+          cache: from `prefill`; it needs room for T more positions.
           counts: int32[B], how many of the T tokens are real in each row; all
             by default. What lies behind is hidden, then overwritten.
           features, image_index, image_starts: images among the new tokens,
@@ -168,9 +168,9 @@ def init_inputs(config: Owl2Config) -> tuple[Array, ...]:
     """Smallest arguments of `Owl2.__call__` that touch every parameter: one row, one image."""
     length, size = config.tokens_per_image + 1, config.vision.image_size
     row = jnp.zeros((1, length), jnp.int32)
-    slot = jnp.zeros((1, 1), jnp.int32)
+    place = jnp.zeros((1, 1), jnp.int32)
     images = jnp.zeros((1, size, size, 3), jnp.uint8)
-    return row, row, row + 1, images, slot, slot
+    return row, row, row + 1, images, place, place
 
 
 def init_params(config: Owl2Config, rng: Array) -> dict[str, Any]:

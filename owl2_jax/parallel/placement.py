@@ -99,11 +99,11 @@ def global_image_index(image_index: np.ndarray, images: int, mesh: Mesh) -> np.n
     `place` puts it among the images of the whole batch.
 
     Args:
-      image_index: int32[..., B, I], -1 for an empty slot.
+      image_index: int32[..., B, I], -1 for an empty place.
       images: number of images M of each process.
 
     Returns:
-      int32 of the same shape; empty slots stay -1.
+      int32 of the same shape; empty places stay -1.
     """
     held = np.asarray(pieces_by_process(mesh)[jax.process_index()])
     per_piece = max(images // len(held), 1)

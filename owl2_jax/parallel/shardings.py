@@ -110,10 +110,10 @@ def batch_sharding(mesh: Mesh, accumulated: bool = False) -> NamedSharding:
 
 def cache_shardings(mesh: Mesh) -> dict[str, NamedSharding]:
     """Of the fields of a key/value cache: keys and values [L, B, K, S, H], lengths [B]."""
-    slots = compute_spec((axes.LAYERS, axes.BATCH, axes.ACT_HEADS, axes.CACHE, None))
+    cache = compute_spec((axes.LAYERS, axes.BATCH, axes.ACT_HEADS, axes.CACHE, None))
     return {
-        "keys": NamedSharding(mesh, slots),
-        "values": NamedSharding(mesh, slots),
+        "keys": NamedSharding(mesh, cache),
+        "values": NamedSharding(mesh, cache),
         "lengths": NamedSharding(mesh, compute_spec((axes.BATCH,))),
     }
 

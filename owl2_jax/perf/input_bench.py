@@ -15,7 +15,7 @@ from PIL import Image
 
 from owl2_jax.data import images
 from owl2_jax.data.config import DataConfig
-from owl2_jax.data.packing import Lane
+from owl2_jax.data.packing import Shard
 from owl2_jax.data.pipeline import OpenMixture, Pipeline, open_mixture, row_limits
 
 # Turns of the pipeline and the bare loops follow each other, so that a busy moment hits all of them.
@@ -55,7 +55,7 @@ def bench_data(
     for each in tried:
         Pipeline(each, image_size, tokens_per_image)  # refuses what cannot run before anything is timed
     report: dict[str, Any] = {}
-    if count and config.image_slots:
+    if count and config.images_per_row:
         report |= _core(config, image_size, tokens_per_image, count)
     report["pipeline"] = [_whole(each, image_size, tokens_per_image, batches, step_seconds) for each in tried]
     report["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -65,12 +65,12 @@ def bench_data(
 def _core(config: DataConfig, image_size: int, tokens_per_image: int, count: int) -> dict[str, Any]:
     """Rates of one core, in processor time."""
     mixture = open_mixture(dataclasses.replace(config, cache_samples=False), image_size, tokens_per_image)
-    lane = iter(Lane(mixture.samples, row_limits(config, image_size), config.window, 0, config.lanes))
+    shard = iter(Shard(mixture.samples, row_limits(config, image_size), config.window, 0, config.shards))
     files = _files(mixture, max(1, count // _TURNS))
-    next(lane)
+    next(shard)
     seconds: dict[str, list[float]] = {"pipeline": [], "bare": [], "stretched": []}
     for _ in range(_TURNS):
-        seconds["pipeline"].append(_pipeline_turn(lane, len(files)))
+        seconds["pipeline"].append(_pipeline_turn(shard, len(files)))
         seconds["bare"].append(_timed(lambda: _fit_all(files, config.image_mode, image_size)) / len(files))
         seconds["stretched"].append(_timed(lambda: _stretch_all(files, image_size)) / len(files))
     middle = {name: float(np.median(values)) for name, values in seconds.items()}
@@ -83,11 +83,11 @@ def _core(config: DataConfig, image_size: int, tokens_per_image: int, count: int
     }
 
 
-def _pipeline_turn(lane: Iterator[Any], count: int) -> float:
+def _pipeline_turn(shard: Iterator[Any], count: int) -> float:
     """Processor seconds per image over at least so many images."""
     start, taken = time.process_time(), 0
     while taken < count:
-        taken += next(lane).batch.num_images
+        taken += next(shard).batch.num_images
     return (time.process_time() - start) / taken
 
 

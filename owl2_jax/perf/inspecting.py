@@ -157,7 +157,9 @@ def _memory(config: RunConfig, leaves: list[Leaf], sizes: Mapping[str, int]) -> 
         return leaf.per_device // np.dtype(leaf.dtype).itemsize
 
     data, size = config.data, config.model.vision.image_size
-    batch = data.rows * (4 * data.row_length * 4 + 2 * data.image_slots * 4) + data.images * size * size * 3
+    batch = (
+        data.rows * (4 * data.row_length * 4 + 2 * data.images_per_row * 4) + data.images * size * size * 3
+    )
     memory = {
         "parameters": sum(leaf.per_device for leaf in leaves),
         "optimiser": sum(count(leaf) * (first.itemsize + 4) for leaf in trained),
@@ -176,7 +178,7 @@ def _flops(
     """Work of a step by part, and the time that the products alone would take at the chips' peak."""
     data, length = config.data, config.data.row_length
     targets = min(config.train.max_targets or length, length)
-    work = flops.batch_work(config.model, data.rows, length, data.images, data.image_slots)
+    work = flops.batch_work(config.model, data.rows, length, data.images, data.images_per_row)
     counted = flops.train_flops(
         config.model,
         dataclasses.replace(work, logits=data.rows * targets),

@@ -37,9 +37,9 @@ def _plain(name: str) -> dict[str, Any]:
         "data": {
             "datasets": {"synthetic": {"kind": "embedded", "options": {"dataset": "facts"}}},
             "rows": 256,
-            "lanes": 256,
+            "shards": 256,
             "row_length": longest,
-            "image_slots": 1,
+            "images_per_row": 1,
             "images": 256,
         },
         "train": {"total_steps": 1, "loss_chunk": 512},
@@ -55,7 +55,7 @@ def _resize(values: Mapping[str, Any], rows: int | None, length: int | None) -> 
         check_value(Count, data.get("rows", 1), "data.rows")
         check_value(Whole, data.get("images", 0), "data.images")
         images = data.get("images", 0) / data.get("rows", 1)
-        data |= {"rows": rows, "lanes": rows, "images": round(images * rows)}
+        data |= {"rows": rows, "shards": rows, "images": round(images * rows)}
     if length is not None:
         data["row_length"] = length
     return {**values, "data": data}

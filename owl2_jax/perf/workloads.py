@@ -39,13 +39,13 @@ class Shape:
       rows: B over all chips.
       length: T; for decoding the cache's length.
       images: M over all chips.
-      image_slots: I.
+      images_per_row: I.
     """
 
     rows: int
     length: int
     images: int
-    image_slots: int
+    images_per_row: int
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _train(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> 
 
 
 def _work(config: Owl2Config, shape: Shape) -> flops.Work:
-    return flops.batch_work(config, shape.rows, shape.length, shape.images, shape.image_slots)
+    return flops.batch_work(config, shape.rows, shape.length, shape.images, shape.images_per_row)
 
 
 def _batch(config: Owl2Config, shape: Shape, mesh: Mesh, parts: int) -> DeviceBatch:
@@ -127,7 +127,7 @@ def _batch(config: Owl2Config, shape: Shape, mesh: Mesh, parts: int) -> DeviceBa
         leading = (parts, count // parts) if parts > 1 else (count,)
         return jax.ShapeDtypeStruct((*leading, *sizes), dtype, sharding=sharding)
 
-    row, slots = (shape.rows, shape.length), (shape.rows, shape.image_slots)
+    row, slots = (shape.rows, shape.length), (shape.rows, shape.images_per_row)
     return DeviceBatch(
         tokens=array(*row),
         positions=array(*row),
@@ -206,8 +206,8 @@ def _arrivals(shape: Shape) -> generate.Arrivals:
         prompts=generate.Prompts(
             tokens=jnp.ones((rows, shape.length), jnp.int32),
             lengths=jnp.full((rows,), shape.length, jnp.int32),
-            image_index=jnp.zeros((rows, shape.image_slots), jnp.int32),
-            image_starts=jnp.ones((rows, shape.image_slots), jnp.int32),
+            image_index=jnp.zeros((rows, shape.images_per_row), jnp.int32),
+            image_starts=jnp.ones((rows, shape.images_per_row), jnp.int32),
         ),
         slots=jnp.arange(rows, dtype=jnp.int32),
         floors=jnp.zeros((rows,), jnp.int32),

@@ -38,7 +38,7 @@ class Machine:
 def step_flops(config: RunConfig) -> float:
     """Model FLOPs of one training step, forward and backward, frozen groups left out."""
     model, data = config.model, config.data
-    work = flops.batch_work(model, data.rows, data.row_length, data.images, data.image_slots)
+    work = flops.batch_work(model, data.rows, data.row_length, data.images, data.images_per_row)
     work = dataclasses.replace(work, logits=data.rows * (data.max_targets or data.row_length))
     trained = _trained(config)
     return flops.total(flops.train_flops(model, work, trained)).model
@@ -74,6 +74,6 @@ def check_fits(sweep: Sweep, machine: Machine) -> None:
 
 
 def _trained(config: RunConfig) -> Callable[[str], bool]:
-    """Whether the parameter of a name is in a group with a learning rate; the first match counts."""
-    groups = [(re.compile(group.pattern), group.lr is not None) for group in config.train.groups]
+    """Whether the parameter of a name is in a group that trains; the first match counts."""
+    groups = [(re.compile(group.pattern), group.trainable) for group in config.train.groups]
     return lambda name: next((trained for pattern, trained in groups if pattern.fullmatch(name)), False)

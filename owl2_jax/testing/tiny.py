@@ -98,9 +98,9 @@ def tiny_inputs(config: Owl2Config, rows: int = 4, length: int = 24, seed: int =
     starts, index = np.zeros((rows, 2), np.int32), np.full((rows, 2), -1, np.int32)
     labels, used = np.where(real, tokens, -100), 0
     for row, count in enumerate(counts):
-        for slot in range(count):
-            start = 1 + slot * (span + 1)
-            index[row, slot], starts[row, slot] = used, start
+        for place in range(count):
+            start = 1 + place * (span + 1)
+            index[row, place], starts[row, place] = used, start
             tokens[row, start : start + span] = 0
             labels[row, start : start + span] = -100
             used += 1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.fields import check_value, check_values
+from owl2_jax.core.fields import OldNames, check_value, check_values
 from owl2_jax.core.ranges import Count, NotNegative, PartKept, PartLost, Positive, Seed, Whole, between
 from owl2_jax.core.texts import FilePath, Name, Regex
 from owl2_jax.data.config import DatasetConfig, check_sources
@@ -32,16 +33,22 @@ class ScheduleConfig:
             raise Owl2Error(f"end_lr must lie between 0 and peak_lr {self.peak_lr}, found {self.end_lr}")
 
 
+def identifier(name: str) -> str:
+    """A name with an underscore for each run of signs that are no letters, digits, '-', '.' or '_'."""
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
 @dataclass(frozen=True)
 class GroupConfig:
     """Parameters that are trained alike.
 
     Attributes:
-      name: what the table and the logs call the group.
+      name: what the table and the logs call the group; other signs than letters, digits, '-', '.'
+        and '_' become '_' where it is read from a file.
       pattern: regex over whole parameter names; of all groups the first that
         matches takes the parameter.
-      lr: multiplier of the schedule's learning rate; None freezes the group,
-        which then has no gradient and no optimiser state.
+      trainable: False freezes the group, which then has no gradient and no optimiser state.
+      lr_multiplier: factor of the schedule's learning rate.
       weight_decay: decoupled weight decay, 0 for none; None takes the optimiser's.
       layer_decay: factor per layer counted from the top, for stacked layers:
         the top layer has factor 1 * layer_decay, what feeds the first layer
@@ -52,9 +59,15 @@ class GroupConfig:
       schedule: own schedule of the group; None takes the run's.
     """
 
+    OLD_NAMES: ClassVar[OldNames] = {
+        "lr": lambda value: {"trainable": False} if value is None else {"lr_multiplier": value},
+        "name": lambda value: {"name": identifier(value) if isinstance(value, str) else value},
+    }
+
     name: Name
     pattern: Regex
-    lr: Positive | None = 1.0
+    trainable: bool = True
+    lr_multiplier: Positive = 1.0
     weight_decay: NotNegative | None = None
     layer_decay: PartKept = 1.0
     depth: Whole = 0

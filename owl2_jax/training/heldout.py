@@ -48,7 +48,7 @@ def make_heldout(config: HeldoutConfig, data: DataConfig, trainer: Trainer) -> H
         datasets=config.datasets,
         rows=data.rows // parts,
         images=data.images // parts,
-        lanes=shard[1],
+        shards=shard[1],
         augment=None,
     )
     limits = row_limits(data, model.vision.image_size)
@@ -81,7 +81,7 @@ def _same_count(batches: list[Batch], limits: RowLimits) -> list[Batch]:
     """Adds empty batches, so that every process takes part in every computation."""
     most = max(all_gather(len(batches)))
     rows: list[list[Any]] = [[] for _ in range(limits.rows)]
-    empty = build_batch(rows, limits.length, limits.image_slots, limits.images, limits.image_size)
+    empty = build_batch(rows, limits.length, limits.images_per_row, limits.images, limits.image_size)
     return batches + [empty] * (most - len(batches))
 
 

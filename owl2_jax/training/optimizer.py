@@ -69,7 +69,7 @@ def _scale_by_plan(config: TrainConfig, specs: Mapping[str, ParamSpec]) -> optax
             rate = rates.get(spec.group.name, default)
             if spec.weight_decay:
                 value = value + spec.weight_decay * flat_params[name]
-            scaled[name] = (-rate * spec.lr * value).astype(flat_params[name].dtype)
+            scaled[name] = (-rate * spec.lr_multiplier * value).astype(flat_params[name].dtype)
         return tree.unflatten(scaled), optax.ScaleByScheduleState(count=state.count + 1)
 
     return optax.GradientTransformation(init, update)

@@ -26,18 +26,18 @@ class ParamSpec:
 
     Attributes:
       group: the group that took the leaf.
-      lr: multiplier of the schedule, a number or float32[L, 1, ...] for
+      lr_multiplier: of the schedule, a number or float32[L, 1, ...] for
         stacked leaves with layer-wise decay; None for a frozen leaf.
       weight_decay: decoupled weight decay.
     """
 
     group: GroupConfig
-    lr: float | np.ndarray | None
+    lr_multiplier: float | np.ndarray | None
     weight_decay: float
 
     @property
     def trained(self) -> bool:
-        return self.lr is not None
+        return self.lr_multiplier is not None
 
 
 def assign_groups(params: tree.Tree, config: TrainConfig) -> dict[str, ParamSpec]:
@@ -57,10 +57,10 @@ def assign_groups(params: tree.Tree, config: TrainConfig) -> dict[str, ParamSpec
         if spec.trained and np.issubdtype(flat[name].dtype, np.integer):
             raise Owl2Error(
                 f"group {spec.group.name!r} trains {name}, which model.lora.base holds in int8; "
-                "freeze it (lr=None), or set model.lora.base to 'stored'"
+                "freeze it (trainable=False), or set model.lora.base to 'stored'"
             )
     if not any(spec.trained for spec in specs.values()):
-        raise Owl2Error("every group is frozen (lr=None): there is nothing to train")
+        raise Owl2Error("every group is frozen (trainable=False): there is nothing to train")
     return specs
 
 
@@ -74,12 +74,14 @@ def _spec_of(name: str, leaf: Any, group: GroupConfig, config: TrainConfig) -> P
 
 
 def _multiplier(leaf: Any, group: GroupConfig, stacked: bool) -> float | np.ndarray | None:
-    if group.lr is None or group.layer_decay == 1.0:
-        return group.lr
+    if not group.trainable:
+        return None
+    if group.layer_decay == 1.0:
+        return group.lr_multiplier
     if not stacked:
-        return group.lr * group.layer_decay ** (group.depth + 1 if group.depth else 0)
+        return group.lr_multiplier * group.layer_decay ** (group.depth + 1 if group.depth else 0)
     layers = leaf.shape[0]
-    factors = group.lr * group.layer_decay ** np.arange(layers, 0, -1, dtype=np.float64)
+    factors = group.lr_multiplier * group.layer_decay ** np.arange(layers, 0, -1, dtype=np.float64)
     return factors.astype(np.float32).reshape((layers,) + (1,) * (len(leaf.shape) - 1))
 
 
@@ -108,7 +110,7 @@ def check_changes(
         if trained[group] and not changed:
             raise Owl2Error(
                 f"group {group!r} trains, but nothing in it changed within {steps} steps. Does the data use "
-                "it (images for the vision encoder)? If it shall stay as it is, set its lr to None"
+                "it (images for the vision encoder)? To leave it as it is, set its trainable to False"
             )
 
 
@@ -120,7 +122,7 @@ def table(params: tree.Tree, specs: Mapping[str, ParamSpec], config: TrainConfig
     for group in config.groups:
         members = {name: spec for name, spec in specs.items() if spec.group is group}
         count = sum(int(np.prod(flat[name].shape)) for name in members)
-        rates = [np.asarray(spec.lr) for spec in members.values() if spec.lr is not None]
+        rates = [np.asarray(spec.lr_multiplier) for spec in members.values() if spec.trained]
         peak = (group.schedule or config.schedule).peak_lr
         rows.append(
             {

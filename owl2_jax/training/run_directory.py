@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -66,10 +66,17 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "")
     return lines
 
 
-def check_run_directory(run: Path, config: Mapping[str, Any]) -> None:
+def check_run_directory(
+    run: Path, config: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+) -> None:
     """Checks that a run directory is new, or belongs to this config; `FREE_FIELDS` may differ.
 
     So may its length, where the steps that are done would have been the same.
+
+    Args:
+      run: the directory.
+      config: all settings of this start, as JSON types.
+      read: gives the saved config the names of today.
 
     Raises:
       Owl2Error: it holds a run of another config (with the differences and the
@@ -81,7 +88,7 @@ def check_run_directory(run: Path, config: Mapping[str, Any]) -> None:
     if not path.is_file():
         return
     try:
-        old = read_json_object(path)
+        old = read(read_json_object(path))
     except Owl2Error as error:
         raise Owl2Error(f"{error}; restore it, or give another --workdir") from error
     fixed, now = _fixed(old), _fixed(config)

@@ -78,7 +78,7 @@ def test_input_pipeline_is_timed_by_number_of_workers(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--batches=0"], "--batches must be at least 1, found 0"),
-        (["--workers=3"], "data.workers 3 do not divide a host's 2 lanes"),
+        (["--workers=3"], "data.workers 3 do not divide a host's 2 shards"),
         (["data.rowz=4"], "unknown field of data 'rowz'; did you mean 'rows'?"),
     ],
 )

@@ -15,7 +15,7 @@ def get_config():
         "model": {{"preset": "owl2_tiny"}},
         "data": {{
             "datasets": {{"mine": {{"kind": "llava", "options": {{"path": path}}}}}},
-            "rows": 4, "row_length": 96, "image_slots": 2, "images": 8,
+            "rows": 4, "row_length": 96, "images_per_row": 2, "images": 8,
         }},
         "train": {{"total_steps": 1}},
     }}

@@ -97,9 +97,9 @@ BAD_SETTINGS = {
     ),
     "an accumulation that does not divide": (
         ["train.accumulate_steps=3"],
-        r"train.accumulate_steps 3 does not divide data.lanes 2",
+        r"train.accumulate_steps 3 does not divide data.shards 2",
     ),
-    "rows that do not divide": (["data.lanes=3"], r"data.rows 8 does not divide into 3 lanes"),
+    "rows that do not divide": (["data.shards=3"], r"data.rows 8 does not divide into 3 shards"),
     "rows longer than the model knows": (
         ["data.row_length=999"],
         r"data.row_length 999 is more than model.decoder.max_length 128",
@@ -113,7 +113,7 @@ BAD_SETTINGS = {
         r"parameters match no rule: abstractor/.*; rules: \['vision/\.\*'\]",
     ),
     "nothing to train": (
-        ["train.groups=[{'name': 'a', 'pattern': '.*', 'lr': None}]"],
+        ["train.groups=[{'name': 'a', 'pattern': '.*', 'trainable': False}]"],
         r"every group is frozen",
     ),
     "a tokenizer of another size": (

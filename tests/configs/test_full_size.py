@@ -53,7 +53,7 @@ def test_stage_1_has_the_numbers_of_the_paper():
     assert sum(one.weight for one in data.datasets.values()) == pytest.approx(400e6)
     trained = VISION - (SIZE - SIZE_224) + ABSTRACTOR + IMAGE_BRANCH
     assert totals(config) == (SIZE_224, trained)
-    assert table(config)["rest of the decoder"]["lr"] is None
+    assert table(config)["rest_of_decoder"]["lr"] is None
 
 
 def test_stage_2_has_the_numbers_of_the_paper():
@@ -72,9 +72,9 @@ def test_stage_2_has_the_numbers_of_the_paper():
 @pytest.mark.parametrize(("name", "peak"), [("pretrain_7b", 1e-4), ("instruct_7b", 2e-5)])
 def test_vision_rates_decay_by_0_9_per_layer(name, peak):
     rows = table(load(name))
-    assert rows["vision, last norm"]["lr"] == pytest.approx((peak, peak))
-    assert rows["vision, layers"]["lr"] == pytest.approx((peak * 0.9**24, peak * 0.9))
-    assert rows["vision, below the layers"]["lr"] == pytest.approx((peak * 0.9**25, peak * 0.9**25))
+    assert rows["vision_last_norm"]["lr"] == pytest.approx((peak, peak))
+    assert rows["vision_layers"]["lr"] == pytest.approx((peak * 0.9**24, peak * 0.9))
+    assert rows["vision_below_layers"]["lr"] == pytest.approx((peak * 0.9**25, peak * 0.9**25))
 
 
 @pytest.mark.parametrize("name", ["finetune_7b", "lora_7b"])
@@ -123,14 +123,14 @@ def test_any_field_can_be_overridden():
         "model.lora.rank=16",
         "model.lora.targets=['q', 'v_text']",
         "data.datasets.finetune.weight=2",
-        "train.groups.abstractor.lr=None",
+        "train.groups.abstractor.trainable=False",
         "train.groups.2.weight_decay=0.1",
         "train.best.metric=heldout/loss",
     )
     config = load("lora_7b", "", *overrides)
     assert (config.model.lora.rank, config.model.lora.targets) == (16, ("q", "v_text"))
     assert config.data.datasets["finetune"].weight == 2
-    assert [(group.name, group.lr) for group in config.train.groups][1] == ("abstractor", None)
+    assert [(group.name, group.trainable) for group in config.train.groups][1] == ("abstractor", False)
     assert config.train.groups[2].weight_decay == 0.1
     assert config.train.best.metric == "heldout/loss"
     with pytest.raises(Owl2Error, match=r"unknown member of train\.groups 'abstracter'; did you mean 'abstr"):
@@ -161,7 +161,7 @@ def test_every_number_has_its_source_beside_it(name):
         for line in lines
         if any(letter.isdigit() for letter in line.partition(":")[2].partition("#")[0]) and "#" not in line
     ]
-    allowed = ('"images": ', '"tokenizer"', '"image_slots"', '"lanes"', "chosen = parse_argument")
+    allowed = ('"images": ', '"tokenizer"', '"images_per_row"', '"shards"', "chosen = parse_argument")
     assert [line for line in bare if not line.strip().startswith(allowed)] == []
 
 

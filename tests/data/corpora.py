@@ -62,5 +62,5 @@ def llava(path: Path, **settings: Any) -> DatasetConfig:
 
 def config(datasets: dict[str, DatasetConfig], **changes: Any) -> DataConfig:
     """Rows of the tiny model."""
-    values = {"rows": 8, "row_length": 96, "image_slots": 3, "images": 16, "window": 8}
+    values = {"rows": 8, "row_length": 96, "images_per_row": 3, "images": 16, "window": 8}
     return DataConfig(datasets=datasets, **{**values, **changes})

@@ -37,7 +37,7 @@ def first_batch(path: Path, state: dict[str, Any] | None) -> dict[str, Any]:
     keep_freed_memory()
     start, cpu = time.perf_counter(), time.process_time()
     sets = {"large": DatasetConfig("llava", {"path": str(path)})}
-    config = corpora.config(sets, rows=8, row_length=256, lanes=4)
+    config = corpora.config(sets, rows=8, row_length=256, shards=4)
     pipeline = Pipeline(config, corpora.IMAGE_SIZE, corpora.TOKENS_PER_IMAGE)
     if state is not None:
         pipeline.set_state(state)

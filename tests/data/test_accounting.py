@@ -9,7 +9,7 @@ def state(read: int, **rejected: int) -> dict:
     return {"next": read, "waiting": [], "rejected": rejected, "cut": {}}
 
 
-def test_lanes_add_up():
+def test_shards_add_up():
     accounting = Accounting(max_share=1.0)
     accounting.update(0, state(100, missing=2))
     accounting.update(0, state(150, missing=3))

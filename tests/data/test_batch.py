@@ -16,7 +16,7 @@ def test_samples_lie_behind_each_other_with_their_own_positions_and_images():
     one = small([5, 0, 0, 6], [-100, -100, -100, 6], [1], [10], dataset=1)
     two = small([7, 8], [-100, 8], [], [], dataset=0)
     three = small([0, 0, 0, 0, 9], [-100, -100, -100, -100, 9], [0, 2], [20, 30], dataset=2)
-    batch = build_batch([[one, two], [], [three]], 7, image_slots=2, num_images=4, image_size=2)
+    batch = build_batch([[one, two], [], [three]], 7, images_per_row=2, num_images=4, image_size=2)
 
     np.testing.assert_array_equal(batch.tokens, [[5, 0, 0, 6, 7, 8, 0], [0] * 7, [0, 0, 0, 0, 9, 0, 0]])
     np.testing.assert_array_equal(batch.positions[0], [0, 1, 2, 3, 0, 1, 0])
@@ -33,12 +33,12 @@ def test_samples_lie_behind_each_other_with_their_own_positions_and_images():
 
 
 def test_a_second_sample_s_images_start_behind_the_first():
-    batch = build_batch([[sample(9, 1), sample(12, 2)]], 32, image_slots=3, num_images=3, image_size=28)
+    batch = build_batch([[sample(9, 1), sample(12, 2)]], 32, images_per_row=3, num_images=3, image_size=28)
     np.testing.assert_array_equal(batch.image_starts, [[1, 9 + 1, 9 + 6]])
 
 
 def test_text_alone_has_no_images_at_all():
-    batch = build_batch([[sample(5)]], 8, image_slots=0, num_images=0, image_size=28)
+    batch = build_batch([[sample(5)]], 8, images_per_row=0, num_images=0, image_size=28)
     assert batch.images.shape == (0, 28, 28, 3)
     assert batch.image_index.shape == (1, 0)
 

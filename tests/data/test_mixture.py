@@ -62,10 +62,10 @@ def test_epochs_and_seeds_have_their_own_orders():
     assert len(orders) == 6
 
 
-def test_lanes_get_all_sets_even_where_weights_would_alternate():
+def test_shards_get_all_sets_even_where_weights_would_alternate():
     mixed = Mixture([100, 100], [500, 500], seed=0)
-    for lane in range(2):
-        counts = Counter(mixed[place * 2 + lane].dataset for place in range(400))
+    for shard in range(2):
+        counts = Counter(mixed[place * 2 + shard].dataset for place in range(400))
         assert min(counts.values()) > 150
 
 

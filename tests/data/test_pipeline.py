@@ -67,12 +67,12 @@ def test_the_seed_alone_decides_the_order(datasets):
 
 @pytest.mark.parametrize("hosts", [2, 4, 8])
 def test_any_number_of_hosts_makes_the_same_global_batches(datasets, hosts):
-    config = corpora.config(datasets, lanes=8, window=4)
+    config = corpora.config(datasets, shards=8, window=4)
     assert_equal(run(config, hosts)[0], run(config, 1)[0])
 
 
-def test_a_row_s_images_lie_in_the_part_of_its_lane(datasets):
-    for batch in run(corpora.config(datasets, lanes=4))[0]:
+def test_a_row_s_images_lie_in_the_part_of_its_shard(datasets):
+    for batch in run(corpora.config(datasets, shards=4))[0]:
         for row, index in enumerate(batch.image_index):
             assert set(index[index >= 0] // 4) <= {row // 2}
 
@@ -87,7 +87,7 @@ def test_one_sample_a_row_without_packing(datasets):
 
 @pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 8), (2, 4), (4, 2), (8, 1)])
 def test_a_run_goes_on_exactly_on_another_number_of_hosts(datasets, before, after):
-    config = corpora.config(datasets, lanes=8, window=4)
+    config = corpora.config(datasets, shards=8, window=4)
     whole, end = run(config, 1, 2 * STEPS)
     _, state = run(config, before)
     rest, resumed_end = run(config, after, state=state)
@@ -114,18 +114,29 @@ def test_a_pipeline_that_runs_can_be_set_back(datasets):
     pipeline.close()
 
 
-def test_states_of_other_lanes_or_other_data_are_refused(datasets, tmp_path):
-    _, state = run(corpora.config(datasets, lanes=4), steps=1)
-    for lanes in (2, 8):
-        with pytest.raises(Owl2Error, match=r"data\.lanes must be what it was"):
-            open_pipeline(corpora.config(datasets, lanes=lanes), state=state)
+def test_states_of_other_shards_or_other_data_are_refused(datasets, tmp_path):
+    _, state = run(corpora.config(datasets, shards=4), steps=1)
+    for shards in (2, 8):
+        with pytest.raises(Owl2Error, match=r"data\.shards must be what it was"):
+            open_pipeline(corpora.config(datasets, shards=shards), state=state)
     longer = corpora.mixed_sets(tmp_path, records=61)
     with pytest.raises(Owl2Error, match=r"imaged had 60 records .* and has 61 now"):
-        open_pipeline(corpora.config(longer, lanes=4), state=state)
+        open_pipeline(corpora.config(longer, shards=4), state=state)
 
 
-def test_a_single_host_s_state_is_not_enough_for_more_lanes(datasets):
-    config = corpora.config(datasets, lanes=4)
+def test_a_state_of_an_older_version_is_read(datasets):
+    config = corpora.config(datasets, shards=4)
+    _, state = run(config, steps=3)
+    old = {"records": state["records"], "lanes": state["shards"]}
+    again, same = run(config, steps=3, state=old), run(config, steps=3, state=state)
+    assert again[1] == same[1]
+    for one, other in zip(again[0], same[0], strict=True):
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+    assert merge_states([old]) == state
+
+
+def test_a_single_host_s_state_is_not_enough_for_more_shards(datasets):
+    config = corpora.config(datasets, shards=4)
     pipeline = open_pipeline(config, (1, 2))
     with pytest.raises(Owl2Error, match="this host needs 0, 1, 2, 3 of 4"):
         open_pipeline(config, state=pipeline.get_state())
@@ -136,10 +147,10 @@ def test_a_single_host_s_state_is_not_enough_for_more_lanes(datasets):
 
 def test_worker_processes_make_the_same_batches_and_lose_none(datasets):
     """Also from a state that threads have left, and on to one that threads go on from."""
-    threads = corpora.config(datasets, lanes=4)
+    threads = corpora.config(datasets, shards=4)
     whole, end = run(threads, steps=40)
     _, state = run(threads, steps=2)
-    found, state = run(corpora.config(datasets, lanes=4, workers=2), steps=36, state=state)
+    found, state = run(corpora.config(datasets, shards=4, workers=2), steps=36, state=state)
     assert_equal(found, whole[2:38])
     rest, resumed_end = run(threads, steps=2, state=state)
     assert_equal(rest, whole[38:])
@@ -155,11 +166,11 @@ def test_an_error_in_a_worker_reaches_the_run(tmp_path):
     pipeline.close()
 
 
-def test_workers_and_hosts_must_divide_the_lanes(datasets):
-    with pytest.raises(Owl2Error, match=r"data\.workers 2 do not divide a host's 3 lanes"):
-        open_pipeline(corpora.config(datasets, rows=9, images=18, lanes=3, workers=2))
-    with pytest.raises(Owl2Error, match="lanes 4 do not divide among 3 hosts"):
-        open_pipeline(corpora.config(datasets, lanes=4), (0, 3))
+def test_workers_and_hosts_must_divide_the_shards(datasets):
+    with pytest.raises(Owl2Error, match=r"data\.workers 2 do not divide a host's 3 shards"):
+        open_pipeline(corpora.config(datasets, rows=9, images=18, shards=3, workers=2))
+    with pytest.raises(Owl2Error, match="shards 4 do not divide among 3 hosts"):
+        open_pipeline(corpora.config(datasets, shards=4), (0, 3))
 
 
 def test_too_little_shared_memory_is_said_before_it_runs_out(datasets, monkeypatch):
@@ -187,15 +198,15 @@ def quarantined(folder) -> list[int]:
 
 @pytest.mark.parametrize("hosts", [1, 2])
 def test_each_unusable_record_is_written_down_once_also_across_resumes(tmp_path, hosts):
-    config = corpora.config(broken_sets(tmp_path), lanes=2, max_rejected_share=1.0, rows=4, images=8)
+    config = corpora.config(broken_sets(tmp_path), shards=2, max_rejected_share=1.0, rows=4, images=8)
     path = tmp_path / "rejected.jsonl"
     _, state = run(config, hosts, steps=2, quarantine=path)
     run(config, hosts, steps=2, state=state, quarantine=path)  # these steps are taken again below
     for host_count in (1, hosts):
         _, end = run(config, host_count, steps=8, state=state, quarantine=path)
         assert quarantined(tmp_path) == [i for i in range(60) if i % 6 == 5]
-    counts = [lane["rejected"]["mended/missing"] for lane in end["lanes"].values()]
-    reads = [lane["next"] for lane in end["lanes"].values()]
+    counts = [shard["rejected"]["mended/missing"] for shard in end["shards"].values()]
+    reads = [shard["next"] for shard in end["shards"].values()]
     assert sum(reads) > 100
     assert abs(sum(counts) / sum(reads) - 1 / 6) < 0.04
 
@@ -222,7 +233,7 @@ def test_embedded_is_the_tokenizer_of_the_corpus(datasets):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rows": 9, "lanes": 2}, "rows 9 does not divide into 2 lanes"),
+        ({"rows": 9, "shards": 2}, "rows 9 does not divide into 2 shards"),
         ({"images": 0}, "both are 0"),
         ({"window": 0}, "window must be at least 1"),
         ({"seed": -1}, "seed must be from 0 to 4294967295"),

@@ -13,7 +13,7 @@ def lines(path):
 
 def test_a_line_names_set_record_reason_and_detail(tmp_path):
     path = tmp_path / "run" / "rejected.jsonl"
-    Quarantine(path, num_lanes=1).write(0, [(17, rejected(3))])
+    Quarantine(path, num_shards=1).write(0, [(17, rejected(3))])
     assert lines(path) == [
         {
             "dataset": "a",
@@ -23,14 +23,14 @@ def test_a_line_names_set_record_reason_and_detail(tmp_path):
             "detail": "found x, expected y",
             "used": False,
             "epoch": 0,
-            "lane": 0,
+            "shard": 0,
             "place": 17,
         }
     ]
 
 
 def test_a_record_has_one_line_in_all_epochs(tmp_path):
-    quarantine = Quarantine(tmp_path / "r.jsonl", num_lanes=1)
+    quarantine = Quarantine(tmp_path / "r.jsonl", num_shards=1)
     for epoch in range(3):
         met = [(100 * epoch + record, replace(rejected(record), epoch=epoch)) for record in (3, 4)]
         quarantine.write(0, met)
@@ -39,8 +39,8 @@ def test_a_record_has_one_line_in_all_epochs(tmp_path):
 
 def test_going_back_takes_back_the_lines_that_will_come_again(tmp_path):
     path = tmp_path / "r.jsonl"
-    Quarantine(path, num_lanes=1).write(0, [(n, rejected(n)) for n in range(10)])
-    again = Quarantine(path, num_lanes=1)
+    Quarantine(path, num_shards=1).write(0, [(n, rejected(n)) for n in range(10)])
+    again = Quarantine(path, num_shards=1)
     again.rewind(0, 6)
     again.write(0, [(n, rejected(n)) for n in range(6, 10)])
     assert [line["record"] for line in lines(path)] == list(range(10))
@@ -48,15 +48,15 @@ def test_going_back_takes_back_the_lines_that_will_come_again(tmp_path):
 
 def test_a_line_cut_by_the_interruption_is_dropped(tmp_path):
     path = tmp_path / "r.jsonl"
-    Quarantine(path, num_lanes=1).write(0, [(n, rejected(n)) for n in range(3)])
+    Quarantine(path, num_shards=1).write(0, [(n, rejected(n)) for n in range(3)])
     path.write_text(path.read_text()[:-20])
-    again = Quarantine(path, num_lanes=1)
+    again = Quarantine(path, num_shards=1)
     again.rewind(0, 99)
     assert [line["record"] for line in lines(path)] == [0, 1]
 
 
-def test_each_of_several_lanes_has_its_own_file(tmp_path):
-    quarantine = Quarantine(tmp_path / "rejected.jsonl", num_lanes=8)
+def test_each_of_several_shards_has_its_own_file(tmp_path):
+    quarantine = Quarantine(tmp_path / "rejected.jsonl", num_shards=8)
     quarantine.write(3, [(0, rejected(1))])
     quarantine.write(5, [(0, rejected(2))])
     assert [line["record"] for line in lines(tmp_path / "rejected-00003.jsonl")] == [1]
@@ -64,14 +64,14 @@ def test_each_of_several_lanes_has_its_own_file(tmp_path):
 
 
 def test_without_a_path_nothing_is_written(tmp_path):
-    quarantine = Quarantine(None, num_lanes=2)
+    quarantine = Quarantine(None, num_shards=2)
     quarantine.rewind(1, 0)
     quarantine.write(1, [(0, rejected(1))])
     assert quarantine.file(1) is None
 
 
 def test_no_file_appears_without_rejects(tmp_path):
-    quarantine = Quarantine(tmp_path / "r.jsonl", num_lanes=1)
+    quarantine = Quarantine(tmp_path / "r.jsonl", num_shards=1)
     quarantine.rewind(0, 0)
     quarantine.write(0, [])
     assert not list(tmp_path.iterdir())

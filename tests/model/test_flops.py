@@ -42,7 +42,7 @@ def inputs(config, rows=4, length=24, images=3, slots=2):
 
 
 def work(config):
-    return flops.batch_work(config, rows=4, length=24, images=3, image_slots=2)
+    return flops.batch_work(config, rows=4, length=24, images=3, images_per_row=2)
 
 
 @pytest.mark.parametrize("image_kv", ["gather", "select"])
@@ -87,7 +87,7 @@ def test_frozen_weights_need_no_gradient_of_their_own(stage):
 
 def test_fused_attention_skips_masked_pairs_and_computes_scores_again():
     config = presets.preset("owl2_7b").replace(remat="context")
-    work = flops.batch_work(config, rows=1, length=2048, images=0, image_slots=0)
+    work = flops.batch_work(config, rows=1, length=2048, images=0, images_per_row=0)
 
     def executed(attention):
         return flops.train_flops(config.replace(attention=attention), work)["decoder"].executed
@@ -106,7 +106,7 @@ def test_image_branch_costs_at_most_two_percent_when_gathered():
     config = presets.preset("owl2_7b")
 
     def decoder(config, slots):
-        work = flops.batch_work(config, rows=1, length=2048, images=slots, image_slots=slots)
+        work = flops.batch_work(config, rows=1, length=2048, images=slots, images_per_row=slots)
         return flops.forward_flops(config, work)["decoder"].executed
 
     text_only = decoder(config, 0)
@@ -116,7 +116,7 @@ def test_image_branch_costs_at_most_two_percent_when_gathered():
 
 def test_parameters_times_two_is_close_to_flops_per_token():
     config = presets.preset("owl2_7b")
-    work = flops.batch_work(config, rows=1, length=2048, images=0, image_slots=0)
+    work = flops.batch_work(config, rows=1, length=2048, images=0, images_per_row=0)
     counted = flops.total(flops.forward_flops(config, work))
     assert counted.model / 2048 == pytest.approx(2 * (6_476_000_000 + 131_072_000), rel=0.05)
 

@@ -10,9 +10,9 @@ from owl2_jax.training.placing import device_batch
 from tests.training import runs
 
 GROUPS = [
-    {"name": "abstractor", "pattern": "abstractor/.*", "lr": 0.2},
+    {"name": "abstractor", "pattern": "abstractor/.*", "lr_multiplier": 0.2},
     {"name": "adapters", "pattern": ".*/lora_[ab]"},
-    {"name": "base", "pattern": ".*", "lr": None},
+    {"name": "base", "pattern": ".*", "trainable": False},
 ]
 
 

@@ -24,7 +24,7 @@ sys.exit(main(["train", *sys.argv[1:]]))
 """
 OVERRIDES = (
     "train.total_steps=4", "train.save_every_steps=2", "train.log_every_steps=1", "train.keep_checkpoints=4",
-    "data.lanes=4", "data.cache_samples=True", "mesh={'data': 4, 'fsdp': 2}",
+    "data.shards=4", "data.cache_samples=True", "mesh={'data': 4, 'fsdp': 2}",
     "model.vision.num_layers=1", "model.decoder.num_layers=1",
 )  # fmt: skip
 EVALUATIONS = (

@@ -12,7 +12,7 @@ from tests.data import corpora
 
 
 def test_a_report_has_rates_per_core_and_per_number_of_workers(tmp_path):
-    config = corpora.config(corpora.mixed_sets(tmp_path), prefetch=1, lanes=2, window=4)
+    config = corpora.config(corpora.mixed_sets(tmp_path), prefetch=1, shards=2, window=4)
     report = json.loads(json.dumps(bench_data(config, 28, 5, count=24, batches=3, workers=(0, 1))))
     assert report["images_per_core_second"] > 0
     assert report["share_of_bare"] == pytest.approx(
@@ -36,14 +36,14 @@ def test_images_that_cannot_be_used_are_left_out(tmp_path):
 
 def test_text_alone_has_no_image_rates():
     sets = {"facts": corpora.DatasetConfig("embedded", {"dataset": "facts"})}
-    config = corpora.config(sets, image_slots=0, images=0, prefetch=1)
+    config = corpora.config(sets, images_per_row=0, images=0, prefetch=1)
     report = bench_data(config, 28, 5, batches=2)
     assert "share_of_bare" not in report
     assert report["pipeline"][0]["images_per_second"] == 0
 
 
-def test_workers_that_cannot_share_the_lanes_are_refused_before_anything_is_timed(tmp_path, monkeypatch):
+def test_workers_that_cannot_share_the_shards_are_refused_before_anything_is_timed(tmp_path, monkeypatch):
     monkeypatch.setattr(input_bench, "_core", lambda *_: pytest.fail("timed already"))
-    config = corpora.config(corpora.mixed_sets(tmp_path), lanes=2)
+    config = corpora.config(corpora.mixed_sets(tmp_path), shards=2)
     with pytest.raises(Owl2Error, match="workers 3 do not divide"):
         bench_data(config, 28, 5, workers=(1, 3))

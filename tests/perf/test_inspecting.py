@@ -67,7 +67,7 @@ def test_memory_is_that_of_the_trainers_state_on_the_mesh():
 def test_tables_name_everything(capsys):
     assert main(["inspect", "--config=configs/tiny/stage1.py", "--devices=2", "--all"]) == 0
     printed = capsys.readouterr().out
-    for word in ("visual abstractor", "image branch", "vision/cls_token", "optimiser", "backward", "all"):
+    for word in ("visual abstractor", "image_branch", "vision/cls_token", "optimiser", "backward", "all"):
         assert word in printed
     assert main(["inspect", "--preset=owl2_tiny", "--gpus=h100:8"]) == 0
     printed = capsys.readouterr().out

@@ -40,7 +40,7 @@ def test_tiny_study_is_whole_and_has_three_seeds(name):
 def test_start_of_the_tiny_studies_is_whole():
     config = load_config(str(FOLDER / "start.py"))
     assert config.model.decoder.adaptive == "none"
-    assert config.train.groups[-1].lr is None
+    assert config.train.groups[-1].trainable is False
 
 
 def test_miniature_has_every_axis_of_the_paper_one_at_a_time():

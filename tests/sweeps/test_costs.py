@@ -12,7 +12,10 @@ def test_step_costs_more_with_more_queries_and_patches_and_less_when_frozen():
     base = step_flops(runs.run_config())
     assert step_flops(runs.run_config("model.abstractor.num_queries=8")) > base
     assert step_flops(runs.run_config("model.vision.image_size=56")) > base
-    groups = [{"name": "f", "pattern": "(vision|abstractor)/.*", "lr": None}, {"name": "d", "pattern": ".*"}]
+    groups = [
+        {"name": "f", "pattern": "(vision|abstractor)/.*", "trainable": False},
+        {"name": "d", "pattern": ".*"},
+    ]
     assert step_flops(runs.run_config(f"train.groups={groups!r}")) < base
 
 

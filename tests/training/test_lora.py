@@ -27,9 +27,9 @@ from tests.training import runs
 
 LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.1}
 GROUPS = [
-    {"name": "abstractor", "pattern": "abstractor/.*", "lr": 0.2},
+    {"name": "abstractor", "pattern": "abstractor/.*", "lr_multiplier": 0.2},
     {"name": "adapters", "pattern": ".*/lora_[ab]"},
-    {"name": "base", "pattern": ".*", "lr": None},
+    {"name": "base", "pattern": ".*", "trainable": False},
 ]
 
 

@@ -18,13 +18,13 @@ def config(*members: GroupConfig, **settings) -> TrainConfig:
 
 def test_first_match_wins_and_the_table_adds_up():
     spec = config(
-        GroupConfig("bias", ".*/bias", lr=2.0),
-        GroupConfig("vision", "vision/.*", lr=None),
+        GroupConfig("bias", ".*/bias", lr_multiplier=2.0),
+        GroupConfig("vision", "vision/.*", trainable=False),
         GroupConfig("rest", ".*"),
         schedule=ScheduleConfig(peak_lr=1e-3),
     )
     specs = param_groups.assign_groups(SHAPES, spec)
-    assert specs["vision/patch_embed/kernel"].lr is None
+    assert specs["vision/patch_embed/kernel"].lr_multiplier is None
     assert specs["vision/pre_norm/bias"].group.name == "bias"
     rows = {row["group"]: row for row in param_groups.table(SHAPES, specs, spec)}
     assert sum(row["leaves"] for row in rows.values()) == len(specs)
@@ -42,11 +42,11 @@ def test_layer_wise_decay_counts_from_the_top():
         GroupConfig("rest", ".*"),
     )
     specs = param_groups.assign_groups(SHAPES, spec)
-    kernel = specs["vision/layers/mlp/fc1/kernel"].lr
+    kernel = specs["vision/layers/mlp/fc1/kernel"].lr_multiplier
     assert kernel.shape == (2, 1, 1)
     np.testing.assert_allclose(kernel.ravel(), [0.81, 0.9], rtol=1e-6)
-    assert specs["vision/cls_token"].lr == pytest.approx(0.9**3)
-    assert specs["vision/post_norm/scale"].lr == 1.0
+    assert specs["vision/cls_token"].lr_multiplier == pytest.approx(0.9**3)
+    assert specs["vision/post_norm/scale"].lr_multiplier == 1.0
 
 
 def test_vectors_do_not_decay_unless_asked():
@@ -63,7 +63,7 @@ def test_vectors_do_not_decay_unless_asked():
         ([GroupConfig("a", ".*"), GroupConfig("a", "vision/.*")], "different names"),
         ([GroupConfig("a", "vision/.*")], "match no rule: abstractor/"),
         ([GroupConfig("a", "abstracter/.*"), GroupConfig("b", ".*")], "near names: abstractor"),
-        ([GroupConfig("a", ".*", lr=None)], "nothing to train"),
+        ([GroupConfig("a", ".*", trainable=False)], "nothing to train"),
     ],
 )
 def test_groups_that_do_not_fit_are_refused(members, message):
@@ -73,7 +73,7 @@ def test_groups_that_do_not_fit_are_refused(members, message):
 
 def test_changes_are_held_against_the_table():
     specs = param_groups.assign_groups(
-        SHAPES, config(GroupConfig("v", "vision/.*", lr=None), GroupConfig("r", ".*"))
+        SHAPES, config(GroupConfig("v", "vision/.*", trainable=False), GroupConfig("r", ".*"))
     )
     param_groups.check_changes({"v": 1, "r": 1}, {"v": 1, "r": 2}, specs, 5)
     with pytest.raises(Owl2Error, match="frozen group 'v' changed"):

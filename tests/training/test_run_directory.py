@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 
 import jax
 import pytest
 
+from owl2_jax.config import todays_names
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.training import run_directory
 from owl2_jax.training.run_directory import (
@@ -83,6 +85,20 @@ def test_where_a_run_is_computed_may_change_and_what_it_learns_may_not(tmp_path)
     check_run_directory(tmp_path, runs.run_config(*free).to_dict())
     with pytest.raises(Owl2Error, match=r"data\.seed: 0 -> 1"):
         check_run_directory(tmp_path, runs.run_config("data.seed=1").to_dict())
+
+
+def test_a_run_of_an_older_version_goes_on_under_the_names_of_today(tmp_path):
+    now = runs.run_config().to_dict()
+    old = copy.deepcopy(now)
+    old["data"]["lanes"] = old["data"].pop("shards")
+    old["data"]["image_slots"] = old["data"].pop("images_per_row")
+    for group in old["train"]["groups"]:
+        rate, trainable = group.pop("lr_multiplier"), group.pop("trainable")
+        group["lr"] = rate if trainable else None
+    write_run_directory(tmp_path, old, b"pieces")
+    check_run_directory(tmp_path, now, todays_names)
+    with pytest.raises(Owl2Error, match="data.shards: None -> 1"):
+        check_run_directory(tmp_path, now)
 
 
 def test_the_newest_saved_step_counts_whole_ones_alone(tmp_path):

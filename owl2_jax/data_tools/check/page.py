@@ -81,10 +81,10 @@ def render(survey: Survey, title: str) -> str:
 def summary(survey: Survey) -> str:
     """One sentence: what was read, how full the rows are, how long a round is."""
     config, count = survey.config, len(survey.efficiency)
-    part = "batches" if config.lanes == 1 else f"parts ({config.lanes} make a batch)"
+    part = "batches" if config.shards == 1 else f"parts ({config.shards} make a batch)"
     text = (
         f"{survey.read:,} records read, {survey.num_rejected:,} unusable. {count:,} {part} of "
-        f"{config.rows // config.lanes} rows of {config.row_length} are {np.mean(survey.efficiency):.1%} "
+        f"{config.rows // config.shards} rows of {config.row_length} are {np.mean(survey.efficiency):.1%} "
         f"full, with {np.mean(survey.samples):.1f} samples and {np.mean(survey.images):.1f} images each."
     )
     if all(one.epochs is not None for one in config.datasets.values()):

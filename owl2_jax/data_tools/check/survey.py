@@ -14,7 +14,7 @@ from owl2_jax.data.batch import Batch, Sample
 from owl2_jax.data.config import DataConfig
 from owl2_jax.data.encode import Rejected
 from owl2_jax.data.mixture import Address
-from owl2_jax.data.packing import Lane
+from owl2_jax.data.packing import Shard
 from owl2_jax.data.pipeline import OpenMixture, open_mixture, row_limits
 from owl2_jax.data.tokenizer import Tokenizer
 from owl2_jax.data_tools.check.readings import TextNotes, remarks
@@ -65,7 +65,7 @@ class Survey:
     Attributes:
       sets: in the order of the mixture.
       round_records: records of a round of the mixture.
-      efficiency: share of positions filled, per lane's part of a batch.
+      efficiency: share of positions filled, per shard's part of a batch.
       samples, images: number per part.
       rejected: the first unusable or cut records.
       shown: samples to look at.
@@ -96,7 +96,7 @@ class Survey:
     def steps_per_round(self) -> float:
         """Batches that a round of the mixture makes, by what was read."""
         usable = sum(one.usable for one in self.sets) / max(self.read, 1)
-        samples = float(np.mean(self.samples)) * self.config.lanes
+        samples = float(np.mean(self.samples)) * self.config.shards
         return self.round_records * usable / max(samples, 1e-9)
 
     def remarks(self) -> list[str]:
@@ -158,13 +158,13 @@ def survey(
 
 def _batches(config: DataConfig, reader: _Reader, image_size: int) -> Iterator[Batch]:
     limits = row_limits(config, image_size)
-    lanes = [Lane(reader, limits, config.window, lane, config.lanes) for lane in range(config.lanes)]
+    shards = [Shard(reader, limits, config.window, shard, config.shards) for shard in range(config.shards)]
     while True:
-        yield from (next(lane).batch for lane in lanes)
+        yield from (next(shard).batch for shard in shards)
 
 
 class _Reader:
-    """Hands samples to the lanes and notes what passes."""
+    """Hands samples to the shards and notes what passes."""
 
     def __init__(self, mixture: OpenMixture, found: Survey, shown: int, rejects: int) -> None:
         self._mixture, self._found, self._rejects, self._shown = mixture, found, rejects, shown

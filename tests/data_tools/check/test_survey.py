@@ -65,7 +65,7 @@ def test_every_set_is_shown_with_its_longest_sample(datasets):
 
 
 def test_steps_of_the_epochs_are_told(datasets):
-    one, two = (run(datasets, lanes=lanes, rows=4) for lanes in (1, 2))
+    one, two = (run(datasets, shards=shards, rows=4) for shards in (1, 2))
     assert "The epochs asked for take about" in summary(one)
     assert abs(one.steps_per_round - two.steps_per_round) < 3
     assert "2 make a batch" in summary(two)

@@ -22,7 +22,7 @@ def batch(config, trainer):
 
 def test_step_flops_count_the_vision_part_and_what_trains(config, trainer, batch):
     model, data = config.model, config.data
-    work = flops.batch_work(model, data.rows, data.row_length, data.images, data.image_slots)
+    work = flops.batch_work(model, data.rows, data.row_length, data.images, data.images_per_row)
     work = dataclasses.replace(work, logits=data.rows * data.max_targets)
     parts = flops.train_flops(model, work, lambda name: not name.startswith("vision/"))
     assert trainer.step_flops(batch) == pytest.approx(sum(part.model for part in parts.values()))
