@@ -59,7 +59,7 @@ def get_config(argument: str = "") -> ConfigDict:
         "schedule": {
             "peak_lr": 2e-5,  # peak 2e-5
             "end_lr": 0.0,  # minimum 0
-            "warmup_steps": 250,  # cosine behind 250 steps of warm-up
+            "warmup_steps": 250,  # cosine after 250 steps of warm-up
         },
         "optimizer": {
             "b1": 0.9,  # AdamW 0.9

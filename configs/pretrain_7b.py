@@ -58,7 +58,7 @@ def get_config(argument: str = "") -> ConfigDict:
         "schedule": {
             "peak_lr": 1e-4,  # peak 1e-4
             "end_lr": 1e-6,  # minimum 1e-6
-            "warmup_steps": 1000,  # cosine behind 1000 steps of warm-up
+            "warmup_steps": 1000,  # cosine after 1000 steps of warm-up
         },
         "optimizer": {
             "b1": 0.9,  # AdamW 0.9

@@ -86,6 +86,6 @@ def released_script(
 
 
 def cosine(peak_lr: float, examples: int, devices: int) -> dict:
-    """Cosine to 0 (lr_scheduler_type cosine) behind 3 % of the steps (warmup_ratio 0.03)."""
+    """Cosine to 0 (lr_scheduler_type cosine) after 3 % of the steps (warmup_ratio 0.03)."""
     steps = -(-examples // (2 * 8 * devices))
     return {"peak_lr": peak_lr, "end_lr": 0.0, "warmup_steps": -(-3 * steps // 100)}

@@ -15,6 +15,7 @@ import pytest
 import owl2_jax
 from owl2_jax.config import RunConfig, load_config
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.fields import type_hints
 from owl2_jax.core.ranges import Range, at_least, range_of
 from owl2_jax.core.texts import text_of
 from owl2_jax.data.sources import SOURCES
@@ -35,7 +36,7 @@ def leaves(hint: Any, where: str) -> Iterator[tuple[str, Any]]:
     if typing.get_origin(hint) is Annotated or hint in (int, float, str):
         yield where, hint
     elif dataclasses.is_dataclass(hint):
-        for name, inner in typing.get_type_hints(hint, include_extras=True).items():
+        for name, inner in type_hints(hint).items():
             yield from leaves(inner, f"{where}.{name}")
     else:
         for inner in typing.get_args(hint):
@@ -52,7 +53,7 @@ def groups(hint: Any) -> Iterator[type]:
     inner = typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         yield hint
-        inner = typing.get_type_hints(hint).values()
+        inner = type_hints(hint).values()
     for one in inner:
         yield from groups(one)
 
@@ -125,7 +126,7 @@ def test_every_group_is_checked_when_it_is_built_in_code():
     found = {type(one): one for value in values for one in instances(value)}
     assert set(found) == set(GROUPS)
     for group, one in found.items():
-        for name, hint in typing.get_type_hints(group, include_extras=True).items():
+        for name, hint in type_hints(group).items():
             if list(leaves(hint, name)):
                 with pytest.raises(Owl2Error, match=name):
                     dataclasses.replace(one, **{name: object()})
@@ -134,7 +135,7 @@ def test_every_group_is_checked_when_it_is_built_in_code():
 @pytest.mark.parametrize("group", GROUPS)
 def test_what_0_means_is_documented_where_0_is_allowed(group):
     documented = re.split(r"\n(?=      [a-z][a-z0-9_, ]*: )", group.__doc__ or "")
-    for name, hint in typing.get_type_hints(group, include_extras=True).items():
+    for name, hint in type_hints(group).items():
         own = [] if list(groups(hint)) else [leaf for _, leaf in leaves(hint, name)]
         allowed = filter(None, (range_of(typing.get_args(leaf)[1:]) for leaf in own))
         if any(0 in one for one in allowed):

@@ -152,7 +152,7 @@ def resolve_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = Path(path)
     if not path.is_dir():
-        raise Owl2Error(f"checkpoint {path} is no directory; expected a model or run directory")
+        raise Owl2Error(f"checkpoint {path} is not a directory; expected a model or run directory")
     if path.parent.name == CHECKPOINTS_DIR and path.name.isdigit():
         return _step(path.parent.parent, path)
     if (path / PARAMS_DIR).is_dir():

@@ -177,7 +177,7 @@ def print_piece(piece: str) -> None:
 
 
 def lines(prompt: Callable[[], str] | None) -> Iterator[str]:
-    """Lines of the terminal behind a prompt, with editing where there is any; without one, of a pipe."""
+    """Lines of the terminal after a prompt, with editing where there is any; without one, of a pipe."""
     if prompt is None:
         yield from sys.stdin
         return

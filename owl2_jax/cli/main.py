@@ -128,7 +128,7 @@ def _check_ranges_of(parser: argparse.ArgumentParser) -> None:
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """Takes FIELD=VALUE words between the options, too, also behind the name of an action."""
+    """Takes FIELD=VALUE words between the options, too, also after the name of an action."""
     actions = next((a for a in parser._actions if isinstance(a, argparse._SubParsersAction)), None)
     if actions is None:
         return parser.parse_intermixed_args(arguments)

@@ -64,7 +64,8 @@ def main(args: argparse.Namespace) -> int:
         check_tokenizer_file(args.workdir, tokenizer.bytes)
         outcome = _train(config, tokenizer, args)
     if outcome.signal is not None and not outcome.finished:
-        print(f"stopped behind step {int(outcome.state.step)}, saved; the same command goes on", flush=True)
+        step = int(outcome.state.step)
+        print(f"stopped after step {step}, which is saved; the same command resumes the run", flush=True)
         if outcome.signal == signal.SIGINT:
             raise KeyboardInterrupt
     return 0

@@ -171,7 +171,7 @@ def _stack(rows: list[dict[str, np.ndarray]], key: str, fill: int, size: int) ->
 def pad_alike(cases: Mapping[str, Case], vocab_size: int) -> dict[str, Case]:
     """Pads all cases to the largest rows, length, places and images, so that one compilation serves all.
 
-    What the original puts behind a short row is a zero vector; id `vocab_size`
+    What the original puts after a short row is a zero vector; id `vocab_size`
     embeds as one. Added rows and positions have segment 0.
     """
     rows = max(case.rows for case in cases.values())

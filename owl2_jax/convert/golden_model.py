@@ -237,7 +237,7 @@ class GoldenModel:
         return self._apply(_prefill_with(room))(self.params, *case.inputs)
 
     def _generate(self, case: Case, count: int) -> dict[str, Any]:
-        """Greedy decoding without a stop: tokens [B, count] and the logits behind them."""
+        """Greedy decoding without a stop: tokens [B, count] and the logits after them."""
         extend = self._apply(_next_logits)
         hidden, cache = self._prefill(case, count)
         last = hidden[jnp.arange(len(hidden)), jnp.maximum(cache.lengths - 1, 0)]

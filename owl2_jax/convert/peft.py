@@ -65,7 +65,7 @@ def export_peft(
     Args:
       checkpoint: model or run directory of a model with adapters.
       output: must not exist yet.
-      base: what `base_model_name_or_path` shall say.
+      base: what `base_model_name_or_path` says.
       trained: whether a leaf that is no adapter trained, too.
 
     Raises:

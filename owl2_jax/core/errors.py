@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 class Owl2Error(Exception):
-    """Something the user can mend: a wrong name, file, shape or setting."""
+    """Something the user can fix: a wrong name, file, shape or setting."""
 
 
 class UnknownNameError(Owl2Error, KeyError):

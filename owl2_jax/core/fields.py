@@ -41,7 +41,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
       Owl2Error: a value of the wrong type or out of its range, or a required field left out.
     """
     require_group(values, where or cls.__name__)
-    hints = _hints(cls)
+    hints = type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     kwargs = {}
     for key, value in _renamed(cls, values, where).items():
@@ -70,7 +70,7 @@ def check_values(value: Any, where: str) -> None:
     Raises:
       Owl2Error: a number out of its range, a text not of its kind, or a value of another type.
     """
-    for name, hint in _hints(type(value)).items():
+    for name, hint in type_hints(type(value)).items():
         _convert(hint, getattr(value, name), f"{where}.{name}" if where else name)
 
 
@@ -143,7 +143,8 @@ def _renamed(cls: type, values: Mapping[str, Any], where: str) -> Mapping[str, A
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def type_hints(cls: type) -> dict[str, Any]:
+    """{field: its type with its range}, of a dataclass or a group of arguments."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return {name: hint for name, hint in hints.items() if typing.get_origin(hint) is not typing.ClassVar}
 

@@ -23,7 +23,7 @@ def keep_freed_memory() -> bool:
     """Tells glibc to keep freed memory for the next allocation; True where it agreed.
 
     A compiled step on a CPU allocates its temporary buffers, hundreds of
-    megabytes, anew each time. By default they go back to the kernel, and
+    megabytes, new ones each time. By default they go back to the kernel, and
     filling their pages again takes a third of a small model's step. Call it
     before JAX starts, in programs that run the same step again and again.
     """
@@ -42,7 +42,7 @@ def give_back_free_memory() -> bool:
 
     What `keep_freed_memory` keeps is torn up in time: something small and
     lasting lands in the gap of a step's buffers, which then take a new one. Call
-    it now and then, as behind a save: the next step fills its pages anew once.
+    it now and then, as after a save: the next step fills its pages once more.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
     return trim is not None and trim(ctypes.c_size_t(0)) == 1

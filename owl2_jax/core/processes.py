@@ -35,7 +35,7 @@ def lives(process: int, start: str) -> bool:
 def started(process: int) -> str | None:
     """When a process of this machine began; None when there is none (or only its remains)."""
     try:
-        # Behind the name, which may hold anything: state, ..., start in ticks since the machine's.
+        # After the name, which may hold anything: state, ..., start in ticks since the machine's.
         fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]
     except (OSError, IndexError):

@@ -56,7 +56,7 @@ class Accounting:
             counts = ", ".join(f"{key} {count}" for key, count in self.rejected.most_common(5))
             raise RejectedShareError(
                 f"{total} of {read} records are unusable ({total / read:.2%}; data.max_rejected_share "
-                f"is {self._max_share:.2%}): {counts}. See {self._where}; mend the data or raise the limit"
+                f"is {self._max_share:.2%}): {counts}. See {self._where}; repair the data or raise the limit"
             )
 
     def _sum(self, name: str) -> Counter[str]:

@@ -37,7 +37,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Arrays of one training step, made of equal parts that lie behind each other.
+    """Arrays of one training step, made of equal parts that follow each other.
 
     Row b's images lie in the part of `images` that belongs to b's part of
     the rows, for every number of parts that divides the shards of the pipeline.
@@ -48,7 +48,7 @@ class Batch:
       segment_ids: int32[B, T], 0 for padding, 1, 2, ... for the row's samples.
       labels: int32[B, T], aligned with `tokens`, -100 where nothing is learnt.
       dataset_ids: int32[B, T], number of the token's set; -1 for padding.
-      images: uint8[M, H, W, 3], zeros behind the last image of a part.
+      images: uint8[M, H, W, 3], zeros after the last image of a part.
       image_index: int32[B, I], which image stands in a place; -1 for none.
       image_starts: int32[B, I], its first position.
     """
@@ -132,7 +132,7 @@ def build_batch(
 
 
 def concatenate(parts: Sequence[Batch]) -> Batch:
-    """Puts the parts of a batch behind each other; images keep to their part."""
+    """Puts the parts of a batch one after the other; images keep to their part."""
     if len(parts) == 1:
         return parts[0]
     moved, first = [], 0

@@ -235,7 +235,7 @@ def truncate(sample: Expanded, max_length: int, tokens_per_image: int) -> Trunca
     """Cuts a sample to at most `max_length` positions, from the end.
 
     An image that does not fit whole goes as a whole, and so does everything
-    behind it; the ones in front stay in their places.
+    after it; the ones in front stay in their places.
     """
     length, starts = len(sample.tokens), sample.image_starts
     if length <= max_length:

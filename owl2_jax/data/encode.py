@@ -137,7 +137,7 @@ class Encoder:
         if cut.dropped_tokens:
             detail = (
                 f"{len(whole.tokens)} positions, a row has {config.row_length}: {cut.dropped_supervised} "
-                f"supervised tokens and {cut.dropped_images} images lie behind its end"
+                f"supervised tokens and {cut.dropped_images} images lie after its end"
             )
             if config.long_samples == "reject":
                 raise SampleError("truncated", detail)
@@ -171,7 +171,7 @@ class Encoder:
         config, targets = self._config, sample.num_supervised
         if targets == 0:
             raise SampleError(
-                "no_target", "no supervised token is left; is the answer empty, or behind the row's end?"
+                "no_target", "no supervised token is left; is the answer empty, or after the row's end?"
             )
         if len(sample.image_starts) > config.images_per_sample:
             raise SampleError(
@@ -247,7 +247,7 @@ class EncodedSet:
         return self._finish(kept, record, np.random.default_rng([self._seed, self._number, record, epoch]))
 
     def _encode(self, record: int) -> Draft | tuple[Sample | None, Rejected | None]:
-        """A draft where augmentation makes the images anew in each epoch."""
+        """A draft where augmentation makes the images again in each epoch."""
         identity = None
         try:
             example = self.source[record]

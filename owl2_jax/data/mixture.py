@@ -1,4 +1,4 @@
-"""Which record comes when: sets mixed by weight or by epochs, each shuffled anew in every epoch.
+"""Which record comes when: sets mixed by weight or by epochs, each shuffled again in every epoch.
 
 A mixture is a pure function from a position to a record, so it needs no state,
 any process can read any part of it, and a run can go on from any position.

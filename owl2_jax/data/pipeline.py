@@ -104,7 +104,7 @@ class Pipeline:
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continues behind the batch that `get_state` followed, on any number of hosts and workers.
+        """Continues after the batch that `get_state` followed, on any number of hosts and workers.
 
         Raises:
           Owl2Error: the state is of other shards, or the sets have changed in size.
@@ -160,7 +160,7 @@ def check_lengths(saved: Mapping[str, int], found: Mapping[str, int]) -> None:
         if saved.get(name) != found.get(name):
             raise Owl2Error(
                 f"data.datasets.{name} had {saved.get(name, 'no')} records when the state was saved and has "
-                f"{found.get(name, 'none')} now; resume with the same files, or start anew"
+                f"{found.get(name, 'none')} now; resume with the same files, or start again"
             )
 
 

@@ -35,7 +35,7 @@ class Quarantine:
         return self._path.with_name(f"{self._path.stem}-{shard:05d}{self._path.suffix}")
 
     def rewind(self, shard: int, place: int) -> None:
-        """Takes back the lines of records at `place` of the shard's order and behind it."""
+        """Takes back the lines of records at `place` of the shard's order and after it."""
         file = self.file(shard)
         if file is None or not file.is_file():
             return

@@ -2,7 +2,7 @@
 
 Pillow resizes in two passes, rows and then columns, each rounded to 8 bits. In
 a pass each output pixel is a weighted sum of input pixels, with weights of 22
-bits behind the point. Sums of such integers are exact in float64, so any part
+bits after the point. Sums of such integers are exact in float64, so any part
 of a pass can be computed by itself.
 """
 
@@ -68,7 +68,7 @@ def resize_rows(
 
 
 def touched(size_in: int, size_out: int, low: int, high: int) -> tuple[int, int]:
-    """The output pixels that depend on the input pixels `low` to `high` - 1: (first, behind the last)."""
+    """The output pixels that depend on the input pixels `low` to `high` - 1: (first, after the last)."""
     scale = size_in / size_out
     reach = _SUPPORT * max(scale, 1.0) + 1
     first = int(np.floor((low - reach) / scale))

@@ -4,7 +4,7 @@ The templates know user and assistant in turn, and the user asks last. What else
 programs send is fitted to that, and nothing that is said gets lost:
 
 - Messages of one role that follow each other are one turn, a line break between
-  their texts (none behind an image, as in training).
+  their texts (none after an image, as in training).
 - A system or developer message, wherever it stands, is part of the user's turn
   there: the models were trained without system messages.
 - An assistant may speak first; its turn then stands in front of the first question.

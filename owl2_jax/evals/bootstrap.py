@@ -19,7 +19,7 @@ def interval(
     Args:
       features: float64[N, C], one row per independent unit (question or image).
       headline: From the means of the columns, float64[C], to the score.
-      resamples: How often N units are drawn anew, with replacement.
+      resamples: How often N units are drawn again, with replacement.
       level: Share of the resampled scores between the bounds.
       seed: Equal seeds give equal bounds.
     """

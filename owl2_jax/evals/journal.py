@@ -39,7 +39,7 @@ def finished_chunks(folder: Path, total: int) -> dict[int, list[dict[str, Any]]]
         for number, rows in found.items():
             if number < len(borders) and len(rows) == len(borders[number]):
                 whole = [rows[index] for index in borders[number]]
-                # A chunk that was asked again after an image was mended may stand in two journals.
+                # A chunk that was asked again after an image was repaired may stand in two journals.
                 if number not in finished or _broken(whole) < _broken(finished[number]):
                     finished[number] = whole
     return finished
@@ -68,7 +68,7 @@ def start(folder: Path, identity: dict[str, Any]) -> None:
     try:
         known = read_json_object(path)
     except Owl2Error as error:
-        raise Owl2Error(f"{error}; delete {folder} to evaluate anew") from error
+        raise Owl2Error(f"{error}; delete {folder} to evaluate again") from error
     known = {"data_hash": identity.get("data_hash"), **known}  # which earlier versions did not note
     for key in identity:
         if known.get(key) != identity[key]:

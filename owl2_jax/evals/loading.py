@@ -63,7 +63,7 @@ def check_share(
     if total >= _ROWS_TO_JUDGE and len(broken) > most * total:
         raise Owl2Error(
             f"{name}: {len(broken)} of {total} rows are broken ({len(broken) / total:.2%}; "
-            f"{setting} is {most:.2%}), first {broken[0]}; mend the files or raise the limit"
+            f"{setting} is {most:.2%}), first {broken[0]}; repair the files or raise the limit"
         )
 
 

@@ -149,7 +149,7 @@ def _identity(
 
 
 def _data_hash(questions: Sequence[Question]) -> str:
-    """Changes with the true answers. Images are left out: a damaged one may be mended and then asked."""
+    """Changes with the true answers. Images are left out: a damaged one may be repaired and then asked."""
     digest = hashlib.sha256()
     for question in questions:
         digest.update(f"{question.answer}\0".encode(errors="surrogatepass"))
@@ -165,7 +165,7 @@ def _ask_missing(
     shard: Shard,
     progress: Progress,
 ) -> None:
-    """Asks all chunks of this process that are not finished, or hold images mended since."""
+    """Asks all chunks of this process that are not finished, or hold images repaired since."""
     finished = journal.finished_chunks(folder, len(questions))
     kept = {
         number for number, rows in finished.items() if not any(_is_mended(row, questions) for row in rows)

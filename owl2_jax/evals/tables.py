@@ -66,7 +66,7 @@ def _of_width(path: Path, source: _Records, width: int, first: int) -> Iterator[
 class _Records:
     """Rows of the `csv` module that can take back all lines of the last row but its first.
 
-    A quotation mark that nothing closes swallows the lines behind it; they are
+    A quotation mark that nothing closes swallows the lines after it; they are
     rows of their own when the swollen one turns out to be broken.
     """
 

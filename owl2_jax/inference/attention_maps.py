@@ -105,7 +105,7 @@ def look_inside(
     request = Request(messages, images, max_new_tokens=limit, top_logprobs=ALTERNATIVES)
     (result,) = (engine or Engine(model, EngineConfig(slots=1))).generate([request])
     seen = [image.pixels() for image in prompt.images]
-    # The state of a position produces the token behind it: the prompt's last position the first.
+    # The state of a position produces the token after it: the prompt's last position the first.
     last = prompt_ids(request, model)[-1:]
     fed = np.concatenate([last, result.token_ids[:-1]]).astype(np.int32)
     shown = _measure(model, prompt, seen, fed)

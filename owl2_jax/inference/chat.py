@@ -17,7 +17,7 @@ _EARLIER = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "
 
 
 class Chat:
-    """Keeps the token ids of all turns, so that what was said is never tokenized anew.
+    """Keeps the token ids of all turns, so that what was said is never tokenized again.
 
     The ids of a turn that is over do not change, and the engine finds their keys
     and values again instead of computing them a second time.

@@ -32,7 +32,7 @@ from owl2_jax.model.layers import (
 Array = jax.Array
 Carry = tuple[Array, Array | None, Array | None]
 
-# Projections that every token goes through. Where inference has put their kernels behind each other
+# Projections that every token goes through. Where inference has put their kernels one after the other
 # along the heads, under one name, they are a single product.
 TEXT_PROJECTIONS: Final = ("q", "k_text", "v_text")
 MERGED: Final = "q_k_text_v_text"

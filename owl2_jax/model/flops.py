@@ -33,7 +33,7 @@ _RECOMPUTED: Final[dict[str, tuple[frozenset[str], frozenset[str]]]] = {
     "full": (_BLOCK, _BLOCK),
 }
 # Backward products per forward product of attention: two, or seven for two in the fused
-# kernels, which compute the scores anew for the queries' gradient and for the keys'.
+# kernels, which compute the scores again for the queries' gradient and for the keys'.
 _WRITTEN_OUT_PASSES: Final = 2.0
 _FUSED_PASSES: Final = 3.5
 

@@ -38,7 +38,7 @@ def alike_qkv(key: Array, shape: Sequence[int], dtype: Any) -> Array:
 
 
 def mixing_out(key: Array, shape: Sequence[int], dtype: Any) -> Array:
-    """Output projection [N, H, E] behind `alike_qkv`: minus a fraction of the identity, and noise."""
+    """Output projection [N, H, E] after `alike_qkv`: minus a fraction of the identity, and noise."""
     heads, head_dim, width = shape
     noise = fan_in_normal(2)(key, shape, dtype)
     return MIXING * (noise - jnp.eye(width, dtype=dtype).reshape(heads, head_dim, width))

@@ -146,7 +146,7 @@ class Owl2(nn.Module):
           tokens: int32[B, T].
           cache: from `prefill`; it needs room for T more positions.
           counts: int32[B], how many of the T tokens are real in each row; all
-            by default. What lies behind is hidden, then overwritten.
+            by default. What lies after is hidden, then overwritten.
           features, image_index, image_starts: images among the new tokens,
             starts counted from the first of them.
 

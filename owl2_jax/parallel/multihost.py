@@ -283,7 +283,7 @@ class Alive:
         self._done = False
 
     def feed(self) -> None:
-        """Starts the time limit anew."""
+        """Starts the time limit again."""
         self._event.set()
 
     def _stop(self) -> None:

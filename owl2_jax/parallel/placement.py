@@ -52,7 +52,7 @@ def data_shard(mesh: Mesh, process: int | None = None) -> tuple[int, int]:
 def reads_first(mesh: Mesh, process: int | None = None) -> bool:
     """Whether no process before this one reads the same part of the data.
 
-    Of the processes along a tensor axis, which read the same, one alone shall
+    Of the processes along a tensor axis, which read the same, one alone is to
     write down what it met. `process`: its number; this process by default.
     """
     held = pieces_by_process(mesh)

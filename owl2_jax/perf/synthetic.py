@@ -80,7 +80,7 @@ def batch(config: Owl2Config, like: DeviceBatch) -> DeviceBatch:
 
 
 def running_slots(like: Any, length: int) -> Any:
-    """Slots in the middle of their answers, behind `length` positions."""
+    """Slots in the middle of their answers, at `length` positions."""
     slots = zeros(like)
     rows = like.token
     cache = slots.cache.replace(lengths=jnp.full_like(slots.cache.lengths, length))

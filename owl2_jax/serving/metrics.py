@@ -41,7 +41,7 @@ class Metrics:
         self._generated = Counter("owl2_generated_tokens", "Tokens of answers.", registry=self._registry)
         self._images = Counter("owl2_images", "Images read.", registry=self._registry)
         self._failures = Counter(
-            "owl2_engine_failures", "Times the engine had to start anew.", registry=self._registry
+            "owl2_engine_failures", "Times the engine had to start again.", registry=self._registry
         )
         self._first = Histogram(
             "owl2_time_to_first_token_seconds",

@@ -261,7 +261,7 @@ class EngineRunner:
             while self._obey(engine):
                 self._step(engine)
         except Exception:
-            _log.exception("the engine failed; its answers are lost and it starts anew")
+            _log.exception("the engine failed; its answers are lost and it starts again")
             self._publish([(ticket, _FAILED) for ticket in self._tickets.values()])
             self._tickets.clear()
             self.metrics.engine_failed()

@@ -15,7 +15,7 @@ def tokenizer_of_size(size: int) -> Tokenizer:
     """The embedded corpus' tokenizer with pieces added that no text is cut into.
 
     A SentencePiece file is a protobuf message whose first field repeats once per
-    piece, so pieces can be written behind its end.
+    piece, so pieces can be written after its end.
 
     Args:
       size: at least that of the embedded one, 4096.

@@ -144,7 +144,7 @@ class Checkpoints:
         if steps:
             raise Owl2Error(
                 f"none of the checkpoints {steps} in {self._manager.directory} can be read. Restore them "
-                "from a copy, or start anew with another --workdir"
+                "from a copy, or start again with another --workdir"
             )
         return None
 

@@ -61,7 +61,9 @@ class GroupConfig:
 
     OLD_NAMES: ClassVar[OldNames] = {
         "lr": lambda value: {"trainable": False} if value is None else {"lr_multiplier": value},
-        "name": lambda value: {"name": identifier(value) if isinstance(value, str) else value},
+        "name": lambda value: {
+            "name": identifier(value) if isinstance(value, str) and value.strip() else value
+        },
     }
 
     name: Name
@@ -137,7 +139,7 @@ class HeldoutConfig:
 
     Attributes:
       datasets: {name: set}; weights play no part.
-      every_steps: how often; also behind the last step.
+      every_steps: how often; also after the last step.
       max_samples: most samples of a set, spread evenly over it.
     """
 
@@ -158,7 +160,7 @@ class EvaluatorConfig:
 
     Attributes:
       benchmark: a name of `owl2 evaluate --list`.
-      every_steps: how often; also behind the last step.
+      every_steps: how often; also after the last step.
       max_questions: only the first so many (0: all).
       data_root: folder of the published files.
     """

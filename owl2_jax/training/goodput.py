@@ -34,7 +34,7 @@ class GoodputClock:
 
     @classmethod
     def resume(cls, readings: Sequence[Mapping[str, Any]], step: int, started: float) -> GoodputClock:
-        """Goes on from `metrics.jsonl`: time behind the resumed step was spent and is lost."""
+        """Goes on from `metrics.jsonl`: time after the resumed step was spent and is lost."""
         elapsed = max((line.get("elapsed_seconds") or 0.0 for line in readings), default=0.0)
         kept = [line for line in readings if line["step"] <= step]
         productive = kept[-1].get("goodput", 0.0) * kept[-1].get("elapsed_seconds", 0.0) if kept else 0.0

@@ -16,7 +16,7 @@ class Hook:
 
     Attributes:
       name: its numbers are reported as "name/metric".
-      every_steps: how often it runs; also behind the last step.
+      every_steps: how often it runs; also after the last step.
       run: params to {metric: value}. Every process calls it.
       metrics: names that `run` returns, or the chief one of them.
     """

@@ -113,7 +113,7 @@ def _sizes(shapes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def _check_sizes(
     start_from: str, stored: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Names the command that mends a checkpoint of another image size or query count."""
+    """Names the command that repairs a checkpoint of another image size or query count."""
     differ = [name for name in expected if name in stored and stored[name] != expected[name]]
     if differ and set(differ) <= set(_RESIZABLE):
         sizes = "; ".join(

@@ -27,7 +27,7 @@ def check_qwix(names: Iterable[str]) -> None:
 
 
 def quantize_base(params: tree.Tree, like: tree.Tree, config: Owl2Config) -> dict[str, Any]:
-    """Kernels that shall be integers as integers with their scales; the other leaves as they are.
+    """Kernels that are to be integers as integers with their scales; the other leaves as they are.
 
     Args:
       params: the base as floating point numbers. Its kernels are given up.

@@ -109,7 +109,7 @@ def train(
                 reporter.add(step, batch, metrics)
                 watchdog.beat(step)
 
-                # What is due behind a step: evaluations, a reading, a save.
+                # What is due after a step: evaluations, a reading, a save.
                 ends = step == config.num_steps
                 stops = requests.reached(step) or ends
                 due = [hook for hook in hooks if hook.is_due(step, ends)]

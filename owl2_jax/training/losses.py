@@ -38,7 +38,7 @@ def next_token_targets(labels: Array, segment_ids: Array) -> Array:
       segment_ids: int32[B, T].
 
     Returns:
-      int32[B, T], what each position shall predict, or -100.
+      int32[B, T], what each position predicts, or -100.
     """
     following = jnp.roll(labels, -1, axis=1)
     same = (segment_ids == jnp.roll(segment_ids, -1, axis=1)).at[:, -1].set(False)

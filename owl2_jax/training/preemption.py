@@ -15,7 +15,7 @@ class StopRequests:
     """Catches SIGTERM and Ctrl-C while it is entered; a second one acts at once.
 
     With several processes the notice of a preemption goes to one of them, and
-    all must stop behind the same step: JAX's preemption service agrees on it,
+    all must stop after the same step: JAX's preemption service agrees on it,
     and catches SIGTERM itself.
 
     Attributes:
@@ -46,7 +46,7 @@ class StopRequests:
         signal.signal(number, self._old[number])
 
     def reached(self, step: int) -> bool:
-        """Whether the run stops behind `step`; every process asks once per step."""
+        """Whether the run stops after `step`; every process asks once per step."""
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 

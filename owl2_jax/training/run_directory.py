@@ -101,7 +101,7 @@ def check_run_directory(
         shown = "; ".join(lines[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
         raise Owl2Error(
             f"{run} holds a run of another config ({shown}). Either give the old settings to resume it, or "
-            "another --workdir to start anew"
+            "another --workdir to start again"
         )
 
 

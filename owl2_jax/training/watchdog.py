@@ -58,7 +58,7 @@ class Watchdog:
         self._ended.set()
 
     def beat(self, step: int) -> None:
-        """A sign of life: `step` steps are behind us."""
+        """A sign of life: `step` steps are done."""
         self._step, self._beat = step, time.monotonic()
 
     @contextlib.contextmanager

@@ -233,7 +233,7 @@ def test_sigterm_saves_and_exits_with_0_and_the_same_command_finishes(folder, tm
     assert process.stderr.read() == b""
     assert "━" in shown.decode()
     assert b"tokens/s" in shown
-    step = int(re.search(rb"stopped behind step (\d+), saved", shown)[1])
+    step = int(re.search(rb"stopped after step (\d+), which is saved", shown)[1])
     assert [path.name for path in (run / "checkpoints").iterdir()] == [str(step)]
 
     # The last steps run without a terminal: plain lines, and nothing of the libraries below.

@@ -119,7 +119,7 @@ def test_ids_built_turn_by_turn_equal_those_of_the_whole_text(tokenizer, templat
 def test_a_prompt_is_what_stands_in_front_of_the_answer(tokenizer, template, answer):
     prompt = encode_prompt(chat(TAG), template, tokenizer, TAG).ids
     whole = encode_dialogue(chat(TAG, answer), template, tokenizer, TAG).ids
-    # A caption that starts with an image has its <s> behind that image.
+    # A caption that starts with an image has its <s> after that image.
     if template == "plain" and answer.startswith(TAG):
         prompt = prompt[:-1]
     np.testing.assert_array_equal(whole[: len(prompt)], prompt)
@@ -145,7 +145,7 @@ def test_control_tokens_that_people_wrote_are_text_to_the_model(tokenizer, templ
     ids = encode_prompt(chat(text, text, text), template, tokenizer, TAG).ids
     assert (ids == tokenizer.bos_id).sum() == 1
     assert ids[0] == tokenizer.bos_id
-    assert (ids == tokenizer.eos_id).sum() == 1  # the template's, behind the answer
+    assert (ids == tokenizer.eos_id).sum() == 1  # the template's, after the answer
     assert tokenizer.unk_id not in ids
     finished = encode_text(f"USER: {text} ASSISTANT:", tokenizer, TAG).tolist()
     assert tokenizer.eos_id not in finished

@@ -99,7 +99,7 @@ def test_a_image_behind_the_cut_goes_as_a_whole(folder):
     }
     sample, note = read(folder, record, long_samples="cut")
     assert len(sample.images) == len(sample.image_starts) == 1
-    assert "1 images lie behind its end" in note.detail
+    assert "1 images lie after its end" in note.detail
 
 
 def test_a_cut_that_leaves_nothing_to_learn_is_rejected(folder):

@@ -188,7 +188,7 @@ def broken_sets(folder):
     records = [
         dialogue(f"r{i}", f"answer {i}", ["nowhere.png" if i % 6 == 5 else names[i % 4]]) for i in range(60)
     ]
-    return {"mended": llava(corpora.write_set(folder, "mended", records))}
+    return {"repaired": llava(corpora.write_set(folder, "repaired", records))}
 
 
 def quarantined(folder) -> list[int]:
@@ -205,7 +205,7 @@ def test_each_unusable_record_is_written_down_once_also_across_resumes(tmp_path,
     for host_count in (1, hosts):
         _, end = run(config, host_count, steps=8, state=state, quarantine=path)
         assert quarantined(tmp_path) == [i for i in range(60) if i % 6 == 5]
-    counts = [shard["rejected"]["mended/missing"] for shard in end["shards"].values()]
+    counts = [shard["rejected"]["repaired/missing"] for shard in end["shards"].values()]
     reads = [shard["next"] for shard in end["shards"].values()]
     assert sum(reads) > 100
     assert abs(sum(counts) / sum(reads) - 1 / 6) < 0.04
@@ -221,7 +221,7 @@ def test_a_run_started_anew_starts_its_file_anew(tmp_path):
 def test_too_many_unusable_records_stop_the_run(tmp_path):
     config = corpora.config(broken_sets(tmp_path))
     pipeline = open_pipeline(config, quarantine=tmp_path / "rejected.jsonl")
-    with pytest.raises(RejectedShareError, match=r"mended/missing \d+.*rejected\.jsonl"):
+    with pytest.raises(RejectedShareError, match=r"repaired/missing \d+.*rejected\.jsonl"):
         collections.deque(itertools.islice(pipeline, 200), maxlen=0)
     pipeline.close()
 

@@ -25,7 +25,7 @@ from tests.environment import environment
 from tests.training import runs
 
 ROOT = Path(__file__).parents[2]
-# What is waited for, and how long at most the kill comes behind it.
+# What is waited for, and how long at most the kill comes after it.
 STARTUP, STEP, SAVE = "startup", "step", "save"
 LATEST_SECONDS = {STEP: 0.03, SAVE: 0.05}
 
@@ -54,7 +54,7 @@ class Victim:
         assert process.returncode == 0, errors
 
     def kill(self, reached: Callable[[], bool], delay: float) -> bool:
-        """Starts the run and kills it `delay` seconds behind `reached`; False when it ended before."""
+        """Starts the run and kills it `delay` seconds after `reached`; False when it ended before."""
         process = self.start()
         while not reached() and process.poll() is None:
             time.sleep(0.002)
@@ -70,7 +70,7 @@ class Victim:
         return path.is_file() and f'{{"step": {step},' in path.read_text()
 
     def is_saving_behind(self, step: int) -> bool:
-        """Whether a save of a step behind `step` is under way."""
+        """Whether a save of a step after `step` is under way."""
         saves = self.run.glob("checkpoints/*orbax-checkpoint-tmp*")
         return any(int(save.name.partition(".")[0]) > step for save in saves)
 

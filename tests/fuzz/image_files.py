@@ -157,7 +157,7 @@ def tiff(pixels: bytes, tags: dict[int, tuple[str, Sequence[int]]], big: bool = 
     kinds = {"B": 1, "H": 3, "I": 4}
     tags = {**tags, 273: ("I", [8]), 279: ("I", [len(pixels)])}
     at = 8 + len(pixels) + len(pixels) % 2
-    behind, entries = b"", []
+    after, entries = b"", []
     start = at + 2 + 12 * len(tags) + 4
     for tag in sorted(tags):
         kind, values = tags[tag]
@@ -166,12 +166,12 @@ def tiff(pixels: bytes, tags: dict[int, tuple[str, Sequence[int]]], big: bool = 
         if len(values) * sizes[kind] <= 4:
             entries.append(body.ljust(4, b"\0"))
         else:
-            entries.append(struct.pack(f"{end}I", start + len(behind)))
-            behind += body + b"\0" * (len(body) % 2)
+            entries.append(struct.pack(f"{end}I", start + len(after)))
+            after += body + b"\0" * (len(body) % 2)
     head = (b"MM\0*" if big else b"II*\0") + struct.pack(f"{end}I", at)
     return (
         head + pixels.ljust(at - 8, b"\0") + struct.pack(f"{end}H", len(tags)) + b"".join(entries)
-        + bytes(4) + behind
+        + bytes(4) + after
     )  # fmt: skip
 
 

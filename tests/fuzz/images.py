@@ -139,7 +139,7 @@ def _placeholder(kind: str) -> bytes:
 def with_exif(kind: str, block: bytes) -> bytes:
     data = _without(kind)
     if kind.startswith("PNG"):
-        # Behind the header, or behind the pixels.
+        # After the header, or after the pixels.
         at = 33 if kind == "PNG" else len(data) - 12
         return data[:at] + image_files.chunk(b"eXIf", block) + data[at:]
     if kind == "JPEG":
@@ -283,7 +283,7 @@ def _tiff_entries(data: bytes) -> Blocks:
 
 
 def _join_tiff(data: bytes, entries: Blocks) -> bytes:
-    """The directory anew, behind the file's end."""
+    """The directory again, after the file's end."""
     at = len(data)
     directory = struct.pack("<H", len(entries)) + b"".join(tag + body for tag, body in entries) + bytes(4)
     return data[:4] + struct.pack("<I", at) + data[8:] + directory

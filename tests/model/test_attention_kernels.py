@@ -17,7 +17,7 @@ INTERPRETED = lambda *arguments: attention_kernels.splash(*arguments, interpret=
 
 
 def case(batch=2, length=256, heads=4, kv_heads=2, width=32, seed=0):
-    """Queries, keys, values and three packed segments with padding behind them."""
+    """Queries, keys, values and three packed segments with padding after them."""
     keys = jax.random.split(jax.random.key(seed), 3)
     shapes = [(batch, length, count, width) for count in (heads, kv_heads, kv_heads)]
     q, k, v = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))

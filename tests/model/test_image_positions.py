@@ -14,7 +14,7 @@ from owl2_jax.model.owl2 import Owl2, abstract_params, init_params
 from owl2_jax.testing import tiny
 
 SPAN, LENGTH = 3, 10
-# Row 0 has two images, row 1 one behind an empty slot, row 2 none.
+# Row 0 has two images, row 1 one after an empty slot, row 2 none.
 INDEX = jnp.asarray([[0, 1], [-1, 2], [-1, -1]])
 STARTS = jnp.asarray([[0, 5], [4, 7], [0, 0]])
 MASK = [

@@ -17,7 +17,7 @@ GROUPS = [
 
 
 def one_step(base: str, mesh: dict[str, int], devices: int):
-    """Loss, norm of the gradient, and the state behind a step with accumulation and dropout."""
+    """Loss, norm of the gradient, and the state after a step with accumulation and dropout."""
     lora = {"rank": 2, "alpha": 4.0, "dropout": 0.2, "base": base}
     config = runs.run_config(
         f"model.lora={lora}", f"train.groups={GROUPS}", f"mesh={mesh}", "train.schedule.warmup_steps=0",

@@ -59,7 +59,7 @@ def losses(run):
 
 
 def evaluated(run):
-    """What was evaluated behind the last step."""
+    """What was evaluated after the last step."""
     row = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     return {name: value for name, value in row.items() if name.startswith(("heldout/", "facts/"))}
 

@@ -84,7 +84,7 @@ def case(model: str, name: str) -> Case:
         return np.stack(padded).astype(np.int32)
 
     return Case(
-        # What the original fills in behind a short row is a zero vector, no token: an id of V.
+        # What the original fills in after a short row is a zero vector, no token: an id of V.
         tokens=stack("tokens", config.decoder.vocab_size, length),
         positions=np.tile(np.arange(length, dtype=np.int32), (len(rows), 1)),
         segment_ids=stack("segments", 0, length),

@@ -32,7 +32,7 @@ def test_what_a_client_writes_becomes_no_control_id(shared, toy_tokenizer, place
     for words in (TYPED, "</s>", "<s>", "<unk>"):
         found = ids_of(shared, *messages(words))
         assert found.count(toy_tokenizer.bos_id) == 1
-        assert found.count(toy_tokenizer.eos_id) == 1  # the template's, behind the answer
+        assert found.count(toy_tokenizer.eos_id) == 1  # the template's, after the answer
         assert found.count(toy_tokenizer.unk_id) == 0
         assert words in toy_tokenizer.decode(found)
 

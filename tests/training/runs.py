@@ -75,7 +75,7 @@ def train_command(config: Path, run: Path, *overrides: str) -> list[str]:
 
 
 class Counted:
-    """A pipeline that remembers what it gave, and asks the run to stop behind a batch."""
+    """A pipeline that remembers what it gave, and asks the run to stop after a batch."""
 
     def __init__(self, pipeline: Pipeline, stop_behind: int | None) -> None:
         self._pipeline, self._stop_behind = pipeline, stop_behind

@@ -97,7 +97,7 @@ def test_best_step_is_kept_besides_the_newest(trainer, straight, tmp_path):
 
 
 def test_an_error_of_an_asynchronous_save_is_told(tmp_path):
-    """A disk that takes only small files: the save begins, and fails behind the step that began it."""
+    """A disk that takes only small files: the save begins, and fails after the step that began it."""
     config = runs.write_config(tmp_path / "small.py")
     command = runs.train_command(config, tmp_path / "run", "train.total_steps=6", "train.save_every_steps=1")
     limited = ["bash", "-c", 'ulimit -f 200; exec "$@"', "limited", *command]  # blocks of 1024 bytes

@@ -36,7 +36,7 @@ def test_a_stop_between_two_saves_loses_no_step(config, trainer, straight, tmp_p
 
 def test_resumed_metrics_have_every_reading_once(config, trainer, straight, tmp_path):
     runs.run(config, tmp_path, stop_behind=3, trainer=trainer)
-    # The run dies behind the next reading, before it is saved; half a line is left.
+    # The run dies after the next reading, before it is saved; half a line is left.
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "loss": 1.0, "elapsed_seconds": 1000.0, "goodput": 0.5}\n{"step": 5, "lo')
     runs.run(config, tmp_path, trainer=trainer)

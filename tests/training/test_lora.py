@@ -41,7 +41,7 @@ def lora_config(start, base="stored"):
 
 @pytest.fixture(scope="module")
 def adapted(straight, tmp_path_factory):
-    """(run directory, parameters in front, parameters behind) of four steps from the straight run."""
+    """(run directory, parameters in front, parameters after) of four steps from the straight run."""
     config, folder = lora_config(straight[0]), tmp_path_factory.mktemp("lora") / "run"
     trainer = runs.trainer_of(config)
     before = runs.leaves(starting_params(trainer))

@@ -97,7 +97,7 @@ def test_a_run_of_an_older_version_goes_on_under_the_names_of_today(tmp_path):
         group["lr"] = rate if trainable else None
     write_run_directory(tmp_path, old, b"pieces")
     check_run_directory(tmp_path, now, todays_names)
-    with pytest.raises(Owl2Error, match="data.shards: None -> 1"):
+    with pytest.raises(Owl2Error, match=r"data\.shards: None -> 2"):
         check_run_directory(tmp_path, now)
 
 

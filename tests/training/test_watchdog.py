@@ -44,7 +44,7 @@ def test_beats_and_pauses_keep_it_quiet(tmp_path):
         with watchdog.paused():
             time.sleep(4)
         assert not expired.is_set()
-        assert expired.wait(5), "silence behind the pause counts"
+        assert expired.wait(5), "silence after the pause counts"
 
 
 def test_zero_seconds_watch_nothing(tmp_path):

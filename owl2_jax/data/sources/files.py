@@ -57,7 +57,7 @@ def expand_paths(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list
 def read_slice(path: str, offset: int, size: int) -> bytes:
     """Reads `size` bytes at `offset`.
 
-    The file is opened anew each time: sources are used by many threads and
+    The file is opened again each time: sources are used by many threads and
     sent to other processes, and beside decoding an image an open is free.
     """
     with open(path, "rb", buffering=0) as file:

@@ -57,7 +57,7 @@ def image_path(folder: str | os.PathLike, name: object, source: str, index: int)
     except (OSError, ValueError):  # ValueError: no file can have this name
         raise RecordError(source, index, "missing", _why_missing(folder, name, path)) from None
     raise RecordError(
-        source, index, "missing", f"the image {_shown(name)} is no file, but a folder or device"
+        source, index, "missing", f"the image {_shown(name)} is not a file, but a folder or device"
     )
 
 

@@ -231,7 +231,7 @@ def _load_or_build(index_path: Path, paths: Sequence[str]) -> np.ndarray:
             entries = np.load(index_path)
         except (ValueError, EOFError, OSError) as error:
             raise Owl2Error(
-                f"the index {index_path} is damaged: {error}; delete it to build it anew"
+                f"the index {index_path} is damaged: {error}; delete it to build it again"
             ) from error
         if entries.dtype.names and entries.dtype == entry_type(entries.dtype["key"].itemsize):
             return entries

@@ -110,7 +110,7 @@ class Survey:
             counts = ", ".join(f"{key} {count}" for key, count in worst.most_common(5))
             raise Owl2Error(
                 f"{self.num_rejected} of {self.read} records are unusable, data.max_rejected_share is "
-                f"{self.config.max_rejected_share:.2%}: {counts}; mend the data or raise the limit"
+                f"{self.config.max_rejected_share:.2%}: {counts}; repair the data or raise the limit"
             )
 
 

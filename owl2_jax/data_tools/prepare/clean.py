@@ -130,7 +130,7 @@ def _file(source: bytes | str | Frame, name: str) -> tuple[bytes, str]:
         return source, name
     if isinstance(source, Frame):
         stream = io.BytesIO()
-        video.decode_frame(source).save(stream, "BMP")  # which is always written anew, as JPEG
+        video.decode_frame(source).save(stream, "BMP")  # which is always written again, as JPEG
         return stream.getvalue(), source.name
     return images.read_file(source), source
 

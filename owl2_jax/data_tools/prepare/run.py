@@ -112,7 +112,7 @@ def check_share(manifest: dict[str, Any], config: PrepareConfig, where: str) -> 
         counts = ", ".join(f"{key} {count}" for key, count in faults.most_common(5))
         raise Owl2Error(
             f"{faults.total()} of {read} records have faults, max_rejected_share is "
-            f"{config.max_rejected_share:.2%}: {counts}. See {where}; mend the data or raise the limit"
+            f"{config.max_rejected_share:.2%}: {counts}. See {where}; repair the data or raise the limit"
         )
 
 

@@ -46,7 +46,7 @@ class ImageRules:
 
     Attributes:
       shortest_edge: larger images are shrunk to it (0: never).
-      quality: of JPEG files, for images that are written anew.
+      quality: of JPEG files, for images that are written again.
       max_pixels: largest width x height that is decoded.
       min_edge: smallest shortest edge that is kept (0: any).
       max_aspect: largest ratio of long to short edge (0: any).
@@ -92,7 +92,7 @@ class PrepareConfig:
       image_tag: tag of images in the output.
       images, text: what is kept.
       near_bits: images whose 256-bit hashes (`likeness.py`) differ in at most
-        so many bits look the same, with 0 those of equal hashes. Photographs written anew at another size or
+        so many bits look the same, with 0 those of equal hashes. Photographs written again at another size or
         quality mostly differ in fewer than 12, others in more than 70; drawings
         on an empty page can come closer.
       records_per_shard: records read for a shard; fewer come out.

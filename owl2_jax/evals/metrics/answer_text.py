@@ -66,7 +66,7 @@ def without_listing(answer: str, texts: Sequence[str], letters: str) -> str:
 
 
 def _listed(words: Sequence[re.Match], start: int, listing: Sequence[str], letters: str) -> int | None:
-    """Behind which word a listing that begins at `start` ends; None where there is none."""
+    """After which word a listing that begins at `start` ends; None where there is none."""
     place = start
     for wanted in listing:
         if (

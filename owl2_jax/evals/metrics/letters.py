@@ -241,7 +241,7 @@ def _is_letter(answer: str, mention: Mention, texts: Sequence[str], letters: str
 
 
 def _own_text_follows(answer: str, mention: Mention, texts: Sequence[str], letters: str) -> int | None:
-    """Where the text of a letter's own option ends that stands behind it ("B blue", "b) blue"), or None."""
+    """Where the text of a letter's own option ends that stands after it ("B blue", "b) blue"), or None."""
     place = letters.find(mention.letters.upper()) if len(mention.letters) == 1 else -1
     if place < 0 or not texts[place]:
         return None

@@ -23,7 +23,7 @@ class MetricWriter:
 
     Args:
       run: the run directory.
-      first_step: the last step that is done; lines behind it are removed.
+      first_step: the last step that is done; lines after it are removed.
       wandb: also report there.
     """
 

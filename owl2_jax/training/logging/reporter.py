@@ -87,7 +87,7 @@ class Reporter:
         self.progress.advance(step)
 
     def report(self, step: int, evaluated: Mapping[str, float]) -> None:
-        """Reports the steps since the last report, and what was evaluated behind `step`.
+        """Reports the steps since the last report, and what was evaluated after `step`.
 
         Raises:
           Owl2Error: too many steps in a row were not finite.
