@@ -51,7 +51,7 @@ def has_rule(hint: Any) -> bool:
 def groups(hint: Any) -> Iterator[type]:
     """All dataclasses of a type."""
     inner = typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         yield hint
         inner = type_hints(hint).values()
     for one in inner:
