@@ -92,7 +92,7 @@ def read_model_json(directory: str | Path) -> dict[str, Any]:
     """
     path = Path(directory) / MODEL_FILE
     if not os.path.lexists(path):
-        raise Owl2Error(f"{path} is missing; expected a model or run directory of ours")
+        raise Owl2Error(f"{path} is missing; {_way_to_model_json(path.parent)}")
     try:
         values = read_json(path)
     except Owl2Error as error:
@@ -108,6 +108,12 @@ def read_model_json(directory: str | Path) -> dict[str, Any]:
     if values["tokenizer"] is not None and not (path.parent / values["tokenizer"]).is_file():
         raise Owl2Error(f"{path} names the tokenizer {values['tokenizer']!r}, which is not beside it")
     return values
+
+
+def _way_to_model_json(directory: Path) -> str:
+    if (directory / CHECKPOINTS_DIR).is_dir():
+        return f"copy it back, or run its `owl2 train --workdir={directory}` again, which writes it anew"
+    return "expected a model or run directory of ours"
 
 
 def read_tokenizer(directory: str | Path) -> bytes | None:
@@ -177,9 +183,10 @@ def _what_instead(path: Path) -> str:
 
 
 def is_released_directory(path: str | Path) -> bool:
-    """Whether `path` looks like released weights: a config.json, and no model.json of ours."""
+    """Whether `path` looks like released weights: a config.json, and nothing of ours beside it."""
     path = Path(path)
-    return (path / "config.json").is_file() and not (path / MODEL_FILE).exists()
+    ours = (MODEL_FILE, CHECKPOINTS_DIR, PARAMS_DIR)
+    return (path / "config.json").is_file() and not any((path / name).exists() for name in ours)
 
 
 def check_checkpoint(path: str | Path) -> None:

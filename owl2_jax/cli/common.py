@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from owl2_jax.core.errors import Owl2Error, nearest
-from owl2_jax.core.locks import locked
+from owl2_jax.core.locks import locked, refuse_held
 from owl2_jax.core.ranges import Count, NotNegative, PartKept, Positive, SampleSeed, Share, Whole
 
 if TYPE_CHECKING:
@@ -35,6 +36,19 @@ def only_writer(path: Path, what: str) -> Iterator[None]:
     with ExitStack() as stack:
         multihost.by_first(f"lock of {what}", lambda: stack.enter_context(locked(path, what)))
         yield
+
+
+def refuse_other_writer(path: Path, what: str) -> None:
+    """Says at once what `only_writer` would say after JAX is imported, where this process runs alone.
+
+    Raises:
+      LockedError: somebody else on this machine writes there, and who.
+      Owl2Error: variables of a launch script or of SLURM that make no sense.
+    """
+    from owl2_jax.parallel.cluster import detect
+
+    if detect(os.environ) is None:  # of several processes, the first may hold it already
+        refuse_held(path, what)
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from owl2_jax.cli.common import add_mesh_argument, engine_config, load_model, only_writer
+from owl2_jax.cli.common import add_mesh_argument, engine_config, load_model, only_writer, refuse_other_writer
 from owl2_jax.core.locks import LOCK_FILE
 from owl2_jax.core.ranges import Count, Share
 
@@ -130,6 +130,7 @@ def _check(args: argparse.Namespace, benchmarks: dict[str, Any]) -> None:
         raise Owl2Error("--checkpoint DIR is missing: the model to evaluate")
     check_checkpoint(args.checkpoint)
     check_folder(args.output, "--output")
+    refuse_other_writer(args.output / LOCK_FILE, f"--output {args.output}")
     for name, benchmark in benchmarks.items():
         benchmark.check()
         for file in benchmark.files:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Final, get_origin
 
-from owl2_jax.cli.signals import Terminated, die_of, handle_signals, let_signals_end
+from owl2_jax.cli.signals import Terminated, die_of, end, handle_signals, let_signals_end
 from owl2_jax.core.errors import Owl2Error, shortened, unknown_name
 from owl2_jax.core.fields import read_number
 from owl2_jax.core.text_files import NO_ROOM, why_not_writable
@@ -94,7 +94,7 @@ def run() -> None:
     except OSError as error:  # nobody reads any more, or the output's disk is full
         code = _no_output(error)
     let_signals_end()
-    sys.exit(code)
+    end(code)
 
 
 def _run(arguments: list[str]) -> int:

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from owl2_jax.cli.common import only_writer
+from owl2_jax.cli.common import only_writer, refuse_other_writer
 from owl2_jax.core.locks import LOCK_FILE
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> int:
     from owl2_jax.config import load_config, todays_names
 
     config = load_config(args.config, args.overrides)
-    _check_folders(config, args.workdir)
+    _check_folders(config, args)
 
     from owl2_jax.core.host_memory import keep_freed_memory
     from owl2_jax.parallel import multihost
@@ -79,15 +79,18 @@ def _set_up_logs() -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
-def _check_folders(config: RunConfig, run: Path) -> None:
+def _check_folders(config: RunConfig, args: argparse.Namespace) -> None:
     """Refuses what can be refused before JAX is imported, which takes seconds."""
     from owl2_jax.checkpoint.param_files import check_checkpoint
     from owl2_jax.config import todays_names
     from owl2_jax.core.text_files import check_folder
-    from owl2_jax.training.run_directory import check_run_directory
+    from owl2_jax.training.run_directory import check_known_data, check_run_directory
 
-    check_run_directory(run, config.to_dict(), todays_names)
-    check_folder(run, "--workdir")
+    check_run_directory(args.workdir, config.to_dict(), todays_names)
+    check_folder(args.workdir, "--workdir")
+    refuse_other_writer(args.workdir / LOCK_FILE, f"--workdir {args.workdir}")
+    if not args.accept_changed_data:
+        check_known_data(args.workdir)
     if config.train.start_from is not None:
         check_checkpoint(config.train.start_from)
 

@@ -153,11 +153,12 @@ def import_peft(base: str | Path, adapter: str | Path, output: str | Path) -> Ow
         tensors that do not fit the base.
     """
     refuse_existing(output)
+    # The adapter first: opening the base takes seconds, or minutes where it is large.
+    settings = read_adapter_config(Path(adapter))
+    adapters = Tensors.open(Path(adapter), ADAPTER_FILES)
     opened = open_model(base)
     if opened.config.lora is not None:
         raise Owl2Error(f"{base} has LoRA adapters already; merge them first with `owl2 convert merge-lora`")
-    adapters = Tensors.open(Path(adapter), ADAPTER_FILES)
-    settings = read_adapter_config(Path(adapter))
     targets = _targets(settings.selection, opened.shapes, str(adapter))
     lora = LoraConfig(settings.rank, settings.alpha, settings.dropout, targets)
     config = opened.config.replace(lora=lora)

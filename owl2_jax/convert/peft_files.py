@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from owl2_jax.core.text_files import read_json_object, write_text
 from owl2_jax.model.config import LoraConfig
 
 CONFIG_FILE: Final = "adapter_config.json"
+_EXPECTED: Final = "expected a directory as PEFT's save_pretrained writes it"
 _FLOAT32: Final = np.dtype("<f4")
 
 
@@ -46,10 +48,7 @@ class Tensors:
         """The first of the files that is there. Raises `Owl2Error` when none is, or it is damaged."""
         path = next((directory / name for name in names if (directory / name).is_file()), None)
         if path is None:
-            raise Owl2Error(
-                f"{directory} has no {' or '.join(names)}; expected a directory as PEFT's save_pretrained "
-                "writes it"
-            )
+            raise Owl2Error(f"{directory} has no {' or '.join(names)}; {_EXPECTED}")
         reader = SafetensorsReader(path) if path.suffix == ".safetensors" else PickledReader(path)
         wrapper = wrapper_of(reader.specs)
         own: dict[str, str] = {}
@@ -114,6 +113,8 @@ class AdapterSettings:
 def read_adapter_config(directory: Path) -> AdapterSettings:
     """The settings of a PEFT directory. Raises `Owl2Error` for what has no counterpart here."""
     path = directory / CONFIG_FILE
+    if not os.path.lexists(path):
+        raise Owl2Error(f"{directory} has no {CONFIG_FILE}; {_EXPECTED}")
     return parse_adapter_config(read_json_object(path), str(path))
 
 

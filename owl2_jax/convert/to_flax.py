@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from owl2_jax.convert.source import Source
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file
 from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.model.config import Owl2Config
-from owl2_jax.model.owl2 import abstract_params
 
 
 def leaf_shapes(config: Owl2Config) -> dict[str, Shape]:
@@ -35,6 +34,8 @@ def leaf_shapes(config: Owl2Config) -> dict[str, Shape]:
 @functools.lru_cache(maxsize=16)
 def _leaf_shapes(vision: Any, abstractor: Any, decoder: Any, lora: Any) -> tuple[tuple[str, Shape], ...]:
     """Tracing the model takes half a second, and one command asks several times."""
+    from owl2_jax.model.owl2 import abstract_params  # brings JAX, which damaged files should not wait for
+
     abstract = flatten(abstract_params(Owl2Config(vision, abstractor, decoder, lora=lora)))
     return tuple((path, tuple(leaf.shape)) for path, leaf in abstract.items())
 
@@ -56,6 +57,7 @@ class ReleasedCheckpoint:
         self.source = Source(directory)
         settings, where = self.source.config(), str(self.source.config_path)
         config, tied = read_hf_config(settings, where), is_tied(settings, where)
+        _check_wide(self.source, {HEAD} if tied else set())
         listed = list(pairs(OWL2, leaf_shapes(config)))
         if tied:
             listed = tied_head(listed, self.source.specs)
@@ -71,6 +73,13 @@ class ReleasedCheckpoint:
         for name, expected in buffers.buffers(self.config):
             if name in self.source.specs:
                 buffers.check_buffer(name, self.source.read(name), expected, self.source.where)
+
+
+def _check_wide(source: Source, unread: Container[str]) -> None:
+    """Raises `Owl2Error` for float64 values that float32 does not hold, before anything slow begins."""
+    for name, spec in source.specs.items():
+        if spec.dtype == np.float64 and name not in unread:
+            cast(source.read(name), np.dtype(np.float32), f"{source.where}: {name}")
 
 
 def exact_dtype(source: Source, listed: Iterable[Pair]) -> str:

@@ -7,6 +7,7 @@ spread evenly over it, the first and the last among them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -26,22 +27,43 @@ Identity = dict[str, Any]  # {"bytes": size, "hash": 32 hexadecimal digits}
 
 def identities(paths: Sequence[str | os.PathLike]) -> dict[str, Identity]:
     """{name: identity} of files; those of this package go by their place in it. Raises `Owl2Error`."""
-    share = max(BUDGET // max(len(paths), 1), _FEWEST_BLOCKS * BLOCK)
+    share = _share(len(paths))
     return {_name(path): file_identity(path, share) for path in paths}
+
+
+def identities_now(before: Mapping[str, Identity]) -> dict[str, Identity]:
+    """What the files that `identities` knew are by now, without those of this package; missing ones are out.
+
+    Raises:
+      Owl2Error: a file is there and cannot be read.
+    """
+    share = _share(len(before))
+    own = f"{_PACKAGE.name}{os.sep}"
+    return {
+        name: file_identity(name, share)
+        for name in before
+        if not name.startswith(own) and os.path.lexists(name)
+    }
 
 
 def file_identity(path: str | os.PathLike, share: int = BUDGET) -> Identity:
     """Size and hash of a file, of which at most about `share` bytes are read. Raises `Owl2Error`."""
-    digest = hashlib.blake2b(digest_size=16)
     try:
-        size = os.path.getsize(path)
-        with open(path, "rb") as file:
-            for offset in _offsets(size, share):
-                file.seek(offset)
-                digest.update(file.read(BLOCK))
+        found = os.stat(path)
+        return {"bytes": found.st_size, "hash": _hash(path, found.st_size, found.st_mtime_ns, share)}
     except OSError as error:
         raise Owl2Error(why_not_readable(path, error)) from error
-    return {"bytes": size, "hash": digest.hexdigest()}
+
+
+@functools.lru_cache(maxsize=4096)  # a start looks before JAX is imported, and again with the sets opened
+def _hash(path: str | os.PathLike, size: int, changed: int, share: int) -> str:
+    del changed  # so that a file written anew is read anew
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        for offset in _offsets(size, share):
+            file.seek(offset)
+            digest.update(file.read(BLOCK))
+    return digest.hexdigest()
 
 
 def changes(before: Mapping[str, Identity], now: Mapping[str, Identity]) -> list[str]:
@@ -56,6 +78,11 @@ def changes(before: Mapping[str, Identity], now: Mapping[str, Identity]) -> list
         elif old["hash"] != new["hash"]:
             lines.append(f"{name} has the same size and other content")
     return lines
+
+
+def _share(count: int) -> int:
+    """Bytes that are read of each of so many files."""
+    return max(BUDGET // max(count, 1), _FEWEST_BLOCKS * BLOCK)
 
 
 def _offsets(size: int, share: int) -> list[int]:

@@ -184,10 +184,26 @@ def take(path: Path, what: str, wait: Callable[[Holder], bool] | None = None) ->
             except FileNotFoundError:  # another one left, and took its empty folder along
                 continue
             if gone is False and found is not None and not (wait is not None and wait(found)):
-                raise LockedError(f"{what} is in use: {found}. Wait for it, stop it, or choose another place")
+                raise _in_use(what, found)
             time.sleep(10 * _POLL_SECONDS if gone is None and found is not None else _POLL_SECONDS)
     except OSError as error:
         raise Owl2Error(why_not_writable(path, error)) from error
+
+
+def refuse_held(path: Path, what: str) -> None:
+    """A look at a lock that will be taken later: refuses it where that is sure to fail, and takes nothing.
+
+    Raises:
+      LockedError: a living process of this machine holds it, and who.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        found = _read(Path(path))
+        if found.lives_here():
+            raise _in_use(what, found)
+
+
+def _in_use(what: str, holder: Holder) -> LockedError:
+    return LockedError(f"{what} is in use: {holder}. Wait for it, stop it, or choose another place")
 
 
 class _Watched:

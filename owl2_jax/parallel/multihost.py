@@ -8,7 +8,6 @@ never returns.
 from __future__ import annotations
 
 import faulthandler
-import glob
 import itertools
 import json
 import os
@@ -16,8 +15,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import jax
@@ -25,106 +22,15 @@ import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.tree import flatten
-
-# Variables that launch scripts set; they win over everything that is detected.
-COORDINATOR: Final = "OWL2_COORDINATOR"  # host:port of process 0
-PROCESSES: Final = "OWL2_PROCESSES"
-PROCESS: Final = "OWL2_PROCESS"  # number of this process, from 0
+from owl2_jax.parallel.cluster import Cluster, detect
 
 # Exit code of a process that waited in vain; unlike a mistake of the user, a restart may cure it.
 EXIT_HANG: Final = 3
 
 # A process that has been silent for so long counts as dead, and ends the others.
 _HEARTBEAT_S: Final = 30
-_GOOGLE_PCI_VENDOR: Final = "0x1ae0"
 
 _agreements = itertools.count()
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """How the processes find each other.
-
-    Attributes:
-      source: "environment", "slurm" or "tpu".
-      coordinator: "host:port" of process 0; None for a TPU, which knows it.
-      processes, process: their number and this one's; None for a TPU.
-      local_devices: device numbers of this process when it shares its node
-        with others, or None for all.
-    """
-
-    source: str
-    coordinator: str | None = None
-    processes: int | None = None
-    process: int | None = None
-    local_devices: tuple[int, ...] | None = None
-
-
-def detect(environment: Mapping[str, str]) -> Cluster | None:
-    """Finds out from environment variables and the machine how this process was started.
-
-    In this order: the OWL2_ variables, a SLURM step of several tasks, a TPU
-    machine (Compute Engine or GKE). None means a single process.
-
-    Raises:
-      Owl2Error: the OWL2_ variables are incomplete or no numbers.
-    """
-    if any(name in environment for name in (COORDINATOR, PROCESSES, PROCESS)):
-        return _from_variables(environment)
-    if int(environment.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in environment:
-        return _from_slurm(environment)
-    if environment.get("JAX_PLATFORMS", "") in ("", "tpu", "tpu,cpu") and has_tpu():
-        return Cluster("tpu")
-    return None
-
-
-def _from_variables(environment: Mapping[str, str]) -> Cluster:
-    names = (COORDINATOR, PROCESSES, PROCESS)
-    missing = [name for name in names if not environment.get(name)]
-    if missing:
-        raise Owl2Error(f"{', '.join(missing)} not set; several processes need all of {', '.join(names)}")
-    try:
-        processes, process = int(environment[PROCESSES]), int(environment[PROCESS])
-    except ValueError:
-        raise Owl2Error(
-            f"{PROCESSES}={environment[PROCESSES]!r} and {PROCESS}={environment[PROCESS]!r} must be numbers"
-        ) from None
-    if not 0 <= process < processes:
-        raise Owl2Error(f"{PROCESS}={process} must be from 0 to {PROCESSES} - 1 = {processes - 1}")
-    if ":" not in environment[COORDINATOR]:
-        raise Owl2Error(f"{COORDINATOR}={environment[COORDINATOR]!r} has no port; write host:port")
-    return Cluster("environment", environment[COORDINATOR], processes, process)
-
-
-def _from_slurm(environment: Mapping[str, str]) -> Cluster:
-    nodes = environment.get("SLURM_STEP_NODELIST") or environment["SLURM_JOB_NODELIST"]
-    # The ports above 61440 are rarely taken, and jobs on one node get different ones.
-    port = 61440 + int(environment["SLURM_JOB_ID"]) % 4096
-    shares_node = environment.get("SLURM_STEP_TASKS_PER_NODE", "1").split("(")[0].split(",")[0] != "1"
-    local = (int(environment["SLURM_LOCALID"]),) if shares_node else None
-    return Cluster(
-        "slurm",
-        f"{first_host(nodes)}:{port}",
-        int(environment["SLURM_NTASKS"]),
-        int(environment["SLURM_PROCID"]),
-        local,
-    )
-
-
-def first_host(nodes: str) -> str:
-    """First name of a SLURM node list: "gpu[07-09,12],login1" gives "gpu07"."""
-    prefix, bracket, rest = nodes.partition("[")
-    if not bracket or "," in prefix:
-        return nodes.split(",")[0]
-    return prefix + rest.split("]")[0].split(",")[0].split("-")[0]
-
-
-def has_tpu() -> bool:
-    """Whether TPU chips are plugged into this machine."""
-    return any(
-        Path(vendor).read_text().strip() == _GOOGLE_PCI_VENDOR
-        for vendor in glob.glob("/sys/bus/pci/devices/*/vendor")
-    )
 
 
 def initialize(timeout_s: float = 60, environment: Mapping[str, str] = os.environ) -> Cluster | None:
@@ -135,7 +41,7 @@ def initialize(timeout_s: float = 60, environment: Mapping[str, str] = os.enviro
     underneath would wait longer and then abort with a stack trace.
 
     Raises:
-      Owl2Error: see `detect`, and a computation that is already running.
+      Owl2Error: see `cluster.detect`, and a computation that is already running.
     """
     cluster = detect(environment)
     if cluster is None or jax.distributed.is_initialized():

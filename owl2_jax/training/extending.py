@@ -19,16 +19,17 @@ def why_not_extended(run: Path, before: Mapping[str, Any], now: Mapping[str, Any
       before, now: the "train" group of both configs as JSON types, which differ in `LENGTH_FIELDS` alone.
       done: steps that are saved.
     """
-    import numpy as np
-
-    from owl2_jax.training.optimizer import schedule
-
     old, new = (fields.from_dict(TrainConfig, dict(values)) for values in (before, now))
     if new.num_steps < done:
         return (
             f"{run} has {done} steps saved, more than the {new.num_steps} of train.total_steps now; give at "
             "least as many, or another --workdir"
         )
+
+    import numpy as np
+
+    from owl2_jax.training.optimizer import schedule  # brings JAX, which takes seconds
+
     steps = np.arange(done)
     for rule in (new.schedule, *(group.schedule for group in new.groups if group.schedule)):
         then, today = (np.asarray(schedule(rule, config.num_steps)(steps)) for config in (old, new))

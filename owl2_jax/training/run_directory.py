@@ -9,13 +9,13 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR, MODEL_FILE, TOKENIZER_FILE, model_json
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.file_identity import Identity, changes
+from owl2_jax.core.file_identity import Identity, changes, identities_now
 from owl2_jax.core.text_files import read_bytes, read_json_object, write_bytes
 from owl2_jax.training.extending import LENGTH_FIELDS, why_not_extended
 from owl2_jax.version import __version__
@@ -115,19 +115,38 @@ def check_data(run: Path, found: Mapping[str, Mapping[str, Identity]], accept: b
     Raises:
       Owl2Error: a file has changed since, with the ways out.
     """
+    if not accept:
+        before = _trained_on(run)
+        for name, files in found.items() if before else ():
+            _refuse_changes(run, name, changes(before.get(name, {}), files))
+    _write_json(run / DATA_FILE, found)
+
+
+def check_known_data(run: Path) -> None:
+    """As `check_data`, for files that a run knows by name: without its sets opened, so at once.
+
+    Raises:
+      Owl2Error: one of them has other content now, or cannot be read; a missing one is left to its set.
+    """
+    for name, before in _trained_on(run).items():
+        now = identities_now(before)
+        _refuse_changes(run, name, changes({file: before[file] for file in now}, now))
+
+
+def _trained_on(run: Path) -> dict[str, dict[str, Identity]]:
+    """What `check_data` noted; nothing where no step is saved yet."""
     path = run / DATA_FILE
-    if path.is_file() and saved_step(run) and not accept:
-        before = read_json_object(path)
-        for name, files in found.items():
-            lines = changes(before.get(name, {}), files)
-            if lines:
-                shown = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
-                raise Owl2Error(
-                    f"data.datasets.{name} is not what {run} was trained on so far: {shown}. Put the old "
-                    f"files back; or start another --workdir with train.start_from={run}; or go on with the "
-                    "new ones by --accept-changed-data"
-                )
-    _write_json(path, found)
+    return read_json_object(path) if path.is_file() and saved_step(run) else {}
+
+
+def _refuse_changes(run: Path, name: str, lines: Sequence[str]) -> None:
+    if lines:
+        shown = "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
+        raise Owl2Error(
+            f"data.datasets.{name} is not what {run} was trained on so far: {shown}. Put the old files back; "
+            f"or start another --workdir with train.start_from={run}; or go on with the new ones by "
+            "--accept-changed-data"
+        )
 
 
 def check_tokenizer_file(run: Path, tokenizer: bytes) -> None:

@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from owl2_jax.core.processes import lives, started
+
 # As `owl2` runs a command, with another one in its place. What a shell starts in the background
 # ignores Ctrl-C, and so would these processes.
 PROGRAM = """
@@ -154,3 +156,35 @@ def test_a_signal_during_an_import_waits_for_its_end(tmp_path):
     )
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "imported\n", "interrupted\n")
+
+
+@pytest.mark.parametrize(("ending", "out"), [("return 0", "taken apart\n"), ("return 2", "")])
+def test_after_a_failure_the_interpreter_stays_whole_for_what_jax_still_compiles(ending, out):
+    process = start(
+        f"""
+        import atexit, jax
+        atexit.register(print, "taken apart")
+        print("last words", end=" ")
+        {ending}
+        """
+    )
+    found = process.communicate(timeout=60)
+    assert (process.returncode, *found) == (int(ending[-1]), f"last words {out}", "")
+
+
+def test_worker_processes_end_with_a_command_that_failed():
+    process = start(
+        """
+        import jax, multiprocessing
+        worker = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,), daemon=True)
+        worker.start()
+        print(worker.pid, flush=True)
+        return 2
+        """
+    )
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    limit = time.monotonic() + 30
+    while lives(int(out), started(int(out)) or ""):
+        assert time.monotonic() < limit
+        time.sleep(0.05)

@@ -164,7 +164,7 @@ def test_bad_directories_are_refused(folder, tmp_path):
         export_peft(folder / "base", tmp_path / "x")
     with pytest.raises(Owl2Error, match="has LoRA adapters already"):
         import_peft(folder / "adapted", folder / "peft", tmp_path / "x")
-    with pytest.raises(Owl2Error, match=r"has no adapter_model.safetensors or adapter_model.bin"):
+    with pytest.raises(Owl2Error, match=r"has no adapter_config.json; expected a directory as PEFT"):
         import_peft(folder / "base", tmp_path, tmp_path / "x")
     for changes, message in (({"peft_type": "IA3"}, "only LORA"), ({"use_dora": True}, "use_dora")):
         other = tmp_path / message.split()[0]
