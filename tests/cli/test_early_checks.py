@@ -29,7 +29,7 @@ from owl2_jax.cli.main import main, run
 """
 STAGE = "--config=configs/tiny/stage2.py"
 NONE = "--checkpoint=nowhere"
-MISSING = "checkpoint nowhere is no directory"
+MISSING = "checkpoint nowhere is not a directory"
 WRONG = {
     "train, config": (
         ["train", "--config=configs/tiny/stage.py", "--workdir=new"],
@@ -44,7 +44,7 @@ WRONG = {
     "look": (["look", NONE, "--image=README.md", "--question=What?"], MISSING),
     "convert, source": (
         ["convert", "to-jax", "--source=nowhere", "--output=new"],
-        "--source nowhere is no dir",
+        "--source nowhere is not a dir",
     ),
     "convert, checkpoint": (["convert", "to-torch", NONE, "--output=new"], MISSING),
     "convert, output": (["convert", "to-jax", "--source=configs", "--output=README.md"], "README.md exists"),
