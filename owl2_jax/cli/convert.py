@@ -47,7 +47,7 @@ def _check_places(args: argparse.Namespace) -> None:
     for name in ("source", "llama", "clip", "adapter"):
         folder = getattr(args, name, None)
         if folder is not None and not folder.is_dir():
-            found = "a file" if folder.is_file() else "no directory"
+            found = "a file" if folder.is_file() else "not a directory"
             raise Owl2Error(f"--{name} {folder} is {found}; expected a directory with weights")
     if getattr(args, "checkpoint", None) is not None:
         check_checkpoint(args.checkpoint)

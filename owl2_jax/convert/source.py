@@ -55,7 +55,7 @@ class Source:
         self.config_path = self.directory / "config.json"
         self.notes: list[str] = []
         if not self.directory.is_dir():
-            kind = "a file" if self.directory.exists() else "no directory"
+            kind = "a file" if self.directory.exists() else "not a directory"
             raise Owl2Error(f"{self.directory} is {kind}; expected one with config.json and weights")
         files = _open_files(self.directory, self.notes)
         wrapper = wrapper_of(files)

@@ -92,7 +92,7 @@ def test_directory_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(Owl2Error, match=r"neither params/ .* it holds notes\.txt"):
         resolve_checkpoint(tmp_path)
-    with pytest.raises(Owl2Error, match="is no directory"):
+    with pytest.raises(Owl2Error, match="is not a directory"):
         resolve_checkpoint(tmp_path / "absent")
 
 

@@ -83,7 +83,7 @@ def test_another_model_does_not_mix_with_earlier_results(
         ),
         (["--benchmarks=mm_vet", "--judgements=x"], "not of the form NAME=FILE"),
         (["--benchmarks=easy_vqa", "--judgements=mm_vet=x"], "unknown benchmark of this run 'mm_vet'"),
-        (["--benchmarks=easy_vqa", "--checkpoint=/nowhere"], "checkpoint /nowhere is no directory"),
+        (["--benchmarks=easy_vqa", "--checkpoint=/nowhere"], "checkpoint /nowhere is not a directory"),
     ],
 )
 def test_bad_arguments_are_one_line_before_anything_runs(checkpoint, tmp_path, capsys, arguments, message):

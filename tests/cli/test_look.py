@@ -57,6 +57,6 @@ def test_refuses_what_is_not_there(checkpoint, images, tmp_path, capsys):
     assert "HEIC; save it as JPEG or PNG" in refused(image=CASES / "heic.heic")
     assert "there is no folder" in refused(output=f"{tmp_path}/no/look.html")
     assert "--max-new-tokens must be at least 1, found 0" in refused(max_new_tokens="0")
-    assert "is no directory" in refused(compare=f"{tmp_path}/no", output=f"{tmp_path}/look.html")
+    assert "is not a directory" in refused(compare=f"{tmp_path}/no", output=f"{tmp_path}/look.html")
     assert "broken.png" in refused(image=f"{images}/broken.png", output=f"{tmp_path}/look.html")
     assert not (tmp_path / "look.html").exists()

@@ -160,7 +160,7 @@ def test_refuses_checkpoints_to_start_from(folder, tmp_path, start):
         config = f"--config={folder}/small.py"
         return refused(config, f"--workdir={tmp_path}/run", f"train.start_from={path}", *overrides)
 
-    assert "nowhere is no directory" in start_from(tmp_path / "nowhere")
+    assert "nowhere is not a directory" in start_from(tmp_path / "nowhere")
     assert "has neither params/" in start_from(folder)
 
     half = shutil.copytree(start, tmp_path / "half")

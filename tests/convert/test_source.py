@@ -86,7 +86,7 @@ def test_directory_without_weights(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(Owl2Error, match=r"holds no weights: expected .*; found config\.json"):
         Source(tmp_path)
-    with pytest.raises(Owl2Error, match="is no directory"):
+    with pytest.raises(Owl2Error, match="is not a directory"):
         Source(tmp_path / "absent")
 
 

@@ -85,7 +85,7 @@ def test_copies_of_the_start_are_shared_by_the_seeds(
 
 
 def test_start_that_is_missing_is_named_before_anything_runs(go, folder):
-    with pytest.raises(Owl2Error, match="start_from of the sweep: checkpoint nowhere is no directory"):
+    with pytest.raises(Owl2Error, match="start_from of the sweep: checkpoint nowhere is not a directory"):
         go(start_from="nowhere")
     assert not (folder.path / "points").exists()
 
