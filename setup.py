@@ -32,7 +32,6 @@ EXTRAS = {
     "video": ["av>=14"],
     "prepare": ["apache-beam>=2.66"],
     "fit": ["libtpu"],
-    "int8": ["qwix>=0.1.8"],
     "wandb": ["wandb>=0.17"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30", "h11>=0.14", "prometheus_client>=0.20"],
 }
@@ -42,7 +41,6 @@ EXTRAS["test"] = [
     *EXTRAS["parquet"],
     *EXTRAS["video"],
     *EXTRAS["prepare"],
-    *EXTRAS["int8"],
     *EXTRAS["serve"],
     "httpx>=0.27",
     "openai>=1.50",

@@ -24,7 +24,7 @@ def _vqa(name: str, questions: str, annotations: str) -> dict:
         "image_folder": COCO_IMAGES,
         "dataset": name,
         # The request for short answers with which the release evaluates, too.
-        "prompt": "{question} Answer the question using a single word or phrase.",
+        "prompt": "vqa",
     }
     return {"kind": "vqa", "options": options, "epochs": 1.0}
 
@@ -33,7 +33,7 @@ def _coco() -> dict:
     options = {
         "annotations": "data/coco/annotations/captions_train2014.json",
         "image_folder": COCO_IMAGES,
-        "prompt": "Provide a one-sentence caption for the provided image.",
+        "prompt": "caption",
     }
     return {"kind": "coco_captions", "options": options, "epochs": 1.0}
 

@@ -8,12 +8,11 @@ from typing import Any
 
 from owl2_jax.checkpoint.param_files import TOKENIZER_FILE
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.pixels import CLIP_MEAN, CLIP_STD
 from owl2_jax.core.text_files import read_bytes, what_was_downloaded
 from owl2_jax.core.vocabulary import check_fit
 
 _ADVICE = f"copy {TOKENIZER_FILE} (the SentencePiece model) from where the weights come from beside them"
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def read_tokenizer_file(directory: str | Path, given: str | Path | None, vocab_size: int) -> bytes | None:

@@ -149,6 +149,19 @@ def type_hints(cls: type) -> dict[str, Any]:
     return {name: hint for name, hint in hints.items() if typing.get_origin(hint) is not typing.ClassVar}
 
 
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
+    """Lines "field: old -> new" for every field in which two configs, as JSON types, differ."""
+    lines = []
+    for key in sorted({*old, *new}):
+        path = f"{where}.{key}" if where else key
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += differences(before, after, path)
+        elif before != after:
+            lines.append(f"{path}: {before!r} -> {after!r}")
+    return lines
+
+
 def require_group(values: Any, where: str) -> None:
     """Raises `Owl2Error` for what is no mapping of fields."""
     if not isinstance(values, Mapping):

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from owl2_jax.core.axes import IGNORE_LABEL, IMAGE_TOKEN
 from owl2_jax.data.messages import (
     IMAGE_TAGS,
     ConversationError,
@@ -35,8 +36,6 @@ from owl2_jax.data.templates import TEMPLATES, Template, get_template, render, s
 from owl2_jax.data.tokenizer import Tokenizer
 
 __all__ = [
-    "IGNORE",
-    "IMAGE_ID",
     "IMAGE_TAGS",
     "TEMPLATES",
     "ConversationError",
@@ -59,17 +58,14 @@ __all__ = [
     "truncate",
 ]
 
-IMAGE_ID = -200  # stands in `ids` where an image goes
-IGNORE = -100  # label of a position that is not learnt
-
 
 @dataclass(frozen=True)
 class Encoded:
     """A dialogue as ids; an image is one placeholder.
 
     Attributes:
-      ids: int32[n], `IMAGE_ID` where an image stands.
-      labels: int32[n], the id where it is learnt and `IGNORE` elsewhere.
+      ids: int32[n], `IMAGE_TOKEN` where an image stands.
+      labels: int32[n], the id where it is learnt and `IGNORE_LABEL` elsewhere.
       empty_answers: answers of no characters at all; they teach nothing.
     """
 
@@ -79,7 +75,7 @@ class Encoded:
 
     @property
     def num_images(self) -> int:
-        return int((self.ids == IMAGE_ID).sum())
+        return int((self.ids == IMAGE_TOKEN).sum())
 
     @property
     def num_supervised(self) -> int:
@@ -92,7 +88,7 @@ class Expanded:
 
     Attributes:
       tokens: int32[T], 0 at the positions of an image.
-      labels: int32[T], aligned with `tokens`, `IGNORE` at images.
+      labels: int32[T], aligned with `tokens`, `IGNORE_LABEL` at images.
       image_starts: int32[I], the first position of each image.
     """
 
@@ -127,7 +123,7 @@ def count_supervised(labels: np.ndarray) -> int:
 
     The first position has nothing before it to be predicted from.
     """
-    return int((labels[1:] != IGNORE).sum())
+    return int((labels[1:] != IGNORE_LABEL).sum())
 
 
 def encode_dialogue(
@@ -217,16 +213,16 @@ def expand(ids: np.ndarray, labels: np.ndarray, tokens_per_image: int) -> Expand
     """Gives each placeholder in `ids` its Q + 1 positions.
 
     Args:
-      ids: int32[n] with `IMAGE_ID` for images.
+      ids: int32[n] with `IMAGE_TOKEN` for images.
       labels: int32[n].
       tokens_per_image: Q + 1, queries and end token.
     """
-    is_image = ids == IMAGE_ID
+    is_image = ids == IMAGE_TOKEN
     widths = np.where(is_image, tokens_per_image, 1)
     starts = np.cumsum(widths) - widths
     return Expanded(
         tokens=np.repeat(np.where(is_image, 0, ids), widths).astype(np.int32),
-        labels=np.repeat(np.where(is_image, IGNORE, labels), widths).astype(np.int32),
+        labels=np.repeat(np.where(is_image, IGNORE_LABEL, labels), widths).astype(np.int32),
         image_starts=starts[is_image].astype(np.int32),
     )
 
@@ -262,7 +258,7 @@ class _Builder:
     def add(self, text: str, learnt: bool) -> None:
         for index, part in enumerate(text.split(self.image_tag)):
             if index:
-                self._append([IMAGE_ID], learnt=False)
+                self._append([IMAGE_TOKEN], learnt=False)
             if part:
                 self._append(self._encode(part), learnt)
 
@@ -277,13 +273,13 @@ class _Builder:
         return Encoded(np.array(self.ids, np.int32), np.array(self.labels, np.int32), empty_answers)
 
     def _encode(self, part: str) -> list[int]:
-        last = self.ids[-1] if self.ids else IMAGE_ID
-        if last not in (IMAGE_ID, self.tokenizer.eos_id):
+        last = self.ids[-1] if self.ids else IMAGE_TOKEN
+        if last not in (IMAGE_TOKEN, self.tokenizer.eos_id):
             return self.tokenizer.encode_continuation(part, self.control_tokens)
-        bos_each_part = not self.ids or self.ids[0] == IMAGE_ID
-        bos = last == IMAGE_ID and bos_each_part
+        bos_each_part = not self.ids or self.ids[0] == IMAGE_TOKEN
+        bos = last == IMAGE_TOKEN and bos_each_part
         return self.tokenizer.encode(part, bos, self.control_tokens)
 
     def _append(self, ids: list[int], learnt: bool) -> None:
         self.ids += ids
-        self.labels += ids if learnt else [IGNORE] * len(ids)
+        self.labels += ids if learnt else [IGNORE_LABEL] * len(ids)

@@ -26,12 +26,12 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.pixels import CLIP_MEAN, CLIP_STD
 from owl2_jax.data import image_blocks, image_colours, image_kinds
 from owl2_jax.data.fitting import LARGE, MODES
 from owl2_jax.data.fitting import PAD_COLOUR as PAD_COLOUR
 
-CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+_MEAN, _STD = np.array(CLIP_MEAN, np.float32), np.array(CLIP_STD, np.float32)
 MAX_PIXELS = 89_478_485  # 256 MiB of RGB
 LONGEST_STRETCHED = 12_288  # of mode "resize", whose work grows with the square: some seconds
 
@@ -147,7 +147,7 @@ def fit(
 
 def normalize(pixels: np.ndarray) -> np.ndarray:
     """Returns (x / 255 - CLIP_MEAN) / CLIP_STD of uint8[..., 3], as float32[..., 3]."""
-    return (_LEVELS[pixels] - CLIP_MEAN) / CLIP_STD
+    return (_LEVELS[pixels] - _MEAN) / _STD
 
 
 def _require_mode(mode: str) -> None:

@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from owl2_jax.core.axes import IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data.conversation import IMAGE_ID, encode_dialogue, encode_prompt
+from owl2_jax.data.conversation import encode_dialogue, encode_prompt
 from owl2_jax.inference import generate
 from owl2_jax.inference.buckets import bucket, length_buckets, power_buckets
 from owl2_jax.inference.inputs import Prompt, place_images
@@ -112,7 +113,7 @@ class Looking:
         whole = encode_dialogue(answered, *names, assistant_first=True).ids
         answer_ids = whole[len(ids) :]
         answer_ids = answer_ids[answer_ids != model.tokenizer.eos_id]
-        if not len(answer_ids) or ids[-1] == IMAGE_ID:
+        if not len(answer_ids) or ids[-1] == IMAGE_TOKEN:
             raise Owl2Error("there is no answer after a question; nothing looked at the image")
         return ids, answer_ids
 

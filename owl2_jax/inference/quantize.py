@@ -1,8 +1,6 @@
 """Weight-only int8: the decoder's matrices at a quarter of float32, everything else as it is.
 
-Each output channel of a matrix has its own scale, so that
-`x @ kernel ~ (x @ int8) * scale`. The product itself stays in the model's dtype,
-in which the integers are exact.
+The product itself stays in the model's dtype, in which the integers are exact.
 """
 
 from __future__ import annotations
@@ -11,17 +9,16 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.model.int8 import quantize_kernel
 from owl2_jax.model.layers import KERNEL_SCALE
 from owl2_jax.model.lora import contracted_axes
 
-Array = jax.Array
-
 _KERNEL = "/kernel"
+_quantize = jax.jit(quantize_kernel, static_argnums=1)
 
 
 def quantize_model(model: LoadedModel) -> LoadedModel:
@@ -41,12 +38,3 @@ def quantize_model(model: LoadedModel) -> LoadedModel:
         leaves[name], scale = _quantize(leaf, contracted_axes(name))
         leaves[name.removesuffix(_KERNEL) + "/" + KERNEL_SCALE] = scale
     return dataclasses.replace(model, params=unflatten(leaves))
-
-
-@jax.jit(static_argnums=1)
-def _quantize(kernel: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """int8 of the kernel's shape, and float32 scales without the contracted `axes`."""
-    wide = kernel.astype(jnp.float32)
-    scale = jnp.max(jnp.abs(wide), axis=axes, keepdims=True) / 127.0
-    scale = jnp.where(scale == 0, 1.0, scale)  # a channel of zeros
-    return jnp.round(wide / scale).astype(jnp.int8), jnp.squeeze(scale, axes)

@@ -104,15 +104,22 @@ class Flops:
         )
 
 
-def batch_work(config: Owl2Config, rows: int, length: int, images: int, images_per_row: int) -> Work:
-    """Work of a training batch: logits everywhere, `images_per_row` images per row at most."""
+def batch_work(
+    config: Owl2Config, rows: int, length: int, images: int, images_per_row: int, max_targets: int = 0
+) -> Work:
+    """Work of a training batch of `rows` x `length` tokens and `images` images.
+
+    Args:
+      images_per_row: most images of a row.
+      max_targets: positions of a row that get logits; 0 for all.
+    """
     gathered = rows * images_per_row * config.tokens_per_image
     return Work(
         rows,
         length,
         images,
         image_tokens=_image_tokens(config, gathered, rows * length),
-        logits=rows * length,
+        logits=rows * min(max_targets or length, length),
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from owl2_jax.core import axes
+from owl2_jax.core.pixels import CLIP_MEAN, CLIP_STD
 from owl2_jax.model import attention, initial, remat
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import LayerNorm, Linear, biased_linear, partitioned, quick_gelu
@@ -15,15 +16,13 @@ from owl2_jax.model.layers import LayerNorm, Linear, biased_linear, partitioned,
 Array = jax.Array
 
 # Statistics of CLIP's training images, RGB in 0..1 (Radford et al. 2021).
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def normalize_pixels(images: Array) -> Array:
     """uint8[M, H, W, 3] RGB to float32 with CLIP's mean and deviation; float input passes."""
     if images.dtype != jnp.uint8:
         return images
-    mean, std = np.asarray(PIXEL_MEAN, np.float32), np.asarray(PIXEL_STD, np.float32)
+    mean, std = np.asarray(CLIP_MEAN, np.float32), np.asarray(CLIP_STD, np.float32)
     return (images.astype(jnp.float32) / 255.0 - mean) / std
 
 

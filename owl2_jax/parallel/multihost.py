@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import jax
 import numpy as np
@@ -181,6 +181,14 @@ def _client() -> Any:
     return distributed.global_state.client
 
 
+def exit_hung(message: str, traces: bool = True) -> NoReturn:
+    """Prints the message, then where every thread stands, and ends the process with `EXIT_HANG`."""
+    print(message, file=sys.__stderr__, flush=True)
+    if traces:
+        faulthandler.dump_traceback(file=sys.__stderr__)
+    os._exit(EXIT_HANG)
+
+
 class Alive:
     """Handed out by `watch`: says that things go on."""
 
@@ -219,10 +227,7 @@ def watch(failure: str, limit_s: float, traces: bool = True) -> Iterator[Alive]:
 
     def guard() -> None:
         if alive._run_out(limit_s):
-            if traces:
-                faulthandler.dump_traceback(file=sys.__stderr__)
-            print(f"error: {failure}", file=sys.__stderr__, flush=True)
-            os._exit(EXIT_HANG)
+            exit_hung(f"error: {failure}", traces)
 
     thread = threading.Thread(target=guard, name="owl2-watch", daemon=True)
     thread.start()

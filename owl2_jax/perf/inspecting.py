@@ -150,7 +150,6 @@ def _row(part: str, leaves: list[Leaf]) -> dict[str, Any]:
 
 def _memory(config: RunConfig, leaves: list[Leaf], sizes: Mapping[str, int]) -> dict[str, int]:
     """Bytes that a device holds between steps, and the gradients of a step."""
-    first = np.dtype(np.uint16 if config.train.optimizer.first_moment_dtype == "bfloat16" else np.float32)
     trained = [leaf for leaf in leaves if leaf.trained]
 
     def count(leaf: Leaf) -> int:
@@ -162,7 +161,7 @@ def _memory(config: RunConfig, leaves: list[Leaf], sizes: Mapping[str, int]) -> 
     )
     memory = {
         "parameters": sum(leaf.per_device for leaf in leaves),
-        "optimiser": sum(count(leaf) * (first.itemsize + 4) for leaf in trained),
+        "optimiser": sum(count(leaf) * config.train.optimizer.state_bytes for leaf in trained),
         # Accumulated in float32, else in the parameters' own dtype.
         "gradients": sum(
             count(leaf) * 4 if config.train.accumulate_steps > 1 else leaf.per_device for leaf in trained
@@ -178,10 +177,12 @@ def _flops(
     """Work of a step by part, and the time that the products alone would take at the chips' peak."""
     data, length = config.data, config.data.row_length
     targets = min(config.train.max_targets or length, length)
-    work = flops.batch_work(config.model, data.rows, length, data.images, data.images_per_row)
+    work = flops.batch_work(
+        config.model, data.rows, length, data.images, data.images_per_row, config.train.max_targets
+    )
     counted = flops.train_flops(
         config.model,
-        dataclasses.replace(work, logits=data.rows * targets),
+        work,
         lambda name: specs[name].trained,
         chunked_head=0 < config.train.loss_chunk < targets,
     )

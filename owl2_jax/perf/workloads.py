@@ -96,7 +96,7 @@ def _train(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> 
     targets = min(train.max_targets or shape.length, shape.length)
     counted = flops.train_flops(
         config,
-        dataclasses.replace(_work(config, shape), logits=shape.rows * targets),
+        _work(config, shape, train.max_targets),
         lambda name: trainer.specs[name].trained,
         chunked_head=0 < train.loss_chunk < targets,
     )
@@ -116,8 +116,8 @@ def _train(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> 
     )
 
 
-def _work(config: Owl2Config, shape: Shape) -> flops.Work:
-    return flops.batch_work(config, shape.rows, shape.length, shape.images, shape.images_per_row)
+def _work(config: Owl2Config, shape: Shape, max_targets: int = 0) -> flops.Work:
+    return flops.batch_work(config, shape.rows, shape.length, shape.images, shape.images_per_row, max_targets)
 
 
 def _batch(config: Owl2Config, shape: Shape, mesh: Mesh, parts: int) -> DeviceBatch:

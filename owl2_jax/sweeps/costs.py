@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from collections.abc import Callable
@@ -38,8 +37,9 @@ class Machine:
 def step_flops(config: RunConfig) -> float:
     """Model FLOPs of one training step, forward and backward, frozen groups left out."""
     model, data = config.model, config.data
-    work = flops.batch_work(model, data.rows, data.row_length, data.images, data.images_per_row)
-    work = dataclasses.replace(work, logits=data.rows * (data.max_targets or data.row_length))
+    work = flops.batch_work(
+        model, data.rows, data.row_length, data.images, data.images_per_row, data.max_targets
+    )
     trained = _trained(config)
     return flops.total(flops.train_flops(model, work, trained)).model
 
@@ -47,7 +47,7 @@ def step_flops(config: RunConfig) -> float:
 def state_bytes(config: RunConfig) -> float:
     """Parameters, gradients and optimiser state: what training holds at the very least."""
     itemsize = np.dtype(config.model.param_dtype).itemsize
-    moments = np.dtype(config.train.optimizer.first_moment_dtype).itemsize + 4
+    moments = config.train.optimizer.state_bytes
     trained = _trained(config)
     total = 0.0
     for name, leaf in tree.flatten(abstract_params(config.model)).items():

@@ -136,15 +136,10 @@ def _start_identity(start_from: str | None) -> str | None:
 
 def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Lines for what is not as it was; points that are new are none."""
-    before, after = _flat(found["common"]), _flat(wanted["common"])
-    if before.get("start_identity") is None:  # an earlier version noted none
-        before["start_identity"] = after["start_identity"]
-    lines = [
-        f"{name}: {before.get(name)!r} -> {after.get(name)!r}"
-        for name in sorted({*before, *after})
-        if before.get(name) != after.get(name) and name != "start_identity"
-    ]
-    if before["start_identity"] != after["start_identity"]:
+    before, after = dict(found["common"]), dict(wanted["common"])
+    before_start, after_start = before.pop("start_identity", None), after.pop("start_identity")
+    lines = fields.differences(before, after)
+    if before_start is not None and before_start != after_start:  # an earlier version noted none
         lines.append(f"the checkpoint start_from={after['start_from']} was replaced by another one")
     for name, overrides in found["points"].items():
         now = wanted["points"].get(name)
@@ -153,15 +148,6 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
         elif now != overrides:
             lines.append(f"point {name}: {', '.join(overrides)} -> {', '.join(now)}")
     return lines
-
-
-def _flat(values: Any, where: str = "") -> dict[str, Any]:
-    if not isinstance(values, Mapping):
-        return {where: values}
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{where}.{key}" if where else str(key))
-    return flat
 
 
 def read_json(path: Path) -> Any:

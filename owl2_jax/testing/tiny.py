@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from owl2_jax.core.axes import IGNORE_LABEL
 from owl2_jax.data.tokenizer import Tokenizer, train_tokenizer
 from owl2_jax.model.config import AbstractorConfig, DecoderConfig, Owl2Config, VisionConfig
 from owl2_jax.model.owl2 import init_params
@@ -102,7 +103,7 @@ def tiny_inputs(config: Owl2Config, rows: int = 4, length: int = 24, seed: int =
             start = 1 + place * (span + 1)
             index[row, place], starts[row, place] = used, start
             tokens[row, start : start + span] = 0
-            labels[row, start : start + span] = -100
+            labels[row, start : start + span] = IGNORE_LABEL
             used += 1
     size = config.vision.image_size
     return {

@@ -104,6 +104,11 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         check_values(self, "train.optimizer")
 
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of a trained parameter's two moments; the second one is float32."""
+        return (2 if self.first_moment_dtype == "bfloat16" else 4) + 4
+
 
 @dataclass(frozen=True)
 class BestConfig:

@@ -14,7 +14,7 @@ from owl2_jax.model import lora
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import KERNEL_SCALE
 from owl2_jax.model.owl2 import abstract_params, init_params
-from owl2_jax.training.int8_base import check_qwix, quantize_base
+from owl2_jax.training.int8_base import quantize_base
 from owl2_jax.training.trainer import Trainer
 
 # Leaves whose shape follows from the image size and the number of queries.
@@ -79,7 +79,6 @@ def check_start(start_from: str | None, shapes: Mapping[str, Any], tokenizer: by
     stored, expected = _sizes(abstract_params(theirs)), _sizes(shapes)
     _check_adapters(start_from, stored, expected)
     if theirs.lora is None:
-        check_qwix(expected)
         beside = (f"/{lora.FIRST}", f"/{lora.SECOND}", f"/{KERNEL_SCALE}")
         expected = {name: size for name, size in expected.items() if not name.endswith(beside)}
     _check_sizes(start_from, stored, expected)

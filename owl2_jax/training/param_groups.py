@@ -117,7 +117,6 @@ def check_changes(
 def table(params: tree.Tree, specs: Mapping[str, ParamSpec], config: TrainConfig) -> list[dict[str, Any]]:
     """One row per group: leaves, parameters, learning rates, decay, bytes of optimiser state."""
     flat = tree.flatten(params)
-    first_moment = 2 if config.optimizer.first_moment_dtype == "bfloat16" else 4
     rows = []
     for group in config.groups:
         members = {name: spec for name, spec in specs.items() if spec.group is group}
@@ -133,7 +132,7 @@ def table(params: tree.Tree, specs: Mapping[str, ParamSpec], config: TrainConfig
                 if rates
                 else None,
                 "weight_decay": max((spec.weight_decay for spec in members.values()), default=0.0),
-                "state_bytes": count * (first_moment + 4) if rates else 0,
+                "state_bytes": count * config.optimizer.state_bytes if rates else 0,
             }
         )
     return rows

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR, MODEL_FILE, TOKENIZER_FILE, model_json
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.fields import differences
 from owl2_jax.core.file_identity import Identity, changes, identities_now
 from owl2_jax.core.text_files import read_bytes, read_json_object, write_bytes
 from owl2_jax.training.extending import LENGTH_FIELDS, why_not_extended
@@ -51,19 +52,6 @@ FREE_FIELDS: Final = frozenset(
     }
 )
 _PACKAGES: Final = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "") -> list[str]:
-    """Lines "field: old -> new" for every field in which two configs differ."""
-    lines = []
-    for key in sorted({*old, *new}):
-        path = f"{where}.{key}" if where else key
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            lines += differences(before, after, path)
-        elif before != after:
-            lines.append(f"{path}: {before!r} -> {after!r}")
-    return lines
 
 
 def check_run_directory(

@@ -6,7 +6,6 @@ pipeline and checkpoints.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -69,10 +68,8 @@ class Trainer:
         """Model FLOPs of a step on batches of this shape, vision encoder and abstractor counted."""
         rows, length = math.prod(batch.tokens.shape[:-1]), batch.tokens.shape[-1]
         config = self.model.config
-        work = flops.batch_work(
-            config, rows, length, math.prod(batch.images.shape[:-3]), batch.image_index.shape[-1]
-        )
-        work = dataclasses.replace(work, logits=rows * min(self.config.max_targets or length, length))
+        images, images_per_row = math.prod(batch.images.shape[:-3]), batch.image_index.shape[-1]
+        work = flops.batch_work(config, rows, length, images, images_per_row, self.config.max_targets)
         parts = flops.train_flops(config, work, lambda name: self.specs[name].trained)
         return sum(part.model for part in parts.values())
 

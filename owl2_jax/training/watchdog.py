@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +14,8 @@ import jax
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.text_files import read_json_object, write_json
+from owl2_jax.parallel.multihost import EXIT_HANG, exit_hung
 
-# Exit code of a run that hangs: nothing is wrong with the run itself, a restart may help.
-EXIT_HANG: Final = 3
 HEARTBEATS_DIR: Final = "heartbeats"
 _HEARTBEAT_SECONDS: Final = 10.0
 
@@ -100,7 +96,4 @@ def exit_stalled(run: Path, step: int, silence: float) -> None:
             values = read_json_object(path)
             age = time.time() - values["time"]
             lines.append(f"  host {path.stem}: step {values['step']}, {age:.0f} s ago")
-    print("\n".join([*lines, "stacks of this host:"]), file=sys.stderr, flush=True)
-    faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-    sys.stderr.flush()
-    os._exit(EXIT_HANG)
+    exit_hung("\n".join([*lines, "stacks of this host:"]))

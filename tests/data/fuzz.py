@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from owl2_jax.data.config import DatasetConfig
-from owl2_jax.data.encode import REASONS
 from owl2_jax.data.pipeline import open_mixture
+from owl2_jax.data.reasons import REASONS
 from tests.data import corpora
 
 _NEWLINE = 0x0A

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from owl2_jax.core.axes import IGNORE_LABEL, IMAGE_TOKEN
 from owl2_jax.core.errors import UnknownNameError
 from owl2_jax.data.conversation import (
-    IGNORE,
-    IMAGE_ID,
     TEMPLATES,
     ConversationError,
     ImageCountError,
@@ -47,7 +46,7 @@ def chat(*contents: str) -> list[dict[str, str]]:
 
 
 def learnt_text(tokenizer: Tokenizer, encoded) -> str:
-    return tokenizer.decode(encoded.labels[encoded.labels != IGNORE], skip_special=False)
+    return tokenizer.decode(encoded.labels[encoded.labels != IGNORE_LABEL], skip_special=False)
 
 
 # ---- golden data -----------------------------------------------------------
@@ -108,7 +107,7 @@ def test_ids_built_turn_by_turn_equal_those_of_the_whole_text(tokenizer, templat
         encoded = encode_dialogue(messages, template, tokenizer, TAG, control_tokens=True)
         whole = encode_text(render(messages, template), tokenizer, TAG, control_tokens=True)
         assert encoded.ids.tolist() == whole.tolist()
-        learnt = encoded.labels != IGNORE
+        learnt = encoded.labels != IGNORE_LABEL
         assert (encoded.labels[learnt] == encoded.ids[learnt]).all()
 
 
@@ -156,7 +155,7 @@ def test_control_tokens_that_people_wrote_are_text_to_the_model(tokenizer, templ
 @pytest.mark.parametrize("text", [t for t in CONTROL if TAG not in t])
 def test_control_tokens_that_people_wrote_are_learnt_as_their_letters(tokenizer, text):
     encoded = encode_dialogue(chat("Hi", text), "mplug_owl2", tokenizer, TAG)
-    learnt = encoded.labels[encoded.labels != IGNORE]
+    learnt = encoded.labels[encoded.labels != IGNORE_LABEL]
     assert learnt.tolist().count(tokenizer.eos_id) == 1
     assert learnt[-1] == tokenizer.eos_id
     assert tokenizer.decode(learnt) == f"{text}"
@@ -193,7 +192,7 @@ def test_several_images_stay_where_they_were_written(tokenizer):
     messages = chat(f"{TAG} and {TAG}?", "Both.", f"now {TAG}", f"like{TAG}this")
     encoded = encode_dialogue(messages, "mplug_owl2", tokenizer, TAG, num_images=4)
     assert encoded.num_images == 4
-    assert (encoded.labels[encoded.ids == IMAGE_ID] == IGNORE).all()
+    assert (encoded.labels[encoded.ids == IMAGE_TOKEN] == IGNORE_LABEL).all()
     assert learnt_text(tokenizer, encoded) == " Both.</s> like this</s>"
 
 
@@ -254,11 +253,11 @@ def test_a_caption_without_a_image_is_plain_text(tokenizer):
 
 
 def test_each_image_takes_its_positions_and_no_label():
-    ids = np.array([1, IMAGE_ID, IMAGE_ID, 7, IMAGE_ID], np.int32)
-    labels = np.array([IGNORE, IGNORE, IGNORE, 7, IGNORE], np.int32)
+    ids = np.array([1, IMAGE_TOKEN, IMAGE_TOKEN, 7, IMAGE_TOKEN], np.int32)
+    labels = np.array([IGNORE_LABEL, IGNORE_LABEL, IGNORE_LABEL, 7, IGNORE_LABEL], np.int32)
     expanded = expand(ids, labels, 3)
     assert expanded.tokens.tolist() == [1, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0]
-    assert expanded.labels.tolist() == [IGNORE] * 7 + [7] + [IGNORE] * 3
+    assert expanded.labels.tolist() == [IGNORE_LABEL] * 7 + [7] + [IGNORE_LABEL] * 3
     assert expanded.image_starts.tolist() == [1, 4, 8]
     assert {a.dtype for a in (expanded.tokens, expanded.labels, expanded.image_starts)} == {
         np.dtype(np.int32)
@@ -266,7 +265,7 @@ def test_each_image_takes_its_positions_and_no_label():
 
 
 def test_text_without_images_expands_to_itself():
-    expanded = expand(np.array([1, 5, 6], np.int32), np.array([IGNORE, 5, 6], np.int32), 65)
+    expanded = expand(np.array([1, 5, 6], np.int32), np.array([IGNORE_LABEL, 5, 6], np.int32), 65)
     assert expanded.tokens.tolist() == [1, 5, 6]
     assert expanded.image_starts.shape == (0,)
     assert expanded.num_supervised == 2
@@ -274,8 +273,8 @@ def test_text_without_images_expands_to_itself():
 
 @pytest.mark.parametrize("max_length", range(13))
 def test_truncation_keeps_or_drops_a_image_whole_and_counts(max_length):
-    ids = np.array([1, IMAGE_ID, 5, IMAGE_ID, 6, 7], np.int32)
-    labels = np.array([IGNORE, IGNORE, 5, IGNORE, 6, 7], np.int32)
+    ids = np.array([1, IMAGE_TOKEN, 5, IMAGE_TOKEN, 6, 7], np.int32)
+    labels = np.array([IGNORE_LABEL, IGNORE_LABEL, 5, IGNORE_LABEL, 6, 7], np.int32)
     whole = expand(ids, labels, 3)
     cut = truncate(whole, max_length, 3)
     kept = {0: 0, 1: 1, 2: 1, 3: 1, 4: 4, 5: 5, 6: 5, 7: 5, 8: 8, 9: 9, 10: 10}.get(max_length, 10)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from owl2_jax.config import load_config
+from owl2_jax.core.axes import IGNORE_LABEL, IMAGE_TOKEN
 from owl2_jax.core.errors import UnknownNameError
-from owl2_jax.data.conversation import IGNORE, IMAGE_ID, expand
+from owl2_jax.data.conversation import expand
 from owl2_jax.data.encode import Encoder
 from owl2_jax.data.messages import check_messages
 from owl2_jax.data.pipeline import load_tokenizer, open_mixture
@@ -42,7 +43,7 @@ def test_the_released_recipes_give_the_ids_of_the_released_code(recipe, number):
     draft = Encoder(recipe, 0, load_tokenizer(recipe), corpora.IMAGE_SIZE, 5).draft(one.source[number])
     # The released code calls an image's label -200 and ignores it all the same.
     labels = np.array(case["labels"])
-    right = expand(np.array(case["ids"]), np.where(labels == IMAGE_ID, IGNORE, labels), 5)
+    right = expand(np.array(case["ids"]), np.where(labels == IMAGE_TOKEN, IGNORE_LABEL, labels), 5)
     np.testing.assert_array_equal(draft.sample.tokens, right.tokens)
     np.testing.assert_array_equal(draft.sample.image_starts, right.image_starts)
     if case["record"]["id"] in UNLEARNT_THERE:

@@ -19,9 +19,10 @@ from PIL import Image
 
 from owl2_jax.cli.generate import read_rows
 from owl2_jax.core import text_files
+from owl2_jax.core.axes import IGNORE_LABEL, IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data.conversation import IGNORE, IMAGE_ID, encode_dialogue
-from owl2_jax.data.encode import REASONS
+from owl2_jax.data.conversation import encode_dialogue
+from owl2_jax.data.reasons import REASONS
 from owl2_jax.data.sources import embedded
 from owl2_jax.data.sources.base import RecordError
 from owl2_jax.data.sources.files import index_json
@@ -306,8 +307,8 @@ def _check_ids(messages: list[dict[str, str]], tag: str, tokenizer: Tokenizer) -
     ids, labels = encoded.ids.tolist(), encoded.labels
     assert ids.count(tokenizer.eos_id) == len(answers)
     assert ids.count(tokenizer.bos_id) == 1
-    assert ids.count(IMAGE_ID) == sum(one["content"].count(tag) for one in messages)
-    learnt = labels[labels != IGNORE].tolist()
+    assert ids.count(IMAGE_TOKEN) == sum(one["content"].count(tag) for one in messages)
+    learnt = labels[labels != IGNORE_LABEL].tolist()
     if tag not in "".join(answers):
         ends = [place for place, i in enumerate(learnt) if i == tokenizer.eos_id]
         starts = [0, *(end + 1 for end in ends)]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data.encode import REASONS
+from owl2_jax.data.reasons import REASONS
 from owl2_jax.data.sources.base import RecordError
 from owl2_jax.data.sources.webdataset import WebDatasetSource
 from tests.data.fuzz import mutated

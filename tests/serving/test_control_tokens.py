@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 import pytest
 
-from owl2_jax.data.conversation import IMAGE_ID
+from owl2_jax.core.axes import IMAGE_TOKEN
 from owl2_jax.inference.answer import Answer
 from owl2_jax.inference.request import Request
 from owl2_jax.serving.calls import read_call
@@ -48,8 +48,8 @@ def test_images_keep_their_place_beside_typed_control_tokens(shared):
     found = ids_of(
         shared, user("</s>Is it red?", 1), {"role": "assistant", "content": "</s>"}, user("And?", 2)
     )
-    assert found.count(IMAGE_ID) == 2
-    assert found[-1] != IMAGE_ID
+    assert found.count(IMAGE_TOKEN) == 2
+    assert found[-1] != IMAGE_TOKEN
 
 
 def test_answers_to_typed_control_tokens_are_those_to_their_text(shared, model):

@@ -12,7 +12,6 @@ from owl2_jax.checkpoint import param_files
 from owl2_jax.cli.main import main
 from owl2_jax.convert.merge import merge_checkpoint
 from owl2_jax.convert.safetensors_file import SafetensorsReader
-from owl2_jax.core import tree
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.request import Request
@@ -137,12 +136,3 @@ def test_starts_and_groups_that_do_not_fit_are_refused(straight, adapted):
     shapes = abstract_params(config.model)
     with pytest.raises(Owl2Error, match=r"group 'decoder' trains .*/kernel, which .* holds in int8"):
         assign_groups(shapes, config.train)
-
-
-def test_a_missing_qwix_is_named(monkeypatch):
-    from owl2_jax.training import int8_base
-
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(Owl2Error, match=r"pip install 'owl2_jax\[int8\]'"):
-        int8_base.check_qwix(["decoder/layers/mlp/up/kernel_scale"])
-    int8_base.check_qwix(tree.flatten({"decoder": {"embedding": 0}}))

@@ -26,22 +26,6 @@ Example = dict[str, Any]
 
 DEFAULT_IMAGE_TAG = IMAGE_TAGS[0]
 
-# Why a record is rejected; pipelines count by these. The first two are this
-# room's, the others those of messages and images.
-REASONS = (
-    "corrupt_record",
-    "missing_field",
-    "bad_conversation",
-    "wrong_tag",
-    "image_count",
-    "not_in_released",
-    "missing",
-    "unreadable",
-    "corrupt",
-    "unsupported",
-    "oversized",
-)
-
 
 class RecordError(Owl2Error):
     """One record cannot become an example.
@@ -49,7 +33,7 @@ class RecordError(Owl2Error):
     Attributes:
       source: Name of the source.
       index: Position of the record in it.
-      reason: One of `REASONS`.
+      reason: a key of `data.reasons.REASONS`.
       detail: What was found and what was expected.
     """
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
-from owl2_jax.data.sources.base import REASONS, RecordError
+from owl2_jax.data.reasons import REASONS
+from owl2_jax.data.sources.base import RecordError
 from owl2_jax.data.sources.llava import LlavaSource
 from tests.data.sources.images import image
 
