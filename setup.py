@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "owl2_jax" / "version.py").read_text()).group(1)
 
 BASE = [
-    "jax>=0.10,<0.13",
+    "jax>=0.10.1,<0.11",
     "flax>=0.12,<0.13",
     "optax>=0.2.5",
     "orbax-checkpoint>=0.12,<0.13",
@@ -31,7 +31,7 @@ EXTRAS = {
     "parquet": ["pyarrow>=16"],
     "video": ["av>=14"],
     "prepare": ["apache-beam>=2.66"],
-    "fit": ["libtpu"],
+    "fit": ["jax[tpu]"],  # JAX names the libtpu that goes with its jaxlib
     "wandb": ["wandb>=0.17"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30", "h11>=0.14", "prometheus_client>=0.20"],
 }

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from owl2_jax.model import flops
 from owl2_jax.parallel.chips import GIB
+from owl2_jax.perf import op_page, op_report
 from owl2_jax.perf.fitting import Result, describe
+from owl2_jax.perf.versions import Versions
 
 
-def as_dict(result: Result) -> dict[str, Any]:
+def as_dict(result: Result, versions: Versions | None = None, ops: bool = False) -> dict[str, Any]:
     """JSON types: bytes, seconds and FLOPs per chip unless the name says otherwise."""
     plan, fit = result.plan, result.fit
     values: dict[str, Any] = {
@@ -26,7 +29,10 @@ def as_dict(result: Result) -> dict[str, Any]:
         "rows_per_piece": plan.rows_per_piece,
         "remat": plan.model.remat,
         "attention": plan.model.attention,
+        "options": dict(plan.options),
         "compile_seconds": round(fit.compile_s, 1),
+        "versions": dataclasses.asdict(versions) if versions else None,
+        "unread": fit.unread or None,
         "fits": fit.memory.fits,
         "memory": {
             "capacity": fit.memory.capacity,
@@ -57,6 +63,18 @@ def as_dict(result: Result) -> dict[str, Any]:
             "collectives": _by_kind(result),
             "unknown_loops": fit.traffic.unknown_loops,
         }
+    if fit.forecast is not None and fit.roofline is not None:
+        line, ahead = fit.roofline, fit.forecast
+        values["forecast"] = {
+            "step_seconds": ahead.seconds,
+            "mfu": line.model_flops / line.peak / ahead.seconds,
+            "tokens_per_second_all_chips": result.workload.tokens / ahead.seconds,
+            "unread_kernels": list(ahead.unread),
+            "unknown_loops": ahead.unknown_loops,
+            "left_out": op_report.LEFT_OUT,
+        }
+        if ops:
+            values["ops"] = op_report.as_dict(ahead, line.peak)
     return values
 
 
@@ -72,38 +90,71 @@ def _by_kind(result: Result) -> list[dict[str, Any]]:
     return sorted(kinds.values(), key=lambda row: -row["received_bytes"])
 
 
-def print_json(best: Result, results: Sequence[Result]) -> None:
+def print_json(
+    best: Result, results: Sequence[Result], versions: Versions | None = None, ops: bool = False
+) -> None:
     """One object: the best result, and every attempt when there were several."""
-    values = as_dict(best)
+    values = as_dict(best, versions, ops)
     if len(results) > 1:
-        values["attempts"] = [as_dict(result) for result in results]
+        values["attempts"] = [as_dict(result, versions) for result in results]
     print(json.dumps(values, indent=2))
 
 
-def print_tables(best: Result, results: Sequence[Result]) -> None:
+def title(result: Result) -> str:
+    """What was compiled, for which slice and over which axes."""
+    plan = result.plan
+    mesh = ", ".join(f"{name} {size}" for name, size in plan.mesh.shape.items() if size > 1) or "one chip"
+    return f"{plan.what} on {plan.topology.name} ({plan.topology.count} chips; {mesh})"
+
+
+def page(result: Result, versions: Versions | None) -> str | None:
+    """The HTML page of a result, or None where there is no forecast to show."""
+    fit = result.fit
+    if fit.forecast is None or fit.roofline is None:
+        return None
+    return op_page.render(title(result), as_dict(result, versions), fit.forecast, fit.roofline.peak)
+
+
+def print_tables(
+    best: Result, results: Sequence[Result], versions: Versions | None = None, ops: bool = False
+) -> None:
     if len(results) > 1:
         _print_attempts(best, results)
-    values = as_dict(best)
-    mesh = ", ".join(f"{name} {size}" for name, size in values["mesh"].items() if size > 1) or "one chip"
-    print(f"{values['what']} on {values['topology']} ({values['chips']} chips; {mesh})")
+    values = as_dict(best, versions)
+    print(title(best))
     print(
         f"  {values['rows']} rows of {values['length']} tokens, {values['images']} images; "
-        f"{describe(best.plan)}; {values['attention']} attention; compiled in {values['compile_seconds']} s"
+        f"{describe(best.plan)}; {values['attention']} attention"
     )
+    print(f"  compiled in {values['compile_seconds']} s" + (f" by {versions}" if versions else ""))
     _print_memory(values)
     _print_flops(best)
+    if best.fit.unread:
+        print(
+            f"\nthe text of the compiled program cannot be read, so that there is no table of its time: "
+            f"{best.fit.unread}"
+        )
     if "roofline" in values:
         _print_roofline(values)
+    if best.fit.forecast is not None and best.fit.roofline is not None and ops:
+        op_report.print_ops(best.fit.forecast, best.fit.roofline.peak)
 
 
 def _print_attempts(best: Result, results: Sequence[Result]) -> None:
     print("attempts")
     for result in results:
-        line = result.fit.roofline
-        speed = f"step >= {line.step:.3f} s, MFU <= {line.mfu:.0%}" if line else "does not fit"
         mark = "*" if result is best else " "
+        speed = _speed(result)
         print(f" {mark} {describe(result.plan):58} {result.fit.memory.needed / GIB:7.2f} GiB  {speed}")
     print()
+
+
+def _speed(result: Result) -> str:
+    line, seconds = result.fit.roofline, result.fit.seconds
+    if line is None or seconds is None:
+        return "not read" if result.fit.memory.fits else "does not fit"
+    mfu = line.model_flops / line.peak / seconds
+    return f"step {seconds:.3f} s, MFU {mfu:.1%} (bound {line.step:.3f} s, {line.mfu:.1%})"
 
 
 def _print_memory(values: dict[str, Any]) -> None:
@@ -129,13 +180,20 @@ def _print_roofline(values: dict[str, Any]) -> None:
     for row in values["traffic"]["collectives"][:8]:
         size = row["received_bytes"] / 1e9
         print(f"  {row['op']:20} over {row['group']:<5} {row['runs']:6} times {size:12.3f} GB received")
-    print("\nstep time at least, in seconds")
+    print("\nstep time in seconds")
     for name in ("products", "memory", "network"):
         mark = "  <- limit" if line["limit"] == name else ""
         waits = name == "products"
         more = f" + {line['waiting_seconds']:.4f} of network that nothing overlaps" if waits else ""
         print(f"  {name:10}{line[f'{name}_seconds']:10.4f}{more}{mark}")
-    print(
-        f"MFU at most {line['mfu_bound']:.1%}; {line['tokens_per_second_all_chips']:,.0f} tokens/s at most "
-        "on all chips"
-    )
+    rows = [("bound", line["step_seconds"], line["mfu_bound"], line["tokens_per_second_all_chips"])]
+    if "forecast" in values:
+        ahead = values["forecast"]
+        rows.append(("forecast", ahead["step_seconds"], ahead["mfu"], ahead["tokens_per_second_all_chips"]))
+    for name, seconds, mfu, tokens in rows:
+        print(
+            f"{name:12}{seconds:10.4f} s  MFU {mfu:6.1%}  {tokens:,.0f} tokens/s on all chips; "
+            f"leaves out {op_report.LEFT_OUT[name]}"
+        )
+    for kernel in values.get("forecast", {}).get("unread_kernels", ()):
+        print(f"  kernel {kernel} could not be read and counts by its bytes alone")

@@ -31,6 +31,7 @@ class Plan:
     shape: Shape
     mesh: Mesh
     topology: Topology
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of the compiler
 
     @property
     def rows_per_piece(self) -> int:
@@ -52,10 +53,11 @@ class Result:
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """Smaller is better: fits, then the least time per row."""
-        if self.fit.roofline is None or not self.fit.memory.fits:
+        """Smaller is better: fits, then the least time per row by the forecast."""
+        seconds = self.fit.seconds
+        if seconds is None or not self.fit.memory.fits:
             return True, self.fit.memory.needed
-        return False, self.fit.roofline.step / self.plan.shape.rows
+        return False, seconds / self.plan.shape.rows
 
 
 def make_plan(what: str, config: RunConfig, topology: Topology, mesh: str | None, is_file: bool) -> Plan:
@@ -91,7 +93,7 @@ def measure(plan: Plan) -> Result:
     return Result(
         plan,
         workload,
-        compile_for(lowered, plan.topology, workload.parts, counted.executed, counted.model),
+        compile_for(lowered, plan.topology, workload.parts, counted.executed, counted.model, plan.options),
     )
 
 

@@ -1,14 +1,16 @@
 """Reads the text of a compiled XLA module into instructions.
 
-Only what counting bytes needs: shapes, operands, which computation calls which,
-and how often a loop runs.
+What counting bytes, operations and cycles needs: shapes, operands, which
+computation calls which, how often a loop runs, and what the compiler noted at
+an instruction: its estimate of cycles, the module of the model and the source line.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Final
 
 _BYTES: Final = {
@@ -21,6 +23,13 @@ _CALLED: Final = re.compile(r"(?:calls|body|to_apply)=%([\w.\-]+)")
 _BRANCHES: Final = re.compile(r"branch_computations=\{([^}]*)\}")
 _CONDITION: Final = re.compile(r"condition=%([\w.\-]+)")
 _KNOWN_TRIPS: Final = re.compile(r'known_trip_count":\{"n":"(\d+)"')
+_CYCLES: Final = re.compile(r'"estimated_cycles":"(\d+)"')
+_SCOPE: Final = re.compile(r'op_name="([^"]*)"')
+_FRAME: Final = re.compile(r"stack_frame_id=(\d+)")
+_TARGET: Final = re.compile(r'custom_call_target="([^"]*)"')
+# Tables of source lines between the module's header and its first computation.
+_TABLES: Final = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
+_PACKAGE: Final = "owl2_jax"
 
 
 @dataclass(frozen=True)
@@ -30,10 +39,12 @@ class Array:
     Attributes:
       size: bytes.
       on_chip: it lies in a scratch memory of the chip, not in its main memory.
+      dims: sizes of its axes.
     """
 
     size: float
     on_chip: bool
+    dims: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,24 @@ class Instruction:
         """Bytes of the result in main memory."""
         return sum(array.size for array in self.arrays if not array.on_chip)
 
+    @property
+    def cycles(self) -> int | None:
+        """The compiler's estimate of one execution, or None where it gives none."""
+        found = _CYCLES.search(self.attributes)
+        return int(found[1]) if found else None
+
+    @property
+    def scope(self) -> str:
+        """Path of the modules it comes from, as XLA remembers it: `jit(inner)/.../layers/mlp/up/dot`."""
+        found = _SCOPE.search(self.attributes)
+        return found[1] if found else ""
+
+    @property
+    def target(self) -> str:
+        """What a custom call calls, or an empty string."""
+        found = _TARGET.search(self.attributes)
+        return found[1] if found else ""
+
     def called(self) -> list[str]:
         """Names of the computations that it runs; a loop's condition is left out."""
         names = _CALLED.findall(self.attributes)
@@ -78,10 +107,16 @@ Computation = dict[str, Instruction]
 
 @dataclass(frozen=True)
 class Module:
-    """All computations by name, and the name of the one that runs first."""
+    """All computations by name, the name of the one that runs first, and source lines by frame."""
 
     computations: dict[str, Computation]
     entry: str
+    lines: dict[int, str] = field(default_factory=dict)
+
+    def line(self, instruction: Instruction) -> str:
+        """`model/decoder.py:180`, the innermost line of ours it comes from, or an empty string."""
+        frame = _FRAME.search(instruction.attributes)
+        return self.lines.get(int(frame[1]), "") if frame else ""
 
     def body(self, fusion: Instruction) -> Computation:
         """What a fusion computes."""
@@ -111,19 +146,65 @@ def parameter(computation: Computation, number: int) -> Instruction:
 def read_module(text: str) -> Module:
     """Parses `compiled.as_text()`."""
     computations: dict[str, Computation] = {}
-    entry, current = "", None
+    entry, pending = "", ""
+    current: Computation | None = None
     for line in text.splitlines():
+        starts = line.startswith(("  %", "  ROOT %"))
+        if current is not None and pending and (starts or line == "}"):
+            instruction = _read_instruction(pending)
+            current[instruction.name] = instruction
+            pending = ""
         if line.endswith("{") and line.startswith(("%", "ENTRY")):
             name = _NAME.findall(line)[0]
             current = computations[name] = {}
             entry = name if line.startswith("ENTRY") else entry
         elif line == "}":
             current = None
-        elif current is not None and line.startswith(("  %", "  ROOT %")):
-            # Notes of kernels may go on over several lines; they start otherwise.
-            instruction = _read_instruction(line.strip())
-            current[instruction.name] = instruction
-    return Module(computations, entry)
+        elif current is not None:
+            # Notes of kernels go on over several lines.
+            pending = line.strip() if starts else pending + line.strip()
+    return Module(computations, entry, _source_lines(text))
+
+
+def _source_lines(text: str) -> dict[int, str]:
+    """Innermost line of this package, else of anybody, by number of the stack frame."""
+    start = text.find("FileNames\n")
+    if start < 0:
+        return {}
+    rows = _rows(text[start : text.find("\n\n%", start)])
+    files = {key: value.strip('"') for key, value in rows["FileNames"].items()}
+    places = {key: _numbers(value) for key, value in rows["FileLocations"].items()}
+    frames = {key: _numbers(value) for key, value in rows["StackFrames"].items()}
+
+    def ours(frame: int) -> bool:
+        return _PACKAGE in PurePath(files[places[frames[frame]["file_location_id"]]["file_name_id"]]).parts
+
+    def line(frame: int) -> str:
+        while not ours(frame) and frames[frame].get("parent_frame_id", frame) != frame:
+            frame = frames[frame]["parent_frame_id"]
+        place = places[frames[frame]["file_location_id"]]
+        parts = PurePath(files[place["file_name_id"]]).parts
+        inside = parts[len(parts) - parts[::-1].index(_PACKAGE) :] if _PACKAGE in parts else parts[-2:]
+        return f"{'/'.join(inside)}:{place['line']}"
+
+    return {frame: line(frame) for frame in frames}
+
+
+def _rows(header: str) -> dict[str, dict[int, str]]:
+    """Rows of the tables by name and number."""
+    rows: dict[str, dict[int, str]] = {name: {} for name in _TABLES}
+    current = None
+    for line in header.splitlines():
+        number, _, value = line.partition(" ")
+        if line in rows:
+            current = rows[line]
+        elif current is not None and number.isdigit():
+            current[int(number)] = value
+    return rows
+
+
+def _numbers(row: str) -> dict[str, int]:
+    return {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", row)}
 
 
 def _read_instruction(line: str) -> Instruction:
@@ -158,6 +239,6 @@ def _closing(text: str, start: int) -> int:
 def _arrays(shape: str) -> tuple[Array, ...]:
     found = []
     for kind, sizes, layout in _ARRAY.findall(shape):
-        count = math.prod(int(size) for size in sizes.split(",") if size)
-        found.append(Array(count * _BYTES.get(kind, 1), "S(" in layout))
+        dims = tuple(int(size) for size in sizes.split(",") if size)
+        found.append(Array(math.prod(dims) * _BYTES.get(kind, 1), "S(" in layout, dims))
     return tuple(found)

@@ -2,17 +2,18 @@
 
 The compiler that ships in `libtpu` runs on any x86 machine. It is given the true
 jitted function and the shape of a slice, and says how much memory a chip needs;
-its output names every collective. What a chip can do per second is in the table
-of `owl2_jax.parallel.chips`, so the longest of three times (products, memory,
-network) bounds the step from below.
+its output names every collective and carries its estimates. What a chip can do per
+second is in the table of `owl2_jax.parallel.chips`, so the longest of three times
+(products, memory, network) bounds the step from below; `perf.forecast` says how
+long it takes rather.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,7 +22,10 @@ import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.parallel.chips import GIB, Topology
-from owl2_jax.perf.traffic import Collective, Traffic, traffic
+from owl2_jax.perf.forecast import Forecast, forecast
+from owl2_jax.perf.hlo import read_module
+from owl2_jax.perf.traffic import Traffic, collective_seconds, traffic
+from owl2_jax.perf.versions import check_compiler
 
 # "Used 20.14G of 15.75G hbm", and "required for HLO temporaries (832.00G) exceeds available HBM (15.75G)".
 _TOO_MUCH: Final = (
@@ -35,13 +39,9 @@ def topology_devices(topology: Topology) -> list[Any]:
     """Stand-ins for the chips of a slice, for a mesh that programs can be compiled for.
 
     Raises:
-      Owl2Error: libtpu is not installed, or it does not know the topology.
+      Owl2Error: libtpu is not installed or not the one of this JAX, or it does not know the topology.
     """
-    if importlib.util.find_spec("libtpu") is None:
-        raise Owl2Error(
-            "the TPU compiler is not installed; pip install 'owl2_jax[fit]', best into an environment of "
-            "its own: with it, other programs look for a TPU when they start"
-        )
+    check_compiler()
     from jax.experimental import topologies
 
     try:
@@ -120,8 +120,9 @@ class Fit:
     """What is known about a program on a slice.
 
     Attributes:
-      roofline, traffic: None when the program does not fit.
+      roofline, traffic, forecast: None when the program does not fit, or its text could not be read.
       compile_s: seconds that the compiler took.
+      unread: why the text could not be read; empty otherwise.
     """
 
     topology: Topology
@@ -129,10 +130,24 @@ class Fit:
     roofline: Roofline | None
     traffic: Traffic | None
     compile_s: float
+    forecast: Forecast | None = None
+    unread: str = ""
+
+    @property
+    def seconds(self) -> float | None:
+        """Of a step: the forecast, or the bound where nothing in the text is estimated."""
+        if self.forecast is not None:
+            return self.forecast.seconds
+        return None if self.roofline is None else self.roofline.step
 
 
 def compile_for(
-    lowered: Any, topology: Topology, parts: dict[str, Any], executed_flops: float, model_flops: float
+    lowered: Any,
+    topology: Topology,
+    parts: dict[str, Any],
+    executed_flops: float,
+    model_flops: float,
+    options: Mapping[str, str] | None = None,
 ) -> Fit:
     """Compiles a lowered function and reads what came out.
 
@@ -140,18 +155,24 @@ def compile_for(
       lowered: `jitted.lower(...)` over a mesh of `topology_devices`.
       parts: {"parameters": tree, ...}: arguments with shardings, to split their memory.
       executed_flops, model_flops: of one call on all chips.
+      options: of the compiler, by name.
     """
     split = {name: bytes_per_device(tree) for name, tree in parts.items()}
     start = time.perf_counter()
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=dict(options) if options else None)
     except jax.errors.JaxRuntimeError as error:
         memory = _memory_of_failure(str(error), topology, split)
         return Fit(topology, memory, None, None, time.perf_counter() - start)
     seconds = time.perf_counter() - start
     memory = _memory(compiled.memory_analysis(), topology, split)
-    moved = traffic(compiled.as_text())
-    chips, seconds_of = topology.count, functools.partial(_seconds, topology=topology)
+    try:
+        module = read_module(compiled.as_text())
+        moved, ahead = traffic(module), forecast(module, topology)
+    except Exception as error:  # whatever a text may hold: what was compiled for minutes is still told
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return Fit(topology, memory, None, None, seconds, unread=reason)
+    chips, seconds_of = topology.count, functools.partial(collective_seconds, topology=topology)
     roofline = Roofline(
         products=executed_flops / chips / topology.chip.flops,
         memory=moved.memory_bytes / topology.chip.bandwidth,
@@ -160,19 +181,7 @@ def compile_for(
         model_flops=model_flops / chips,
         peak=topology.chip.flops,
     )
-    return Fit(topology, memory, roofline, moved, seconds)
-
-
-def _seconds(collective: Collective, topology: Topology) -> float:
-    return collective.total / _rate(collective, topology)
-
-
-def _rate(collective: Collective, topology: Topology) -> float:
-    """Bytes per second that a collective brings to a chip."""
-    if collective.op == "collective-permute":
-        # The compiler sends the halves of a windowed product around a ring in both directions.
-        return 2 * topology.chip.link
-    return topology.receive_rate(collective.group)
+    return Fit(topology, memory, roofline, moved, seconds, ahead)
 
 
 def _memory(analysis: Any, topology: Topology, parts: dict[str, float]) -> Memory:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from owl2_jax.perf.hlo import Computation, Instruction, Module, parameter, read_module, root
+from owl2_jax.parallel.chips import Topology
+from owl2_jax.perf.hlo import Computation, Instruction, Module, parameter, root
 
 COLLECTIVES: Final = (
     "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all",
@@ -73,9 +74,9 @@ class Traffic:
     unknown_loops: int = 0
 
 
-def traffic(text: str) -> Traffic:
-    """Counts what one run of a compiled module moves; `text` is `compiled.as_text()`."""
-    module, result = read_module(text), Traffic()
+def traffic(module: Module) -> Traffic:
+    """Counts what one run of a compiled module moves."""
+    result = Traffic()
     seen: dict[tuple[str, str], list[Collective]] = {}
     for name, times, fused in _executed(module, module.entry, 1, False, result):
         computation = module.computations[name]
@@ -85,9 +86,9 @@ def traffic(text: str) -> Traffic:
                 channel = re.search(r"channel_id=(\d+)", instruction.attributes) if fused else None
                 # One collective that is spread over several fusions shows up in each of them.
                 key = (op, channel[1] if channel else f"{name}/{instruction.name}")
-                seen.setdefault(key, []).append(_collective(op, instruction, name, times))
+                seen.setdefault(key, []).append(collective(op, instruction, name, times))
             if not fused:
-                result.memory_bytes += times * _moved(instruction, computation, module)
+                result.memory_bytes += times * moved(instruction, computation, module)
     found = [replace(places[0], blocks=places[0].blocks and len(places) == 1) for places in seen.values()]
     result.collectives = sorted(found, key=lambda collective: -collective.total)
     return result
@@ -109,7 +110,8 @@ def _executed(
             yield from _executed(module, called, inner, inside, result)
 
 
-def _collective(op: str, instruction: Instruction, inside: str, times: int) -> Collective:
+def collective(op: str, instruction: Instruction, inside: str, times: int) -> Collective:
+    """Reads a collective that stands in the computation `inside`."""
     group = _group_size(instruction.attributes)
     size = instruction.size
     if instruction.op.endswith("-start") and op in ("all-gather", "collective-permute"):
@@ -132,6 +134,14 @@ def _collective(op: str, instruction: Instruction, inside: str, times: int) -> C
     )
 
 
+def collective_seconds(each: Collective, topology: Topology) -> float:
+    """Of all its executions, at the rate at which the links bring its bytes to a chip."""
+    if each.op == "collective-permute":
+        # The compiler sends the halves of a windowed product around a ring in both directions.
+        return each.total / (2 * topology.chip.link)
+    return each.total / topology.receive_rate(each.group)
+
+
 def _group_size(attributes: str) -> int:
     """Devices per group, from any of the notations of `replica_groups`; 2 for pairs."""
     named = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes)
@@ -145,7 +155,7 @@ def _group_size(attributes: str) -> int:
     return listed[1].count(",") + 1 if listed else 2
 
 
-def _moved(instruction: Instruction, computation: Computation, module: Module) -> float:
+def moved(instruction: Instruction, computation: Computation, module: Module) -> float:
     """Bytes that an instruction reads from and writes to main memory."""
     op = instruction.op
     if op in _FREE or op.endswith("-done") or any(name in instruction.attributes for name in _FREE_CALLS):

@@ -7,7 +7,7 @@ import pytest
 
 from owl2_jax.cli import main
 from owl2_jax.parallel.chips import GIB, compiler_environment, parse_topology
-from owl2_jax.perf import fitting
+from owl2_jax.perf import fitting, versions
 
 TINY = [
     "--preset=owl2_tiny", "--topology=v5e:2x4", "--rows=8", "--length=24", "model.attention=xla",
@@ -20,6 +20,7 @@ TINY = [
 def fake_chips(monkeypatch):
     for name in compiler_environment(parse_topology("v5e:2x4")):
         monkeypatch.setenv(name, "cpu")  # what the command sets goes away with the test
+    monkeypatch.setattr(versions, "check_compiler", lambda: versions.Versions("0.10.2", "0.10.2", "0.0.42.1"))
     monkeypatch.setattr(fitting, "topology_devices", lambda topology: jax.devices()[: topology.count])
 
 
@@ -44,8 +45,46 @@ def test_inference_is_printed_as_tables(what, capsys):
     assert main.main(["fit", f"--what={what}", "--mesh=data=4,tensor=2", *TINY]) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"{what} on v5e:2x4 (8 chips; data 4, tensor 2)")
-    for words in ("memory per chip", "cache", "\nMFLOP of all chips", "step time at least", "MFU at most"):
+    for words in (
+        "memory per chip",
+        "cache",
+        "\nMFLOP of all chips",
+        "step time in seconds",
+        "\nbound ",
+        "\nforecast ",
+        "by libtpu 0.0.42.1, jax",
+    ):
         assert words in text
+
+
+def test_ops_say_where_the_time_goes_and_the_page_shows_it(tmp_path, capsys):
+    page = tmp_path / "fit.html"
+    assert (
+        main.main(["fit", "--what=decode", "--mesh=data=4,tensor=2", "--ops", f"--html={page}", *TINY]) == 0
+    )
+    text = capsys.readouterr().out
+    for words in ("part of the model", "of peak", "the 20 dearest operations", "model/"):
+        assert words in text
+    shown = page.read_text()
+    assert "<title>decode on v5e:2x4 (8 chips; data 4, tensor 2)</title>" in shown
+    assert "libtpu 0.0.42.1" in shown
+
+
+def test_json_holds_the_forecast_and_its_operations(capsys):
+    assert main.main(["fit", "--json", "--ops", "--what=prefill", "--mesh=data=8", *TINY]) == 0
+    report = json.loads(capsys.readouterr().out)
+    ahead = report["forecast"]
+    assert ahead["step_seconds"] >= max(report["roofline"]["memory_seconds"], 1e-6)
+    assert set(ahead["left_out"]) == {"bound", "forecast"}
+    assert report["versions"] == {"jax": "0.10.2", "jaxlib": "0.10.2", "libtpu": "0.0.42.1"}
+    shares = [group["share"] for group in report["ops"]["groups"]]
+    assert sum(shares) == pytest.approx(1.0, abs=0.01)
+    assert len(report["ops"]["dearest"]) == 20
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_compiling(tmp_path, capsys):
+    assert main.main(["fit", f"--html={tmp_path / 'none' / 'fit.html'}", *TINY]) == 2
+    assert "there is no folder" in capsys.readouterr().err
 
 
 def test_search_prefers_what_fits_and_is_fastest(capsys, monkeypatch):

@@ -1,5 +1,7 @@
 """What `owl2 fit` reads out of a compiled program, with the CPU compiler in the place of the TPU one."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -38,13 +40,15 @@ def test_memory_flops_and_network_of_a_compiled_program():
     assert line.waiting == line.network
     assert line.step == max(line.products + line.waiting, line.memory) == line.terms[line.limit]
     assert line.mfu == pytest.approx(products / 8 / 197e12 / line.step)
+    # Without estimates, what is left are the bytes and the network, one after the other.
+    assert found.seconds == found.forecast.seconds >= line.network
 
 
 class Failing:
     def __init__(self, message):
         self.message = message
 
-    def compile(self):
+    def compile(self, compiler_options=None):
         raise jax.errors.JaxRuntimeError(self.message)
 
 
@@ -72,7 +76,37 @@ def test_other_failures_of_the_compiler_are_told():
         tpu_compile.compile_for(Failing("INTERNAL: Mosaic failed\nmore"), TOPOLOGY, {}, 1.0, 1.0)
 
 
-def test_without_the_compiler_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(tpu_compile.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(Owl2Error, match=r"pip install 'owl2_jax\[fit\]'"):
+def test_a_text_that_cannot_be_read_keeps_what_was_compiled():
+    class Unreadable:
+        def compile(self, compiler_options=None):
+            return self
+
+        def memory_analysis(self):
+            return SimpleNamespace(
+                output_size_in_bytes=8, alias_size_in_bytes=8, generated_code_size_in_bytes=1,
+                argument_size_in_bytes=16, temp_size_in_bytes=100,
+            )  # fmt: skip
+
+        def as_text(self):
+            raise jax.errors.JaxRuntimeError("async-update instruction should have 1 operands but sees 3\nat")
+
+    found = tpu_compile.compile_for(Unreadable(), TOPOLOGY, {}, 1.0, 1.0)
+    assert (found.memory.needed, found.memory.fits) == (117, True)
+    assert found.unread == "async-update instruction should have 1 operands but sees 3"
+    assert (found.roofline, found.forecast, found.seconds) == (None, None, None)
+
+
+def test_a_compiler_that_does_not_go_with_jax_is_refused_before_a_topology_is_asked_for(monkeypatch):
+    def refuse():
+        raise Owl2Error("libtpu 0.0.52 does not go with jax 0.10.2")
+
+    monkeypatch.setattr(tpu_compile, "check_compiler", refuse)
+    with pytest.raises(Owl2Error, match=r"libtpu 0\.0\.52 does not go"):
         tpu_compile.topology_devices(TOPOLOGY)
+
+
+def test_options_reach_the_compiler():
+    mesh = make_mesh({"fsdp": 8})
+    lowered = jax.jit(lambda x: x + 1).lower(placed((8, 8), P("fsdp"), mesh))
+    with pytest.raises(Owl2Error, match=r"the TPU compiler failed: .*no_such_option"):
+        tpu_compile.compile_for(lowered, TOPOLOGY, {}, 1.0, 1.0, {"no_such_option": "1"})

@@ -7,14 +7,15 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from owl2_jax.parallel.mesh import make_mesh
+from owl2_jax.perf.hlo import read_module
 from owl2_jax.perf.traffic import traffic
 
 LAYERS, ROWS, WIDTH = 5, 64, 128
 F32 = 4
 
 
-def compiled_text(function, *arguments, **options):
-    return jax.jit(function, **options).lower(*arguments).compile().as_text()
+def compiled_module(function, *arguments, **options):
+    return read_module(jax.jit(function, **options).lower(*arguments).compile().as_text())
 
 
 def test_collectives_in_a_scan_count_once_per_iteration():
@@ -27,7 +28,7 @@ def test_collectives_in_a_scan_count_once_per_iteration():
         lambda x: lax.scan(layer, x, None, length=LAYERS)[0],
         mesh=mesh, in_specs=P("fsdp"), out_specs=P("fsdp"), check_vma=False,
     )  # fmt: skip
-    found = traffic(compiled_text(run, jnp.ones((ROWS, WIDTH))))
+    found = traffic(compiled_module(run, jnp.ones((ROWS, WIDTH))))
     assert found.unknown_loops == 0
     (reduce,) = found.collectives
     assert (reduce.op, reduce.group, reduce.times) == ("all-reduce", 2, LAYERS)
@@ -47,7 +48,7 @@ def test_collectives_in_a_scan_count_once_per_iteration():
 def test_received_bytes_of_each_collective(collective, op, share):
     mesh = make_mesh({"fsdp": 8})
     run = jax.shard_map(collective, mesh=mesh, in_specs=P("fsdp"), out_specs=P("fsdp"), check_vma=False)
-    (found,) = traffic(compiled_text(run, jnp.ones((ROWS, WIDTH)))).collectives
+    (found,) = traffic(compiled_module(run, jnp.ones((ROWS, WIDTH)))).collectives
     local = ROWS // 8 * WIDTH * F32
     assert (found.op, found.received) == (op, share * local)
 
@@ -58,7 +59,7 @@ def test_scanned_weights_are_read_once_in_slices():
 
     # A slice is read, written, and read by the product.
     weights = jnp.ones((LAYERS, 512, 512))
-    found = traffic(compiled_text(run, jnp.ones((4, 512)), weights))
+    found = traffic(compiled_module(run, jnp.ones((4, 512)), weights))
     assert weights.nbytes <= found.memory_bytes < 3.1 * weights.nbytes
 
 
@@ -69,7 +70,7 @@ def test_updating_a_row_in_place_does_not_count_the_whole_array():
         )
 
     cache = jnp.ones((4096, 128))
-    found = traffic(compiled_text(run, cache, jnp.ones((128,)), donate_argnums=0))
+    found = traffic(compiled_module(run, cache, jnp.ones((128,)), donate_argnums=0))
     assert found.memory_bytes < cache.nbytes / 4
 
 
@@ -97,7 +98,7 @@ ENTRY %main (x: bf16[1,64], y: f32[16,64]) -> f32[4,64] {
 
 
 def test_notations_of_the_tpu_compiler():
-    by_op = {collective.op: collective for collective in traffic(SPREAD).collectives}
+    by_op = {collective.op: collective for collective in traffic(read_module(SPREAD)).collectives}
     assert len(by_op) == 2
     assert (by_op["all-gather"].group, by_op["all-gather"].received) == (4, 16 * 64 * 2 * 3 / 4)
     assert (by_op["reduce-scatter"].group, by_op["reduce-scatter"].received) == (4, 16 * 64 * 4 * 3 / 4)
@@ -149,7 +150,7 @@ ENTRY %main (x: (s32[], bf16[8,64])) -> (s32[], bf16[8,64]) {
 
 
 def test_nested_loops_multiply_and_started_collectives_do_not_block():
-    by_op = {collective.op: collective for collective in traffic(NESTED).collectives}
+    by_op = {collective.op: collective for collective in traffic(read_module(NESTED)).collectives}
     gather, reduce = by_op["all-gather"], by_op["all-reduce"]
     assert (gather.group, gather.times, gather.blocks) == (4, 15, False)
     assert gather.received == 32 * 64 * 2 * 3 / 4
@@ -174,5 +175,5 @@ ENTRY %main (x: bf16[4,64], zeros: bf16[16,64], at: s32[]) -> bf16[16,64] {
 
 
 def test_a_gather_that_was_written_as_a_sum_costs_what_the_sum_does():
-    (found,) = traffic(AS_SUM).collectives
+    (found,) = traffic(read_module(AS_SUM)).collectives
     assert (found.op, found.group, found.received) == ("all-reduce", 4, 2 * 16 * 64 * 2 * 3 / 4)

@@ -1,0 +1,116 @@
+"""What a Pallas kernel's own program says: lowered for a TPU, which needs none."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from owl2_jax.model import attention_kernels
+from owl2_jax.parallel.chips import CHIPS
+from owl2_jax.perf import kernels
+from owl2_jax.perf.hlo import Array, Instruction
+
+FAR, NEAR = Array(1.0, False), Array(1.0, True)
+
+
+def calls(function, *arguments):
+    """Every kernel of a function, as the text of a compiled module would hold it."""
+    lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("tpu",))
+    text = lowered.as_text()
+    configs = re.findall(r"backend_config = \"((?:[^\"\\]|\\.)*)\"", text)
+    found = [config.replace("\\22", '"').replace('": ', '":').replace('{ "', '{"') for config in configs]
+    return [
+        Instruction("kernel", (FAR,), "custom-call", (), "", config.replace(', "', ',"'), False)
+        for config in found
+        if "custom_call_config" in config
+    ]
+
+
+def scaled_product(x_ref, y_ref, out_ref):
+    @pl.when(pl.program_id(2) == 0)
+    def start():
+        out_ref[...] = jnp.zeros_like(out_ref)
+
+    out_ref[...] += jnp.dot(x_ref[...], y_ref[...], preferred_element_type=jnp.float32) * 2.0
+
+
+def blocked(x, y, semantics=("parallel", "parallel", "arbitrary")):
+    """512 x 1024 times 1024 x 256 in blocks of 128 x 256 and 256 x 128: a grid of 4 x 2 x 4."""
+    return pl.pallas_call(
+        scaled_product,
+        out_shape=jax.ShapeDtypeStruct((512, 256), jnp.float32),
+        grid=(4, 2, 4),
+        in_specs=[
+            pl.BlockSpec((128, 256), lambda i, j, k: (i, k)),
+            pl.BlockSpec((256, 128), lambda i, j, k: (k, j)),
+        ],
+        out_specs=pl.BlockSpec((128, 128), lambda i, j, k: (i, j)),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=semantics),
+    )(x, y)
+
+
+ARGUMENTS = jnp.ones((512, 1024), jnp.bfloat16), jnp.ones((1024, 256), jnp.bfloat16)
+
+
+def test_products_vector_operations_and_blocks_of_a_kernel():
+    (call,) = calls(blocked, *ARGUMENTS)
+    work = kernels.read_kernel(call, [False, False])
+    assert work.steps == 32
+    assert work.flops == 2 * 512 * 1024 * 256
+    # A product by 2 and a sum in every step, of 128 x 128 numbers.
+    assert work.slots == 32 * 2 * 128 * 128 / 1024
+    # Both inputs move in every step, the result where the first two indices do.
+    assert work.bytes == 32 * 2 * 2 * (128 * 256) + 8 * 4 * 128 * 128
+    assert work.parallel
+    assert kernels.read_kernel(call, [True, True]).bytes == 8 * 4 * 128 * 128
+
+
+def test_time_is_the_longer_of_computing_and_fetching_after_every_steps_own():
+    work = kernels.Work(steps=10, flops=197e12, slots=6e9, bytes=0, parallel=True)
+    assert work.seconds(CHIPS["v5e"]) == pytest.approx(2.0 + 10 * kernels.STEP_SECONDS)
+    fetching = kernels.Work(steps=0, flops=197e12, slots=0, bytes=3 * 819e9, parallel=True)
+    assert fetching.seconds(CHIPS["v5e"]) == pytest.approx(3.0)
+
+
+def test_a_grid_without_a_parallel_dimension_leaves_the_second_core_idle():
+    (call,) = calls(functools.partial(blocked, semantics=("arbitrary",) * 3), *ARGUMENTS)
+    alone = kernels.read_kernel(call, [False, False])
+    assert not alone.parallel
+    both = kernels.Work(alone.steps, alone.flops, alone.slots, alone.bytes, True)
+    assert alone.seconds(CHIPS["v5p"]) == pytest.approx(2 * both.seconds(CHIPS["v5p"]), rel=0.3)
+    assert alone.seconds(CHIPS["v5e"]) == both.seconds(CHIPS["v5e"])
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "share"), [(1, 1, 1), (4, 4, 10 / 16), (4, 2, 6 / 8), (2, 4, 6 / 8)]
+)
+def test_causal_share_of_blocks(queries, keys, share):
+    assert kernels.causal_share(queries, keys) == share
+
+
+def test_splash_attention_forward_and_backward_count_the_blocks_their_mask_leaves():
+    length, heads, width = 1024, 2, 128
+    shape = jax.ShapeDtypeStruct((1, length, heads, width), jnp.bfloat16)
+    ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
+
+    def loss(q, k, v, ids):
+        return attention_kernels.splash(q, k, v, ids).astype(jnp.float32).sum()
+
+    found = calls(jax.grad(loss, (0, 1, 2)), shape, shape, shape, ids)
+    product = 2 * heads * length**2 * width * 3 / 4  # 3 of 4 blocks of 512 x 512
+    counted = sorted(kernels.read_kernel(call, [True] * 11).flops for call in found)
+    # Forward two products, queries' gradient three, keys' and values' four.
+    assert counted == [2 * product, 3 * product, 4 * product]
+
+
+def test_what_is_no_program_is_told():
+    call = Instruction("kernel", (FAR,), "custom-call", (), "", "metadata={}", False)
+    with pytest.raises(ValueError, match="no program in the call of kernel"):
+        kernels.read_kernel(call, [])
+    broken = 'backend_config={"custom_call_config":{"body":"TUzvUg=="}}'
+    with pytest.raises(ValueError, match="cannot be read"):
+        kernels.read_kernel(Instruction("kernel", (FAR,), "custom-call", (), "", broken, False), [])
