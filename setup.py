@@ -23,6 +23,7 @@ BASE = [
     "Pillow>=10.3",
     "tensorboardX>=2.6",
     "rich>=13",
+    "XlsxWriter>=3.2",
 ]
 
 EXTRAS = {

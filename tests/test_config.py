@@ -10,7 +10,7 @@ import pytest
 from owl2_jax.cli.main import main
 from owl2_jax.config import RunConfig, load_config
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data.sources import make_source
+from owl2_jax.data.sources.registry import make_source
 
 TINY = "configs/tiny/stage2.py"
 

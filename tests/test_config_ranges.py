@@ -18,7 +18,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import type_hints
 from owl2_jax.core.ranges import Range, at_least, range_of
 from owl2_jax.core.texts import text_of
-from owl2_jax.data.sources import SOURCES
+from owl2_jax.data.sources.registry import SOURCES
 from owl2_jax.data_tools.prepare.settings import PrepareConfig, PrepareSet
 from owl2_jax.inference.sampling import Sampling
 from owl2_jax.inference.sizes import EngineConfig

@@ -97,8 +97,8 @@ def _check_folders(config: RunConfig, args: argparse.Namespace) -> None:
 
 def _check(config: RunConfig) -> Tokenizer:
     """Refuses what can be refused before a device is touched."""
-    from owl2_jax.cli.train_hooks import metric_names
     from owl2_jax.data.pipeline import load_tokenizer
+    from owl2_jax.evals.training_hooks import metric_names
     from owl2_jax.model.owl2 import abstract_params
     from owl2_jax.training.hooks import check_best
     from owl2_jax.training.initialize import check_start
@@ -131,8 +131,8 @@ def _train(config: RunConfig, tokenizer: Tokenizer, args: argparse.Namespace) ->
     """Starts the devices and trains."""
     import jax
 
-    from owl2_jax.cli.train_hooks import make_hooks
     from owl2_jax.data.pipeline import Pipeline
+    from owl2_jax.evals.training_hooks import make_hooks
     from owl2_jax.parallel.mesh import make_mesh
     from owl2_jax.parallel.placement import data_shard, reads_first
     from owl2_jax.parallel.shardings import check_batch

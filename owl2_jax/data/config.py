@@ -14,7 +14,7 @@ from owl2_jax.data.augment import Augment
 from owl2_jax.data.images import MAX_PIXELS, MODES
 from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.released import Reading
-from owl2_jax.data.sources import check_settings
+from owl2_jax.data.sources.registry import check_settings
 from owl2_jax.data.templates import get_template
 
 # Far beyond any batch, and small enough that its arrays can be counted.
@@ -27,7 +27,7 @@ class DatasetConfig:
     """One set of a mixture.
 
     Attributes:
-      kind: kind of source, a name of `owl2_jax.data.sources.SOURCES`.
+      kind: kind of source, a name of `owl2_jax.data.sources.registry.SOURCES`.
       options: settings of that source.
       weight: share of the mixture's records, relative to the other sets.
       epochs: how often the set is read in a round of the mixture, instead of

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data import sources
 from owl2_jax.data.accounting import Accounting
 from owl2_jax.data.batch import Batch, concatenate
 from owl2_jax.data.config import DataConfig
@@ -16,13 +15,15 @@ from owl2_jax.data.mixture import Mixture, round_shares
 from owl2_jax.data.packing import RowLimits, empty_state
 from owl2_jax.data.quarantine import Quarantine
 from owl2_jax.data.shards import ShardRunner, ShardSettings, check_workers
+from owl2_jax.data.sources import registry
+from owl2_jax.data.sources.embedded import TOKENIZER
 from owl2_jax.data.tokenizer import Tokenizer
 
 
 def load_tokenizer(config: DataConfig) -> Tokenizer:
     """The tokenizer a config names. Raises `Owl2Error` when there is none."""
     if config.tokenizer == "embedded":
-        return Tokenizer(sources.embedded.TOKENIZER)
+        return Tokenizer(TOKENIZER)
     return Tokenizer(config.tokenizer)
 
 
@@ -194,8 +195,8 @@ def open_mixture(config: DataConfig, image_size: int, tokens_per_image: int) -> 
     images: dict[str, Any] | None = {} if config.cache_samples else None
     sets = []
     for number, (name, dataset) in enumerate(config.datasets.items()):
-        options = sources.read_as(dataset.kind, dataset.options, config.reading)
-        source = sources.make_source(dataset.kind, **options)
+        options = registry.read_as(dataset.kind, dataset.options, config.reading)
+        source = registry.make_source(dataset.kind, **options)
         encoder = Encoder(config, number, tokenizer, image_size, tokens_per_image, images)
         seed = None if config.augment is None else config.seed
         sets.append(EncodedSet(name, number, source, encoder, config.cache_samples, seed))

@@ -1,70 +1,50 @@
-"""The smallest workbook that scoring servers read: one sheet of text and whole numbers.
-
-An .xlsx file is a zip of XML parts (ECMA-376); texts are inline, so that no
-table of shared strings is needed.
-"""
+"""Workbooks that scoring servers read: one sheet of text and whole numbers, written by XlsxWriter."""
 
 from __future__ import annotations
 
+import datetime
 import re
-import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from xml.sax.saxutils import escape
+from typing import Final
 
+import xlsxwriter
+
+from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.text_files import new_file
 
-_MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
-_DOCUMENT = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
-_PACKAGE = "http://schemas.openxmlformats.org/package/2006"
-_OFFICE = "application/vnd.openxmlformats-officedocument.spreadsheetml"
-_HEAD = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
-
-_PARTS = {
-    "[Content_Types].xml": (
-        f'<Types xmlns="{_PACKAGE}/content-types">'
-        '<Default Extension="rels" ContentType="application/vnd.openxmlformats-package.relationships+xml"/>'
-        '<Default Extension="xml" ContentType="application/xml"/>'
-        f'<Override PartName="/xl/workbook.xml" ContentType="{_OFFICE}.sheet.main+xml"/>'
-        f'<Override PartName="/xl/worksheets/sheet1.xml" ContentType="{_OFFICE}.worksheet+xml"/></Types>'
-    ),
-    "_rels/.rels": (
-        f'<Relationships xmlns="{_PACKAGE}/relationships"><Relationship Id="r1" '
-        f'Type="{_DOCUMENT}/officeDocument" Target="xl/workbook.xml"/></Relationships>'
-    ),
-    "xl/workbook.xml": (
-        f'<workbook xmlns="{_MAIN}" xmlns:r="{_DOCUMENT}"><sheets>'
-        '<sheet name="Sheet1" sheetId="1" r:id="r1"/></sheets></workbook>'
-    ),
-    "xl/_rels/workbook.xml.rels": (
-        f'<Relationships xmlns="{_PACKAGE}/relationships"><Relationship Id="r1" '
-        f'Type="{_DOCUMENT}/worksheet" Target="worksheets/sheet1.xml"/></Relationships>'
-    ),
-}
+LONGEST_CELL: Final = 32_767  # characters, the format's limit
 
 # XML has no way to write these characters at all.
-_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+_FORBIDDEN: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def write_xlsx(path: Path, rows: Iterable[Sequence[str | int | None]]) -> None:
     """Writes rows of text, whole numbers and empty cells (None), the same bytes each time.
 
+    Characters that XML cannot hold are left out, and every line ends in a line feed, since readers
+    other than Excel show the format's sign for a carriage return.
+
     Raises:
-      Owl2Error: the disk is full or the file cannot be written.
+      Owl2Error: a text longer than a cell can hold, or the disk is full or the file cannot be written.
     """
-    cells = "".join(f"<row>{''.join(map(_cell, row))}</row>" for row in rows)
-    sheet = f'<worksheet xmlns="{_MAIN}"><sheetData>{cells}</sheetData></worksheet>'
-    with new_file(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as book:
-        for name, text in {**_PARTS, "xl/worksheets/sheet1.xml": sheet}.items():
-            # A ZipInfo carries a fixed date; without it the bytes would change with the clock.
-            book.writestr(zipfile.ZipInfo(name), _HEAD + text, zipfile.ZIP_DEFLATED)
+    with new_file(path) as part, xlsxwriter.Workbook(part, {"constant_memory": True}) as book:
+        # Without it the bytes would change with the clock.
+        book.set_properties({"created": datetime.datetime(2000, 1, 1)})
+        sheet = book.add_worksheet()
+        for number, row in enumerate(rows):
+            for column, value in enumerate(row):
+                if isinstance(value, str):
+                    sheet.write_string(number, column, _cell(value, path, number))
+                elif value is not None:
+                    sheet.write_number(number, column, value)
 
 
-def _cell(value: str | int | None) -> str:
-    if value is None:
-        return "<c/>"
-    if isinstance(value, int):
-        return f"<c><v>{value}</v></c>"
-    # A bare carriage return would be read as a line feed.
-    text = escape(_FORBIDDEN.sub("", value), {"\r": "&#13;"})
-    return f'<c t="inlineStr"><is><t xml:space="preserve">{text}</t></is></c>'
+def _cell(value: str, path: Path, row: int) -> str:
+    text = _FORBIDDEN.sub("", re.sub("\r\n?", "\n", value))
+    if len(text) > LONGEST_CELL:
+        raise Owl2Error(
+            f"{path}, row {row + 1}: a text of {len(text):,} characters; a cell of this format holds "
+            f"{LONGEST_CELL:,} at most"
+        )
+    return text

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
+from owl2_jax.checkpoint.best import BestConfig
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import OldNames, check_value, check_values
 from owl2_jax.core.ranges import Count, NotNegative, PartKept, PartLost, Positive, Seed, Whole, between
@@ -108,22 +109,6 @@ class OptimizerConfig:
     def state_bytes(self) -> int:
         """Bytes of a trained parameter's two moments; the second one is float32."""
         return (2 if self.first_moment_dtype == "bfloat16" else 4) + 4
-
-
-@dataclass(frozen=True)
-class BestConfig:
-    """Which checkpoint is the best one; it is kept beside the newest ones.
-
-    Attributes:
-      metric: name as in `metrics.jsonl`, "heldout/loss" for example.
-      mode: whether less or more is better.
-    """
-
-    metric: Name = "heldout/loss"
-    mode: Literal["min", "max"] = "min"
-
-    def __post_init__(self) -> None:
-        check_values(self, "train.best")
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from owl2_jax.checkpoint.best import BestConfig
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.training.config import BestConfig
 
 
 @dataclass(frozen=True)

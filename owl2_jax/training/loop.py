@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from owl2_jax.checkpoint.run_checkpoints import Checkpoints
 from owl2_jax.core.host_memory import give_back_free_memory
 from owl2_jax.data.batch import Batch
 from owl2_jax.parallel import multihost
 from owl2_jax.parallel.multihost import all_gather
 from owl2_jax.training import param_groups
-from owl2_jax.training.checkpoints import Checkpoints
 from owl2_jax.training.goodput import EVALUATE, SAVE
 from owl2_jax.training.hooks import Hook, evaluate
 from owl2_jax.training.initialize import starting_params

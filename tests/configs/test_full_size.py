@@ -11,7 +11,7 @@ from owl2_jax.config import load_config
 from owl2_jax.core import tree
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.mixture import round_shares
-from owl2_jax.data.sources import SOURCES
+from owl2_jax.data.sources.registry import SOURCES
 from owl2_jax.model.config import LORA_TARGETS
 from owl2_jax.model.owl2 import abstract_params
 from owl2_jax.training import param_groups

@@ -16,7 +16,7 @@ from owl2_jax.data.encode import Encoder
 from owl2_jax.data.messages import check_messages
 from owl2_jax.data.pipeline import load_tokenizer, open_mixture
 from owl2_jax.data.released import ReleasedImageError, released_messages
-from owl2_jax.data.sources import make_source
+from owl2_jax.data.sources.registry import make_source
 from tests.data import corpora
 
 CASES = Path(__file__).parent / "cases"

@@ -35,7 +35,7 @@ EVALUATIONS = (
 # One host alone cannot read what it needs of a checkpoint.
 DAMAGED = """
 import os
-from owl2_jax.training.checkpoints import Checkpoints
+from owl2_jax.checkpoint.run_checkpoints import Checkpoints
 read = Checkpoints._read_step
 def read_or_fail(self, step, like):
     found = read(self, step, like)

@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from owl2_jax.checkpoint.best import BestConfig
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.config import DatasetConfig
-from owl2_jax.training.config import BestConfig, HeldoutConfig
+from owl2_jax.training.config import HeldoutConfig
 from owl2_jax.training.heldout import heldout_metrics, make_heldout
 from owl2_jax.training.hooks import Hook, check_best, evaluate
 from owl2_jax.training.initialize import starting_params

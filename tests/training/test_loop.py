@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
+from owl2_jax.checkpoint.run_checkpoints import Checkpoints
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.training.checkpoints import Checkpoints
 from owl2_jax.training.initialize import starting_params
 from owl2_jax.training.logging.metrics import read_metrics
 from tests.training import runs

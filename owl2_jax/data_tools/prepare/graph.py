@@ -16,7 +16,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from owl2_jax.data import sources
+from owl2_jax.data.sources import registry
 from owl2_jax.data.sources.base import Source
 from owl2_jax.data_tools.prepare import likeness, shards
 from owl2_jax.data_tools.prepare.settings import PrepareConfig
@@ -86,7 +86,7 @@ class _Clean(beam.DoFn):
     def _source(self, dataset: str) -> Source:
         if dataset not in self._sources:
             one = self._config.datasets[dataset]
-            self._sources[dataset] = sources.make_source(one.kind, **one.options)
+            self._sources[dataset] = registry.make_source(one.kind, **one.options)
         return self._sources[dataset]
 
 

@@ -15,7 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, TypeOptions
 from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_identity import Identity, identities
-from owl2_jax.data import sources
+from owl2_jax.data.sources import registry
 from owl2_jax.data_tools.prepare import graph, shards, storage
 from owl2_jax.data_tools.prepare.settings import FILTERED, PrepareConfig
 from owl2_jax.version import __version__
@@ -47,7 +47,7 @@ def prepare(config: PrepareConfig, output: str, flags: Sequence[str] = ()) -> di
         damaged, or too many records have faults.
     """
     output = output.rstrip("/")
-    opened = {name: sources.make_source(one.kind, **one.options) for name, one in config.datasets.items()}
+    opened = {name: registry.make_source(one.kind, **one.options) for name, one in config.datasets.items()}
     plan = [
         shard
         for name, source in opened.items()

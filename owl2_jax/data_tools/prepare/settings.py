@@ -11,7 +11,7 @@ from owl2_jax.core.ranges import Count, NotNegative, Share, Whole, between
 from owl2_jax.core.texts import Name
 from owl2_jax.data.images import MAX_PIXELS
 from owl2_jax.data.messages import ImageTag
-from owl2_jax.data.sources import check_settings
+from owl2_jax.data.sources.registry import check_settings
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class PrepareSet:
     """One set to prepare.
 
     Attributes:
-      kind: kind of source, a name of `owl2_jax.data.sources.SOURCES`.
+      kind: kind of source, a name of `owl2_jax.data.sources.registry.SOURCES`.
       options: settings of that source.
       duplicates: which examples go because an earlier one of the set is like
         them. "keep": none. "exact": the same text and the same image files.

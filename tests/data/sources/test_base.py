@@ -6,8 +6,8 @@ import pytest
 
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
 from owl2_jax.data.prompts import PROMPTS
-from owl2_jax.data.sources import SOURCES, make_source
 from owl2_jax.data.sources.base import RecordError, Source, Style, checked_index
+from owl2_jax.data.sources.registry import SOURCES, make_source
 
 
 def test_record_error_names_source_record_and_reason():

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from owl2_jax.core.file_identity import changes, identities
-from owl2_jax.data.sources import SOURCES, make_source
 from owl2_jax.data.sources.arrayrecord import encode_example
 from owl2_jax.data.sources.base import Style
 from owl2_jax.data.sources.embedded import FOLDER
+from owl2_jax.data.sources.registry import SOURCES, make_source
 from tests.data.corpora import dialogue
 from tests.data.sources import test_arrayrecord, test_parquet, test_vqa, test_webdataset
 from tests.data.sources.test_coco import CONTENT

@@ -4,8 +4,8 @@ import pytest
 
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
 from owl2_jax.data.messages import check_messages
-from owl2_jax.data.sources import make_source
 from owl2_jax.data.sources.embedded import EmbeddedSource
+from owl2_jax.data.sources.registry import make_source
 
 
 def test_example_has_the_fields_of_the_contract():

@@ -8,9 +8,9 @@ from pathlib import Path
 import jax
 import pytest
 
+from owl2_jax.checkpoint.best import BestConfig
+from owl2_jax.checkpoint.run_checkpoints import Checkpoints
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.training.checkpoints import Checkpoints
-from owl2_jax.training.config import BestConfig
 from tests.environment import environment
 from tests.training import runs
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
 from owl2_jax.checkpoint.array_reader import check_complete, drop_late_replies
 from owl2_jax.checkpoint.array_store import quiet_orbax
+from owl2_jax.checkpoint.best import BestConfig
 from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR, PARAMS_DIR
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.parallel.multihost import all_gather
-from owl2_jax.training.config import BestConfig
-from owl2_jax.training.state import TrainState
 
 # Items of a step directory, beside PARAMS_DIR.
 TRAIN_ITEM: Final = "train"
@@ -28,7 +28,19 @@ DAMAGED_DIR: Final = "damaged"
 _log = logging.getLogger(__name__)
 
 
-class Checkpoints:
+class RunState(Protocol):
+    """What a run carries from step to step; a dataclass of pytrees, as `training.state.TrainState`."""
+
+    step: jax.Array
+    params: Any
+
+    def replace(self, **changes: Any) -> Any: ...
+
+
+S = TypeVar("S", bound=RunState)
+
+
+class Checkpoints(Generic[S]):
     """The steps of a run directory. Saves are asynchronous; leaving the block waits for them.
 
     Args:
@@ -45,7 +57,7 @@ class Checkpoints:
         run: Path,
         keep: int,
         best: BestConfig | None = None,
-        fingerprint: Callable[[TrainState], Any] | None = None,
+        fingerprint: Callable[[S], Any] | None = None,
     ) -> None:
         self._run, self._fingerprint = run, fingerprint
         drop_late_replies()  # of reads and writes beside one that failed
@@ -73,7 +85,7 @@ class Checkpoints:
             self._manager.close()
 
     def save(
-        self, state: TrainState, data_state: Mapping[str, Any], scores: Mapping[str, float] | None = None
+        self, state: S, data_state: Mapping[str, Any], scores: Mapping[str, float] | None = None
     ) -> None:
         """Starts saving the state; a step that is saved already stays.
 
@@ -117,7 +129,7 @@ class Checkpoints:
                 "same command resumes"
             ) from error
 
-    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+    def restore(self, like: S) -> tuple[S, dict[str, Any]] | None:
         """The newest step that can be read, or None when there is none.
 
         A damaged step is moved to `damaged/` of the run, with a warning, and
@@ -148,7 +160,7 @@ class Checkpoints:
             )
         return None
 
-    def _try_step(self, step: int, like: TrainState) -> tuple[tuple[TrainState, dict[str, Any]] | None, str]:
+    def _try_step(self, step: int, like: S) -> tuple[tuple[S, dict[str, Any]] | None, str]:
         """(what a step holds, ""), or (None, what is wrong with it): the same on every process.
 
         A process whose part of the files is damaged must not go back alone.
@@ -167,7 +179,7 @@ class Checkpoints:
             return None, "its values are not those that were saved"
         return (state, saved["data"]), ""
 
-    def _read_step(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def _read_step(self, step: int, like: S) -> tuple[S, dict[str, Any]]:
         """The state and the JSON item, as they are stored."""
         items = {
             PARAMS_DIR: ocp.args.StandardRestore(like.params),
@@ -182,7 +194,7 @@ class Checkpoints:
             raise Owl2Error(f"its item {DATA_ITEM} lacks fields; it has {sorted(saved)}")
         return like.replace(params=restored[PARAMS_DIR], **restored[TRAIN_ITEM]), saved
 
-    def _sums(self, state: TrainState) -> Any:
+    def _sums(self, state: S) -> Any:
         if self._fingerprint is None:
             return None
         return jax.tree.map(int, jax.device_get(self._fingerprint(state)))
@@ -238,10 +250,6 @@ def _options(keep: int, best: BestConfig | None) -> ocp.CheckpointManagerOptions
     )
 
 
-def _without_params(state: TrainState) -> dict[str, Any]:
-    return {
-        "step": state.step,
-        "opt_state": state.opt_state,
-        "bad_steps": state.bad_steps,
-        "skipped": state.skipped,
-    }
+def _without_params(state: RunState) -> dict[str, Any]:
+    names = (field.name for field in dataclasses.fields(state))  # type: ignore[arg-type]
+    return {name: getattr(state, name) for name in names if name != "params"}

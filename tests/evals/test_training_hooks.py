@@ -9,9 +9,9 @@ import jax
 import pytest
 from PIL import Image
 
-from owl2_jax.cli.train_hooks import make_hooks, metric_names
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.pipeline import load_tokenizer
+from owl2_jax.evals.training_hooks import make_hooks, metric_names
 from owl2_jax.model.owl2 import init_params
 from owl2_jax.parallel.mesh import make_mesh
 from owl2_jax.training.hooks import evaluate
