@@ -25,22 +25,13 @@ with the LoRA variant stand in `shared_7b.py`.
 """
 
 from ml_collections import ConfigDict
-from shared_7b import cosine, released_script
+from shared_7b import RELEASED_ARGUMENTS, cosine, released_script
 
 from owl2_jax.config import parse_argument
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    chosen = parse_argument(
-        argument,
-        data="data/llava_v1_5_mix665k.json",  # DATA_FILE
-        image_folder="data",  # image_folder
-        file_tag="<image>",  # of LLaVA's files; the released README's have <|image|>
-        examples=665_000,  # its name says how many
-        devices=8,
-        image_size=448,  # of the released checkpoint
-        num_queries=64,  # of the released checkpoint
-    )
+    chosen = parse_argument(argument, **RELEASED_ARGUMENTS)
     config = released_script(**chosen)
     config.train.groups = [
         {"name": "vision", "pattern": "vision/.*", "trainable": False},  # freeze_vision_model True

@@ -26,7 +26,7 @@ with full fine-tuning stand in `shared_7b.py`.
 """
 
 from ml_collections import ConfigDict
-from shared_7b import cosine, released_script
+from shared_7b import RELEASED_ARGUMENTS, cosine, released_script
 
 from owl2_jax.config import parse_argument
 
@@ -37,13 +37,7 @@ ABSTRACTOR_RATE = 2e-5  # visual_abstractor_lr 2e-5
 def get_config(argument: str = "") -> ConfigDict:
     chosen = parse_argument(
         argument,
-        data="data/llava_v1_5_mix665k.json",  # DATA_FILE
-        image_folder="data",  # image_folder
-        file_tag="<image>",  # of LLaVA's files; the released README's have <|image|>
-        examples=665_000,  # its name says how many
-        devices=8,
-        image_size=448,  # of the released checkpoint
-        num_queries=64,  # of the released checkpoint
+        **RELEASED_ARGUMENTS,
         base="stored",  # ours: "int8" for a frozen decoder in 8 bits
     )
     held = chosen.pop("base")

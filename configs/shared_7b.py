@@ -33,6 +33,18 @@ def vision_groups(layer_decay: float) -> list[dict]:
     ]
 
 
+# What both scripts take, with the released values.
+RELEASED_ARGUMENTS = {
+    "data": "data/llava_v1_5_mix665k.json",  # DATA_FILE
+    "image_folder": "data",  # image_folder
+    "file_tag": "<image>",  # of LLaVA's files; the released README's have <|image|>
+    "examples": 665_000,  # its name says how many
+    "devices": 8,
+    "image_size": 448,  # of the released checkpoint
+    "num_queries": 64,  # of the released checkpoint
+}
+
+
 def released_script(
     examples: int,
     devices: int,
