@@ -12,12 +12,13 @@ from typing import Final
 import ml_dtypes
 import numpy as np
 
+from owl2_jax.convert.formats import OWL2_TYPE, format_of
 from owl2_jax.convert.safetensors_file import TensorSpec
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.model.config import DecoderConfig, Owl2Config
 
 _FREQUENCIES: Final = "model.layers.{i}.self_attn.rotary_emb.inv_freq"
-_ABSTRACTOR: Final = "model.visual_abstractor.encoder.layers.{i}.crossattention.attention"
+_ABSTRACTOR: Final = ".visual_abstractor.encoder.layers.{i}.crossattention.attention"
 # Largest difference accepted, absolute, for values of at most 1: float32 angles
 # are good to 1e-5 at 63 rows; narrow types differ by their own rounding.
 _TOLERANCE: Final = {
@@ -30,12 +31,18 @@ _TOLERANCE: Final = {
 
 def buffer_values(config: Owl2Config) -> dict[str, np.ndarray]:
     """{their name with "{i}" for the layer: float32 values}, the same in every layer."""
-    vision = config.vision
+    vision, root = config.vision, format_of(config).root
+    frequencies = {_FREQUENCIES: _frequencies(config.decoder)} if _has_frequencies(config) else {}
     return {
-        _FREQUENCIES: _frequencies(config.decoder),
-        f"{_ABSTRACTOR}.q_pos_embed": _sincos(np.arange(config.abstractor.num_queries), vision.width),
-        f"{_ABSTRACTOR}.k_pos_embed": _grid(vision.grid_size, vision.width),
+        **frequencies,
+        f"{root}{_ABSTRACTOR}.q_pos_embed": _sincos(np.arange(config.abstractor.num_queries), vision.width),
+        f"{root}{_ABSTRACTOR}.k_pos_embed": _grid(vision.grid_size, vision.width),
     }
+
+
+def _has_frequencies(config: Owl2Config) -> bool:
+    """mPLUG-Owl2 may store its rotary frequencies; mPLUG-Owl2.1 never does, as they follow the length."""
+    return format_of(config).model_type == OWL2_TYPE
 
 
 # The model's own tables are computed in float64. The original's are not, and
@@ -85,10 +92,10 @@ def check_buffer(name: str, found: np.ndarray, expected: np.ndarray, where: str)
 def buffer_shapes(config: Owl2Config) -> Mapping[str, TensorSpec]:
     """Name to float32 spec of every buffer, without their values, which a damaged file may make huge."""
     width, shapes = config.vision.width, {}
-    for layer in range(config.decoder.num_layers):
+    for layer in range(config.decoder.num_layers if _has_frequencies(config) else 0):
         shapes[_FREQUENCIES.format(i=layer)] = (config.decoder.head_dim // 2,)
     for layer in range(config.abstractor.num_layers):
-        place = _ABSTRACTOR.format(i=layer)
+        place = format_of(config).root + _ABSTRACTOR.format(i=layer)
         shapes[f"{place}.q_pos_embed"] = (config.abstractor.num_queries, width)
         shapes[f"{place}.k_pos_embed"] = (config.vision.num_patches + 1, width)
     return {name: TensorSpec(shape, np.dtype("<f4")) for name, shape in shapes.items()}

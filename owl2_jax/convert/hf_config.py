@@ -1,17 +1,20 @@
-"""`config.json` of the released format, of LLaMA and of CLIP, to our configuration."""
+"""`config.json` of the released formats, of LLaMA, Qwen and CLIP, to our configuration."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final
 
 from owl2_jax.convert import hf_keys
+from owl2_jax.convert.formats import OWL2_1_TYPE, OWL2_TYPE
 from owl2_jax.convert.key_rules import MOST_LAYERS, check_keys, group, named, number, shown, size, truth
+from owl2_jax.convert.qwen_config import read_qwen_decoder
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.model.config import AbstractorConfig, DecoderConfig, Owl2Config, VisionConfig
 
-MODEL_TYPE: Final = "mplug_owl2"
 _DEFAULT_TYPE: Final = "llama"
+QWEN_TYPE: Final = "qwen"
 # What transformers takes for settings that a file of this type leaves out.
 _DECODER_DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     "llama": {"max_position_embeddings": 2048},
@@ -33,12 +36,13 @@ def read_hf_config(values: Mapping[str, Any], where: str = "config.json") -> Owl
       Owl2Error: another model type, a setting that our model does not have or
         that is not known, a size that is missing or disagrees with another.
     """
-    if values.get("model_type") != MODEL_TYPE:
+    kind = values.get("model_type")
+    if kind not in (OWL2_TYPE, OWL2_1_TYPE):
         raise Owl2Error(
-            f"{where}: model_type is {shown(values.get('model_type'))}, expected {MODEL_TYPE!r}; "
-            "start from plain LLaMA-2 and CLIP with `owl2 convert init`"
+            f"{where}: model_type is {shown(kind)}, expected {OWL2_TYPE!r} or {OWL2_1_TYPE!r}; "
+            "start from plain LLaMA-2 or Qwen and CLIP with `owl2 convert init`"
         )
-    check_keys(values, hf_keys.OWL2, where)
+    check_keys(values, hf_keys.OWL2 if kind == OWL2_TYPE else hf_keys.OWL2_1, where)
     visual = group(values, "visual_config", where)
     check_keys(visual, hf_keys.VISUAL, f"{where} visual_config")
     vision = group(visual, "visual_model", f"{where} visual_config")
@@ -48,7 +52,9 @@ def read_hf_config(values: Mapping[str, Any], where: str = "config.json") -> Owl
     parts = {
         "vision": _read_encoder(vision, f"{where} visual_model"),
         "abstractor": _read_abstractor(abstractor, f"{where} visual_abstractor"),
-        "decoder": _read_decoder(values, where, _DECODER_DEFAULTS[_DEFAULT_TYPE]),
+        "decoder": _read_decoder(values, where, _DECODER_DEFAULTS[_DEFAULT_TYPE])
+        if kind == OWL2_TYPE
+        else _read_qwen(values, where),
     }
     with named(where):
         config = Owl2Config(**parts)
@@ -56,15 +62,24 @@ def read_hf_config(values: Mapping[str, Any], where: str = "config.json") -> Owl
     return config
 
 
-def read_llama_config(values: Mapping[str, Any], where: str = "config.json") -> DecoderConfig:
-    """The decoder of a LLaMA-like `config.json`. Raises `Owl2Error` as `read_hf_config` does."""
+def read_language_config(values: Mapping[str, Any], where: str = "config.json") -> DecoderConfig:
+    """The decoder of a LLaMA-like or a Qwen `config.json`. Raises `Owl2Error` as `read_hf_config` does.
+
+    Qwen's gets the module of mPLUG-Owl2.1, LLaMA's that of mPLUG-Owl2.
+    """
     kind = values.get("model_type")
-    if not isinstance(kind, str) or kind not in _DECODER_DEFAULTS:
+    if not isinstance(kind, str) or kind not in (*_DECODER_DEFAULTS, QWEN_TYPE):
         raise Owl2Error(
-            f"{where}: model_type is {shown(kind)}, expected one of {', '.join(_DECODER_DEFAULTS)}"
+            f"{where}: model_type is {shown(kind)}, expected one of "
+            f"{', '.join((*_DECODER_DEFAULTS, QWEN_TYPE))}"
         )
-    check_keys(values, hf_keys.LLAMA, where)
-    return _read_decoder(values, where, _DECODER_DEFAULTS[kind])
+    if kind != QWEN_TYPE:
+        check_keys(values, hf_keys.LLAMA, where)
+        return _read_decoder(values, where, _DECODER_DEFAULTS[kind])
+    check_keys(values, hf_keys.QWEN, where)
+    if truth(values, "multiway", where):
+        raise Owl2Error(f"{where}: multiway is True; expected a plain Qwen, with one projection")
+    return dataclasses.replace(_read_qwen(values, where), adaptive="qkv")
 
 
 def read_clip_config(values: Mapping[str, Any], where: str = "config.json") -> VisionConfig:
@@ -96,6 +111,11 @@ def _read_clip_encoder(values: Mapping[str, Any], where: str) -> VisionConfig:
 def is_tied(values: Mapping[str, Any], where: str = "config.json") -> bool:
     """Whether the head of a decoder is its embedding."""
     return truth(values, "tie_word_embeddings", where)
+
+
+def _read_qwen(values: Mapping[str, Any], where: str) -> DecoderConfig:
+    is_tied(values, where)
+    return read_qwen_decoder(values, where)
 
 
 def _read_decoder(values: Mapping[str, Any], where: str, defaults: Mapping[str, Any]) -> DecoderConfig:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
-from owl2_jax.convert.hf_config import MODEL_TYPE
+from owl2_jax.convert.formats import OWL2_TYPE, format_of
 from owl2_jax.convert.hf_defaults import NESTED_DEFAULTS, TRANSFORMERS_VERSION
-from owl2_jax.model.config import Owl2Config, VisionConfig
-
-ARCHITECTURE: Final = "MPLUGOwl2LlamaForCausalLM"
+from owl2_jax.convert.qwen_config import write_qwen_decoder
+from owl2_jax.model.config import DecoderConfig, Owl2Config, VisionConfig
 
 
 def write_hf_config(config: Owl2Config, torch_dtype: str, bos_id: int = 1, eos_id: int = 2) -> dict[str, Any]:
@@ -16,20 +15,37 @@ def write_hf_config(config: Owl2Config, torch_dtype: str, bos_id: int = 1, eos_i
 
     Args:
       torch_dtype: "float32", "float16" or "bfloat16", of the weights beside it.
-      bos_id, eos_id: token ids of the tokenizer beside it.
+      bos_id, eos_id: token ids of the tokenizer beside it; mPLUG-Owl2.1's file has none.
+
+    Raises:
+      Owl2Error: no released format holds such a model.
     """
-    decoder = config.decoder
+    found, decoder = format_of(config), config.decoder
+    if found.model_type == OWL2_TYPE:
+        written = {**_write_llama(decoder), "bos_token_id": bos_id, "eos_token_id": eos_id}
+    else:
+        written = write_qwen_decoder(decoder, torch_dtype)
     return {
-        "architectures": [ARCHITECTURE],
+        **written,
+        "architectures": [found.architecture],
+        "model_type": found.model_type,
+        "torch_dtype": torch_dtype,
+        "transformers_version": TRANSFORMERS_VERSION,
+        "visual_config": {
+            "visual_abstractor": _write_abstractor(config),
+            "visual_model": _write_vision(config.vision),
+        },
+    }
+
+
+def _write_llama(decoder: DecoderConfig) -> dict[str, Any]:
+    return {
         "attention_bias": False,
-        "bos_token_id": bos_id,
-        "eos_token_id": eos_id,
         "hidden_act": "silu",
         "hidden_size": decoder.width,
         "initializer_range": 0.02,
         "intermediate_size": decoder.mlp_dim,
         "max_position_embeddings": decoder.max_length,
-        "model_type": MODEL_TYPE,
         "num_attention_heads": decoder.num_heads,
         "num_hidden_layers": decoder.num_layers,
         "num_key_value_heads": decoder.num_kv_heads,
@@ -38,13 +54,7 @@ def write_hf_config(config: Owl2Config, torch_dtype: str, bos_id: int = 1, eos_i
         "rope_scaling": None,
         "rope_theta": decoder.rope_theta,
         "tie_word_embeddings": False,
-        "torch_dtype": torch_dtype,
-        "transformers_version": TRANSFORMERS_VERSION,
         "use_cache": True,
-        "visual_config": {
-            "visual_abstractor": _write_abstractor(config),
-            "visual_model": _write_vision(config.vision),
-        },
         "vocab_size": decoder.vocab_size,
     }
 

@@ -1,4 +1,4 @@
-"""Every key of LLaMA's, CLIP's and the released `config.json`, in the spellings of transformers 4 and 5.
+"""Keys of `config.json`: LLaMA's, Qwen's, CLIP's and the released ones, as transformers 4 and 5 spell them.
 
 Each is read, harmless (with any value, or with the listed ones) or refused;
 see `key_rules`.
@@ -82,8 +82,24 @@ LLAMA: Final[Rules] = {
     ),
 }
 
-OWL2: Final[Rules] = {
-    **LLAMA,
+QWEN: Final[Rules] = {
+    **_ANYWHERE,
+    **table(
+        READ,
+        "model_type vocab_size hidden_size intermediate_size num_hidden_layers "
+        "num_attention_heads kv_channels layer_norm_epsilon max_position_embeddings rotary_emb_base "
+        "seq_length use_dynamic_ntk use_logn_attn multiway tie_word_embeddings",
+    ),
+    "no_bias": only(True, why="the output of attention and the MLP have no biases here"),
+    "rotary_pct": only(1.0),
+    "scale_attn_weights": only(True),
+    **table(_NO_DROPOUT, "attn_dropout_prob emb_dropout_prob resid_dropout_prob"),
+    **table(OFF, "use_cache_quantization"),
+    # Widths of computation, and kernels for other devices.
+    **table(HARMLESS, "bf16 fp16 fp32 softmax_in_fp32 use_cache_kernel onnx_safe model_max_length"),
+}
+
+_OURS: Final[Rules] = {
     "visual_config": READ,
     # How the released script trained.
     **table(
@@ -93,6 +109,8 @@ OWL2: Final[Rules] = {
     ),
     **table(OFF, "mm_use_im_start_end mm_use_im_patch_token"),
 }
+OWL2: Final[Rules] = {**LLAMA, **_OURS}
+OWL2_1: Final[Rules] = {**QWEN, **_OURS}
 
 VISUAL: Final[Rules] = table(READ, "visual_model visual_abstractor")
 

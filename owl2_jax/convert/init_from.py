@@ -1,8 +1,7 @@
-"""The start of stage 1: LLaMA-2 in both modality branches, CLIP in the encoder, a random abstractor."""
+"""The start of stage 1: LLaMA-2 or Qwen in both branches, CLIP in the encoder, a random abstractor."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -15,9 +14,10 @@ from flax import linen as nn
 from owl2_jax.checkpoint.output_directory import refuse_existing
 from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.convert.coverage import check_coverage
-from owl2_jax.convert.hf_config import is_tied, read_clip_config, read_llama_config
+from owl2_jax.convert.hf_config import is_tied, read_clip_config, read_language_config
+from owl2_jax.convert.qwen_rules import QWEN
 from owl2_jax.convert.resize import resize_position_table, resized_config
-from owl2_jax.convert.rules import CLIP, EMBEDDING, HEAD, LLAMA, Pair, pairs, tied_head
+from owl2_jax.convert.rules import CLIP, LLAMA, pairs, tied_head, tied_names
 from owl2_jax.convert.source import Source
 from owl2_jax.convert.to_flax import by_leaf, exact_dtype, leaf_shapes, materialize, streamed_leaves
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file, why_no_tokenizer
@@ -34,7 +34,7 @@ _CLIP_OTHER: Final = (
 
 
 def init_checkpoint(
-    llama: str | Path,
+    language: str | Path,
     clip: str | Path,
     output: str | Path,
     *,
@@ -47,8 +47,9 @@ def init_checkpoint(
     """Writes a model directory to start stage 1 from.
 
     Args:
-      llama: a LLaMA-architecture directory (grouped-query attention and tied
-        embeddings allowed).
+      language: a directory of LLaMA's architecture (grouped-query attention and
+        tied embeddings allowed), which makes an mPLUG-Owl2, or of Qwen's, which
+        makes an mPLUG-Owl2.1.
       clip: a CLIP directory, whole or image encoder only.
       output: must not exist yet.
       image_size: pixels; CLIP's position table is resized when its own differs.
@@ -66,31 +67,33 @@ def init_checkpoint(
         do not fit, or an output that exists or does not fit on the disk.
     """
     refuse_existing(output)
-    language, images = Source(llama), Source(clip)
-    settings, where = language.config(), str(language.config_path)
-    decoder, tied = read_llama_config(settings, where), is_tied(settings, where)
+    text, images = Source(language), Source(clip)
+    settings, where = text.config(), str(text.config_path)
+    decoder, tied = read_language_config(settings, where), is_tied(settings, where)
     vision = read_clip_config(images.config(), str(images.config_path))
     native = Owl2Config(vision, _abstractor_config(vision, num_queries, abstractor_layers), decoder)
     shapes = leaf_shapes(native)
-    text_pairs, image_pairs = list(pairs(LLAMA, shapes)), list(pairs(CLIP, shapes))
+    rules = QWEN if decoder.qkv_bias else LLAMA
+    text_pairs, image_pairs = list(pairs(rules, shapes)), list(pairs(CLIP, shapes))
+    unread = tied_names(text_pairs) if tied else set()
     if tied:
-        text_pairs = tied_head(text_pairs, language.specs)
-    _check_llama(language, text_pairs, decoder, tied)
+        text_pairs = tied_head(text_pairs, text.specs)
+    check_coverage(text.specs, text_pairs, _frequencies(decoder), text.where, unread.__contains__)
     check_coverage(images.specs, image_pairs, {}, images.where, lambda n: n.startswith(_CLIP_OTHER))
-    widest = {exact_dtype(language, text_pairs), exact_dtype(images, image_pairs)}
+    widest = {exact_dtype(text, text_pairs), exact_dtype(images, image_pairs)}
     dtype = dtype or ("float32" if "float32" in widest else "bfloat16")
     config = resized_config(native.replace(dtype=dtype, param_dtype=dtype), image_size, None)
 
     leaves: dict[str, Any] = {
-        **streamed_leaves(language, by_leaf(text_pairs), shapes, dtype),
+        **streamed_leaves(text, by_leaf(text_pairs), shapes, dtype),
         **streamed_leaves(images, by_leaf(image_pairs), shapes, dtype),
         **random_abstractor(config, seed),
     }
     table = "vision/position_embedding"
     leaves[table] = resize_position_table(materialize(leaves[table]), config.vision.grid_size)
-    pieces = read_tokenizer_file(llama, None, decoder.vocab_size)
+    pieces = read_tokenizer_file(language, None, decoder.vocab_size)
     if pieces is None:
-        raise Owl2Error(why_no_tokenizer(llama))
+        raise Owl2Error(why_no_tokenizer(language))
     write_model_directory(output, model_json(config.to_dict()), unflatten(leaves), pieces)
     return config
 
@@ -110,10 +113,9 @@ def _abstractor_config(vision: VisionConfig, num_queries: int, num_layers: int) 
     return AbstractorConfig(num_layers, vision.num_heads, vision.width * 11 // 4, num_queries)
 
 
-def _check_llama(source: Source, listed: Sequence[Pair], decoder: DecoderConfig, tied: bool) -> None:
-    frequencies = {
+def _frequencies(decoder: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """Tensors of LLaMA that a checkpoint may hold and that are computed here."""
+    return {
         f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": (decoder.head_dim // 2,)
-        for layer in range(decoder.num_layers)
+        for layer in range(0 if decoder.qkv_bias else decoder.num_layers)
     }
-    unread = {HEAD, EMBEDDING} if tied else set()
-    check_coverage(source.specs, listed, frequencies, source.where, unread.__contains__)

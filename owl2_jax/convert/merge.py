@@ -21,8 +21,7 @@ from owl2_jax.convert.to_flax import leaf_shapes, numpy_dtype
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.tree import unflatten
 from owl2_jax.model.config import Owl2Config
-from owl2_jax.model.layers import KERNEL_SCALE
-from owl2_jax.model.lora import FIRST, SECOND, merged_leaf
+from owl2_jax.model.lora import beside, merged_leaf
 
 
 def merge_checkpoint(checkpoint: str | Path, output: str | Path) -> Owl2Config:
@@ -60,8 +59,7 @@ def merge_checkpoint(checkpoint: str | Path, output: str | Path) -> Owl2Config:
 
 def _leaf(name: str, reader: ParamsReader, config: Owl2Config) -> StreamedLeaf:
     """A merged leaf, made layer by layer when it is written."""
-    place = name.removesuffix("kernel")
-    names = [name, *(place + part for part in (FIRST, SECOND, KERNEL_SCALE) if place + part in reader.shapes)]
+    names = [name, *(part for part in beside(name) if part in reader.shapes)]
     changed, stacked = len(names) > 1, "/layers/" in name
 
     def blocks() -> Iterator[np.ndarray]:

@@ -69,6 +69,11 @@ class _Tensor:
             return 0
         return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
 
+    def cut(self, rows: slice) -> _Tensor:
+        """Some of its rows."""
+        shape = (rows.stop - rows.start, *self.shape[1:])
+        return _Tensor(self.storage, self.offset + rows.start * self.strides[0], shape, self.strides)
+
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> _Tensor:
     """Stands for torch's functions of this name; `rest` is gradient flags and hooks."""
@@ -152,9 +157,11 @@ class PickledReader:
             ) from None
         self.specs = {name: TensorSpec(t.shape, t.storage.dtype) for name, t in self._tensors.items()}
 
-    def read(self, name: str) -> np.ndarray:
-        """The tensor `name` as a C-contiguous array of its own memory."""
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
+        """The tensor `name`, or some of its rows, as a C-contiguous array of its own memory."""
         tensor = self._tensors[name]
+        if rows is not None:
+            tensor = tensor.cut(rows)
         dtype = tensor.storage.dtype
         start = self._offsets[tensor.storage.key] + tensor.offset * dtype.itemsize
         values = read_array(self.path, start, tensor.span, dtype)

@@ -20,6 +20,7 @@ import numpy as np
 
 from owl2_jax.checkpoint.output_directory import refuse_existing
 from owl2_jax.checkpoint.param_files import write_model_directory
+from owl2_jax.convert.formats import text_twin
 from owl2_jax.convert.opened import open_model
 from owl2_jax.convert.to_flax import leaf_shapes
 from owl2_jax.core.errors import Owl2Error
@@ -62,7 +63,7 @@ def resize_checkpoint(
     }
     leaves: dict[str, Any] = {}
     for path in leaf_shapes(new):
-        stored = path if path in old.leaves else path.replace("_image/", "_text/")
+        stored = path if path in old.leaves else text_twin(path)
         leaves[path] = changes[path](old.read(path)) if path in changes else old.leaves[stored]
     write_model_directory(output, {**old.model, "model": new.to_dict()}, unflatten(leaves), old.tokenizer)
     return new

@@ -18,13 +18,21 @@ SAME: Final = Same()
 FLAT: Final = Flat()
 
 
+FUSED: Final = 3  # parts of a tensor that holds queries, keys and values one below the other
+
+
 @dataclass(frozen=True)
 class Rule:
-    """One row: leaf `ours` of the parameter tree, their `theirs`, and `op` on one layer's tensor."""
+    """One row: leaf `ours` of the parameter tree, their `theirs`, and `op` on one layer's tensor.
+
+    Where their tensor holds `FUSED` of ours one below the other, `part` says which
+    of them `op` is about.
+    """
 
     ours: str
     theirs: str
     op: Op
+    part: int | None = None
 
     @property
     def stacked(self) -> bool:
@@ -49,7 +57,17 @@ class Pair:
 
     @property
     def their_shape(self) -> Shape:
-        return self.rule.op.their_shape(self.shape)
+        """Of their whole tensor."""
+        rows, *rest = self.rule.op.their_shape(self.shape)
+        return (rows if self.rule.part is None else FUSED * rows, *rest)
+
+    @property
+    def rows(self) -> slice | None:
+        """Which rows of their tensor are this one; None for all."""
+        if self.rule.part is None:
+            return None
+        count = self.rule.op.their_shape(self.shape)[0]
+        return slice(self.rule.part * count, (self.rule.part + 1) * count)
 
 
 def _norm(ours: str, theirs: str) -> list[Rule]:
@@ -63,9 +81,10 @@ def _dense(ours: str, theirs: str, in_axes: int = 1) -> list[Rule]:
     ]
 
 
-def _vision() -> list[Rule]:
-    ours, theirs = "vision/layers", "model.vision_model.encoder.layers.{i}"
-    embeddings = "model.vision_model.embeddings"
+def vision_rules(root: str) -> list[Rule]:
+    """Rows of the vision encoder; `root` is what their names begin with."""
+    ours, theirs = "vision/layers", root + ".vision_model.encoder.layers.{i}"
+    embeddings = f"{root}.vision_model.embeddings"
     return [
         Rule("vision/cls_token", f"{embeddings}.cls_token", Same(2)),
         Rule("vision/position_embedding", f"{embeddings}.position_embedding", Same(1)),
@@ -77,12 +96,13 @@ def _vision() -> list[Rule]:
         *_dense(f"{ours}/mlp/fc1", f"{theirs}.mlp.fc1"),
         *_dense(f"{ours}/mlp/fc2", f"{theirs}.mlp.fc2"),
         *_norm(f"{ours}/mlp_norm", f"{theirs}.post_attention_layernorm"),
-        *_norm("vision/post_norm", "model.vision_model.post_layernorm"),
+        *_norm("vision/post_norm", f"{root}.vision_model.post_layernorm"),
     ]
 
 
-def _abstractor() -> list[Rule]:
-    root = "model.visual_abstractor"
+def abstractor_rules(root: str) -> list[Rule]:
+    """Rows of the abstractor, likewise."""
+    root += ".visual_abstractor"
     ours, theirs = "abstractor/layers", root + ".encoder.layers.{i}.crossattention"
     return [
         Rule("abstractor/queries", f"{root}.query_embeds", Same(1)),
@@ -155,13 +175,12 @@ def _clip() -> list[Rule]:
     ]
 
 
-HEAD: Final = "lm_head.weight"
-EMBEDDING: Final = "model.embed_tokens.weight"
-_HEAD: Final = Rule("decoder/head/kernel", HEAD, LINEAR)
-# The released format.
-OWL2: Final = (*_decoder(_MODALITIES), *_vision(), *_abstractor(), _HEAD)
+HEAD: Final = Rule("decoder/head/kernel", "lm_head.weight", LINEAR)
+_EMBEDDING: Final = "decoder/embedding"
+# The released format of mPLUG-Owl2.
+OWL2: Final = (*_decoder(_MODALITIES), *vision_rules("model"), *abstractor_rules("model"), HEAD)
 # LLaMA has one copy of what has one per modality here; both branches read it.
-LLAMA: Final = (*_decoder([(branch, "") for branch, _ in _MODALITIES]), _HEAD)
+LLAMA: Final = (*_decoder([(branch, "") for branch, _ in _MODALITIES]), HEAD)
 # CLIP keeps queries, keys and values apart; three rows fill one leaf of ours.
 CLIP: Final = tuple(_clip())
 
@@ -182,8 +201,20 @@ def tied_head(listed: Iterable[Pair], names: Container[str]) -> list[Pair]:
 
     A file may keep it under either name; with both there, the embedding counts.
     """
-    shared = HEAD if HEAD in names and EMBEDDING not in names else EMBEDDING
-    return [replace(pair, theirs=shared) if pair.theirs in (HEAD, EMBEDDING) else pair for pair in listed]
+    listed = list(listed)
+    head, embedding = (_theirs(listed, ours) for ours in (HEAD.ours, _EMBEDDING))
+    shared = head if head in names and embedding not in names else embedding
+    return [replace(pair, theirs=shared) if pair.theirs in (head, embedding) else pair for pair in listed]
+
+
+def tied_names(listed: Iterable[Pair]) -> set[str]:
+    """Their names of head and embedding, of which a tied checkpoint may have either."""
+    listed = list(listed)
+    return {_theirs(listed, ours) for ours in (HEAD.ours, _EMBEDDING)}
+
+
+def _theirs(listed: Iterable[Pair], ours: str) -> str:
+    return next(pair.theirs for pair in listed if pair.rule.ours == ours)
 
 
 def in_their_order(listed: Iterable[Pair]) -> list[Pair]:

@@ -73,11 +73,15 @@ class SafetensorsReader:
         ends = [begin + self.specs[name].nbytes for name, begin in self._begins.items()]
         _check_size(path, size, self._data_start + max(ends, default=0))
 
-    def read(self, name: str) -> np.ndarray:
-        """The tensor `name` as an array of its own memory."""
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
+        """The tensor `name`, or some of its rows, as an array of its own memory."""
         spec = self.specs[name]
         offset = self._data_start + self._begins[name]
-        return read_array(self.path, offset, math.prod(spec.shape), spec.dtype).reshape(spec.shape)
+        shape = spec.shape
+        if rows is not None:
+            shape = (rows.stop - rows.start, *shape[1:])
+            offset += rows.start * math.prod(shape[1:]) * spec.dtype.itemsize
+        return read_array(self.path, offset, math.prod(shape), spec.dtype).reshape(shape)
 
 
 def read_array(path: Path, offset: int, count: int, dtype: np.dtype) -> np.ndarray:
@@ -210,12 +214,16 @@ class SafetensorsWriter:
         path.write_bytes(len(raw).to_bytes(8, "little") + raw)
         os.truncate(path, self._data_start + position)
 
-    def write(self, name: str, values: np.ndarray) -> None:
-        """Stores `values`, cast to the dtype announced for `name`."""
+    def write(self, name: str, values: np.ndarray, rows: slice | None = None) -> None:
+        """Stores `values`, cast to the dtype announced for `name`, in all or some of its rows."""
         spec = self.specs[name]
-        if values.shape != spec.shape:
-            raise ValueError(f"{name}: shape {values.shape}, announced {spec.shape}")
+        shape, offset = spec.shape, 0
+        if rows is not None:
+            shape = (rows.stop - rows.start, *shape[1:])
+            offset = rows.start * math.prod(shape[1:]) * spec.dtype.itemsize
+        if values.shape != shape:
+            raise ValueError(f"{name}: shape {values.shape}, announced {shape}")
         # Opened each time: an export may have more shards than a process may have files.
         with self.path.open("r+b", buffering=0) as file:
-            file.seek(self._data_start + self._begins[name])
+            file.seek(self._data_start + self._begins[name] + offset)
             write_all(file, values.astype(spec.dtype, copy=False))

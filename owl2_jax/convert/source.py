@@ -31,11 +31,11 @@ class TensorFile(Protocol):
 
     specs: Mapping[str, TensorSpec]
 
-    def read(self, name: str) -> np.ndarray: ...
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray: ...
 
 
 class Source:
-    """All tensors of a directory: `specs` by name, `read(name)` for one.
+    """All tensors of a directory: `specs` by name, `read(name)` for one or some rows of it.
 
     Attributes:
       directory: what was given.
@@ -64,9 +64,9 @@ class Source:
         self._files = {name.removeprefix(wrapper): (name, file) for name, file in files.items()}
         self.specs = {name: file.specs[theirs] for name, (theirs, file) in self._files.items()}
 
-    def read(self, name: str) -> np.ndarray:
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
         theirs, file = self._files[name]
-        return file.read(theirs)
+        return file.read(theirs, rows)
 
     def config(self) -> dict[str, Any]:
         """The parsed `config.json`. Raises `Owl2Error` when it is missing or damaged."""

@@ -17,9 +17,10 @@ from owl2_jax.checkpoint.param_files import TOKENIZER_FILE, model_json, write_mo
 from owl2_jax.convert import buffers
 from owl2_jax.convert.coverage import check_coverage
 from owl2_jax.convert.finite import cast
+from owl2_jax.convert.formats import format_of
 from owl2_jax.convert.hf_config import is_tied, read_hf_config
 from owl2_jax.convert.ops import QkvPart, Shape
-from owl2_jax.convert.rules import EMBEDDING, HEAD, OWL2, Pair, pairs, tied_head
+from owl2_jax.convert.rules import HEAD, Pair, pairs, tied_head, tied_names
 from owl2_jax.convert.source import Source
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file
 from owl2_jax.core.tree import flatten, unflatten
@@ -57,12 +58,12 @@ class ReleasedCheckpoint:
         self.source = Source(directory)
         settings, where = self.source.config(), str(self.source.config_path)
         config, tied = read_hf_config(settings, where), is_tied(settings, where)
-        _check_wide(self.source, {HEAD} if tied else set())
-        listed = list(pairs(OWL2, leaf_shapes(config)))
+        _check_wide(self.source, {HEAD.theirs} if tied else set())
+        listed = list(pairs(format_of(config).rules, leaf_shapes(config)))
+        unread = tied_names(listed) if tied else set()
         if tied:
             listed = tied_head(listed, self.source.specs)
         optional = {name: spec.shape for name, spec in buffers.buffer_shapes(config).items()}
-        unread = {HEAD, EMBEDDING} if tied else set()
         check_coverage(self.source.specs, listed, optional, self.source.where, unread.__contains__)
         self.config = config.replace(param_dtype=exact_dtype(self.source, listed))
         self.shapes = leaf_shapes(config)
@@ -102,7 +103,7 @@ def blocks(source: Source, listed: Sequence[Pair], dtype: np.dtype) -> Iterator[
     for pair in listed:
         by_layer.setdefault(pair.layer, []).append(pair)
     tensors = (
-        [cast(source.read(pair.theirs), dtype, f"{source.where}: {pair.theirs}") for pair in parts]
+        [cast(source.read(pair.theirs, pair.rows), dtype, f"{source.where}: {pair.theirs}") for pair in parts]
         for parts in by_layer.values()
     )
     for (layer, parts), theirs in zip(by_layer.items(), read_ahead(tensors), strict=True):

@@ -23,9 +23,9 @@ from owl2_jax.checkpoint.param_files import (
 from owl2_jax.convert import tokenizer_files
 from owl2_jax.convert.buffers import buffers
 from owl2_jax.convert.finite import cast
+from owl2_jax.convert.formats import rules_for
 from owl2_jax.convert.hf_config_writer import write_hf_config
-from owl2_jax.convert.ops import Shape
-from owl2_jax.convert.rules import OWL2, Pair, Rule, in_their_order, pairs
+from owl2_jax.convert.rules import Pair, in_their_order, pairs
 from owl2_jax.convert.safetensors_file import SafetensorsWriter, TensorSpec
 from owl2_jax.convert.to_flax import by_leaf, leaf_shapes, numpy_dtype
 from owl2_jax.core.errors import Owl2Error, unknown_name
@@ -77,7 +77,7 @@ def convert_to_torch(
         raise unknown_name("dtype", dtype, DTYPES)
     reader, shapes = ParamsReader(found.params), leaf_shapes(config)
     check_fit(reader.shapes, shapes, str(found.params))
-    listed = list(in_their_order(pairs(export_rules(shapes), shapes)))
+    listed = list(in_their_order(pairs(rules_for(config, shapes), shapes)))
     fixed = dict(buffers(config)) if with_buffers else {}
     specs = {pair.theirs: TensorSpec(pair.their_shape, numpy_dtype(dtype)) for pair in listed}
     specs |= {name: TensorSpec(values.shape, values.dtype) for name, values in fixed.items()}
@@ -90,14 +90,6 @@ def convert_to_torch(
             for path, leaf_pairs in by_leaf(listed).items():
                 _export_leaf(reader.blocks(path), leaf_pairs, writers, write)
     return sorted({writer.path.name for writer in writers.values()})
-
-
-def export_rules(shapes: Mapping[str, Shape]) -> list[Rule]:
-    """The rules for a model of `shapes`; without a branch for images, both of theirs get ours for text."""
-    return [
-        rule if rule.ours in shapes else Rule(rule.ours.replace("_image/", "_text/"), rule.theirs, rule.op)
-        for rule in OWL2
-    ]
 
 
 def _export_leaf(
@@ -118,7 +110,7 @@ def _export_leaf(
         for pair in layer_pairs:
             writer = writers[pair.theirs]
             theirs = cast(pair.rule.op.to_theirs(ours), writer.specs[pair.theirs].dtype, pair.rule.ours)
-            write(writer.write, pair.theirs, theirs)
+            write(writer.write, pair.theirs, theirs, pair.rows)
 
 
 def _joined(blocks: Sequence[np.ndarray]) -> np.ndarray:

@@ -172,7 +172,7 @@ def _empty(rows: int, beams: int, width: int) -> Hypotheses:
 
 def _take_rows(cache: Cache, rows: Array) -> Cache:
     keys, values = jax.tree.map(lambda part: part[:, rows], (cache.keys, cache.values))
-    return Cache(keys, values, cache.lengths[rows])
+    return Cache(keys, values, cache.lengths[rows], cache.prompt_lengths[rows])
 
 
 @dataclass

@@ -109,8 +109,9 @@ def prefill_rest(
     keys, values = jax.tree.map(
         lambda part: part.at[:, copies.sources].get(mode="clip"), (slots.cache.keys, slots.cache.values)
     )
+    cache = Cache(keys, values, copies.lengths, copies.lengths + prompts.lengths)
     hidden, cache = owl.apply(
-        {"params": params}, prompts.tokens, Cache(keys, values, copies.lengths), prompts.lengths, pool,
+        {"params": params}, prompts.tokens, cache, prompts.lengths, pool,
         prompts.image_index, prompts.image_starts, method="extend",
     )  # fmt: skip
     last = hidden[jnp.arange(hidden.shape[0]), jnp.maximum(prompts.lengths - 1, 0)]

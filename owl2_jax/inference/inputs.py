@@ -16,6 +16,7 @@ from owl2_jax.inference import generate
 from owl2_jax.inference.images import RequestImage
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.request import Request
+from owl2_jax.model.rotary import doublings
 
 
 @dataclass
@@ -27,12 +28,15 @@ class Prompt:
       image_starts: first position of each image.
       images: one per start.
       span: Q + 1, positions of an image.
+      doublings: `rotary.doublings` of the prompt: with another number its keys
+        are rotated otherwise, and nothing of them can be shared.
     """
 
     tokens: np.ndarray
     image_starts: list[int]
     images: list[RequestImage]
     span: int
+    doublings: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -44,7 +48,12 @@ class Prompt:
         for start, image in zip(self.image_starts, self.images, strict=True):
             # Negative, so that no image is taken for a token.
             numbers[start : start + self.span] = -1 - int.from_bytes(image.key[:7], "big")
-        return numbers
+        return self.marked(numbers)
+
+    def marked(self, numbers: np.ndarray) -> np.ndarray:
+        """Numbers of positions that differ from those of prompts which are rotated otherwise."""
+        # Bits that neither a token nor the seven bytes of an image's key reach.
+        return numbers ^ (self.doublings << 57)
 
     def reusable(self, length: int) -> int:
         """The longest beginning of at most `length` that cuts no image and leaves something to run."""
@@ -58,7 +67,7 @@ class Prompt:
         """The prompt without its first `length` positions, which cut no image."""
         gone = sum(start < length for start in self.image_starts)
         starts = [start - length for start in self.image_starts[gone:]]
-        return Prompt(self.tokens[length:], starts, self.images[gone:], self.span)
+        return Prompt(self.tokens[length:], starts, self.images[gone:], self.span, self.doublings)
 
 
 def read_request(request: Request, model: LoadedModel) -> Prompt:
@@ -110,7 +119,7 @@ def place_images(ids: np.ndarray, model: LoadedModel) -> Prompt:
     tokens = expanded.tokens
     for start in starts:
         tokens[start : start + span] = model.config.decoder.vocab_size
-    return Prompt(tokens, starts, [], span)
+    return Prompt(tokens, starts, [], span, doublings(model.config.decoder, len(tokens)))
 
 
 def check_room(length: int, max_new_tokens: int | None, max_length: int) -> None:

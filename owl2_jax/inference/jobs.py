@@ -50,4 +50,4 @@ class Job:
     def sequence(self) -> np.ndarray:
         """What its slot holds: the prompt, and the answer without the newest token."""
         answer = np.array(self.answer.result.token_ids[:-1], np.int64)
-        return np.concatenate([self.prompt.signature, answer])
+        return np.concatenate([self.prompt.signature, self.prompt.marked(answer)])

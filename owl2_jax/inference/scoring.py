@@ -56,7 +56,7 @@ def log_likelihoods(
     owners, width = continuations.owners, continuations.tokens.shape[1]
     last, cache = generate.run_prompts(owl, params, pool, prompts, prompts.tokens.shape[1] + width)
     keys, values = jax.tree.map(lambda part: part[:, owners], (cache.keys, cache.values))
-    cache = Cache(keys, values, cache.lengths[owners])
+    cache = Cache(keys, values, cache.lengths[owners], cache.prompt_lengths[owners])
     hidden, _ = owl.apply({"params": params}, continuations.tokens, cache, method="extend")
     # The state before each token: the prompt's last, then those of the tokens themselves.
     before = jnp.concatenate([last[owners][:, None], hidden[:, :-1]], axis=1)

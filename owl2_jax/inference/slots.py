@@ -165,6 +165,7 @@ def insert(slots: Slots, new: Slots, where: Array) -> Slots:
         keys=jax.tree.map(put_cache, slots.cache.keys, new.cache.keys),
         values=jax.tree.map(put_cache, slots.cache.values, new.cache.values),
         lengths=slots.cache.lengths.at[where].set(new.cache.lengths, mode="drop"),
+        prompt_lengths=slots.cache.prompt_lengths.at[where].set(new.cache.prompt_lengths, mode="drop"),
     )
     rest = jax.tree.map(
         lambda old, row: old.at[where].set(row, mode="drop"),

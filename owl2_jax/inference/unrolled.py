@@ -82,9 +82,9 @@ def unstack_layers(params: dict[str, Any]) -> dict[str, Any]:
 def _merge_projections(attention: dict[str, Any]) -> dict[str, Any]:
     """One kernel in place of three, which a CPU reads in less time; adapters keep them apart."""
     parts = [attention[name] for name in TEXT_PROJECTIONS]
-    if any(set(part) - {"kernel", KERNEL_SCALE} for part in parts):
+    if any(set(part) - {"kernel", "bias", KERNEL_SCALE} for part in parts):
         return attention
-    # The heads are the first axis that a kernel makes, and the first of its scales.
+    # The heads are the first axis that a kernel makes, and the first of its scales and biases.
     merged = {
         name: jnp.concatenate([part[name] for part in parts], axis=name == "kernel") for name in parts[0]
     }

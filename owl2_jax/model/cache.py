@@ -22,11 +22,14 @@ class Cache:
       keys: dtype[L, B, K, S, H], after rotation.
       values: dtype[L, B, K, S, H].
       lengths: int32[B], positions filled so far and the position of the next token.
+      prompt_lengths: int32[B], keys of the whole prompt that a row began with;
+        every key of a row is rotated as it says (`model.rotary`).
     """
 
     keys: Array
     values: Array
     lengths: Array
+    prompt_lengths: Array
 
 
 def empty_cache(config: Owl2Config, batch: int, length: int) -> Cache:
@@ -37,6 +40,7 @@ def empty_cache(config: Owl2Config, batch: int, length: int) -> Cache:
         keys=jnp.zeros(shape, config.dtype),
         values=jnp.zeros(shape, config.dtype),
         lengths=jnp.zeros((batch,), jnp.int32),
+        prompt_lengths=jnp.zeros((batch,), jnp.int32),
     )
 
 

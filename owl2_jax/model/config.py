@@ -14,6 +14,7 @@ from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.ranges import PartLost, Positive, at_least, between
 from owl2_jax.core.texts import Name
+from owl2_jax.model import adaptive
 
 Dtype = Literal["float32", "bfloat16"]
 # Names of `owl2_jax.model.remat.POLICIES` and `owl2_jax.model.attention_kernels.KERNELS`, which need JAX.
@@ -23,6 +24,7 @@ Attention = Literal["auto", "xla", "splash", "cudnn"]
 Size = Annotated[int, at_least(1, most=2**20)]
 Length = Annotated[int, at_least(1, most=2**24)]
 Layers = Annotated[int, at_least(1, most=2**12)]
+TrainedLength = Annotated[int, at_least(2, most=2**24)]  # of 1, no logarithm could be a divisor
 _MOST_PATCHES: Final = 2**18
 
 
@@ -84,10 +86,19 @@ class AbstractorConfig:
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """LLaMA-2 decoder with the modality-adaptive module.
+    """Decoder with the modality-adaptive module. Defaults: that of mPLUG-Owl2, a LLaMA-2-7B.
 
-    `adaptive` chooses what has a copy per modality: "full" (norms, keys and
-    values: the paper), "norms", "kv", or "none" (a plain LLaMA-2).
+    Attributes:
+      adaptive: what has a copy per modality, a set of `model.adaptive`: "full"
+        (norms, keys and values: mPLUG-Owl2), "qkv" (queries, keys and values:
+        mPLUG-Owl2.1), "norms", "kv", "q", "all", "none" (a plain decoder), or
+        parts with "+" between them ("norms+q").
+      qkv_bias: queries, keys and values have a bias, one per copy.
+      max_length: most positions of a sequence.
+      trained_length: positions beyond which the next two apply, in evaluation
+        alone (`model.rotary`); None when neither is on.
+      dynamic_ntk: longer prompts have a larger rotary base.
+      logn: later queries are larger.
     """
 
     vocab_size: Length = 32000
@@ -99,31 +110,59 @@ class DecoderConfig:
     rope_theta: Annotated[float, between(1, 1e30)] = 10000.0
     norm_eps: Positive = 1e-5
     max_length: Length = 2048
-    adaptive: Literal["full", "norms", "kv", "none"] = "full"
+    adaptive: Name = "full"
+    qkv_bias: bool = False
+    trained_length: TrainedLength | None = None
+    dynamic_ntk: bool = False
+    logn: bool = False
 
     def __post_init__(self) -> None:
         fields.check_values(self, "model.decoder")
+        # Equal sets are spelt alike, so that equal models have equal configs.
+        object.__setattr__(self, "adaptive", adaptive.canonical(self.adaptive))
         _require_divisible("model.decoder.width", self.width, "decoder.num_heads", self.num_heads)
         _require_divisible(
             "model.decoder.num_heads", self.num_heads, "decoder.num_kv_heads", self.num_kv_heads
         )
         _require_divisible("model.decoder head_dim", self.head_dim, "the rotary pair", 2)
+        self._check_rules_of_length()
+
+    def _check_rules_of_length(self) -> None:
+        rules = [name for name in ("dynamic_ntk", "logn") if getattr(self, name)]
+        if rules and self.trained_length is None:
+            raise Owl2Error(
+                f"model.decoder.{rules[0]} needs model.decoder.trained_length, the positions beyond which it "
+                "applies, found None"
+            )
+        if self.dynamic_ntk and self.head_dim < 4:
+            raise Owl2Error(
+                f"model.decoder.dynamic_ntk needs heads of at least 4, found a head_dim of {self.head_dim}"
+            )
 
     @property
     def head_dim(self) -> int:
         return self.width // self.num_heads
 
-    @property
-    def adapts_norms(self) -> bool:
-        return self.adaptive in ("full", "norms")
+    def adapts(self, part: str) -> bool:
+        """Whether a part of `adaptive.PARTS` has a copy per modality."""
+        return part in adaptive.parts(self.adaptive)
 
     @property
-    def adapts_kv(self) -> bool:
-        return self.adaptive in ("full", "kv")
+    def adapted_projections(self) -> tuple[str, ...]:
+        """Which of "q", "k" and "v" have a copy for images."""
+        return tuple(part for part in ("q", "k", "v") if self.adapts(part))
 
 
 # Linear maps of a decoder layer, by the names of their parameters.
-LORA_TARGETS: Final = ("q", "k_text", "k_image", "v_text", "v_image", "out", "gate", "up", "down")
+LINEAR_MAPS: Final = (
+    "q", "q_image", "k_text", "k_image", "v_text", "v_image", "out", "gate", "up", "down",
+)  # fmt: skip
+# Queries, keys and values behind one adapter, as a checkpoint with one fused projection has them.
+FUSED_TARGETS: Final[dict[str, tuple[str, ...]]] = {
+    "qkv_text": ("q", "k_text", "v_text"),
+    "qkv_image": ("q_image", "k_image", "v_image"),
+}
+LORA_TARGETS: Final = (*LINEAR_MAPS[:6], *FUSED_TARGETS, *LINEAR_MAPS[6:])
 
 
 @dataclass(frozen=True)
@@ -134,7 +173,7 @@ class LoraConfig:
       rank: r, width of an adapter.
       alpha: an adapter's output is scaled by alpha / rank.
       dropout: share of an adapter's inputs that a training step drops.
-      targets: which maps have one, of `LORA_TARGETS`.
+      targets: which maps have one, of `LORA_TARGETS`; those of mPLUG-Owl2 by default.
       base: how the maps of the decoder's layers are held: "stored" as
         `param_dtype` says, "int8" as integers with a scale per output, which
         cannot train (QLoRA, with 8 bits).
@@ -143,7 +182,7 @@ class LoraConfig:
     rank: Size = 128
     alpha: Positive = 256.0
     dropout: PartLost = 0.0
-    targets: tuple[Name, ...] = LORA_TARGETS
+    targets: tuple[Name, ...] = tuple(name for name in LINEAR_MAPS if name != "q_image")
     base: Literal["stored", "int8"] = "stored"
 
     def __post_init__(self) -> None:
@@ -153,6 +192,13 @@ class LoraConfig:
         for target in self.targets:
             if target not in LORA_TARGETS:
                 raise unknown_name("LoRA target", target, LORA_TARGETS)
+        for fused, maps in FUSED_TARGETS.items():
+            twice = [name for name in maps if fused in self.targets and name in self.targets]
+            if twice:
+                raise Owl2Error(
+                    f"model.lora.targets has {fused} and {', '.join(twice)}, which {fused} adapts already; "
+                    "leave one of them out"
+                )
 
     @property
     def scale(self) -> float:
@@ -171,8 +217,9 @@ class Owl2Config:
         `owl2_jax.model.remat.POLICIES`.
       attention: kernel of the decoder's full-sequence attention; a name of
         `owl2_jax.model.attention_kernels.KERNELS`; "auto" for the device's best.
-      image_kv: "gather" projects image keys and values only where an image
-        stands; "select" projects everywhere and selects (the reference).
+      image_kv: "gather" computes the image copies of queries, keys and values
+        only where an image stands; "select" computes them everywhere and
+        selects (the reference).
       scan_unroll: decoder and vision layers per iteration of the layer scan.
       lora: adapters beside the decoder's linear maps; None for none.
     """
@@ -190,16 +237,25 @@ class Owl2Config:
 
     def __post_init__(self) -> None:
         fields.check_values(self, "model")
-        if self.lora is not None and not self.decoder.adapts_kv:
-            missing = [target for target in self.lora.targets if target.endswith("_image")]
-            if missing:
-                raise Owl2Error(
-                    f"model.lora.targets {', '.join(missing)} do not exist with decoder.adaptive "
-                    f"{self.decoder.adaptive!r}; leave them out"
-                )
+        if self.lora is not None:
+            self._check_targets(self.lora)
         width = self.vision.width
         _require_divisible("model.vision.width", width, "abstractor.num_heads", self.abstractor.num_heads)
         _require_divisible("model.vision.width", width, "the sin-cos position table", 4)
+
+    def _check_targets(self, lora: LoraConfig) -> None:
+        """Raises `Owl2Error` for adapters of maps that the module does not have."""
+        there = {f"{part}_image" for part in self.decoder.adapted_projections}
+        missing = [
+            target
+            for target in lora.targets
+            if target.endswith("_image") and not there.issuperset(FUSED_TARGETS.get(target, (target,)))
+        ]
+        if missing:
+            raise Owl2Error(
+                f"model.lora.targets {', '.join(missing)} do not exist with decoder.adaptive "
+                f"{self.decoder.adaptive!r}; leave them out"
+            )
 
     @property
     def tokens_per_image(self) -> int:

@@ -1,7 +1,8 @@
-"""LLaMA-2 decoder with the modality-adaptive module (mPLUG-Owl2, section 3.2).
+"""One decoder with the modality-adaptive module (mPLUG-Owl2, section 3.2), described by its config.
 
-Each layer has its two norms and its key and value projections twice, for text
-and for images; everything else is shared.
+LLaMA-2 (mPLUG-Owl2) and Qwen (mPLUG-Owl2.1) differ in what a layer has twice, for
+text and for images, in the biases of queries, keys and values, and in what
+happens beyond the trained length; everything else is shared.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from owl2_jax.core import axes
-from owl2_jax.model import attention, attention_kernels, image_positions, remat
+from owl2_jax.model import attention, attention_kernels, image_positions, remat, rotary
 from owl2_jax.model.cache import Cache, write
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import (
+    FusedAdapter,
     Linear,
     Scale,
-    apply_rope,
     at_least_float32,
     gather_weight,
     partitioned,
     rms_normalize,
-    rope_angles,
 )
+from owl2_jax.model.rotary import apply_rope
 
 Array = jax.Array
 Carry = tuple[Array, Array | None, Array | None]
@@ -46,6 +47,7 @@ class LayerInputs:
 
     Attributes:
       sin, cos: float32[B, T, 1, H / 2], rotary angles of the tokens.
+      query_scale: float32[B, T, 1, 1] from `rotary.query_scale`, or None.
       starts: int32[B, I], first positions of images (T for empty places), or
         None when no row has an image.
       is_image: bool[B, T], the modality indicator, or None likewise.
@@ -57,17 +59,19 @@ class LayerInputs:
 
     sin: Array
     cos: Array
+    query_scale: Array | None
     starts: Array | None
     is_image: Array | None
     segment_ids: Array | None
     cache_positions: Array | None
 
 
-def layer_linear(config: Owl2Config, name: str, *shapes_and_axes: Any) -> Linear:
+def layer_linear(config: Owl2Config, name: str, *shapes_and_axes: Any, use_bias: bool = False) -> Linear:
     """The linear map `name` of a layer, with its adapter where the config asks for one."""
     lora = config.lora
     return Linear(
         *shapes_and_axes,
+        use_bias=use_bias,
         dtype=config.dtype,
         param_dtype=config.param_dtype,
         int8=lora is not None and lora.base == "int8",
@@ -77,7 +81,7 @@ def layer_linear(config: Owl2Config, name: str, *shapes_and_axes: Any) -> Linear
 
 
 class DecoderAttention(nn.Module):
-    """Causal self-attention whose keys and values have a projection per image_positions."""
+    """Causal self-attention whose projections may have a copy for images."""
 
     config: Owl2Config
 
@@ -96,10 +100,11 @@ class DecoderAttention(nn.Module):
           dtype[B, T, D] and the updated cache arrays.
         """
         decoder = self.config.decoder
-        q, k, v = self._text_projections(x)
-        q = apply_rope(q, inputs.sin, inputs.cos)
-        k = apply_rope(self._with_images("k", k, x, inputs), inputs.sin, inputs.cos)
-        v = self._with_images("v", v, x, inputs)
+        q, k, v = self._projections(x, inputs)
+        k = apply_rope(k, inputs.sin, inputs.cos)
+        # The rotation is linear, so a scale of the query may as well be one of its angles.
+        scale = 1.0 if inputs.query_scale is None else inputs.query_scale
+        q = apply_rope(q, inputs.sin * scale, inputs.cos * scale)
         q, k, v = (
             checkpoint_name(
                 nn.with_logical_constraint(part, (axes.BATCH, axes.LENGTH, axes.ACT_HEADS, None)),
@@ -141,32 +146,73 @@ class DecoderAttention(nn.Module):
         self.sow("intermediates", "attention", probabilities)
         return context
 
-    def _text_projections(self, x: Array) -> list[Array]:
-        """Queries dtype[B, T, N, H], and keys and values as for text, dtype[B, T, K, H]."""
-        decoder = self.config.decoder
-        heads = (decoder.num_heads, decoder.num_kv_heads, decoder.num_kv_heads)
-        if self.has_variable("params", MERGED):
-            merged = self._project(MERGED, sum(heads), axes.HEADS)(x)
-            return jnp.split(merged, (heads[0], heads[0] + heads[1]), axis=2)
-        names = (axes.HEADS, axes.KV_HEADS, axes.KV_HEADS)
-        return [self._project(*each)(x) for each in zip(TEXT_PROJECTIONS, heads, names, strict=True)]
-
-    def _with_images(self, which: str, text: Array, x: Array, inputs: LayerInputs) -> Array:
-        """Keys or values with those of images where they stand: dtype[B, T, K, H]."""
-        decoder = self.config.decoder
-        if inputs.starts is None or not decoder.adapts_kv:
+    def _projections(self, x: Array, inputs: LayerInputs) -> list[Array]:
+        """Queries, keys and values: dtype[B, T, N, H] and twice dtype[B, T, K, H]."""
+        text = self._text_projections(x)
+        adapted = self.config.decoder.adapted_projections
+        if inputs.starts is None or not adapted:
             return text
-        project = self._project(f"{which}_image", decoder.num_kv_heads, axes.KV_HEADS)
         if self.config.image_kv == "select":
-            return jnp.where(inputs.is_image[:, :, None, None], project(x), text)
-        images = image_positions.take_images(x, inputs.starts, self.config.tokens_per_image)
-        return image_positions.put_images(text, inputs.starts, project(images))
+            images, is_image = self._image_projections(x), inputs.is_image[:, :, None, None]
+            put = lambda text, image: jnp.where(is_image, image, text)
+        else:
+            span = self.config.tokens_per_image
+            images = self._image_projections(image_positions.take_images(x, inputs.starts, span))
+            put = lambda text, image: image_positions.put_images(text, inputs.starts, image)
+        return [put(part, images[which]) if which in adapted else part
+                for which, part in zip("qkv", text, strict=True)]  # fmt: skip
+
+    def _text_projections(self, x: Array) -> list[Array]:
+        """Queries, keys and values as for text, likewise."""
+        heads = self._heads()
+        if self.has_variable("params", MERGED):
+            merged = self._project(MERGED, sum(heads.values()), axes.HEADS)(x)
+            text = jnp.split(merged, (heads["q"], heads["q"] + heads["k"]), axis=2)
+        else:
+            text = [
+                self._project(name, count, self._heads_axis(which))(x)
+                for name, (which, count) in zip(TEXT_PROJECTIONS, heads.items(), strict=True)
+            ]
+        return self._with_adapter("qkv_text", dict(zip("qkv", text, strict=True)), x)
+
+    def _image_projections(self, x: Array) -> dict[str, Array]:
+        """What has a copy for images, by "q", "k" and "v": dtype[..., N or K, H] of dtype[..., D]."""
+        heads = self._heads()
+        images = {
+            which: self._project(f"{which}_image", heads[which], self._heads_axis(which))(x)
+            for which in self.config.decoder.adapted_projections
+        }
+        return dict(zip(images, self._with_adapter("qkv_image", images, x), strict=True))
+
+    def _with_adapter(self, name: str, parts: dict[str, Array], x: Array) -> list[Array]:
+        """The projections with what an adapter of all three adds, where there is one."""
+        lora, decoder = self.config.lora, self.config.decoder
+        if lora is None or name not in lora.targets:
+            return list(parts.values())
+        outputs = {
+            which: ((part.shape[-2], decoder.head_dim), (self._heads_axis(which), axes.HEAD_DIM))
+            for which, part in parts.items()
+        }
+        adapter = FusedAdapter(
+            (decoder.width,), (axes.EMBED,), outputs, dtype=self.config.dtype, lora=lora, name=name
+        )
+        more = adapter(x)
+        return [part + more[which] for which, part in parts.items()]
+
+    def _heads(self) -> dict[str, int]:
+        decoder = self.config.decoder
+        return {"q": decoder.num_heads, "k": decoder.num_kv_heads, "v": decoder.num_kv_heads}
+
+    def _heads_axis(self, which: str) -> str:
+        return axes.HEADS if which == "q" else axes.KV_HEADS
 
     def _project(self, name: str, heads: int, heads_axis: str) -> Linear:
         decoder = self.config.decoder
         shape = (heads, decoder.head_dim)
         names = (heads_axis, axes.HEAD_DIM)
-        return layer_linear(self.config, name, (decoder.width,), shape, (axes.EMBED,), names)
+        return layer_linear(
+            self.config, name, (decoder.width,), shape, (axes.EMBED,), names, use_bias=decoder.qkv_bias
+        )
 
 
 class DecoderMlp(nn.Module):
@@ -213,7 +259,7 @@ class DecoderBlock(nn.Module):
 
         normed = rms_normalize(x, decoder.norm_eps).astype(x.dtype)
         chosen = scale("text").astype(x.dtype)
-        if inputs.is_image is not None and decoder.adapts_norms:
+        if inputs.is_image is not None and decoder.adapts("norms"):
             chosen = jnp.where(inputs.is_image[:, :, None], scale("image").astype(x.dtype), chosen)
         return normed * chosen
 
@@ -263,7 +309,13 @@ class Decoder(nn.Module):
         return nn.with_logical_constraint(x, _STREAM)
 
     def __call__(
-        self, x: Array, positions: Array, segment_ids: Array | None, starts: Array | None, cache: Cache | None
+        self,
+        x: Array,
+        positions: Array,
+        segment_ids: Array | None,
+        starts: Array | None,
+        cache: Cache | None,
+        prompt_lengths: Array | None = None,
     ) -> tuple[Array, Cache | None]:
         """Runs the layers.
 
@@ -274,18 +326,25 @@ class Decoder(nn.Module):
             tokens; None for attention over the cache.
           starts: int32[B, I] from `image_positions.slot_starts`, or None without images.
           cache: written at `positions` and returned (lengths unchanged), or None.
+          prompt_lengths: int32[B] or int32[B, T], keys of the prompt that a row or
+            a token belongs to or follows, padding not counted; what evaluation
+            does beyond the trained length hangs on it. None in training.
 
         Returns:
           dtype[B, T, D] after the final norm, and the cache.
         """
         decoder = self.config.decoder
-        sin, cos = rope_angles(positions, decoder.head_dim, decoder.rope_theta)
+        if prompt_lengths is not None and prompt_lengths.ndim == 1:
+            prompt_lengths = prompt_lengths[:, None]
+        base = rotary.rotary_base(decoder, prompt_lengths)
+        sin, cos = rotary.rope_angles(positions, decoder.head_dim, base)
         is_image = None
         if starts is not None:
             is_image = image_positions.image_mask(starts, x.shape[1], self.config.tokens_per_image)
         inputs = LayerInputs(
             sin=sin,
             cos=cos,
+            query_scale=rotary.query_scale(decoder, positions, prompt_lengths),
             starts=starts,
             is_image=is_image,
             segment_ids=segment_ids,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from owl2_jax.model.config import Owl2Config
+from owl2_jax.model.config import FUSED_TARGETS, Owl2Config
 from owl2_jax.model.remat import policy
 
 PARTS: Final = ("vision", "abstractor", "decoder", "head")
@@ -124,7 +124,7 @@ def batch_work(
 
 
 def _image_tokens(config: Owl2Config, gathered: int, everywhere: int) -> int:
-    if not gathered or not config.decoder.adapts_kv:
+    if not gathered or not config.decoder.adapted_projections:
         return 0
     return gathered if config.image_kv == "gather" else everywhere
 
@@ -189,13 +189,20 @@ def _decoder(config: Owl2Config, work: Work) -> Iterator[Product]:
     layers, width = decoder.num_layers, decoder.width
     rows = work.rows * work.length * layers
     inner, kv_width = decoder.num_heads * decoder.head_dim, decoder.num_kv_heads * decoder.head_dim
-    yield from _adapted(config, "project", rows, width, inner, f"{name}/attention/q")
-    for which in ("k", "v"):
+    image_rows = work.image_tokens * layers
+    outputs = {"q": inner, "k": kv_width, "v": kv_width}
+    for which, fan_out in outputs.items():
         place = f"{name}/attention/{which}"
-        yield from _adapted(config, "project", rows, width, kv_width, f"{place}_text")
-        if work.image_tokens:
-            image_rows = work.image_tokens * layers
-            yield from _adapted(config, "project", image_rows, width, kv_width, f"{place}_image")
+        text = place if which == "q" else f"{place}_text"
+        yield from _adapted(config, "project", rows, width, fan_out, text)
+        if which in decoder.adapted_projections and image_rows:
+            yield from _adapted(config, "project", image_rows, width, fan_out, f"{place}_image")
+    for fused, tokens in zip(FUSED_TARGETS, (rows, image_rows), strict=True):
+        if config.lora is not None and fused in config.lora.targets and tokens:
+            place, rank = f"{name}/attention/{fused}", config.lora.rank
+            yield _weighted("decoder", "project", tokens, width, rank, f"{place}/lora_a")
+            for which, fan_out in outputs.items():
+                yield _weighted("decoder", "project", tokens, rank, fan_out, f"{place}/{which}/lora_b")
     keys = work.keys or work.length
     # Query t of T looks at t + 1 keys: (T + 1) / 2 of T on average.
     useful = 1.0 if work.keys else (work.length + 1) / (2 * work.length)

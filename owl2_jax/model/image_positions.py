@@ -1,4 +1,4 @@
-"""Where images stand in a row, and the two copies of a layer's norms, keys and values.
+"""Where images stand in a row, and what is read and written there.
 
 An image occupies T_i = Q + 1 consecutive positions of its row, so one start
 per image says everything; a start of T (past the end) marks an empty place.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -140,34 +140,88 @@ class Linear(nn.Module):
         return self.param(KERNEL_SCALE, init, self.out_shape, jnp.float32)
 
     def _adapter(self, flat: Array, lora: LoraConfig) -> Array:
-        """`x A B * alpha / r`, dtype[rows, fan_in] to dtype[rows, fan_out]; B starts at zero.
+        """`x A B * alpha / r`, dtype[rows, fan_in] to dtype[rows, fan_out]."""
+        inner = _adapter_input(self, flat, self.in_shape, self.in_axes, lora)
+        return _adapter_output(self, inner, self.out_shape, self.out_axes, lora)
 
-        Its parameters are float32 in any case: they are few, and they train.
-        A training step, and nothing else, hands in a "dropout" key.
-        """
-        fan_in, fan_out = math.prod(self.in_shape), math.prod(self.out_shape)
-        # As PEFT starts them: A uniform as a linear layer of PyTorch, B at zero.
-        uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-        first = self.param(
-            "lora_a",
-            partitioned(lambda key, shape, dtype: uniform(key, (fan_in, lora.rank), dtype).reshape(shape),
-                        (*self.in_axes, None)),
-            (*self.in_shape, lora.rank),
-            jnp.float32,
-        )  # fmt: skip
-        second = self.param(
-            "lora_b",
-            partitioned(nn.initializers.zeros, (None, *self.out_axes)),
-            (lora.rank, *self.out_shape),
-            jnp.float32,
-        )
-        if lora.dropout and self.has_rng("dropout"):
-            kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - lora.dropout, flat.shape)
-            flat = jnp.where(kept, flat / (1 - lora.dropout), 0).astype(self.dtype)
-        first = gather_weight(first.astype(self.dtype), (*self.in_axes, None))
-        second = gather_weight(second.astype(self.dtype), (None, *self.out_axes))
-        inner = flat @ first.reshape(fan_in, lora.rank)
-        return (inner @ second.reshape(lora.rank, fan_out)) * jnp.asarray(lora.scale, self.dtype)
+
+class FusedAdapter(nn.Module):
+    """One adapter of several maps with the same input, as of one map that makes all of their outputs.
+
+    They share A and have a B each.
+
+    Attributes:
+      in_shape, in_axes: of the input, as in `Linear`.
+      outputs: {name: (shape, logical axes)} of what each map makes.
+    """
+
+    in_shape: tuple[int, ...]
+    in_axes: tuple[str, ...]
+    outputs: Mapping[str, tuple[tuple[int, ...], tuple[str, ...]]]
+    lora: LoraConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> dict[str, Array]:
+        """dtype[..., *in_shape] to {name: dtype[..., *shape]}, to add to the maps' own outputs."""
+        rows = x.shape[: x.ndim - len(self.in_shape)]
+        flat = x.astype(self.dtype).reshape(-1, math.prod(self.in_shape))
+        inner = _adapter_input(self, flat, self.in_shape, self.in_axes, self.lora)
+        return {
+            name: AdapterOutput(shape, names, self.lora, name=name)(inner).reshape(*rows, *shape)
+            for name, (shape, names) in self.outputs.items()
+        }
+
+
+class AdapterOutput(nn.Module):
+    """The second half of an adapter, for one of several maps."""
+
+    out_shape: tuple[int, ...]
+    out_axes: tuple[str, ...]
+    lora: LoraConfig
+
+    @nn.compact
+    def __call__(self, inner: Array) -> Array:
+        return _adapter_output(self, inner, self.out_shape, self.out_axes, self.lora)
+
+
+def _adapter_input(
+    module: nn.Module, flat: Array, shape: tuple[int, ...], names: tuple[str, ...], lora: LoraConfig
+) -> Array:
+    """`x A`, dtype[rows, fan_in] to dtype[rows, r].
+
+    An adapter's parameters are float32 in any case: they are few, and they train.
+    A training step, and nothing else, hands in a "dropout" key.
+    """
+    fan_in = math.prod(shape)
+    # As PEFT starts them: A uniform as a linear layer of PyTorch, B at zero.
+    uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    first = module.param(
+        "lora_a",
+        partitioned(lambda key, shape, dtype: uniform(key, (fan_in, lora.rank), dtype).reshape(shape),
+                    (*names, None)),
+        (*shape, lora.rank),
+        jnp.float32,
+    )  # fmt: skip
+    if lora.dropout and module.has_rng("dropout"):
+        kept = jax.random.bernoulli(module.make_rng("dropout"), 1 - lora.dropout, flat.shape)
+        flat = jnp.where(kept, flat / (1 - lora.dropout), 0).astype(flat.dtype)
+    first = gather_weight(first.astype(flat.dtype), (*names, None))
+    return flat @ first.reshape(fan_in, lora.rank)
+
+
+def _adapter_output(
+    module: nn.Module, inner: Array, shape: tuple[int, ...], names: tuple[str, ...], lora: LoraConfig
+) -> Array:
+    """`(x A) B * alpha / r`, dtype[rows, r] to dtype[rows, fan_out]; B starts at zero."""
+    second = module.param(
+        "lora_b",
+        partitioned(nn.initializers.zeros, (None, *names)),
+        (lora.rank, *shape),
+        jnp.float32,
+    )
+    second = gather_weight(second.astype(inner.dtype), (None, *names))
+    return (inner @ second.reshape(lora.rank, -1)) * jnp.asarray(lora.scale, inner.dtype)
 
 
 def biased_linear(config: Owl2Config) -> Callable[..., Linear]:
@@ -225,28 +279,6 @@ def rms_normalize(x: Array, eps: float) -> Array:
 def quick_gelu(x: Array) -> Array:
     """CLIP's activation, `x * sigmoid(1.702 x)`."""
     return x * nn.sigmoid(1.702 * x)
-
-
-def rope_angles(positions: Array, head_dim: int, theta: float) -> tuple[Array, Array]:
-    """Sine and cosine of the rotary embedding.
-
-    Args:
-      positions: int32[B, T].
-
-    Returns:
-      (sin, cos), each float32[B, T, 1, H / 2].
-    """
-    # `float` is float32, or float64 where JAX computes in that.
-    frequencies = theta ** -(jnp.arange(0, head_dim, 2, dtype=float) / head_dim)
-    angles = positions[..., None, None].astype(float) * frequencies
-    return jnp.sin(angles), jnp.cos(angles)
-
-
-def apply_rope(x: Array, sin: Array, cos: Array) -> Array:
-    """Applies the rotary embedding in LLaMA's half-rotation layout to x[B, T, N, H]."""
-    first, second = jnp.split(x.astype(at_least_float32(x.dtype)), 2, axis=-1)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x.dtype)
 
 
 def sincos_1d(index: np.ndarray, width: int) -> np.ndarray:

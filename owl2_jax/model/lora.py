@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from owl2_jax.core import tree
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.model.config import LORA_TARGETS, Owl2Config
+from owl2_jax.model.config import FUSED_TARGETS, LINEAR_MAPS, Owl2Config
 from owl2_jax.model.layers import KERNEL_SCALE
 
 FIRST: Final = "lora_a"
@@ -28,7 +28,7 @@ def is_int8_base(name: str, config: Owl2Config) -> bool:
     """Whether a leaf is a kernel that an int8 base holds as integers."""
     if config.lora is None or config.lora.base != "int8":
         return False
-    return name.startswith(_LAYERS) and name.endswith(_KERNEL) and name.split("/")[-2] in LORA_TARGETS
+    return name.startswith(_LAYERS) and name.endswith(_KERNEL) and name.split("/")[-2] in LINEAR_MAPS
 
 
 def contracted_axes(name: str) -> tuple[int, ...]:
@@ -68,17 +68,40 @@ def merged_leaf(name: str, flat: Mapping[str, Any], config: Owl2Config) -> Any:
 
     The product is taken in float32 and the sum rounded once, to `param_dtype`.
     """
-    place = name.removesuffix("kernel")
-    beside = {part: flat[place + part] for part in (FIRST, SECOND, KERNEL_SCALE) if place + part in flat}
-    if not name.endswith(_KERNEL) or not beside:
+    scale = name.removesuffix("kernel") + KERNEL_SCALE
+    adapter = adapter_of(name)
+    first, second = adapter if adapter[0] in flat else fused_adapter_of(name) or adapter
+    if not name.endswith(_KERNEL) or (scale not in flat and first not in flat):
         return flat[name]
     kernel = jnp.asarray(flat[name], jnp.float32)
-    if KERNEL_SCALE in beside:
-        kernel = kernel * jnp.expand_dims(beside[KERNEL_SCALE], contracted_axes(name))
-    if FIRST in beside:
+    if scale in flat:
+        kernel = kernel * jnp.expand_dims(flat[scale], contracted_axes(name))
+    if first in flat:
         assert config.lora is not None
-        kernel = kernel + config.lora.scale * _product(beside[FIRST], beside[SECOND]).reshape(kernel.shape)
+        kernel = kernel + config.lora.scale * _product(flat[first], flat[second]).reshape(kernel.shape)
     return kernel.astype(config.param_dtype)
+
+
+def beside(name: str) -> tuple[str, ...]:
+    """Leaves that `merged_leaf` of a kernel may need, where the model has them."""
+    if not name.endswith(_KERNEL):
+        return ()
+    return (name.removesuffix("kernel") + KERNEL_SCALE, *adapter_of(name), *(fused_adapter_of(name) or ()))
+
+
+def adapter_of(name: str) -> tuple[str, str]:
+    """Names of A and B of the adapter that a kernel of this name may have for itself."""
+    place = name.removesuffix("kernel")
+    return place + FIRST, place + SECOND
+
+
+def fused_adapter_of(name: str) -> tuple[str, str] | None:
+    """The same of an adapter that it may share with others; None where there is none."""
+    room, _, target = name.removesuffix(_KERNEL).rpartition("/")
+    for fused, maps in FUSED_TARGETS.items():
+        if target in maps:
+            return f"{room}/{fused}/{FIRST}", f"{room}/{fused}/{'qkv'[maps.index(target)]}/{SECOND}"
+    return None
 
 
 def _product(first: Any, second: Any) -> jax.Array:

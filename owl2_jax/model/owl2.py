@@ -1,4 +1,4 @@
-"""mPLUG-Owl2: vision encoder, visual abstractor and modality-adaptive decoder in one module."""
+"""mPLUG-Owl2 and 2.1: vision encoder, visual abstractor and modality-adaptive decoder in one module."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ class Owl2(nn.Module):
       image_index: int32[B, I], which of the M images is the i-th of
         row b; -1 for an empty place. I may be 0, and rows may share an image.
       image_starts: int32[B, I], position of the image's first token.
+      prompt_lengths: int32[B] or int32[B, T], keys of each row's or token's
+        prompt, padding not counted. What evaluation does beyond the trained
+        length hangs on it (`model.rotary`). None in training, which does none of it.
 
     Attributes:
       config: sizes and numerical choices.
@@ -58,9 +61,12 @@ class Owl2(nn.Module):
         images: Array,
         image_index: Array,
         image_starts: Array,
+        prompt_lengths: Array | None = None,
     ) -> Array:
         """Logits of every position, float32[B, T, V]."""
-        hidden = self.hidden(tokens, positions, segment_ids, images, image_index, image_starts)
+        hidden = self.hidden(
+            tokens, positions, segment_ids, images, image_index, image_starts, prompt_lengths
+        )
         return self.logits(hidden)
 
     def hidden(
@@ -71,6 +77,7 @@ class Owl2(nn.Module):
         images: Array,
         image_index: Array,
         image_starts: Array,
+        prompt_lengths: Array | None = None,
     ) -> Array:
         """States after the final norm, dtype[B, T, D]; a loss takes logits of them in chunks."""
         size = self.config.vision.image_size
@@ -79,7 +86,7 @@ class Owl2(nn.Module):
         chex.assert_equal_shape([image_index, image_starts])
         features = self.encode_images(images) if images.shape[0] else None
         x, starts = self.embed(tokens, features, image_index, image_starts)
-        return self.decoder(x, positions, segment_ids, starts, None)[0]
+        return self.decoder(x, positions, segment_ids, starts, None, prompt_lengths)[0]
 
     def encode_images(self, images: Array) -> Array:
         """Images to decoder tokens: [M, H, W, 3] to dtype[M, Q + 1, D]."""
@@ -119,8 +126,13 @@ class Owl2(nn.Module):
         image_index: Array,
         image_starts: Array,
         cache_length: int,
+        prompt_lengths: Array | None = None,
     ) -> tuple[Array, Cache]:
         """Runs right-padded prompts and fills a new cache of `cache_length` positions.
+
+        Args:
+          prompt_lengths: int32[B], of the whole prompts where `extend` brings
+            the rest of them; by default these tokens are all.
 
         Returns:
           States after the final norm, dtype[B, T, D], and the cache; the next
@@ -128,8 +140,10 @@ class Owl2(nn.Module):
         """
         cache = empty_cache(self.config, tokens.shape[0], cache_length)
         x, starts = self.embed(tokens, features, image_index, image_starts)
-        hidden, cache = self.decoder(x, positions, segment_ids, starts, cache)
-        return hidden, cache.replace(lengths=jnp.sum(segment_ids > 0, axis=1, dtype=jnp.int32))
+        lengths = jnp.sum(segment_ids > 0, axis=1, dtype=jnp.int32)
+        prompt_lengths = lengths if prompt_lengths is None else prompt_lengths
+        hidden, cache = self.decoder(x, positions, segment_ids, starts, cache, prompt_lengths)
+        return hidden, cache.replace(lengths=lengths, prompt_lengths=prompt_lengths)
 
     def extend(
         self,
@@ -159,7 +173,7 @@ class Owl2(nn.Module):
         else:
             x, starts = self.embed(tokens, features, image_index, image_starts)
         positions = cache.lengths[:, None] + jnp.arange(length, dtype=jnp.int32)
-        hidden, cache = self.decoder(x, positions, None, starts, cache)
+        hidden, cache = self.decoder(x, positions, None, starts, cache, cache.prompt_lengths)
         counts = jnp.full((batch,), length, jnp.int32) if counts is None else counts
         return hidden, cache.replace(lengths=cache.lengths + counts)
 

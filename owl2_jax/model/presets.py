@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Final
 
 from owl2_jax.core.errors import unknown_name
 from owl2_jax.model.config import AbstractorConfig, DecoderConfig, Owl2Config, VisionConfig
 
+_QWEN_7B: Final = DecoderConfig(
+    vocab_size=151936, norm_eps=1e-6, max_length=8192, adaptive="qkv", qkv_bias=True, trained_length=8192,
+    dynamic_ntk=True, logn=True,
+)  # fmt: skip
+
 
 def owl2_7b() -> Owl2Config:
     """The released model: ViT-L/14 at 448 px, 64 queries, LLaMA-2-7B."""
     return Owl2Config(dtype="bfloat16", remat="full")
+
+
+def owl2_1_7b() -> Owl2Config:
+    """mPLUG-Owl2.1: the same eyes before Qwen-7B; a checkpoint has its own lengths."""
+    return Owl2Config(dtype="bfloat16", remat="full", decoder=_QWEN_7B)
+
+
+def owl2_1_tiny() -> Owl2Config:
+    """`owl2_tiny` with the decoder of mPLUG-Owl2.1."""
+    tiny = owl2_tiny()
+    decoder = dataclasses.replace(
+        tiny.decoder,
+        norm_eps=1e-6,
+        adaptive="qkv",
+        qkv_bias=True,
+        trained_length=256,
+        dynamic_ntk=True,
+        logn=True,
+    )
+    return dataclasses.replace(tiny, decoder=decoder)
 
 
 def owl2_tiny() -> Owl2Config:
@@ -44,6 +70,8 @@ def owl2_bench() -> Owl2Config:
 
 
 PRESETS: Final[dict[str, Callable[[], Owl2Config]]] = {
+    "owl2_1_7b": owl2_1_7b,
+    "owl2_1_tiny": owl2_1_tiny,
     "owl2_7b": owl2_7b,
     "owl2_bench": owl2_bench,
     "owl2_tiny": owl2_tiny,

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from owl2_jax.convert.source import Source
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-LAYOUTS = ("A/hf", "A/hf_sharded", "A/hf_sharded_bin", "B/hf")
+LAYOUTS = ("A/hf", "A/hf_sharded", "A/hf_sharded_bin", "B/hf", "F/hf")
 
 
 def copy(layout: str, target: Path) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from owl2_jax.convert import hf_keys
-from owl2_jax.convert.hf_config import read_clip_config, read_hf_config, read_llama_config
+from owl2_jax.convert.hf_config import read_clip_config, read_hf_config, read_language_config
 from owl2_jax.core.errors import Owl2Error
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -64,12 +64,12 @@ def released() -> dict:
 
 @pytest.mark.parametrize("values", [LLAMA_2, LLAMA_1, LLAMA_5])
 def test_files_of_llama_are_read(values: dict) -> None:
-    config = read_llama_config(values)
+    config = read_language_config(values)
     assert (config.width, config.rope_theta, config.max_length) == (4096, 10000.0, 4096)
 
 
 def test_files_of_mistral_clip_and_the_release_are_read() -> None:
-    assert read_llama_config(MISTRAL).rope_theta == 1e6
+    assert read_language_config(MISTRAL).rope_theta == 1e6
     assert read_clip_config(CLIP) == read_clip_config(ENCODER)
     assert read_hf_config({**released(), **TRAINED}) == read_hf_config(released())
 
@@ -105,7 +105,7 @@ REFUSED = {
 def test_keys_of_a_decoder_that_change_it_are_refused_by_name(key: str) -> None:
     value = REFUSED["llama"][key]
     name = key if not isinstance(value, dict) or key.startswith(("pruned", "quant", "per")) else f"{key}: "
-    for read, values in ((read_llama_config, LLAMA_2), (read_hf_config, released())):
+    for read, values in ((read_language_config, LLAMA_2), (read_hf_config, released())):
         with pytest.raises(Owl2Error, match=rf"^config\.json.*\b{name}"):
             read({**values, key: value})
 
@@ -129,7 +129,7 @@ def test_keys_of_the_abstractor_that_change_it_are_refused_by_name(key: str) -> 
 
 
 NUMBERS = [
-    *((LLAMA_2, read_llama_config, key) for key in (
+    *((LLAMA_2, read_language_config, key) for key in (
         "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
         "num_key_value_heads", "rms_norm_eps", "max_position_embeddings", "rope_theta", "head_dim",
     )),
@@ -162,7 +162,7 @@ def test_numbers_of_the_abstractor_and_of_groups() -> None:
     for value in ([], "x", 3, True):
         for group in ("rope_scaling", "rope_parameters"):
             with pytest.raises(Owl2Error, match=f"{group} should be a group of settings"):
-                read_llama_config({**LLAMA_2, group: value})
+                read_language_config({**LLAMA_2, group: value})
         with pytest.raises(Owl2Error, match="visual_config should be a group of settings"):
             read_hf_config({**released(), "visual_config": value})
 
@@ -172,13 +172,13 @@ def test_a_value_as_deep_as_json_reads_is_shown_short() -> None:
     for _ in range(900):
         deep = [deep]
     with pytest.raises(Owl2Error, match=r"later_setting is .*no such setting is known") as error:
-        read_llama_config({**LLAMA_2, "later_setting": deep})
+        read_language_config({**LLAMA_2, "later_setting": deep})
     assert len(str(error.value)) < 300
 
 
 def test_misspelt_key_gets_the_nearest_name() -> None:
     with pytest.raises(Owl2Error, match=r"rope_teta is 500000\.0.*did you mean rope_theta\?"):
-        read_llama_config({**LLAMA_2, "rope_teta": 500000.0})
+        read_language_config({**LLAMA_2, "rope_teta": 500000.0})
 
 
 def test_every_rule_says_whether_it_is_read_harmless_or_has_harmless_values() -> None:

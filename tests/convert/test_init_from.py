@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from owl2_jax.checkpoint.param_files import read_model_json, read_tokenizer, restore_params
-from owl2_jax.convert.hf_config import read_clip_config, read_llama_config
+from owl2_jax.convert.hf_config import read_clip_config, read_language_config
 from owl2_jax.convert.init_from import init_checkpoint
 from owl2_jax.convert.resize import resize_position_table
 from owl2_jax.core.errors import Owl2Error
@@ -172,9 +172,9 @@ def test_scaling_in_the_old_spelling_is_refused() -> None:
     """Case `lrope_linear`."""
     values = json.loads((Path(__file__).parent / "cases/lrope_linear/config.json").read_text())
     with pytest.raises(Owl2Error, match="rope_parameters: type is 'linear'; only 'default' is supported"):
-        read_llama_config(values)
+        read_language_config(values)
     values["rope_parameters"] = {"rope_type": "default", "rope_theta": 500000.0}
-    assert read_llama_config(values).rope_theta == 500_000
+    assert read_language_config(values).rope_theta == 500_000
 
 
 def test_stale_head_of_a_tied_llama_is_not_read(tmp_path: Path, toy_tokenizer) -> None:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from owl2_jax.convert.buffers import buffer_shapes
+from owl2_jax.convert.formats import format_of
 from owl2_jax.convert.hf_config import read_hf_config
 from owl2_jax.convert.hf_config_writer import write_hf_config
 from owl2_jax.convert.rules import CLIP, LLAMA, OWL2, in_their_order, pairs
@@ -63,9 +64,10 @@ def test_full_size_configuration_is_the_preset() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_table_covers_every_leaf_of_every_preset_once(name: str) -> None:
-    shapes = leaf_shapes(preset(name))
-    assert {rule.ours for rule in OWL2} == shapes.keys()
-    assert len({rule.ours for rule in OWL2}) == len(OWL2) == len({rule.theirs for rule in OWL2})
+    shapes, rules = leaf_shapes(preset(name)), format_of(preset(name)).rules
+    assert {rule.ours for rule in rules} == shapes.keys()
+    assert len({rule.ours for rule in rules}) == len(rules)
+    assert len({(rule.theirs, rule.part) for rule in rules}) == len(rules)
 
 
 def test_llama_and_clip_together_cover_all_but_the_abstractor() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from owl2_jax.convert.hf_config import is_tied, read_clip_config, read_hf_config, read_llama_config
+from owl2_jax.convert.hf_config import is_tied, read_clip_config, read_hf_config, read_language_config
 from owl2_jax.core.text_files import parse_json
 from tests.fuzz.mutations import attempt, mutate, pick, text_of
 
@@ -104,7 +104,7 @@ def check(reader: Callable[[dict], None], text: bytes) -> None:
 
 
 def check_llama(values: dict) -> None:
-    read, refusal = attempt(lambda: (read_llama_config(values), is_tied(values)))
+    read, refusal = attempt(lambda: (read_language_config(values), is_tied(values)))
     if refusal:
         return
     config, tied = read

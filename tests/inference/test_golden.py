@@ -44,7 +44,7 @@ def golden(request, golden_directory):
     return model, np.load(folder / "golden.npz")
 
 
-def requests_of(arrays, case: str) -> list[Request]:
+def requests_of(arrays, case: str, new_tokens: int = 16) -> list[Request]:
     """Rows of a case; the images are handed out in the order of the placeholders."""
     if f"{case}/input_ids" not in arrays:
         case = case.removeprefix("gen_")  # generated from the prompt of the forward case
@@ -52,7 +52,8 @@ def requests_of(arrays, case: str) -> list[Request]:
     name = f"{case}/images"
     images = iter(arrays[name].transpose(0, 2, 3, 1).copy() if name in arrays else ())
     return [
-        Request(row, [next(images) for _ in range(np.sum(row == -200))], max_new_tokens=16) for row in ids
+        Request(row, [next(images) for _ in range(np.sum(row == -200))], max_new_tokens=new_tokens)
+        for row in ids
     ]
 
 
@@ -74,6 +75,42 @@ def test_step_logits_are_those_of_the_release(golden, case):
         arrays[f"{case}/step_logits"],
         **TOLERANCE,
     )
+
+
+@pytest.fixture(scope="module")
+def golden_2_1(golden_directory):
+    """mPLUG-Owl2.1, trained at a length of 32, which "gen_cross" passes while it answers."""
+    config, params = load_hf_params(golden_directory / "F" / "hf")
+    model = LoadedModel(config, jax.device_put(params), AnyTokenizer(config.decoder.vocab_size))
+    return model, np.load(golden_directory / "F" / "golden.npz")
+
+
+@pytest.mark.parametrize("case", ["gen_i", "gen_iii", "gen_cross"])
+def test_greedy_tokens_and_step_logits_of_owl2_1_are_those_of_the_release(golden_2_1, case):
+    model, arrays = golden_2_1
+    tokens = arrays[f"{case}/tokens"]
+    requests = requests_of(arrays, case, tokens.shape[1])
+    results = list(Engine(model, EngineConfig(slots=3)).generate(requests))
+    np.testing.assert_array_equal([result.token_ids for result in results], tokens)
+    np.testing.assert_allclose(
+        step_logits(model, requests, tokens), arrays[f"{case}/step_logits"], **TOLERANCE
+    )
+
+
+def test_answers_beyond_the_trained_length_do_not_depend_on_their_company(golden_2_1):
+    model, arrays = golden_2_1
+    # 71, 41 and 9 ids: three rotary bases, and the longer two begin alike, which shares no keys.
+    longest = np.concatenate([arrays["long_text/input_ids"][0], [5, 6, 7, 8]]).astype(np.int32)
+    requests = [Request(longest[:count], [], max_new_tokens=6) for count in (71, 41, 9, 40)]
+    config = EngineConfig(slots=4)
+    alone = [next(iter(Engine(model, config).generate([request]))) for request in requests]
+    together = list(Engine(model, config).generate(requests))
+    # Each in the slot of the one before.
+    again = list(Engine(model, EngineConfig(slots=1)).generate(requests))
+    for single, one, other in zip(alone, together, again, strict=True):
+        assert single.token_ids == one.token_ids == other.token_ids
+        np.testing.assert_allclose(one.logprobs, single.logprobs, atol=1e-4)
+        np.testing.assert_allclose(other.logprobs, single.logprobs, atol=1e-4)
 
 
 def step_logits(model: LoadedModel, requests: list[Request], tokens: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import pytest
 
 from owl2_jax.core.tree import combine, flatten, partition
 from owl2_jax.model import flops, presets, remat
+from owl2_jax.model.config import LoraConfig
 from owl2_jax.model.owl2 import Owl2, abstract_params
 from owl2_jax.testing import tiny
 
@@ -48,6 +49,15 @@ def work(config):
 @pytest.mark.parametrize("image_kv", ["gather", "select"])
 def test_forward_equals_the_traced_program(image_kv):
     config = small(image_kv=image_kv)
+    traced = traced_flops(
+        lambda params: Owl2(config).apply({"params": params}, *inputs(config)), abstract_params(config)
+    )
+    assert flops.total(flops.forward_flops(config, work(config))).executed == traced
+
+
+def test_a_module_of_queries_and_adapters_of_all_three_count_as_traced():
+    lora = LoraConfig(rank=3, targets=("qkv_text", "qkv_image"))
+    config = small(**{"decoder.adaptive": "qkv", "decoder.qkv_bias": True, "lora": lora})
     traced = traced_flops(
         lambda params: Owl2(config).apply({"params": params}, *inputs(config)), abstract_params(config)
     )

@@ -9,7 +9,7 @@ import pytest
 from owl2_jax.core import tree
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.model import flops
-from owl2_jax.model.config import LORA_TARGETS, LoraConfig
+from owl2_jax.model.config import LoraConfig
 from owl2_jax.model.lora import is_adapter, merge, split_adapters
 from owl2_jax.model.owl2 import Owl2, abstract_params, init_params
 from owl2_jax.testing import tiny
@@ -85,7 +85,7 @@ def test_dropout_drops_only_when_a_key_is_given():
 def test_int8_base_takes_a_byte_per_weight():
     shapes = tree.flatten(abstract_params(PLAIN.replace(lora=LoraConfig(rank=2, base="int8"))))
     integers = {name for name, leaf in shapes.items() if leaf.dtype == np.int8}
-    assert {name.split("/")[-2] for name in integers} == set(LORA_TARGETS)
+    assert {name.split("/")[-2] for name in integers} == set(LoraConfig().targets)
     assert shapes["decoder/layers/attention/out/kernel_scale"].shape == (2, 32)
     assert shapes["decoder/layers/attention/k_text/kernel_scale"].shape == (2, 2, 8)
 
@@ -117,3 +117,28 @@ def test_targets_that_the_decoder_lacks_are_refused():
         PLAIN.replace(**{"decoder.adaptive": "none", "lora": LORA})
     with pytest.raises(Owl2Error, match="no LoRA adapters to merge"):
         merge({}, PLAIN)
+
+
+def test_one_adapter_of_queries_keys_and_values_merges_like_three():
+    """As a checkpoint with one fused projection has it: one A, and a B per part."""
+    plain = PLAIN.replace(**{"decoder.adaptive": "qkv", "decoder.qkv_bias": True})
+    lora = LoraConfig(rank=3, alpha=6.0, targets=("qkv_text", "qkv_image", "out"))
+    params = params_of(plain.replace(lora=lora))
+    merged, config = merge(params, plain.replace(lora=lora))
+    assert config == plain
+    found, expected = logits_of(plain)(merged), logits_of(plain.replace(lora=lora))(params)
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+    assert np.abs(found - logits_of(plain)(split_adapters(params)[1])).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("adaptive", "targets", "message"),
+    [
+        ("kv", ("qkv_image",), "qkv_image do not exist with decoder.adaptive 'kv'"),
+        ("kv", ("q_image",), "q_image do not exist with decoder.adaptive 'kv'"),
+        ("qkv", ("qkv_text", "k_text"), "has qkv_text and k_text, which qkv_text adapts already"),
+    ],
+)
+def test_targets_of_the_fused_projection_are_checked(adaptive, targets, message):
+    with pytest.raises(Owl2Error, match=message):
+        PLAIN.replace(**{"decoder.adaptive": adaptive, "lora": LoraConfig(rank=2, targets=targets)})

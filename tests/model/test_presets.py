@@ -13,7 +13,10 @@ from owl2_jax.core.errors import UnknownNameError
 from owl2_jax.model.owl2 import abstract_params, logical_axes
 from owl2_jax.model.presets import PRESETS, preset
 
-COUNTS = {"owl2_7b": 8_197_859_328, "owl2_bench": 69_806_080, "owl2_tiny": 2_605_440}
+COUNTS = {
+    "owl2_1_7b": 9_717_770_240, "owl2_1_tiny": 2_656_128, "owl2_7b": 8_197_859_328,
+    "owl2_bench": 69_806_080, "owl2_tiny": 2_605_440,
+}  # fmt: skip
 
 # Parameters of the parts of the full model (released checkpoint).
 PARTS_7B = {
@@ -24,6 +27,16 @@ PARTS_7B = {
     "decoder/layers/.*": 6_476_267_520,
     "decoder/final_norm/.*": 4_096,
     "decoder/head/.*": 131_072_000,
+}
+# The same of mPLUG-Owl2.1.
+PARTS_2_1 = {
+    "vision/.*": 303_966_208,
+    "abstractor/.*": 81_473_536,
+    "decoder/embedding": 622_329_856,
+    "decoder/layers/.*_image/.*": 1_611_005_952,
+    "decoder/layers/.*": 8_087_666_688 - 1_611_005_952,
+    "decoder/final_norm/.*": 4_096,
+    "decoder/head/.*": 622_329_856,
 }
 
 
@@ -40,14 +53,15 @@ def test_parameter_count(name: str) -> None:
     assert count(tree.flatten(abstract_params(preset(name)))) == COUNTS[name]
 
 
-def test_parts_of_the_full_model_add_up() -> None:
-    leaves = tree.flatten(abstract_params(preset("owl2_7b")))
-    parts = tree.match_rules(leaves, [(pattern, pattern) for pattern in PARTS_7B])
+@pytest.mark.parametrize(("name", "expected"), [("owl2_7b", PARTS_7B), ("owl2_1_7b", PARTS_2_1)])
+def test_parts_of_the_full_models_add_up(name: str, expected: dict[str, int]) -> None:
+    leaves = tree.flatten(abstract_params(preset(name)))
+    parts = tree.match_rules(leaves, [(pattern, pattern) for pattern in expected])
     found = {
         pattern: count({name: leaf for name, leaf in leaves.items() if parts[name] == pattern})
-        for pattern in PARTS_7B
+        for pattern in expected
     }
-    assert found == PARTS_7B
+    assert found == expected
 
 
 def test_the_released_manifest_has_as_many_parameters(golden_directory) -> None:

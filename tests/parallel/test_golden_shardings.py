@@ -53,8 +53,9 @@ def test_parameters_lie_as_in_the_golden_file(model, mesh_name):
     assert placed(model, mesh_name) == golden
 
 
-def test_the_full_model_fits_every_mesh_preset():
-    assert not [mesh for mesh in meshes.PRESETS if "error" in placed("owl2_7b", mesh)]
+@pytest.mark.parametrize("model", ["owl2_7b", "owl2_1_7b"])
+def test_the_full_models_fit_every_mesh_preset(model):
+    assert not [mesh for mesh in meshes.PRESETS if "error" in placed(model, mesh)]
 
 
 if __name__ == "__main__":

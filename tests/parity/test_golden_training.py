@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from owl2_jax.convert.rules import OWL2, pairs
+from owl2_jax.convert.rules import OWL2, Rule, pairs
 from owl2_jax.core import tree
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.training import param_groups
@@ -48,14 +49,16 @@ def device_batch(inputs: Case) -> DeviceBatch:
     )
 
 
-def theirs(params: dict[str, Any]) -> dict[str, np.ndarray]:
+def theirs(params: dict[str, Any], rules: Sequence[Rule] = OWL2) -> dict[str, np.ndarray]:
     """Leaves under the names and in the layouts of the original."""
     flat = {name: np.asarray(leaf) for name, leaf in tree.flatten(params).items()}
     shapes = {name: leaf.shape for name, leaf in flat.items()}
-    result = {}
-    for pair in pairs(OWL2, shapes):
+    result: dict[str, np.ndarray] = {}
+    for pair in pairs(rules, shapes):
         leaf = flat[pair.rule.ours]
-        result[pair.theirs] = pair.rule.op.to_theirs(leaf if pair.layer is None else leaf[pair.layer])
+        tensor = pair.rule.op.to_theirs(leaf if pair.layer is None else leaf[pair.layer])
+        before = [] if pair.rule.part in (None, 0) else [result[pair.theirs]]
+        result[pair.theirs] = np.concatenate([*before, tensor])
     return result
 
 

@@ -1,0 +1,97 @@
+"""Rotary positions, and what a decoder does beyond the length that it was trained at.
+
+Two rules of Qwen's decoder, in evaluation alone. Both look at a token's own
+sequence and never at the padding or the rows around it:
+
+* Dynamic NTK: a prompt of n keys that is longer than the trained length L turns
+  more slowly. With the smallest k >= 0 for which n <= L * 2**k, the base is
+  multiplied by `(2**(k + 1) - 1) ** (H / (H - 2))`. What is generated after the
+  prompt goes on with the prompt's base, so that its keys still fit.
+* log-n: the query at index i, from 1, is multiplied by log(i) / log(L) where i > L.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from owl2_jax.model.config import DecoderConfig
+
+Array = jax.Array
+
+
+def rope_angles(positions: Array, head_dim: int, theta: float | Array) -> tuple[Array, Array]:
+    """Sine and cosine of the rotary embedding.
+
+    Args:
+      positions: int32[B, T].
+      theta: the base; one for all tokens, or float[B, T].
+
+    Returns:
+      (sin, cos), each float32[B, T, 1, H / 2].
+    """
+    # `float` is float32, or float64 where JAX computes in that.
+    exponents = jnp.arange(0, head_dim, 2, dtype=float) / head_dim
+    base = theta[..., None, None] if isinstance(theta, jax.Array) else theta
+    angles = positions[..., None, None].astype(float) * base**-exponents
+    return jnp.sin(angles), jnp.cos(angles)
+
+
+def apply_rope(x: Array, sin: Array, cos: Array) -> Array:
+    """Applies the rotary embedding in LLaMA's half-rotation layout to x[B, T, N, H]."""
+    first, second = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)
+
+
+def doublings(decoder: DecoderConfig, prompt_length: int) -> int:
+    """k of dynamic NTK for a prompt of so many keys: keys of equal k are rotated alike."""
+    if not decoder.dynamic_ntk or decoder.trained_length is None:
+        return 0
+    # Whole numbers, so that a length on the border falls on its side of it.
+    count = 0
+    while decoder.trained_length << count < prompt_length:
+        count += 1
+    return count
+
+
+def rotary_base(decoder: DecoderConfig, prompt_lengths: Array | None) -> float | Array:
+    """The base of each token's rotary angles.
+
+    Args:
+      prompt_lengths: int32[B, T], keys of the prompt that a token belongs to or
+        follows; None in training.
+
+    Returns:
+      A number where all are the same, or float[B, T].
+    """
+    if prompt_lengths is None or not decoder.dynamic_ntk or decoder.trained_length is None:
+        return decoder.rope_theta
+    most = doublings(decoder, decoder.max_length)
+    borders = np.array([decoder.trained_length << k for k in range(most)], np.int32)
+    chosen = jnp.sum(prompt_lengths[..., None] > borders, axis=-1, dtype=jnp.int32)
+    power = decoder.head_dim / (decoder.head_dim - 2)
+    bases = [decoder.rope_theta * (2 ** (k + 1) - 1) ** power for k in range(most + 1)]
+    return jnp.asarray(bases, float)[chosen]
+
+
+def query_scale(decoder: DecoderConfig, positions: Array, prompt_lengths: Array | None) -> Array | None:
+    """log-n: what queries are multiplied by, float[B, T, 1, 1]; None where nothing is.
+
+    Args:
+      positions: int32[B, T].
+      prompt_lengths: as of `rotary_base`; None in training.
+    """
+    if prompt_lengths is None or not decoder.logn or decoder.trained_length is None:
+        return None
+    scale = jnp.log(positions.astype(float) + 1) / math.log(decoder.trained_length)
+    return jnp.where(positions >= decoder.trained_length, scale, 1.0)[..., None, None]
+
+
+def segment_lengths(segment_ids: Array) -> Array:
+    """Tokens of the segment that each token is in: int32[B, T] to int32[B, T]; padding counts as one."""
+    same = segment_ids[:, :, None] == segment_ids[:, None, :]
+    return jnp.sum(same, axis=-1, dtype=jnp.int32)

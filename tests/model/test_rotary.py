@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.model import rotary
+from owl2_jax.model.config import DecoderConfig
+
+RULES = DecoderConfig(
+    width=64, num_heads=4, num_kv_heads=4, max_length=1000, trained_length=32, dynamic_ntk=True, logn=True
+)
+PLAIN = DecoderConfig(width=64, num_heads=4, num_kv_heads=4)
+
+
+def original_alpha(length: int, trained: int) -> float:
+    """As the original writes it, which is exact for these lengths."""
+    return max(2 ** math.ceil(math.log2(length / trained) + 1) - 1, 1)
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 64, 65, 128, 129, 500, 1000])
+def test_the_base_follows_the_length_of_the_prompt(length: int) -> None:
+    base = rotary.rotary_base(RULES, jnp.array([[length]]))
+    expected = RULES.rope_theta * original_alpha(length, 32) ** (16 / 14)
+    np.testing.assert_allclose(np.asarray(base), [[expected]], rtol=1e-6)
+    assert 2 ** (rotary.doublings(RULES, length) + 1) - 1 == original_alpha(length, 32)
+
+
+def test_every_token_has_the_base_of_its_own_prompt() -> None:
+    lengths = jnp.array([[20, 40], [33, 70]])
+    together = rotary.rotary_base(RULES, lengths)
+    for place in np.ndindex(2, 2):
+        alone = rotary.rotary_base(RULES, lengths[place].reshape(1, 1))
+        assert together[place] == alone[0, 0]
+
+
+def test_angles_of_one_base_and_of_many_are_the_same() -> None:
+    positions = jnp.arange(10)[None]
+    one = rotary.rope_angles(positions, 16, 500.0)
+    many = rotary.rope_angles(positions, 16, jnp.full((1, 10), 500.0))
+    np.testing.assert_allclose(one, many, atol=1e-6)
+
+
+def test_queries_grow_with_the_logarithm_of_their_index_beyond_the_trained_length() -> None:
+    positions = jnp.array([[0, 30, 31, 32, 99]])
+    scale = rotary.query_scale(RULES, positions, jnp.array([[100]]))
+    expected = [1, 1, 1, math.log(33) / math.log(32), math.log(100) / math.log(32)]
+    np.testing.assert_allclose(np.asarray(scale)[0, :, 0, 0], expected, rtol=1e-6)
+
+
+def test_training_and_other_decoders_know_neither_rule() -> None:
+    positions = jnp.arange(100)[None]
+    assert rotary.rotary_base(RULES, None) == RULES.rope_theta
+    assert rotary.query_scale(RULES, positions, None) is None
+    assert rotary.rotary_base(PLAIN, jnp.array([[5000]])) == PLAIN.rope_theta
+    assert rotary.query_scale(PLAIN, positions, jnp.array([[5000]])) is None
+    assert rotary.doublings(PLAIN, 5000) == 0
+
+
+def test_segments_of_a_packed_row_are_counted_each_by_itself() -> None:
+    lengths = rotary.segment_lengths(jnp.array([[1, 1, 1, 2, 2, 0]]))
+    np.testing.assert_array_equal(lengths, [[3, 3, 3, 2, 2, 1]])
+
+
+def test_a_rule_without_a_length_to_begin_at_is_refused() -> None:
+    for rule in ("dynamic_ntk", "logn"):
+        with pytest.raises(Owl2Error, match=rf"model\.decoder\.{rule} needs model\.decoder\.trained_length"):
+            DecoderConfig(**{rule: True})
+    with pytest.raises(Owl2Error, match="trained_length"):
+        DecoderConfig(logn=True, trained_length=1)
+    with pytest.raises(Owl2Error, match="heads of at least 4"):
+        DecoderConfig(width=64, num_heads=32, num_kv_heads=32, dynamic_ntk=True, trained_length=8)

@@ -1,0 +1,189 @@
+"""mPLUG-Owl2.1: every array of the original's forward passes, gradients and optimiser steps.
+
+Also beyond the trained length, where evaluation and training differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from owl2_jax.convert.qwen_rules import OWL2_1
+from owl2_jax.model import image_positions
+from owl2_jax.model.owl2 import Owl2
+from owl2_jax.training import param_groups
+from owl2_jax.training.optimizer import make_optimizer
+from owl2_jax.training.state import create_state
+from owl2_jax.training.step import gradients, train_step
+from tests.parity.golden import (
+    ATOL,
+    GOLDEN,
+    RTOL,
+    TRAIN_ATOL,
+    TRAIN_LOSS_ATOL,
+    Case,
+    apply,
+    assert_close,
+    case,
+    load,
+    padded,
+)
+from tests.parity.test_golden_training import CONFIG, device_batch, theirs
+
+MODEL = "F"
+SHORT = ("i", "ii", "ii_edge", "iii", "iv", "v")
+LONG = ("long", "long_text", "long_batch")
+WITH_IMAGES = ("i", "ii", "ii_edge", "iv", "v", "long", "long_batch", "long_train")
+EVERY = 5  # the file has every fifth value of each gradient
+
+
+def inputs_of(name: str) -> Case:
+    """A case, padded so that all of its kind share one compilation."""
+    return padded(case(MODEL, name), load(MODEL)[0], length=96 if name.startswith("long") else 48)
+
+
+def prompt_lengths(inputs: Case) -> np.ndarray:
+    return np.sum(inputs.segment_ids > 0, axis=1, dtype=np.int32)
+
+
+def test_vision_encoder_and_abstractor() -> None:
+    config, params, golden, _ = load(MODEL)
+    pixels = golden["vision/pixel_values"].transpose(0, 2, 3, 1)
+    encoded = apply(config, lambda m, x: m.vision(x))({"params": params}, pixels)
+    assert_close(encoded, golden["vision/last_hidden_state"])
+    features = apply(config, lambda m, x: m.abstractor(x))({"params": params}, encoded)
+    assert_close(features, golden["abstractor/last_hidden_state"])
+
+
+@pytest.mark.parametrize("name", WITH_IMAGES)
+def test_expansion(name: str) -> None:
+    config, _, golden, _ = load(MODEL)
+    inputs = case(MODEL, name)
+    np.testing.assert_array_equal(inputs.labels, golden[f"{name}/expanded_labels"])
+    np.testing.assert_array_equal(inputs.segment_ids > 0, golden[f"{name}/expanded_attention_mask"])
+    length = inputs.tokens.shape[1]
+    starts = image_positions.slot_starts(inputs.image_index, inputs.image_starts, length)
+    is_image = image_positions.image_mask(starts, length, config.tokens_per_image)
+    np.testing.assert_array_equal(is_image.astype(int), golden[f"{name}/expanded_modality"])
+
+
+@pytest.mark.parametrize("image_kv", ["gather", "select"])
+@pytest.mark.parametrize("name", [*SHORT, *LONG])
+def test_logits_in_evaluation(name: str, image_kv: str) -> None:
+    config, params, golden, _ = load(MODEL)
+    expected, inputs = golden[f"{name}/logits"], inputs_of(name)
+    logits = apply(config.replace(image_kv=image_kv), Owl2.__call__)(
+        {"params": params}, *inputs.inputs, prompt_lengths(inputs)
+    )
+    assert_close(logits[: expected.shape[0], : expected.shape[1]], expected)
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_loss_in_evaluation_beyond_the_trained_length(name: str) -> None:
+    _, _, golden, _ = load(MODEL)
+    labels = golden.get(f"{name}/expanded_labels", golden[f"{name}/labels"])
+    chosen = jax.nn.log_softmax(golden[f"{name}/logits"][:, :-1], axis=-1)
+    counted = labels[:, 1:] != -100
+    picked = np.take_along_axis(np.asarray(chosen), np.where(counted, labels[:, 1:], 0)[..., None], axis=-1)
+    assert_close(-picked[..., 0][counted].mean(), golden[f"{name}/loss"])
+
+
+@pytest.mark.parametrize("name", [*SHORT, "long_train"])
+def test_training_does_the_same_at_every_length(name: str) -> None:
+    config, params, golden, _ = load(MODEL)
+    expected = golden[f"{name}/logits"]
+    logits = apply(config, Owl2.__call__)({"params": params}, *inputs_of(name).inputs)
+    assert_close(logits[: expected.shape[0], : expected.shape[1]], expected)
+
+
+def test_a_batch_beyond_the_trained_length_equals_its_rows_one_by_one() -> None:
+    config, params, _, _ = load(MODEL)
+    together = inputs_of("long_batch")
+    run = apply(config, Owl2.__call__)
+    logits = run({"params": params}, *together.inputs, prompt_lengths(together))
+    counts = prompt_lengths(together)
+    assert len(set(counts.tolist())) == 2
+    for row, count in enumerate(counts):
+        alone = _row(together, row)
+        single = run({"params": params}, *alone.inputs, prompt_lengths(alone))
+        assert_close(single[0, :count], logits[row, :count])
+
+
+def _row(inputs: Case, row: int) -> Case:
+    values = {field.name: getattr(inputs, field.name) for field in dataclasses.fields(inputs)}
+    return Case(**{name: value if name == "images" else value[[row, row]] for name, value in values.items()})
+
+
+def test_decoder_states_and_cache_layer_by_layer() -> None:
+    config, params, golden, _ = load(MODEL)
+    inputs = case(MODEL, "i")
+    length = inputs.tokens.shape[1]
+
+    def prefill(m: Owl2, tokens, positions, segment_ids, images, image_index, image_starts):
+        features = m.encode_images(images)
+        return m.prefill(tokens, positions, segment_ids, features, image_index, image_starts, length + 3)
+
+    (hidden, cache), seen = apply(config, prefill, sow=True)({"params": params}, *inputs.inputs)
+    expected = golden["i/hidden_states"]
+    assert_close(seen["intermediates"]["decoder"]["layers"]["hidden"][0][:-1], expected[1:-1], "layers")
+    assert_close(hidden, expected[-1], "after the final norm")
+    # The original keeps positions before heads.
+    assert_close(cache.keys[:, :, :, :length].swapaxes(2, 3), golden["i/past_k"], "keys")
+    assert_close(cache.values[:, :, :, :length].swapaxes(2, 3), golden["i/past_v"], "values")
+    np.testing.assert_array_equal(cache.prompt_lengths, [length])
+
+
+@functools.cache
+def loss_and_gradients() -> Any:
+    config = load(MODEL)[0]
+    return jax.jit(lambda params, batch: gradients(params, {}, batch, Owl2(config), CONFIG))
+
+
+@pytest.mark.parametrize("name", [*SHORT, "long_train"])
+def test_loss_and_gradient_norms(name: str) -> None:
+    _, params, golden, meta = load(MODEL)
+    grads, sums = loss_and_gradients()(params, device_batch(inputs_of(name)))
+    assert_close(sums.loss / sums.count, golden[f"{name}/loss"])
+    norms = {key: np.linalg.norm(value) for key, value in theirs(grads, OWL2_1).items()}
+    expected = dict(zip(meta["param_names"], golden[f"{name}/grad_norms"], strict=True))
+    assert sorted(norms) == sorted(expected)
+    assert_close([norms[key] for key in expected], list(expected.values()))
+
+
+@pytest.mark.parametrize("name", ["i", "iv"])
+def test_gradients(name: str) -> None:
+    _, params, _, _ = load(MODEL)
+    grads, _ = loss_and_gradients()(params, device_batch(inputs_of(name)))
+    ours = theirs(grads, OWL2_1)
+    with np.load(GOLDEN / MODEL / f"grads_every{EVERY}th.npz") as file:
+        expected = {key.removeprefix(f"{name}/"): file[key] for key in file if key.startswith(f"{name}/")}
+    assert sorted(ours) == sorted(expected)
+    for key, value in expected.items():
+        np.testing.assert_allclose(ours[key].reshape(-1)[::EVERY], value, atol=ATOL, rtol=RTOL, err_msg=key)
+
+
+def test_five_adamw_steps() -> None:
+    config, params, golden, _ = load(MODEL)
+    params = jax.tree.map(jnp.asarray, params)
+    specs = param_groups.assign_groups(params, CONFIG)
+    optimizer = make_optimizer(CONFIG, specs)
+    state = create_state(params, specs, optimizer)
+    batch = device_batch(case(MODEL, "iv"))
+    step = jax.jit(
+        functools.partial(train_step, model=Owl2(config), optimizer=optimizer, specs=specs, config=CONFIG)
+    )
+    losses, norms = [], []
+    for _ in range(5):
+        state, metrics = step(state, batch)
+        losses.append(metrics["loss"]), norms.append(metrics["grad_norm"])
+    losses.append(step(state, batch)[1]["loss"])
+    np.testing.assert_allclose(losses, golden["train/losses"], atol=TRAIN_LOSS_ATOL)
+    np.testing.assert_allclose(norms, golden["train/grad_global_norms"], atol=TRAIN_ATOL, rtol=RTOL)
+    logits = jax.jit(Owl2(config).apply)({"params": state.params}, *case(MODEL, "iv").inputs)
+    np.testing.assert_allclose(logits, golden["train/final_logits"], atol=TRAIN_ATOL)
