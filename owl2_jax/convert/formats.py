@@ -25,16 +25,18 @@ class Format:
       architecture: likewise.
       root: what the names of everything but the head begin with.
       rules: names and operations of all parameters.
+      heads_first: its cache has heads before positions.
     """
 
     model_type: str
     architecture: str
     root: str
     rules: tuple[Rule, ...]
+    heads_first: bool = True
 
 
 _OWL2: Final = Format(OWL2_TYPE, "MPLUGOwl2LlamaForCausalLM", "model", OWL2)
-_OWL2_1: Final = Format(OWL2_1_TYPE, "MPLUGOwl2QWenForCausalLM", "transformer", OWL2_1)
+_OWL2_1: Final = Format(OWL2_1_TYPE, "MPLUGOwl2QWenForCausalLM", "transformer", OWL2_1, False)
 
 
 def format_of(config: Owl2Config) -> Format:

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from owl2_jax.convert.formats import format_of, rules_for
 from owl2_jax.convert.golden_file import INPUTS, Arrays, Case, check_pixels, pad_alike, read_case
 from owl2_jax.convert.rules import Pair, in_their_order, pairs
 from owl2_jax.convert.to_flax import leaf_shapes
-from owl2_jax.convert.to_torch import export_rules
 from owl2_jax.core.axes import IGNORE_LABEL
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.tree import flatten
@@ -43,7 +43,7 @@ class GoldenModel:
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), dict(params))
         self.arrays = arrays
         shapes = leaf_shapes(self.config)
-        self.pairs = in_their_order(pairs(export_rules(shapes), shapes))
+        self.pairs = in_their_order(pairs(rules_for(self.config, shapes), shapes))
         self._cases = {name: read_case(arrays, name, self.config) for name in self._needed_cases()}
         if self._cases:
             self._cases = pad_alike(self._cases, self.config.decoder.vocab_size)
@@ -153,7 +153,9 @@ class GoldenModel:
             "expanded_labels": case.labels[cut],
         }
         if {"logits", "loss"} & set(wanted):
-            logits = self._apply(Owl2.__call__)(self.params, *case.inputs)
+            # What has gradients was run as in training, which beyond the trained length differs.
+            lengths = None if "grad_norms" in wanted else case.segment_ids.sum(1).astype(np.int32)
+            logits = self._apply(Owl2.__call__)(self.params, *case.inputs, lengths)
             answer["logits"] = logits[cut]
             answer["loss"] = next_token_loss(logits, case.labels)
         if "logits_nolabels_nomask" in wanted:
@@ -189,12 +191,22 @@ class GoldenModel:
     def _cache(self, case: Case) -> dict[str, Any]:
         _, cache = self._prefill(case, 0)
         cut = np.s_[:, : case.rows, :, : case.length]
-        return {"past_k": cache.keys[cut], "past_v": cache.values[cut]}
+        past = {"past_k": cache.keys[cut], "past_v": cache.values[cut]}
+        if format_of(self.config).heads_first:
+            return past
+        return {name: part.swapaxes(2, 3) for name, part in past.items()}
 
     def _gradient_norms(self, case: Case) -> np.ndarray:
         """Norm of each tensor's gradient, in the original's order of parameters."""
         gradient = flatten(self._gradient(self.params, *case.inputs, case.labels)[1])
-        return np.asarray([np.linalg.norm(_ours(gradient, pair)) for pair in self.pairs])
+        return np.asarray([np.linalg.norm(tensor) for tensor in self._theirs(gradient).values()])
+
+    def _theirs(self, flat: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Leaves as the original's tensors, in its order; those of several leaves one below the other."""
+        tensors: dict[str, list[np.ndarray]] = {}
+        for pair in self.pairs:
+            tensors.setdefault(pair.theirs, []).append(pair.rule.op.to_theirs(_ours(flat, pair)))
+        return {name: np.concatenate(parts) for name, parts in tensors.items()}
 
     @functools.cached_property
     def _gradient(self) -> Callable[..., Any]:
@@ -220,17 +232,12 @@ class GoldenModel:
             params, state = update(gradient, state, params)
         logits = self._apply(Owl2.__call__)(params, *case.inputs)
         losses.append(next_token_loss(logits, case.labels))
-        flat, prefix = flatten(params), "final_param/"
-        final = {
-            f"{prefix}{pair.theirs}": pair.rule.op.to_theirs(_ours(flat, pair))
-            for pair in self.pairs
-            if f"{prefix}{pair.theirs}" in wanted
-        }
+        final = {f"final_param/{name}": tensor for name, tensor in self._theirs(flatten(params)).items()}
         return {
             "losses": jnp.stack(losses),
             "grad_global_norms": jnp.stack(norms),
             "final_logits": logits[: case.rows, : case.length],
-            **final,
+            **{name: tensor for name, tensor in final.items() if name in wanted},
         }
 
     def _prefill(self, case: Case, room: int) -> tuple[jax.Array, Any]:

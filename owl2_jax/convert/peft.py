@@ -30,19 +30,20 @@ from owl2_jax.checkpoint.param_files import (
     write_model_directory,
 )
 from owl2_jax.convert import tokenizer_files
+from owl2_jax.convert.adapter_rules import adapter_rules, kernel_rules, module
+from owl2_jax.convert.formats import format_of
 from owl2_jax.convert.hf_config_writer import write_hf_config
 from owl2_jax.convert.opened import open_model
-from owl2_jax.convert.ops import Linear
 from owl2_jax.convert.peft_files import Tensors, read_adapter_config, write_adapter_config
 from owl2_jax.convert.peft_modules import Selection
 from owl2_jax.convert.pickled_writer import write_pickled
-from owl2_jax.convert.rules import OWL2, Pair, Rule, pairs
+from owl2_jax.convert.rules import Pair, Rule, pairs
 from owl2_jax.convert.safetensors_file import SafetensorsWriter, TensorSpec
 from owl2_jax.convert.to_flax import leaf_shapes
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.text_files import write_text
 from owl2_jax.core.tree import unflatten
-from owl2_jax.model.config import LORA_TARGETS, LoraConfig, Owl2Config
+from owl2_jax.model.config import LoraConfig, Owl2Config
 
 ADAPTER_FILES: Final = ("adapter_model.safetensors", "adapter_model.bin")
 TRAINABLES_FILE: Final = "non_lora_trainables.bin"
@@ -81,32 +82,38 @@ def export_peft(
         )
     reader, shapes = ParamsReader(found.params), leaf_shapes(config)
     check_fit(reader.shapes, shapes, str(found.params))
-    layers = _adapted_layers(reader, config.lora.targets)
-    adapters = [
-        pair for pair in pairs(adapter_rules(config.lora.targets), shapes)
-        if layers is None or pair.layer in layers
-    ]  # fmt: skip
-    beside = list(pairs([rule for rule in OWL2 if rule.ours in shapes and trained(rule.ours)], shapes))
+    rules = adapter_rules(config, config.lora.targets)
+    layers = _adapted_layers(reader, rules)
+    adapters = [pair for pair in pairs(rules, shapes) if layers is None or pair.layer in layers]
+    beside = list(pairs(_trained_rules(config, shapes, trained), shapes))
     specs = {pair.theirs: TensorSpec(pair.their_shape, _FLOAT32) for pair in adapters}
     specs = dict(sorted(specs.items()))
     size = sum(spec.nbytes for spec in specs.values()) + sum(4 * _count(pair) for pair in beside)
     with new_directory(output, size) as directory:
         writer = SafetensorsWriter(directory / ADAPTER_FILES[0], Tensors.prefixed(specs))
-        for name, values in _exported(adapters, reader):
-            writer.write(name, values)
-        write_pickled(directory / TRAINABLES_FILE, dict(_exported(beside, reader)))
-        modules = [module(target) for target in config.lora.targets]
+        for pair, values in _exported(adapters, reader):
+            writer.write(Tensors.PREFIX + pair.theirs, values, pair.rows)
+        write_pickled(directory / TRAINABLES_FILE, _whole_tensors(_exported(beside, reader)))
+        modules = [module(config, target) for target in config.lora.targets]
         write_adapter_config(directory, config.lora, modules, base, layers)
         _write_model_settings(directory, config, read_tokenizer(found.directory))
 
 
-def _adapted_layers(reader: ParamsReader, targets: Sequence[str]) -> list[int] | None:
+def _trained_rules(
+    config: Owl2Config, shapes: Mapping[str, tuple[int, ...]], trained: Callable[[str], bool]
+) -> list[Rule]:
+    """The rows of what trained; a tensor of several leaves goes whole where one of them did."""
+    there = [rule for rule in format_of(config).rules if rule.ours in shapes]
+    theirs = {rule.theirs for rule in there if trained(rule.ours)}
+    return [rule for rule in there if rule.theirs in theirs]
+
+
+def _adapted_layers(reader: ParamsReader, rules: Sequence[Rule]) -> list[int] | None:
     """The layers whose adapters are not all zeros in both matrices; None when there is no other layer."""
     used = np.any(
-        [reader.read(rule.ours).any(axis=tuple(range(1, len(reader.shapes[rule.ours]))))
-         for rule in adapter_rules(targets)],
+        [reader.read(rule.ours).any(axis=tuple(range(1, len(reader.shapes[rule.ours])))) for rule in rules],
         axis=0,
-    )  # fmt: skip
+    )
     layers = np.flatnonzero(used).tolist()
     return layers if 0 < len(layers) < len(used) else None
 
@@ -115,13 +122,21 @@ def _count(pair: Pair) -> int:
     return int(np.prod(pair.shape))
 
 
-def _exported(listed: Sequence[Pair], reader: ParamsReader) -> Iterator[tuple[str, np.ndarray]]:
+def _exported(listed: Sequence[Pair], reader: ParamsReader) -> Iterator[tuple[Pair, np.ndarray]]:
     leaf, values = "", np.empty(0)
     for pair in listed:
         if pair.rule.ours != leaf:  # the layers of a leaf come one after the other
             leaf, values = pair.rule.ours, reader.read(pair.rule.ours)
         one = values if pair.layer is None else values[pair.layer]
-        yield Tensors.PREFIX + pair.theirs, np.asarray(pair.rule.op.to_theirs(one), _FLOAT32)
+        yield pair, np.asarray(pair.rule.op.to_theirs(one), _FLOAT32)
+
+
+def _whole_tensors(exported: Iterator[tuple[Pair, np.ndarray]]) -> dict[str, np.ndarray]:
+    """{their name: tensor}; parts of one tensor come in their order."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for pair, values in exported:
+        parts.setdefault(Tensors.PREFIX + pair.theirs, []).append(values)
+    return {name: found[0] if len(found) == 1 else np.concatenate(found) for name, found in parts.items()}
 
 
 def _write_model_settings(directory: Path, config: Owl2Config, tokenizer: bytes | None) -> None:
@@ -159,15 +174,16 @@ def import_peft(base: str | Path, adapter: str | Path, output: str | Path) -> Ow
     opened = open_model(base)
     if opened.config.lora is not None:
         raise Owl2Error(f"{base} has LoRA adapters already; merge them first with `owl2 convert merge-lora`")
-    targets = _targets(settings.selection, opened.shapes, str(adapter))
+    targets = _targets(settings.selection, opened.config, opened.shapes, str(adapter))
     lora = LoraConfig(settings.rank, settings.alpha, settings.dropout, targets)
     config = opened.config.replace(lora=lora)
     shapes = leaf_shapes(config)
-    listed = [pair for pair in pairs(adapter_rules(targets), shapes) if _adapts(settings.selection, pair)]
+    rules = adapter_rules(config, targets)
+    listed = [pair for pair in pairs(rules, shapes) if _adapts(settings.selection, pair)]
     imported = _imported(listed, adapters, shapes)
     if (Path(adapter) / TRAINABLES_FILE).is_file():
         beside = Tensors.open(Path(adapter), (TRAINABLES_FILE,))
-        imported |= _imported(list(pairs(_rules_of(beside.specs, shapes), shapes)), beside, shapes)
+        imported |= _imported(list(pairs(_rules_of(beside.specs, config, shapes), shapes)), beside, shapes)
     leaves = {name: imported[name] if name in imported else opened.leaves[name] for name in shapes}
     write_model_directory(
         output, {**opened.model, "model": config.to_dict()}, unflatten(leaves), opened.tokenizer
@@ -175,17 +191,20 @@ def import_peft(base: str | Path, adapter: str | Path, output: str | Path) -> Ow
     return config
 
 
-def _targets(selection: Selection, shapes: Mapping[str, tuple[int, ...]], adapter: str) -> tuple[str, ...]:
+def _targets(
+    selection: Selection, config: Owl2Config, shapes: Mapping[str, tuple[int, ...]], adapter: str
+) -> tuple[str, ...]:
     """The maps that have adapters in some layer."""
     found = []
-    for target, rule in adapted_rules().items():
+    known = kernel_rules(config)
+    for target, rule in known.items():
         kernels = pairs([rule], shapes) if rule.ours in shapes else ()
         if any(selection.adapts(pair.theirs.removesuffix(".weight")) for pair in kernels):
             found.append(target)
     if not found:
         raise Owl2Error(
             f"{adapter}: target_modules and layers_to_transform name no module of the base's decoder layers, "
-            f"which are {', '.join(module(target) for target in LORA_TARGETS)}"
+            f"which are {', '.join(module(config, target) for target in known)}"
         )
     return tuple(found)
 
@@ -209,7 +228,8 @@ def _imported(
     )
     leaves: dict[str, np.ndarray] = {}
     for pair in listed:
-        ours = pair.rule.op.to_ours(tensors.read(pair.theirs), pair.shape)
+        tensor = tensors.read(pair.theirs)
+        ours = pair.rule.op.to_ours(tensor if pair.rows is None else tensor[pair.rows], pair.shape)
         if pair.layer is None:
             leaves[pair.rule.ours] = ours
             continue
@@ -218,37 +238,14 @@ def _imported(
     return leaves
 
 
-def _rules_of(names: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> list[Rule]:
+def _rules_of(
+    names: Mapping[str, Any], config: Owl2Config, shapes: Mapping[str, tuple[int, ...]]
+) -> list[Rule]:
     """The rows of the table that any of these tensors belongs to."""
-    by_name = {pair.theirs: pair.rule for pair in pairs([r for r in OWL2 if r.ours in shapes], shapes)}
+    there = [rule for rule in format_of(config).rules if rule.ours in shapes]
+    by_name = {pair.theirs: pair.rule.theirs for pair in pairs(there, shapes)}
     unknown = next((name for name in names if name not in by_name), None)
     if unknown is not None:
         raise unknown_name(f"tensor of {TRAINABLES_FILE}", unknown, by_name)
-    return [rule for rule in OWL2 if any(by_name[name] is rule for name in names)]
-
-
-def adapted_rules() -> dict[str, Rule]:
-    """{target: the row of the table of names for the kernel it stands beside}."""
-    kernels = {
-        rule.ours.split("/")[-2]: rule
-        for rule in OWL2
-        if rule.ours.startswith("decoder/layers/") and rule.ours.endswith("/kernel")
-    }
-    return {target: kernels[target] for target in LORA_TARGETS}
-
-
-def adapter_rules(targets: Sequence[str]) -> list[Rule]:
-    """Rows for both matrices of each target's adapter; theirs are [r, in] and [out, r]."""
-    rules = []
-    for target in targets:
-        kernel = adapted_rules()[target]
-        assert isinstance(kernel.op, Linear)
-        ours, theirs = kernel.ours.removesuffix("kernel"), kernel.theirs.removesuffix("weight")
-        rules.append(Rule(f"{ours}lora_a", f"{theirs}lora_A.weight", Linear(kernel.op.in_axes)))
-        rules.append(Rule(f"{ours}lora_b", f"{theirs}lora_B.weight", Linear(1)))
-    return rules
-
-
-def module(target: str) -> str:
-    """ "k_text" to "k_proj.multiway.0": the end of the module's path, which PEFT compares."""
-    return adapted_rules()[target].theirs.removesuffix(".weight").split(".", 4)[-1]
+    wanted = {by_name[name] for name in names}
+    return [rule for rule in there if rule.theirs in wanted]

@@ -162,8 +162,9 @@ def _open_shards(
 def _write_settings(directory: Path, config: Owl2Config, dtype: str, tokenizer: bytes | None) -> None:
     """Every file of the released format except the weights."""
     bos_id, eos_id = tokenizer_files.special_ids(tokenizer)
-    _write_json(directory / "config.json", write_hf_config(config, dtype, bos_id, eos_id))
-    _write_json(directory / "generation_config.json", tokenizer_files.generation_config(bos_id, eos_id))
+    written = write_hf_config(config, dtype, bos_id, eos_id)
+    _write_json(directory / "config.json", written)
+    _write_json(directory / "generation_config.json", tokenizer_files.generation_config(written))
     size = config.vision.image_size
     _write_json(directory / "preprocessor_config.json", tokenizer_files.preprocessor_config(size))
     if tokenizer is not None:

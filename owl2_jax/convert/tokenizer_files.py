@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +91,10 @@ def _added_token(content: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def generation_config(bos_id: int, eos_id: int) -> dict[str, Any]:
-    """`generation_config.json`."""
-    return {
-        "_from_model_config": True,
-        "bos_token_id": bos_id,
-        "eos_token_id": eos_id,
-        "transformers_version": "4.31.0",
-    }
+def generation_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`generation_config.json` beside a `config.json`."""
+    ids = {name: config[name] for name in ("bos_token_id", "eos_token_id") if name in config}
+    return {"_from_model_config": True, "transformers_version": "4.31.0", **ids}
 
 
 def preprocessor_config(image_size: int) -> dict[str, Any]:

@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from owl2_jax.checkpoint.param_files import model_json, read_model_json, restore_params, write_model_directory
+from owl2_jax.convert.adapter_rules import kernel_rules
 from owl2_jax.convert.hf_config import read_hf_config
-from owl2_jax.convert.peft import adapted_rules, export_peft, import_peft
+from owl2_jax.convert.merge import merge_checkpoint
+from owl2_jax.convert.peft import export_peft, import_peft
 from owl2_jax.convert.pickled_file import PickledReader
 from owl2_jax.convert.pickled_writer import write_pickled
 from owl2_jax.convert.rules import OWL2, pairs
@@ -21,7 +23,7 @@ from owl2_jax.convert.to_flax import leaf_shapes
 from owl2_jax.convert.to_torch import convert_to_torch
 from owl2_jax.core import tree
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.model.config import LORA_TARGETS, LoraConfig
+from owl2_jax.model.config import LoraConfig
 from owl2_jax.model.lora import split_adapters
 from owl2_jax.model.owl2 import abstract_params
 from owl2_jax.testing import tiny
@@ -57,7 +59,7 @@ def assert_same_params(found, expected):
 
 def test_names_are_those_of_the_original_wrapped_by_peft(folder):
     names = SafetensorsReader(folder / "peft" / "adapter_model.safetensors").specs
-    assert len(names) == 2 * CONFIG.decoder.num_layers * len(LORA_TARGETS)
+    assert len(names) == 2 * CONFIG.decoder.num_layers * len(LORA.targets)
     first = "base_model.model.model.layers.0."
     assert names[f"{first}self_attn.q_proj.lora_A.weight"].shape == (3, 32)
     assert names[f"{first}self_attn.k_proj.multiway.0.lora_A.weight"].shape == (3, 32)
@@ -81,7 +83,7 @@ def test_their_product_is_ours(folder):
     """B A of theirs, on a kernel of theirs, is A B of ours on a kernel of ours."""
     file = SafetensorsReader(folder / "peft" / "adapter_model.safetensors")
     ours = tree.flatten(restore_params(folder / "adapted" / "params"))
-    for rule in adapted_rules().values():
+    for rule in kernel_rules(CONFIG).values():
         place, name = rule.ours.removesuffix("/kernel"), rule.theirs.removesuffix(".weight").format(i=1)
         first, second = (file.read(f"base_model.model.{name}.lora_{part}.weight") for part in "AB")
         a, b = ours[f"{place}/lora_a"][1].reshape(-1, 3), ours[f"{place}/lora_b"][1].reshape(3, -1)
@@ -227,7 +229,7 @@ def test_adapters_of_a_subset_of_layers_add_nothing_elsewhere_and_go_out_as_they
         assert config.lora == LORA
         found = tree.flatten(restore_params(tmp_path / f"model{number}" / "params"))
         adapters = [name for name in found if name.endswith(("lora_a", "lora_b"))]
-        assert len(adapters) == 2 * len(LORA_TARGETS)
+        assert len(adapters) == 2 * len(LORA.targets)
         for name in adapters:
             np.testing.assert_array_equal(found[name][1], expected[name][1])
             assert not found[name][0].any()
@@ -256,7 +258,7 @@ def test_parts_of_a_multiway_may_be_named_by_number(folder, tmp_path):
     """As the released script names them: by the last word of a module's name."""
     names = ["q_proj", "0", "1", "o_proj", "gate_proj", "up_proj", "down_proj"]
     import_peft(folder / "base", variant(folder, tmp_path / "peft", target_modules=names), tmp_path / "model")
-    assert read_model_json(tmp_path / "model")["model"]["lora"]["targets"] == list(LORA_TARGETS)
+    assert read_model_json(tmp_path / "model")["model"]["lora"]["targets"] == list(LORA.targets)
 
 
 def test_rank_stabilized_adapters_have_their_scale(folder, tmp_path):
@@ -307,3 +309,69 @@ def test_adapters_go_onto_a_released_directory(folder, tmp_path):
         export_peft(tmp_path / "hf", tmp_path / "x")
     with pytest.raises(Owl2Error, match="put onto their base with `owl2 convert import-lora`"):
         export_peft(folder / "peft", tmp_path / "x")
+
+
+QWEN = tiny.tiny_config(
+    **{"decoder.num_kv_heads": 4, "decoder.adaptive": "qkv", "decoder.qkv_bias": True}
+).replace(lora=LoraConfig(rank=3, alpha=6.0, targets=("qkv_text", "qkv_image", "out", "gate", "up", "down")))
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    """The same for mPLUG-Owl2.1."""
+    folder = tmp_path_factory.mktemp("peft_qwen")
+    chance = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: chance.standard_normal(leaf.shape).astype(np.float32), abstract_params(QWEN)
+    )
+    write_model_directory(folder / "adapted", model_json(QWEN.to_dict(), tokenizer=None), params, None)
+    plain = QWEN.replace(lora=None).to_dict()
+    base = split_adapters(params)[1]
+    write_model_directory(folder / "base", model_json(plain, tokenizer=None), base, None)
+    export_peft(folder / "adapted", folder / "peft")
+    return folder
+
+
+def test_adapters_of_the_fused_projection_are_one_module_of_the_original(qwen):
+    names = SafetensorsReader(qwen / "peft" / "adapter_model.safetensors").specs
+    first = "base_model.model.transformer.h.1."
+    assert names[f"{first}attn.c_attn.multiway.1.lora_A.weight"].shape == (3, 32)
+    assert names[f"{first}attn.c_attn.multiway.1.lora_B.weight"].shape == (96, 3)
+    assert names[f"{first}mlp.c_proj.lora_A.weight"].shape == (3, 48)
+    assert len(names) == 2 * 2 * 6
+    config = json.loads((qwen / "peft" / "adapter_config.json").read_text())
+    assert set(config["target_modules"]) == {
+        "attn.c_attn.multiway.0", "attn.c_attn.multiway.1", "attn.c_proj", "mlp.w1", "mlp.w2", "mlp.c_proj",
+    }  # fmt: skip
+    assert json.loads((qwen / "peft" / "config.json").read_text())["model_type"] == "mplug_owl2_1"
+
+
+def test_their_product_on_the_fused_weight_is_what_merging_adds(qwen, tmp_path):
+    merge_checkpoint(qwen / "adapted", tmp_path / "merged")
+    convert_to_torch(tmp_path / "merged", tmp_path / "merged_hf")
+    convert_to_torch(qwen / "base", tmp_path / "base_hf")
+    adapters = SafetensorsReader(qwen / "peft" / "adapter_model.safetensors")
+    merged, base = (load_file(tmp_path / name / "model.safetensors") for name in ("merged_hf", "base_hf"))
+    for module in ("attn.c_attn.multiway.0", "attn.c_attn.multiway.1", "attn.c_proj", "mlp.w2"):
+        name = f"transformer.h.1.{module}"
+        first, second = (adapters.read(f"base_model.model.{name}.lora_{part}.weight") for part in "AB")
+        change = (merged[f"{name}.weight"] - base[f"{name}.weight"]).numpy()
+        np.testing.assert_allclose(change, 2.0 * second @ first, atol=1e-4)
+
+
+def test_adapters_of_the_fused_projection_come_back_and_go_out_the_same(qwen, tmp_path):
+    import_peft(qwen / "base", qwen / "peft", tmp_path / "model")
+    assert_same_params(tmp_path / "model", qwen / "adapted")
+    found = read_model_json(tmp_path / "model")["model"]
+    assert {**found, "lora": None} == {**QWEN.to_dict(), "lora": None}
+    export_peft(tmp_path / "model", tmp_path / "peft")
+    for file in (qwen / "peft").iterdir():
+        assert (tmp_path / "peft" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_adapters_that_are_no_module_of_the_original_are_refused(tmp_path):
+    config = QWEN.replace(lora=LoraConfig(rank=2, targets=("q", "out")))
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract_params(config))
+    write_model_directory(tmp_path / "model", model_json(config.to_dict(), tokenizer=None), params, None)
+    with pytest.raises(Owl2Error, match=r"targets has q, which is no module .* qkv_text, qkv_image, out"):
+        export_peft(tmp_path / "model", tmp_path / "peft")

@@ -51,7 +51,10 @@ def test_every_value_lands_where_the_table_says(layout: str, tmp_path: Path) -> 
     }
     theirs = tensors(GOLDEN / layout)
     layer, decoder = 1, config.decoder
-    weight = theirs[f"model.layers.{layer}.self_attn.k_proj.multiway.1.weight"].numpy()
+    if decoder.qkv_bias:
+        weight = np.split(theirs[f"transformer.h.{layer}.attn.c_attn.multiway.1.weight"].numpy(), 3)[1]
+    else:
+        weight = theirs[f"model.layers.{layer}.self_attn.k_proj.multiway.1.weight"].numpy()
     kernel = flat["decoder/layers/attention/k_image/kernel"][layer]
     expected = weight.reshape(decoder.num_kv_heads, decoder.head_dim, decoder.width).transpose(2, 0, 1)
     np.testing.assert_array_equal(kernel, expected)

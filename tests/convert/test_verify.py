@@ -14,9 +14,12 @@ from owl2_jax.core.errors import Owl2Error, UnknownNameError
 from tests.convert.checkpoints import GOLDEN, copy, rewrite, tensors
 
 # Few groups per model: each wants compilations of its own.
-FORWARD = {"A": ("vision", "abstractor", "i"), "B": ("iv", "gen_batch")}
+FORWARD = {
+    "A": ("vision", "abstractor", "i"), "B": ("iv", "gen_batch"), "F": ("i", "long_batch", "gen_cross"),
+}  # fmt: skip
 RESULTS = {
     "A": {"vision/attentions", "abstractor/layer_outputs", "i/hidden_states", "i/past_k", "i/logits"},
+    "F": {"i/past_k", "i/hidden_states", "long_batch/logits", "long_batch/loss", "gen_cross/step_logits"},
     "B": {"iv/logits", "iv/loss", "gen_batch/tokens", "gen_batch/step_logits"},
 }
 
@@ -37,7 +40,7 @@ def subset(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-@pytest.mark.parametrize("layout", ["A/hf_sharded_bin", "B/hf"])
+@pytest.mark.parametrize("layout", ["A/hf_sharded_bin", "B/hf", "F/hf"])
 def test_forward_results_hold_after_import_and_after_export_and_import(
     layout: str, tmp_path: Path, subset
 ) -> None:
