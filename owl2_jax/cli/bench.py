@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from owl2_jax.cli.common import keep_compiled_programs
 from owl2_jax.core.fields import read_number
 from owl2_jax.core.ranges import Count, NotNegative, Whole
 
@@ -79,6 +80,7 @@ def main(args: argparse.Namespace) -> int:
     from owl2_jax.core.host_memory import keep_freed_memory
 
     keep_freed_memory()
+    keep_compiled_programs()
     reports = {"data": _data, "engine": _engine}
     report = reports.get(args.what, _workload)(args)
     print(json.dumps(report, indent=2) if args.json else table(report))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -51,6 +52,29 @@ def refuse_other_writer(path: Path, what: str) -> None:
         refuse_held(path, what)
 
 
+def keep_compiled_programs() -> None:
+    """Lets this process load programs that earlier ones compiled, and keep its own.
+
+    For every command that compiles, before it does. Where nothing can be kept, one line says so
+    and the command goes on. JAX's own setting (JAX_COMPILATION_CACHE_DIR) takes precedence.
+
+    Raises:
+      Owl2Error: the variable that moves the folder holds no folder.
+    """
+    from owl2_jax.core import compilation_cache
+
+    try:
+        folder = compilation_cache.cache_folder()
+        if folder is not None:
+            compilation_cache.keep_programs_in(folder, _warn)
+    except compilation_cache.NoFolderError as error:
+        _warn(f"{error}; {compilation_cache.WITHOUT}")
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", required=True, type=Path, metavar="DIR",
@@ -75,6 +99,7 @@ def load_model(args: argparse.Namespace, int8: bool = False) -> LoadedModel:
     from owl2_jax.loading import load_model as load
     from owl2_jax.parallel.mesh import make_mesh
 
+    keep_compiled_programs()
     mesh = make_mesh(args.mesh, jax.local_devices()) if args.mesh else None
     return load(args.checkpoint, dtype=args.dtype, mesh=mesh, int8=int8)
 

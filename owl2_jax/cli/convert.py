@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from owl2_jax.cli import convert_lora
+from owl2_jax.cli.common import keep_compiled_programs
 from owl2_jax.cli.convert_notes import print_notes
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.ranges import Count, Seed
@@ -35,6 +36,8 @@ def main(args: argparse.Namespace) -> int:
     from owl2_jax.core.host_memory import keep_freed_memory
 
     keep_freed_memory()  # tensor after tensor of the same sizes
+    if args.action in ("init", "verify"):  # the others compute on the host
+        keep_compiled_programs()
     return actions[args.action](args)
 
 

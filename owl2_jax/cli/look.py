@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from owl2_jax.checkpoint.param_files import check_checkpoint
-    from owl2_jax.cli.common import check_image
+    from owl2_jax.cli.common import check_image, keep_compiled_programs
     from owl2_jax.core.errors import Owl2Error
     from owl2_jax.core.text_files import check_file, write_text
 
@@ -45,6 +45,7 @@ def main(args: argparse.Namespace) -> int:
     from owl2_jax.inference.attention_page import render
     from owl2_jax.loading import load_model
 
+    keep_compiled_programs()
     models = []
     for checkpoint in filter(None, (args.checkpoint, args.compare)):
         model = load_model(checkpoint, dtype=args.dtype)

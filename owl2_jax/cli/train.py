@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from owl2_jax.cli.common import only_writer, refuse_other_writer
+from owl2_jax.cli.common import keep_compiled_programs, only_writer, refuse_other_writer
 from owl2_jax.core.locks import LOCK_FILE
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def main(args: argparse.Namespace) -> int:
     keep_freed_memory()
     _set_up_logs()
     tokenizer = _check(config)
+    keep_compiled_programs()
     multihost.initialize()
     multihost.agree("config", config.to_dict())
     with only_writer(args.workdir / LOCK_FILE, f"--workdir {args.workdir}"):
