@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from importlib.metadata import version
 
 # Read once, when JAX starts; nothing above this line may import it. The tests
@@ -13,6 +16,13 @@ if version("jaxlib").startswith("0.10."):  # XLA stops at a flag it does not kno
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# What the tests themselves compile they compile once; the processes that they start share their
+# programs within one run of the tests (`tests/environment.py`).
+os.environ["OWL2_COMPILATION_CACHE"] = "off"
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["OWL2_TEST_PROGRAMS"] = tempfile.mkdtemp(prefix="owl2-programs-")
+    atexit.register(shutil.rmtree, os.environ["OWL2_TEST_PROGRAMS"], ignore_errors=True)
 
 from pathlib import Path  # noqa: E402
 

@@ -6,7 +6,9 @@ import os
 
 
 def environment(devices: int = 1, **changes: str) -> dict[str, str]:
-    """For processes that see so many devices, not the eight of the tests, and compile as fast."""
+    """For processes that see so many devices, not the eight of the tests, and share what they compile."""
     # Of a flag that comes twice the last counts.
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **changes}
+    programs = os.environ.get("OWL2_TEST_PROGRAMS")  # of this run of the tests, if it is one
+    shared = {"OWL2_COMPILATION_CACHE": programs} if programs else {}
+    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **shared, **changes}

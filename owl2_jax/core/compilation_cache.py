@@ -16,10 +16,10 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import why_not_readable, why_not_writable
+from owl2_jax.core.text_files import check_folder, why_not_readable, why_not_writable
 
 VARIABLE: Final = "OWL2_COMPILATION_CACHE"
 OFF: Final = "off"
@@ -47,7 +47,9 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
     if given.lower() == OFF:
         return None
     if given.lower() in _NOT_A_FOLDER:
-        raise Owl2Error(f"{VARIABLE} is {given!r}, expected a folder, or off (a folder of that name: ./{given})")
+        raise Owl2Error(
+            f"{VARIABLE} is {given!r}, expected a folder, or off (a folder of that name: ./{given})"
+        )
     try:
         return Path(given).expanduser().absolute() if given else _caches_of_user(environment) / "owl2_jax"
     except RuntimeError as error:  # as `Path.home` and `expanduser` say it
@@ -108,11 +110,11 @@ class _Store:
         self._loaded: set[str] = set()
         self._in_use = True
         try:
+            check_folder(folder, "the compilation cache")
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            beside = folder / f".{uuid.uuid4().hex[:8]}.tmp"
-            beside.touch()
-            beside.unlink()
             self._bytes = self._make_room(0)
+        except Owl2Error as error:
+            raise NoFolderError(str(error)) from error
         except OSError as error:
             raise NoFolderError(why_not_writable(folder, error)) from error
 
@@ -165,7 +167,7 @@ class _Store:
             self._tell(f"{reason}; {WITHOUT}")
 
     def _make_room(self, size: int) -> int:
-        """Removes what was used longest ago until `size` bytes more are within the limit; the bytes that stay."""
+        """Removes what was used longest ago until `size` bytes more fit; returns the bytes that stay."""
         found, now = [], time.time()
         for entry in os.scandir(self.folder):
             with contextlib.suppress(FileNotFoundError):  # another process makes room, too
