@@ -24,10 +24,15 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.fields import read_number
+from owl2_jax.core.ranges import Count, Positive
 
 GAIN = 4.0  # tokens per second of 16 clients over one
 COMPARED = 16
@@ -233,10 +238,14 @@ def write_small_model(directory: Path) -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="(default: random weights)")
-    parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=300.0, help="with all clients (default: 300)")
-    parser.add_argument("--tokens", type=int, default=48, help="longest answer (default: 48)")
-    parser.add_argument("--slots", type=int, default=32, help="of the server (default: 32)")
+    for name, hint, default, what in (
+        ("--clients", Count, 64, "at most"),
+        ("--seconds", Positive, 300.0, "with all clients"),
+        ("--tokens", Count, 48, "longest answer"),
+        ("--slots", Count, 32, "of the server"),
+    ):
+        number = partial(read_number, hint, name=name)
+        parser.add_argument(name, type=number, default=default, help=f"{what} (default: {default:g})")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = args.checkpoint or write_small_model(Path(folder))
@@ -245,4 +254,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except Owl2Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

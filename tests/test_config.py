@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from owl2_jax.cli.main import main
-from owl2_jax.config import RunConfig, load_config
+from owl2_jax.config import RunConfig, load_config, read_config_file
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.sources.registry import make_source
+from tests.training.runs import run_config
 
 TINY = "configs/tiny/stage2.py"
 
@@ -225,3 +226,28 @@ def test_examples_that_make_more_steps_than_can_be_counted_are_refused():
     assert str(caught.value) == (
         f"train.total_examples / train.examples_per_step must be at most 2147483647, found {2**37}"
     )
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.optimizer.clip_norm=null", "found 'null' (str); write None, as Python does"),
+        ("train.optimizer.clip_norm=none", "found 'none' (str); write None, as Python does"),
+        ("data.pack=true", "expected True or False, found 'true' (str); write True"),
+    ],
+)
+def test_words_of_other_languages_are_told_in_python(override, words):
+    with pytest.raises(Owl2Error) as error:
+        run_config(override)
+    assert str(error.value).endswith(words)
+
+
+def test_a_seed_cannot_be_none_and_no_such_hint_is_given():
+    with pytest.raises(Owl2Error, match=r"train.seed: expected a whole number, .*found 'null' \(str\)$"):
+        run_config("train.seed=null")
+
+
+def test_what_is_no_python_file_is_not_run_as_one(tmp_path):
+    (tmp_path / "README.md").write_text("# A title")
+    with pytest.raises(Owl2Error, match=r"README.md is no Python file; expected FILE.py with get_config"):
+        read_config_file(f"{tmp_path}/README.md")

@@ -94,7 +94,7 @@ def read_model_json(directory: str | Path) -> dict[str, Any]:
     if not os.path.lexists(path):
         raise Owl2Error(f"{path} is missing; {_way_to_model_json(path.parent)}")
     try:
-        values = read_json(path)
+        values = read_json(path, one_of_each_key=True)
     except Owl2Error as error:
         raise Owl2Error(f"{path} is damaged: {error}") from None
     if not isinstance(values, dict) or not isinstance(values.get("model"), dict):

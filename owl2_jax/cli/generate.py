@@ -44,7 +44,7 @@ from owl2_jax.cli.common import (
     sampling_of,
 )
 from owl2_jax.core.append_file import AppendFile
-from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.errors import Owl2Error, counted, unknown_name
 from owl2_jax.core.locks import locked
 from owl2_jax.core.ranges import Beams, Count, LengthPenalty
 from owl2_jax.core.text_files import check_file, json_lines, read_json_object, write_json
@@ -89,6 +89,8 @@ def main(args: argparse.Namespace) -> int:
     if not args.output.parent.is_dir():
         raise Owl2Error(f"the folder {args.output.parent} of the output does not exist")
     check_file(args.output, "--output")
+    if args.output.exists() and args.output.samefile(args.input):
+        raise Owl2Error(f"--output {args.output} is the --input file; give another name for the answers")
     rows = read_rows(args.input)
     sampling = sampling_of(args)
     if args.beams is not None:
@@ -100,9 +102,14 @@ def main(args: argparse.Namespace) -> int:
         check_settings(args.output, settings_of(args, sampling))
         done = finished(args.output, [row["id"] for row in rows])
         failed = write_answers(rows[done:], requests[done:], done, args)
-    print(f"{len(rows)} answers in {args.output}" + (f", {done} of them from before" if done else ""))
+    print(
+        f"{counted(len(rows), 'answer')} in {args.output}" + (f", {done} of them from before" if done else "")
+    )
     if failed:
-        print(f"{failed} prompts could not be answered; see 'error' in {args.output}", file=sys.stderr)
+        print(
+            f"{counted(failed, 'prompt')} could not be answered; see 'error' in {args.output}",
+            file=sys.stderr,
+        )
     return SOME_FAILED if failed else 0
 
 
@@ -242,7 +249,8 @@ def check_settings(output: Path, settings: Mapping[str, Any]) -> None:
         raise Owl2Error(
             f"{output} exists and {note} does not tell what made it; give another --output"
         ) from None
-    different = [name for name in settings if settings[name] != noted.get(name)]
+    told = {"checkpoint_files": "checkpoint (its files have changed since)"}
+    different = [told.get(name, name) for name in settings if settings[name] != noted.get(name)]
     if different:
         raise Owl2Error(
             f"{output} was made with another {', '.join(different)}; "

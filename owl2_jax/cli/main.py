@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Final, get_origin
 
-from owl2_jax.cli.signals import Terminated, die_of, end, handle_signals, let_signals_end
+from owl2_jax.cli.signals import Terminated, die_of, end, handle_signals, keep, let_signals_end
 from owl2_jax.core.errors import Owl2Error, shortened, unknown_name
 from owl2_jax.core.fields import read_number
 from owl2_jax.core.text_files import NO_ROOM, why_not_writable
@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Owl2Error as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        keep(interrupt)
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
@@ -108,9 +109,9 @@ def _run(arguments: list[str]) -> int:
     if name not in COMMANDS:
         raise unknown_name("command", name, COMMANDS)
     module = importlib.import_module(f"owl2_jax.cli.{name}")
-    parser = argparse.ArgumentParser(
-        prog=f"owl2 {name}", description=COMMANDS[name].capitalize() + ".", allow_abbrev=False
-    )
+    summary = COMMANDS[name]
+    description = f"{summary[0].upper()}{summary[1:]}."  # `capitalize` would make HTTP http
+    parser = argparse.ArgumentParser(prog=f"owl2 {name}", description=description, allow_abbrev=False)
     module.add_arguments(parser)
     _check_ranges_of(parser)
     return module.main(_parse(parser, rest))

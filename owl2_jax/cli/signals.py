@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn
 
 _AGAIN_SECONDS: Final = 0.02
+_kept: list[BaseException] = []
 
 
 class Terminated(BaseException):
@@ -44,6 +45,14 @@ def handle_signals() -> None:
             print_other(unraisable)
 
     sys.unraisablehook = hook
+
+
+def keep(interrupt: BaseException) -> None:
+    """Keeps what the frames of an interrupted command hold until the process ends.
+
+    A thread of JAX may go on with a program that they were compiling; freed under it, it would crash.
+    """
+    _kept[:] = [interrupt]
 
 
 def die_of(number: int) -> NoReturn:

@@ -34,8 +34,8 @@ from owl2_jax.convert.adapter_rules import adapter_rules, kernel_rules, module
 from owl2_jax.convert.formats import format_of
 from owl2_jax.convert.hf_config_writer import write_hf_config
 from owl2_jax.convert.opened import open_model
-from owl2_jax.convert.peft_files import Tensors, read_adapter_config, write_adapter_config
-from owl2_jax.convert.peft_modules import Selection
+from owl2_jax.convert.peft_files import AdapterSettings, Tensors, read_adapter_config, write_adapter_config
+from owl2_jax.convert.peft_tensors import check_listed, check_tensors, read_leaves, saved_pairs
 from owl2_jax.convert.pickled_writer import write_pickled
 from owl2_jax.convert.rules import Pair, Rule, pairs
 from owl2_jax.convert.safetensors_file import SafetensorsWriter, TensorSpec
@@ -157,7 +157,7 @@ def import_peft(base: str | Path, adapter: str | Path, output: str | Path) -> Ow
       base: model, run or released directory without adapters.
       adapter: directory with `adapter_config.json` and the adapters; what is
         in `non_lora_trainables.bin`, where there is one, replaces that of the
-        base.
+        base, and so do the modules of `modules_to_save`.
       output: must not exist yet.
 
     Returns:
@@ -174,16 +174,23 @@ def import_peft(base: str | Path, adapter: str | Path, output: str | Path) -> Ow
     opened = open_model(base)
     if opened.config.lora is not None:
         raise Owl2Error(f"{base} has LoRA adapters already; merge them first with `owl2 convert merge-lora`")
-    targets = _targets(settings.selection, opened.config, opened.shapes, str(adapter))
+    targets = _targets(settings, opened.config, opened.shapes, str(adapter))
     lora = LoraConfig(settings.rank, settings.alpha, settings.dropout, targets)
     config = opened.config.replace(lora=lora)
     shapes = leaf_shapes(config)
     rules = adapter_rules(config, targets)
-    listed = [pair for pair in pairs(rules, shapes) if _adapts(settings.selection, pair)]
-    imported = _imported(listed, adapters, shapes)
+    adapted = [pair for pair in pairs(rules, shapes) if _adapts(settings, pair)]
+    saved = saved_pairs(settings.saved, opened.config, opened.shapes, str(adapter))
+    check_tensors(adapters, [*adapted, *saved], config, settings.saved)
+    imported: dict[str, np.ndarray] = {}
     if (Path(adapter) / TRAINABLES_FILE).is_file():
         beside = Tensors.open(Path(adapter), (TRAINABLES_FILE,))
-        imported |= _imported(list(pairs(_rules_of(beside.specs, config, shapes), shapes)), beside, shapes)
+        listed = list(pairs(_rules_of(beside.specs, config, shapes), shapes))
+        check_listed(beside, listed)
+        imported |= read_leaves(listed, beside, shapes)
+    # PEFT puts what it saved over what the original code loaded into the base before.
+    imported |= read_leaves(saved, adapters, shapes, lambda name: imported.get(name, opened.read(name)))
+    imported |= read_leaves(adapted, adapters, shapes)
     leaves = {name: imported[name] if name in imported else opened.leaves[name] for name in shapes}
     write_model_directory(
         output, {**opened.model, "model": config.to_dict()}, unflatten(leaves), opened.tokenizer
@@ -192,14 +199,14 @@ def import_peft(base: str | Path, adapter: str | Path, output: str | Path) -> Ow
 
 
 def _targets(
-    selection: Selection, config: Owl2Config, shapes: Mapping[str, tuple[int, ...]], adapter: str
+    settings: AdapterSettings, config: Owl2Config, shapes: Mapping[str, tuple[int, ...]], adapter: str
 ) -> tuple[str, ...]:
     """The maps that have adapters in some layer."""
     found = []
     known = kernel_rules(config)
     for target, rule in known.items():
         kernels = pairs([rule], shapes) if rule.ours in shapes else ()
-        if any(selection.adapts(pair.theirs.removesuffix(".weight")) for pair in kernels):
+        if any(settings.adapts(pair.theirs.removesuffix(".weight")) for pair in kernels):
             found.append(target)
     if not found:
         raise Owl2Error(
@@ -209,33 +216,8 @@ def _targets(
     return tuple(found)
 
 
-def _adapts(selection: Selection, pair: Pair) -> bool:
-    return selection.adapts(pair.theirs.partition(".lora_")[0])
-
-
-def _imported(
-    listed: Sequence[Pair], tensors: Tensors, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, np.ndarray]:
-    """Our leaves from their tensors, of which exactly those listed must be there.
-
-    A layer without an adapter gets zeros in both matrices: it adds nothing, and
-    as the gradient of each matrix has the other as a factor, never will.
-    """
-    check_fit(
-        {name: spec.shape for name, spec in tensors.specs.items()},
-        {pair.theirs: pair.their_shape for pair in listed},
-        str(tensors.path),
-    )
-    leaves: dict[str, np.ndarray] = {}
-    for pair in listed:
-        tensor = tensors.read(pair.theirs)
-        ours = pair.rule.op.to_ours(tensor if pair.rows is None else tensor[pair.rows], pair.shape)
-        if pair.layer is None:
-            leaves[pair.rule.ours] = ours
-            continue
-        stack = leaves.setdefault(pair.rule.ours, np.zeros(shapes[pair.rule.ours], np.float32))
-        stack[pair.layer] = ours
-    return leaves
+def _adapts(settings: AdapterSettings, pair: Pair) -> bool:
+    return settings.adapts(pair.theirs.partition(".lora_")[0])
 
 
 def _rules_of(

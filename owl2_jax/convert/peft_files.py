@@ -14,7 +14,7 @@ import numpy as np
 from owl2_jax.convert.finite import cast, is_float
 from owl2_jax.convert.key_rules import check_keys, number, shown, size, truth
 from owl2_jax.convert.peft_keys import PEFT_KEYS
-from owl2_jax.convert.peft_modules import Selection, read_selection
+from owl2_jax.convert.peft_modules import Saved, Selection, read_saved, read_selection
 from owl2_jax.convert.pickled_file import PickledReader
 from owl2_jax.convert.safetensors_file import SafetensorsReader, TensorSpec
 from owl2_jax.convert.source import wrapper_of
@@ -70,9 +70,13 @@ class Tensors:
         """The names as they stand in a file."""
         return {cls.PREFIX + name: spec for name, spec in specs.items()}
 
+    def stored(self, name: str) -> np.ndarray:
+        """A tensor in the type of the file."""
+        return self.reader.read(self._own[name])
+
     def read(self, name: str) -> np.ndarray:
         """A tensor in float32. Raises `Owl2Error` when its values are not finite, or not there."""
-        return cast(self.reader.read(self._own[name]), _FLOAT32, f"{self.path}: {self._own[name]}")
+        return cast(self.stored(name), _FLOAT32, f"{self.path}: {self._own[name]}")
 
 
 def write_adapter_config(
@@ -102,12 +106,18 @@ class AdapterSettings:
     Attributes:
       rank, alpha, dropout: as in `LoraConfig`.
       selection: the modules that have an adapter.
+      saved: those whose weights are replaced.
     """
 
     rank: int
     alpha: float
     dropout: float
     selection: Selection
+    saved: Saved
+
+    def adapts(self, module: str) -> bool:
+        """Whether a module, by its full name, has an adapter."""
+        return self.selection.adapts(module) and not self.saved.guards(module)
 
 
 def read_adapter_config(directory: Path) -> AdapterSettings:
@@ -126,7 +136,8 @@ def parse_adapter_config(values: Mapping[str, Any], where: str) -> AdapterSettin
     rank, alpha = size(values, "r", where), number(values, "lora_alpha", where)
     if truth(values, "use_rslora", where):
         alpha *= rank**0.5  # there the scale is alpha / sqrt(r), here alpha / r
-    return AdapterSettings(rank, alpha, _dropout(values, where), read_selection(values, where))
+    selection, saved = read_selection(values, where), read_saved(values, where)
+    return AdapterSettings(rank, alpha, _dropout(values, where), selection, saved)
 
 
 def _dropout(values: Mapping[str, Any], where: str) -> float:

@@ -7,6 +7,8 @@ from typing import Final
 from owl2_jax.convert.key_rules import HARMLESS, READ, KeyRule, only, table
 
 _MERGE: Final = "merge the adapter with PEFT (merge_and_unload) and convert the merged model"
+# PEFT itself cannot merge these.
+_APART: Final = "PEFT cannot merge such an adapter, so it can only be used with PEFT"
 _NONE: Final = only(None, {}, [], why=_MERGE)
 _NO: Final = only(False, None, why=_MERGE)
 
@@ -14,7 +16,7 @@ PEFT_KEYS: Final[dict[str, KeyRule]] = {
     **table(
         READ,
         "peft_type r lora_alpha lora_dropout target_modules exclude_modules layers_to_transform "
-        "layers_pattern use_rslora",
+        "layers_pattern use_rslora modules_to_save",
     ),
     # Where the adapter comes from, and how PEFT runs it.
     **table(
@@ -27,13 +29,16 @@ PEFT_KEYS: Final[dict[str, KeyRule]] = {
     "init_lora_weights": only(True, False, None, "gaussian", "orthogonal", why=_MERGE),
     **table(
         _NO,
-        "fan_in_fan_out use_dora use_qalora use_bdlora lora_bias ensure_weight_tying merge_weights "
-        "enable_conv_lora",
+        "fan_in_fan_out use_dora use_bdlora lora_bias ensure_weight_tying merge_weights enable_conv_lora",
+    ),
+    "use_qalora": only(False, None, why=_APART),
+    **table(
+        only(None, {}, [], why=_APART),
+        "arrow_config alora_invocation_tokens alora_invocation_string layer_replication",
     ),
     **table(
         _NONE,
-        "rank_pattern alpha_pattern modules_to_save megatron_config loftq_config eva_config corda_config "
-        "lora_ga_config velora_config monteclora_config arrow_config alora_invocation_tokens "
-        "alora_invocation_string layer_replication target_parameters trainable_token_indices enable_lora",
+        "rank_pattern alpha_pattern megatron_config loftq_config eva_config corda_config lora_ga_config "
+        "velora_config monteclora_config target_parameters trainable_token_indices enable_lora",
     ),
 }

@@ -43,6 +43,40 @@ class Selection:
         return None
 
 
+@dataclass(frozen=True)
+class Saved:
+    """The modules whose own weights lie beside the adapters, in place of the base's (`modules_to_save`).
+
+    Attributes:
+      names: ends of the names of modules.
+    """
+
+    names: tuple[str, ...] = ()
+
+    def holds(self, tensor: str) -> bool:
+        """Whether a tensor, by its full name, belongs to such a module or to one inside of it."""
+        parts = tensor.split(".")
+        modules = [".".join(parts[:count]) for count in range(1, len(parts))]
+        return any(module.endswith(self.names) for module in modules)
+
+    def guards(self, module: str) -> bool:
+        """Whether PEFT keeps adapters off a module: it is such a one, or inside of one."""
+        return any(f".{name}." in f".{module}." for name in self.names)
+
+
+def read_saved(values: Mapping[str, Any], where: str) -> Saved:
+    """`modules_to_save` of an `adapter_config.json`. Raises `Owl2Error` for anything but names."""
+    where = f"{where}: modules_to_save"
+    value = values.get("modules_to_save") or ()
+    if not isinstance(value, list | tuple):
+        raise Owl2Error(f"{where} should be a list of names, found {shown(value)}")
+    names = _texts(value, where)
+    odd = [name for name in names if not re.fullmatch(r"\w+(\.\w+)*", name)]
+    if odd:
+        raise Owl2Error(f"{where} names {shown(odd[0])}; expected ends of module names, as lm_head")
+    return Saved(names)
+
+
 def read_selection(values: Mapping[str, Any], where: str) -> Selection:
     """The selection of an `adapter_config.json`. Raises `Owl2Error` for values of another kind."""
     targets = values.get("target_modules")

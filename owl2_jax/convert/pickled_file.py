@@ -11,6 +11,7 @@ stream of pickles followed by raw storages.
 
 from __future__ import annotations
 
+import io
 import pickle
 import struct
 import zipfile
@@ -24,9 +25,10 @@ import ml_dtypes
 import numpy as np
 
 from owl2_jax.convert.key_rules import shown
+from owl2_jax.convert.pickle_depth import check_depth
 from owl2_jax.convert.safetensors_file import TensorSpec, read_array
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import what_was_downloaded, why_not_readable
+from owl2_jax.core.text_files import json_kind, what_was_downloaded, why_not_readable
 
 _STORAGES: Final[dict[str, np.dtype]] = {
     "DoubleStorage": np.dtype("<f8"),
@@ -129,6 +131,11 @@ class _Unpickler(pickle.Unpickler):
         return self.storages.setdefault(str(pid[2]), _Storage(str(pid[2]), pid[1], int(pid[4])))
 
 
+def _load(file: BinaryIO) -> Any:
+    check_depth(file)
+    return _Unpickler(file).load()
+
+
 class PickledReader:
     """One file. Reads descriptions at once, tensors when asked.
 
@@ -141,7 +148,8 @@ class PickledReader:
         self.path = path
         try:
             with path.open("rb") as file:
-                wrong = what_was_downloaded(file.read(512))
+                start = file.read(512)
+            wrong = what_was_downloaded(start) if start else "empty; copy the file again"
             if wrong:
                 raise Owl2Error(f"{path} is {wrong}")
             parse = _parse_zip if zipfile.is_zipfile(path) else _parse_legacy
@@ -171,13 +179,20 @@ class PickledReader:
 
 def _tensors(values: Any) -> dict[str, _Tensor]:
     if not isinstance(values, Mapping):
-        raise pickle.UnpicklingError(f"it holds a {type(values).__name__}, not names and tensors")
+        raise pickle.UnpicklingError(f"it holds {_kind(values)}, not names and tensors")
     for name, value in values.items():
-        if not isinstance(name, str) or not isinstance(value, _Tensor):
+        if not isinstance(name, str):
+            raise pickle.UnpicklingError(f"an entry is named {shown(name)}, which is no text")
+        if not isinstance(value, _Tensor):
             raise pickle.UnpicklingError(
-                f"entry {shown(name)} is a {type(value).__name__}, not a tensor{_where_weights_are(values)}"
+                f"entry {shown(name)} is {_kind(value)}, not a tensor{_where_weights_are(values)}"
             )
     return dict(values)
+
+
+def _kind(value: Any) -> str:
+    words = {_Tensor: "a tensor", dict: "a dict", OrderedDict: "a dict"}
+    return words.get(type(value)) or json_kind(value)
 
 
 def _where_weights_are(values: Mapping[Any, Any]) -> str:
@@ -197,8 +212,7 @@ def _parse_zip(path: Path) -> tuple[Any, dict[str, int]]:
             raise pickle.UnpicklingError("it is a zip archive without data.pkl")
         if "byteorder" in records and archive.read(records["byteorder"]).strip() != b"little":
             raise pickle.UnpicklingError("it was written on a big-endian machine")
-        with archive.open(records["data.pkl"]) as stream:
-            values = _Unpickler(stream).load()
+        values = _load(io.BytesIO(archive.read(records["data.pkl"])))
         offsets = {}
         for name, info in records.items():
             if name.startswith("data/"):
@@ -218,15 +232,16 @@ def _record_start(file: BinaryIO, info: zipfile.ZipInfo) -> int:
 def _parse_legacy(path: Path) -> tuple[Any, dict[str, int]]:
     """As `_parse_zip`, for the stream: magic, version, system, object, keys, then count and bytes of each."""
     with path.open("rb") as file:
-        if _Unpickler(file).load() != _LEGACY_MAGIC:
+        if _load(file) != _LEGACY_MAGIC:
             raise pickle.UnpicklingError("it does not start as a PyTorch file")
-        _Unpickler(file).load()  # protocol version
-        system = _Unpickler(file).load()
+        _load(file)  # protocol version
+        system = _load(file)
         if not system.get("little_endian", True):
             raise pickle.UnpicklingError("it was written on a big-endian machine")
+        check_depth(file)
         unpickler = _Unpickler(file)
         values = unpickler.load()
-        keys = _Unpickler(file).load()
+        keys = _load(file)
         offsets, position = {}, file.tell()
         for key in map(str, keys):
             offsets[key] = position + 8  # after the count

@@ -103,6 +103,8 @@ def read_header(path: Path) -> tuple[dict[str, Any], int, int]:
         size = path.stat().st_size
         with path.open("rb") as file:
             start = file.read(_START)
+            if not start:
+                raise Owl2Error(f"{path} is empty; copy the file again")
             length = int.from_bytes(start[:8], "little")
             wrong = what_was_downloaded(start)
             if wrong:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -116,15 +116,25 @@ def _open(path: Path) -> TensorFile:
     return SafetensorsReader(path) if path.suffix == ".safetensors" else PickledReader(path)
 
 
+def _way_out(index: Path, shard: Any) -> str:
+    """What to write in an index in place of a path."""
+    base = PureWindowsPath(shard).name if isinstance(shard, str) and "\0" not in shard else ""
+    if base and os.path.lexists(index.parent / base):
+        return f"{base} is beside the index: write that, for all of its entries"
+    return "put the shards beside the index, and write their names without folders"
+
+
 def _open_shards(index: Path) -> dict[str, TensorFile]:
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise Owl2Error(f"{index} has no weight_map")
     shards: dict[str, TensorFile] = {}
     for name, shard in weight_map.items():
-        plain = isinstance(shard, str) and shard not in ("", "..") and Path(shard).name == shard
+        plain = isinstance(shard, str) and shard not in ("", "..") and PureWindowsPath(shard).name == shard
         if not plain or "\0" in shard:
-            raise Owl2Error(f"{index}: shard {shown(shard)} of {name} is no plain file name")
+            raise Owl2Error(
+                f"{index}: shard {shown(shard)} of {name} is no plain file name; {_way_out(index, shard)}"
+            )
     for shard in sorted(set(weight_map.values())):
         path = index.parent / shard
         if not os.path.lexists(path):

@@ -38,6 +38,11 @@ def shortened(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def counted(number: int, name: str) -> str:
+    """ "1 record", "1,450 records"."""
+    return f"{number:,} {name}" if number == 1 else f"{number:,} {name}s"
+
+
 def unknown_name(kind: str, name: str, options: Iterable[str]) -> UnknownNameError:
     """Builds the error for a `name` that is none of `options`.
 

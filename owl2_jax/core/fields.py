@@ -198,8 +198,14 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if hint in (int, float):
         return _convert_number(hint, value, path, ANY_NUMBER)
     if not isinstance(value, os.PathLike if hint in (Path, os.PathLike) else hint):
-        raise _wrong_type(path, _words(hint), value)
+        spelt = hint is bool and _says(value, "true", "false")
+        raise _wrong_type(path, _words(hint), value, f"; write {value.capitalize()}" if spelt else "")
     return value
+
+
+def _says(value: Any, *words: str) -> bool:
+    """Whether a value is one of the words that other languages have for one of Python's."""
+    return isinstance(value, str) and value.lower() in words
 
 
 def _convert_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
@@ -209,7 +215,12 @@ def _convert_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
     kinds = [arg for arg in args if arg is not type(None)]
     for kind in kinds:
         if len(kinds) == 1 or _fits(kind, value):
-            return _convert(kind, value, path)
+            try:
+                return _convert(kind, value, path)
+            except Owl2Error as error:
+                if type(None) in args and _says(value, "null", "none", "nil"):
+                    raise Owl2Error(f"{error}; write None, as Python does") from None
+                raise
     raise _wrong_type(path, " or ".join(dict.fromkeys(map(_words, kinds))), value)
 
 
@@ -312,5 +323,5 @@ def shown(value: Any) -> str:
     return shortened(text if text.isprintable() else ascii(value))
 
 
-def _wrong_type(path: str, expected: str, value: Any) -> Owl2Error:
-    return Owl2Error(f"{path}: expected {expected}, found {shown(value)} ({type(value).__name__})")
+def _wrong_type(path: str, expected: str, value: Any, hint: str = "") -> Owl2Error:
+    return Owl2Error(f"{path}: expected {expected}, found {shown(value)} ({type(value).__name__}){hint}")

@@ -22,7 +22,10 @@ from owl2_jax.core.errors import Owl2Error, nearest
 BOM: Final = b"\xef\xbb\xbf"
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an `OSError`
 _LFS: Final = b"version https://git-lfs.github.com/spec/"
-_PACKED: Final = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh9": "bzip2"}
+_PACKED: Final = {
+    b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz", b"7z\xbc\xaf\x27\x1c": "7z",
+}  # fmt: skip
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -67,14 +70,18 @@ def what_instead(data: bytes) -> str | None:
     The beginning of the file is enough.
     """
     start = data[:256]
-    for magic, kind in _PACKED.items():
-        if start.startswith(magic):
-            return f"a {kind} file; unpack it first"
+    if packed_as(start):
+        return f"a {packed_as(start)} file; unpack it first"
     if start.startswith(_LFS):
         return "a git-lfs pointer, not the file itself; run git lfs pull"
     if start.startswith(_UTF_16) or (len(start) >= 4 and start.count(0) * 3 >= len(start)):
         return "UTF-16, not UTF-8; save it as UTF-8"
     return None
+
+
+def packed_as(data: bytes) -> str | None:
+    """The name of the compression or archive that bytes begin as; None for anything else."""
+    return next((kind for magic, kind in _PACKED.items() if data.startswith(magic)), None)
 
 
 def is_web_page(data: bytes) -> bool:
@@ -143,16 +150,28 @@ def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def read_json(path: str | os.PathLike) -> Any:
-    """The value of a JSON file. Raises `Owl2Error`: not readable, or no JSON."""
-    return parse_json(read_bytes(path), str(path))
+def read_json(path: str | os.PathLike, one_of_each_key: bool = False) -> Any:
+    """The value of a JSON file; `one_of_each_key` is as for `parse_json`.
+
+    Raises:
+      Owl2Error: not readable, or no JSON.
+    """
+    return parse_json(read_bytes(path), str(path), one_of_each_key)
+
+
+def json_kind(value: Any) -> str:
+    """What a value is called in JSON: "an object", "a list", "a text", "a number", or its own word."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    kinds = {str: "a text", dict: "an object", list: "a list", int: "a number", float: "a number"}
+    return next((word for kind, word in kinds.items() if isinstance(value, kind)), type(value).__name__)
 
 
 def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
-    """As `read_json`, where the value must be an object."""
-    value = read_json(path)
+    """As `read_json`, where the value must be an object, and no key may stand twice: these are settings."""
+    value = read_json(path, one_of_each_key=True)
     if not isinstance(value, dict):
-        raise Owl2Error(f"{path} should hold a JSON object, found {type(value).__name__}")
+        raise Owl2Error(f"{path} should hold a JSON object, found {json_kind(value)}")
     return value
 
 

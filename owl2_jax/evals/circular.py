@@ -53,9 +53,12 @@ class Circular(Choice):
             if index is not None and isinstance(row, Broken)
         }
         turned = any(index is not None and index >= CIRCULAR_STEP for index in indices)
+        first: dict[str, str] = {}
         for question in parsed:
             if isinstance(question, Broken):
                 yield question
+            elif first.setdefault(question.id, question.row) != question.row:
+                yield left_out(question, f"has the index {question.id} again, which {first[question.id]} has")
             elif (base := int(question.id) % CIRCULAR_STEP) in broken:
                 yield left_out(question, f"is left out with question {base}: {broken[base].row} is broken")
             else:
@@ -65,6 +68,8 @@ class Circular(Choice):
 
     def _parse(self, row: dict[str, str], images: Mapping[int, str]) -> Question:
         letters = "".join(letter for letter in LETTERS if row.get(letter, "").strip())
+        if not letters:
+            raise ValueError("all of its options are empty")
         answer = None
         if _filled(row.get("answer")):
             answer = letter_index(row["answer"], letters)

@@ -14,7 +14,7 @@ from typing import Any
 
 from owl2_jax.core import text_files
 from owl2_jax.core.errors import Owl2Error, nearest
-from owl2_jax.core.text_files import lines, parse_json, read_text
+from owl2_jax.core.text_files import json_kind, lines, parse_json, read_text
 from owl2_jax.evals.broken import At, Broken
 
 
@@ -64,9 +64,7 @@ def read_json(path: Path, *keys: str) -> Any:
     value = text_files.read_json(path)
     for key in keys:
         if not isinstance(value, Mapping) or key not in value:
-            found = (
-                ", ".join(map(str, list(value)[:6])) if isinstance(value, Mapping) else type(value).__name__
-            )
+            found = ", ".join(map(str, list(value)[:6])) if isinstance(value, Mapping) else json_kind(value)
             raise Owl2Error(f"{path} has no key {key!r} (found: {found}); is it the file of this benchmark?")
         value = value[key]
     return value
@@ -85,7 +83,7 @@ def read_object(path: Path, *keys: str) -> dict[str, Any]:
 def _of_kind(path: Path, value: Any, kind: type, expected: str, keys: tuple[str, ...]) -> Any:
     if not isinstance(value, kind):
         where = "".join(f" under {key!r}" for key in keys)
-        raise Owl2Error(f"{path} holds a {type(value).__name__}{where}; expected {expected}")
+        raise Owl2Error(f"{path} holds {json_kind(value)}{where}; expected {expected}")
     return value
 
 

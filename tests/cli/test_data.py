@@ -36,7 +36,8 @@ def test_check_prints_counts_and_writes_the_page(config, tmp_path, capsys):
     assert dispatcher.main(["data", "check", str(config), "--output", str(page), "--records", "50"]) == 0
     out = capsys.readouterr().out
     assert "mine" in out
-    assert "records read, 0 unusable" in out
+    assert "20 records read (" in out
+    assert "with the repeats of small sets), 0 unusable" in out
     assert str(page) in out
     assert page.read_text().startswith("<!DOCTYPE html>")
 
@@ -66,9 +67,9 @@ def test_check_says_what_the_released_reading_costs_and_does(config, tmp_path, c
     changes = ["data.reading=released", "data.max_rejected_share=0.5"]
     assert dispatcher.main(["data", "check", str(config), "--output", str(page), *changes]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "1 records hold <s>, </s> or <unk>, which become control ids (data.reading=released)" in out
+    assert "1 record holds <s>, </s> or <unk>, which become control ids (data.reading=released)" in out
     assert "record 5 of mine (r5): 'yes</s>'" in out
-    assert "data.reading=released refuses 1 records that the released code trains; record 3 of mine: " in out
+    assert "data.reading=released refuses 1 record that the released code trains; record 3 of mine: " in out
     assert "the image has no tag" in out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def generate(checkpoint, workspace, capsys):
 def test_answers_in_order_with_an_error_for_the_bad_prompt(generate, workspace):
     code, err = generate()
     assert code == 1
-    assert "1 prompts could not be answered" in err
+    assert "1 prompt could not be answered" in err
     lines = read(workspace / "out.jsonl")
     assert [line["id"] for line in lines] == [1, "red", "hot", "bad", "last"]
     assert "nowhere.png" in lines[3]["error"]
@@ -62,6 +63,40 @@ def test_answers_in_order_with_an_error_for_the_bad_prompt(generate, workspace):
         assert line["logprob"] < 0
     assert lines[2]["new_tokens"] <= 3
     assert lines[1]["prompt_tokens"] > lines[4]["prompt_tokens"]
+
+
+def test_the_input_is_not_written_over(generate, workspace):
+    before = (workspace / "in.jsonl").read_bytes()
+    (workspace / "link.jsonl").symlink_to(workspace / "in.jsonl")
+    for name in ("in.jsonl", "link.jsonl"):
+        code, err = generate(f"--output={workspace}/{name}")
+        assert code == 2
+        assert f"{name} is the --input file; give another name for the answers" in err
+    assert (workspace / "in.jsonl").read_bytes() == before
+
+
+def test_answers_of_another_checkpoint_in_the_same_place_are_not_gone_on_with(
+    generate, workspace, checkpoint
+):
+    """`--checkpoint` names the same path, whose files are others than those that answered before."""
+    model = workspace / "model"
+    shutil.copytree(checkpoint, model)
+    assert generate(f"--checkpoint={model}")[0] == 1
+    whole = (workspace / "out.jsonl").read_bytes()
+    (workspace / "out.jsonl").write_bytes(whole[: len(whole) // 2])
+    assert generate(f"--checkpoint={model}")[0] in (0, 1)
+    assert (workspace / "out.jsonl").read_bytes() == whole
+    kernel = next(path for path in sorted(model.glob("params/**/*")) if path.stat().st_size > 1000)
+    data = bytearray(kernel.read_bytes())
+    data[-1] ^= 1
+    kernel.write_bytes(data)
+    code, err = generate(f"--checkpoint={model}")
+    assert code == 2
+    assert (
+        f"{workspace}/out.jsonl was made with another checkpoint (its files have changed since); give anoth"
+        in err
+    )
+    assert (workspace / "out.jsonl").read_bytes() == whole
 
 
 def test_goes_on_after_a_half_written_line_and_ends_in_the_same_file(generate, workspace):

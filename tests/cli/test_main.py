@@ -29,6 +29,13 @@ def test_help_of_each_command(name, capsys):
     assert f"usage: owl2 {name}" in capsys.readouterr().out
 
 
+def test_help_keeps_the_letter_case_of_names(capsys):
+    for name, words in (("serve", "HTTP as the OpenAI API"), ("generate", "Answer a JSONL file")):
+        with pytest.raises(SystemExit):
+            dispatcher.main([name, "--help"])
+        assert words in capsys.readouterr().out
+
+
 def test_version_and_help(capsys):
     assert dispatcher.main(["--version"]) == 0
     assert capsys.readouterr().out == f"owl2 {__version__}\n"

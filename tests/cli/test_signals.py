@@ -172,6 +172,22 @@ def test_after_a_failure_the_interpreter_stays_whole_for_what_jax_still_compiles
     assert (process.returncode, *found) == (int(ending[-1]), f"last words {out}", "")
 
 
+def test_what_an_interrupted_command_was_using_is_not_freed_before_the_end():
+    process = start(
+        """
+        import jax
+        class Program:
+            def __del__(self):
+                print("freed", flush=True)
+        program = Program()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+        """
+    )
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+
+
 def test_worker_processes_end_with_a_command_that_failed():
     process = start(
         """

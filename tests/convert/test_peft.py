@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from owl2_jax.checkpoint.param_files import model_json, read_model_json, restore_params, write_model_directory
 from owl2_jax.convert.adapter_rules import kernel_rules
+from owl2_jax.convert.buffers import buffers
 from owl2_jax.convert.hf_config import read_hf_config
 from owl2_jax.convert.merge import merge_checkpoint
 from owl2_jax.convert.peft import export_peft, import_peft
@@ -199,8 +200,8 @@ def variant(folder, target, tensors=None, **changes):
     ("case", "message"),
     [
         ("peft_pissa", "init_lora_weights is 'pissa'; only True is supported; merge the adapter with PEFT"),
-        ("peft_layer_replication", r"layer_replication is .*; only None is supported; merge"),
-        ("peft_qalora", "use_qalora is True; only False is supported; merge"),
+        ("peft_layer_replication", r"layer_replication is .*; only None is supported; PEFT cannot merge"),
+        ("peft_qalora", "use_qalora is True; only False is supported; PEFT cannot merge"),
     ],
 )
 def test_adapters_that_are_not_plain_lora_are_refused_by_name(folder, tmp_path, case, message):
@@ -247,7 +248,10 @@ def test_tensors_of_other_layers_than_the_settings_name_are_refused(folder, tmp_
     names = load_file(folder / "peft/adapter_model.safetensors")
     del names["base_model.model.model.layers.1.mlp.up_proj.lora_A.weight"]
     directory = variant(folder, tmp_path / "cut", names)
-    with pytest.raises(Owl2Error, match=r"1 missing: model\.layers\.1\.mlp\.up_proj\.lora_A"):
+    said = (
+        r"1 missing: model\.layers\.1\.mlp\.up_proj\.lora_A.*said by target_modules, layers_to_transform and"
+    )
+    with pytest.raises(Owl2Error, match=said):
         import_peft(folder / "base", directory, tmp_path / "x")
     directory = variant(folder, tmp_path / "none", target_modules=["query"])
     with pytest.raises(Owl2Error, match="name no module of the base's decoder layers, which are q_proj, "):
@@ -375,3 +379,86 @@ def test_adapters_that_are_no_module_of_the_original_are_refused(tmp_path):
     write_model_directory(tmp_path / "model", model_json(config.to_dict(), tokenizer=None), params, None)
     with pytest.raises(Owl2Error, match=r"targets has q, which is no module .* qkv_text, qkv_image, out"):
         export_peft(tmp_path / "model", tmp_path / "peft")
+
+
+# ---- modules_to_save -------------------------------------------------------------
+
+
+def random_weights(names):
+    """Tensors of the released names, as PEFT saves them, of another seed than the model's."""
+    chance = np.random.default_rng(1)
+    listed = {pair.theirs: pair.their_shape for pair in pairs(OWL2, leaf_shapes(CONFIG.replace(lora=None)))}
+    return {
+        f"base_model.model.{name}": torch.from_numpy(chance.standard_normal(listed[name]).astype(np.float32))
+        for name in names
+    }
+
+
+def test_whole_modules_that_were_saved_replace_those_of_the_base(folder, tmp_path):
+    saved = random_weights(["lm_head.weight", "model.embed_tokens.weight"])
+    tensors = {**load_file(folder / "peft/adapter_model.safetensors"), **saved}
+    directory = variant(folder, tmp_path / "peft", tensors, modules_to_save=["lm_head", "embed_tokens"])
+    import_peft(folder / "base", directory, tmp_path / "model")
+    found, base, adapted = (
+        tree.flatten(restore_params(path / "params"))
+        for path in (tmp_path / "model", folder / "base", folder / "adapted")
+    )
+    head, embedding = (value.numpy() for value in saved.values())
+    np.testing.assert_array_equal(found.pop("decoder/head/kernel"), head.T)
+    np.testing.assert_array_equal(found.pop("decoder/embedding"), embedding)
+    for name, leaf in found.items():
+        np.testing.assert_array_equal(leaf, (base | {n: adapted[n] for n in adapted if "lora_" in n})[name])
+
+
+def test_saved_modules_of_one_layer_have_no_adapter_and_leave_the_other_layers_alone(folder, tmp_path):
+    names = [f"model.layers.1.mlp.{name}_proj.weight" for name in ("gate", "up", "down")]
+    saved = random_weights(names)
+    adapters = load_file(folder / "peft/adapter_model.safetensors")
+    tensors = {name: value for name, value in adapters.items() if ".layers.1.mlp." not in name} | saved
+    directory = variant(folder, tmp_path / "peft", tensors, modules_to_save=["model.layers.1.mlp"])
+    import_peft(folder / "base", directory, tmp_path / "model")
+    found, base = (
+        tree.flatten(restore_params(path / "params")) for path in (tmp_path / "model", folder / "base")
+    )
+    for name, weight in zip(("gate", "up", "down"), saved.values(), strict=True):
+        kernel = f"decoder/layers/mlp/{name}/kernel"
+        np.testing.assert_array_equal(found[kernel][1], weight.numpy().T)
+        np.testing.assert_array_equal(found[kernel][0], base[kernel][0])
+        assert not found[f"decoder/layers/mlp/{name}/lora_a"][1].any()
+        assert found[f"decoder/layers/mlp/{name}/lora_a"][0].any()
+
+
+def test_fixed_tables_of_a_saved_module_are_compared_and_not_kept(folder, tmp_path):
+    rules = [rule for rule in OWL2 if rule.ours.startswith("abstractor/")]
+    names = [pair.theirs for pair in pairs(rules, leaf_shapes(CONFIG))]
+    table, values = next((n, v) for n, v in buffers(CONFIG) if "visual_abstractor" in n)
+    tensors = load_file(folder / "peft/adapter_model.safetensors") | random_weights(names)
+    tensors[f"base_model.model.{table}"] = torch.from_numpy(values).half()
+    changes = {"modules_to_save": ["visual_abstractor"]}
+    directory = variant(folder, tmp_path / "peft", tensors, **changes)
+    import_peft(folder / "base", directory, tmp_path / "model")
+    query = tree.flatten(restore_params(tmp_path / "model" / "params"))["abstractor/queries"]
+    expected = tensors["base_model.model.model.visual_abstractor.query_embeds"]
+    np.testing.assert_array_equal(query, expected.numpy()[0])
+    tensors[f"base_model.model.{table}"] += 1
+    directory = variant(folder, tmp_path / "other", tensors, **changes)
+    with pytest.raises(Owl2Error, match=table.replace(".", r"\.")):
+        import_peft(folder / "base", directory, tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["lm_heed"], r"unknown module in modules_to_save of .*peft 'lm_heed'; did you mean 'lm_head'"),
+        (
+            ["lm_head"],
+            r"1 missing: lm_head\.weight; which .* modules_to_save of adapter_config\.json",
+        ),
+        ([".*head"], r"modules_to_save names '\.\*head'; expected ends of module names, as lm_head"),
+        ("lm_head", "modules_to_save should be a list of names"),
+    ],
+)
+def test_modules_to_save_that_are_not_there_are_named(folder, tmp_path, names, message):
+    directory = variant(folder, tmp_path / "peft", modules_to_save=names)
+    with pytest.raises(Owl2Error, match=message):
+        import_peft(folder / "base", directory, tmp_path / "x")

@@ -27,7 +27,7 @@ OTHERS = {
     "bias": "all", "corda_config": {"corda_method": "ipm"}, "ensure_weight_tying": True,
     "eva_config": {"rho": 2.0}, "fan_in_fan_out": True, "init_lora_weights": "olora",
     "layer_replication": [[0, 2]], "loftq_config": {"loftq_bits": 4}, "lora_bias": True,
-    "lora_ga_config": {"x": 1}, "megatron_config": {"x": 1}, "modules_to_save": ["lm_head"],
+    "lora_ga_config": {"x": 1}, "megatron_config": {"x": 1},
     "monteclora_config": {"x": 1}, "peft_type": "ADALORA", "rank_pattern": {"q_proj": 4},
     "target_parameters": ["mlp.experts.down_proj"], "trainable_token_indices": [5],
     "use_bdlora": {"x": 1}, "use_dora": True, "use_qalora": True, "velora_config": {"x": 1},

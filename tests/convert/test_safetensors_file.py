@@ -74,7 +74,7 @@ def with_length(raw: bytes) -> bytes:
 
 GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 DAMAGED = [
-    (b"", "no whole safetensors file"),
+    (b"", "is empty; copy the file again"),
     (b"123", "no whole safetensors file"),
     (b"\xff" * 16, "no whole safetensors file"),
     (b"\x04" + b"\0" * 7 + b"{{{{", "header is damaged"),

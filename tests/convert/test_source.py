@@ -69,8 +69,21 @@ def test_shard_with_a_tensor_that_the_index_leaves_out(tmp_path: Path, layout: s
 def test_index_that_leaves_the_directory(tmp_path: Path) -> None:
     directory = copy("A/hf_sharded", tmp_path / "hf")
     edit_index(directory, "model.safetensors", lambda weights: weights.update({"x": "../secret.safetensors"}))
-    with pytest.raises(Owl2Error, match="no plain file name"):
+    with pytest.raises(Owl2Error, match="no plain file name; put the shards beside the index, and"):
         Source(directory)
+    name = next(directory.glob("model-*.safetensors")).name
+    for path in (f"/data/hf/{name}", f"C:\\hf\\{name}"):
+        edit_index(directory, "model.safetensors", lambda weights, path=path: weights.update({"x": path}))
+        with pytest.raises(Owl2Error, match=rf"no plain file name; {name} is beside the index: write"):
+            Source(directory)
+
+
+def test_a_key_that_stands_twice_in_the_config_is_refused(tmp_path: Path) -> None:
+    directory = copy("A/hf_sharded", tmp_path / "hf")
+    path = directory / "config.json"
+    path.write_text(path.read_text().replace("{", '{"hidden_size": 1, ', 1))
+    with pytest.raises(Owl2Error, match=r"config\.json is not to be read: the key 'hidden_size' stands tw"):
+        Source(directory).config()
 
 
 def test_index_without_a_map_or_damaged(tmp_path: Path) -> None:

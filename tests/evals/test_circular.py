@@ -149,3 +149,17 @@ def test_a_turn_before_its_base_row_counts_for_its_category(table):
     answered = [Answered(row, said[row.id], benchmark.score(row, said[row.id])) for row in rows]
     metrics = benchmark.summarise(answered).metrics
     assert metrics == {"accuracy": 50.0, "circular_accuracy": 50.0, "fine": 100.0, "coarse": 0.0}
+
+
+def test_a_row_without_any_option_is_told_as_that(table):
+    (row,) = table({"index": 3, "A": "", "B": " "})
+    assert str(row).endswith("row 2 is malformed: all of its options are empty")
+
+
+def test_a_repeated_row_is_neither_asked_twice_nor_taken_for_a_turn(table):
+    rows = [{"index": 3}, {"index": 4}, {"index": 3, "question": "What else?"}]
+    found = table(*rows)
+    broken = [row for row in found if isinstance(row, Broken)]
+    assert [one.why for one in broken] == ["has the index 3 again, which row 2 has"]
+    asked = [row.id for row in found if not isinstance(row, Broken)]
+    assert asked == ["3", "1000003", "4", "1000004"]

@@ -26,7 +26,7 @@ NEUTRAL: dict[str, tuple] = {
     "init_lora_weights": (True, False, None, "gaussian", "orthogonal"), "use_dora": (False, None),
     "use_qalora": (False, None), "lora_bias": (False, None), "ensure_weight_tying": (False, None),
     **dict.fromkeys(
-        ("rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "megatron_config",
+        ("rank_pattern", "alpha_pattern", "layer_replication", "megatron_config",
          "loftq_config", "eva_config", "corda_config", "arrow_config", "alora_invocation_tokens",
          "trainable_token_indices", "target_parameters", "lora_ga_config", "velora_config"),
         (None, {}, []),
@@ -39,6 +39,7 @@ LIKELY: dict[str, tuple] = {
     "layers_to_transform": (0, 1, [0], [1, 2], [], [0, "1"], [10**9]),
     "layers_pattern": ("layers", ["h", "layers"], "h", [], "(layers)", "lay.*"),
     "init_lora_weights": ("pissa", "pissa_niter_4", "olora", "loftq", "eva", "corda", "gaussian"),
+    "modules_to_save": (["lm_head"], ["self_attn"], ["up_proj", "0"], ["0.mlp"], [".*"], "lm_head"),
     "use_rslora": (True, False), "bias": ("all", "lora_only"), "r": (1, 8, 16.0), "lora_alpha": (16, 2.5),
     "layer_replication": ([[0, 2]],), "peft_type": ("LORA", "IA3", "ADALORA"), "lora_dropout": (0.1, 0, 1.0),
 }  # fmt: skip
@@ -74,7 +75,7 @@ def check(text: bytes) -> None:
     assert abs(settings.alpha / settings.rank - scale) <= 1e-12 * scale
     assert settings.dropout == values.get("lora_dropout", 0.0)
     for module in MODULES:
-        assert settings.selection.adapts(module) == peft_adapts(values, module), module
+        assert settings.adapts(module) == peft_adapts(values, module), module
     for name, value in values.items():
         if name in NEUTRAL:
             assert any(value == n and type(value) is type(n) for n in NEUTRAL[name]), name
@@ -85,6 +86,9 @@ def check(text: bytes) -> None:
 def peft_adapts(values: dict, key: str) -> bool:
     """Whether PEFT puts an adapter at a module: its rules, written a second time."""
     targets, excluded = values["target_modules"], values.get("exclude_modules")
+    saved = values.get("modules_to_save") or []
+    if any(re.match(rf"(^|.*\.){name}($|\..*)", key) for name in saved):
+        return False
     if excluded:
         ends = (
             [key] if isinstance(excluded, str) else [n for n in excluded if key == n or key.endswith("." + n)]

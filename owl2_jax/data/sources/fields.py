@@ -12,6 +12,7 @@ from PIL import Image
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.fields import check_values
+from owl2_jax.core.text_files import json_kind
 from owl2_jax.core.texts import Name
 from owl2_jax.data.sources.base import Example, RecordError, Style
 from owl2_jax.data.sources.image_files import image_names, image_path, is_blank
@@ -143,7 +144,7 @@ class Reader:
         value: Any = row
         for part in name.split("/"):
             if not isinstance(value, Mapping) or part not in value:
-                found = ", ".join(row) if isinstance(row, Mapping) else type(row).__name__
+                found = ", ".join(row) if isinstance(row, Mapping) else json_kind(row)
                 raise RecordError(self.source, index, "missing_field", f"no {name!r}; found {found}")
             value = value[part]
         return value

@@ -76,8 +76,8 @@ def parse_record(data: bytes, source: str, index: int) -> dict:
     except Owl2Error as error:
         raise RecordError(source, index, "corrupt_record", f"{error}") from error
     if not isinstance(record, dict):
-        kind = type(record).__name__
-        raise RecordError(source, index, "corrupt_record", f"found a {kind}, expected an object")
+        kind = text_files.json_kind(record)
+        raise RecordError(source, index, "corrupt_record", f"found {kind}, expected an object")
     return record
 
 

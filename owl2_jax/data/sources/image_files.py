@@ -82,7 +82,7 @@ def _why_outside(folder: str, name: str) -> tuple[str, str]:
     detail = f"the image {_shown(name)} lies outside {folder}"
     near = _below(folder, name)
     if near:
-        return "corrupt_record", f"{detail}; {near} is inside, write that"
+        return "corrupt_record", f"{detail}; {near} is inside: write that if it is the same image"
     return "corrupt_record", f"{detail}; set image_folder to a folder that holds it, or name it from there"
 
 
@@ -103,13 +103,13 @@ def _why_missing(folder: str, name: str, path: str) -> str:
         return f"{start}: it is written as in a URL; write {plain!r}{_there(folder, plain)}"
     other_case = _in_another_case(folder, name)
     if other_case:
-        return f"{start}: there is {other_case!r}, in another letter case"
+        return f"{start}: {other_case!r} is there, in another letter case; write it so"
     below = _below(folder, name)
     if below:
-        return f"{start}: there is {below!r}; image_folder holds the rest of the name already"
+        return f"{start}: {below!r} is there; write that, or give the folder above as image_folder"
     names = list(_listed(os.path.dirname(path)).values())
     near = nearest(os.path.basename(name), names, count=1) if len(names) <= _COMPARED else []
-    return start + (f"; there is {near[0]!r}" if near else "")
+    return start + (f"; did you mean {near[0]!r}, which is there?" if near else "")
 
 
 def _there(folder: str, name: str) -> str:

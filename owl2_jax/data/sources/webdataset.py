@@ -153,7 +153,7 @@ def _samples(number: int, path: str) -> Iterator[tuple]:
 
 def _members(path: str) -> Iterator[tuple[str, int, int]]:
     """Yields (name, offset, size) of every file in a tar file."""
-    wrong = text_files.not_downloaded(path)
+    wrong = text_files.not_downloaded(path) or _what_no_tar(read_slice(path, 0, tarfile.BLOCKSIZE))
     if wrong:
         raise Owl2Error(f"{path} is {wrong}")
     length = os.path.getsize(path)
@@ -172,6 +172,18 @@ def _members(path: str) -> Iterator[tuple[str, int, int]]:
         raise Owl2Error(f"{path} is not a readable tar file: {error}; fetch the shard again") from error
     except OSError as error:
         raise Owl2Error(text_files.why_not_readable(path, error)) from error
+
+
+def _what_no_tar(start: bytes) -> str | None:
+    """Names what a file is that certainly is no tar file, by its first block; None otherwise."""
+    packed = text_files.packed_as(start)
+    if packed:
+        return f"a {packed} file; shards are read in place, so unpack it to a plain tar file"
+    if start.removeprefix(text_files.BOM).lstrip()[:1] in (b"{", b"[") and b"\0" not in start:
+        return "JSON text, no tar file; records in JSON are read by the kind 'llava' or 'vqa'"
+    if start.startswith(b"PAR1"):
+        return "a Parquet file, no tar file; it is read by the kind 'parquet'"
+    return None
 
 
 def _require_whole(member: tarfile.TarInfo, path: str, length: int) -> None:

@@ -10,6 +10,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
+from owl2_jax.core.errors import counted
 from owl2_jax.data_tools.check.charts import histogram
 from owl2_jax.data_tools.check.survey import SetSurvey, Shown, Survey
 from owl2_jax.data_tools.check.tokens import text_html
@@ -82,10 +83,12 @@ def summary(survey: Survey) -> str:
     """One sentence: what was read, how full the rows are, how long a round is."""
     config, count = survey.config, len(survey.efficiency)
     part = "batches" if config.shards == 1 else f"parts ({config.shards} make a batch)"
+    again = "" if survey.met == survey.read else f" ({survey.met:,} with the repeats of small sets)"
     text = (
-        f"{survey.read:,} records read, {survey.num_rejected:,} unusable. {count:,} {part} of "
-        f"{config.rows // config.shards} rows of {config.row_length} are {np.mean(survey.efficiency):.1%} "
-        f"full, with {np.mean(survey.samples):.1f} samples and {np.mean(survey.images):.1f} images each."
+        f"{counted(survey.read, 'record')} read{again}, {survey.num_rejected:,} unusable. "
+        f"{count:,} {part} of {config.rows // config.shards} rows of {config.row_length} are "
+        f"{np.mean(survey.efficiency):.1%} full, with {np.mean(survey.samples):.1f} samples and "
+        f"{np.mean(survey.images):.1f} images each."
     )
     if all(one.epochs is not None for one in config.datasets.values()):
         text += f" The epochs asked for take about {survey.steps_per_round:,.0f} steps."

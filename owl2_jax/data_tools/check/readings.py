@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from owl2_jax.core.errors import counted
 from owl2_jax.data.messages import Message
 from owl2_jax.data.released import ReleasedImageError, loses_its_loss
 from owl2_jax.data.tokenizer import Tokenizer
@@ -49,22 +50,25 @@ def remarks(reading: str, notes: TextNotes) -> Iterator[str]:
     """Sentences on what the reading does to the records that were read."""
     control = notes.counts["control"]
     if control:
-        what = "become control ids" if reading == "released" else "stay text"
+        holds = "holds" if control == 1 else "hold"
+        becomes = "become control ids" if reading == "released" else "stay text"
         yield (
-            f"{control:,} records hold <s>, </s> or <unk>, which {what} (data.reading={reading}); "
-            f"{notes.first['control']}."
+            f"{counted(control, 'record')} {holds} <s>, </s> or <unk>, which {becomes} "
+            f"(data.reading={reading}); {notes.first['control']}."
         )
     if reading != "released":
         return
     refused = notes.counts["refused"]
-    yield f"data.reading=released refuses {refused:,} records that the released code trains" + (
-        f"; {notes.first['refused']}." if refused else "."
+    yield (
+        f"data.reading=released refuses {counted(refused, 'record')} that the released code trains"
+        + (f"; {notes.first['refused']}." if refused else ".")
     )
     lost = notes.counts["lost_loss"]
     if lost:
         yield (
-            f"{lost:,} records are learnt here and lose their whole loss in the released code, which takes "
-            f"' ASSISTANT: ' or </s> in a text for a border; {notes.first['lost_loss']}."
+            f"{counted(lost, 'record')} learnt here {'loses its' if lost == 1 else 'lose their'} whole loss "
+            "in the released code, which takes ' ASSISTANT: ' or </s> in a text for a border; "
+            f"{notes.first['lost_loss']}."
         )
 
 

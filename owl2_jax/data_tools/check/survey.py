@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.errors import Owl2Error, counted
 from owl2_jax.data.batch import Batch, Sample
 from owl2_jax.data.config import DataConfig
 from owl2_jax.data.encode import Rejected
@@ -27,10 +27,11 @@ class SetSurvey:
     Attributes:
       name: as the config has it. description: the source's own.
       records: in the source. share: of the mixture's records.
-      read, usable: records met, and those that became samples.
-      rejected, cut: counts by reason.
+      read, usable: records, and those that became samples; repeats of a small set do not count.
+      rejected, cut: counts of them by reason.
       duplicates: usable records equal to an earlier one in text and images.
-      lengths, targets, images: one number per sample.
+      lengths, targets, images: one number per usable record.
+      met, unusable: the same of training's order, where a record comes once an epoch.
     """
 
     name: str
@@ -45,6 +46,8 @@ class SetSurvey:
     lengths: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
     images: list[int] = field(default_factory=list)
+    met: int = 0
+    unusable: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,26 @@ class Survey:
         return sum(one.rejected.total() for one in self.sets)
 
     @property
+    def met(self) -> int:
+        """Records with their repeats."""
+        return sum(one.met for one in self.sets)
+
+    @property
+    def unusable(self) -> int:
+        """Of `met`, those that training would count against `data.max_rejected_share`."""
+        return sum(one.unusable for one in self.sets)
+
+    @property
     def steps_per_round(self) -> float:
         """Batches that a round of the mixture makes, by what was read."""
-        usable = sum(one.usable for one in self.sets) / max(self.read, 1)
+        usable = 1 - self.unusable / max(self.met, 1)
         samples = float(np.mean(self.samples)) * self.config.shards
         return self.round_records * usable / max(samples, 1e-9)
+
+    def _repeated(self) -> str:
+        if self.met == self.read:
+            return ""
+        return f" ({self.unusable / self.met:.1%} of what a run reads, where small sets repeat)"
 
     def remarks(self) -> list[str]:
         """What `data.reading` does to the records, a sentence each."""
@@ -105,12 +123,13 @@ class Survey:
 
     def check(self) -> None:
         """Raises `Owl2Error` when more records are unusable than the config allows."""
-        if self.num_rejected > self.config.max_rejected_share * self.read:
+        if self.unusable > self.config.max_rejected_share * self.met:
             worst = Counter({f"{s.name}/{r}": n for s in self.sets for r, n in s.rejected.items()})
             counts = ", ".join(f"{key} {count}" for key, count in worst.most_common(5))
             raise Owl2Error(
-                f"{self.num_rejected} of {self.read} records are unusable, data.max_rejected_share is "
-                f"{self.config.max_rejected_share:.2%}: {counts}; repair the data or raise the limit"
+                f"{self.num_rejected} of {counted(self.read, 'record')} are unusable"
+                f"{self._repeated()}, data.max_rejected_share is {self.config.max_rejected_share:.2%}: "
+                f"{counts}; repair the data or raise the limit"
             )
 
 
@@ -124,6 +143,8 @@ def survey(
     rejects: int = 100,
 ) -> Survey:
     """Reads at least `records` records of the mixture, in training's order, and packs them.
+
+    A set with fewer is repeated as training would; its records count once.
 
     Args:
       shown: samples kept to look at; every set has its share of them, and its
@@ -150,7 +171,7 @@ def survey(
         found.efficiency.append(batch.efficiency)
         found.samples.append(batch.num_samples)
         found.images.append(batch.num_images)
-        if found.read >= records:
+        if found.met >= records:
             break
     found.shown = reader.to_show()
     return found
@@ -171,15 +192,21 @@ class _Reader:
         self._seen: dict[bytes, int] = {}
         self._kept: dict[int, list[tuple[Address, Sample]]] = {n: [] for n in range(len(found.sets))}
         self._longest: dict[int, tuple[Address, Sample]] = {}
+        self._met: set[tuple[int, int]] = set()
 
     def __getitem__(self, position: int) -> tuple[Sample | None, Rejected | None]:
         address = self._mixture.addresses[position]
         sample, note = self._mixture.samples[position]
         about = self._found.sets[address.dataset]
+        about.met += 1
+        about.unusable += note is not None and not note.used
+        if (address.dataset, address.record) in self._met:
+            return sample, note
+        self._met.add((address.dataset, address.record))
         about.read += 1
         if note is not None:
             (about.cut if note.used else about.rejected)[note.reason] += 1
-            if note.epoch == 0 and not note.used:
+            if not note.used:
                 name = f"record {note.record} of {note.dataset}"
                 self._found.texts.refuse(name, note.reason, note.detail)
             if len(self._found.rejected) < self._rejects:
@@ -193,13 +220,10 @@ class _Reader:
         about.lengths.append(len(sample))
         about.targets.append(sample.targets)
         about.images.append(len(sample.images))
-        # Later epochs bring every record again.
-        if address.epoch == 0:
-            example = self._mixture.sets[address.dataset].source[address.record]
-            name = f"record {address.record} of {about.name} ({example['id']})"
-            self._found.texts.add(name, example["messages"], self._found.tokenizer)
-            first = self._seen.setdefault(_digest(sample), address.record)
-            about.duplicates += first != address.record
+        example = self._mixture.sets[address.dataset].source[address.record]
+        name = f"record {address.record} of {about.name} ({example['id']})"
+        self._found.texts.add(name, example["messages"], self._found.tokenizer)
+        about.duplicates += self._seen.setdefault(_digest(sample), address.record) != address.record
         if len(self._kept[address.dataset]) < self._shown:
             self._kept[address.dataset].append((address, sample))
         longest = self._longest.get(address.dataset)

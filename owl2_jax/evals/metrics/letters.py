@@ -39,7 +39,7 @@ _WRONG: Final = (
     r"inaccurate)\b"
 )
 _RULED_OUT_AFTER: Final = re.compile(
-    rf"(?:\s+\w+)?\s*(?:\b(?:is|are|was|were|seems?|looks?|(?:can|could|should|must)\s+be)\s+"
+    rf"(?:[ \t]+\w\w+)?\s*(?:\b(?:is|are|was|were|seems?|looks?|(?:can|could|should|must)\s+be)\s+"
     rf"(?:\w+ly\s+|both\s+|all\s+|also\s+|just\s+)?{_WRONG}"
     rf"|\b(?:isn|aren|wasn|doesn|don|can|couldn|won)['\u2019]t\b|\bcannot\b|\b(?:does|do|did|can|could|would)\s+not\b"
     rf"|\u662f?\u9519|\u4e0d\u6b63\u786e|\u4e0d\u5bf9)",
@@ -88,6 +88,12 @@ _PRAISED: Final = re.compile(
     rf"\s+(?:correct|right|best|true|accurate|answer|choice)\b|\u662f?(?:\u6b63\u786e|\u5bf9\u7684))",
     re.IGNORECASE,
 )
+# "A is not correct, B is."
+_ELLIPSIS: Final = re.compile(
+    r"[)\]]?\s+(?:is|was|does|would\s+be)\s*(?:[.!;,]|$)", re.IGNORECASE | re.MULTILINE
+)
+_LINE_START: Final = re.compile(r"(?:^|\n)[ \t]*[(\[]?$")
+_LINE_END: Final = re.compile(r"[)\]]?[.:,]?[ \t]*(?:\n|$)")
 _NEAR: Final = 160  # characters of the answer that a cue is looked for in
 
 
@@ -181,6 +187,9 @@ def _mentions(answer: str) -> tuple[Mention, ...]:
     while place < len(found):
         last = place
         while last + 1 < len(found) and _joined(answer, found[last], found[last + 1]):
+            between = answer[found[last].end() : found[last + 1].start()]
+            if ";" in between and _ruled_out(answer, found[place].start(), found[last].end()):
+                break  # "neither A nor B; C"
             last += 1
         start, end = found[place].start(), found[last].end()
         names = "".join(one.group() for one in found[place : last + 1])
@@ -195,7 +204,15 @@ def _joined(answer: str, first: re.Match, second: re.Match) -> bool:
     if second.group() == "A" and _ARTICLE_FOLLOWS.match(answer, second.end()):
         return False
     between = answer[first.end() : second.start()].strip(_OPEN + _CLOSE + ".")
-    return _JOINT.fullmatch(between) is not None
+    return _JOINT.fullmatch(between) is not None or (
+        not between.strip(" \n") and _fills_line(answer, first) and _fills_line(answer, second)
+    )
+
+
+def _fills_line(answer: str, letter: re.Match) -> bool:
+    """Whether a letter stands alone on its line."""
+    before = answer[max(0, letter.start() - _NEAR) : letter.start()]
+    return bool(_LINE_START.search(before) and _LINE_END.match(answer, letter.end()))
 
 
 def _ruled_out(answer: str, start: int, end: int) -> bool:
@@ -210,6 +227,9 @@ def _ruled_out(answer: str, start: int, end: int) -> bool:
 def _is_answer(answer: str, mention: Mention, texts: Sequence[str], letters: str) -> bool:
     if _PRAISED.match(answer, mention.end):
         return mention.letters.isupper()
+    others_out = any(one.out and one.end <= mention.start for one in _mentions(answer))
+    if others_out and mention.letters.isupper() and _ELLIPSIS.match(answer, mention.end):
+        return True
     return _is_letter(answer, mention, texts, letters) and _follows(answer, mention, _ANSWER_CUE)
 
 

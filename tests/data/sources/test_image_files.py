@@ -65,7 +65,7 @@ def test_an_absolute_path_of_another_machine_is_answered_with_the_name_to_write(
     error = refusal(folder, "/home/me/pics/coco/a.jpg")
     assert error.reason == "corrupt_record"
     assert "lies outside" in str(error)
-    assert "coco/a.jpg is inside, write that" in str(error)
+    assert "coco/a.jpg is inside: write that if it is the same image" in str(error)
     # A folder whose name begins alike is another one.
     assert refusal(folder, f"{folder}2/none.png").reason == "corrupt_record"
 
@@ -76,10 +76,10 @@ def test_an_absolute_path_of_another_machine_is_answered_with_the_name_to_write(
         ("coco\\a.jpg", "backslashes; write 'coco/a.jpg', which is there"),
         ("http://images.cocodataset.org/a.jpg", "a URL, and nothing is downloaded"),
         ("a%20b.png", "written as in a URL; write 'a b.png', which is there"),
-        ("COCO/a.jpg", "there is 'coco/a.jpg', in another letter case"),
-        ("coco/A.JPG", "there is 'coco/a.jpg', in another letter case"),
-        ("pics/a.png", "there is 'a.png'; image_folder holds the rest of the name already"),
-        ("coco/b.jpg", "there is 'a.jpg'"),
+        ("COCO/a.jpg", "'coco/a.jpg' is there, in another letter case; write it so"),
+        ("coco/A.JPG", "'coco/a.jpg' is there, in another letter case; write it so"),
+        ("pics/a.png", "'a.png' is there; write that, or give the folder above as image_folder"),
+        ("coco/b.jpg", "did you mean 'a.jpg', which is there?"),
         ("a\0b.png", "NUL character"),
         ("none", "no image 'none'"),
     ],
@@ -138,6 +138,6 @@ def test_every_handed_path_is_read_or_named(folder, tmp_path):
         "9",
     }
     for identity, words in {"1": "backslashes", "2": "URL", "3": "as in a URL", "5": "another letter case",
-                            "8": "there is 'a.png'", "10": "NUL", "11": "no image"}.items():  # fmt: skip
+                            "8": "'a.png' is there", "10": "NUL", "11": "no image"}.items():  # fmt: skip
         assert words in outcomes[identity]
         assert f"paths.json[{identity}]" in outcomes[identity]

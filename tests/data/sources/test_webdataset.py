@@ -243,7 +243,15 @@ def test_a_name_that_is_no_utf_8_is_no_crash(tmp_path):
         (b"version https://git-lfs.github.com/spec/v1\noid", "git-lfs pointer"),
         (b"<html>", "web page"),
         (b"", "empty"),
-        (b"\x1f\x8b\x08" + bytes(600), "not a readable tar file"),
+        (b"\x1f\x8b\x08" + bytes(600), "a gzip file; shards are read in place, so unpack it to a plain tar"),
+        (b"\x28\xb5\x2f\xfd" + bytes(600), "a zstd file"),
+        (b"PK\x03\x04" + bytes(600), "a zip file"),
+        (
+            b'\xef\xbb\xbf [{"id": 1}]' + b" " * 600,
+            "JSON text, no tar file; records in JSON are read by the kind",
+        ),
+        (b'{"id": 1}\n', "JSON text, no tar file"),
+        (b"PAR1" + bytes(600), "a Parquet file, no tar file; it is read by the kind 'parquet'"),
     ],
 )
 def test_what_a_shard_is_instead_is_named(tmp_path, data, words):

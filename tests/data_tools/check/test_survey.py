@@ -47,6 +47,24 @@ def test_counts_are_those_of_the_files(datasets):
     assert max(text.lengths) > 45
 
 
+def test_repeats_of_a_small_set_are_no_records(tmp_path):
+    texts = [dialogue(f"t{i}", "word " * (i + 1), []) for i in range(17)]
+    texts[3] = dialogue("gone", "x", ["gone.png"])
+    small = {"text": llava(corpora.write_set(tmp_path, "text", texts))}
+    found = run(small, records=400, max_rejected_share=0.1)
+    (about,) = found.sets
+    assert (about.records, about.read, about.usable, about.rejected.total()) == (17, 17, 16, 1)
+    assert (len(about.lengths), len(found.rejected)) == (16, 1)
+    assert found.met >= 400
+    assert abs(found.unusable / found.met - 1 / 17) < 0.01
+    assert summary(found).startswith(
+        f"17 records read ({found.met:,} with the repeats of small sets), 1 unus"
+    )
+    found.check()
+    with pytest.raises(Owl2Error, match=r"1 of 17 records are unusable \(5\.\d% of what a run reads"):
+        run(small, records=400, max_rejected_share=0.05).check()
+
+
 def test_long_samples_are_counted_as_rejected_or_cut(datasets):
     rejecting, cutting = run(datasets, row_length=40), run(datasets, row_length=40, long_samples="cut")
     assert rejecting.sets[1].rejected["truncated"] > 5
@@ -138,7 +156,7 @@ def test_what_the_released_reading_costs_and_does_is_counted_with_an_example(mar
     assert "one</s>two" in control or "a <s> b" in control
     assert refused.startswith("data.reading=released refuses 2 records that the released code trains; record")
     assert "the image has no tag" in refused or "have a tag" in refused
-    assert lost.startswith("2 records are learnt here and lose their whole loss in the released code")
+    assert lost.startswith("2 records learnt here lose their whole loss in the released code")
     page = render(found, "x")
     assert "which become control ids" in page
     assert "refuses" in page

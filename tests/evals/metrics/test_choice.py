@@ -185,6 +185,29 @@ def test_i_is_a_pronoun_unless_it_stands_as_a_letter(text, expected):
     assert letter(text, [f"option {word}" for word in "qrstuvwxyz"]) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A\nB\nC\nD", None),
+        ("A)\nB)", None),
+        ("The answer is:\nA\nC", None),
+        ("B\nB", "B"),
+        ("B\nA red bus", "B"),
+        ("A\n\nB is wrong", "A"),
+        ("D\n\nExplanation: A, B and C are wrong.", "D"),
+        ("Neither A nor B; C", "C"),
+        ("Not A or B; it is C", "C"),
+        ("A; B", None),
+        ("A is not correct, B is", "B"),
+        ("A isn't right; B is.", "B"),
+        ("A is wrong, B is not correct, C is.", "C"),
+        ("A is wrong, and B is too.", None),
+    ],
+)
+def test_lines_of_letters_and_contrasts(text, expected):
+    assert letter(text) == expected
+
+
 def test_eleven_options_have_eleven_letters():
     options = [f"o{number}" for number in range(11)]
     assert [letter(text, options) for text in ("K", "o10", "K. o10", "The answer is K", "o1")] == [*"KKKKB"]
