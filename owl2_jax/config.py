@@ -127,9 +127,7 @@ def read_config_file(location: str) -> dict[str, Any]:
         hint = f"; there is {', '.join(close)}" if close else ""
         raise Owl2Error(f"config file {path} does not exist{hint}")
     if path.suffix != ".py":
-        raise Owl2Error(
-            f"config file {path} is no Python file; expected FILE.py with a function get_config()"
-        )
+        raise Owl2Error(f"config file {path} is no Python file; expected FILE.py with get_config()")
     sys.path.insert(0, str(path.parent))  # config files may share a module that lies beside them
     before = set(sys.modules)
     try:

@@ -89,7 +89,7 @@ class OptimizerConfig:
       eps: added to the root of the second moment.
       weight_decay: decoupled weight decay; 0 for none.
       clip_norm: largest global norm of a gradient; longer ones are scaled down
-        to it. A very large number for no clipping.
+        to it. None for no clipping.
       first_moment_dtype: how the first moment is stored.
       decay_vectors: also decay biases, norm scales and other vectors.
     """
@@ -98,7 +98,7 @@ class OptimizerConfig:
     b2: PartLost = 0.999
     eps: Positive = 1e-8
     weight_decay: NotNegative = 0.0
-    clip_norm: Positive = 1.0
+    clip_norm: Positive | None = 1.0
     first_moment_dtype: Literal["float32", "bfloat16"] = "float32"
     decay_vectors: bool = False
 

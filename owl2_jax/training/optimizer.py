@@ -33,8 +33,9 @@ def make_optimizer(config: TrainConfig, specs: Mapping[str, ParamSpec]) -> optax
     The transformation works on the tree of trained leaves alone, so frozen
     leaves have neither gradient nor state.
     """
+    norm = config.optimizer.clip_norm
     return optax.chain(
-        optax.clip_by_global_norm(config.optimizer.clip_norm),
+        optax.identity() if norm is None else optax.clip_by_global_norm(norm),
         _adam(config.optimizer),
         _scale_by_plan(config, specs),
     )
