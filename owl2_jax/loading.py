@@ -14,7 +14,7 @@ from owl2_jax.checkpoint.param_files import (
     restore_params,
 )
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data.tokenizer import Tokenizer
+from owl2_jax.data.tokenizers import open_tokenizer
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.quantize import quantize_model
 from owl2_jax.model.config import Owl2Config
@@ -47,13 +47,11 @@ def load_model(
     if tokenizer is None:
         if load is _load_released:
             raise Owl2Error(f"checkpoint {why_no_tokenizer(path)}")
-        raise Owl2Error(
-            f"checkpoint {path} has no tokenizer.model beside it; copy the one it was trained with"
-        )
+        raise Owl2Error(f"checkpoint {path} has no tokenizer beside it; copy the one it was trained with")
     model = LoadedModel(
         config,
         params if mesh is not None else jax.device_put(params),
-        Tokenizer(tokenizer),
+        open_tokenizer(tokenizer),
         settings["template"],
         settings["image_tag"],
         settings["image_mode"],

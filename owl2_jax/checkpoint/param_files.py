@@ -1,7 +1,7 @@
 """Model directories, and parameters out of them and out of training runs.
 
-A model directory holds `model.json`, `tokenizer.model` and `params/` (an Orbax
-checkpoint). A run directory holds `model.json`, `tokenizer.model` and
+A model directory holds `model.json`, the tokenizer and `params/` (an Orbax
+checkpoint). A run directory holds `model.json`, the tokenizer and
 `checkpoints/<step>/params`. Both are read by the same two steps:
 `resolve_checkpoint` finds the files, `restore_params` loads the tree.
 """
@@ -25,6 +25,7 @@ from owl2_jax.checkpoint.array_reader import (
 )
 from owl2_jax.checkpoint.array_store import streamed, write_params
 from owl2_jax.checkpoint.output_directory import new_directory
+from owl2_jax.core import tokenizer_files
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.text_files import read_json
 from owl2_jax.core.tree import flatten
@@ -37,7 +38,7 @@ __all__ = [
 
 FORMAT: Final = 1
 MODEL_FILE: Final = "model.json"
-TOKENIZER_FILE: Final = "tokenizer.model"
+TOKENIZER_FILE: Final = tokenizer_files.SENTENCE_PIECES
 PARAMS_DIR: Final = "params"
 CHECKPOINTS_DIR: Final = "checkpoints"
 _MODEL_KEYS: Final = ("format", "model", "tokenizer", "template", "image_tag", "image_mode")
@@ -132,7 +133,7 @@ def write_model_directory(
       model: what `model_json` returned; its "tokenizer" is None exactly when
         `tokenizer` is.
       params: nested dict of arrays or `array_store.StreamedLeaf`.
-      tokenizer: bytes of the SentencePiece model.
+      tokenizer: bytes of its file.
 
     Raises:
       Owl2Error: `output` exists, or the disk is full or not writable.

@@ -11,6 +11,8 @@ from owl2_jax.cli.common import keep_compiled_programs
 from owl2_jax.cli.convert_notes import print_notes
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.ranges import Count, Seed
+from owl2_jax.core.tokenizer_files import FILE_NAMES
+from owl2_jax.model.adaptive import PARTS, SETS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +65,7 @@ def _add_to_jax(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("to-jax", help="released PyTorch directory to a model directory")
     parser.add_argument("--source", required=True, type=Path, metavar="HF_DIR")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="must not exist")
-    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="when HF_DIR has no tokenizer.model")
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="when HF_DIR has none")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -110,14 +112,17 @@ def _to_torch(args: argparse.Namespace) -> int:
         with_buffers=args.with_buffers,
     )
     print(f"wrote {args.output} ({len(files)} weight file{'s' if len(files) > 1 else ''})")
-    if not (args.output / "tokenizer.model").exists():
+    if not any((args.output / name).exists() for name in FILE_NAMES):
         print(f"note: {args.checkpoint} has no tokenizer, so no tokenizer files were written")
     return 0
 
 
 def _add_init(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser("init", help="start stage 1 from LLaMA-2 and CLIP")
-    parser.add_argument("--llama", required=True, type=Path, metavar="HF_DIR")
+    parser = commands.add_parser("init", help="start stage 1 from LLaMA-2 or Qwen, and CLIP")
+    parser.add_argument(
+        "--llama", "--qwen", dest="language", required=True, type=Path, metavar="HF_DIR",
+        help="a LLaMA-2, which makes an mPLUG-Owl2, or a Qwen, which makes an mPLUG-Owl2.1",
+    )  # fmt: skip
     parser.add_argument("--clip", required=True, type=Path, metavar="HF_DIR")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="must not exist")
     parser.add_argument("--image-size", type=Count, default=224, help="pixels (default: 224)")
@@ -135,7 +140,7 @@ def _init(args: argparse.Namespace) -> int:
     from owl2_jax.convert.init_from import init_checkpoint
 
     config = init_checkpoint(
-        args.llama,
+        args.language,
         args.clip,
         args.output,
         image_size=args.image_size,
@@ -145,7 +150,7 @@ def _init(args: argparse.Namespace) -> int:
         dtype=args.dtype,
     )
     print(f"wrote {args.output} ({config.param_dtype}, {config.vision.image_size} pixels)")
-    print_notes(args.llama, args.clip)
+    print_notes(args.language, args.clip)
     return 0
 
 
@@ -160,8 +165,9 @@ def _add_resize(commands: argparse._SubParsersAction) -> None:
         help="fewer keep the first ones, more repeat them in order; by default as it is",
     )
     parser.add_argument(
-        "--adaptive", choices=("full", "norms", "kv", "none"),
-        help="what has a copy per modality: a missing one is copied from text; by default as it is",
+        "--adaptive", metavar="SET",
+        help=f"what has a copy per modality: {', '.join(SETS)}, or some of {', '.join(PARTS)} with + between "
+        "them; a missing one is copied from text; by default as it is",
     )  # fmt: skip
 
 

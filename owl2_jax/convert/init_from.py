@@ -22,6 +22,7 @@ from owl2_jax.convert.source import Source
 from owl2_jax.convert.to_flax import by_leaf, exact_dtype, leaf_shapes, materialize, streamed_leaves
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file, why_no_tokenizer
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.tokenizer_files import file_name
 from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.model.abstractor import Abstractor
 from owl2_jax.model.config import AbstractorConfig, DecoderConfig, Owl2Config, VisionConfig
@@ -94,7 +95,9 @@ def init_checkpoint(
     pieces = read_tokenizer_file(language, None, decoder.vocab_size)
     if pieces is None:
         raise Owl2Error(why_no_tokenizer(language))
-    write_model_directory(output, model_json(config.to_dict()), unflatten(leaves), pieces)
+    write_model_directory(
+        output, model_json(config.to_dict(), tokenizer=file_name(pieces)), unflatten(leaves), pieces
+    )
     return config
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from owl2_jax.checkpoint.param_files import TOKENIZER_FILE, is_released_directory, model_json
+from owl2_jax.checkpoint.param_files import is_released_directory, model_json
 from owl2_jax.convert.to_flax import ReleasedCheckpoint, materialize, streamed_leaves
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file
+from owl2_jax.core.tokenizer_files import file_name
 from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.model.config import Owl2Config
 
@@ -24,7 +25,7 @@ class Loaded:
       config: sizes and dtypes.
       params: nested dict of arrays.
       model: what `model.json` of a model directory would say.
-      tokenizer: bytes of the SentencePiece model; None when the directory has none.
+      tokenizer: bytes of its file; None when the directory has none.
     """
 
     config: Owl2Config
@@ -37,7 +38,7 @@ def load_hf(path: str | Path, *, dtype: str | None = None, shardings: Any = None
     """Loads a directory in the released format.
 
     Args:
-      path: holds config.json, weights and (for text) tokenizer.model.
+      path: holds config.json, weights and (for text) its tokenizer.
       dtype: of the parameters, "float32" or "bfloat16"; by default the
         narrowest of the two that changes no value.
       shardings: one sharding for all leaves, or a tree of them: leaves then go
@@ -58,5 +59,5 @@ def load_hf(path: str | Path, *, dtype: str | None = None, shardings: Any = None
         values = materialize(leaf)
         sharding = shardings if by_path is None else by_path[name]
         leaves[name] = values if sharding is None else jax.device_put(values, sharding)
-    model = model_json(config.to_dict(), tokenizer=None if tokenizer is None else TOKENIZER_FILE)
+    model = model_json(config.to_dict(), tokenizer=None if tokenizer is None else file_name(tokenizer))
     return Loaded(config, unflatten(dict(sorted(leaves.items()))), model, tokenizer)

@@ -11,7 +11,6 @@ import numpy as np
 
 from owl2_jax.checkpoint.array_store import StreamedLeaf
 from owl2_jax.checkpoint.param_files import (
-    TOKENIZER_FILE,
     ParamsReader,
     check_fit,
     model_json,
@@ -23,6 +22,7 @@ from owl2_jax.convert.load import is_released_directory
 from owl2_jax.convert.ops import Shape
 from owl2_jax.convert.to_flax import ReleasedCheckpoint, leaf_shapes, materialize, streamed_leaves
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file
+from owl2_jax.core.tokenizer_files import file_name
 from owl2_jax.model.config import Owl2Config
 
 
@@ -33,7 +33,7 @@ class OpenedModel:
     Attributes:
       config: sizes and dtypes.
       model: the content of its `model.json`, or of the one that `owl2 convert to-jax` would write.
-      tokenizer: bytes of the SentencePiece model; None when there is none.
+      tokenizer: bytes of its file; None when there is none.
       leaves: every parameter by name, as it is stored.
     """
 
@@ -90,5 +90,5 @@ def _open_released(path: str | Path) -> OpenedModel:
     config = checkpoint.config.replace(dtype=dtype)
     tokenizer = read_tokenizer_file(path, None, config.decoder.vocab_size)
     leaves = streamed_leaves(checkpoint.source, checkpoint.pairs, checkpoint.shapes, dtype)
-    model = model_json(config.to_dict(), tokenizer=None if tokenizer is None else TOKENIZER_FILE)
+    model = model_json(config.to_dict(), tokenizer=None if tokenizer is None else file_name(tokenizer))
     return OpenedModel(config, model, tokenizer, leaves)

@@ -13,7 +13,7 @@ import numpy as np
 from owl2_jax.checkpoint.array_store import StreamedLeaf
 from owl2_jax.checkpoint.output_directory import refuse_existing
 from owl2_jax.checkpoint.overlap import read_ahead
-from owl2_jax.checkpoint.param_files import TOKENIZER_FILE, model_json, write_model_directory
+from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.convert import buffers
 from owl2_jax.convert.coverage import check_coverage
 from owl2_jax.convert.finite import cast
@@ -23,6 +23,7 @@ from owl2_jax.convert.ops import QkvPart, Shape
 from owl2_jax.convert.rules import HEAD, Pair, pairs, tied_head, tied_names
 from owl2_jax.convert.source import Source
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file
+from owl2_jax.core.tokenizer_files import file_name
 from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.model.config import Owl2Config
 
@@ -178,8 +179,8 @@ def convert_to_jax(
       output: model directory to make.
       dtype: of the stored parameters, "float32" or "bfloat16"; by default the
         narrowest of the two that changes no value.
-      tokenizer: SentencePiece file; by default `tokenizer.model` in `source`,
-        and none when it has none.
+      tokenizer: its file; by default `tokenizer.model` or `qwen.tiktoken` in
+        `source`, and none when it has none.
 
     Returns:
       The content of the new `model.json`.
@@ -194,6 +195,6 @@ def convert_to_jax(
     config = checkpoint.config.replace(dtype=dtype, param_dtype=dtype)
     leaves = streamed_leaves(checkpoint.source, checkpoint.pairs, checkpoint.shapes, config.param_dtype)
     pieces = read_tokenizer_file(source, tokenizer, config.decoder.vocab_size)
-    model = model_json(config.to_dict(), tokenizer=None if pieces is None else TOKENIZER_FILE)
+    model = model_json(config.to_dict(), tokenizer=None if pieces is None else file_name(pieces))
     write_model_directory(output, model, unflatten(leaves), pieces)
     return model

@@ -13,7 +13,6 @@ import numpy as np
 from owl2_jax.checkpoint.output_directory import new_directory, refuse_existing
 from owl2_jax.checkpoint.overlap import write_behind
 from owl2_jax.checkpoint.param_files import (
-    TOKENIZER_FILE,
     ParamsReader,
     check_fit,
     read_model_json,
@@ -30,6 +29,7 @@ from owl2_jax.convert.safetensors_file import SafetensorsWriter, TensorSpec
 from owl2_jax.convert.to_flax import by_leaf, leaf_shapes, numpy_dtype
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.text_files import write_text
+from owl2_jax.core.tokenizer_files import file_name
 from owl2_jax.model.config import Owl2Config
 
 DTYPES: Final = ("float32", "float16", "bfloat16")
@@ -168,10 +168,9 @@ def _write_settings(directory: Path, config: Owl2Config, dtype: str, tokenizer: 
     size = config.vision.image_size
     _write_json(directory / "preprocessor_config.json", tokenizer_files.preprocessor_config(size))
     if tokenizer is not None:
-        (directory / TOKENIZER_FILE).write_bytes(tokenizer)
-        length = config.decoder.max_length
-        _write_json(directory / "tokenizer_config.json", tokenizer_files.tokenizer_config(length))
-        _write_json(directory / "special_tokens_map.json", tokenizer_files.special_tokens_map())
+        (directory / file_name(tokenizer)).write_bytes(tokenizer)
+        for name, values in tokenizer_files.settings(tokenizer, config.decoder.max_length).items():
+            _write_json(directory / name, values)
 
 
 def _write_json(path: Path, values: Mapping[str, Any] | Sequence[Any]) -> None:

@@ -7,47 +7,64 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from owl2_jax.checkpoint.param_files import TOKENIZER_FILE
+from owl2_jax.core import tokenizer_files
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.pixels import CLIP_MEAN, CLIP_STD
 from owl2_jax.core.text_files import read_bytes, what_was_downloaded
 from owl2_jax.core.vocabulary import check_fit
 
-_ADVICE = f"copy {TOKENIZER_FILE} (the SentencePiece model) from where the weights come from beside them"
+_KINDS = "tokenizer.model (the SentencePiece model) or qwen.tiktoken"
+_ADVICE = f"copy {_KINDS} from where the weights come from beside them"
 
 
 def read_tokenizer_file(directory: str | Path, given: str | Path | None, vocab_size: int) -> bytes | None:
-    """The SentencePiece model: the file `given`, else the one in `directory`, else None.
+    """The tokenizer: the file `given`, else the one in `directory`, else None.
 
     Raises:
-      Owl2Error: it cannot be read, is no SentencePiece model, or has more
-        pieces than the model has embeddings, or far fewer.
+      Owl2Error: it cannot be read, is of no known kind, or has more pieces than
+        the model has embeddings, or far fewer; or `directory` has one of each kind.
     """
-    path = Path(given) if given is not None else Path(directory) / TOKENIZER_FILE
-    if given is None and not os.path.lexists(path):
+    there = [name for name in tokenizer_files.FILE_NAMES if os.path.lexists(Path(directory) / name)]
+    if given is None and not there:
         return None
+    if given is None and len(there) > 1:
+        raise Owl2Error(
+            f"{directory} has {' and '.join(there)}; expected one tokenizer; take one away, or name that "
+            "of the weights by --tokenizer"
+        )
+    path = Path(given) if given is not None else Path(directory) / there[0]
     model = read_bytes(path)
     wrong = what_was_downloaded(model[:512])
     if wrong or model.lstrip()[:1] == b"{":
-        raise Owl2Error(f"{path} is {wrong or f'JSON, expected a SentencePiece model; {_ADVICE}'}")
-    check_fit(_load(model, path).vocab_size(), vocab_size, f"give the model's own tokenizer, not {path}")
+        raise Owl2Error(f"{path} is {wrong or f'JSON, expected a tokenizer; {_ADVICE}'}")
+    check_fit(_count(model, path), vocab_size, f"give the model's own tokenizer, not {path}")
     return model
 
 
 def why_no_tokenizer(directory: str | Path) -> str:
-    """What a directory of PyTorch weights has instead of a SentencePiece model, and what to do."""
+    """What a directory of PyTorch weights has instead of a tokenizer, and what to do."""
     directory = Path(directory)
     if (directory / "tokenizer.json").exists():
         return f"{directory} has tokenizer.json alone, which is not read here; {_ADVICE}"
-    return f"{directory} has no {TOKENIZER_FILE}; {_ADVICE}"
+    return f"{directory} has no tokenizer; {_ADVICE}"
 
 
 def special_ids(model: bytes | None) -> tuple[int, int]:
-    """(bos, eos) ids of a SentencePiece model; LLaMA's when there is none."""
+    """(bos, eos) ids of a tokenizer; LLaMA's when there is none, and the end twice where nothing begins."""
     if model is None:
         return 1, 2
-    processor = _load(model, Path(TOKENIZER_FILE))
+    if tokenizer_files.holds_ranks(model):
+        end = _count(model, Path(tokenizer_files.RANKS)) - len(tokenizer_files.SPECIAL_TOKENS)
+        return end, end
+    processor = _load(model, Path(tokenizer_files.SENTENCE_PIECES))
     return processor.bos_id(), processor.eos_id()
+
+
+def _count(model: bytes, path: Path) -> int:
+    """How many ids a tokenizer has."""
+    if tokenizer_files.holds_ranks(model):
+        return len(tokenizer_files.read_ranks(model, str(path))) + len(tokenizer_files.SPECIAL_TOKENS)
+    return _load(model, path).vocab_size()
 
 
 def _load(model: bytes, path: Path) -> Any:
@@ -61,12 +78,18 @@ def _load(model: bytes, path: Path) -> Any:
     return processor
 
 
-def special_tokens_map() -> dict[str, Any]:
-    """`special_tokens_map.json` of a LlamaTokenizer."""
-    return {name: _added_token(text) for name, text in _SPECIAL.items()}
+def settings(tokenizer: bytes, max_length: int) -> dict[str, dict[str, Any]]:
+    """{file name: content} of what stands beside a tokenizer."""
+    if tokenizer_files.holds_ranks(tokenizer):
+        config = {"model_max_length": max_length, "tokenizer_class": "QWenTokenizer"}
+        return {"tokenizer_config.json": config}
+    return {
+        "tokenizer_config.json": _llama_config(max_length),
+        "special_tokens_map.json": {name: _added_token(text) for name, text in _SPECIAL.items()},
+    }
 
 
-def tokenizer_config(max_length: int) -> dict[str, Any]:
+def _llama_config(max_length: int) -> dict[str, Any]:
     """`tokenizer_config.json` of a LlamaTokenizer with the legacy behaviour."""
     return {
         "add_bos_token": True,

@@ -248,38 +248,21 @@ def truncate(sample: Expanded, max_length: int, tokens_per_image: int) -> Trunca
 
 
 class _Builder:
-    """Grows ids and labels together from spans of text."""
+    """Grows ids and labels together from spans of text with image tags in it."""
 
     def __init__(self, tokenizer: Tokenizer, image_tag: str, control_tokens: bool):
-        self.tokenizer, self.image_tag, self.control_tokens = tokenizer, image_tag, control_tokens
-        self.ids: list[int] = []
-        self.labels: list[int] = []
+        self.image_tag = image_tag
+        self.grown = tokenizer.dialogue(control_tokens)
+        self.close_turn, self.open_caption = self.grown.close_turn, self.grown.open_caption
 
     def add(self, text: str, learnt: bool) -> None:
         for index, part in enumerate(text.split(self.image_tag)):
             if index:
-                self._append([IMAGE_TOKEN], learnt=False)
+                self.grown.image()
             if part:
-                self._append(self._encode(part), learnt)
-
-    def close_turn(self, learnt: bool) -> None:
-        self._append([self.tokenizer.eos_id], learnt)
-
-    def open_caption(self) -> None:
-        """Puts the `<s>` in front of a caption, so that the caption's words come next."""
-        self._append([self.tokenizer.bos_id], learnt=False)
+                self.grown.text(part, learnt)
 
     def encoded(self, empty_answers: int = 0) -> Encoded:
-        return Encoded(np.array(self.ids, np.int32), np.array(self.labels, np.int32), empty_answers)
-
-    def _encode(self, part: str) -> list[int]:
-        last = self.ids[-1] if self.ids else IMAGE_TOKEN
-        if last not in (IMAGE_TOKEN, self.tokenizer.eos_id):
-            return self.tokenizer.encode_continuation(part, self.control_tokens)
-        bos_each_part = not self.ids or self.ids[0] == IMAGE_TOKEN
-        bos = last == IMAGE_TOKEN and bos_each_part
-        return self.tokenizer.encode(part, bos, self.control_tokens)
-
-    def _append(self, ids: list[int], learnt: bool) -> None:
-        self.ids += ids
-        self.labels += ids if learnt else [IGNORE_LABEL] * len(ids)
+        self.grown.finish()
+        ids, labels = (np.array(values, np.int32) for values in (self.grown.ids, self.grown.labels))
+        return Encoded(ids, labels, empty_answers)

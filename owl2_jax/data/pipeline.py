@@ -18,13 +18,14 @@ from owl2_jax.data.shards import ShardRunner, ShardSettings, check_workers
 from owl2_jax.data.sources import registry
 from owl2_jax.data.sources.embedded import TOKENIZER
 from owl2_jax.data.tokenizer import Tokenizer
+from owl2_jax.data.tokenizers import open_tokenizer
 
 
 def load_tokenizer(config: DataConfig) -> Tokenizer:
     """The tokenizer a config names. Raises `Owl2Error` when there is none."""
     if config.tokenizer == "embedded":
-        return Tokenizer(TOKENIZER)
-    return Tokenizer(config.tokenizer)
+        return open_tokenizer(TOKENIZER)
+    return open_tokenizer(config.tokenizer)
 
 
 class Pipeline:

@@ -1,147 +1,141 @@
-"""SentencePiece tokenizer with the legacy LLaMA treatment of text.
-
-What "legacy" means here, and why a plain SentencePiece call is not enough:
-
-* `<s>`, `</s>` and `<unk>` written inside a text become their ids; the text is
-  split there and every part is encoded by itself. Text of strangers is encoded
-  with `control_tokens=False`, where these are characters like any others.
-* Each part gets the dummy prefix, so it starts with a word-boundary piece even
-  when it follows a special token: `a</s>b` gives `▁a </s> ▁b`.
-* A newline or any character outside the vocabulary becomes byte pieces.
-
-These are the ids the released mPLUG-Owl2 checkpoint was trained on.
-"""
+"""What every tokenizer does, whichever kind it is of; `data.tokenizers` opens one."""
 
 from __future__ import annotations
 
-import io
-import os
-import re
+import abc
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-
-import sentencepiece
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import what_was_downloaded
 from owl2_jax.core.vocabulary import why_no_fit
-
-WORD_BOUNDARY = "▁"
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class TokenizerError(Owl2Error):
     """A tokenizer file, size or id that cannot be used."""
 
 
-class Tokenizer:
-    """A SentencePiece model read as legacy LLaMA reads it.
+class DialogueIds(abc.ABC):
+    """Ids and labels of a dialogue, grown together from its parts.
 
     Attributes:
-      bytes: the model file, to be written beside a checkpoint.
-      vocab_size: number of pieces V; ids are 0 .. V - 1.
-      bos_id, eos_id, unk_id: ids of `<s>`, `</s>` and `<unk>`.
-
-    Raises:
-      TokenizerError: the file is missing, is no SentencePiece model, or lacks
-        the pieces a LLaMA tokenizer has.
+      ids: so far; `axes.IMAGE_TOKEN` where an image stands.
+      labels: as many; the id where it is learnt, `axes.IGNORE_LABEL` elsewhere.
     """
 
-    def __init__(self, model: str | os.PathLike | bytes):
-        source = "<bytes>" if isinstance(model, bytes) else str(model)
-        self.bytes = model if isinstance(model, bytes) else _read(Path(model))
-        self._pieces = _parse(self.bytes, source)
-        self.vocab_size: int = self._pieces.vocab_size()
-        self.bos_id: int = self._pieces.bos_id()
-        self.eos_id: int = self._pieces.eos_id()
-        self.unk_id: int = self._pieces.unk_id()
-        self._boundary_id: int = self._pieces.piece_to_id(WORD_BOUNDARY)
-        self._require_llama_pieces(source)
-        self._special = {self.piece(i): i for i in (self.bos_id, self.eos_id, self.unk_id)}
-        self._special_ids = frozenset(self._special.values())
-        self._splitter = re.compile("(" + "|".join(map(re.escape, self._special)) + ")")
+    ids: list[int]
+    labels: list[int]
 
-    def __reduce__(self):
-        return Tokenizer, (self.bytes,)
+    @abc.abstractmethod
+    def text(self, text: str, learnt: bool) -> None:
+        """Adds text without image tags; what follows other text begins with a space."""
+
+    @abc.abstractmethod
+    def image(self) -> None:
+        """Adds the place of an image."""
+
+    @abc.abstractmethod
+    def close_turn(self, learnt: bool) -> None:
+        """Ends an answer."""
+
+    @abc.abstractmethod
+    def open_caption(self) -> None:
+        """What stands between an image and its caption."""
+
+    @abc.abstractmethod
+    def finish(self) -> None:
+        """Ends the dialogue: `ids` and `labels` are whole."""
+
+
+class StreamDecoder(abc.ABC):
+    """Turns the ids of an answer into text one by one, never giving out part of a character.
+
+    The pieces of text, joined and closed by `finish`, equal `decode_answer` of all ids.
+    """
+
+    @abc.abstractmethod
+    def feed(self, ids: int | Iterable[int]) -> str:
+        """Takes one id or several and returns the text that is complete by now."""
+
+    @abc.abstractmethod
+    def finish(self) -> str:
+        """Ends the text: bytes that never became a character are U+FFFD."""
+
+
+class Tokenizer(abc.ABC):
+    """Text to ids and back.
+
+    Attributes:
+      bytes: the file, to be written beside a checkpoint.
+      vocab_size: number of pieces V; ids are 0 .. V - 1.
+      eos_id: the id that ends an answer.
+      end_texts: texts that end an answer where the model writes them.
+    """
+
+    bytes: bytes
+    vocab_size: int
+    eos_id: int
+    end_texts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.vocab_size
 
+    @abc.abstractmethod
     def encode(self, text: str, bos: bool = False, control_tokens: bool = True) -> list[int]:
-        """Returns the ids of `text`, with `<s>` in front when `bos` is set.
+        """Returns the ids of `text`.
 
         Args:
-          control_tokens: `<s>`, `</s>` and `<unk>` in the text become their ids;
-            otherwise they are spelt with the pieces of their characters.
+          bos: begin a sample, with whatever stands there before its text.
+          control_tokens: the tokenizer's special tokens in the text become their
+            ids; otherwise they are characters like any others.
 
         Raises:
           TokenizerError: the text has no UTF-8 form (half of a surrogate pair).
         """
-        ids = [self.bos_id] if bos else []
-        for part in self._splitter.split(text) if control_tokens else (text,):
-            if part:
-                special = self._special.get(part) if control_tokens else None
-                ids.extend(self._encode_part(part) if special is None else [special])
-        return ids
 
+    @abc.abstractmethod
     def control_tokens(self, text: str) -> list[str]:
-        """The `<s>`, `</s>` and `<unk>` that stand in a text, in order."""
-        return self._splitter.findall(text)
+        """The special tokens that stand in a text, in order."""
 
+    @abc.abstractmethod
     def encode_continuation(self, text: str, control_tokens: bool = True) -> list[int]:
-        """Returns the ids of `text` where it goes on from earlier text.
+        """Returns the ids of `text` where it goes on from earlier text; it starts with a space."""
 
-        `text` starts with a space, and that space takes the place of the dummy
-        prefix: `encode(a) + encode_continuation(b) == encode(a + b)`, because no
-        piece reaches across a word boundary.
-        """
-        if not text.startswith(" "):
-            raise ValueError(f"a continuation starts with a space, got {text[:20]!r}")
-        rest = text[1:]
-        # SentencePiece adds no prefix to an empty text, so a space that stands
-        # alone (before an image, a special token or the end) is written by hand.
-        if not rest or (control_tokens and self._splitter.match(rest)):
-            return [self._boundary_id, *self.encode(rest)]
-        return self.encode(rest, control_tokens=control_tokens)
+    @abc.abstractmethod
+    def dialogue(self, control_tokens: bool) -> DialogueIds:
+        """An empty dialogue; `control_tokens` is as for `encode`."""
 
+    @abc.abstractmethod
+    def answered(self, ids: Sequence[int], text: str) -> list[int]:
+        """The ids of a whole turn in a history, from those of an answer and its text."""
+
+    @abc.abstractmethod
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """Returns the text of `ids`; bytes that form no character become U+FFFD.
+        """Returns the text of `ids`; bytes that form no character become U+FFFD."""
 
-        With `skip_special=False` the special tokens are written out, with the
-        spacing of the legacy LLaMA tokenizer (a space goes before the text that
-        a special token ends: `<s> a</s>`).
-        """
-        ids = self._checked(ids)
-        if skip_special:
-            return self._pieces.decode([i for i in ids if i not in self._special_ids])
-        return self._decode_with_special(ids)
+    @abc.abstractmethod
+    def decode_answer(self, ids: Iterable[int]) -> str:
+        """The text of an answer, without the space that a template puts before it."""
 
+    @abc.abstractmethod
+    def stream(self) -> StreamDecoder:
+        """Decodes one answer."""
+
+    @abc.abstractmethod
     def piece(self, token_id: int) -> str:
-        """Returns the piece of one id as the model writes it (`▁house`, `<0x0A>`)."""
-        return self._pieces.id_to_piece(self._checked([token_id])[0])
+        """Returns the piece of one id, for people to read."""
 
+    @abc.abstractmethod
+    def token_bytes(self, token_id: int) -> bytes:
+        """What an id adds to a text; it may be part of a character."""
+
+    @abc.abstractmethod
     def is_special(self, token_id: int) -> bool:
-        """Says whether an id is `<s>`, `</s>` or `<unk>`, which decoding leaves out."""
-        return token_id in self._special_ids
-
-    def byte_value(self, token_id: int) -> int | None:
-        """Returns 0 .. 255 for a byte piece and None for any other id."""
-        piece = self.piece(token_id)
-        return int(piece[3:5], 16) if self._pieces.is_byte(token_id) else None
+        """Says whether an id is a special token, which decoding leaves out."""
 
     def require_size(self, vocab_size: int) -> None:
         """Raises TokenizerError unless a model with this many embeddings, spare ones included, fits."""
         wrong = why_no_fit(self.vocab_size, vocab_size)
         if wrong:
             raise TokenizerError(f"{wrong}; use the tokenizer that the checkpoint was trained with")
-
-    def _encode_part(self, part: str) -> list[int]:
-        try:
-            return self._pieces.encode(part)
-        except (RuntimeError, UnicodeEncodeError) as error:
-            raise TokenizerError(
-                f"cannot encode {part[:40]!r}: expected text that has a UTF-8 form; repair or drop the record"
-            ) from error
 
     def _checked(self, ids: Iterable[int]) -> list[int]:
         ids = [int(i) for i in ids]
@@ -153,162 +147,9 @@ class Tokenizer:
                 )
         return ids
 
-    def _decode_with_special(self, ids: Sequence[int]) -> str:
-        text, run, after_special = "", [], False
-        for index, i in enumerate(ids):
-            if i not in self._special_ids:
-                run.append(i)
-                after_special = False
-                continue
-            space = " " if index and not after_special else ""
-            text += space + self._pieces.decode(run) + self.piece(i)
-            run, after_special = [], True
-        return text + self._pieces.decode(run)
 
-    def _require_llama_pieces(self, source: str) -> None:
-        needed = {"<s>": self.bos_id, "</s>": self.eos_id, "<unk>": self.unk_id}
-        missing = [name for name, i in needed.items() if i < 0]
-        if self._boundary_id == self.unk_id:
-            missing.append(WORD_BOUNDARY)
-        if missing:
-            raise TokenizerError(
-                f"the tokenizer {source} has no piece for {', '.join(missing)}; "
-                "a LLaMA-style SentencePiece model is expected"
-            )
-
-
-class StreamDecoder:
-    """Turns ids into text one by one, never giving out part of a character.
-
-    The pieces of text, joined and closed by `finish`, equal `decode` of all ids.
-    """
-
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
-        self._bytes = b""
-        self._started = False
-
-    def feed(self, ids: int | Iterable[int]) -> str:
-        """Takes one id or several and returns the text that is complete by now."""
-        ids = [ids] if isinstance(ids, int) or not isinstance(ids, Iterable) else ids
-        return "".join(self._feed_one(int(i)) for i in ids)
-
-    def finish(self) -> str:
-        """Ends the text: bytes that never became a character are U+FFFD each."""
-        rest, self._bytes = self._bytes, b""
-        return _decode_bytes(rest, final=True)[0]
-
-    def _feed_one(self, token_id: int) -> str:
-        value = self._tokenizer.byte_value(token_id)
-        if self._tokenizer.is_special(token_id):
-            return ""
-        if value is not None:
-            self._started = True
-            text, self._bytes = _decode_bytes(self._bytes + bytes([value]), final=False)
-            return text
-        text = self._tokenizer.piece(token_id)
-        # The dummy prefix of the first piece is no part of the text.
-        text = text if self._started else text.removeprefix(WORD_BOUNDARY)
-        self._started = True
-        return self.finish() + text.replace(WORD_BOUNDARY, " ")
-
-
-def train_tokenizer(lines: Iterable[str], vocab_size: int) -> bytes:
-    """Trains a SentencePiece model with LLaMA's settings and returns the file.
-
-    BPE with byte fallback, digits split, text taken as it is (identity
-    normaliser, spaces kept, dummy prefix), `<unk>`, `<s>`, `</s>` = 0, 1, 2. The
-    same lines give the same bytes.
-
-    Args:
-      lines: the text. A line break inside a line ends the line, so that line
-        breaks stay byte pieces as in LLaMA.
-      vocab_size: number of pieces, the 3 special and 256 byte pieces included.
-
-    Raises:
-      TokenizerError: the text is empty or does not support `vocab_size` pieces.
-    """
-    sentences = [part for line in lines for part in line.split("\n") if part.strip()]
-    if not sentences:
-        raise TokenizerError("no text to train a tokenizer on; give at least one line that is not blank")
-    model = io.BytesIO()
-    try:
-        longest = max(len(s.encode()) for s in sentences)
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),
-            model_writer=model,
-            vocab_size=vocab_size,
-            # Longer lines would be left out without a word.
-            max_sentence_length=max(4192, longest + 1),
-            **_LLAMA_TRAINING,
-        )
-    except (RuntimeError, OSError, UnicodeEncodeError) as error:
-        reason = str(error).strip().rsplit("] ", 1)[-1]
-        raise TokenizerError(f"cannot train a tokenizer of {vocab_size} pieces: {reason}") from error
-    return model.getvalue()
-
-
-_LLAMA_TRAINING = {
-    "model_type": "bpe",
-    "byte_fallback": True,
-    "split_digits": True,
-    "allow_whitespace_only_pieces": True,
-    "normalization_rule_name": "identity",
-    "remove_extra_whitespaces": False,
-    "add_dummy_prefix": True,
-    "character_coverage": 0.99995,
-    "unk_id": 0,
-    "bos_id": 1,
-    "eos_id": 2,
-    "pad_id": -1,
-    "num_threads": 1,
-    "minloglevel": 2,
-}
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or error
-        raise TokenizerError(f"cannot read the tokenizer {path}: {reason}; give a tokenizer.model") from error
-
-
-def _parse(model: bytes, source: str) -> sentencepiece.SentencePieceProcessor:
-    pieces = sentencepiece.SentencePieceProcessor()
-    try:
-        # An empty file parses as a model without pieces.
-        parsed = bool(model) and pieces.LoadFromSerializedProto(model)
-    except (RuntimeError, UnicodeDecodeError):  # the second when its message quotes the file
-        parsed = False
-    if not parsed:
-        instead = what_was_downloaded(model)
-        raise TokenizerError(
-            f"{source} ({len(model)} bytes) is {instead or 'no SentencePiece model; give a tokenizer.model'}"
-        )
-    return pieces
-
-
-def _decode_bytes(data: bytes, final: bool) -> tuple[str, bytes]:
-    """Splits bytes into the text they complete and a rest that may still grow.
-
-    Each byte that can start no character becomes one U+FFFD, as in SentencePiece
-    (Python's own decoder would merge several into one).
-    """
-    text = ""
-    while data:
-        width = _utf8_width(data[0])
-        if len(data) < width and not final:
-            break
-        try:
-            character = data[:width].decode()
-        except UnicodeDecodeError:
-            character, width = REPLACEMENT, 1
-        text, data = text + character, data[width:]
-    return text, data
-
-
-def _utf8_width(first: int) -> int:
-    if first < 0xC0:
-        return 1
-    return 2 if first < 0xE0 else 3 if first < 0xF0 else 4
+def without_utf8(text: str) -> TokenizerError:
+    """The error for text that no file can hold."""
+    return TokenizerError(
+        f"cannot encode {text[:40]!r}: expected text that has a UTF-8 form; repair or drop the record"
+    )

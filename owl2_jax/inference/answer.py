@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from owl2_jax.data.tokenizer import StreamDecoder, Tokenizer
+from owl2_jax.data.tokenizer import Tokenizer
 from owl2_jax.inference.request import Event, FinishReason, Request, Result, TokenLogprobs
 
 
@@ -20,10 +20,10 @@ class Answer:
     def __init__(self, request: Request, tokenizer: Tokenizer, prompt_tokens: int):
         self.result = Result(prompt_tokens=prompt_tokens)
         self.ended: FinishReason | None = None
-        self._stop = tuple(request.stop)
+        self._stop = (*request.stop, *tokenizer.end_texts)
         self._top = request.top_logprobs
         self._eos_id = tokenizer.eos_id
-        self._decoder = StreamDecoder(tokenizer)
+        self._decoder = tokenizer.stream()
         self._shown = 0
         self._began = time.perf_counter()
         self._stream_logprobs = request.stream_logprobs

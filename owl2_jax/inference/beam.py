@@ -250,7 +250,7 @@ def _results(engine: Engine, task: _Task, found: Hypotheses) -> list[Result]:
         ids: Sequence[int] = tokens[:length].tolist()
         results.append(
             Result(
-                text=tokenizer.decode(ids),
+                text=_until_end(tokenizer.decode_answer(ids), tokenizer.end_texts),
                 token_ids=list(ids),
                 logprobs=logprobs[:length].tolist(),
                 finish_reason="stop" if ids[-1] == tokenizer.eos_id else "length",
@@ -258,3 +258,9 @@ def _results(engine: Engine, task: _Task, found: Hypotheses) -> list[Result]:
             )
         )
     return results
+
+
+def _until_end(text: str, end_texts: Sequence[str]) -> str:
+    """The text before the first of these; a beam goes on behind them, as they are no token."""
+    places = [place for place in map(text.find, end_texts) if place >= 0]
+    return text[: min(places)] if places else text

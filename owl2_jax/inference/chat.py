@@ -98,8 +98,7 @@ class Chat:
         return None if self.max_new_tokens is None else min(self.max_new_tokens, room)
 
     def _remember(self, text: str, said: str, ids: np.ndarray, result: Result, shown: list[Any]) -> None:
-        eos_id = self.engine.model.tokenizer.eos_id
-        answer = [token for token in result.token_ids if token != eos_id]
-        self._ids = np.concatenate([ids, np.array([*answer, eos_id], np.int32)])
+        answer = self.engine.model.tokenizer.answered(result.token_ids, said)
+        self._ids = np.concatenate([ids, np.array(answer, np.int32)])
         self.images = shown
         self.messages += [{"role": "user", "content": text}, {"role": "assistant", "content": said}]

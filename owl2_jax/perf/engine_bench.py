@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from owl2_jax.core.axes import IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference import generate, sampling
 from owl2_jax.inference.engine import Engine, EngineConfig
@@ -81,7 +82,8 @@ def _image(model: LoadedModel, grey: int = 0) -> np.ndarray:
 def _prompt_of(model: LoadedModel, positions: int, new_tokens: int) -> Request:
     """An image and as much text as makes `positions`, answered to the full length."""
     text = positions - model.config.tokens_per_image
-    ids = np.array([model.tokenizer.bos_id, -200, *[model.tokenizer.encode("a")[-1]] * (text - 1)], np.int32)
+    letter = model.tokenizer.encode("a")[-1]
+    ids = np.array([letter, IMAGE_TOKEN, *[letter] * (text - 1)], np.int32)
     return Request(ids, [_image(model)], max_new_tokens=new_tokens, min_new_tokens=new_tokens)
 
 

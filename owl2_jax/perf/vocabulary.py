@@ -6,6 +6,7 @@ import struct
 
 from owl2_jax.data.sources.embedded import TOKENIZER
 from owl2_jax.data.tokenizer import Tokenizer
+from owl2_jax.data.tokenizers import open_tokenizer
 
 _NORMAL = 1
 _NEVER = -1e9  # a score by which no merge is ever chosen
@@ -21,8 +22,8 @@ def tokenizer_of_size(size: int) -> Tokenizer:
       size: at least that of the embedded one, 4096.
     """
     data = TOKENIZER.read_bytes()
-    count = Tokenizer(data).vocab_size
-    return Tokenizer(data + b"".join(map(_piece, range(count, size))))
+    count = open_tokenizer(data).vocab_size
+    return open_tokenizer(data + b"".join(map(_piece, range(count, size))))
 
 
 def _piece(number: int) -> bytes:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from owl2_jax.data.tokenizer import WORD_BOUNDARY, Tokenizer
+from owl2_jax.data.tokenizer import Tokenizer
 from owl2_jax.inference.request import Event, Result, TokenLogprobs
 from owl2_jax.serving.calls import ChatCall
 
@@ -92,17 +92,9 @@ class Completion:
         return {"content": content, "refusal": None}
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:
-        data = token_bytes(self._tokenizer, token)
+        data = self._tokenizer.token_bytes(token)
         # JSON has no -inf; OpenAI writes this number for a token that cannot be.
         return {"token": data.decode(errors="replace"), "logprob": max(logprob, -9999.0), "bytes": list(data)}
-
-
-def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
-    """What a token adds to a text; part of a character for a byte piece."""
-    value = tokenizer.byte_value(token)
-    if value is not None:
-        return bytes([value])
-    return tokenizer.piece(token).replace(WORD_BOUNDARY, " ").encode()
 
 
 def usage(prompt: int, answer: int) -> dict[str, int]:

@@ -198,5 +198,5 @@ def _about_messages() -> Iterator[None]:
 
 def _most_text(model: LoadedModel) -> int:
     """No prompt of more characters than this can fit: saves the work of counting its tokens."""
-    longest = max(len(model.tokenizer.piece(token)) for token in range(model.tokenizer.vocab_size))
+    longest = max(len(model.tokenizer.token_bytes(token)) for token in range(model.tokenizer.vocab_size))
     return longest * model.config.decoder.max_length

@@ -13,7 +13,9 @@ import jax
 import numpy as np
 
 from owl2_jax.core.axes import IGNORE_LABEL
-from owl2_jax.data.tokenizer import Tokenizer, train_tokenizer
+from owl2_jax.data.sentence_pieces import train_tokenizer
+from owl2_jax.data.tokenizer import Tokenizer
+from owl2_jax.data.tokenizers import open_tokenizer
 from owl2_jax.model.config import AbstractorConfig, DecoderConfig, Owl2Config, VisionConfig
 from owl2_jax.model.owl2 import init_params
 
@@ -67,7 +69,7 @@ def tiny_params(config: Owl2Config | None = None, seed: int = 0, scale: float = 
 @functools.cache
 def toy_tokenizer() -> Tokenizer:
     """A tokenizer of `TOY_VOCAB_SIZE` pieces, trained on a few sentences when first asked for."""
-    return Tokenizer(train_tokenizer(_TOY_TEXT, TOY_VOCAB_SIZE))
+    return open_tokenizer(train_tokenizer(_TOY_TEXT, TOY_VOCAB_SIZE))
 
 
 def image(seed: int, size: int = 28) -> np.ndarray:

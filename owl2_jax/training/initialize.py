@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from owl2_jax.checkpoint import param_files
-from owl2_jax.core import tree
+from owl2_jax.core import tokenizer_files, tree
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.model import lora
 from owl2_jax.model.config import Owl2Config
@@ -85,7 +85,7 @@ def check_start(start_from: str | None, shapes: Mapping[str, Any], tokenizer: by
     param_files.check_fit(stored, expected, f"train.start_from {start_from}")
     their_tokenizer = param_files.read_tokenizer(checkpoint.directory)
     if their_tokenizer is not None and their_tokenizer != tokenizer:
-        own = checkpoint.directory / param_files.TOKENIZER_FILE
+        own = checkpoint.directory / tokenizer_files.file_name(their_tokenizer)
         raise Owl2Error(
             f"train.start_from {start_from} was trained with another tokenizer than data.tokenizer, so the "
             f"same ids mean other pieces; set data.tokenizer={own}"

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR, MODEL_FILE, TOKENIZER_FILE, model_json
+from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR, MODEL_FILE, model_json
+from owl2_jax.core import tokenizer_files
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import differences
 from owl2_jax.core.file_identity import Identity, changes, identities_now
@@ -139,7 +140,8 @@ def _refuse_changes(run: Path, name: str, lines: Sequence[str]) -> None:
 
 def check_tokenizer_file(run: Path, tokenizer: bytes) -> None:
     """Raises `Owl2Error` when a run was trained with another tokenizer than `data.tokenizer` now names."""
-    path = run / TOKENIZER_FILE
+    names = [name for name in tokenizer_files.FILE_NAMES if (run / name).is_file()]
+    path = run / (names or [tokenizer_files.file_name(tokenizer)])[0]
     if path.is_file() and saved_step(run) and read_bytes(path) != tokenizer:
         raise Owl2Error(
             "data.tokenizer is another file than the one this run was trained with, so the same ids would "
@@ -163,16 +165,17 @@ def write_run_directory(run: Path, config: Mapping[str, Any], tokenizer: bytes) 
 
     Args:
       config: the whole configuration as JSON types.
-      tokenizer: bytes of the SentencePiece model that goes with the checkpoints.
+      tokenizer: bytes of the tokenizer that goes with the checkpoints.
     """
     data = config["data"]
     model = model_json(
         config["model"],
+        tokenizer=tokenizer_files.file_name(tokenizer),
         template=data["template"],
         image_tag=data["image_tag"],
         image_mode=data["image_mode"],
     )
-    _write(run / TOKENIZER_FILE, tokenizer)
+    _write(run / model["tokenizer"], tokenizer)
     _write_json(run / MODEL_FILE, model)
     # Written last: a directory with a config has all the rest.
     _write_json(run / CONFIG_FILE, config)

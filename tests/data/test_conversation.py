@@ -23,6 +23,7 @@ from owl2_jax.data.conversation import (
     truncate,
 )
 from owl2_jax.data.tokenizer import Tokenizer
+from owl2_jax.data.tokenizers import open_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "text"
 TEXTS = json.loads((GOLDEN / "text.json").read_text(encoding="utf-8"))
@@ -31,7 +32,7 @@ TAG = "<|image|>"
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer(GOLDEN / "tokenizer.model")
+    return open_tokenizer(GOLDEN / "tokenizer.model")
 
 
 def name(case: dict) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from owl2_jax.data.sources.embedded import FOLDER, TOKENIZER, EmbeddedSource, manifest
 from owl2_jax.data.sources.embedded_records import sha256
-from owl2_jax.data.tokenizer import Tokenizer
+from owl2_jax.data.tokenizers import open_tokenizer
 from owl2_jax.data_tools.corpus import easy_vqa
 from owl2_jax.data_tools.corpus.packages import PACKAGES
 
@@ -108,7 +108,7 @@ def test_captions_agree_with_the_questions_about_the_same_image():
 
 
 def test_tokenizer_is_llama_like_and_spends_few_pieces_on_the_corpus():
-    tokenizer = Tokenizer(str(TOKENIZER))
+    tokenizer = open_tokenizer(str(TOKENIZER))
     assert (tokenizer.vocab_size, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id) == (4096, 0, 1, 2)
     # One piece per word and one for the question mark.
     for _, question, answer in EmbeddedSource("easy_vqa", "test").question_answers():

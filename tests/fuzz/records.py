@@ -28,6 +28,7 @@ from owl2_jax.data.sources.base import RecordError
 from owl2_jax.data.sources.files import index_json
 from owl2_jax.data.sources.llava import LlavaSource
 from owl2_jax.data.tokenizer import Tokenizer
+from owl2_jax.data.tokenizers import open_tokenizer
 from owl2_jax.evals.files import read_json_lines
 from owl2_jax.training.logging.metrics import METRICS_FILE, read_metrics
 from tests.data.fuzz import mutated
@@ -83,7 +84,7 @@ _IMAGE_STEMS = ("image", "img", "image", "photo")
 
 def cases(rng: np.random.Generator) -> Iterator[Callable[[], None]]:
     """Endless cases over LLaVA's records, their files, lines and images' names."""
-    tokenizer = Tokenizer(embedded.TOKENIZER)
+    tokenizer = open_tokenizer(embedded.TOKENIZER)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "images"
         _write_images(folder)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.sentence_pieces import PieceStream
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.request import Request
@@ -21,7 +22,7 @@ from owl2_jax.testing import tiny
 class FewTokens:
     """Twelve tokens, so that all short answers can be listed."""
 
-    vocab_size, eos_id = 12, 2
+    vocab_size, eos_id, end_texts = 12, 2, ()
 
     def require_size(self, size: int) -> None: ...
 
@@ -32,6 +33,12 @@ class FewTokens:
         return f" {token_id}"
 
     def byte_value(self, token_id: int) -> None: ...
+
+    def decode_answer(self, ids):
+        return self.decode(ids)
+
+    def stream(self) -> PieceStream:
+        return PieceStream(self)
 
     def is_special(self, token_id: int) -> bool:
         return token_id == 2

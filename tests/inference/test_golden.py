@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from owl2_jax.convert.to_flax import load_hf_params
+from owl2_jax.data.sentence_pieces import PieceStream
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.images import RequestImage
 from owl2_jax.inference.inputs import place_images, stack_prompts
@@ -21,6 +22,7 @@ class AnyTokenizer:
     """The golden models have no tokenizer and never stop at `</s>`."""
 
     eos_id = -1
+    end_texts = ()
 
     def __init__(self, vocab_size: int):
         self.vocab_size = vocab_size
@@ -31,6 +33,12 @@ class AnyTokenizer:
         return f" {token_id}"
 
     def byte_value(self, token_id: int) -> None: ...
+
+    def decode_answer(self, ids):
+        return self.decode(ids)
+
+    def stream(self) -> PieceStream:
+        return PieceStream(self)
 
     def is_special(self, token_id: int) -> bool:
         return False

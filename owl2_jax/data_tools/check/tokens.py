@@ -10,7 +10,7 @@ import numpy as np
 
 from owl2_jax.core.axes import IGNORE_LABEL
 from owl2_jax.data.batch import Sample
-from owl2_jax.data.tokenizer import WORD_BOUNDARY, Tokenizer
+from owl2_jax.data.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -70,26 +70,22 @@ def _span(piece: Piece, tokens_per_image: int) -> str:
 
 
 def _bytes_of_character(ids: np.ndarray, learnt: np.ndarray, tokenizer: Tokenizer) -> int:
-    """How many byte pieces at the beginning make one character; 1 where there is none."""
+    """How many ids at the beginning make whole characters together; 1 where none do."""
     data = bytearray()
-    for i, on in zip(ids[:4], learnt[:4], strict=True):
-        value = tokenizer.byte_value(int(i))
-        if value is None or on != learnt[0]:
+    for count, (i, on) in enumerate(zip(ids[:4], learnt[:4], strict=True), 1):
+        if on != learnt[0] or (data and tokenizer.is_special(int(i))):
             break
-        data.append(value)
+        data += tokenizer.token_bytes(int(i))
         try:
             data.decode()
         except UnicodeDecodeError:
             continue
-        return len(data)
+        return count
     return 1
 
 
 def _text(ids: tuple[int, ...], tokenizer: Tokenizer) -> str:
-    values = [tokenizer.byte_value(i) for i in ids]
-    if None not in values:
-        try:
-            return bytes(values).decode()
-        except UnicodeDecodeError:
-            pass
-    return tokenizer.piece(ids[0]).replace(WORD_BOUNDARY, " ")
+    try:
+        return b"".join(map(tokenizer.token_bytes, ids)).decode()
+    except UnicodeDecodeError:
+        return tokenizer.piece(ids[0])

@@ -18,8 +18,8 @@ from pathlib import Path
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import read_number
 from owl2_jax.core.ranges import Count, Seed
+from owl2_jax.data.sentence_pieces import train_tokenizer
 from owl2_jax.data.sources.embedded_records import MANIFEST, Record, sha256, write_images, write_split
-from owl2_jax.data.tokenizer import train_tokenizer
 from owl2_jax.data_tools.corpus import drawn, easy_vqa, facts
 from owl2_jax.data_tools.corpus.concepts import Concept, read_concepts
 from owl2_jax.data_tools.corpus.countries import read_countries

@@ -9,13 +9,14 @@ from owl2_jax.data import conversation
 from owl2_jax.data.batch import Sample
 from owl2_jax.data.sources.embedded import TOKENIZER
 from owl2_jax.data.tokenizer import Tokenizer
+from owl2_jax.data.tokenizers import open_tokenizer
 from owl2_jax.data_tools.check.tokens import pieces, text_html
 
 SPAN = 5
 
 
 def make_sample(question: str, answer: str) -> tuple[Sample, Tokenizer]:
-    tokenizer = Tokenizer(TOKENIZER)
+    tokenizer = open_tokenizer(TOKENIZER)
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     encoded = conversation.encode_dialogue(messages, "mplug_owl2", tokenizer)
     whole = conversation.expand(encoded.ids, encoded.labels, SPAN)

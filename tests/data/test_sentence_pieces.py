@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from owl2_jax.data.tokenizer import StreamDecoder, Tokenizer, TokenizerError, train_tokenizer
+from owl2_jax.data.sentence_pieces import train_tokenizer
+from owl2_jax.data.tokenizer import Tokenizer, TokenizerError
+from owl2_jax.data.tokenizers import open_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "text"
 TEXTS = json.loads((GOLDEN / "text.json").read_text(encoding="utf-8"))
@@ -17,11 +19,11 @@ LINES = [f"What is the colour of shape {i}?\nIt is green, naïve café {i * 7}."
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer(GOLDEN / "tokenizer.model")
+    return open_tokenizer(GOLDEN / "tokenizer.model")
 
 
 def stream(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
-    decoder = StreamDecoder(tokenizer)
+    decoder = tokenizer.stream()
     return [*(decoder.feed(i) for i in ids), decoder.finish()]
 
 
@@ -47,7 +49,7 @@ def test_decode_gives_the_golden_texts(tokenizer, case):
 
 
 def test_a_tokenizer_from_bytes_equals_the_one_from_the_file(tokenizer):
-    again = Tokenizer(tokenizer.bytes)
+    again = open_tokenizer(tokenizer.bytes)
     assert again.encode("naïve 😀") == tokenizer.encode("naïve 😀")
     assert (again.unk_id, again.bos_id, again.eos_id, len(again)) == (0, 1, 2, 512)
 
@@ -111,7 +113,7 @@ def test_streaming_never_gives_out_part_of_a_character(tokenizer):
 
 
 def test_streaming_takes_several_ids_at_once(tokenizer):
-    decoder = StreamDecoder(tokenizer)
+    decoder = tokenizer.stream()
     assert decoder.feed(tokenizer.encode("A small tree.")) + decoder.finish() == "A small tree."
 
 
@@ -125,7 +127,7 @@ def test_ids_outside_the_vocabulary_are_named(tokenizer, bad):
     with pytest.raises(TokenizerError, match=f"token id {bad} .* 0 .. 511"):
         tokenizer.decode([5, bad])
     with pytest.raises(TokenizerError, match=f"token id {bad}"):
-        StreamDecoder(tokenizer).feed(bad)
+        tokenizer.stream().feed(bad)
 
 
 def test_text_without_a_utf8_form_is_refused(tokenizer):
@@ -141,7 +143,7 @@ def test_another_vocabulary_size_than_the_models_is_refused(tokenizer):
 
 def test_a_missing_tokenizer_file_is_named(tmp_path):
     with pytest.raises(TokenizerError, match=r"no_such\.model: No such file"):
-        Tokenizer(tmp_path / "no_such.model")
+        open_tokenizer(tmp_path / "no_such.model")
 
 
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path, tokenizer):
@@ -149,7 +151,7 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path, tokenizer):
     for content in (b"", b"not a model", tokenizer.bytes[: len(tokenizer.bytes) // 2 + 1]):
         path.write_bytes(content)
         with pytest.raises(TokenizerError, match="no SentencePiece model"):
-            Tokenizer(path)
+            open_tokenizer(path)
 
 
 def test_mutated_tokenizer_files_never_raise_anything_else(tokenizer):
@@ -159,19 +161,19 @@ def test_mutated_tokenizer_files_never_raise_anything_else(tokenizer):
         for _ in range(5):
             model[rng.randrange(len(model))] = rng.randrange(256)
         with contextlib.suppress(TokenizerError):
-            Tokenizer(bytes(model)).encode("hello")
+            open_tokenizer(bytes(model)).encode("hello")
 
 
 def test_training_is_byte_identical_and_has_llamas_layout():
     model = train_tokenizer(LINES, 340)
     assert model == train_tokenizer(LINES, 340)
-    tokenizer = Tokenizer(model)
+    tokenizer = open_tokenizer(model)
     assert (tokenizer.vocab_size, tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id) == (340, 0, 1, 2)
     assert [tokenizer.piece(i) for i in (0, 1, 2, 3, 258)] == ["<unk>", "<s>", "</s>", "<0x00>", "<0xFF>"]
 
 
 def test_a_trained_tokenizer_keeps_any_text_and_has_newlines_as_bytes():
-    tokenizer = Tokenizer(train_tokenizer(LINES, 340))
+    tokenizer = open_tokenizer(train_tokenizer(LINES, 340))
     text = "  It is\n green 你好 😀 1234 "
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
@@ -182,7 +184,7 @@ def test_a_trained_tokenizer_keeps_any_text_and_has_newlines_as_bytes():
 
 def test_training_reads_lines_of_any_length():
     long_line = "zebra quokka " * 1000
-    pieces = Tokenizer(train_tokenizer([long_line], 280)).encode("zebra quokka")
+    pieces = open_tokenizer(train_tokenizer([long_line], 280)).encode("zebra quokka")
     assert len(pieces) < len("zebra quokka")
 
 
@@ -213,4 +215,4 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0"
 def test_what_a_tokenizer_file_is_instead_is_named(tmp_path, data, words):
     (tmp_path / "tokenizer.model").write_bytes(data)
     with pytest.raises(TokenizerError, match=rf"tokenizer\.model .*{words}"):
-        Tokenizer(tmp_path / "tokenizer.model")
+        open_tokenizer(tmp_path / "tokenizer.model")
