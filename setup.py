@@ -33,6 +33,7 @@ EXTRAS = {
     "video": ["av>=14"],
     "prepare": ["apache-beam>=2.66"],
     "fit": ["jax[tpu]"],  # JAX names the libtpu that goes with its jaxlib
+    "qwen": ["tiktoken>=0.7"],
     "wandb": ["wandb>=0.17"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30", "h11>=0.14", "prometheus_client>=0.20"],
 }
@@ -42,7 +43,9 @@ EXTRAS["test"] = [
     *EXTRAS["parquet"],
     *EXTRAS["video"],
     *EXTRAS["prepare"],
+    *EXTRAS["qwen"],
     *EXTRAS["serve"],
+    "dashscope==1.20.0",  # for the vocabulary that it ships
     "httpx>=0.27",
     "openai>=1.50",
     "playwright>=1.45",

@@ -164,7 +164,7 @@ def test_bad_arguments(tmp_path: Path, toy_tokenizer) -> None:
     with pytest.raises(Owl2Error, match="model_type is 'clip', expected one of llama"):
         init_checkpoint(tmp_path / "clip", tmp_path / "llama", tmp_path / "out")
     (tmp_path / "llama" / "tokenizer.model").unlink()
-    with pytest.raises(Owl2Error, match=r"has no tokenizer\.model"):
+    with pytest.raises(Owl2Error, match=r"has no tokenizer; copy tokenizer\.model"):
         start(tmp_path)
 
 

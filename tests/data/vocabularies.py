@@ -10,7 +10,8 @@ from pathlib import Path
 # As in a BPE, every token of several bytes is made of two that come before it.
 _MERGED = (
     b"in", b"re", b"he", b"th", b"the", b" t", b" the", b"er", b" r", b" re", b" red", b"ed", b"ER",
-    b"SI", b"ST", b"SIST", b"AN", b"ANT", b"SISTANT", b"US", b"USER", b"AS", b"ASSISTANT", b"</", b"s>", b" y", b"es",
+    b"SI", b"ST", b"SIST", b"AN", b"ANT", b"SISTANT", b"US", b"USER", b"AS", b"ASSISTANT", b"</",
+    b"s>", b" y", b"es",
     b" yes", b"\xe2\x96", b" \xe2", b".<", b"./",
 )  # fmt: skip
 
