@@ -35,6 +35,8 @@ EXTRAS = {
     "fit": ["jax[tpu]"],  # JAX names the libtpu that goes with its jaxlib
     "qwen": ["tiktoken>=0.7"],
     "wandb": ["wandb>=0.17"],
+    "gcs": ["gcsfs>=2025.3"],
+    "s3": ["s3fs>=2025.3"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30", "h11>=0.14", "prometheus_client>=0.20"],
 }
 EXTRAS["test"] = [

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 from owl2_jax.core import fields
 from owl2_jax.core.axes import MeshAxis
 from owl2_jax.core.errors import Owl2Error, nearest, shortened, unknown_name
+from owl2_jax.core.paths import refuse_url
 from owl2_jax.core.ranges import at_least
 from owl2_jax.core.texts import Name
 from owl2_jax.data.config import DataConfig
@@ -119,6 +120,7 @@ def load_config(location: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def read_config_file(location: str) -> dict[str, Any]:
     """The plain dict of a config file. Raises `Owl2Error`."""
+    refuse_url(location, "config file")
     name, _, argument = location.partition(":")
     path = Path(name)
     if not path.is_file():

@@ -9,6 +9,7 @@ from typing import Any
 from owl2_jax.cli.common import keep_compiled_programs
 from owl2_jax.core.fields import read_number
 from owl2_jax.core.ranges import Count, NotNegative, Whole
+from owl2_jax.core.texts import FilePath
 
 _WORKLOADS = {
     "train": "a training step",
@@ -34,7 +35,7 @@ def _add_workload(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=Count, help="rows of a call over all devices")
     parser.add_argument("--length", type=Count, help="tokens of a row; for decode of the prompt")
     parser.add_argument("--calls", type=Count, default=10, help="timed calls (default: %(default)s)")
-    parser.add_argument("--trace", metavar="DIR", help="write a profile of the timed calls")
+    parser.add_argument("--trace", type=FilePath, metavar="DIR", help="write a profile of the timed calls")
     _add_common(parser)
 
 
@@ -94,7 +95,7 @@ def _workload(args: argparse.Namespace) -> dict[str, Any]:
     if args.what == "attention":
         report = time_attention(config, args.calls)
     else:
-        report = time_workload(args.what, config, args.mesh, args.calls, args.trace)
+        report = time_workload(args.what, config, args.mesh, args.calls, args.trace and str(args.trace))
     return {**_machine(), **report}
 
 

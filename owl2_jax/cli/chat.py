@@ -23,6 +23,7 @@ from owl2_jax.cli.common import (
     sampling_of,
 )
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.texts import FilePath
 
 if TYPE_CHECKING:
     from owl2_jax.inference.chat import Chat
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_int8_argument(parser)
     add_mesh_argument(parser)
     parser.add_argument(
-        "--image", action="append", default=[], type=Path, metavar="FILE",
+        "--image", action="append", default=[], type=FilePath, metavar="FILE",
         help="image of the first message; may be given several times",
     )  # fmt: skip
     add_length_argument(parser)

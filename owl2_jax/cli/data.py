@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.ranges import Count, Whole
+from owl2_jax.core.texts import BucketPath, FilePath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +28,9 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         "prepare", help="check, shrink, deduplicate and write sets as ArrayRecord shards"
     )
     parser.add_argument("config", metavar="FILE.py[:ARGUMENTS]", help="says what to prepare")
-    parser.add_argument("--output", required=True, metavar="DIR", help="appears when everything is done")
+    parser.add_argument(
+        "--output", required=True, type=BucketPath, metavar="DIR", help="appears when everything is done"
+    )
     parser.add_argument("--runner", default="DirectRunner", help="of Apache Beam (default: DirectRunner)")
     parser.add_argument("--workers", type=Count, default=1, help="processes of the DirectRunner (default: 1)")
     parser.add_argument(
@@ -53,9 +56,10 @@ def _prepare(args: argparse.Namespace) -> int:
     flags = [f"--runner={args.runner}", *(f"--{option.lstrip('-')}" for option in args.beam)]
     if args.workers > 1:
         flags += [f"--direct_num_workers={args.workers}", "--direct_running_mode=multi_processing"]
-    with _prepare_lock(args.output):
-        there = is_there(args.output)
-        manifest = prepare(config, args.output, flags)
+    output = str(args.output)
+    with _prepare_lock(output):
+        there = is_there(output)
+        manifest = prepare(config, output, flags)
     for name, about in manifest["sets"].items():
         left_out = ", ".join(f"{reason} {count}" for reason, count in about["rejected"].items()) or "nothing"
         print(
@@ -82,7 +86,7 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("check", help="count, measure and show what a config trains on")
     parser.add_argument("config", metavar="FILE.py[:ARGUMENTS]", help="config file, as for owl2 train")
     parser.add_argument(
-        "--output", type=Path, metavar="FILE.html", help="page to write (default: data_check_CONFIG.html)"
+        "--output", type=FilePath, metavar="FILE.html", help="page to write (default: data_check_CONFIG.html)"
     )
     parser.add_argument(
         "--records", type=Count, default=1000, help="records to read, in training's order (default: 1000)"

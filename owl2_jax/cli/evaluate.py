@@ -13,14 +13,17 @@ from typing import Any
 from owl2_jax.cli.common import add_mesh_argument, engine_config, load_model, only_writer, refuse_other_writer
 from owl2_jax.core.locks import LOCK_FILE
 from owl2_jax.core.ranges import Count, Share
+from owl2_jax.core.texts import FilePath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="model, run or released directory")
+    parser.add_argument("--checkpoint", type=FilePath, metavar="DIR", help="model, run or released directory")
     parser.add_argument("--benchmarks", default="", metavar="A,B", help="names of benchmarks or groups")
     parser.add_argument("--list", action="store_true", help="show all benchmarks and what files they need")
-    parser.add_argument("--data-root", type=Path, default=Path("data"), metavar="DIR", help="published files")
-    parser.add_argument("--output", type=Path, default=Path("runs/evaluation"), metavar="DIR",
+    parser.add_argument(
+        "--data-root", type=FilePath, default=Path("data"), metavar="DIR", help="published files"
+    )
+    parser.add_argument("--output", type=FilePath, default=Path("runs/evaluation"), metavar="DIR",
                         help="results and scores.json; an interrupted run goes on there")  # fmt: skip
     parser.add_argument("--limit", type=Count, metavar="N", help="only the first N questions of each")
     parser.add_argument("--judgements", action="append", default=[], metavar="NAME=FILE",
@@ -106,6 +109,7 @@ def _list() -> int:
 
 def _judgements(pairs: list[str], names: list[str]) -> dict[str, Path]:
     from owl2_jax.core.errors import Owl2Error, unknown_name
+    from owl2_jax.core.paths import refuse_url
 
     found: dict[str, Path] = {}
     for pair in pairs:
@@ -114,6 +118,7 @@ def _judgements(pairs: list[str], names: list[str]) -> dict[str, Path]:
             raise Owl2Error(f"--judgements {pair!r} is not of the form NAME=FILE")
         if name not in names:
             raise unknown_name("benchmark of this run", name, names)
+        refuse_url(path, f"--judgements {name}")
         if not Path(path).is_file():
             raise Owl2Error(f"--judgements {name}: there is no file {path}")
         found[name] = Path(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from owl2_jax.cli.common import keep_compiled_programs
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.ranges import Count
+from owl2_jax.core.texts import FilePath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ops", action="store_true", help="also where the time goes, by part of the model and operation"
     )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write the same as a page")
+    parser.add_argument("--html", type=FilePath, metavar="FILE", help="write the same as a page")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument(
         "overrides", nargs="*", metavar="FIELD=VALUE", help="changed fields, as model.remat=context"

@@ -48,6 +48,7 @@ from owl2_jax.core.errors import Owl2Error, counted, unknown_name
 from owl2_jax.core.locks import locked
 from owl2_jax.core.ranges import Beams, Count, LengthPenalty
 from owl2_jax.core.text_files import check_file, json_lines, read_json_object, write_json
+from owl2_jax.core.texts import FilePath
 from owl2_jax.data.sources.image_files import image_names, is_blank
 
 if TYPE_CHECKING:
@@ -65,9 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_arguments(parser)
     add_int8_argument(parser)
     add_mesh_argument(parser)
-    parser.add_argument("--input", required=True, type=Path, metavar="FILE.jsonl")
+    parser.add_argument("--input", required=True, type=FilePath, metavar="FILE.jsonl")
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="FILE.jsonl",
+        "--output", required=True, type=FilePath, metavar="FILE.jsonl",
         help="what it holds already is not asked again",
     )  # fmt: skip
     add_length_argument(parser)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from owl2_jax.core.ranges import Count
+from owl2_jax.core.texts import FilePath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,14 +14,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_checkpoint_arguments(parser)
     parser.add_argument(
-        "--image", required=True, action="append", type=Path, metavar="FILE", help="an image; again for more"
+        "--image",
+        required=True,
+        action="append",
+        type=FilePath,
+        metavar="FILE",
+        help="an image; again for more",
     )
     parser.add_argument("--question", required=True, metavar="TEXT", help="about the images")
     parser.add_argument(
-        "--compare", type=Path, metavar="DIR", help="a second model beside the first, as one without module"
+        "--compare",
+        type=FilePath,
+        metavar="DIR",
+        help="a second model beside the first, as one without module",
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("look.html"), metavar="FILE", help="(default: %(default)s)"
+        "--output", type=FilePath, default=Path("look.html"), metavar="FILE", help="(default: %(default)s)"
     )
     parser.add_argument(
         "--max-new-tokens", type=Count, default=32, metavar="N", help="longest answer (default: 32)"

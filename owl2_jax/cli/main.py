@@ -13,11 +13,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Final, get_origin
+from typing import Annotated, Final, get_args, get_origin
 
 from owl2_jax.cli.signals import Terminated, die_of, end, handle_signals, keep, let_signals_end
 from owl2_jax.core.errors import Owl2Error, shortened, unknown_name
-from owl2_jax.core.fields import read_number
+from owl2_jax.core.fields import read_number, read_path
 from owl2_jax.core.text_files import NO_ROOM, why_not_writable
 from owl2_jax.version import __version__
 
@@ -113,19 +113,20 @@ def _run(arguments: list[str]) -> int:
     description = f"{summary[0].upper()}{summary[1:]}."  # `capitalize` would make HTTP http
     parser = argparse.ArgumentParser(prog=f"owl2 {name}", description=description, allow_abbrev=False)
     module.add_arguments(parser)
-    _check_ranges_of(parser)
+    _check_types_of(parser)
     return module.main(_parse(parser, rest))
 
 
-def _check_ranges_of(parser: argparse.ArgumentParser) -> None:
-    """Arguments whose type has a range (`type=Count`) refuse what lies outside of it, by their own name."""
+def _check_types_of(parser: argparse.ArgumentParser) -> None:
+    """Numbers with a range (`type=Count`) and paths refuse what they cannot be, by their own name."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for chosen in action.choices.values():
-                _check_ranges_of(chosen)
+                _check_types_of(chosen)
         elif get_origin(action.type) is Annotated:
             name = action.option_strings[-1] if action.option_strings else action.dest
-            action.type = partial(read_number, action.type, name=name)
+            read = read_path if get_args(action.type)[0] is str else read_number
+            action.type = partial(read, action.type, name=name)
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:

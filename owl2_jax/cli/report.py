@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from owl2_jax.core.texts import FilePath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run", required=True, type=Path, help="folder with scores.json and training runs")
-    parser.add_argument("--output", type=Path, help="PNG file; RUN/report.png by default")
+    parser.add_argument(
+        "--run", required=True, type=FilePath, help="folder with scores.json and training runs"
+    )
+    parser.add_argument("--output", type=FilePath, help="PNG file; RUN/report.png by default")
 
 
 def main(args: argparse.Namespace) -> int:

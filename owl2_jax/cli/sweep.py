@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from owl2_jax.core.ranges import Whole
+from owl2_jax.core.texts import FilePath
 
 if TYPE_CHECKING:
     from owl2_jax.sweeps.costs import Machine
@@ -28,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FIELD=VALUE",
         help="changed fields of every point, as train.total_steps=100",
     )
-    parser.add_argument("--workdir", type=Path, metavar="DIR", help="results; runs/sweeps/NAME by default")
+    parser.add_argument(
+        "--workdir", type=FilePath, metavar="DIR", help="results; runs/sweeps/NAME by default"
+    )
     parser.add_argument(
         "--plot", action="append", default=[], metavar="BENCHMARK/PART",
         help="with --collect: also draw a kind of question, as easy_vqa/shape; again for more",
@@ -39,8 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--only", metavar="POINT/seed-N", help="run this one alone")
     what.add_argument("--fit", action="store_true", help="memory of every point by `owl2 fit` (extra [fit])")
     what.add_argument("--collect", action="store_true", help="write table and plots of what is finished")
-    what.add_argument("--slurm", type=Path, metavar="DIR", help="write SLURM array jobs instead of running")
-    what.add_argument("--jobset", type=Path, metavar="DIR", help="write a JobSet per run instead of running")
+    what.add_argument(
+        "--slurm", type=FilePath, metavar="DIR", help="write SLURM array jobs instead of running"
+    )
+    what.add_argument(
+        "--jobset", type=FilePath, metavar="DIR", help="write a JobSet per run instead of running"
+    )
 
 
 def main(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from owl2_jax.cli.common import keep_compiled_programs, only_writer, refuse_other_writer
 from owl2_jax.core.locks import LOCK_FILE
+from owl2_jax.core.texts import FilePath
 
 if TYPE_CHECKING:
     from owl2_jax.config import RunConfig
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", required=True, metavar="FILE.py[:ARGUMENTS]",
         help="config file, and name=value,... for one that takes arguments",
     )  # fmt: skip
-    parser.add_argument("--workdir", required=True, type=Path, help="run directory; resumed if it exists")
+    parser.add_argument("--workdir", required=True, type=FilePath, help="run directory; resumed if it exists")
     parser.add_argument(
         "--accept-changed-data", action="store_true",
         help="go on with a run although files of its data have changed since",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.paths import refuse_url
 from owl2_jax.core.text_files import check_folder, why_not_readable, why_not_writable
 
 VARIABLE: Final = "OWL2_COMPILATION_CACHE"
@@ -46,6 +47,7 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
     given = environment.get(VARIABLE, "").strip()
     if given.lower() == OFF:
         return None
+    refuse_url(given, VARIABLE)
     if given.lower() in _NOT_A_FOLDER:
         raise Owl2Error(
             f"{VARIABLE} is {given!r}, expected a folder, or off (a folder of that name: ./{given})"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from owl2_jax.core.errors import Owl2Error, UnknownNameError, shortened, unknown_name
+from owl2_jax.core.paths import as_path, refuse_url
 from owl2_jax.core.ranges import ANY_NUMBER, Range, range_of
 from owl2_jax.core.texts import ANY_TEXT, Text, text_of
 
@@ -95,6 +96,19 @@ def read_number(hint: Any, text: str, name: str) -> Any:
     except ValueError:
         raise Owl2Error(f"{name}: expected {_words(kind)}, {allowed}, found {shown(text)}") from None
     return _convert(hint, value, name)
+
+
+def read_path(hint: Any, text: str, name: str) -> Path:
+    """The path that a word of the command line stands for.
+
+    Args:
+      hint: `texts.FilePath` or `texts.BucketPath`.
+      name: what the message calls it.
+
+    Raises:
+      Owl2Error: a URL of an unknown kind, or of a bucket where none can be.
+    """
+    return as_path(_convert(hint, text, name))
 
 
 def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> None:
@@ -200,6 +214,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if not isinstance(value, os.PathLike if hint in (Path, os.PathLike) else hint):
         spelt = hint is bool and _says(value, "true", "false")
         raise _wrong_type(path, _words(hint), value, f"; write {value.capitalize()}" if spelt else "")
+    if hint in (Path, os.PathLike):
+        refuse_url(value, path)
     return value
 
 

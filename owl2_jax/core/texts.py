@@ -13,7 +13,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
+
+from owl2_jax.core.paths import expected_path
 
 _LONGEST: Final = 4096  # of a path on Linux
 
@@ -25,10 +27,12 @@ class Text:
     Attributes:
       free: it may be empty, and of several lines.
       regex: it is a regular expression.
+      path: it names a file or folder, of this machine or in a bucket as well.
     """
 
     free: bool = False
     regex: bool = False
+    path: Literal["local", "bucket"] | None = None
 
     def expected(self, value: str) -> str | None:
         """What should have stood in place of `value`; None where it is of the kind."""
@@ -42,6 +46,8 @@ class Text:
             return "text on one line, without control characters"
         if len(value) > _LONGEST:
             return f"text of at most {_LONGEST} characters"
+        if self.path is not None:
+            return expected_path(value, buckets=self.path == "bucket")
         return _regex_fault(value) if self.regex else None
 
 
@@ -57,7 +63,8 @@ ANY_TEXT: Final = Text(free=True)
 
 AnyText = Annotated[str, ANY_TEXT]
 Name = Annotated[str, Text()]
-FilePath = Annotated[str, Text()]
+FilePath = Annotated[str, Text(path="local")]
+BucketPath = Annotated[str, Text(path="bucket")]
 Regex = Annotated[str, Text(regex=True)]
 
 
