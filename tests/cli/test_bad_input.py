@@ -76,18 +76,16 @@ PROMPTS = [
 
 
 @pytest.fixture(scope="module")
-def answers(
-    tmp_path_factory, checkpoint, image_folder
-) -> tuple[subprocess.CompletedProcess[str], dict[str, dict]]:
+def answers(tmp_path_factory, checkpoint, images) -> tuple[subprocess.CompletedProcess[str], dict[str, dict]]:
     """One run of `owl2 generate` over all bad prompts and a good one at the end."""
     folder = tmp_path_factory.mktemp("bad")
-    for file in image_folder.iterdir():
+    for file in images.iterdir():
         shutil.copy(file, folder)
     (folder / "huge.png").write_bytes(png_of_size(60_000, 60_000))
     (folder / "text.png").write_text("no image")
     rows = [
-        {"id": name, "messages": [{"role": "user", "content": text}], "images": images}
-        for name, text, images, _ in [*PROMPTS, ("good", "<|image|>What?", ["0.png"], "")]
+        {"id": name, "messages": [{"role": "user", "content": text}], "images": shown}
+        for name, text, shown, _ in [*PROMPTS, ("good", "<|image|>What?", ["0.png"], "")]
     ]
     (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     before = fingerprint(checkpoint)
