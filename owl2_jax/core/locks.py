@@ -6,8 +6,9 @@ hosts see one folder. The lock of a holder that is gone is taken over:
 
 - A holder of this machine is gone when its process is (or its number belongs to
   a later process).
-- One elsewhere is gone when it has not touched the file for `STALE_SECONDS`, by
-  the clock of the file system.
+- One elsewhere is gone when it has not touched the file for `STALE_SECONDS`: by
+  the clock of the file system at the first look, and from then on by the time
+  that the file was watched without a change, which needs no common clock.
 """
 
 from __future__ import annotations
@@ -93,13 +94,16 @@ class Lock:
     def __init__(self, path: Path, holder: Holder, made_folder: bool) -> None:
         self._path, self._holder, self._made_folder = path, holder, made_folder
         self._ended = threading.Event()
+        self._turn = threading.Lock()  # a beat beside a release would make the file again
         _held.add(holder.token)
         threading.Thread(target=self._beat, name="owl2-lock", daemon=True).start()
 
     def share(self, process: int) -> None:
         """Another process of this machine keeps the lock as long as it lives, whatever this one does."""
         start = started(process)
-        if start is not None and not self._ended.is_set():
+        with self._turn:
+            if start is None or self._ended.is_set():
+                return
             alive = {n: s for n, s in self._holder.processes.items() if lives(n, s)}
             self._holder = Holder(**{**vars(self._holder), "processes": {**alive, process: start}})
             beside = _write_beside(self._path, self._holder)
@@ -107,22 +111,25 @@ class Lock:
 
     def release(self) -> None:
         """Removes the file, and its folder if that is new and still empty. Does nothing the second time."""
-        if self._ended.is_set():
-            return
-        self._ended.set()
-        with contextlib.suppress(OSError, ValueError):
-            if _read(self._path).token == self._holder.token:
-                self._path.unlink()
-                if self._made_folder:
-                    self._path.parent.rmdir()
-        _held.discard(self._holder.token)
+        with self._turn:
+            if self._ended.is_set():
+                return
+            self._ended.set()
+            with contextlib.suppress(OSError, ValueError):
+                if _read(self._path).token == self._holder.token:
+                    self._path.unlink()
+                    if self._made_folder:
+                        self._path.parent.rmdir()
+            _held.discard(self._holder.token)
 
     def _beat(self) -> None:
         last = time.time()
         while not self._ended.wait(BEAT_SECONDS):
             # A disk that is away for a while is no reason to stop: others see no beat and decide.
-            with contextlib.suppress(OSError, ValueError):
-                if self._is_lost(last) and not self._ended.is_set():
+            with self._turn, contextlib.suppress(OSError, ValueError):
+                if self._ended.is_set():
+                    return
+                if self._is_lost(last):
                     _end_lost(self._path)
                 os.utime(self._path)
                 last = time.time()
@@ -147,7 +154,7 @@ def _end_lost(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, what: str, wait: Callable[[Holder], bool] | None = None) -> Iterator[Lock]:
+def locked(path: Path, what: str, wait: Callable[[Holder | None], bool] | None = None) -> Iterator[Lock]:
     """Holds a lock inside the block; see `take`."""
     lock = take(path, what, wait)
     try:
@@ -156,13 +163,14 @@ def locked(path: Path, what: str, wait: Callable[[Holder], bool] | None = None) 
         lock.release()
 
 
-def take(path: Path, what: str, wait: Callable[[Holder], bool] | None = None) -> Lock:
+def take(path: Path, what: str, wait: Callable[[Holder | None], bool] | None = None) -> Lock:
     """Takes a lock, and that of a holder who is gone.
 
     Args:
       path: the lock file; missing parents are made.
       what: what is locked, for the message.
-      wait: asked again and again while the holder lives; False gives up. Without it, that is at once.
+      wait: asked again and again, with the holder where one is known, while it lives or may live; False
+        gives up. Without it, that is as soon as the holder is known to live.
 
     Raises:
       LockedError: somebody else holds it, and who.
@@ -183,7 +191,7 @@ def take(path: Path, what: str, wait: Callable[[Holder], bool] | None = None) ->
                     return Lock(path, mine, made_folder)
             except FileNotFoundError:  # another one left, and took its empty folder along
                 continue
-            if gone is False and found is not None and not (wait is not None and wait(found)):
+            if not wait(found) if wait is not None else gone is False:
                 raise _in_use(what, found)
             time.sleep(10 * _POLL_SECONDS if gone is None and found is not None else _POLL_SECONDS)
     except OSError as error:
@@ -202,8 +210,9 @@ def refuse_held(path: Path, what: str) -> None:
             raise _in_use(what, found)
 
 
-def _in_use(what: str, holder: Holder) -> LockedError:
-    return LockedError(f"{what} is in use: {holder}. Wait for it, stop it, or choose another place")
+def _in_use(what: str, holder: Holder | None) -> LockedError:
+    who = holder or "its lock file names nobody yet"
+    return LockedError(f"{what} is in use: {who}. Wait for it, stop it, or choose another place")
 
 
 class _Watched:
@@ -211,7 +220,9 @@ class _Watched:
 
     def __init__(self, path: Path, what: str) -> None:
         self._path, self._what = path, what
-        self._first: tuple[str, float] | None = None
+        self._last: tuple[str | None, float] | None = None  # token and touch of the look before
+        self._since = 0.0  # when that was first seen, by `time.monotonic`
+        self._beats = False  # whether this holder touched the file while it was watched
 
     def look(self) -> tuple[Holder | None, bool | None]:
         """(holder, whether it is gone); None for what is not known yet."""
@@ -223,22 +234,32 @@ class _Watched:
         try:
             holder = Holder.parse(text)
         except ValueError:  # being written, or left by a machine that lost its power
-            return None, self._is_silent(touched) or None
+            return None, self._is_gone(None, touched)
         lives = holder.lives_here()
         if lives is not None:
             return holder, not lives
-        if self._first is None or self._first[0] != holder.token:
-            self._first = (holder.token, touched)
-            if not self._is_silent(touched):
-                print(
-                    f"{self._what} is in use or was left behind: {holder}. Waiting up to "
-                    f"{STALE_SECONDS:g} s for a sign of life",
-                    file=sys.stderr,
-                    flush=True,
-                )
-        if touched != self._first[1]:
-            return holder, False
-        return holder, self._is_silent(touched) or None
+        is_new = self._last is None or self._last[0] != holder.token
+        gone = self._is_gone(holder.token, touched)
+        if is_new and not gone:
+            print(
+                f"{self._what} is in use or was left behind: {holder}. Waiting up to "
+                f"{STALE_SECONDS:g} s for a sign of life",
+                file=sys.stderr,
+                flush=True,
+            )
+        return holder, gone
+
+    def _is_gone(self, token: str | None, touched: float) -> bool | None:
+        """Whether a holder whose process cannot be looked at is gone; its touches are its signs of life."""
+        now = time.monotonic()
+        if (token, touched) != self._last:
+            self._beats = self._last is not None and self._last[0] == token
+            self._last, self._since = (token, touched), now
+        if now - self._since > STALE_SECONDS:
+            return True
+        if self._beats:
+            return False
+        return self._is_silent(touched) or None
 
     def _is_silent(self, touched: float) -> bool:
         """By the clock of the file system, which stamps a new file; hosts may disagree about the time."""

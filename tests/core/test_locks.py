@@ -119,7 +119,7 @@ def test_a_holder_on_another_host_that_gives_a_sign_of_life_keeps_its_lock(tmp_p
 
 
 def test_a_holder_on_another_host_that_was_silent_for_too_long_is_taken_over(tmp_path):
-    locks.take(tmp_path / "lock", "x")
+    locks.take(tmp_path / "lock", "x")._ended.set()
     pretend(tmp_path / "lock", place="node7 other", token="other", processes={str(os.getpid()): "1"})
     age(tmp_path / "lock", locks.STALE_SECONDS + 1)
     mine = locks.take(tmp_path / "lock", "x")
@@ -136,6 +136,70 @@ def test_a_holder_on_another_host_that_falls_silent_is_waited_for_and_taken_over
     before = time.monotonic()
     locks.take(tmp_path / "lock", "x").release()
     assert time.monotonic() - before > 1
+
+
+def test_a_holder_on_another_host_that_dies_after_a_beat_is_taken_over(tmp_path, monkeypatch):
+    locks.take(tmp_path / "lock", "x")._ended.set()
+    pretend(tmp_path / "lock", host="node7", place="node7 other", token="other")
+    monkeypatch.setattr(locks, "STALE_SECONDS", 1.0)
+    before = time.monotonic()
+    last_beat = threading.Timer(0.3, os.utime, [tmp_path / "lock"])
+    rounds = []
+
+    def wait(holder) -> bool:
+        rounds.append(holder.host)
+        return time.monotonic() - before < 30
+
+    last_beat.start()
+    locks.take(tmp_path / "lock", "x", wait).release()
+    assert time.monotonic() - before > 1.3
+    assert set(rounds) == {"node7"}
+
+
+def test_a_holder_whose_touches_lie_in_the_future_is_watched_by_the_own_clock(tmp_path, monkeypatch):
+    locks.take(tmp_path / "lock", "x")._ended.set()
+    pretend(tmp_path / "lock", place="node7 other", token="other")
+    age(tmp_path / "lock", -10_000)
+    monkeypatch.setattr(locks, "STALE_SECONDS", 0.5)
+    locks.take(tmp_path / "lock", "x").release()
+
+
+@pytest.mark.parametrize("content", ["of a foreign holder", ""], ids=["foreign", "empty"])
+def test_who_waits_is_asked_also_while_it_is_unknown_whether_the_holder_lives(tmp_path, content):
+    locks.take(tmp_path / "lock", "x")._ended.set()
+    if content:
+        pretend(tmp_path / "lock", place="node7 other", token="other")
+    else:
+        (tmp_path / "lock").write_text("")
+    before = time.monotonic()
+    words = "host .*" if content else "its lock file names nobody yet"
+    with pytest.raises(locks.LockedError, match=f"x is in use: {words}. Wait for it"):
+        locks.take(tmp_path / "lock", "x", wait=lambda holder: False)
+    assert time.monotonic() - before < 30
+
+
+def test_a_beat_beside_a_release_does_not_bring_the_lock_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.01)
+    lock = locks.take(tmp_path / "lock", "x")
+    create, entered, go, left = locks._create, threading.Event(), threading.Event(), threading.Event()
+
+    def slow_create(*arguments) -> bool:
+        entered.set()
+        assert go.wait(30)
+        made = create(*arguments)
+        left.set()
+        return made
+
+    monkeypatch.setattr(locks, "_create", slow_create)
+    (tmp_path / "lock").unlink()  # the beat makes it again
+    assert entered.wait(30)
+    releasing = threading.Thread(target=lock.release)
+    releasing.start()
+    releasing.join(0.2)  # as long as the beat has its turn, the release waits
+    go.set()
+    releasing.join(30)
+    assert left.wait(30)
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_age_is_told_by_the_clock_of_the_file_system(tmp_path, monkeypatch):
