@@ -4,6 +4,8 @@ r"""Fine-tuning as scripts/finetune.sh of the released code does it: vision froz
     owl2 train --config=configs/finetune_7b.py:data=my.json,image_folder=images,examples=50000 \
       --workdir=runs/mine
 
+`configs/finetune_7b.py:model=owl2_1` trains mPLUG-Owl2.1, from checkpoints/mplug_owl2_1.
+
 `examples` is the number of records that the run reads, one epoch of
 llava_v1_5_mix665k by default. `devices` sets the batch: 16 samples for each.
 

@@ -6,6 +6,9 @@
 Ablations: `configs/instruct_7b.py:image_size=336,num_queries=32` (resize the start
 alike); a frozen vision encoder with `train.groups.N.trainable=False` for N from 0 to 2.
 
+`configs/instruct_7b.py:model=owl2_1` does the same for mPLUG-Owl2.1, from
+checkpoints/pretrained_2_1_448; its release tells no recipe.
+
 Hardware: 64 chips of TPU v5p (v5p:4x4x4), 4 rows of a chip at a time. Smaller
 chips take fewer: `configs/instruct_7b.py:accumulate=4`, or `model.remat=full`.
 
@@ -23,14 +26,16 @@ column "instruction tuning") unless the line says otherwise.
 
 from mixtures import instruct
 from ml_collections import ConfigDict
-from shared_7b import base, vision_groups
+from shared_7b import base, released, vision_groups
 
 from owl2_jax.config import parse_argument
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    chosen = parse_argument(argument, image_size=448, num_queries=64, accumulate=1)
+    chosen = parse_argument(argument, model="owl2", image_size=448, num_queries=64, accumulate=1)
+    model = released(chosen["model"])
     config = base(
+        chosen["model"],
         chosen["image_size"],  # 448 pixels, 1024 patches
         chosen["num_queries"],  # 64 queries
         remat="dots",  # ours: that many rows leave room to keep the products
@@ -41,7 +46,7 @@ def get_config(argument: str = "") -> ConfigDict:
         "row_length": 2048,  # decoder length 2048
         "images_per_row": 1,  # an image per sample
         "images": 256,
-        "tokenizer": "checkpoints/pretrained_448/tokenizer.model",
+        "tokenizer": f"{model.resized}/{model.tokenizer}",
         "template": "mplug_owl2",  # released code: the template of the released checkpoint
         "image_mode": "pad",  # released code; no augmentation
         "long_samples": "cut",  # released code: the tokenizer cuts
@@ -50,7 +55,7 @@ def get_config(argument: str = "") -> ConfigDict:
     }
     config.train = {
         "total_steps": 4800,  # 4 800 steps, 1 epoch
-        "start_from": "checkpoints/pretrained_448",  # stage 1
+        "start_from": model.resized,  # stage 1
         "groups": [
             *vision_groups(0.9),  # trains; layer-wise decay 0.9
             {"name": "abstractor", "pattern": "abstractor/.*"},  # trains

@@ -4,6 +4,7 @@ r"""LoRA as scripts/finetune_lora.sh of the released code does it: adapters and 
     owl2 train --config=configs/lora_7b.py:data=my.json,image_folder=images,examples=50000 \
       --workdir=runs/lora
 
+`configs/lora_7b.py:model=owl2_1` adapts mPLUG-Owl2.1, from checkpoints/mplug_owl2_1.
 `configs/lora_7b.py:base=int8` holds the frozen decoder in 8 bits (extra "int8"). Less
 than that changes on the command line: `model.lora.rank=16 "model.lora.targets=['q', 'v_text']"`.
 
@@ -26,7 +27,7 @@ with full fine-tuning stand in `shared_7b.py`.
 """
 
 from ml_collections import ConfigDict
-from shared_7b import RELEASED_ARGUMENTS, cosine, released_script
+from shared_7b import RELEASED_ARGUMENTS, cosine, released, released_script
 
 from owl2_jax.config import parse_argument
 
@@ -46,7 +47,8 @@ def get_config(argument: str = "") -> ConfigDict:
         "rank": 128,  # lora_r 128
         "alpha": 256.0,  # lora_alpha 256
         "dropout": 0.05,  # lora_dropout, its default
-        # targets: every linear map of the decoder's layers (find_all_linear_names), our default
+        # every linear map of the decoder's layers (find_all_linear_names)
+        "targets": released(chosen["model"]).adapters,
         "base": held,
     }
     config.train.groups = [

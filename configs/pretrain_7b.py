@@ -3,6 +3,9 @@
     owl2 convert init --llama LLAMA2_7B --clip CLIP_VIT_L_14 --output checkpoints/llama2_clip
     owl2 train --config=configs/pretrain_7b.py --workdir=runs/pretrain
 
+`configs/pretrain_7b.py:model=owl2_1` does the same for mPLUG-Owl2.1, from `owl2 convert init
+--qwen QWEN_7B --clip CLIP_VIT_L_14 --output checkpoints/qwen_clip`; its release tells no recipe.
+
 Hardware: 64 chips of TPU v5p (v5p:4x4x4), 32 rows of a chip at a time. Other
 slices: `configs/pretrain_7b.py:accumulate=16`, or `model.remat=full`.
 
@@ -20,14 +23,16 @@ column "pre-training") unless the line says otherwise.
 
 from mixtures import pretrain
 from ml_collections import ConfigDict
-from shared_7b import base, vision_groups
+from shared_7b import base, released, vision_groups
 
 from owl2_jax.config import parse_argument
 
 
 def get_config(argument: str = "") -> ConfigDict:
-    chosen = parse_argument(argument, image_size=224, num_queries=64, accumulate=4)
+    chosen = parse_argument(argument, model="owl2", image_size=224, num_queries=64, accumulate=4)
+    model = released(chosen["model"])
     config = base(
+        chosen["model"],
         chosen["image_size"],  # 224 pixels, 256 patches
         chosen["num_queries"],  # 64 queries
         remat="dots",  # ours: that many rows leave room to keep the products
@@ -38,7 +43,7 @@ def get_config(argument: str = "") -> ConfigDict:
         "row_length": 256,  # decoder length 256
         "images_per_row": 1,  # an image per sample
         "images": 8192,
-        "tokenizer": "checkpoints/llama2_clip/tokenizer.model",
+        "tokenizer": f"{model.plain}/{model.tokenizer}",
         "template": "plain",  # released code: image, then caption
         "augment": {"flip": 0.5},  # random resized crop and horizontal flip
         "long_samples": "cut",  # released code: the tokenizer cuts
@@ -48,7 +53,7 @@ def get_config(argument: str = "") -> ConfigDict:
     }
     config.train = {
         "total_steps": 42_500,  # 42 500 steps
-        "start_from": "checkpoints/llama2_clip",  # LLaMA-2-7B, CLIP ViT-L/14, random abstractor
+        "start_from": model.plain,  # LLaMA-2-7B, CLIP ViT-L/14, random abstractor
         "groups": [
             *vision_groups(0.9),  # trains; layer-wise decay 0.9
             {"name": "abstractor", "pattern": "abstractor/.*"},  # trains

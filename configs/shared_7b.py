@@ -1,16 +1,59 @@
 """What the configs of the full model share."""
 
+from typing import NamedTuple
+
 from ml_collections import ConfigDict
+
+from owl2_jax.core.errors import unknown_name
 
 # Layers of ViT-L/14; what feeds them decays once more (BEiT's layer-wise decay).
 VISION_LAYERS = 24
 
 
-def base(image_size: int, num_queries: int, remat: str = "full") -> ConfigDict:
-    """The released model; parameters and optimiser in float32 and in pieces on all devices."""
+class Released(NamedTuple):
+    """One of the two released models.
+
+    Attributes:
+      preset: its sizes.
+      plain: where `owl2 convert init` puts its language model and CLIP.
+      checkpoint: where `owl2 convert to-jax` puts its weights.
+      resized: where `owl2 convert resize` puts stage 1 at 448 pixels.
+      tokenizer: name of its tokenizer's file.
+      adapters: every linear map of its decoder's layers, as its format has them.
+    """
+
+    preset: str
+    plain: str
+    checkpoint: str
+    resized: str
+    tokenizer: str
+    adapters: tuple[str, ...]
+
+
+MODELS = {
+    "owl2": Released(
+        "owl2_7b", "checkpoints/llama2_clip", "checkpoints/mplug_owl2", "checkpoints/pretrained_448",
+        "tokenizer.model", ("q", "k_text", "k_image", "v_text", "v_image", "out", "gate", "up", "down"),
+    ),
+    "owl2_1": Released(
+        "owl2_1_7b", "checkpoints/qwen_clip", "checkpoints/mplug_owl2_1", "checkpoints/pretrained_2_1_448",
+        "qwen.tiktoken", ("qkv_text", "qkv_image", "out", "gate", "up", "down"),
+    ),
+}  # fmt: skip
+
+
+def released(model: str) -> Released:
+    """The released model of a config's argument `model`."""
+    if model not in MODELS:
+        raise unknown_name("config argument model", model, MODELS)
+    return MODELS[model]
+
+
+def base(model: str, image_size: int, num_queries: int, remat: str = "full") -> ConfigDict:
+    """A released model; parameters and optimiser in float32 and in pieces on all devices."""
     config = ConfigDict()
     config.model = {
-        "preset": "owl2_7b",  # bfloat16 products (recipe: bf16)
+        "preset": released(model).preset,  # bfloat16 products (recipe: bf16)
         "remat": remat,
         "vision": {"image_size": image_size},
         "abstractor": {"num_queries": num_queries},
@@ -35,6 +78,7 @@ def vision_groups(layer_decay: float) -> list[dict]:
 
 # What both scripts take, with the released values.
 RELEASED_ARGUMENTS = {
+    "model": "owl2",  # or "owl2_1"
     "data": "data/llava_v1_5_mix665k.json",  # DATA_FILE
     "image_folder": "data",  # image_folder
     "file_tag": "<image>",  # of LLaVA's files; the released README's have <|image|>
@@ -46,6 +90,7 @@ RELEASED_ARGUMENTS = {
 
 
 def released_script(
+    model: str,
     examples: int,
     devices: int,
     data: str,
@@ -59,7 +104,7 @@ def released_script(
     Records become the ids of the released training code (`owl2_jax/data/released.py` says how);
     `data.reading=as_written` leaves images where their tags are, and `</s>` in a text a text.
     """
-    config = base(image_size, num_queries)
+    config = base(model, image_size, num_queries)
     rows = 2 * 8 * devices  # per_device_train_batch_size 2, gradient_accumulation_steps 8
     config.data = {
         "datasets": {
@@ -72,7 +117,7 @@ def released_script(
         "row_length": 2048,  # model_max_length 2048
         "images_per_row": 1,
         "images": rows,
-        "tokenizer": "checkpoints/mplug_owl2/tokenizer.model",
+        "tokenizer": f"{released(model).checkpoint}/{released(model).tokenizer}",
         "template": "v1",  # version v1
         "reading": "released",  # tags in front of their turns, `</s>` in a text ends it
         "image_mode": "pad",  # image_aspect_ratio pad
@@ -83,7 +128,7 @@ def released_script(
     config.train = {
         "total_examples": examples,  # num_train_epochs 1
         "examples_per_step": rows,
-        "start_from": "checkpoints/mplug_owl2",  # model_name_or_path: the released checkpoint
+        "start_from": released(model).checkpoint,  # model_name_or_path: the released checkpoint
         "accumulate_steps": 8,  # gradient_accumulation_steps 8
         "optimizer": {
             "b1": 0.9,  # Trainer's default

@@ -1,7 +1,8 @@
 """What the studies share: where they start, what they are scored on, on what machines, and common axes.
 
 Every study takes one argument, `size`: "full" (owl2_7b, stage 2 from the end of stage 1, on the slice of
-`instruct_7b.py`) or "tiny" (a short stage 2 of the quickstart on two CPU cores, from what `start.py` trains).
+`instruct_7b.py`), "owl2_1" (the same of owl2_1_7b) or "tiny" (a short stage 2 of the quickstart on two CPU
+cores, from what `start.py` trains).
 
 owl2 sweep configs/sweeps/query_count.py
 owl2 sweep configs/sweeps/query_count.py:size=tiny
@@ -18,6 +19,13 @@ SIZES = {
         "base": "../instruct_7b.py",
         "overrides": ["data.tokenizer=runs/pretrain/tokenizer.model"],
         "start_from": "runs/pretrain",
+        "benchmarks": ["vqav2_val", "textvqa_val", "mme", "mmbench_dev", "mmlu"],
+        "topology": "v5p:4x4x4",
+    },
+    "owl2_1": {
+        "base": "../instruct_7b.py:model=owl2_1",
+        "overrides": ["data.tokenizer=runs/pretrain_2_1/qwen.tiktoken"],
+        "start_from": "runs/pretrain_2_1",
         "benchmarks": ["vqav2_val", "textvqa_val", "mme", "mmbench_dev", "mmlu"],
         "topology": "v5p:4x4x4",
     },
@@ -47,7 +55,7 @@ def study(argument: str, *, full: Mapping[str, Axis], tiny: Mapping[str, Axis], 
     size = parse_argument(argument, size="full")["size"]
     if size not in SIZES:
         raise unknown_name("size of a study", size, SIZES)
-    return {**SIZES[size], "axes": {"full": full, "tiny": tiny}[size], **fields}
+    return {**SIZES[size], "axes": tiny if size == "tiny" else full, **fields}
 
 
 def field(name: str, values: Sequence) -> Axis:
@@ -74,6 +82,8 @@ def base(size: str) -> dict:
 
 # What has a copy per modality; the paper's model first.
 MODULE = field("model.decoder.adaptive", ["full", "norms", "kv", "none"])
+# The modules of mPLUG-Owl2 and 2.1, the query alone, all four parts.
+PARTS = field("model.decoder.adaptive", ["full", "qkv", "q", "all", "none"])
 
 _FROZEN_VISION = [
     {"name": "vision", "pattern": "vision/.*", "trainable": False},

@@ -98,6 +98,50 @@ def llama_logits(tensors: Tensors, sizes: LlamaSizes, tokens: torch.Tensor) -> t
     return norm(x, "model.norm") @ head.T
 
 
+def qwen_tensors(sizes: LlamaSizes) -> Tensors:
+    """The same LLaMA under Qwen's names and with biases that it lacks: [q; k; v] in one projection."""
+    llama, g = llama_tensors(sizes), torch.Generator().manual_seed(3)
+    tensors = {
+        "transformer.wte.weight": llama["model.embed_tokens.weight"],
+        "transformer.ln_f.weight": llama["model.norm.weight"],
+        "lm_head.weight": llama["lm_head.weight"],
+    }
+    for layer in range(sizes.num_layers):
+        ours, theirs = f"transformer.h.{layer}", f"model.layers.{layer}"
+        fused = [llama[f"{theirs}.self_attn.{name}_proj.weight"] for name in "qkv"]
+        tensors |= {
+            f"{ours}.ln_1.weight": llama[f"{theirs}.input_layernorm.weight"],
+            f"{ours}.ln_2.weight": llama[f"{theirs}.post_attention_layernorm.weight"],
+            f"{ours}.attn.c_attn.weight": torch.cat(fused),
+            f"{ours}.attn.c_attn.bias": random(g, 3 * sizes.width),
+            f"{ours}.attn.c_proj.weight": llama[f"{theirs}.self_attn.o_proj.weight"],
+            f"{ours}.mlp.w1.weight": llama[f"{theirs}.mlp.up_proj.weight"],
+            f"{ours}.mlp.w2.weight": llama[f"{theirs}.mlp.gate_proj.weight"],
+            f"{ours}.mlp.c_proj.weight": llama[f"{theirs}.mlp.down_proj.weight"],
+        }
+    return tensors
+
+
+def write_qwen(directory: Path, sizes: LlamaSizes, ranks: bytes, **config: Any) -> Tensors:
+    """Writes a plain Qwen and returns its tensors."""
+    directory.mkdir()
+    values = {
+        "architectures": ["QWenLMHeadModel"], "model_type": "qwen", "hidden_size": sizes.width,
+        "intermediate_size": 2 * sizes.mlp_dim, "num_hidden_layers": sizes.num_layers,
+        "num_attention_heads": sizes.num_heads, "kv_channels": sizes.width // sizes.num_heads,
+        "vocab_size": sizes.vocab_size, "max_position_embeddings": 128, "seq_length": 64,
+        "layer_norm_epsilon": 1e-6, "no_bias": True, "rotary_emb_base": 10000, "rotary_pct": 1.0,
+        "scale_attn_weights": True, "tie_word_embeddings": False, "use_dynamic_ntk": True,
+        "use_logn_attn": True, "use_flash_attn": "auto", "bf16": False, "onnx_safe": None,
+        "tokenizer_class": "QWenTokenizer", **config,
+    }  # fmt: skip
+    (directory / "config.json").write_text(json.dumps(values))
+    (directory / "qwen.tiktoken").write_bytes(ranks)
+    tensors = qwen_tensors(sizes)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    return tensors
+
+
 CLIP_WIDTH, CLIP_HEADS, CLIP_LAYERS, CLIP_MLP, CLIP_PATCH, CLIP_SIZE = 16, 2, 2, 40, 14, 28
 CLIP_EPS = 1e-5
 

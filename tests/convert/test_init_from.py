@@ -10,11 +10,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from owl2_jax.checkpoint.param_files import read_model_json, read_tokenizer, restore_params
 from owl2_jax.convert.hf_config import read_clip_config, read_language_config
 from owl2_jax.convert.init_from import init_checkpoint
 from owl2_jax.convert.resize import resize_position_table
+from owl2_jax.convert.to_torch import convert_to_torch
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.tree import flatten
 from owl2_jax.model.config import Owl2Config, VisionConfig
@@ -26,7 +28,9 @@ from tests.convert.starting_points import (
     llama_logits,
     write_clip,
     write_llama,
+    write_qwen,
 )
+from tests.data.vocabularies import small_ranks
 
 SMALL = {"image_size": 28, "num_queries": 3, "abstractor_layers": 1}
 
@@ -196,3 +200,56 @@ def test_encoder_that_a_clip_describes_twice() -> None:
         read_clip_config(values)
     with pytest.raises(Owl2Error, match="vision_config is missing"):
         read_clip_config({"model_type": "clip", "projection_dim": 768})
+
+
+QWEN_SIZES = LlamaSizes(vocab_size=520)
+
+
+def test_a_plain_qwen_makes_an_owl2_1_with_both_branches_alike(tmp_path: Path) -> None:
+    theirs = write_qwen(tmp_path / "qwen", QWEN_SIZES, small_ranks())
+    write_clip(tmp_path / "clip")
+    config = init_checkpoint(tmp_path / "qwen", tmp_path / "clip", tmp_path / "start", **SMALL)
+    decoder = config.decoder
+    assert (decoder.adaptive, decoder.qkv_bias, decoder.mlp_dim) == ("qkv", True, QWEN_SIZES.mlp_dim)
+    assert (decoder.trained_length, decoder.max_length) == (64, 128)
+    assert (decoder.dynamic_ntk, decoder.logn) == (True, True)
+    assert read_model_json(tmp_path / "start")["tokenizer"] == "qwen.tiktoken"
+    assert (tmp_path / "start" / "qwen.tiktoken").read_bytes() == small_ranks()
+    params = flatten(restore_params(tmp_path / "start" / "params"))
+    place = "decoder/layers/attention"
+    for name, image in (("q", "q_image"), ("k_text", "k_image"), ("v_text", "v_image")):
+        for leaf in ("kernel", "bias"):
+            np.testing.assert_array_equal(params[f"{place}/{name}/{leaf}"], params[f"{place}/{image}/{leaf}"])
+    fused = theirs["transformer.h.1.attn.c_attn.weight"].numpy()
+    keys = fused[32:64].reshape(4, 8, 32).transpose(2, 0, 1)
+    np.testing.assert_array_equal(params[f"{place}/k_image/kernel"][1], keys)
+    gate = theirs["transformer.h.0.mlp.w2.weight"].numpy()
+    np.testing.assert_array_equal(params["decoder/layers/mlp/gate/kernel"][0], gate.T)
+    convert_to_torch(tmp_path / "start", tmp_path / "hf")
+    released = load_file(tmp_path / "hf" / "model.safetensors")
+    for branch in (0, 1):
+        name = f"transformer.h.1.attn.c_attn.multiway.{branch}"
+        assert torch.equal(released[f"{name}.weight"], theirs["transformer.h.1.attn.c_attn.weight"])
+        assert torch.equal(released[f"{name}.bias"], theirs["transformer.h.1.attn.c_attn.bias"])
+    assert (tmp_path / "hf" / "qwen.tiktoken").read_bytes() == small_ranks()
+    assert json.loads((tmp_path / "hf" / "tokenizer_config.json").read_text()) == {
+        "model_max_length": 128, "tokenizer_class": "QWenTokenizer",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seq_length": None}, "seq_length is None, expected the length .* dynamic NTK and log-n"),
+        ({"kv_channels": 16}, "kv_channels is 16; only 8"),
+        ({"intermediate_size": 97}, "intermediate_size is 97; expected twice"),
+        ({"no_bias": False}, "no_bias is False; only True is supported"),
+        ({"multiway": True}, "multiway is True; expected a plain Qwen"),
+        ({"rotary_pct": 0.5}, "rotary_pct is 0.5"),
+    ],
+)
+def test_a_qwen_that_is_no_start_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
+    write_qwen(tmp_path / "qwen", QWEN_SIZES, small_ranks(), **changes)
+    write_clip(tmp_path / "clip")
+    with pytest.raises(Owl2Error, match=message):
+        init_checkpoint(tmp_path / "qwen", tmp_path / "clip", tmp_path / "start", **SMALL)

@@ -126,3 +126,16 @@ def test_released_directory_is_resized_without_converting_it_first(tmp_path: Pat
     assert found.keys() == expected.keys()
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def test_a_query_of_images_starts_as_the_query_of_text(tmp_path: Path) -> None:
+    convert_to_jax(GOLDEN / "F/hf", tmp_path / "qkv")
+    resize_checkpoint(tmp_path / "qkv", tmp_path / "none", adaptive="none")
+    config = resize_checkpoint(tmp_path / "none", tmp_path / "all", adaptive="norms+q+kv")
+    assert config.decoder.adaptive == "all"
+    params = flatten(restore_params(tmp_path / "all" / "params"))
+    for leaf in ("kernel", "bias"):
+        place = "decoder/layers/attention"
+        np.testing.assert_array_equal(params[f"{place}/q_image/{leaf}"], params[f"{place}/q/{leaf}"])
+    with pytest.raises(Owl2Error, match=r"unknown model\.decoder\.adaptive 'qk'"):
+        resize_checkpoint(tmp_path / "qkv", tmp_path / "other", adaptive="qk")

@@ -12,6 +12,7 @@ from owl2_jax.sweeps.grid import load_sweep
 FOLDER = Path(__file__).parents[2] / "configs" / "sweeps"
 STUDIES = {
     "query_count": 6, "resolution": 3, "query_x_resolution": 9, "modality_adaptive": 4, "frozen_vision": 2,
+    "module_parts": 5,
     "text_vs_multimodal": 6,
 }  # fmt: skip
 
@@ -28,6 +29,13 @@ def test_full_size_study_is_whole(name):
     # The first point is the paper's model.
     assert (config.model.abstractor.num_queries, config.model.vision.image_size) == (64, 448)
     assert (config.model.decoder.width, config.model.decoder.adaptive) == (4096, "full")
+
+
+def test_parts_of_the_module_vary_on_the_other_decoder_too():
+    sweep = load_sweep(str(FOLDER / "module_parts.py") + ":size=owl2_1")
+    decoders = [sweep.run_config(run).model.decoder for run in sweep.runs]
+    assert [decoder.adaptive for decoder in decoders] == ["full", "qkv", "q", "all", "none"]
+    assert all(decoder.qkv_bias and decoder.dynamic_ntk for decoder in decoders)
 
 
 @pytest.mark.parametrize("name", [*(f"{name}.py:size=tiny" for name in STUDIES), "miniature.py"])
