@@ -27,8 +27,9 @@ Identity = dict[str, Any]  # {"bytes": size, "hash": 32 hexadecimal digits}
 
 def identities(paths: Sequence[str | os.PathLike]) -> dict[str, Identity]:
     """{name: identity} of files; those of this package go by their place in it. Raises `Owl2Error`."""
-    share = _share(len(paths))
-    return {_name(path): file_identity(path, share) for path in paths}
+    distinct = {_name(path): path for path in paths}  # a file may be read several times by its set
+    share = _share(len(distinct))
+    return {name: file_identity(path, share) for name, path in distinct.items()}
 
 
 def identities_now(before: Mapping[str, Identity]) -> dict[str, Identity]:

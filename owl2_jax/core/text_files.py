@@ -11,9 +11,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +31,8 @@ _PACKED: Final = {
     b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2",
     b"\xfd7zXZ\x00": "xz", b"7z\xbc\xaf\x27\x1c": "7z",
 }  # fmt: skip
+_DESCRIPTORS: Final = re.compile(r"/proc/([^/]+)(?:/task/\d+)?/fd|/dev/fd")  # of folders
+_MOST_LINKS: Final = 40
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -204,23 +211,31 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 def new_file(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a path to write a file to, which gets the name `path` when the block ends without an error.
 
-    It has the ending of `path`, as some writers choose their format by it. What is no
-    file, as a pipe or /dev/stdout, is written itself.
+    It has the ending of `path`, as some writers choose their format by it, and gets the
+    permissions of the file it replaces. What is no file, as a pipe, is written itself; so is
+    what this process has open, as /dev/stdout, where a shell may have sent it to a file.
 
     Raises:
       Owl2Error: as `write_bytes`, for every `OSError` of the block.
     """
-    path = Path(os.path.realpath(path))
-    if _is_stream(path):
-        yield path
-        return
-    beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     try:
+        descriptor = _descriptor(path)
+        if descriptor is not None:
+            with _copied_to(descriptor, Path(path).suffix) as beside:
+                yield beside
+            return
+        if _is_stream(Path(path)):
+            yield Path(path)
+            return
+        path = Path(os.path.realpath(path))
         path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
         try:
             yield beside
             with beside.open("rb") as file:
                 os.fsync(file.fileno())
+            with suppress(OSError):  # of nothing there, or a file system without permissions
+                beside.chmod(stat.S_IMODE(path.stat().st_mode))
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
@@ -267,6 +282,10 @@ def check_file(path: str | os.PathLike, flag: str) -> None:
     path = Path(path)
     if path.is_dir():
         raise Owl2Error(f"{flag} {path} is a folder, expected the name of a file")
+    try:
+        _descriptor(path)
+    except OSError as error:
+        raise Owl2Error(f"{flag} {why_not_writable(path, error)}") from error
     if _is_stream(path):
         return
     check_folder(path.parent, f"{flag} {path}:")
@@ -299,7 +318,45 @@ def why_not_writable(path: str | os.PathLike, error: OSError) -> str:
 
 
 def _is_stream(path: Path) -> bool:
-    return path.is_fifo() or path.is_char_device() or path.is_socket()
+    is_open = _open_file(path) is not None
+    return is_open or path.is_fifo() or path.is_char_device() or path.is_socket()
+
+
+def _open_file(path: str | os.PathLike) -> tuple[str, int] | None:
+    """(process, descriptor) of a path that means what a process has open, as /dev/stdout; None for another."""
+    path = Path(path)
+    for _ in range(_MOST_LINKS):
+        folder = os.path.realpath(path.parent)
+        found = _DESCRIPTORS.fullmatch(folder)
+        if found and path.name.isdecimal():
+            return found.group(1) or str(os.getpid()), int(path.name)
+        if not path.is_symlink():
+            return None
+        path = Path(folder, os.readlink(path))
+    return None
+
+
+def _descriptor(path: str | os.PathLike) -> int | None:
+    """Of `_open_file`, where the process is this one. Raises `OSError` where it has nothing open there."""
+    process, descriptor = _open_file(path) or ("", -1)
+    if process != str(os.getpid()):
+        return None
+    os.fstat(descriptor)
+    return descriptor
+
+
+@contextmanager
+def _copied_to(descriptor: int, suffix: str) -> Iterator[Path]:
+    """Yields a path whose content is written where the descriptor stands, after what was printed there.
+
+    Opened by its path once more, a redirected file would be written over from its start.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"new{suffix}")
+        yield path
+        sys.stdout.flush()
+        with path.open("rb") as source, open(os.dup(descriptor), "wb") as target:
+            shutil.copyfileobj(source, target)
 
 
 def _names(folder: Path) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.file_identity import BLOCK, changes, file_identity, identities
+from owl2_jax.core.file_identity import BLOCK, changes, file_identity, identities, identities_now
 
 
 def test_equal_content_has_equal_identity_whatever_the_time_and_place(tmp_path):
@@ -56,3 +56,12 @@ def test_changes_are_said_by_file(tmp_path):
 def test_a_missing_file_is_an_error_of_one_line(tmp_path):
     with pytest.raises(Owl2Error, match="is missing"):
         file_identity(tmp_path / "none")
+
+
+def test_a_file_that_stands_twice_in_a_set_is_the_same_at_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.setattr("owl2_jax.core.file_identity.BUDGET", 10 * BLOCK)
+    path = tmp_path / "a"
+    path.write_bytes(b"".join(bytes([number]) * BLOCK for number in range(9)))
+    before = identities([path, str(path), path])
+    assert list(before) == [str(path)]
+    assert before == identities([path]) == identities_now(before)

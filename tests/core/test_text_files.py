@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -93,3 +96,59 @@ def test_a_new_file_appears_whole_behind_a_link_too_or_not_at_all(tmp_path):
         part.write_bytes(b"half" * (1 // 0))
     assert (tmp_path / "target.png").read_bytes() == b"whole"
     assert sorted(os.listdir(tmp_path)) == ["link", "target.png"]
+
+
+@pytest.mark.parametrize("way", ["pipe", "file", "appended"])
+@pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1", "link"])
+def test_what_goes_to_the_standard_output_stands_between_what_is_printed(tmp_path, name, way):
+    if name == "link":
+        (tmp_path / "link").symlink_to("/dev/stdout")
+        name = str(tmp_path / "link")
+    code = (
+        "import sys; from owl2_jax.core.text_files import check_file, write_text\n"
+        "check_file(sys.argv[1], '--output')\n"
+        "print('before')\nwrite_text(sys.argv[1], 'written\\n')\nprint('after')"
+    )
+    if way == "pipe":
+        said = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True)
+        assert (said.stdout, said.stderr) == ("before\nwritten\nafter\n", "")
+        return
+    (tmp_path / "out").write_text("old\n")
+    with (tmp_path / "out").open("a" if way == "appended" else "w") as out:
+        assert subprocess.run([sys.executable, "-c", code, name], stdout=out).returncode == 0
+    old = "old\n" if way == "appended" else ""
+    assert (tmp_path / "out").read_text() == f"{old}before\nwritten\nafter\n"
+
+
+def test_a_pipe_by_name_is_written_itself_and_a_descriptor_that_is_not_open_is_told_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    text_files.write_text(tmp_path / "pipe", "x")
+    assert os.read(reader, 9) == b"x"
+    os.close(reader)
+    with pytest.raises(Owl2Error, match=r"--output /dev/fd/999 cannot be written: Bad file descriptor"):
+        text_files.check_file("/dev/fd/999", "--output")
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o444])
+def test_a_replaced_file_keeps_its_permissions(tmp_path, mode):
+    (tmp_path / "a").touch()
+    (tmp_path / "a").chmod(mode)
+    text_files.write_text(tmp_path / "a", "new")
+    assert (tmp_path / "a").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "a").read_text() == "new"
+
+
+def test_a_new_file_has_the_permissions_of_any_other(tmp_path):
+    (tmp_path / "other").touch()
+    text_files.write_text(tmp_path / "a", "new")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_name_is_looked_for_in_a_big_folder_in_time(tmp_path, monkeypatch):
+    names = [f"{number:012}.jpg" for number in range(100_000)]
+    monkeypatch.setattr(os, "listdir", lambda folder: names)
+    start = time.process_time()
+    said = text_files.why_not_readable(tmp_path / "000000012345.jgp", FileNotFoundError())
+    assert "000000012345.jgp is missing; there is 000000012345.jpg" in said
+    assert time.process_time() - start < 2
