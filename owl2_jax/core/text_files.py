@@ -323,7 +323,7 @@ def _is_stream(path: Path) -> bool:
 
 
 def _open_file(path: str | os.PathLike) -> tuple[str, int] | None:
-    """(process, descriptor) of a path that means what a process has open, as /dev/stdout; None for another."""
+    """(process, descriptor) of a path that means what a process has open, as /dev/stdout; else None."""
     path = Path(path)
     for _ in range(_MOST_LINKS):
         folder = os.path.realpath(path.parent)
