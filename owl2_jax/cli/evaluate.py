@@ -15,6 +15,8 @@ from owl2_jax.core.locks import LOCK_FILE
 from owl2_jax.core.ranges import Count, Share
 from owl2_jax.core.texts import FilePath
 
+_SCORING_S = 6 * 3600  # that processes wait for the first to score; some metrics run for an hour
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=FilePath, metavar="DIR", help="model, run or released directory")
@@ -154,11 +156,13 @@ def _shard() -> Any:
     from jax.experimental import multihost_utils
 
     from owl2_jax.evals.runner import Shard
+    from owl2_jax.parallel import multihost
 
     if jax.process_count() == 1:
         return Shard()
     barrier = partial(multihost_utils.sync_global_devices, "owl2 evaluate")
-    return Shard(jax.process_index(), jax.process_count(), barrier)
+    by_first = partial(multihost.by_first, "scores", timeout_s=_SCORING_S)
+    return Shard(jax.process_index(), jax.process_count(), barrier, by_first)
 
 
 def _model(args: argparse.Namespace) -> Any:

@@ -41,11 +41,17 @@ _OF_THE_JOURNAL = ("index", "seconds", "answer_seconds")
 
 @dataclass(frozen=True)
 class Shard:
-    """This process among those that share a run; `barrier` waits for all of them."""
+    """This process among those that share a run.
+
+    Attributes:
+      barrier: waits for all of them.
+      by_first: has the first of them do something, and raises on all what that raised.
+    """
 
     index: int = 0
     count: int = 1
     barrier: Callable[[], None] = lambda: None
+    by_first: Callable[[Callable[[], object]], None] = lambda action: action()
 
 
 def evaluate(
@@ -80,7 +86,7 @@ def evaluate(
     Raises:
       Owl2Error: A file or program is missing, `out` holds another evaluation, or too
         many rows are broken: before any is asked, or, where images are damaged, after
-        the results of the others are written.
+        the results of the others are written. All processes raise it.
     """
     benchmark.check()
     questions, broken = load_questions(name, benchmark, root, limit)
@@ -94,10 +100,27 @@ def evaluate(
     journal.start(folder, _identity(name, benchmark, questions, checkpoint))
     _ask_missing(benchmark, questions, missing, model, folder, shard, progress)
     shard.barrier()
-    if shard.index:
-        return None
+    scores: list[Score] = []
+    shard.by_first(
+        lambda: scores.append(
+            _score(name, benchmark, questions, broken, folder, judgements, max_broken_share)
+        )
+    )
+    return scores[0] if scores else None
+
+
+def _score(
+    name: str,
+    benchmark: Benchmark,
+    questions: Sequence[Question],
+    broken: Sequence[Broken],
+    folder: Path,
+    judgements: Path | None,
+    max_broken_share: float,
+) -> Score:
+    """Sums up what the journals of all processes hold, and writes it. Raises `Owl2Error` as `evaluate`."""
+    broken, rows = list(broken), []
     total = len(questions) + len(broken)
-    rows = []
     for row in journal.all_rows(folder, len(questions)):
         if "broken" in row:
             broken.append(left_out(questions[row["index"]], f"cannot be asked: {row['broken']}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+from functools import partial
 
 import pytest
 
@@ -124,25 +125,50 @@ def test_a_finished_run_asks_nothing_and_makes_no_model(tmp_path, table_model):
     assert (tmp_path / "numbers/results.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("processes", [2, 3, 5])
-def test_processes_that_share_a_run_give_the_same_file(tmp_path, table_model, processes):
-    run(tmp_path / "one", table_model(even))
-    barrier = threading.Barrier(processes, timeout=30)
-    scores = [None] * processes
+def run_in_processes(processes, action):
+    """[what `action(shard)` gave or raised] of so many processes, which are threads here."""
+    barrier, ends = threading.Barrier(processes, timeout=30), [None] * processes
+    raised = []
+
+    def by_first(index, first):
+        try:
+            if index == 0:
+                first()
+        except Owl2Error as error:
+            raised.append(error)
+        barrier.wait()
+        if raised:
+            raise raised[0]
 
     def process(index):
-        shard = runner.Shard(index, processes, barrier.wait)
-        scores[index] = run(tmp_path / "many", table_model(even), shard=shard)
+        try:
+            ends[index] = action(runner.Shard(index, processes, barrier.wait, partial(by_first, index)))
+        except Owl2Error as error:
+            ends[index] = error
 
     threads = [threading.Thread(target=process, args=(index,)) for index in range(processes)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    return ends
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5])
+def test_processes_that_share_a_run_give_the_same_file(tmp_path, table_model, processes):
+    run(tmp_path / "one", table_model(even))
+    scores = run_in_processes(processes, lambda shard: run(tmp_path / "many", table_model(even), shard=shard))
     assert scores[0].value == 50.0
     assert scores[1:] == [None] * (processes - 1)
     files = [tmp_path / part / "numbers/results.jsonl" for part in ("one", "many")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_too_many_damaged_images_end_every_process(tmp_path, table_model):
+    damaged = {f"n{number}" for number in range(200)}
+    ends = run_in_processes(3, lambda shard: run(tmp_path, Sees(table_model(even), damaged), shard=shard))
+    assert [type(end) for end in ends] == [Owl2Error] * 3
+    assert {str(end).partition(" (")[0] for end in ends} == {"numbers: 200 of 1200 rows are broken"}
 
 
 def test_another_number_of_processes_goes_on_where_the_first_stopped(tmp_path, table_model):
