@@ -21,7 +21,6 @@ BASE = [
     "chex>=0.1.90",
     "numpy>=1.26",
     "Pillow>=10.3",
-    "tensorboardX>=2.6",
     "rich>=13",
     "XlsxWriter>=3.2",
 ]
@@ -48,6 +47,7 @@ EXTRAS["test"] = [
     *EXTRAS["qwen"],
     *EXTRAS["serve"],
     "dashscope==1.20.0",  # for the vocabulary that it ships
+    "tensorboardX>=2.6",
     "httpx>=0.27",
     "openai>=1.50",
     "playwright>=1.45",

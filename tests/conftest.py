@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ if version("jaxlib").startswith("0.10."):  # XLA stops at a flag it does not kno
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+gc.set_threshold(50_000, 20, 50)  # as in the commands (`owl2_jax.cli.main.run`)
 
 # What the tests themselves compile they compile once; the processes that they start share their
 # programs within one run of the tests (`tests/environment.py`).

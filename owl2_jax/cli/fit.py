@@ -7,7 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-from owl2_jax.cli.common import keep_compiled_programs
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.ranges import Count
 from owl2_jax.core.texts import FilePath
@@ -45,7 +44,6 @@ def main(args: argparse.Namespace) -> int:
 
     compiler = versions.check_compiler()
 
-    keep_compiled_programs()
     config = run_config.load(args.config, args.preset, args.rows, args.length, args.overrides)
     plan = fitting.make_plan(args.what, config, topology, args.mesh, is_file=args.config is not None)
     results = fitting.search(plan) if args.search else [fitting.measure(plan)]

@@ -7,6 +7,7 @@ imported only when it is called, so that `owl2 --help` answers at once.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import signal
@@ -87,6 +88,7 @@ def _no_output(error: OSError) -> int:
 def run() -> None:
     """The console script."""
     handle_signals()
+    gc.set_threshold(50_000, 20, 50)  # tracing makes many objects and little garbage: a tenth of a start
     try:
         code = main()
         sys.stdout.flush()

@@ -14,6 +14,7 @@ import os
 import sys
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -89,6 +90,7 @@ def keep_programs_in(folder: Path, tell: Tell) -> bool:
     # JAX offers a folder alone as a choice; its files are written in place, and half a file
     # is what others read meanwhile, or for ever after a kill.
     of_jax.get_file_cache = lambda path: (ours, path)
+    warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")  # `put` tells it
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     # The compiler's own files would be beyond the limit, and their folder part of every key.

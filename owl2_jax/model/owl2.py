@@ -192,7 +192,9 @@ def init_params(config: Owl2Config, rng: Array) -> dict[str, Any]:
     return nn.meta.unbox(_init(config, rng))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _init(config: Owl2Config, rng: Array) -> dict[str, Any]:
+    # Compiled, so that its shapes and its values are traced together, once in a process.
     # The few tokens that shapes are found with fit no fused attention kernel.
     config = config.replace(attention="xla")
     return Owl2(config).init(rng, *init_inputs(config))["params"]
@@ -201,7 +203,7 @@ def _init(config: Owl2Config, rng: Array) -> dict[str, Any]:
 @functools.lru_cache(maxsize=8)
 def _abstract(config: Owl2Config) -> dict[str, Any]:
     """Boxed shapes; remembered, as tracing takes a second of every start."""
-    return jax.eval_shape(lambda: _init(config, jax.random.key(0)))
+    return jax.eval_shape(functools.partial(_init, config), jax.eval_shape(jax.random.key, 0))
 
 
 def abstract_params(config: Owl2Config) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def time_engine(config: Owl2Config, prompt: int, tokens: int, calls: int) -> dic
 def _model(config: Owl2Config) -> LoadedModel:
     from owl2_jax.perf.vocabulary import tokenizer_of_size
 
-    params = jax.jit(functools.partial(init_params, config))(jax.random.key(0))
+    params = init_params(config, jax.random.key(0))
     return LoadedModel(config, params, tokenizer_of_size(config.decoder.vocab_size))
 
 

@@ -59,7 +59,7 @@ def tiny_params(config: Owl2Config | None = None, seed: int = 0, scale: float = 
         the prompt instead of repeating one token.
     """
     config = config or tiny_config()
-    params = jax.jit(functools.partial(init_params, config))(jax.random.key(seed))
+    params = init_params(config, jax.random.key(seed))
     decoder = dict(params["decoder"])
     decoder["embedding"] = decoder["embedding"] * (10 * scale)
     decoder["head"] = {"kernel": decoder["head"]["kernel"] * scale}

@@ -47,7 +47,7 @@ def start(tmp_path_factory) -> Path:
     """A model directory with the sizes and the tokenizer of `small.py`."""
     path = tmp_path_factory.mktemp("start") / "model"
     config = runs.run_config()
-    params = jax.device_get(jax.jit(lambda key: init_params(config.model, key))(jax.random.key(0)))
+    params = jax.device_get(init_params(config.model, jax.random.key(0)))
     tokenizer = load_tokenizer(config.data).bytes
     write_model_directory(path, model_json(config.model.to_dict()), params, tokenizer)
     return path

@@ -37,10 +37,8 @@ class Victim:
         self.run, self.steps = folder / name, steps
         overrides = (f"train.total_steps={steps}", "train.save_every_steps=3", "train.log_every_steps=1")
         self._command = runs.train_command(runs.write_config(folder / "kill.py"), self.run, *overrides)
-        # Restarts find what the first start compiled.
-        self._environment = environment(
-            JAX_COMPILATION_CACHE_DIR=str(folder / "cache"), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0"
-        )
+        # Restarts find what the first start compiled, also after a kill in the middle of keeping it.
+        self._environment = environment(OWL2_COMPILATION_CACHE=str(folder / "cache"))
 
     def start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(

@@ -29,7 +29,7 @@ def test_a_benchmark_reports_beside_the_steps_what_it_would_of_a_checkpoint(tmp_
         {"benchmark": "facts", "max_questions": 4},
     )
     tokenizer = load_tokenizer(config.data)
-    params = jax.jit(lambda key: init_params(config.model, key))(jax.random.key(0))
+    params = init_params(config.model, jax.random.key(0))
     trainer = SimpleNamespace(mesh=make_mesh({"data": 1}, jax.devices()[:1]))
     hooks = make_hooks(config, trainer, tokenizer)
     assert metric_names(config) == ["drawn_yes_no/accuracy", "facts/accuracy"]
@@ -54,7 +54,7 @@ def test_broken_rows_of_an_evaluator_are_told_and_left_out(tmp_path, capsys):
     (tmp_path / "pope/coco_pope_random.json").write_text("\n".join([*lines, "{}"]))
     config = config_with({"benchmark": "pope_random", "data_root": str(tmp_path)})
     tokenizer = load_tokenizer(config.data)
-    params = jax.jit(lambda key: init_params(config.model, key))(jax.random.key(0))
+    params = init_params(config.model, jax.random.key(0))
     hooks = make_hooks(config, SimpleNamespace(mesh=make_mesh({"data": 1}, jax.devices()[:1])), tokenizer)
     assert "pope_random: 2 broken rows, first" in capsys.readouterr().err
     assert 0 <= evaluate(hooks, params)["pope_random/accuracy"] <= 100

@@ -21,7 +21,7 @@ INPUTS = {name: value for name, value in tiny.tiny_inputs(PLAIN).items() if name
 
 def params_of(config, seed=0):
     """Random parameters whose adapters do something."""
-    params = jax.jit(functools.partial(init_params, config))(jax.random.key(seed))
+    params = init_params(config, jax.random.key(seed))
     chance = np.random.default_rng(seed)
     return tree.unflatten(
         {
@@ -38,7 +38,7 @@ def logits_of(config):
 
 def test_a_new_adapter_changes_nothing():
     config = PLAIN.replace(lora=LORA)
-    params = jax.jit(functools.partial(init_params, config))(jax.random.key(0))
+    params = init_params(config, jax.random.key(0))
     base = split_adapters(params)[1]
     np.testing.assert_array_equal(logits_of(config)(params), logits_of(PLAIN)(base))
 

@@ -24,7 +24,7 @@ LARGEST = 200_000  # bytes of a committed notebook
 def checkpoint(tmp_path_factory) -> Path:
     """A model directory as the quickstart leaves it, but for the training."""
     config = preset("owl2_tiny")
-    params = jax.device_get(jax.jit(lambda key: init_params(config, key))(jax.random.key(0)))
+    params = jax.device_get(init_params(config, jax.random.key(0)))
     path = tmp_path_factory.mktemp("quickstart") / "stage2"
     write_model_directory(path, model_json(config.to_dict()), params, TOKENIZER.read_bytes())
     return path
@@ -38,6 +38,9 @@ def environment(checkpoint: Path) -> dict[str, str]:
         "XLA_FLAGS": " ".join(flags),
         "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}",
         "OWL2_CHECKPOINT": str(checkpoint),
+        # All of them run the same model, one after the other.
+        "JAX_COMPILATION_CACHE_DIR": str(checkpoint.parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
 

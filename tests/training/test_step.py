@@ -24,7 +24,7 @@ CONFIG = TrainConfig(total_steps=5, schedule=ScheduleConfig(peak_lr=1e-2, warmup
 
 @pytest.fixture(scope="module")
 def params():
-    return jax.jit(functools.partial(init_params, MODEL))(jax.random.key(0))
+    return init_params(MODEL, jax.random.key(0))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ split's text and the images it shows are read once and kept in memory.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -133,10 +134,13 @@ def manifest(folder: Path = FOLDER) -> dict:
 @functools.lru_cache(maxsize=16)
 def _read_split(folder: Path, name: str) -> list[dict]:
     stem = name.replace("-", "/")
-    lines = [
-        line for block in _read_file(folder / f"{name}.array_record") for line in block.decode().split("\n")
+    # A block as one list: the parser takes half the time that it needs for line after line.
+    blocks = [
+        json.loads("[" + block.decode().replace("\n", ",") + "]")
+        for block in _read_file(folder / f"{name}.array_record")
     ]
-    return [{"id": f"{stem}/{number:05d}", **json.loads(line)} for number, line in enumerate(lines)]
+    records = itertools.chain.from_iterable(blocks)
+    return [{"id": f"{stem}/{number:05d}", **record} for number, record in enumerate(records)]
 
 
 @functools.lru_cache(maxsize=2)
