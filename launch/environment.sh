@@ -10,7 +10,8 @@ install_into() {
   wanted="$(cat setup.py) $*"
   if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     "${PYTHON:-python3}" -m venv "$directory"
-    "$directory/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
+    # Modules are compiled when they are first imported: most of what is installed never is.
+    "$directory/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile "$@"
     printf '%s' "$wanted" >"$stamp"
   fi
   export PATH="$PWD/$directory/bin:$PATH"
