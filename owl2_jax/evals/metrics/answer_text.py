@@ -24,12 +24,13 @@ _WORD: Final = re.compile(r"[^\W_]+")
 _OUTER: Final = (
     " \t\r\n.,!?;:'\"*()[]{}<>\u2018\u2019\u201c\u201d\u3001\u3002\u300c\u300d\u300e\u300f\u3010\u3011"
 )
+_FRACTION: Final = re.compile(rf"^[{re.escape(_OUTER)}]*(?<!\.)(\.\d)")
 _DEPTH: Final = 4  # LaTeX fonts inside each other
 
 
 def clean(text: str) -> str:
     """The text in ordinary characters, without tags, Markdown, LaTeX and what a model thought aloud."""
-    text = _unwrapped(_INVISIBLE.sub("", unicodedata.normalize("NFKC", text)))
+    text = _unwrapped(_INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).replace("\u2212", "-"))
     text = _DOLLARS.sub(r" \1 ", text)
     text = _BOXED.sub(lambda found: found.group(1) or found.group(2) or "", text)
     text = _TAG.sub(" ", _LATEX_SIGN.sub(" ", text))
@@ -39,6 +40,9 @@ def clean(text: str) -> str:
 def plain(text: str) -> str:
     """A text as two are compared: clean, lower case, without outer punctuation; never of marks alone."""
     words = " ".join(clean(text).lower().split())
+    fraction = _FRACTION.search(words)  # ".5" is not 5
+    if fraction:
+        return words[fraction.start(1) :].rstrip(_OUTER)
     return words.strip(_OUTER) or " ".join(text.split())
 
 

@@ -18,6 +18,31 @@ _ANNOUNCED: Final = re.compile(r"\b(?:answer|conclusion)\b(?:\s+is|\s+would\s+be
 _FIRST: Final = re.compile(r"\W*(yes|yeah|yep|no|nope)\b")
 _WORD: Final = re.compile(r"\b(yes|no)\b")
 _DENIED: Final = re.compile(r"\b(?:not|none|cannot|never|without)\b|n['\u2019]t\b|\bthere (?:is|are) no\b")
+_CANNOT: Final = (
+    r"(?:\b(?:cannot|can\s+not|could\s+not|unable\s+to|not\s+able\s+to)|\b(?:can|could)n?['\u2019]t)"
+)
+_TELL: Final = (
+    r"(?:tell|say|know|determine|judge|decide|answer|confirm|"
+    r"be\s+(?:sure|certain|determined|told|known|answered|confirmed))\b"
+)
+_HOW: Final = r"(?:\w+ly|really|quite|so|too|100\s?%|at\s+all)"
+# Words that say neither, up to the end of their clause: what one is unsure about is no answer either.
+_UNSURE: Final = re.compile(
+    rf"(?:(?:\bnot|n['\u2019]t|\bcannot|\bnever)\s+(?:be\s+|{_HOW}\s+)*(?:sure|certain)\b"
+    rf"|(?:\bnot|n['\u2019]t)\s+(?:{_HOW}\s+)*(?:clear|known)\s+(?:if|whether|from|what|how|which|in)\b"
+    rf"|(?:\bnot|n['\u2019]t|\bim)\s*(?:possible|easy)\s+to\s+{_TELL}"
+    rf"|{_CANNOT}\s+(?:{_HOW}\s+)?{_TELL}"
+    rf"|{_CANNOT}\s+(?:see|view|access|open|read)\s+(?:(?:the|this|that|your|any|an)\s+)?(?:image|picture|photo)s?\b"
+    rf"|\b(?:i|we)\s+(?:(?:do|would)\s+not|(?:do|would)n['\u2019]t)\s+(?:{_HOW}\s+)?know\b"
+    rf"|\b(?:no|not\s+enough)\s+(?:information|context|detail)s?\b"
+    rf"|\bno\s+(?:idea|clue)\b|\bno\s+way\s+(?:to\s+{_TELL}|of\s+(?:telling|knowing|saying)\b))"
+    r"(?:(?!\bbut\b|\s-\s)[^.,;:!?\n\u2013\u2014])*"
+)
+# A "no" that denies nothing.
+_NO_DENIAL: Final = re.compile(
+    r"\b(?:no|without(?:\s+an?y?)?)\s+doubts?\b|\bno\s+question\s+(?:that|about)\b"
+    r"|^\W*no\s+(?:problem|question|worries)\b"
+)
 _CHINESE: Final = {
     "\u662f": "yes",
     "\u6709": "yes",
@@ -32,7 +57,7 @@ def read_yes_no(prediction: str) -> str | None:
 
     The last of `\\boxed{}` and `<answer>` counts first, then the last "the answer is",
     the word that opens the answer, the one of the two words that stands in it, and
-    last a denial ("there is not one").
+    last a denial ("there is not one"). "I am not sure" and "no doubt" deny nothing.
     """
     for part in (*enclosed(prediction), prediction):
         found = _read(clean(part).lower())
@@ -42,6 +67,7 @@ def read_yes_no(prediction: str) -> str | None:
 
 
 def _read(text: str) -> str | None:
+    text = _NO_DENIAL.sub(" ", _UNSURE.sub(" ", text))
     announced = _ANNOUNCED.findall(text)
     if announced:
         return announced[-1]

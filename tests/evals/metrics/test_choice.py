@@ -176,6 +176,58 @@ def test_an_answer_in_the_words_of_an_option(options, text, index):
     assert parse_choice(text, options) == index
 
 
+NUMBERS = ["5", "10", "20", "7"]
+LENGTHS = ["2 m", "5 m", "7 m"]
+SOURCES = ["renewable", "fossil", "nuclear"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "index"),
+    [
+        (NUMBERS, "-5", None),
+        (NUMBERS, "The answer is -5.", None),
+        (NUMBERS, "The answer is minus 5.", None),
+        (NUMBERS, "\u22125", None),
+        (["-5", "5"], "\u22125", 0),
+        (["-5", "5"], "It is -5", 0),
+        (NUMBERS, "0.5", None),
+        (NUMBERS, ".5", None),
+        (NUMBERS, "about .5 of it", None),
+        ([".5", "5"], ".5", 0),
+        ([".5", "5"], "5.", 1),
+        (NUMBERS, "...5", 0),
+        (NUMBERS, "It is 1/5 of it", None),
+        (NUMBERS, "5 / 6", None),
+        (NUMBERS, "It is 5-8", None),
+        (NUMBERS, "At 3:10 pm", None),
+        (NUMBERS, "10^3", None),
+        (NUMBERS, "more than 20+", None),
+        (NUMBERS, "It is 5.", 0),
+        (NUMBERS, "It is 5, not 10", 0),
+        (NUMBERS, "Answer:5", 0),
+        (NUMBERS, "A 5-year-old", 0),
+        (NUMBERS, "(5)", 0),
+        (["15", "20", "25", "30"], "It costs 15.75 dollars", None),
+        (["15", "20", "25", "30"], "It costs $15 now", 0),
+        (["500", "1000"], "1,500", None),
+        (["500", "1"], "It is 1,500 in all", None),
+        (LENGTHS, "It is 2.5 m", None),
+        (LENGTHS, "It is 5 m", 1),
+        (LENGTHS, "It moves at 5 m/s", None),
+        (LENGTHS, "It is 5 m^2", None),
+        (SOURCES, "It is non-renewable", None),
+        (SOURCES, "It is non\u2011renewable", None),
+        (SOURCES, "It is non renewable", None),
+        (SOURCES, "It is no fossil", None),
+        (SOURCES, "a nuclear-free one", None),
+        (SOURCES, "It is renewable - of course", 0),
+        (["non-renewable", *SOURCES], "It is non-renewable", 0),
+    ],
+)
+def test_an_option_is_no_part_of_another_number_or_word(options, text, index):
+    assert parse_choice(text, options) == index
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("I", "I"), ("I.", "I"), ("(I)", "I"), ("The answer is I", "I"), ("I think so", None), ("J", "J"),
