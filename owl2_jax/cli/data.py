@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -72,12 +73,15 @@ def _prepare(args: argparse.Namespace) -> int:
 
 def _prepare_lock(output: str) -> AbstractContextManager[object]:
     """One at a time for an output; buckets have no locks, and there whoever comes last wins whole files."""
+    from owl2_jax.core.errors import Owl2Error
     from owl2_jax.core.locks import locked
     from owl2_jax.core.text_files import check_folder
 
     if "://" in output:
         return nullcontext()
-    path = Path(output)
+    path = Path(os.path.abspath(output))  # "." and ".." have names of their own
+    if not path.name:
+        raise Owl2Error(f"--output {output} is the root folder, expected the name of a folder to make")
     check_folder(path.parent, "--output: the folder")
     return locked(path.with_name(f".{path.name}.lock"), f"--output {output}")
 

@@ -187,7 +187,7 @@ class Encoder:
 
     def _decode(self, ref: ImageRef) -> Image.Image:
         if isinstance(ref.source, Frame):
-            return video.decode_frame(ref.source, self._config.max_pixels)
+            return video.decode_frame(ref.source, self._config.max_pixels, "data.max_pixels")
         return images.decode(ref.source, ref.name, self._config.max_pixels, "data.max_pixels")
 
 

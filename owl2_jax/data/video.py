@@ -42,24 +42,32 @@ def require_reader() -> ModuleType:
     return av
 
 
-def decode_frame(frame: Frame, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_frame(frame: Frame, max_pixels: int = MAX_PIXELS, limit: str = "") -> Image.Image:
     """One frame as 8-bit RGB. The frames of the last video are kept, as they are asked for in turn.
+
+    Args:
+      limit: what errors call `max_pixels`.
 
     Raises:
       ImageError: missing, no video, damaged, or too large.
     """
-    return _kept_frames(frame.path, frame.count, max_pixels)[frame.number]
+    return _kept_frames(frame.path, frame.count, max_pixels, limit)[frame.number]
 
 
 @functools.lru_cache(maxsize=2)
-def _kept_frames(path: str, count: int, max_pixels: int) -> tuple[Image.Image, ...]:
-    return tuple(frames(path, count, max_pixels))
+def _kept_frames(path: str, count: int, max_pixels: int, limit: str) -> tuple[Image.Image, ...]:
+    return tuple(frames(path, count, max_pixels, limit))
 
 
-def frames(path: str | os.PathLike, count: int, max_pixels: int = MAX_PIXELS) -> list[Image.Image]:
+def frames(
+    path: str | os.PathLike, count: int, max_pixels: int = MAX_PIXELS, limit: str = ""
+) -> list[Image.Image]:
     """`count` evenly spaced frames of a video, upright, as 8-bit RGB.
 
     A video of fewer frames gives some of them several times.
+
+    Args:
+      limit: what errors call `max_pixels`.
 
     Raises:
       ImageError: missing, no video, damaged, or too large.
@@ -72,9 +80,9 @@ def frames(path: str | os.PathLike, count: int, max_pixels: int = MAX_PIXELS) ->
             if not container.streams.video:
                 raise ImageError(f"{path} has no video stream; expected a video file", "unsupported")
             stream = container.streams.video[0]
-            _check_size(path, stream.codec_context, max_pixels)
+            _check_size(path, stream.codec_context, max_pixels, limit)
             stream.thread_type = "NONE"  # many videos are read at once; threads of their own only add up
-            return [_image(path, frame, max_pixels) for frame in _chosen(container, stream, count)]
+            return [_image(path, frame, max_pixels, limit) for frame in _chosen(container, stream, count)]
     except ImageError:
         raise
     except Exception as error:  # the bindings raise many types on damaged files
@@ -102,14 +110,15 @@ def _raise_other_kind(path: str | os.PathLike, head: bytes, error: Exception) ->
         raise ImageError(f"{path} is no video but {kind[0]}; {remedy}", "unsupported") from error
 
 
-def _check_size(path: str | os.PathLike, seen: Any, max_pixels: int) -> None:
+def _check_size(path: str | os.PathLike, seen: Any, max_pixels: int, limit: str) -> None:
     """`seen` is a decoder or a frame; a file may have frames larger than it says at its start."""
     if seen is None:
         raise ValueError("no decoder for its stream")
     if seen.width * seen.height > max_pixels:
+        limit = f" ({limit})" if limit else ""
         raise ImageError(
-            f"the video {path} has {seen.width} x {seen.height} pixels, expected at most {max_pixels} "
-            "(data.max_pixels); shrink it",
+            f"the video {path} has {seen.width} x {seen.height} pixels, expected at most {max_pixels}"
+            f"{limit}; shrink it",
             "oversized",
         )
 
@@ -141,8 +150,8 @@ def _shown_at(container: Any, stream: Any, time: int) -> Any:
     return shown
 
 
-def _image(path: str | os.PathLike, frame: Any, max_pixels: int) -> Image.Image:
+def _image(path: str | os.PathLike, frame: Any, max_pixels: int, limit: str) -> Image.Image:
     """A frame upright, as 8-bit RGB."""
-    _check_size(path, frame, max_pixels)
+    _check_size(path, frame, max_pixels, limit)
     image = frame.to_image().convert("RGB")
     return image.rotate(frame.rotation, expand=True) if frame.rotation else image

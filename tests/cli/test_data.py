@@ -80,3 +80,21 @@ def test_check_names_a_file_of_utf_16_in_one_line(config, tmp_path, capsys):
     err = capsys.readouterr().err
     assert "mine.json is UTF-16, not UTF-8; save it as UTF-8" in err
     assert err.count("\n") == 1
+
+
+def test_prepare_refuses_a_folder_that_is_there_by_whatever_name(tmp_path, capsys, monkeypatch):
+    source = corpora.write_set(tmp_path, "texts", [dialogue("a", "A caption.", [])])
+    values = {"datasets": {"texts": {"kind": "llava", "options": {"path": str(source)}}}}
+    (tmp_path / "prepare.py").write_text(f"def get_config():\n    return {values!r}\n")
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    for output, words in {
+        ".": ". exists and has no manifest.json; choose another output",
+        "..": ".. exists and has no manifest.json; choose another output",
+        "/": "--output / is the root folder, expected the name of a folder to make",
+    }.items():
+        assert dispatcher.main(["data", "prepare", f"{tmp_path}/prepare.py", "--output", output]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {words}")
+        assert error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inner", "prepare.py", "texts.json"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 import sys
@@ -16,8 +17,10 @@ from owl2_jax.data.sources.arrayrecord import decode_example
 from owl2_jax.data.sources.llava import LlavaSource
 from owl2_jax.data.video import Frame, decode_frame, frames
 from owl2_jax.data_tools.prepare.clean import clean
-from owl2_jax.data_tools.prepare.settings import PrepareConfig, PrepareSet
+from owl2_jax.data_tools.prepare.settings import ImageRules, PrepareConfig, PrepareSet
 from tests.data import corpora
+
+PREPARED = PrepareConfig(datasets={"videos": PrepareSet("llava", {"path": "videos.jsonl"})})
 
 
 def write_video(path, count=60, size=(64, 48), rate=10, container_format=None, **options):
@@ -85,7 +88,9 @@ def test_damaged_missing_and_foreign_files_have_their_reasons(tmp_path):
         with pytest.raises(ImageError, match=name) as error:
             frames(tmp_path / name, 2)
         assert error.value.reason == reason
-    with pytest.raises(ImageError, match=r"a\.mp4 has 64 x 48 pixels, expected at most 1000 \(data") as error:
+    with pytest.raises(
+        ImageError, match=r"a\.mp4 has 64 x 48 pixels, expected at most 1000; shrink"
+    ) as error:
         frames(tmp_path / "a.mp4", 2, max_pixels=1000)
     assert error.value.reason == "oversized"
 
@@ -115,9 +120,9 @@ def test_files_that_are_no_videos_are_named(tmp_path):
 def test_a_frame_larger_than_the_file_says_is_refused(tmp_path, monkeypatch):
     path, checked = write_video(tmp_path / "a.mp4"), video._check_size
 
-    def check_frames(path, seen, most):
+    def check_frames(path, seen, *rest):
         if isinstance(seen, av.VideoFrame):
-            checked(path, seen, most)
+            checked(path, seen, *rest)
 
     monkeypatch.setattr(video, "_check_size", check_frames)
     with pytest.raises(ImageError, match="expected at most 1000"):
@@ -190,11 +195,19 @@ def test_videos_are_rejected_where_no_frames_are_asked_for(folder):
     assert "num_frames" in note.detail
 
 
+def test_a_video_that_is_too_large_is_rejected_by_the_name_of_the_limit(folder):
+    options = {"path": str(folder / "videos.jsonl"), "num_frames": 3}
+    config = corpora.config({"videos": corpora.DatasetConfig("llava", options)}, max_pixels=1000)
+    _, note = open_mixture(config, 28, 5).sets[0].get(0, 0)
+    assert "expected at most 1000 (data.max_pixels); shrink it" in note.detail
+    prepared = dataclasses.replace(PREPARED, images=ImageRules(max_pixels=1000))
+    with pytest.raises(ImageError, match=r"expected at most 1000 \(images\.max_pixels\); shrink it"):
+        clean(LlavaSource(folder / "videos.jsonl", num_frames=2)[0], "videos", prepared)
+
+
 def test_prepared_videos_are_images(folder):
     source = LlavaSource(folder / "videos.jsonl", num_frames=2)
-    done = clean(
-        source[0], "videos", PrepareConfig(datasets={"videos": PrepareSet("llava", {"path": "videos.jsonl"})})
-    )
+    done = clean(source[0], "videos", PREPARED)
     read = decode_example(done.record, "test", 0)
     assert [data[:2] for data in read["images"]] == [b"\xff\xd8"] * 2
     assert read["messages"][0]["content"].count("<|image|>") == 2

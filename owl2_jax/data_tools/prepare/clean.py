@@ -21,6 +21,7 @@ from owl2_jax.data_tools.prepare.settings import ImageRules, PrepareConfig, Text
 # An image in one of these formats that is small enough and upright stays the file it is.
 _KEPT_FORMATS = ("JPEG", "PNG", "WEBP")
 _FEWEST_WORDS = 10
+_LIMIT = "images.max_pixels"  # as errors call it
 
 
 class FilterError(Owl2Error):
@@ -59,7 +60,7 @@ def clean(example: Example, dataset: str, config: PrepareConfig) -> Cleaned:
     check_text("\n".join(m["content"] for m in messages if m["role"] == "assistant"), config.text)
     files, hashes, originals = [], [], []
     for number, source in enumerate(sources, start=1):
-        original, name = _file(source, f"{number} of {example['id']}")
+        original, name = _file(source, f"{number} of {example['id']}", config.images)
         file, image = shrink(original, config.images, name)
         files.append(file)
         hashes.append(likeness.image_hash(image))
@@ -97,7 +98,7 @@ def shrink(data: bytes, rules: ImageRules, name: str) -> tuple[bytes, Image.Imag
       ImageError: it cannot be decoded, or is too large.
       FilterError: it is too small, or too long and thin.
     """
-    image = images.decode(data, name, rules.max_pixels, "images.max_pixels")
+    image = images.decode(data, name, rules.max_pixels, _LIMIT)
     short, long = sorted(image.size)
     if short < rules.min_edge:
         raise FilterError("image_small", f"image {name} is {image.width} x {image.height}")
@@ -124,13 +125,14 @@ def _may_stay(data: bytes) -> bool:
     return image.format in _KEPT_FORMATS and still and upright
 
 
-def _file(source: bytes | str | Frame, name: str) -> tuple[bytes, str]:
+def _file(source: bytes | str | Frame, name: str, rules: ImageRules) -> tuple[bytes, str]:
     """(the image as a file, what errors call it)."""
     if isinstance(source, bytes):
         return source, name
     if isinstance(source, Frame):
         stream = io.BytesIO()
-        video.decode_frame(source).save(stream, "BMP")  # which is always written again, as JPEG
+        image = video.decode_frame(source, rules.max_pixels, _LIMIT)
+        image.save(stream, "BMP")  # which is always written again, as JPEG
         return stream.getvalue(), source.name
     return images.read_file(source), source
 
