@@ -103,7 +103,7 @@ def look_inside(
     prompt = read_request(Request(messages, images), model)
     limit = min(max_new_tokens, model.config.decoder.max_length - len(prompt))
     request = Request(messages, images, max_new_tokens=limit, top_logprobs=ALTERNATIVES)
-    (result,) = (engine or Engine(model, EngineConfig(slots=1))).generate([request])
+    (result,) = (engine or Engine(model, EngineConfig(sequences=1))).generate([request])
     seen = [image.pixels() for image in prompt.images]
     # The state of a position produces the token after it: the prompt's last position the first.
     last = prompt_ids(request, model)[-1:]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax.struct
 import jax
@@ -26,14 +26,12 @@ from owl2_jax.core.ranges import Beams, LengthPenalty
 from owl2_jax.inference.buckets import power_of_two
 from owl2_jax.inference.generate import run_prompts
 from owl2_jax.inference.inputs import Prompt, pad_column, read_request
+from owl2_jax.inference.model_runner import ModelRunner
 from owl2_jax.inference.prompt_batches import in_batches, stack
 from owl2_jax.inference.request import Request, Result
 from owl2_jax.inference.slots import Prompts
 from owl2_jax.model.cache import Cache
 from owl2_jax.model.owl2 import Owl2
-
-if TYPE_CHECKING:
-    from owl2_jax.inference.engine import Engine
 
 Array = jax.Array
 
@@ -117,6 +115,9 @@ def search(
     return lax.while_loop(going, advance, carry)[-1]
 
 
+_SEARCH = jax.jit(search, static_argnums=(0, 1), static_argnames=("beams", "width"))
+
+
 def _extend(running: Hypotheses, logprobs: Array, step: Array) -> tuple[Hypotheses, Array]:
     """The 2 N best ways to add a token, best first, and int32[R, 2 N], which beam each extends."""
     rows, beams, vocabulary = logprobs.shape
@@ -183,12 +184,12 @@ class _Task:
 
 
 def beam_search(
-    engine: Engine, requests: Iterable[Request], beams: int, length_penalty: float = 1.0
+    runner: ModelRunner, requests: Iterable[Request], beams: int, length_penalty: float = 1.0
 ) -> Iterator[list[Result]]:
     """Searches the best answers of each request, in order.
 
     Args:
-      engine: its model, image features and compiled programs are used, not its slots.
+      runner: its model and image features are used, not its pages.
       requests: greedy ones, without stop texts.
       beams: N.
       length_penalty: above 0 favours long answers over short ones.
@@ -201,10 +202,10 @@ def beam_search(
     """
     check_settings(beams, length_penalty)
 
-    def work(engine: Engine, tasks: list[_Task]) -> list[list[Result]]:
-        return _search(engine, tasks, beams, length_penalty)
+    def work(runner: ModelRunner, tasks: list[_Task]) -> list[list[Result]]:
+        return _search(runner, tasks, beams, length_penalty)
 
-    yield from in_batches(engine, (_read(engine, r) for r in requests), lambda task: task.prompt, work)
+    yield from in_batches(runner, (_read(runner, r) for r in requests), lambda task: task.prompt, work)
 
 
 def check_settings(beams: int, length_penalty: float) -> None:
@@ -213,34 +214,40 @@ def check_settings(beams: int, length_penalty: float) -> None:
     check_value(LengthPenalty, length_penalty, "length_penalty")
 
 
-def _read(engine: Engine, request: Request) -> _Task:
+def _read(runner: ModelRunner, request: Request) -> _Task:
     if not request.sampling.plain or request.stop or request.top_logprobs:
         raise Owl2Error("beam search takes no sampling settings, stop texts or listed tokens; leave them out")
-    prompt = read_request(request, engine.model)
-    room = engine.model.config.decoder.max_length - len(prompt)
+    prompt = read_request(request, runner.model)
+    room = runner.model.config.decoder.max_length - len(prompt)
     return _Task(request, prompt, min(request.max_new_tokens or room, room))
 
 
-def _search(engine: Engine, tasks: list[_Task], beams: int, length_penalty: float) -> list[list[Result]]:
-    stacked, pool = stack(engine, [task.prompt for task in tasks])
+def _search(runner: ModelRunner, tasks: list[_Task], beams: int, length_penalty: float) -> list[list[Result]]:
+    stacked, pool = stack(runner, [task.prompt for task in tasks])
     padding = stacked.tokens.shape[0] - len(tasks)
-    found = engine.programs.beam_search(
-        pool,
-        stacked,
-        pad_column([task.limit for task in tasks], padding, 1),
-        pad_column([task.request.min_new_tokens for task in tasks], padding, 0),
-        np.float32(length_penalty),
-        beams=beams,
-        width=power_of_two(max(task.limit for task in tasks)),
-    )
+    width = power_of_two(max(task.limit for task in tasks))
+    runner.used.add(("beam_search", stacked.tokens.shape, stacked.image_index.shape, beams, width))
+    with runner.on_mesh():
+        found = _SEARCH(
+            runner.owl,
+            runner.model.tokenizer.eos_id,
+            runner.params,
+            pool,
+            stacked,
+            pad_column([task.limit for task in tasks], padding, 1),
+            pad_column([task.request.min_new_tokens for task in tasks], padding, 0),
+            np.float32(length_penalty),
+            beams=beams,
+            width=width,
+        )
     found = jax.device_get(found)
     return [
-        _results(engine, task, jax.tree.map(lambda part, n=n: part[n], found)) for n, task in enumerate(tasks)
+        _results(runner, task, jax.tree.map(lambda part, n=n: part[n], found)) for n, task in enumerate(tasks)
     ]
 
 
-def _results(engine: Engine, task: _Task, found: Hypotheses) -> list[Result]:
-    tokenizer = engine.model.tokenizer
+def _results(runner: ModelRunner, task: _Task, found: Hypotheses) -> list[Result]:
+    tokenizer = runner.model.tokenizer
     results = []
     for tokens, logprobs, length, score in zip(
         found.tokens, found.logprobs, found.lengths, found.scores, strict=True

@@ -95,21 +95,21 @@ class FeaturePool:
         config: Owl2Config,
         rows: int,
         encode: Callable[[Array, np.ndarray, np.ndarray], Array],
-        ways: int = 1,
+        batches: Sequence[int],
     ):
         """Makes an empty pool.
 
         Args:
           rows: F.
           encode: writes the features of uint8[M, H, W, 3] into rows int32[M] of the pool.
-          ways: M must be a multiple of this.
+          batches: what M may be, ascending.
         """
         shape = (rows, config.tokens_per_image, config.decoder.width)
         self.array: Array = jnp.zeros(shape, config.dtype)
         self.rows = rows
         self.encoded = 0
         self._encode = encode
-        self._batches = (ways, 8 * ways, 64 * ways)
+        self._batches = tuple(batches)
         self._row: OrderedDict[bytes, int] = OrderedDict()  # least recently used first
 
     def __contains__(self, image: RequestImage) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax.struct
 import jax
@@ -19,13 +19,11 @@ from owl2_jax.data.conversation import encode_text
 from owl2_jax.inference import generate
 from owl2_jax.inference.buckets import power_of_two
 from owl2_jax.inference.inputs import Prompt, check_room, place_images, prompt_ids, read_images
-from owl2_jax.inference.prompt_batches import in_batches, stack
+from owl2_jax.inference.model_runner import ModelRunner
+from owl2_jax.inference.prompt_batches import in_batches, row_counts, stack
 from owl2_jax.inference.request import Request
 from owl2_jax.model.cache import Cache
 from owl2_jax.model.owl2 import Owl2
-
-if TYPE_CHECKING:
-    from owl2_jax.inference.engine import Engine
 
 Array = jax.Array
 
@@ -66,6 +64,9 @@ def log_likelihoods(
     return jnp.sum(jnp.where(real, chosen, 0.0), axis=1)
 
 
+_LOG_LIKELIHOODS = jax.jit(log_likelihoods, static_argnums=0)
+
+
 @dataclass
 class _Question:
     """A prompt without what its options do not share, and the rest of each option."""
@@ -75,7 +76,7 @@ class _Question:
 
 
 def score_options(
-    engine: Engine, requests: Iterable[Request], options: Iterable[Sequence[str]]
+    runner: ModelRunner, requests: Iterable[Request], options: Iterable[Sequence[str]]
 ) -> Iterator[tuple[float, ...]]:
     """Scores the options of each request, in order.
 
@@ -83,7 +84,7 @@ def score_options(
     from the first token in which the options (or the bare prompt) differ.
 
     Args:
-      engine: its model, image features and compiled programs are used, not its slots.
+      runner: its model and image features are used, not its pages.
       requests: what stands before the options; sampling settings do not matter.
       options: for each request, texts that may follow.
 
@@ -93,38 +94,38 @@ def score_options(
     Raises:
       Owl2Error: a prompt or image that cannot be used; no options; an option without text.
     """
-    for scores in option_answers(engine, zip(requests, options, strict=True)):
+    for scores in option_answers(runner, zip(requests, options, strict=True)):
         if isinstance(scores, Owl2Error):
             raise scores
         yield scores
 
 
 def option_answers(
-    engine: Engine, questions: Iterable[tuple[Request, Sequence[str]]]
+    runner: ModelRunner, questions: Iterable[tuple[Request, Sequence[str]]]
 ) -> Iterator[tuple[float, ...] | Owl2Error]:
     """As `score_options`, with the error in the place of a request that cannot be scored."""
     return errors_in_place(
         questions,
-        lambda question: _read(engine, *question),
-        lambda read: in_batches(engine, read, lambda question: question.prompt, _score),
+        lambda question: _read(runner, *question),
+        lambda read: in_batches(runner, read, lambda question: question.prompt, _score),
     )
 
 
-def _read(engine: Engine, request: Request, options: Sequence[str]) -> _Question:
+def _read(runner: ModelRunner, request: Request, options: Sequence[str]) -> _Question:
     if not options or not all(options):
         raise Owl2Error(f"options are {list(options)!r}; expected at least one, none of them empty")
-    whole = [_ids(engine, request, option) for option in options]
-    shared = min(_common_length([_ids(engine, request, ""), *whole]), *(len(ids) - 1 for ids in whole))
-    prompt = place_images(whole[0][:shared], engine.model)
-    prompt.images = read_images(request, engine.model, len(prompt.image_starts))
+    whole = [_ids(runner, request, option) for option in options]
+    shared = min(_common_length([_ids(runner, request, ""), *whole]), *(len(ids) - 1 for ids in whole))
+    prompt = place_images(whole[0][:shared], runner.model)
+    prompt.images = read_images(request, runner.model, len(prompt.image_starts))
     longest = max(len(ids) - shared for ids in whole)
-    check_room(len(prompt), longest, engine.model.config.decoder.max_length)
+    check_room(len(prompt), longest, runner.model.config.decoder.max_length)
     return _Question(prompt, [ids[shared:] for ids in whole])
 
 
-def _ids(engine: Engine, request: Request, option: str) -> np.ndarray:
+def _ids(runner: ModelRunner, request: Request, option: str) -> np.ndarray:
     """Ids of a prompt followed by an option."""
-    model, prompt, control = engine.model, request.prompt, request.control_tokens
+    model, prompt, control = runner.model, request.prompt, request.control_tokens
     if isinstance(prompt, str):
         return encode_text(prompt + option, model.tokenizer, model.image_tag, control_tokens=control)
     ids = prompt_ids(request, model)
@@ -142,10 +143,13 @@ def _common_length(sequences: Sequence[np.ndarray]) -> int:
     return int(np.argmin(np.append(same, False)))
 
 
-def _score(engine: Engine, questions: Sequence[_Question]) -> list[tuple[float, ...]]:
-    stacked, pool = stack(engine, [question.prompt for question in questions])
-    continuations = _stack([question.options for question in questions], engine.row_counts[0])
-    values = engine.programs.log_likelihoods(pool, stacked, continuations).tolist()
+def _score(runner: ModelRunner, questions: Sequence[_Question]) -> list[tuple[float, ...]]:
+    stacked, pool = stack(runner, [question.prompt for question in questions])
+    continuations = _stack([question.options for question in questions], row_counts(runner)[0])
+    shapes = stacked.tokens.shape, stacked.image_index.shape, continuations.tokens.shape
+    runner.used.add(("log_likelihoods", *shapes))
+    with runner.on_mesh():
+        values = _LOG_LIKELIHOODS(runner.owl, runner.params, pool, stacked, continuations).tolist()
     ends = np.cumsum([len(question.options) for question in questions])
     return [
         tuple(values[end - len(question.options) : end])

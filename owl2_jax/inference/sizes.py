@@ -1,4 +1,4 @@
-"""How large an engine is: slots, batches and memory."""
+"""How large an engine is: sequences, pages, and the few static sizes of its programs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Annotated
 
 import numpy as np
 
+from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import check_values
-from owl2_jax.core.ranges import Count, Whole, between
-from owl2_jax.inference.buckets import length_buckets
+from owl2_jax.core.ranges import Count, between
 from owl2_jax.model.config import Owl2Config
+
+_Bytes = Annotated[int, between(1, 2**40)]
 
 
 @dataclass(frozen=True)
@@ -18,39 +20,122 @@ class EngineConfig:
     """Sizes of the engine; answers do not depend on them.
 
     Attributes:
-      slots: requests decoded together.
-      prefill_rows: most prompts in one prefill.
-      decode_steps: most tokens per slot between two looks at the queue.
+      sequences: most that run at a time.
+      page_size: positions of a page of the key/value cache.
+      cache_bytes: device memory for the pages, which are all made at the start; None for
+        as many as all sequences need at their longest, within `DEFAULT_CACHE_BYTES`.
+      chunk_tokens: most prompt tokens between two tokens of an answer.
+      chunk_images: most images that are encoded between two tokens of an answer.
+      decode_steps: most tokens of an answer between two looks at the queue.
       feature_bytes: device memory for features of images.
-      shortest_cache: positions per slot at first; the cache grows when a
-        request needs more.
-      reuse_from: shared positions at the beginning of two prompts (an image,
-        earlier turns) from which on they are copied and not run again; 0 for never.
+      prefix_cache: prompts that begin alike share pages.
     """
 
-    slots: Count = 32
-    prefill_rows: Count = 64
+    sequences: Count = 32
+    page_size: Count = 16
+    cache_bytes: _Bytes | None = None
+    chunk_tokens: Count = 256
+    chunk_images: Count = 8
     decode_steps: Count = 8
-    feature_bytes: Annotated[int, between(1, 2**40)] = 64 * 2**20
-    shortest_cache: Count = 64
-    reuse_from: Whole = 32
+    feature_bytes: _Bytes = 64 * 2**20
+    prefix_cache: bool = True
 
     def __post_init__(self) -> None:
         check_values(self, "engine")
 
-    def cache_lengths(self, longest: int) -> tuple[int, ...]:
-        """Positions per slot that the cache may have, ascending; `longest` is the model's limit."""
-        return length_buckets(longest, self.shortest_cache)
+
+DEFAULT_CACHE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """A step program: T tokens of S rows."""
+
+    tokens: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What an engine's configuration comes to for one model.
+
+    Attributes:
+      pages: P, of each layer.
+      pages_per_sequence: W.
+      decode: step programs in which every row has one token, ascending.
+      chunks: step programs for prompts, ascending.
+      images: numbers of images that are encoded together, ascending.
+      features: F, rows of the feature pool.
+    """
+
+    pages: int
+    pages_per_sequence: int
+    decode: tuple[StepSize, ...]
+    chunks: tuple[StepSize, ...]
+    images: tuple[int, ...]
+    features: int
 
     @classmethod
-    def for_throughput(cls, model: Owl2Config, cache_bytes: int = 256 * 2**20, ways: int = 1) -> EngineConfig:
-        """Sizes for many requests at once: as many slots as fit into `cache_bytes`, about 8 to 256.
+    def of(cls, config: EngineConfig, model: Owl2Config, ways: int = 1) -> Sizes:
+        """Args: ways: pieces that a mesh cuts tokens and images into.
 
-        Args:
-          ways: pieces that a mesh cuts the slots into; their number is a multiple of it.
+        Raises:
+          Owl2Error: the cache is smaller than one sequence at its longest, or sequences do not
+            divide over the mesh.
         """
-        decoder = model.decoder
-        position = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim
-        slot = position * np.dtype(model.dtype).itemsize * decoder.max_length
-        slots = min(max(cache_bytes // slot, 8), 256)
-        return cls(slots=-(-slots // ways) * ways)
+        if config.sequences % ways:
+            raise Owl2Error(
+                f"engine sequences {config.sequences} do not divide over the {ways} batch pieces of the mesh"
+            )
+        longest = model.decoder.max_length
+        each = -(-longest // config.page_size)
+        wanted = config.sequences * each
+        held = (config.cache_bytes or DEFAULT_CACHE_BYTES) // page_bytes(model, config.page_size)
+        if held <= each and config.cache_bytes is not None:
+            raise Owl2Error(
+                f"engine cache_bytes {config.cache_bytes} make {held} pages of {config.page_size} positions; "
+                f"one sequence of {longest} positions needs {each} and one to copy from: "
+                f"give at least {(each + 1) * page_bytes(model, config.page_size)}"
+            )
+        pages = held if config.cache_bytes is not None else min(held, wanted)
+        return cls(
+            pages=max(pages, each + 1),
+            pages_per_sequence=each,
+            decode=tuple(StepSize(rows, rows) for rows in decode_rows(config.sequences, ways)),
+            chunks=chunk_sizes(config.chunk_tokens, config.sequences, ways),
+            images=tuple(sorted({ways, -(-config.chunk_images // ways) * ways})),
+            features=_features(config, model),
+        )
+
+
+def page_bytes(model: Owl2Config, page_size: int) -> int:
+    """Bytes of one page of all layers, keys and values."""
+    decoder = model.decoder
+    numbers = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * page_size
+    return numbers * np.dtype(model.dtype).itemsize
+
+
+def decode_rows(sequences: int, ways: int = 1) -> tuple[int, ...]:
+    """All, a half, and quarters of that down to one: at most five numbers, multiples of `ways`."""
+    sizes = {sequences}
+    size = sequences // 2
+    while size > ways and len(sizes) < 4:
+        sizes.add(-(-size // ways) * ways)
+        size //= 4 if len(sizes) > 2 else 2
+    return tuple(sorted(sizes | {ways}))
+
+
+def chunk_sizes(tokens: int, sequences: int, ways: int = 1) -> tuple[StepSize, ...]:
+    """The whole chunk, a quarter of it and a sixteenth, with fewer rows where there are fewer tokens."""
+    sizes = set()
+    for part in (1, 4, 16):
+        count = max(-(-tokens // part // ways) * ways, ways)
+        sizes.add(StepSize(count, min(count, sequences, 16)))
+    return tuple(sorted(sizes, key=lambda size: size.tokens))
+
+
+def _features(config: EngineConfig, model: Owl2Config) -> int:
+    """As many images as the memory holds, but at least those of the fullest chunk."""
+    item = model.tokens_per_image * model.decoder.width * np.dtype(model.dtype).itemsize
+    fullest = config.chunk_tokens // model.tokens_per_image + 2
+    return max(fullest, min(config.feature_bytes // item, 4096))

@@ -36,6 +36,10 @@ class UnrolledLayers(nn.Module):
     @nn.compact
     def __call__(self, carry: Any, layers: Array, inputs: LayerInputs) -> tuple[Any, None]:
         """Takes the cache stacked or apart, and returns it apart."""
+        if inputs.paged is not None:
+            for number in range(self.config.decoder.num_layers):
+                carry, _ = DecoderBlock(self.config, name=str(number))(carry, number, inputs)
+            return carry, None
         x, keys, values = carry
         new_keys, new_values = [], []
         for number in range(self.config.decoder.num_layers):

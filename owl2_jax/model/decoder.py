@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from owl2_jax.core import axes
-from owl2_jax.model import attention, attention_kernels, image_positions, remat, rotary
+from owl2_jax.model import attention, attention_kernels, image_positions, paged_attention, remat, rotary
 from owl2_jax.model.cache import Cache, write
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import (
@@ -28,10 +28,11 @@ from owl2_jax.model.layers import (
     partitioned,
     rms_normalize,
 )
+from owl2_jax.model.pages import PagedBatch, Pages, write_tokens
 from owl2_jax.model.rotary import apply_rope
 
 Array = jax.Array
-Carry = tuple[Array, Array | None, Array | None]
+Carry = tuple[Array, Array | None, Array | None]  # the stream, and keys and values of a cache or of pages
 
 # Projections that every token goes through. Where inference has put their kernels one after the other
 # along the heads, under one name, they are a single product.
@@ -55,6 +56,7 @@ class LayerInputs:
         when it is over the cache.
       cache_positions: int32[B, T], cache positions that the tokens are written to, or None
         without a cache.
+      paged: the tokens as a flat batch over pages (they are [T, 1] then), or None.
     """
 
     sin: Array
@@ -64,6 +66,7 @@ class LayerInputs:
     is_image: Array | None
     segment_ids: Array | None
     cache_positions: Array | None
+    paged: PagedBatch | None = None
 
 
 def layer_linear(config: Owl2Config, name: str, *shapes_and_axes: Any, use_bias: bool = False) -> Linear:
@@ -112,10 +115,13 @@ class DecoderAttention(nn.Module):
             )
             for part in (q, k, v)
         )
-        if keys is not None and values is not None:
-            keys = write(keys, layer, inputs.cache_positions, k)
-            values = write(values, layer, inputs.cache_positions, v)
-        context = checkpoint_name(self._attend(q, k, v, inputs, layer, keys, values), remat.CONTEXT)
+        if inputs.paged is not None:
+            context, keys, values = self._attend_pages(q, k, v, inputs.paged, layer, keys, values)
+        else:
+            if keys is not None and values is not None:
+                keys = write(keys, layer, inputs.cache_positions, k)
+                values = write(values, layer, inputs.cache_positions, v)
+            context = checkpoint_name(self._attend(q, k, v, inputs, layer, keys, values), remat.CONTEXT)
         out = layer_linear(
             self.config, "out", (decoder.num_heads, decoder.head_dim), (decoder.width,),
             (axes.HEADS, axes.HEAD_DIM), (axes.EMBED,),
@@ -146,12 +152,23 @@ class DecoderAttention(nn.Module):
         self.sow("intermediates", "attention", probabilities)
         return context
 
+    def _attend_pages(
+        self, q: Array, k: Array, v: Array, batch: PagedBatch, layer: Array, keys: Array, values: Array | None
+    ) -> tuple[Array, Array, Array | None]:
+        """Writes the tokens into their pages and attends over these: [T, 1, N, H], and the pages' arrays."""
+        layers = self.config.decoder.num_layers
+        pages = write_tokens(Pages(keys, values), k[:, 0], v[:, 0], batch, layer, layers)
+        context = paged_attention.attend(q[:, 0], pages, batch, layer, layers)
+        return context[:, None], pages.keys, pages.values
+
     def _projections(self, x: Array, inputs: LayerInputs) -> list[Array]:
         """Queries, keys and values: dtype[B, T, N, H] and twice dtype[B, T, K, H]."""
         text = self._text_projections(x)
         adapted = self.config.decoder.adapted_projections
-        if inputs.starts is None or not adapted:
+        if inputs.is_image is None or not adapted:
             return text
+        if inputs.paged is not None:
+            return self._select_images(text, x, inputs.is_image)
         if self.config.image_kv == "select":
             images, is_image = self._image_projections(x), inputs.is_image[:, :, None, None]
             put = lambda text, image: jnp.where(is_image, image, text)
@@ -161,6 +178,18 @@ class DecoderAttention(nn.Module):
             put = lambda text, image: image_positions.put_images(text, inputs.starts, image)
         return [put(part, images[which]) if which in adapted else part
                 for which, part in zip("qkv", text, strict=True)]  # fmt: skip
+
+    def _select_images(self, text: list[Array], x: Array, is_image: Array) -> list[Array]:
+        """The projections of tokens of which any may be an image's; without one nothing is computed."""
+
+        def select(module: DecoderAttention, x: Array, text: list[Array]) -> list[Array]:
+            images = module._image_projections(x)
+            return [
+                jnp.where(is_image[:, :, None, None], images[which], part) if which in images else part
+                for which, part in zip("qkv", text, strict=True)
+            ]
+
+        return nn.cond(jnp.any(is_image), select, lambda _, x, text: list(text), self, x, list(text))
 
     def _text_projections(self, x: Array) -> list[Array]:
         """Queries, keys and values as for text, likewise."""
@@ -356,6 +385,38 @@ class Decoder(nn.Module):
             cache = cache.replace(keys=keys, values=values)
         normed = rms_normalize(x, decoder.norm_eps).astype(x.dtype)
         return normed * self.final_norm().astype(x.dtype), cache
+
+    def step(
+        self, x: Array, is_image: Array, pages: Pages, batch: PagedBatch
+    ) -> tuple[Array, Pages]:
+        """Runs a flat batch of T tokens over pages.
+
+        Args:
+          x: dtype[T, 1, D], embedded text and images.
+          is_image: bool[T], the modality indicator.
+          pages: written where the batch's block tables say, and returned.
+
+        Returns:
+          dtype[T, D] after the final norm, and the pages.
+        """
+        decoder, positions = self.config.decoder, batch.positions[:, None]
+        prompt_lengths = batch.prompt_lengths.at[batch.rows].get(mode="clip")[:, None]
+        base = rotary.rotary_base(decoder, prompt_lengths)
+        sin, cos = rotary.rope_angles(positions, decoder.head_dim, base)
+        inputs = LayerInputs(
+            sin=sin,
+            cos=cos,
+            query_scale=rotary.query_scale(decoder, positions, prompt_lengths),
+            starts=None,
+            is_image=is_image[:, None],
+            segment_ids=None,
+            cache_positions=None,
+            paged=batch,
+        )
+        carry = (x, pages.keys, pages.values)
+        (x, keys, values), _ = self.layers(carry, jnp.arange(decoder.num_layers), inputs)
+        normed = rms_normalize(x, decoder.norm_eps).astype(x.dtype)
+        return (normed * self.final_norm().astype(x.dtype))[:, 0], Pages(keys, values)
 
     def logits(self, hidden: Array) -> Array:
         """dtype[..., D] after the final norm to float32[..., V]."""

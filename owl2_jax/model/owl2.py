@@ -17,6 +17,7 @@ from owl2_jax.model.abstractor import Abstractor
 from owl2_jax.model.cache import Cache, empty_cache
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.decoder import Decoder
+from owl2_jax.model.pages import PagedBatch, Pages
 from owl2_jax.model.vision import VisionEncoder
 
 Array = jax.Array
@@ -176,6 +177,29 @@ class Owl2(nn.Module):
         hidden, cache = self.decoder(x, positions, None, starts, cache, cache.prompt_lengths)
         counts = jnp.full((batch,), length, jnp.int32) if counts is None else counts
         return hidden, cache.replace(lengths=cache.lengths + counts)
+
+    def step(
+        self, tokens: Array, features: Array, feature_rows: Array, pages: Pages, batch: PagedBatch
+    ) -> tuple[Array, Pages]:
+        """Runs a flat batch of T tokens, of prompts and of answers, over the pages of their rows.
+
+        Args:
+          tokens: int32[T]; what stands at image positions and in padding is ignored.
+          features: dtype[F, Q + 1, D], the pool of image features.
+          feature_rows: int32[T], which of the F * (Q + 1) rows of the pool stands in place of a
+            token; -1 for text.
+          pages: the cache, written and returned.
+          batch: whose tokens they are.
+
+        Returns:
+          States after the final norm, dtype[T, D], and the pages.
+        """
+        x = self.decoder.embed(tokens[:, None])
+        is_image = feature_rows >= 0
+        flat = features.reshape(-1, features.shape[-1])
+        images = flat.at[jnp.maximum(feature_rows, 0)].get(mode="clip").astype(x.dtype)
+        x = jnp.where(is_image[:, None, None], images[:, None], x)
+        return self.decoder.step(x, is_image, pages, batch)
 
 
 def init_inputs(config: Owl2Config) -> tuple[Array, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from owl2_jax.core.axes import IMAGE_TOKEN
-from owl2_jax.inference.answer import Answer
+from owl2_jax.inference.detokenizer import Answer
 from owl2_jax.inference.request import Request
 from owl2_jax.serving.calls import read_call
 from tests.serving.questions import answer_alone, user

@@ -1,4 +1,4 @@
-"""An answer while it grows: tokens to text, stop texts, and what may be shown already."""
+"""The detokenizer: tokens to text while an answer grows, stop texts, and what may be shown already."""
 
 from __future__ import annotations
 

@@ -1,0 +1,72 @@
+"""A request on its way through the engine: its tokens, its pages, and how far both have come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from owl2_jax.inference.detokenizer import Answer
+from owl2_jax.inference.inputs import Prompt
+from owl2_jax.inference.request import Request
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A prompt and the answer that grows behind it.
+
+    Attributes:
+      request_id: its number; earlier requests have smaller ones.
+      request: what was asked.
+      prompt: its positions.
+      limit: most tokens of the answer.
+      answer: the answer so far.
+      tokens: int32[prompt + limit], of which `length` are known; V where an image stands.
+      signature: int64 like `tokens`, with the keys of images where they stand.
+      length: known tokens.
+      computed: positions whose keys and values are in its pages.
+      pages: its block table.
+      row: where its penalties and its newest token stand on the device; -1 while it waits.
+    """
+
+    request_id: int
+    request: Request
+    prompt: Prompt
+    limit: int
+    answer: Answer
+    tokens: np.ndarray = field(init=False)
+    signature: np.ndarray = field(init=False)
+    length: int = field(init=False)
+    computed: int = 0
+    pages: list[int] = field(default_factory=list)
+    row: int = -1
+
+    def __post_init__(self) -> None:
+        self.length = len(self.prompt)
+        self.tokens = np.zeros(self.length + self.limit, np.int32)
+        self.signature = np.zeros(self.length + self.limit, np.int64)
+        self.tokens[: self.length] = self.prompt.tokens
+        self.signature[: self.length] = self.prompt.signature
+
+    @property
+    def generated(self) -> int:
+        """Tokens of the answer so far."""
+        return self.length - len(self.prompt)
+
+    @property
+    def left(self) -> int:
+        """Tokens that the answer may still get."""
+        return self.limit - self.generated
+
+    @property
+    def decoding(self) -> bool:
+        """Whether nothing but its newest token has to run."""
+        return self.generated > 0 and self.computed == self.length - 1
+
+    def append(self, tokens: np.ndarray) -> None:
+        """Takes tokens int32[n] of the answer; what a step writes for them is in the pages but for the last."""
+        end = self.length + len(tokens)
+        self.tokens[self.length : end] = tokens
+        self.signature[self.length : end] = tokens
+        self.length = end
+        self.computed = end - 1

@@ -1,0 +1,203 @@
+"""The step program: a flat batch of tokens through the model, and the next token of every row.
+
+One function serves prompts in chunks, answers, and both together. Its key is the
+number of tokens T and of rows S, and nothing else: lengths, pages, images and
+settings are data. When every row has one token, it may go on for some steps
+without asking the host in between.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from owl2_jax.inference.sampler import (
+    MAX_TOP,
+    Chosen,
+    SamplerInputs,
+    SamplerState,
+    count,
+    empty_state,
+    sample,
+)
+from owl2_jax.model.owl2 import Owl2
+from owl2_jax.model.pages import PagedBatch, Pages
+
+Array = jax.Array
+Params = dict[str, Any]
+
+
+@flax.struct.dataclass
+class RowState:
+    """What stays on the device for each of R running sequences.
+
+    Attributes:
+      tokens: int32[R], the newest token.
+      alive: bool[R], whether that token did not end the answer.
+      sampler: see `SamplerState`.
+    """
+
+    tokens: Array
+    alive: Array
+    sampler: SamplerState
+
+
+@flax.struct.dataclass
+class StepInputs:
+    """A flat batch of T tokens of S rows.
+
+    Attributes:
+      tokens: int32[T]; -1 for the newest token of the row, which the host may not know yet.
+      feature_rows: int32[T], see `Owl2.step`.
+      batch: whose tokens they are, and where.
+      limits: int32[S], most tokens that a row gets; 0 when its prompt goes on later.
+      steps: int32[1], most tokens of any row. Above 1, row i has token i and no other.
+      sampler: what the rows ask for.
+    """
+
+    tokens: Array
+    feature_rows: Array
+    batch: PagedBatch
+    limits: Array
+    steps: Array
+    sampler: SamplerInputs
+
+
+def empty_rows(rows: int, vocab_size: int) -> RowState:
+    return RowState(jnp.zeros(rows, jnp.int32), jnp.zeros(rows, bool), empty_state(rows, vocab_size))
+
+
+def encode_images(owl: Owl2, params: Params, pool: Array, images: Array, rows: Array) -> Array:
+    """Encodes images into rows of the feature pool.
+
+    Args:
+      pool: dtype[F, Q + 1, D].
+      images: uint8[M, H, W, 3].
+      rows: int32[M]; F (past the end) for an image that pads the batch.
+    """
+    features = owl.apply({"params": params}, images, method="encode_images")
+    return pool.at[rows].set(features.astype(pool.dtype), mode="drop")
+
+
+def step(
+    owl: Owl2, width: int, params: Params, pages: Pages, state: RowState, pool: Array, inputs: StepInputs
+) -> tuple[Pages, RowState, Chosen, Array]:
+    """Runs the batch, chooses a token for every row with a limit, and goes on with these tokens.
+
+    Args:
+      width: most steps that a call can do, columns of the result.
+      pages, state: donated.
+      pool: features of images, dtype[F, Q + 1, D].
+
+    Returns:
+      Pages, state, what was chosen, [S, width], and int32[S], how many of the columns each row has.
+    """
+    rows = inputs.sampler.rows
+    newest = state.tokens.at[rows].get(mode="clip")
+    of_row = newest.at[inputs.batch.rows].get(mode="clip")
+    first = _Carry(
+        index=jnp.zeros((), jnp.int32),
+        tokens=jnp.where(inputs.tokens < 0, of_row, inputs.tokens),
+        feature_rows=inputs.feature_rows,
+        batch=inputs.batch,
+        # A row that begins with its newest token may have ended with it.
+        active=(inputs.limits > 0) & (_has_tokens(inputs) | state.alive.at[rows].get(mode="clip")),
+        newest=newest,
+        counts=jnp.zeros(rows.shape, jnp.int32),
+        sampler=state.sampler,
+        pages=pages,
+        columns=_empty_columns(rows.shape[0], width),
+    )
+
+    def going(carry: _Carry) -> Array:
+        return (carry.index == 0) | ((carry.index < inputs.steps[0]) & jnp.any(carry.active))
+
+    def advance(carry: _Carry) -> _Carry:
+        return _advance(owl, params, pool, inputs, carry)
+
+    last = lax.while_loop(going, advance, first)
+    chose = inputs.limits > 0
+    put = jnp.where(chose, rows, state.tokens.shape[0])
+    state = RowState(
+        tokens=state.tokens.at[put].set(last.newest, mode="drop"),
+        alive=state.alive.at[put].set(last.active, mode="drop"),
+        sampler=last.sampler,
+    )
+    return last.pages, state, last.columns, last.counts
+
+
+@flax.struct.dataclass
+class _Carry:
+    index: Array
+    tokens: Array
+    feature_rows: Array
+    batch: PagedBatch
+    active: Array
+    newest: Array
+    counts: Array
+    sampler: SamplerState
+    pages: Pages
+    columns: Chosen
+
+
+def _has_tokens(inputs: StepInputs) -> Array:
+    """bool[S]: the host knows the row's first token."""
+    first = inputs.tokens.at[inputs.batch.starts[:-1]].get(mode="clip")
+    return first >= 0
+
+
+def _advance(owl: Owl2, params: Params, pool: Array, inputs: StepInputs, carry: _Carry) -> _Carry:
+    """One pass through the model."""
+    batch, settings = carry.batch, inputs.sampler
+    variables = {"params": params}
+    hidden, pages = owl.apply(
+        variables, carry.tokens, pool, carry.feature_rows, carry.pages, batch, method="step"
+    )
+    last = hidden.at[jnp.maximum(batch.starts[1:] - 1, 0)].get(mode="clip")
+    logits = owl.apply(variables, last, method="logits")
+    chosen = sample(logits, settings.replace(generated=settings.generated + carry.counts), carry.sampler)
+    active = carry.active
+    columns = jax.tree.map(lambda out, new: out.at[:, carry.index].set(new), carry.columns, chosen)
+    counts = carry.counts + active
+    ended = jnp.any(chosen.tokens[:, None] == settings.stop_ids, axis=1)
+    newest = jnp.where(active, chosen.tokens, carry.newest)
+    still = active & ~ended & (counts < inputs.limits)
+    tokens, batch = _following(batch, newest, still, carry.tokens.shape[0])
+    return _Carry(
+        index=carry.index + 1,
+        tokens=tokens,
+        feature_rows=jnp.full_like(carry.feature_rows, -1),
+        batch=batch,
+        active=still,
+        newest=newest,
+        counts=counts,
+        sampler=count(carry.sampler, settings, chosen.tokens, active),
+        pages=pages,
+        columns=columns,
+    )
+
+
+def _following(batch: PagedBatch, newest: Array, active: Array, count: int) -> tuple[Array, PagedBatch]:
+    """The batch of the tokens that were chosen: token i is that of row i. Rows that ended write nothing."""
+    size = active.shape[0]
+    numbers = jnp.arange(size, dtype=jnp.int32)
+    more = (0, count - size)
+    return jnp.pad(newest, more), batch.replace(
+        rows=jnp.pad(jnp.where(active, numbers, size), more, constant_values=size),
+        positions=jnp.pad(batch.lengths, more),
+        starts=jnp.minimum(jnp.arange(size + 1, dtype=jnp.int32), batch.count[0]),
+        lengths=batch.lengths + active,
+    )
+
+
+def _empty_columns(rows: int, width: int) -> Chosen:
+    return Chosen(
+        tokens=jnp.zeros((rows, width), jnp.int32),
+        logprobs=jnp.zeros((rows, width), jnp.float32),
+        top_tokens=jnp.zeros((rows, width, MAX_TOP), jnp.int32),
+        top_logprobs=jnp.zeros((rows, width, MAX_TOP), jnp.float32),
+    )

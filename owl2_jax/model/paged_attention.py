@@ -1,0 +1,110 @@
+"""Attention over pages, written out; every kernel must agree with it.
+
+A kernel has the signature (q dtype[T, N, H], pages, batch, layer int32[],
+num_layers) -> dtype[T, N, H]. A query sees the positions of its row up to its own.
+
+The number of pages that are read is data: a row costs what it is long. Rows with
+a single token go one after the other, each a loop over blocks of pages; of rows
+with more, tiles of tokens do.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from owl2_jax.model.attention import MASKED
+from owl2_jax.model.pages import PagedBatch, Pages
+
+Array = jax.Array
+
+_TILE: Final = 32  # queries of a row that read its pages together
+
+
+def attend(q: Array, pages: Pages, batch: PagedBatch, layer: Array, num_layers: int) -> Array:
+    """The kernel that fits the layout of the pages."""
+    return written_out(q, pages, batch, layer, num_layers)
+
+
+def written_out(q: Array, pages: Pages, batch: PagedBatch, layer: Array, num_layers: int) -> Array:
+    """The reference: runs anywhere, fast on a CPU."""
+    first = layer * (pages.keys.shape[0] // num_layers)
+    tables = batch.block_tables + first
+    tile = min(_TILE, q.shape[0])
+    padded = jnp.pad(q, ((0, tile), (0, 0), (0, 0))) if tile > 1 else q
+
+    def row(number: Array, out: Array) -> Array:
+        start, end = batch.starts[number], batch.starts[number + 1]
+        length = batch.lengths[number]
+        before = length - (end - start)  # positions of the row that are no tokens of this batch
+
+        def one(out: Array) -> Array:
+            return _put(out, _attend(_take(padded, start, 1), pages, tables[number], length - 1), start)
+
+        def many(out: Array) -> Array:
+            def one_tile(index: Array, out: Array) -> Array:
+                at = start + index * tile
+                position = before + index * tile
+                return _put(out, _attend(_take(padded, at, tile), pages, tables[number], position), at)
+
+            return lax.fori_loop(0, (end - start + tile - 1) // tile, one_tile, out)
+
+        return one(out) if tile == 1 else lax.cond(end - start == 1, one, many, out)
+
+    return lax.fori_loop(0, batch.count[0], row, jnp.zeros_like(padded))[: q.shape[0]]
+
+
+def _take(q: Array, start: Array, count: int) -> Array:
+    return lax.dynamic_slice_in_dim(q, start, count)
+
+
+def _put(out: Array, values: Array, start: Array) -> Array:
+    """Rows are written in order, so what a tile has beyond its row's end is written over."""
+    return lax.dynamic_update_slice_in_dim(out, values, start, 0)
+
+
+def _attend(q: Array, pages: Pages, table: Array, position: Array) -> Array:
+    """Queries of one row at positions `position` and on: dtype[t, N, H] to the same.
+
+    Softmax over blocks: sums are rescaled as greater scores turn up.
+    """
+    count, heads, width = q.shape
+    kv_heads, size = pages.keys.shape[1], pages.page_size
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    groups = heads // kv_heads
+    q = (q * width**-0.5).reshape(count, kv_heads, groups, width).transpose(1, 2, 0, 3)
+    q = q.reshape(kv_heads, groups * count, width)
+    limits = jnp.tile(position + jnp.arange(count), groups)[:, None]  # [groups * t, 1]
+
+    def block(number: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        greatest, total, context = carry
+        keys = lax.dynamic_index_in_dim(pages.keys, table[number], 0, keepdims=False)
+        values = lax.dynamic_index_in_dim(pages.values, table[number], 0, keepdims=False)
+        scores = jnp.einsum("kqh,ksh->kqs", q, keys, preferred_element_type=wide)
+        scores = jnp.where(number * size + jnp.arange(size) <= limits, scores, MASKED)
+        new = jnp.maximum(greatest, _row_max(scores))
+        powers = jnp.exp(scores - new[..., None])
+        rescale = jnp.exp(greatest - new)
+        total = total * rescale + powers @ jnp.ones((size,), wide)
+        update = jnp.einsum("kqs,ksh->kqh", powers.astype(values.dtype), values, preferred_element_type=wide)
+        return new, total, context * rescale[..., None] + update
+
+    rows = q.shape[:2]
+    empty = jnp.full(rows, MASKED, wide), jnp.zeros(rows, wide), jnp.zeros((*rows, width), wide)
+    _, total, context = lax.fori_loop(0, (position + count - 1) // size + 1, block, empty)
+    context = (context / total[..., None]).astype(pages.keys.dtype)
+    return context.reshape(kv_heads, groups, count, width).transpose(2, 0, 1, 3).reshape(count, heads, width)
+
+
+def _row_max(scores: Array) -> Array:
+    """The maximum over the last axis, spelled out: XLA for CPUs knows no library call for this one.
+
+    The library would wake its threads, which takes longer than a few thousand numbers do.
+    """
+    return lax.reduce(
+        scores, np.asarray(-np.inf, scores.dtype), lambda a, b: jnp.where(a > b, a, b), (scores.ndim - 1,)
+    )

@@ -1,0 +1,117 @@
+"""The decoder's key/value cache in pages, and which of them the tokens of a step see.
+
+A page holds the keys and values of `page_size` positions of one layer. All
+layers lie in one array, layer after layer, so that a scan over layers carries
+it and nothing is sliced: page p of layer l is page l * P + p. Which pages hold a
+sequence says its row of the block tables; rows may share pages.
+
+    block tables [S, W]        pages of a layer
+    row 0: 4 1                 0   1   2   3   4   5 ...
+    row 1: 4 3                     ^-- row 0, positions page_size and on
+                               row 0 and 1, their first positions --^
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from owl2_jax.model.config import Owl2Config
+
+Array = jax.Array
+
+# How pages lie in memory: "heads" for the written-out reference and the GPU's kernel,
+# "combined" for the TPU's, which wants keys and values of a head as neighbours.
+HEADS: Final = "heads"
+COMBINED: Final = "combined"
+
+
+@flax.struct.dataclass
+class Pages:
+    """P pages of each of L layers.
+
+    Attributes:
+      keys, values: dtype[L * P, K, page_size, H], keys after rotation; or, combined,
+        keys dtype[L * P, page_size, 2 K, H] with keys and values in turn, and no values.
+    """
+
+    keys: Array
+    values: Array | None
+
+    @property
+    def page_size(self) -> int:
+        return self.keys.shape[1 if self.values is None else 2]
+
+
+@flax.struct.dataclass
+class PagedBatch:
+    """A flat batch of T tokens of S rows, which are sequences with some of their tokens each.
+
+    Tokens of a row are neighbours and in order; rows without tokens come last.
+
+    Attributes:
+      rows: int32[T], row of each token; S for padding.
+      positions: int32[T], of each token in its sequence.
+      block_tables: int32[S, W], pages of each row in the order of their positions.
+      starts: int32[S + 1], first token of each row, and behind them the number of tokens.
+      lengths: int32[S], positions of each row, the tokens of this batch among them; 0 for none.
+      count: int32[1], rows that have tokens.
+      prompt_lengths: int32[S], positions of each row's prompt; what evaluation does beyond
+        the trained length hangs on it.
+    """
+
+    rows: Array
+    positions: Array
+    block_tables: Array
+    starts: Array
+    lengths: Array
+    count: Array
+    prompt_lengths: Array
+
+
+def empty_pages(config: Owl2Config, count: int, page_size: int, layout: str = HEADS) -> Pages:
+    """P = `count` pages for every layer, all zeros."""
+    decoder = config.decoder
+    total, heads, width = decoder.num_layers * count, decoder.num_kv_heads, decoder.head_dim
+    if layout == COMBINED:
+        return Pages(jnp.zeros((total, page_size, 2 * heads, width), config.dtype), None)
+    shape = (total, heads, page_size, width)
+    return Pages(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+
+
+def page_bytes(config: Owl2Config, page_size: int) -> int:
+    """Bytes of one page of all layers, keys and values."""
+    decoder = config.decoder
+    numbers = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * page_size
+    return numbers * jnp.dtype(config.dtype).itemsize
+
+
+def write_tokens(
+    pages: Pages, k: Array, v: Array, batch: PagedBatch, layer: Array, num_layers: int
+) -> Pages:
+    """Puts keys and values dtype[T, K, H] of a batch where its block tables say; padding is dropped."""
+    total, size = pages.keys.shape[0], pages.page_size
+    table = batch.block_tables.at[batch.rows, batch.positions // size].get(mode="clip")
+    padding = batch.rows >= batch.block_tables.shape[0]
+    page = jnp.where(padding, total, table + layer * (total // num_layers))
+    offset = batch.positions % size
+    dtype = pages.keys.dtype
+    if pages.values is None:
+        both = jnp.stack([k, v], axis=2).reshape(k.shape[0], -1, k.shape[-1])
+        return Pages(pages.keys.at[page, offset].set(both.astype(dtype), mode="drop"), None)
+    keys = pages.keys.at[page, :, offset].set(k.astype(dtype), mode="drop")
+    values = pages.values.at[page, :, offset].set(v.astype(dtype), mode="drop")
+    return Pages(keys, values)
+
+
+def copy_pages(pages: Pages, sources: Array, targets: Array, num_layers: int) -> Pages:
+    """Copies whole pages of every layer, int32[C] each; a target of P (past the end) is dropped."""
+    total = pages.keys.shape[0]
+    count = total // num_layers
+    first = jnp.arange(num_layers)[:, None] * count
+    read = (first + jnp.minimum(sources, count - 1)).reshape(-1)
+    written = jnp.where(targets < count, first + targets, total).reshape(-1)
+    return jax.tree.map(lambda part: part.at[written].set(part[read], mode="drop"), pages)
