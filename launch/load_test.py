@@ -242,14 +242,14 @@ def main() -> int:
         ("--clients", Count, 64, "at most"),
         ("--seconds", Positive, 300.0, "with all clients"),
         ("--tokens", Count, 48, "longest answer"),
-        ("--slots", Count, 32, "of the server"),
+        ("--sequences", Count, 32, "of the server"),
     ):
         number = partial(read_number, hint, name=name)
         parser.add_argument(name, type=number, default=default, help=f"{what} (default: {default:g})")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = args.checkpoint or write_small_model(Path(folder))
-        with served(checkpoint, [f"--slots={args.slots}", f"--queue={2 * args.clients}"]) as url:
+        with served(checkpoint, [f"--sequences={args.sequences}", f"--queue={2 * args.clients}"]) as url:
             return 0 if asyncio.run(run(url, args)) else 1
 
 

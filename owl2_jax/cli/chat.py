@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
     from owl2_jax.inference.engine import Engine, EngineConfig
 
     model = load_model(args, args.int8)
-    chat = Chat(Engine(model, EngineConfig(slots=1, decode_steps=4)), sampling, args.max_new_tokens)
+    chat = Chat(Engine(model, EngineConfig(sequences=1, decode_steps=4)), sampling, args.max_new_tokens)
     terminal = sys.stdin.isatty()
     if terminal:
         print(f"{model.name}: ask something, or /help", flush=True)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from owl2_jax.core.errors import Owl2Error, nearest
 from owl2_jax.core.locks import locked, refuse_held
-from owl2_jax.core.ranges import Count, NotNegative, PartKept, Positive, SampleSeed, Share, Whole
+from owl2_jax.core.ranges import Count, NotNegative, PartKept, Positive, SampleSeed, Share, Whole, between
 from owl2_jax.core.texts import FilePath
 
 if TYPE_CHECKING:
     from owl2_jax.inference.engine import EngineConfig
     from owl2_jax.inference.loaded import LoadedModel
     from owl2_jax.inference.sampling import Sampling
+
+_SEQUENCES = 64
+CacheMib = Annotated[int, between(1, 2**20)]
 
 
 @contextmanager
@@ -105,13 +107,23 @@ def load_model(args: argparse.Namespace, int8: bool = False) -> LoadedModel:
     return load(args.checkpoint, dtype=args.dtype, mesh=mesh, int8=int8)
 
 
-def engine_config(model: LoadedModel, slots: int | None) -> EngineConfig:
-    """Sizes for many requests at once, with a number of slots if one is given."""
+def add_engine_arguments(parser: argparse.ArgumentParser, what: str) -> None:
+    """Sizes of the engine; `what` it does at a time."""
+    parser.add_argument("--sequences", type=Count, metavar="N", help=f"{what} at a time (default: 64)")
+    parser.add_argument(
+        "--cache-mib", type=CacheMib, metavar="N",
+        help="memory for keys and values, all of it taken at the start (default: what they need, up to 256)",
+    )  # fmt: skip
+
+
+def engine_config(model: LoadedModel, args: argparse.Namespace) -> EngineConfig:
+    """Sizes for many requests at once, as the arguments ask for them."""
     from owl2_jax.inference.engine import EngineConfig
     from owl2_jax.parallel.shardings import batch_ways
 
-    config = EngineConfig.for_throughput(model.config, ways=batch_ways(model.mesh) if model.mesh else 1)
-    return config if slots is None else dataclasses.replace(config, slots=slots)
+    ways = batch_ways(model.mesh) if model.mesh else 1
+    sequences = args.sequences or -(-_SEQUENCES // ways) * ways
+    return EngineConfig(sequences=sequences, cache_bytes=args.cache_mib and args.cache_mib * 2**20)
 
 
 def check_image(path: Path) -> None:

@@ -10,7 +10,14 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from owl2_jax.cli.common import add_mesh_argument, engine_config, load_model, only_writer, refuse_other_writer
+from owl2_jax.cli.common import (
+    add_engine_arguments,
+    add_mesh_argument,
+    engine_config,
+    load_model,
+    only_writer,
+    refuse_other_writer,
+)
 from owl2_jax.core.locks import LOCK_FILE
 from owl2_jax.core.ranges import Count, Share
 from owl2_jax.core.texts import FilePath
@@ -31,9 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--judgements", action="append", default=[], metavar="NAME=FILE",
                         help="scores of a judge for MM-Vet, MMHal-Bench or video answers")  # fmt: skip
     parser.add_argument("--charts", action="store_true", help="write bars.png and radar.png (extra [plots])")
-    parser.add_argument(
-        "--slots", type=Count, metavar="N", help="questions at a time; by default what memory allows"
-    )
+    add_engine_arguments(parser, "questions")
     parser.add_argument("--max-broken-share", type=Share, default=0.1, metavar="X",
                         help="share of a benchmark's rows that may be broken (missing images, unreadable "
                         "values) and go unscored; judged from 100 rows on, 0.1 by default")  # fmt: skip
@@ -171,7 +176,7 @@ def _model(args: argparse.Namespace) -> Any:
     from owl2_jax.inference.engine import Engine
 
     loaded = load_model(args)
-    return EngineModel(Engine(loaded, engine_config(loaded, args.slots)))
+    return EngineModel(Engine(loaded, engine_config(loaded, args)))
 
 
 @contextmanager

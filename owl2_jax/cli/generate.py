@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 from owl2_jax.checkpoint.param_files import check_checkpoint
 from owl2_jax.cli.common import (
     add_checkpoint_arguments,
+    add_engine_arguments,
     add_int8_argument,
     add_length_argument,
     add_mesh_argument,
@@ -46,7 +47,7 @@ from owl2_jax.cli.common import (
 from owl2_jax.core.append_file import AppendFile
 from owl2_jax.core.errors import Owl2Error, counted, unknown_name
 from owl2_jax.core.locks import locked
-from owl2_jax.core.ranges import Beams, Count, LengthPenalty
+from owl2_jax.core.ranges import Beams, LengthPenalty
 from owl2_jax.core.text_files import check_file, json_lines, read_json_object, write_json
 from owl2_jax.core.texts import FilePath
 from owl2_jax.data.sources.image_files import image_names, is_blank
@@ -81,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="of beam search; more is longer (default: 1)",
     )
-    parser.add_argument("--slots", type=Count, help="requests at a time; by default what memory allows")
+    add_engine_arguments(parser, "requests")
     add_sampling_arguments(parser)
 
 
@@ -136,9 +137,11 @@ def ask(
     if args.beams is None:
         yield from engine.answers(requests)
         return
+    from owl2_jax.inference.beam import beam_search
+
     errors = {n: error for n, request in enumerate(requests) if (error := engine.fault(request))}
     sound = (request for n, request in enumerate(requests) if n not in errors)
-    found = engine.beam_search(sound, args.beams, args.length_penalty)
+    found = beam_search(engine.runner, sound, args.beams, args.length_penalty)
     for number in range(len(requests)):
         yield errors[number] if number in errors else next(found)[0]
 
@@ -147,7 +150,7 @@ def make_engine(args: argparse.Namespace) -> Engine:
     from owl2_jax.inference.engine import Engine
 
     model = load_model(args, args.int8)
-    return Engine(model, engine_config(model, args.slots))
+    return Engine(model, engine_config(model, args))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

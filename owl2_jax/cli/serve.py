@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 from owl2_jax.checkpoint.param_files import check_checkpoint
 from owl2_jax.cli.common import (
     add_checkpoint_arguments,
+    add_engine_arguments,
     add_int8_argument,
     add_mesh_argument,
     engine_config,
     load_model,
 )
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.ranges import Count, NotNegative, Port, Whole, between
+from owl2_jax.core.ranges import NotNegative, Port, Whole, between
 from owl2_jax.core.text_files import read_text
 from owl2_jax.core.texts import FilePath
 from owl2_jax.serving.listening import listen, url_of
@@ -50,9 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--api-key-file", type=FilePath, metavar="FILE",
         help=f"clients must show the key in this file (or in the variable {KEY_VARIABLE})",
     )  # fmt: skip
-    parser.add_argument(
-        "--slots", type=Count, metavar="N", help="answers at a time; by default what memory allows"
-    )
+    add_engine_arguments(parser, "answers")
     parser.add_argument("--queue", type=Whole, metavar="N", help="requests that may wait (default: 64)")
     parser.add_argument("--max-images", type=Whole, metavar="N", help="in one conversation (default: 16)")
     parser.add_argument("--max-pictures", type=Whole, dest="max_images", help=argparse.SUPPRESS)  # older name
@@ -82,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
 
     warn_if_open(args.host, config)
     model = load_model(args, args.int8)
-    engine = dataclasses.replace(engine_config(model, args.slots), decode_steps=4)
+    engine = dataclasses.replace(engine_config(model, args), decode_steps=4)
     service = Service(model, config, engine)
     print(f"{service.name}: chat page at {url_of(sock)}, API at {url_of(sock)}/v1; compiling", flush=True)
     server = Server(service, on_ready=lambda: print("ready", flush=True))

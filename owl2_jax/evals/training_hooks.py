@@ -93,7 +93,7 @@ def _answer(
     from owl2_jax.evals.runner import answer_in_memory
     from owl2_jax.inference.engine import Engine, EngineConfig
 
-    engine = Engine(model, EngineConfig.for_throughput(model.config))
+    engine = Engine(model, EngineConfig(sequences=64))
     return answer_in_memory(benchmark, questions, EngineModel(engine))
 
 

@@ -61,6 +61,7 @@ class ModelRunner:
       model: what runs.
       owl, params: the module, and its parameters as it takes them.
       config, sizes: of the engine.
+      pages: of the key/value cache.
       features: features of images; one seen before is not encoded again.
       rows: what running sequences ask of the sampler.
       used: name and sizes of every program that ran.
@@ -77,10 +78,10 @@ class ModelRunner:
         self.rows = SamplerRows(config.sequences, model.config.decoder.vocab_size, model.tokenizer.eos_id)
         self._tables = BlockTables(config.sequences, self.sizes.pages_per_sequence)
         with self.on_mesh():
-            self._pages = _empty_pages(model.config, self.sizes.pages, config.page_size)
+            self.pages = _empty_pages(model.config, self.sizes.pages, config.page_size)
             self._state = _empty_rows(config.sequences, model.config.decoder.vocab_size)
         if isinstance(self.owl, UnrolledOwl2):
-            collapse_into_huge_pages(jax.tree.leaves(self._pages))
+            collapse_into_huge_pages(jax.tree.leaves(self.pages))
         self._unasked: dict[int, dict[str, Array]] = {}  # large inputs of rows that ask for nothing
 
     # Programs ----------------------------------------------------------------
@@ -100,7 +101,7 @@ class ModelRunner:
             self.model.config.decoder.max_length, self.model.config.decoder.vocab_size, np.int32
         )
         self._load(self.config.sequences, nothing, 0)
-        jax.block_until_ready(self._pages)
+        jax.block_until_ready(self.pages)
 
     def run_chunks(self, chunks: Sequence[Chunk]) -> Chosen:
         """Pieces of prompts; row i of what was chosen, [S, ...], belongs to chunk i if it is the last."""
@@ -142,7 +143,7 @@ class ModelRunner:
             sources, targets = np.array([*part, *padding], np.int32).T.copy()
             self.used.add(("copy_pages",))
             with self.on_mesh():
-                self._pages = _copy_pages(self._pages, sources, targets, self.model.config.decoder.num_layers)
+                self.pages = _copy_pages(self.pages, sources, targets, self.model.config.decoder.num_layers)
 
     def admit(self, sequence: Running) -> None:
         """Makes the row of a sequence ready for it."""
@@ -172,8 +173,8 @@ class ModelRunner:
         sampler = inputs.sampler.replace(**dict.fromkeys(_LARGE))
         buffer, layout = pack(inputs.replace(sampler=sampler))
         with self.on_mesh():
-            self._pages, self._state, chosen, counts = _step(
-                self.owl, self.config.decode_steps, layout, self.params, self._pages, self._state,
+            self.pages, self._state, chosen, counts = _step(
+                self.owl, self.config.decode_steps, layout, self.params, self.pages, self._state,
                 self.features.array, buffer, large,
             )  # fmt: skip
         return chosen, counts

@@ -17,7 +17,7 @@ def pack(tree: Any) -> tuple[np.ndarray, Layout]:
     """A tree of numpy arrays of 32 bits, and of bools, as uint32[n]."""
     leaves, structure = jax.tree.flatten(tree)
     words = [
-        leaf.astype(np.uint32).ravel() if leaf.dtype == bool else leaf.ravel().view(np.uint32)
+        leaf.astype(np.uint32).ravel() if leaf.dtype.kind == "b" else leaf.ravel().view(np.uint32)
         for leaf in leaves
     ]
     return np.concatenate(words), (structure, tuple((leaf.shape, leaf.dtype.str) for leaf in leaves))
@@ -30,6 +30,6 @@ def unpack(buffer: jax.Array, layout: Layout) -> Any:
     for shape, name in described:
         dtype, size = np.dtype(name), int(np.prod(shape))
         part = buffer[start : start + size].reshape(shape)
-        leaves.append(part != 0 if dtype == bool else lax.bitcast_convert_type(part, jnp.dtype(dtype)))
+        leaves.append(part != 0 if dtype.kind == "b" else lax.bitcast_convert_type(part, jnp.dtype(dtype)))
         start += size
     return jax.tree.unflatten(structure, leaves)

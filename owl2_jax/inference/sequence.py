@@ -64,7 +64,7 @@ class Sequence:
         return self.generated > 0 and self.computed == self.length - 1
 
     def append(self, tokens: np.ndarray) -> None:
-        """Takes tokens int32[n] of the answer; what a step writes for them is in the pages but for the last."""
+        """Takes tokens int32[n] of the answer; all but the last are in the pages."""
         end = self.length + len(tokens)
         self.tokens[self.length : end] = tokens
         self.signature[self.length : end] = tokens

@@ -18,7 +18,9 @@ from typing import Final
 import flax.struct
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
+from owl2_jax.core import axes
 from owl2_jax.model.config import Owl2Config
 
 Array = jax.Array
@@ -77,9 +79,15 @@ def empty_pages(config: Owl2Config, count: int, page_size: int, layout: str = HE
     decoder = config.decoder
     total, heads, width = decoder.num_layers * count, decoder.num_kv_heads, decoder.head_dim
     if layout == COMBINED:
-        return Pages(jnp.zeros((total, page_size, 2 * heads, width), config.dtype), None)
+        return _constrain(Pages(jnp.zeros((total, page_size, 2 * heads, width), config.dtype), None))
     shape = (total, heads, page_size, width)
-    return Pages(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+    return _constrain(Pages(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)))
+
+
+def _constrain(pages: Pages) -> Pages:
+    """Says where pages lie on a mesh: heads over the tensor axis, everything else whole."""
+    names = (None, None, axes.ACT_HEADS, None) if pages.values is None else (None, axes.ACT_HEADS, None, None)
+    return jax.tree.map(lambda part: nn.with_logical_constraint(part, names), pages)
 
 
 def page_bytes(config: Owl2Config, page_size: int) -> int:
@@ -89,9 +97,7 @@ def page_bytes(config: Owl2Config, page_size: int) -> int:
     return numbers * jnp.dtype(config.dtype).itemsize
 
 
-def write_tokens(
-    pages: Pages, k: Array, v: Array, batch: PagedBatch, layer: Array, num_layers: int
-) -> Pages:
+def write_tokens(pages: Pages, k: Array, v: Array, batch: PagedBatch, layer: Array, num_layers: int) -> Pages:
     """Puts keys and values dtype[T, K, H] of a batch where its block tables say; padding is dropped."""
     total, size = pages.keys.shape[0], pages.page_size
     table = batch.block_tables.at[batch.rows, batch.positions // size].get(mode="clip")
@@ -101,10 +107,10 @@ def write_tokens(
     dtype = pages.keys.dtype
     if pages.values is None:
         both = jnp.stack([k, v], axis=2).reshape(k.shape[0], -1, k.shape[-1])
-        return Pages(pages.keys.at[page, offset].set(both.astype(dtype), mode="drop"), None)
+        return _constrain(Pages(pages.keys.at[page, offset].set(both.astype(dtype), mode="drop"), None))
     keys = pages.keys.at[page, :, offset].set(k.astype(dtype), mode="drop")
     values = pages.values.at[page, :, offset].set(v.astype(dtype), mode="drop")
-    return Pages(keys, values)
+    return _constrain(Pages(keys, values))
 
 
 def copy_pages(pages: Pages, sources: Array, targets: Array, num_layers: int) -> Pages:

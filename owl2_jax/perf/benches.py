@@ -11,8 +11,7 @@ import jax.numpy as jnp
 
 from owl2_jax.config import RunConfig
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.inference.buckets import bucket
-from owl2_jax.inference.sizes import EngineConfig
+from owl2_jax.inference.buckets import bucket, length_buckets
 from owl2_jax.model import attention_kernels
 from owl2_jax.parallel.mesh import DATA, make_mesh
 from owl2_jax.perf import timing
@@ -85,7 +84,7 @@ def _cache_length(prompt: int, longest: int) -> int:
             f"a prompt of {prompt} and {DECODE_WIDTH} timed tokens are {needed}, more than "
             f"decoder.max_length {longest}; shorten --length"
         )
-    return bucket(needed, EngineConfig().cache_lengths(longest))
+    return bucket(needed, length_buckets(longest, 64))
 
 
 def time_attention(config: RunConfig, calls: int) -> dict[str, Any]:

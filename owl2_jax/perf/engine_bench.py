@@ -17,7 +17,7 @@ from owl2_jax.inference import generate, sampling
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.inputs import read_request, stack_prompts
 from owl2_jax.inference.loaded import LoadedModel
-from owl2_jax.inference.programs import prepare
+from owl2_jax.inference.model_runner import prepare
 from owl2_jax.inference.request import Request
 from owl2_jax.model.cache import Cache
 from owl2_jax.model.config import Owl2Config
@@ -51,7 +51,7 @@ def time_engine(config: Owl2Config, prompt: int, tokens: int, calls: int) -> dic
         )
     model = _model(config)
     request = _prompt_of(model, prompt, new_tokens)
-    engine = Engine(model, EngineConfig(slots=1))
+    engine = Engine(model, EngineConfig(sequences=1))
     bare = _bare(engine, request, tokens)
     pairs = np.array([(_answer(engine, request), bare()) for _ in range(calls + 1)])[1:]
     whole, step = np.median(pairs, axis=0)
@@ -107,7 +107,7 @@ def _bare(engine: Engine, request: Request, tokens: int) -> Callable[[], float]:
     prompt = read_request(request, model)
     engine.features.make_ready(prompt.images)
     stacked = stack_prompts([prompt], 1, len(prompt), model.config.decoder.vocab_size, engine.features.row)
-    length = engine.cache_length(len(prompt) + request.max_new_tokens)
+    length = len(prompt) + request.max_new_tokens
     start = jax.jit(functools.partial(generate.run_prompts, owl, cache_length=length))
     state, cache = start(params, engine.features.array, stacked)
     token = sampling.likeliest(owl.apply({"params": params}, state, method="logits"))
@@ -134,7 +134,7 @@ def _step(owl: Owl2, params: Any, token: Array, cache: Cache) -> tuple[Array, Ca
 
 def _shared_image(model: LoadedModel, calls: int) -> dict[str, Any]:
     """Seconds to the first token of one question on a new image, and of all `QUESTIONS` on one."""
-    engine = Engine(model, EngineConfig(slots=len(QUESTIONS), shortest_cache=128))
+    engine = Engine(model, EngineConfig(sequences=len(QUESTIONS)))
     seconds = np.empty((calls + 1, 3))
     for call in range(calls + 1):
         image = _image(model, call % 256)

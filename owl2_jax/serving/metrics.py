@@ -19,7 +19,7 @@ class Watched(Protocol):
 
     running: int
     waiting: int
-    slots: int
+    sequences: int
     programs: int
     ready: bool
 
@@ -65,9 +65,9 @@ class Metrics:
     def watch(self, runner: Watched) -> None:
         """Shows the state of a runner from now on."""
         for name, text, value in (
-            ("owl2_running", "Requests in slots.", lambda: runner.running),
+            ("owl2_running", "Requests that are being answered.", lambda: runner.running),
             ("owl2_waiting", "Requests that wait for a slot.", lambda: runner.waiting),
-            ("owl2_slots", "Requests that can be answered together.", lambda: runner.slots),
+            ("owl2_sequences", "Requests that can be answered together.", lambda: runner.sequences),
             ("owl2_programs", "Kinds of programs compiled so far.", lambda: runner.programs),
             ("owl2_ready", "1 when requests are answered without delay.", lambda: float(runner.ready)),
         ):

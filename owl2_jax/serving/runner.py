@@ -8,7 +8,7 @@
 The engine and everything of JAX belong to the thread; tickets, counts and
 limits to the loop. A place is taken when a request is accepted and given back
 when the thread says that the engine is done with it, so there are never more
-requests in the engine than slots and places to wait.
+requests in the engine than it runs at a time and places to wait.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.engine import Engine
@@ -94,7 +94,7 @@ class EngineRunner:
 
     Attributes:
       metrics: of the server.
-      slots: of the engine.
+      sequences: that the engine runs at a time.
       draining: nothing new is accepted any more.
       programs: kinds of programs that were compiled; while one is, everyone waits.
     """
@@ -102,17 +102,17 @@ class EngineRunner:
     def __init__(
         self,
         make_engine: Callable[[], Engine],
-        slots: int,
+        sequences: int,
         places: int,
         metrics: Metrics,
-        warm_up: Sequence[Sequence[Request]] = (),
+        compile_first: bool = False,
     ):
-        """`places` is how many requests may wait; batches of `warm_up` run before the engine is ready."""
+        """`places` is how many requests may wait; `compile_first` all programs, then be ready."""
         self.metrics = metrics
-        self.slots = slots
+        self.sequences = sequences
         self._make_engine = make_engine
-        self._most = slots + places
-        self._warm_up = warm_up
+        self._most = sequences + places
+        self._compile_first = compile_first
         self._held: set[Ticket] = set()
         self._seconds = 1.0  # of an answer, a running mean
         self._commands: queue.SimpleQueue[Callable[[Engine], None] | None] = queue.SimpleQueue()
@@ -154,12 +154,12 @@ class EngineRunner:
         if not self._ready:
             return "starting"
         engine = self._engine
-        compiling = engine is not None and len(engine.programs.used) > self.programs
+        compiling = engine is not None and len(engine.runner.used) > self.programs
         return "compiling" if compiling else "ready"
 
     @property
     def running(self) -> int:
-        return min(len(self._held), self.slots)
+        return min(len(self._held), self.sequences)
 
     @property
     def waiting(self) -> int:
@@ -176,7 +176,7 @@ class EngineRunner:
         if self.draining:
             raise unavailable("the server is stopping; ask another one", 5)
         if len(self._held) >= self._most:
-            rounds = len(self._held) / self.slots
+            rounds = len(self._held) / self.sequences
             raise overloaded(
                 f"{self.waiting} requests wait already; try again later",
                 min(max(round(rounds * self._seconds), 1), 60),
@@ -252,10 +252,9 @@ class EngineRunner:
     def _serve(self) -> bool:
         """Runs one engine until it fails (True) or is to end (False)."""
         engine = self._make_engine()
-        for requests in () if self._ready else self._warm_up:
-            for _ in engine.answers(requests):
-                pass
-        self._engine, self.programs = engine, len(engine.programs.used)
+        if self._compile_first and not self._ready:
+            engine.compile()
+        self._engine, self.programs = engine, len(engine.runner.used)
         self._ready = True
         try:
             while self._obey(engine):
@@ -286,7 +285,7 @@ class EngineRunner:
             if event.result is not None:
                 del self._tickets[event.request_id]
             outcomes.append((ticket, event))
-        self.programs = len(engine.programs.used)
+        self.programs = len(engine.runner.used)
         self._publish(outcomes)
 
     def _publish(self, outcomes: list[tuple[Ticket, Outcome]]) -> None:

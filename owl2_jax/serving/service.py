@@ -26,7 +26,6 @@ from owl2_jax.serving.metrics import Metrics
 from owl2_jax.serving.remote import Fetcher
 from owl2_jax.serving.runner import EngineRunner, Ticket
 from owl2_jax.serving.settings import ServeConfig
-from owl2_jax.serving.warm_up import warm_up_requests
 
 MAX_LOOKERS = 8  # that wait to see where the model looked
 LOOK_FIELDS = ("model", "messages", "answer")
@@ -42,8 +41,10 @@ class Service:
       metrics, bodies, images, runner, looking: the parts.
     """
 
-    def __init__(self, model: LoadedModel, config: ServeConfig, engine: EngineConfig, warm_up: bool = True):
-        """With `warm_up` it is ready only when what most requests need is compiled."""
+    def __init__(
+        self, model: LoadedModel, config: ServeConfig, engine: EngineConfig, compile_first: bool = True
+    ):
+        """With `compile_first` it is ready only when all is compiled that any request needs."""
         self.model = model
         self.config = config
         self.name = config.model_name or model.name
@@ -54,10 +55,10 @@ class Service:
         self.images = ImageReader(model, limits, fetcher)
         self.runner = EngineRunner(
             lambda: Engine(model, engine),
-            slots=engine.slots,
+            sequences=engine.sequences,
             places=limits.queue,
             metrics=self.metrics,
-            warm_up=warm_up_requests(model, engine) if warm_up else (),
+            compile_first=compile_first,
         )
         self.looking = Looking(model)
         self._look_thread = ThreadPoolExecutor(1, "look")

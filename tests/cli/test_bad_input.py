@@ -91,7 +91,7 @@ def answers(tmp_path_factory, checkpoint, images) -> tuple[subprocess.CompletedP
     before = fingerprint(checkpoint)
     done = owl2(
         *("generate", f"--checkpoint={checkpoint}", "--input=in.jsonl", "--output=out.jsonl"),
-        *("--max-new-tokens=3", "--slots=2"),
+        *("--max-new-tokens=3", "--sequences=2"),
         cwd=folder,
     )
     assert fingerprint(checkpoint) == before

@@ -69,7 +69,9 @@ def test_names_with_spaces_and_images_that_wait(talk, images, tmp_path):
 
 def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(tiny_config, tiny_params, toy_tokenizer):
     chat = Chat(
-        Engine(LoadedModel(tiny_config, tiny_params, toy_tokenizer), EngineConfig(slots=1, decode_steps=1))
+        Engine(
+            LoadedModel(tiny_config, tiny_params, toy_tokenizer), EngineConfig(sequences=1, decode_steps=1)
+        )
     )
     shown = []
 

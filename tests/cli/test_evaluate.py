@@ -26,7 +26,7 @@ def checkpoint(tmp_path_factory, tiny_config, tiny_params, toy_tokenizer):
 def evaluate(checkpoint, output, *more, benchmarks="drawn_color,drawn_yes_no"):
     return main(
         ["evaluate", f"--checkpoint={checkpoint}", f"--benchmarks={benchmarks}", f"--output={output}",
-         "--slots=8", *more]
+         "--sequences=8", *more]
     )  # fmt: skip
 
 
@@ -172,7 +172,7 @@ def shared_run(checkpoint, output):
         "--benchmarks=easy_vqa",
         f"--output={output}",
         f"--limit={CHUNK + 4}",
-        "--slots=32",
+        "--sequences=32",
     ]
 
 

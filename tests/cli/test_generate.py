@@ -44,7 +44,14 @@ def generate(checkpoint, workspace, capsys):
     def run(*arguments: str):
         paths = [f"--input={workspace}/in.jsonl", f"--output={workspace}/out.jsonl"]
         code = main(
-            ["generate", f"--checkpoint={checkpoint}", "--slots=2", "--max-new-tokens=4", *paths, *arguments]
+            [
+                "generate",
+                f"--checkpoint={checkpoint}",
+                "--sequences=2",
+                "--max-new-tokens=4",
+                *paths,
+                *arguments,
+            ]
         )
         return code, capsys.readouterr().err
 
@@ -213,7 +220,7 @@ def test_a_model_on_a_mesh_answers_alike(generate, workspace, more):
     alone = read(workspace / "out.jsonl")
     for name in ("out.jsonl", "out.jsonl.settings.json"):
         (workspace / name).unlink()
-    assert generate("--mesh=data=4,tensor=2", "--slots=4", *more)[0] == 1
+    assert generate("--mesh=data=4,tensor=2", "--sequences=4", *more)[0] == 1
     for one, other in zip(read(workspace / "out.jsonl"), alone, strict=True):
         assert one.pop("logprob", None) == pytest.approx(other.pop("logprob", None), abs=1e-3)
         assert one == other

@@ -41,10 +41,10 @@ def test_every_number_of_a_command_has_a_range(command):
         (["generate", "--beams=33"], "--beams must be from 1 to 32, found 33"),
         (["generate", "--length-penalty=-1"], "--length-penalty must be from 0 to 10, found -1.0"),
         (["generate", "--temperature", "1e400"], "--temperature must be finite and at least 0, found inf"),
-        (["generate", "--slots=x"], "--slots: expected a whole number, at least 1, found 'x'"),
+        (["generate", "--sequences=x"], "--sequences: expected a whole number, at least 1, found 'x'"),
         (
-            ["generate", f"--slots={'9' * 5000}"],
-            "--slots: expected a whole number, at least 1, found '9999999",
+            ["generate", f"--sequences={'9' * 5000}"],
+            "--sequences: expected a whole number, at least 1, found '9999999",
         ),
         (["serve", "--queue", "-1"], "--queue must be at least 0, found -1"),
         (["serve", "--port=70000"], "--port must be from 0 to 65535, found 70000"),

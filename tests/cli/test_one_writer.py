@@ -120,5 +120,5 @@ def test_the_lock_of_another_host_that_is_silent_does_not_stop_an_evaluation(che
     stamp = path.stat().st_mtime - locks.STALE_SECONDS - 1
     os.utime(path, (stamp, stamp))
     command = ["evaluate", f"--checkpoint={checkpoint}", "--benchmarks=drawn_color", f"--output={tmp_path}"]
-    assert main([*command, "--limit=2", "--slots=2"]) == 0
+    assert main([*command, "--limit=2", "--sequences=2"]) == 0
     assert not path.exists()

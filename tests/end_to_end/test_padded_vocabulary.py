@@ -16,10 +16,12 @@ from owl2_jax.convert.to_flax import convert_to_jax
 from owl2_jax.convert.to_torch import convert_to_torch
 from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.data.pipeline import load_tokenizer
+from owl2_jax.inference.beam import beam_search
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.request import Request
 from owl2_jax.inference.sampling import Sampling
+from owl2_jax.inference.scoring import score_options
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.testing import tiny
 from tests.training import runs
@@ -46,7 +48,7 @@ def model(tiny_config, tiny_params, toy_tokenizer) -> LoadedModel:
 
 
 def engine(model: LoadedModel) -> Engine:
-    return Engine(model, EngineConfig(slots=4, shortest_cache=128))
+    return Engine(model, EngineConfig(sequences=4))
 
 
 def ask(text: str, *images, **settings) -> Request:
@@ -71,12 +73,13 @@ def test_answers_beams_and_scores_are_those_of_the_model_without_spare_rows(mode
             assert found.token_ids == expected.token_ids
             np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=1e-5)
     for found, expected in zip(
-        ours.beam_search(requests(), 3), theirs.beam_search(requests(), 3), strict=True
+        beam_search(ours.runner, requests(), 3), beam_search(theirs.runner, requests(), 3), strict=True
     ):
         assert [beam.token_ids for beam in found] == [beam.token_ids for beam in expected]
     options = [["yes", "no, three"], ["a red circle", "a square"]]
     np.testing.assert_allclose(
-        list(ours.score_options(requests(), options)), list(theirs.score_options(requests(), options)),
+        list(score_options(ours.runner, requests(), options)),
+        list(score_options(theirs.runner, requests(), options)),
         atol=1e-4,
     )  # fmt: skip
 

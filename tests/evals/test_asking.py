@@ -22,7 +22,7 @@ VQA = PROMPTS["vqa"]
 
 @pytest.fixture(scope="module")
 def engine(tiny_config, tiny_params, toy_tokenizer):
-    return Engine(LoadedModel(tiny_config, tiny_params, toy_tokenizer), EngineConfig(slots=4))
+    return Engine(LoadedModel(tiny_config, tiny_params, toy_tokenizer), EngineConfig(sequences=4))
 
 
 def ask(engine, questions, **decoding):
@@ -60,7 +60,7 @@ def test_a_checkpoint_with_another_image_tag_is_asked_in_its_own(
     engine, tiny_config, tiny_params, toy_tokenizer, image_bytes
 ):
     other = Engine(
-        LoadedModel(tiny_config, tiny_params, toy_tokenizer, image_tag="<image>"), EngineConfig(slots=4)
+        LoadedModel(tiny_config, tiny_params, toy_tokenizer, image_tag="<image>"), EngineConfig(sequences=4)
     )
     question = image_question("a", image_bytes("red"))
     assert (

@@ -55,7 +55,7 @@ class Dies(EngineModel):
 @pytest.fixture
 def new_engine(tiny_config, tiny_params, toy_tokenizer):
     model = LoadedModel(tiny_config, tiny_params, toy_tokenizer)
-    return lambda: Engine(model, EngineConfig(slots=4, reuse_from=6))
+    return lambda: Engine(model, EngineConfig(sequences=4, page_size=4))
 
 
 def run(out, model):
@@ -88,11 +88,11 @@ def test_an_engine_forgets_only_when_nothing_runs(new_engine):
     engine = new_engine()
     request = Request("<|image|>What?", images=[tiny.image_file(1)], max_new_tokens=4)
     first = list(engine.generate([request]))
-    encoded, positions = engine.features.encoded, engine.admission.positions
+    encoded, positions = engine.features.encoded, engine.scheduler.computed
     engine.forget()
     assert list(engine.generate([request])) == first
     assert engine.features.encoded == 2 * encoded
-    assert engine.admission.positions == 2 * positions
+    assert engine.scheduler.computed == 2 * positions
     engine.submit(request)
     with pytest.raises(Owl2Error, match="1 requests wait or run"):
         engine.forget()

@@ -71,7 +71,7 @@ def on_disk(config, params, tokenizer, out):
     from owl2_jax.inference.loaded import LoadedModel
 
     model = LoadedModel(config.model, params, tokenizer, image_mode=config.data.image_mode)
-    asked = EngineModel(Engine(model, EngineConfig(slots=2)))
+    asked = EngineModel(Engine(model, EngineConfig(sequences=2)))
     benchmark = get_benchmark("drawn_yes_no")
     score = evaluate(
         "drawn_yes_no", benchmark, lambda: asked, checkpoint="x", root=out, out=out, limit=6

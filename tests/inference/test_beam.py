@@ -11,6 +11,7 @@ import pytest
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.sentence_pieces import PieceStream
+from owl2_jax.inference.beam import beam_search
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.request import Request
@@ -48,12 +49,12 @@ class FewTokens:
 def few_tokens() -> Engine:
     config = tiny.tiny_config(**{"decoder.vocab_size": 12})
     model = LoadedModel(config, tiny.tiny_params(config, scale=1.0), FewTokens())
-    return Engine(model, EngineConfig(slots=8))
+    return Engine(model, EngineConfig(sequences=8))
 
 
 @pytest.fixture(scope="module")
 def engine(tiny_config, tiny_params, toy_tokenizer) -> Engine:
-    return Engine(LoadedModel(tiny_config, tiny_params, toy_tokenizer), EngineConfig(slots=8))
+    return Engine(LoadedModel(tiny_config, tiny_params, toy_tokenizer), EngineConfig(sequences=8))
 
 
 PROMPT = np.array([1, 5, 7, 4], np.int32)
@@ -84,7 +85,7 @@ def all_answers(engine: Engine, longest: int) -> dict[tuple[int, ...], float]:
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
 def test_wide_search_finds_the_best_of_all_answers(few_tokens, length_penalty):
     request = Request(PROMPT, max_new_tokens=2)
-    (found,) = few_tokens.beam_search([request], beams=24, length_penalty=length_penalty)
+    (found,) = beam_search(few_tokens.runner, [request], beams=24, length_penalty=length_penalty)
     answers = all_answers(few_tokens, 2)
     best = sorted(answers, key=lambda answer: -answers[answer] / len(answer) ** length_penalty)[:24]
     assert [tuple(result.token_ids) for result in found] == best
@@ -94,7 +95,7 @@ def test_wide_search_finds_the_best_of_all_answers(few_tokens, length_penalty):
 
 
 def test_floor_forbids_short_answers(few_tokens):
-    (found,) = few_tokens.beam_search([Request(PROMPT, max_new_tokens=4, min_new_tokens=3)], beams=6)
+    (found,) = beam_search(few_tokens.runner, [Request(PROMPT, max_new_tokens=4, min_new_tokens=3)], beams=6)
     assert all(2 not in result.token_ids[:3] for result in found)
 
 
@@ -107,9 +108,9 @@ def test_requests_together_equal_each_alone(engine):
         )
         for n, count in enumerate([0, 1, 3, 0, 1])
     ]
-    together = list(engine.beam_search(requests, beams=3, length_penalty=0.6))
+    together = list(beam_search(engine.runner, requests, beams=3, length_penalty=0.6))
     for request, results in zip(requests, together, strict=True):
-        (alone,) = engine.beam_search([request], beams=3, length_penalty=0.6)
+        (alone,) = beam_search(engine.runner, [request], beams=3, length_penalty=0.6)
         assert [result.token_ids for result in results] == [result.token_ids for result in alone]
         assert len(results) == 3
 
@@ -117,7 +118,7 @@ def test_requests_together_equal_each_alone(engine):
 def test_a_search_is_at_least_as_likely_as_greedy_choice(engine):
     request = Request("What shape is this?", max_new_tokens=6)
     greedy = next(engine.generate([request]))
-    (found,) = engine.beam_search([request], beams=8, length_penalty=0.0)
+    (found,) = beam_search(engine.runner, [request], beams=8, length_penalty=0.0)
     assert sum(found[0].logprobs) >= sum(greedy.logprobs) - 1e-4
 
 
@@ -133,4 +134,4 @@ def test_a_search_is_at_least_as_likely_as_greedy_choice(engine):
 )
 def test_bad_searches_are_refused(engine, request_, settings, message):
     with pytest.raises(Owl2Error, match=message):
-        list(engine.beam_search([request_], **settings))
+        list(beam_search(engine.runner, [request_], **settings))

@@ -16,7 +16,7 @@ from owl2_jax.testing import tiny
 @pytest.fixture(scope="module")
 def engine(tiny_config, tiny_params, toy_tokenizer) -> Engine:
     model = LoadedModel(tiny_config, tiny_params, toy_tokenizer)
-    return Engine(model, EngineConfig(slots=1, decode_steps=2))
+    return Engine(model, EngineConfig(sequences=1, decode_steps=2))
 
 
 def test_turns_answer_as_the_whole_token_sequence_does(engine):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
+from collections.abc import Iterator
 
+import jax
 import numpy as np
 import pytest
+from jax._src import monitoring
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.engine import Engine, EngineConfig
@@ -24,12 +28,12 @@ def model(tiny_config, tiny_params, toy_tokenizer) -> LoadedModel:
 @pytest.fixture(scope="module")
 def single(model) -> Engine:
     """Runs one request at a time."""
-    return Engine(model, EngineConfig(slots=1, shortest_cache=128))
+    return Engine(model, EngineConfig(sequences=1))
 
 
 def shared(model, **changes) -> Engine:
-    """Four slots; of one size everywhere, so that the tests share compiled programs."""
-    return Engine(model, EngineConfig(**{"slots": 4, "shortest_cache": 128} | changes))
+    """Four at a time; of one size everywhere, so that the tests share compiled programs."""
+    return Engine(model, EngineConfig(**{"sequences": 4} | changes))
 
 
 def ask(text: str, *images, **settings) -> Request:
@@ -66,7 +70,7 @@ def test_requests_together_equal_each_alone(model, single):
     assert len({tuple(result.token_ids) for result in together}) > 6  # the comparison says something
 
 
-def test_sampled_requests_do_not_depend_on_slot_or_company(model, single):
+def test_sampled_requests_do_not_depend_on_row_or_company(model, single):
     sampling = Sampling(temperature=0.9, top_k=40, top_p=0.95, min_p=0.01, repetition_penalty=1.2)
     requests = [
         dataclasses.replace(request, sampling=dataclasses.replace(sampling, seed=i % 7))
@@ -97,18 +101,54 @@ def test_a_image_seen_before_is_not_encoded_again(model):
     assert engine.features.encoded == 2
 
 
-def test_many_requests_compile_few_programs(model):
+def test_nothing_is_compiled_after_the_start(model):
     engine = shared(model)
-    requests = [
-        ask(f"{tags}What{' shape' * (n % 9)}?", *(tiny.image(n + k) for k in range(tags.count("<"))))
-        for n in range(40)
-        for tags in ("", "<|image|>")
-    ]
-    list(engine.generate(requests))
-    compiled = len(engine.programs.used)
-    assert compiled <= 20
-    list(engine.generate(requests))
-    assert len(engine.programs.used) == compiled
+    engine.compile()
+    assert len(engine.runner.used) <= 12
+    with compilations() as compiled:
+        for batch in (random_requests(1, 1), random_requests(2, 30), random_requests(3, 7)):
+            for _ in engine.answers(batch):
+                pass
+    assert compiled == []
+
+
+@contextlib.contextmanager
+def compilations() -> Iterator[list[str]]:
+    """The names of JAX's events that say that something was compiled inside of the block."""
+    compiled: list[str] = []
+
+    def listen(name: str, seconds: float, **_) -> None:
+        if "compile" in name or "trace" in name:
+            compiled.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield compiled
+    finally:
+        monitoring.unregister_event_duration_listener(listen)
+
+
+def random_requests(seed: int, count: int) -> list[Request]:
+    """Of all kinds: words, images, settings, lengths, stops, lists of likely tokens, and bad ones."""
+    draw = np.random.default_rng(seed)
+    requests = []
+    for number in range(count):
+        images = [tiny.image(int(n)) for n in draw.integers(0, 9, draw.integers(0, 4))]
+        sampling = Sampling(
+            temperature=float(draw.choice([0.0, 0.8])), top_k=int(draw.choice([0, 5])),
+            top_p=float(draw.choice([1.0, 0.9])), seed=number,
+            repetition_penalty=float(draw.choice([1.0, 1.3])),
+        )  # fmt: skip
+        text = "<|image|>" * len(images) + "What" + " shape" * int(draw.integers(0, 20))
+        settings = {
+            "sampling": sampling,
+            "max_new_tokens": int(draw.integers(1, 20)),
+            "min_new_tokens": int(draw.choice([0, 3])),
+            "top_logprobs": int(draw.choice([0, 4])),
+            "stop": ("e",) if draw.random() < 0.3 else (),
+        }
+        requests.append(ask(text, *images[: len(images) - int(draw.random() < 0.05)], **settings))
+    return requests
 
 
 def test_new_request_joins_a_running_one(model):
@@ -122,8 +162,8 @@ def test_new_request_joins_a_running_one(model):
     assert ended == [short, long]
 
 
-def test_cancelled_requests_free_their_slots(model):
-    engine = shared(model, slots=1, decode_steps=2)
+def test_cancelled_requests_free_their_rows_and_pages(model):
+    engine = shared(model, sequences=1, decode_steps=2)
     numbers = [engine.submit(ask("What?", max_new_tokens=50)) for _ in range(3)]
     engine.step()
     engine.cancel(numbers[0])
@@ -203,5 +243,5 @@ def test_bad_settings_are_refused():
     for wrong in ({"max_new_tokens": 0}, {"stop": "x"}, {"stop": [""]}, {"top_logprobs": 21}):
         with pytest.raises(Owl2Error):
             ask("What?", **wrong)
-    with pytest.raises(Owl2Error, match="slots"):
-        EngineConfig(slots=0)
+    with pytest.raises(Owl2Error, match="sequences"):
+        EngineConfig(sequences=0)

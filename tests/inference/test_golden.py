@@ -68,7 +68,7 @@ def requests_of(arrays, case: str, new_tokens: int = 16) -> list[Request]:
 @pytest.mark.parametrize("case", ["gen_i", "gen_iii", "gen_batch"])
 def test_greedy_tokens_are_those_of_the_release(golden, case):
     model, arrays = golden
-    results = list(Engine(model, EngineConfig(slots=3)).generate(requests_of(arrays, case)))
+    results = list(Engine(model, EngineConfig(sequences=3)).generate(requests_of(arrays, case)))
     np.testing.assert_array_equal([result.token_ids for result in results], arrays[f"{case}/tokens"])
     logprobs = jax.nn.log_softmax(arrays[f"{case}/step_logits"], axis=-1)
     expected = np.take_along_axis(np.asarray(logprobs), arrays[f"{case}/tokens"][..., None], axis=-1)[..., 0]

@@ -58,7 +58,7 @@ def test_logits_stay_close_and_do_not_depend_on_the_layout(model, small):
 
 
 def test_engine_runs_on_int8(small):
-    engine = Engine(small, EngineConfig(slots=2))
+    engine = Engine(small, EngineConfig(sequences=2))
     request = Request("<|image|>What?", [tiny.image(0)], max_new_tokens=6)
     one, other = engine.generate([request, request])
     assert one.token_ids == other.token_ids

@@ -11,14 +11,14 @@ from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.inputs import place_images
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.scoring import _ids
+from owl2_jax.inference.scoring import _ids, score_options
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.testing import tiny
 
 
 @pytest.fixture(scope="module")
 def engine(tiny_config, tiny_params, toy_tokenizer) -> Engine:
-    return Engine(LoadedModel(tiny_config, tiny_params, toy_tokenizer), EngineConfig(slots=2))
+    return Engine(LoadedModel(tiny_config, tiny_params, toy_tokenizer), EngineConfig(sequences=2))
 
 
 def by_whole_forward(engine: Engine, request: Request, option: str, first: int) -> float:
@@ -43,7 +43,7 @@ def test_options_score_as_in_a_whole_forward_pass(engine, images):
     tags = "<|image|> and " * images
     request = Request(f"USER: {tags}What is this? ASSISTANT: ", [tiny.image(i) for i in range(images)])
     options = ["yes", "a red circle", "no"]
-    (scores,) = engine.score_options([request], [options])
+    (scores,) = score_options(engine.runner, [request], [options])
     bare = place_images(_ids(engine, request, ""), engine.model)
     first = len(bare) - 1  # the prompt's last piece is a lone space, which goes into the option
     expected = [by_whole_forward(engine, request, option, first) for option in options]
@@ -56,17 +56,17 @@ def test_options_of_many_requests_equal_each_alone(engine):
         messages = [{"role": "user", "content": "<|image|>" * (i % 2) + "What" + " shape" * i}]
         requests.append(Request(messages, [tiny.image(i)] * (i % 2)))
         options.append(["red", "a blue circle", "yes", "no"][: 1 + i % 4])
-    together = list(engine.score_options(requests, options))
+    together = list(score_options(engine.runner, requests, options))
     assert [len(scores) for scores in together] == [len(texts) for texts in options]
     for request, texts, scores in zip(requests, options, together, strict=True):
-        (alone,) = engine.score_options([request], [texts])
+        (alone,) = score_options(engine.runner, [request], [texts])
         np.testing.assert_allclose(scores, alone, atol=1e-4)
 
 
 def test_options_that_share_their_beginning_are_compared_where_they_differ(engine):
     request = Request("USER: What? ASSISTANT:")
-    (short,) = engine.score_options([request], [[" yes"]])
-    (both,) = engine.score_options([request], [[" yes", " yes yes"]])
+    (short,) = score_options(engine.runner, [request], [[" yes"]])
+    (both,) = score_options(engine.runner, [request], [[" yes", " yes yes"]])
     assert both[1] < 0
     assert np.isfinite([*short, *both]).all()
 
@@ -82,4 +82,4 @@ def test_options_that_share_their_beginning_are_compared_where_they_differ(engin
 )
 def test_bad_options_are_refused(engine, request_, options, message):
     with pytest.raises(Owl2Error, match=message):
-        list(engine.score_options([request_], [options]))
+        list(score_options(engine.runner, [request_], [options]))

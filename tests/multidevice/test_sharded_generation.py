@@ -12,6 +12,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.request import Request
+from owl2_jax.inference.scoring import score_options
 from owl2_jax.model.owl2 import logical_axes
 from owl2_jax.parallel.mesh import make_mesh
 from owl2_jax.parallel.shardings import param_shardings
@@ -39,29 +40,29 @@ def requests() -> list[Request]:
 def test_sharded_generation_equals_unsharded(model, axes):
     mesh = make_mesh(axes)
     params = jax.device_put(model.params, param_shardings(logical_axes(model.config), mesh))
-    sharded = Engine(dataclasses.replace(model, params=params, mesh=mesh), EngineConfig(slots=8))
-    single = Engine(model, EngineConfig(slots=8))
+    sharded = Engine(dataclasses.replace(model, params=params, mesh=mesh), EngineConfig(sequences=8))
+    single = Engine(model, EngineConfig(sequences=8))
     for one, other in zip(sharded.generate(requests()), single.generate(requests()), strict=True):
         assert one.token_ids == other.token_ids
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
     options = [["red", "blue circle", "no"]] * 6
     np.testing.assert_allclose(
-        list(sharded.score_options(requests(), options)),
-        list(single.score_options(requests(), options)),
+        list(score_options(sharded.runner, requests(), options)),
+        list(score_options(single.runner, requests(), options)),
         atol=1e-4,
     )
 
 
-def test_cache_is_cut_over_rows_and_heads(model):
+def test_pages_are_cut_over_heads(model):
     mesh = make_mesh({"data": 4, "tensor": 2})
     params = jax.device_put(model.params, param_shardings(logical_axes(model.config), mesh))
-    engine = Engine(dataclasses.replace(model, params=params, mesh=mesh), EngineConfig(slots=8))
+    engine = Engine(dataclasses.replace(model, params=params, mesh=mesh), EngineConfig(sequences=8))
     list(engine.generate(requests()[:2]))
-    layers, rows, heads, length, width = engine._slots.cache.keys.shape
-    pieces = {shard.data.shape for shard in engine._slots.cache.keys.addressable_shards}
-    assert pieces == {(layers, rows // 4, heads // 2, length, width)}
+    keys = engine.runner.pages.keys
+    count, heads, size, width = keys.shape
+    assert {shard.data.shape for shard in keys.addressable_shards} == {(count, heads // 2, size, width)}
 
 
-def test_slots_that_do_not_divide_are_refused(model):
-    with pytest.raises(Owl2Error, match="slots 6"):
-        Engine(dataclasses.replace(model, mesh=make_mesh({"data": 8})), EngineConfig(slots=6))
+def test_sequences_that_do_not_divide_are_refused(model):
+    with pytest.raises(Owl2Error, match="sequences 6"):
+        Engine(dataclasses.replace(model, mesh=make_mesh({"data": 8})), EngineConfig(sequences=6))

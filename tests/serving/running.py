@@ -20,7 +20,7 @@ from owl2_jax.serving.service import Service
 from owl2_jax.serving.settings import Limits, ServeConfig
 
 # One decode step at a time: an answer takes long enough to be interrupted.
-SMALL_ENGINE = EngineConfig(slots=4, decode_steps=1, shortest_cache=128)
+SMALL_ENGINE = EngineConfig(sequences=4, decode_steps=1)
 
 
 @dataclass
@@ -61,11 +61,13 @@ class Running:
 
 @contextlib.contextmanager
 def serve(
-    model: LoadedModel, engine: EngineConfig = SMALL_ENGINE, warm_up: bool = False, **settings: Any
+    model: LoadedModel, engine: EngineConfig = SMALL_ENGINE, compile_first: bool = False, **settings: Any
 ) -> Iterator[Running]:
     """Serves a model; `settings` are those of `ServeConfig` and `Limits`."""
     limits = {name: settings.pop(name) for name in list(settings) if name in Limits.__dataclass_fields__}
-    service = Service(model, ServeConfig(**settings, limits=Limits(**limits)), engine, warm_up=warm_up)
+    service = Service(
+        model, ServeConfig(**settings, limits=Limits(**limits)), engine, compile_first=compile_first
+    )
     sock = listen("127.0.0.1", 0)
     server = Server(service)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)

@@ -230,7 +230,7 @@ def test_health_and_metrics(shared, client):
     assert float(values["owl2_images_total"]) > 0
     assert float(values["owl2_time_to_first_token_seconds_count"]) > 0
     assert float(values["owl2_ready"]) == 1
-    assert float(values["owl2_slots"]) == 4
+    assert float(values["owl2_sequences"]) == 4
 
 
 def test_where_it_looked(shared):

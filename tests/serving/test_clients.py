@@ -20,9 +20,9 @@ LONG = 1500  # tokens; takes seconds
 
 @pytest.fixture(scope="module")
 def patient(toy_tokenizer, tiny_params) -> Iterator[Running]:
-    """A server of two slots whose answers may be long."""
+    """A server of two sequences at a time whose answers may be long."""
     model = LoadedModel(tiny.tiny_config(decoder__max_length=2048), tiny_params, toy_tokenizer, name="tiny")
-    engine = EngineConfig(slots=2, decode_steps=4, shortest_cache=2048)
+    engine = EngineConfig(sequences=2, decode_steps=4)
     with serve(model, engine, queue=2, body_seconds=0.5, head_seconds=0.5) as running:
         short = {"messages": [user("What?")], "max_tokens": 8}
         assert running.post(short).status_code == 200  # compiled
@@ -56,7 +56,7 @@ def generated(running: Running) -> float:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_vanished_clients_free_their_slots(patient, stream):
+def test_vanished_clients_free_their_rows(patient, stream):
     before = generated(patient)
     socks = [connect(patient, long_call(stream=stream)) for _ in range(4)]  # two of them wait
     patient.wait(lambda: patient.service.runner.running == 2 and patient.service.runner.waiting == 2)

@@ -36,7 +36,7 @@ def test_answers_under_load_are_those_alone(model):
     pairs = ragged(0.0)
     calls = [call for call, _ in pairs]
     alone = [answer_alone(model, request).text for _, request in pairs]
-    with serve(model, EngineConfig(slots=8, shortest_cache=128), queue=CLIENTS) as running:
+    with serve(model, EngineConfig(sequences=8), queue=CLIENTS) as running:
         found = asyncio.run(load(running.url, calls))
         running.wait(running.idle)
     assert len(found) == CLIENTS * QUESTIONS
@@ -48,7 +48,7 @@ def test_no_request_is_lost_when_the_queue_is_full(model):
     """Some are told to come back; the others are answered, and correctly."""
     pairs = ragged(0.0)[:2]
     alone = [answer_alone(model, request).text for _, request in pairs]
-    with serve(model, EngineConfig(slots=2, shortest_cache=128), queue=4) as running:
+    with serve(model, EngineConfig(sequences=2), queue=4) as running:
         found = asyncio.run(load(running.url, [call for call, _ in pairs]))
     answered = [(index, text) for index, status, text in found if status == 200]
     assert {status for _, status, _ in found} == {200, 429}

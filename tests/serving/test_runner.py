@@ -18,15 +18,15 @@ from owl2_jax.serving.runner import EngineRunner
 
 
 class FakeEngine:
-    """Gives every request in its slots a letter per step; stands still until it is let go."""
+    """Gives every request that runs a letter per step; stands still until it is let go."""
 
-    def __init__(self, slots: int = 2, length: int = 3):
-        self.slots, self.length = slots, length
+    def __init__(self, sequences: int = 2, length: int = 3):
+        self.sequences, self.length = sequences, length
         self.go = threading.Event()
         self.jobs: dict[int, str] = {}
         self.cancelled: set[int] = set()
         self.threads: set[int] = set()
-        self.programs = SimpleNamespace(used={"step"})
+        self.runner = SimpleNamespace(used={"step"})
         self._next = 0
 
     def submit(self, request: Request) -> int:
@@ -45,14 +45,11 @@ class FakeEngine:
     def pending(self) -> int:
         return len(self.jobs)
 
-    def answers(self, requests):
-        return iter(())
-
     def step(self) -> list[Event]:
         self.threads.add(threading.get_ident())
         self.go.wait(10)
         events = []
-        for number in list(self.jobs)[: self.slots]:
+        for number in list(self.jobs)[: self.sequences]:
             self.jobs[number] += "x"
             text = self.jobs[number]
             ended = len(text) >= self.length or number in self.cancelled
@@ -72,7 +69,7 @@ class BrokenEngine(FakeEngine):
 async def running(*engines: FakeEngine, places: int = 2) -> AsyncIterator[EngineRunner]:
     """A runner that takes one engine after the other."""
     left = iter(engines)
-    runner = EngineRunner(lambda: next(left), slots=2, places=places, metrics=Metrics())
+    runner = EngineRunner(lambda: next(left), sequences=2, places=places, metrics=Metrics())
     runner.start()
     while runner.live and not runner.ready:
         await asyncio.sleep(0.001)
@@ -251,18 +248,17 @@ def test_state_says_in_a_word_what_is_waited_for():
     compiling = threading.Event()
 
     class Compiling(FakeEngine):
-        def answers(self, requests):
+        def compile(self) -> None:
             self.go.wait(10)
-            return iter(())
 
         def step(self) -> list[Event]:
-            self.programs.used.add("another")
+            self.runner.used.add("another")
             compiling.set()
             return super().step()
 
     async def test():
         engine = Compiling()
-        runner = EngineRunner(lambda: engine, 2, 2, Metrics(), warm_up=[[Request("good")]])
+        runner = EngineRunner(lambda: engine, 2, 2, Metrics(), compile_first=True)
         assert runner.state == "failed"  # without its thread it is of no use
         runner.start()
         assert runner.state == "starting"

@@ -50,7 +50,7 @@ class Process:
     def __init__(self, checkpoint: Path, *arguments: str, **environment: str):
         self.process = subprocess.Popen(
             [sys.executable, "-m", "owl2_jax.cli.main", "serve", "--checkpoint", str(checkpoint), "--port=0",
-             "--slots=2", *arguments],
+             "--sequences=2", *arguments],
             env=os.environ | sharing_programs() | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -89,7 +89,9 @@ def test_a_run_answers_with_its_adapters_merged_or_not(adapted):
     params, config = merge(model.params, model.config)
     merged = dataclasses.replace(model, params=params, config=config)
     request = Request("Which country has the capital Paris?", max_new_tokens=6)
-    answers = [next(iter(Engine(one, EngineConfig(slots=1)).generate([request]))) for one in (model, merged)]
+    answers = [
+        next(iter(Engine(one, EngineConfig(sequences=1)).generate([request]))) for one in (model, merged)
+    ]
     assert answers[0].token_ids == answers[1].token_ids
 
 

@@ -36,7 +36,7 @@ def endless(tiny_params, toy_tokenizer) -> LoadedModel:
 
 @pytest.fixture(scope="package")
 def served(endless) -> Iterator[Running]:
-    with serve(endless, EngineConfig(slots=2, decode_steps=1, shortest_cache=2048), images=4) as running:
+    with serve(endless, EngineConfig(sequences=2, decode_steps=1), images=4) as running:
         yield running
 
 

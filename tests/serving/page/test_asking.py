@@ -209,9 +209,7 @@ def test_nothing_is_sent_twice_and_nothing_empty(page):
 
 def test_server_that_ends_while_it_answers_is_told_in_words(opened, endless):
     with (
-        serve(
-            endless, EngineConfig(slots=1, decode_steps=1, shortest_cache=2048), grace_seconds=0
-        ) as running,
+        serve(endless, EngineConfig(sequences=1, decode_steps=1), grace_seconds=0) as running,
         opened(running.url) as page,
     ):
         line = page.context.new_cdp_session(page)

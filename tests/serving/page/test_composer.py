@@ -72,7 +72,7 @@ def test_one_image_too_many_is_refused_with_the_limit_of_the_server(page, served
 
 def test_images_and_bytes_are_limited_as_this_server_says(opened, endless):
     with (
-        serve(endless, EngineConfig(slots=1), images=0, body_bytes=2**20, pixels=10_000) as running,
+        serve(endless, EngineConfig(sequences=1), images=0, body_bytes=2**20, pixels=10_000) as running,
         opened(running.url) as page,
     ):
         expect(page.locator("#add")).to_be_hidden()
@@ -80,7 +80,7 @@ def test_images_and_bytes_are_limited_as_this_server_says(opened, endless):
         expect(page.locator("#refused")).to_contain_text("This server takes no images: 1.png was left out.")
 
     with (
-        serve(endless, EngineConfig(slots=1), images=9, body_bytes=300_000, pixels=10_000) as running,
+        serve(endless, EngineConfig(sequences=1), images=9, body_bytes=300_000, pixels=10_000) as running,
         opened(running.url) as page,
     ):
         add(page, drawn(2000, 500))

@@ -67,7 +67,7 @@ def test_model_is_known_as_soon_as_the_server_answers(browser, served):
 
 def test_key_is_asked_for_where_one_is_needed(opened, endless):
     with (
-        serve(endless, EngineConfig(slots=1), api_key="secret") as running,
+        serve(endless, EngineConfig(sequences=1), api_key="secret") as running,
         opened(running.url, connected=False) as page,
     ):
         expect(page.locator("#settings")).to_be_visible()
