@@ -26,6 +26,7 @@ from owl2_jax.inference.request import Event, Request, Result
 from owl2_jax.inference.scheduler import Budget, Plan, Scheduler
 from owl2_jax.inference.sequence import Sequence
 from owl2_jax.inference.sizes import EngineConfig
+from owl2_jax.model.rotary import doublings
 
 __all__ = ["Engine", "EngineConfig"]
 
@@ -95,7 +96,9 @@ class Engine:
         room = self._longest - len(prompt)
         limit = min(request.max_new_tokens or room, room)
         answer = Answer(request, self.model.tokenizer, len(prompt))
-        self.scheduler.add(Sequence(self._next_id, request, prompt, limit, answer))
+        # Prompts beyond the trained length may be rotated otherwise: their keys are others.
+        root = bytes([doublings(self.model.config.decoder, len(prompt))])
+        self.scheduler.add(Sequence(self._next_id, request, prompt, limit, answer, root))
         self._next_id += 1
         return self._next_id - 1
 

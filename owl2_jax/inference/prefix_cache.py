@@ -63,9 +63,13 @@ class PrefixCache:
     def __contains__(self, page: int) -> bool:
         return page in self._nodes
 
-    def match(self, signature: np.ndarray) -> Match:
-        """The longest known beginning of int64[n] that leaves at least one position to run."""
-        found, key, size = Match(), b"", self._pool.page_size
+    def match(self, signature: np.ndarray, root: bytes = b"") -> Match:
+        """The longest known beginning of int64[n] that leaves at least one position to run.
+
+        Args:
+          root: sequences of different roots have nothing in common.
+        """
+        found, key, size = Match(), root, self._pool.page_size
         most = len(signature) - 1
         while self._enabled and (len(found.pages) + 1) * size <= most:
             start = len(found.pages) * size
@@ -82,9 +86,9 @@ class PrefixCache:
             self._pool.share(found.source)
         return found
 
-    def insert(self, signature: np.ndarray, pages: list[int], ready: bool) -> None:
+    def insert(self, signature: np.ndarray, pages: list[int], ready: bool, root: bytes = b"") -> None:
         """Notes what the pages of a sequence hold: int64[n], the last page perhaps in part."""
-        key, size = b"", self._pool.page_size
+        key, size = root, self._pool.page_size
         for index, page in enumerate(pages):
             positions = signature[index * size : (index + 1) * size]
             if not self._enabled or not len(positions):

@@ -148,7 +148,7 @@ class Scheduler:
         """Gives a waiting sequence a row and pages for its tokens and the first steps behind them."""
         if not self._rows:
             return False
-        found = self._cache.match(sequence.signature[: sequence.length])
+        found = self._cache.match(sequence.signature[: sequence.length], sequence.root)
         positions = sequence.length + min(self._budget.decode_steps, sequence.left)
         pages = self._pool.take(self._pool.pages_for(positions) - len(found.pages))
         if pages is not None:
@@ -205,14 +205,14 @@ class Scheduler:
     def _remember(self, sequence: Sequence, ready: bool) -> None:
         """Notes what the pages of a sequence hold: whole pages while it runs, everything at its end."""
         end = sequence.computed if ready else sequence.computed // self._pool.page_size * self._pool.page_size
-        self._cache.insert(sequence.signature[:end], sequence.pages, ready)
+        self._cache.insert(sequence.signature[:end], sequence.pages, ready, sequence.root)
 
     def ran(self, plan: Plan) -> None:
         """The device was told to do what was planned: what it writes may be copied by later plans."""
         for chunk in plan.chunks:
-            size = self._pool.page_size
+            sequence, size = chunk.sequence, self._pool.page_size
             whole = chunk.end // size * size
-            self._cache.insert(chunk.sequence.signature[:whole], chunk.sequence.pages, True)
+            self._cache.insert(sequence.signature[:whole], sequence.pages, True, sequence.root)
 
 
 def images_in(sequence: Sequence, start: int, end: int) -> list[tuple[int, RequestImage]]:

@@ -21,6 +21,7 @@ class Sequence:
       prompt: its positions.
       limit: most tokens of the answer.
       answer: the answer so far.
+      root: of the prefix cache; prompts of different roots share no pages.
       tokens: int32[prompt + limit], of which `length` are known; V where an image stands.
       signature: int64 like `tokens`, with the keys of images where they stand.
       length: known tokens.
@@ -34,6 +35,7 @@ class Sequence:
     prompt: Prompt
     limit: int
     answer: Answer
+    root: bytes = b""
     tokens: np.ndarray = field(init=False)
     signature: np.ndarray = field(init=False)
     length: int = field(init=False)

@@ -386,9 +386,7 @@ class Decoder(nn.Module):
         normed = rms_normalize(x, decoder.norm_eps).astype(x.dtype)
         return normed * self.final_norm().astype(x.dtype), cache
 
-    def step(
-        self, x: Array, is_image: Array, pages: Pages, batch: PagedBatch
-    ) -> tuple[Array, Pages]:
+    def step(self, x: Array, is_image: Array, pages: Pages, batch: PagedBatch) -> tuple[Array, Pages]:
         """Runs a flat batch of T tokens over pages.
 
         Args:

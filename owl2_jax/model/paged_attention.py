@@ -3,9 +3,8 @@
 A kernel has the signature (q dtype[T, N, H], pages, batch, layer int32[],
 num_layers) -> dtype[T, N, H]. A query sees the positions of its row up to its own.
 
-The number of pages that are read is data: a row costs what it is long. Rows with
-a single token go one after the other, each a loop over blocks of pages; of rows
-with more, tiles of tokens do.
+The number of pages that are read is data: a row costs what it is long. Rows go one
+after the other, of each tile after tile of its tokens, of each tile page after page.
 """
 
 from __future__ import annotations
@@ -34,26 +33,22 @@ def written_out(q: Array, pages: Pages, batch: PagedBatch, layer: Array, num_lay
     """The reference: runs anywhere, fast on a CPU."""
     first = layer * (pages.keys.shape[0] // num_layers)
     tables = batch.block_tables + first
-    tile = min(_TILE, q.shape[0])
-    padded = jnp.pad(q, ((0, tile), (0, 0), (0, 0))) if tile > 1 else q
+    # With a row for every token there is, rows have one token each as a rule.
+    tile = 1 if q.shape[0] == batch.lengths.shape[0] else min(_TILE, q.shape[0])
+    padded = jnp.pad(q, ((0, tile - 1), (0, 0), (0, 0)))
 
     def row(number: Array, out: Array) -> Array:
         start, end = batch.starts[number], batch.starts[number + 1]
-        length = batch.lengths[number]
-        before = length - (end - start)  # positions of the row that are no tokens of this batch
+        before = batch.lengths[number] - (
+            end - start
+        )  # positions of the row that are no tokens of this batch
 
-        def one(out: Array) -> Array:
-            return _put(out, _attend(_take(padded, start, 1), pages, tables[number], length - 1), start)
+        def one_tile(index: Array, out: Array) -> Array:
+            at = start + index * tile
+            context = _attend(_take(padded, at, tile), pages, tables[number], before + index * tile)
+            return _put(out, context, at)
 
-        def many(out: Array) -> Array:
-            def one_tile(index: Array, out: Array) -> Array:
-                at = start + index * tile
-                position = before + index * tile
-                return _put(out, _attend(_take(padded, at, tile), pages, tables[number], position), at)
-
-            return lax.fori_loop(0, (end - start + tile - 1) // tile, one_tile, out)
-
-        return one(out) if tile == 1 else lax.cond(end - start == 1, one, many, out)
+        return lax.fori_loop(0, (end - start + tile - 1) // tile, one_tile, out)
 
     return lax.fori_loop(0, batch.count[0], row, jnp.zeros_like(padded))[: q.shape[0]]
 

@@ -40,6 +40,7 @@ def batch_of(lengths: list[int], counts: list[int], tokens: int, rows: int, seed
         starts=starts,
         lengths=padded(np.array(lengths), rows, 0),
         count=np.array([len(lengths)], np.int32),
+        prompt_lengths=padded(np.array(lengths), rows, 0),
     )
     return jax.tree.map(jnp.asarray, batch)
 
