@@ -98,7 +98,7 @@ def test_greedy_tokens_and_step_logits_of_owl2_1_are_those_of_the_release(golden
     model, arrays = golden_2_1
     tokens = arrays[f"{case}/tokens"]
     requests = requests_of(arrays, case, tokens.shape[1])
-    results = list(Engine(model, EngineConfig(slots=3)).generate(requests))
+    results = list(Engine(model, EngineConfig(sequences=3)).generate(requests))
     np.testing.assert_array_equal([result.token_ids for result in results], tokens)
     np.testing.assert_allclose(
         step_logits(model, requests, tokens), arrays[f"{case}/step_logits"], **TOLERANCE
@@ -110,11 +110,11 @@ def test_answers_beyond_the_trained_length_do_not_depend_on_their_company(golden
     # 71, 41 and 9 ids: three rotary bases, and the longer two begin alike, which shares no keys.
     longest = np.concatenate([arrays["long_text/input_ids"][0], [5, 6, 7, 8]]).astype(np.int32)
     requests = [Request(longest[:count], [], max_new_tokens=6) for count in (71, 41, 9, 40)]
-    config = EngineConfig(slots=4)
+    config = EngineConfig(sequences=4)
     alone = [next(iter(Engine(model, config).generate([request]))) for request in requests]
     together = list(Engine(model, config).generate(requests))
     # Each in the slot of the one before.
-    again = list(Engine(model, EngineConfig(slots=1)).generate(requests))
+    again = list(Engine(model, EngineConfig(sequences=1)).generate(requests))
     for single, one, other in zip(alone, together, again, strict=True):
         assert single.token_ids == one.token_ids == other.token_ids
         np.testing.assert_allclose(one.logprobs, single.logprobs, atol=1e-4)
