@@ -17,10 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help="config file of a training run")
     source.add_argument("--preset", metavar="NAME", help="a model without a config file, as owl2_7b")
     parser.add_argument("--topology", required=True, help="slice of TPU chips, as v5e:16x16 or v5p:4x4x4")
-    parser.add_argument("--what", default="train", help="train, prefill or decode (default: %(default)s)")
+    parser.add_argument(
+        "--what", default="train", help="train, prefill, decode or serve (default: %(default)s)"
+    )
     parser.add_argument("--mesh", help="axis sizes, as fsdp=64,tensor=4, or a mesh preset")
     parser.add_argument("--rows", type=Count, help="rows of a step over all chips")
-    parser.add_argument("--length", type=Count, help="tokens of a row; for decode those of the cache")
+    parser.add_argument(
+        "--length", type=Count, help="tokens of a row; for decode and serve those of the cache"
+    )
     parser.add_argument("--search", action="store_true", help="look for the fastest batch and remat policy")
     parser.add_argument(
         "--ops", action="store_true", help="also where the time goes, by part of the model and operation"

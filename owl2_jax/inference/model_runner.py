@@ -22,6 +22,7 @@ from owl2_jax.inference.sequence import Sequence as Running
 from owl2_jax.inference.sizes import EngineConfig, Sizes, StepSize
 from owl2_jax.inference.step import RowState, StepInputs, empty_rows, encode_images, step
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
+from owl2_jax.model import paged_kernels
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.model.pages import PagedBatch, Pages, copy_pages, empty_pages
 from owl2_jax.parallel.rules import activate
@@ -47,7 +48,7 @@ _step = jax.jit(_packed_step, static_argnums=(0, 1, 2), donate_argnums=(4, 5))
 _encode_images = jax.jit(encode_images, static_argnums=0, donate_argnums=2)
 _copy_pages = jax.jit(copy_pages, static_argnums=3, donate_argnums=0)
 _load_row = jax.jit(load_row, donate_argnums=0)
-_empty_pages = jax.jit(empty_pages, static_argnums=(0, 1, 2))
+_empty_pages = jax.jit(empty_pages, static_argnums=(0, 1, 2, 3))
 _empty_rows = jax.jit(empty_rows, static_argnums=(0, 1))
 
 # Of the sampler's inputs, those that are large and nearly always the same.
@@ -78,7 +79,8 @@ class ModelRunner:
         self.rows = SamplerRows(config.sequences, model.config.decoder.vocab_size, model.tokenizer.eos_id)
         self._tables = BlockTables(config.sequences, self.sizes.pages_per_sequence)
         with self.on_mesh():
-            self.pages = _empty_pages(model.config, self.sizes.pages, config.page_size)
+            layout = paged_kernels.layout(jax.default_backend())
+            self.pages = _empty_pages(model.config, self.sizes.pages, config.page_size, layout)
             self._state = _empty_rows(config.sequences, model.config.decoder.vocab_size)
         if isinstance(self.owl, UnrolledOwl2):
             collapse_into_huge_pages(jax.tree.leaves(self.pages))

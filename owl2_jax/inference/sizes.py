@@ -126,9 +126,9 @@ def decode_rows(sequences: int, ways: int = 1) -> tuple[int, ...]:
 
 
 def chunk_sizes(tokens: int, sequences: int, ways: int = 1) -> tuple[StepSize, ...]:
-    """The whole chunk, a quarter of it and a sixteenth, with fewer rows where there are fewer tokens."""
+    """The whole chunk and an eighth of it."""
     sizes = set()
-    for part in (1, 4, 16):
+    for part in (1, 8):
         count = max(-(-tokens // part // ways) * ways, ways)
         sizes.add(StepSize(count, min(count, sequences, 16)))
     return tuple(sorted(sizes, key=lambda size: size.tokens))

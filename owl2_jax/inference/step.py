@@ -13,6 +13,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from owl2_jax.inference.sampler import (
@@ -24,6 +25,7 @@ from owl2_jax.inference.sampler import (
     empty_state,
     sample,
 )
+from owl2_jax.inference.sampler_rows import SamplerRows
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.model.pages import PagedBatch, Pages
 
@@ -65,6 +67,30 @@ class StepInputs:
     limits: Array
     steps: Array
     sampler: SamplerInputs
+
+
+def empty_inputs(
+    tokens: int, rows: int, sequences: int, pages_per_sequence: int, vocab_size: int
+) -> StepInputs:
+    """Inputs of T tokens and S rows that ask for nothing, as numpy arrays: what a step is compiled with."""
+    return StepInputs(
+        tokens=np.zeros(tokens, np.int32),
+        feature_rows=np.full(tokens, -1, np.int32),
+        batch=PagedBatch(
+            rows=np.full(tokens, rows, np.int32),
+            positions=np.zeros(tokens, np.int32),
+            block_tables=np.zeros((rows, pages_per_sequence), np.int32),
+            starts=np.zeros(rows + 1, np.int32),
+            lengths=np.zeros(rows, np.int32),
+            count=np.zeros(1, np.int32),
+            prompt_lengths=np.zeros(rows, np.int32),
+        ),
+        limits=np.zeros(rows, np.int32),
+        steps=np.ones(1, np.int32),
+        sampler=SamplerRows(sequences, vocab_size, -1).take(
+            np.zeros(0, np.int32), np.zeros(0, np.int32), rows
+        ),
+    )
 
 
 def empty_rows(rows: int, vocab_size: int) -> RowState:

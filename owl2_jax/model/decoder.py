@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from owl2_jax.core import axes
-from owl2_jax.model import attention, attention_kernels, image_positions, paged_attention, remat, rotary
+from owl2_jax.model import attention, attention_kernels, image_positions, paged_kernels, remat, rotary
 from owl2_jax.model.cache import Cache, write
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import (
@@ -158,7 +158,7 @@ class DecoderAttention(nn.Module):
         """Writes the tokens into their pages and attends over these: [T, 1, N, H], and the pages' arrays."""
         layers = self.config.decoder.num_layers
         pages = write_tokens(Pages(keys, values), k[:, 0], v[:, 0], batch, layer, layers)
-        context = paged_attention.attend(q[:, 0], pages, batch, layer, layers)
+        context = paged_kernels.attend(q[:, 0], pages, batch, layer, layers)
         return context[:, None], pages.keys, pages.values
 
     def _projections(self, x: Array, inputs: LayerInputs) -> list[Array]:

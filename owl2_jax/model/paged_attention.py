@@ -24,11 +24,6 @@ Array = jax.Array
 _TILE: Final = 32  # queries of a row that read its pages together
 
 
-def attend(q: Array, pages: Pages, batch: PagedBatch, layer: Array, num_layers: int) -> Array:
-    """The kernel that fits the layout of the pages."""
-    return written_out(q, pages, batch, layer, num_layers)
-
-
 def written_out(q: Array, pages: Pages, batch: PagedBatch, layer: Array, num_layers: int) -> Array:
     """The reference: runs anywhere, fast on a CPU."""
     first = layer * (pages.keys.shape[0] // num_layers)

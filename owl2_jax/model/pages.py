@@ -29,6 +29,7 @@ Array = jax.Array
 # "combined" for the TPU's, which wants keys and values of a head as neighbours.
 HEADS: Final = "heads"
 COMBINED: Final = "combined"
+_LANES: Final = 128
 
 
 @flax.struct.dataclass
@@ -37,7 +38,8 @@ class Pages:
 
     Attributes:
       keys, values: dtype[L * P, K, page_size, H], keys after rotation; or, combined,
-        keys dtype[L * P, page_size, 2 K, H] with keys and values in turn, and no values.
+        keys dtype[L * P, page_size, 2 K, H'] with keys and values in turn, and no values. H' is
+        H with zeros up to whole lanes of the TPU.
     """
 
     keys: Array
@@ -79,7 +81,9 @@ def empty_pages(config: Owl2Config, count: int, page_size: int, layout: str = HE
     decoder = config.decoder
     total, heads, width = decoder.num_layers * count, decoder.num_kv_heads, decoder.head_dim
     if layout == COMBINED:
-        return _constrain(Pages(jnp.zeros((total, page_size, 2 * heads, width), config.dtype), None))
+        return _constrain(
+            Pages(to_lanes(jnp.zeros((total, page_size, 2 * heads, width), config.dtype)), None)
+        )
     shape = (total, heads, page_size, width)
     return _constrain(Pages(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)))
 
@@ -90,11 +94,9 @@ def _constrain(pages: Pages) -> Pages:
     return jax.tree.map(lambda part: nn.with_logical_constraint(part, names), pages)
 
 
-def page_bytes(config: Owl2Config, page_size: int) -> int:
-    """Bytes of one page of all layers, keys and values."""
-    decoder = config.decoder
-    numbers = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_dim * page_size
-    return numbers * jnp.dtype(config.dtype).itemsize
+def to_lanes(x: Array) -> Array:
+    """dtype[..., H] with zeros behind, up to a multiple of the TPU's 128 lanes."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % _LANES)])
 
 
 def write_tokens(pages: Pages, k: Array, v: Array, batch: PagedBatch, layer: Array, num_layers: int) -> Pages:
@@ -106,7 +108,7 @@ def write_tokens(pages: Pages, k: Array, v: Array, batch: PagedBatch, layer: Arr
     offset = batch.positions % size
     dtype = pages.keys.dtype
     if pages.values is None:
-        both = jnp.stack([k, v], axis=2).reshape(k.shape[0], -1, k.shape[-1])
+        both = to_lanes(jnp.stack([k, v], axis=2).reshape(k.shape[0], -1, k.shape[-1]))
         return _constrain(Pages(pages.keys.at[page, offset].set(both.astype(dtype), mode="drop"), None))
     keys = pages.keys.at[page, :, offset].set(k.astype(dtype), mode="drop")
     values = pages.values.at[page, :, offset].set(v.astype(dtype), mode="drop")

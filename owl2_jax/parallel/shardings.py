@@ -118,6 +118,12 @@ def cache_shardings(mesh: Mesh) -> dict[str, NamedSharding]:
     }
 
 
+def page_sharding(mesh: Mesh, combined: bool) -> NamedSharding:
+    """Of pages [P, K, page_size, H], or combined [P, page_size, 2 K, H]: heads over the tensor axis."""
+    names = (None, None, axes.ACT_HEADS, None) if combined else (None, axes.ACT_HEADS, None, None)
+    return NamedSharding(mesh, compute_spec(names))
+
+
 def batch_ways(mesh: Mesh) -> int:
     """Number of pieces a batch is cut into."""
     return axis_size(mesh, BATCH_AXES)

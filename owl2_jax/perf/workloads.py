@@ -14,11 +14,12 @@ from jax.sharding import Mesh
 
 from owl2_jax.core.errors import unknown_name
 from owl2_jax.core.host_memory import collapse_into_huge_pages
-from owl2_jax.inference import generate
+from owl2_jax.inference import generate, step
 from owl2_jax.inference.sampling import Sampling, stack_settings
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
-from owl2_jax.model import flops, owl2
+from owl2_jax.model import flops, owl2, paged_kernels
 from owl2_jax.model.config import Owl2Config
+from owl2_jax.model.pages import empty_pages
 from owl2_jax.parallel import rules, shardings
 from owl2_jax.perf import synthetic
 from owl2_jax.training.config import TrainConfig
@@ -29,6 +30,9 @@ from owl2_jax.training.trainer import make_trainer
 _EOS: Final = 2
 # Tokens per slot between two looks at the host.
 DECODE_WIDTH: Final = 64
+# Of the engine's step: positions of a page, and tokens of prompts beside those of answers.
+PAGE_SIZE: Final = 16
+CHUNK_TOKENS: Final = 512
 
 
 @dataclass(frozen=True)
@@ -253,6 +257,46 @@ def _decode(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) ->
     )
 
 
+def _serve(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> Workload:
+    """The engine's step over pages: a chunk of prompts and a token of every answer."""
+    del train
+    platform = "tpu" if mesh.devices.flat[0].platform == "tpu" else "cpu"
+    owl, params = _served(config, mesh)
+    whole = shardings.replicated(mesh)
+    width = -(-shape.length // PAGE_SIZE)
+    pages = jax.eval_shape(
+        lambda: empty_pages(config, shape.rows * width, PAGE_SIZE, paged_kernels.layout(platform))
+    )
+    pages = _place(pages, lambda leaf: shardings.page_sharding(mesh, combined=platform == "tpu"))
+    vocabulary, tokens = config.decoder.vocab_size, shape.rows + CHUNK_TOKENS
+    state = _place(jax.eval_shape(lambda: step.empty_rows(shape.rows, vocabulary)), lambda leaf: whole)
+    inputs = _place(step.empty_inputs(tokens, shape.rows, shape.rows, width, vocabulary), lambda leaf: whole)
+    images = max(shape.images, 1)
+    pool = jax.ShapeDtypeStruct(
+        (images, config.tokens_per_image, config.decoder.width), jnp.dtype(config.dtype), sharding=whole
+    )
+
+    def run(params: Any, pages: Any, state: Any, pool: jax.Array, inputs: Any) -> Any:
+        return step.step(owl, 1, params, pages, state, pool, inputs)
+
+    def materialize() -> tuple[Any, ...]:
+        held = (synthetic.params(config, params), synthetic.zeros(pages), synthetic.zeros(state))
+        asked = step.empty_inputs(tokens, shape.rows, shape.rows, width, vocabulary)
+        return *held, synthetic.zeros(pool), jax.device_put(asked, whole)
+
+    work = flops.Work(shape.rows, tokens // shape.rows, 0, 0, logits=shape.rows, keys=shape.length)
+    return Workload(
+        name="serve",
+        function=jax.jit(rules.activate(mesh)(run), donate_argnums=(1, 2)),
+        arguments=(params, pages, state, pool, inputs),
+        parts={"parameters": params, "cache": pages, "sampler": state},
+        flops=flops.forward_flops(config, work),
+        tokens=tokens,
+        carried=1,
+        materialize=materialize,
+    )
+
+
 def _places(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
@@ -261,4 +305,5 @@ BUILDERS: Final[dict[str, Callable[[Owl2Config, TrainConfig, Shape, Mesh], Workl
     "train": _train,
     "prefill": _prefill,
     "decode": _decode,
+    "serve": _serve,
 }

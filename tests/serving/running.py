@@ -74,7 +74,7 @@ def serve(
     thread.start()
     running = Running(url_of(sock), service, server)
     try:
-        running.wait(lambda: service.runner.ready, 120)
+        running.wait(lambda: service.runner.ready, 300)
         yield running
     finally:
         server.should_exit = True
