@@ -1,4 +1,4 @@
-"""Slow clients and clients that vanish: nobody else waits for them, and their slot is free again."""
+"""Slow clients and clients that vanish: nobody else waits for them, and their row is free again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def patient(toy_tokenizer, tiny_params) -> Iterator[Running]:
     """A server of two sequences at a time whose answers may be long."""
     model = LoadedModel(tiny.tiny_config(decoder__max_length=2048), tiny_params, toy_tokenizer, name="tiny")
     engine = EngineConfig(sequences=2, decode_steps=4)
-    with serve(model, engine, queue=2, body_seconds=0.5, head_seconds=0.5) as running:
+    with serve(model, engine, True, queue=2, body_seconds=0.5, head_seconds=0.5) as running:
         short = {"messages": [user("What?")], "max_tokens": 8}
         assert running.post(short).status_code == 200  # compiled
         assert running.post(short | {"temperature": 0}).status_code == 200
@@ -84,7 +84,7 @@ def test_full_queue_is_told_at_once_and_with_a_time(patient):
     patient.wait(patient.idle, 5)
 
 
-def test_client_that_does_not_read_holds_no_slot(patient):
+def test_client_that_does_not_read_holds_no_row(patient):
     """Its answer waits in the server's memory; the engine is done with it."""
     sock = connect(patient, long_call(stream=True))
     patient.wait(lambda: patient.service.runner.running == 1)
