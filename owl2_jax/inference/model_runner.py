@@ -15,11 +15,12 @@ from owl2_jax.inference.block_table import BlockTables
 from owl2_jax.inference.images import FeaturePool
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.packed import Layout, pack, unpack
+from owl2_jax.inference.program_sizes import Sizes, StepSize
 from owl2_jax.inference.sampler import Chosen, load_row
 from owl2_jax.inference.sampler_rows import SamplerRows
 from owl2_jax.inference.scheduler import Chunk
 from owl2_jax.inference.sequence import Sequence as Running
-from owl2_jax.inference.sizes import EngineConfig, Sizes, StepSize
+from owl2_jax.inference.sizes import EngineConfig
 from owl2_jax.inference.step import RowState, StepInputs, empty_rows, encode_images, step
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
 from owl2_jax.model import paged_kernels
