@@ -14,11 +14,9 @@ from typing import Final
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import NO_ROOM
+from owl2_jax.core.text_files import is_no_room
 
 _PIECE: Final = 1 << 18  # bytes
-# How the array store words the same in an error of its own type.
-_FULL_WORDS: Final = ("RESOURCE_EXHAUSTED", "No space left", "File too large", "quota exceeded")
 
 
 @contextmanager
@@ -84,7 +82,7 @@ def _check_space(output: Path, needed: int) -> None:
 
 def _write_error(output: Path, error: Exception) -> str | None:
     """The line for an error of the disk; None when the error is of another kind."""
-    if getattr(error, "errno", None) in NO_ROOM or any(word in str(error) for word in _FULL_WORDS):
+    if is_no_room(error):
         return f"no space left while writing {output}; nothing was kept: make room and run it again"
     if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
         return f"cannot write {output}: {error.strerror or error}"

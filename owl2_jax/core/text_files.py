@@ -26,6 +26,8 @@ from owl2_jax.core.errors import Owl2Error, nearest
 
 BOM: Final = b"\xef\xbb\xbf"
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an `OSError`
+# How libraries word the same in errors of their own types.
+_NO_ROOM_WORDS: Final = ("RESOURCE_EXHAUSTED", "No space left", "File too large", "quota exceeded")
 _LFS: Final = b"version https://git-lfs.github.com/spec/"
 _PACKED: Final = {
     b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2",
@@ -291,6 +293,11 @@ def check_file(path: str | os.PathLike, flag: str) -> None:
     check_folder(path.parent, f"{flag} {path}:")
     if path.exists() and not os.access(path, os.W_OK):
         raise Owl2Error(f"{flag} {path} cannot be written by this user; choose another place")
+
+
+def is_no_room(error: Exception) -> bool:
+    """Whether an error of any library says that the disk is full."""
+    return getattr(error, "errno", None) in NO_ROOM or any(word in str(error) for word in _NO_ROOM_WORDS)
 
 
 def why_not_readable(path: str | os.PathLike, error: OSError) -> str:

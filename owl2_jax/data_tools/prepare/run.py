@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, TypeOptions
 from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_identity import Identity, identities
+from owl2_jax.core.text_files import is_no_room
 from owl2_jax.data.sources import registry
 from owl2_jax.data_tools.prepare import graph, shards, storage
 from owl2_jax.data_tools.prepare.settings import FILTERED, PrepareConfig
@@ -73,8 +75,32 @@ def _run(plan: Sequence[shards.Shard], config: PrepareConfig, work: str, flags: 
     # Batches have no triggers. Said here, Beam's DirectRunner stays with its Python
     # engine; otherwise it would try to download another one.
     options.view_as(TypeOptions).allow_unsafe_triggers = True
-    with beam.Pipeline(options=options) as pipeline:
-        graph.build(pipeline, plan, config, work)
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # it logs each error that it raises
+    try:
+        with beam.Pipeline(options=options) as pipeline:
+            graph.build(pipeline, plan, config, work)
+    except Exception as error:
+        said = _said(error, work)
+        if said is None:
+            raise
+        raise Owl2Error(said) from error
+
+
+def _said(error: Exception, work: str) -> str | None:
+    """What an `Owl2Error` or a full disk said inside of the pipeline; None for any other error.
+
+    Beam adds the step to a message; from other processes it sends the text of a traceback.
+    """
+    found = re.findall(r"Owl2Error: ([^\n]*)", str(error))
+    if isinstance(error, Owl2Error):
+        said = str(error)
+    elif found:
+        said = found[-1]
+    elif is_no_room(error):
+        said = f"no space left while writing {work}; make room and run it again"
+    else:
+        return None
+    return said.partition(" [while running ")[0]
 
 
 def _publish(

@@ -21,6 +21,7 @@ from typing import Any
 
 from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.text_files import is_no_room
 from owl2_jax.data.sources.base import Source
 from owl2_jax.data_tools.prepare import storage
 from owl2_jax.data_tools.prepare.clean import Cleaned, clean
@@ -166,14 +167,20 @@ def checksum(path: str) -> dict[str, Any]:
 
 
 def write_records(path: str, records: Iterable[bytes]) -> None:
+    """Raises `Owl2Error` when the disk is full."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    writer = ArrayRecordWriter(path, _WRITER_OPTIONS)
     try:
-        for record in records:
-            writer.write(record)
-    finally:
-        writer.close()
+        writer = ArrayRecordWriter(path, _WRITER_OPTIONS)
+        try:
+            for record in records:
+                writer.write(record)
+        finally:
+            writer.close()
+    except RuntimeError as error:
+        if not is_no_room(error):
+            raise
+        raise Owl2Error(f"no space left while writing {path}; make room and run it again") from error
 
 
 def read_records(path: str) -> Iterator[bytes]:

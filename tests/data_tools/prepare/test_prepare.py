@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -138,6 +140,31 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_and_is_gone_on_with(sou
     assert checksums(out) == checksums(tmp_path / "straight")
     assert made
     assert not list(tmp_path.glob(".out.partial-*"))
+
+
+@pytest.mark.parametrize("limit", [0, 2000, 30_000])
+def test_a_full_disk_is_one_line_and_the_run_is_gone_on_with(source, tmp_path, capsys, limit):
+    """A limit on file sizes stands in for the disk."""
+    (tmp_path / "prepare.py").write_text(
+        "def get_config():\n"
+        f"    options = {{'path': {str(source)!r}}}\n"
+        "    return {'datasets': {'captions': {'kind': 'llava', 'options': options}},\n"
+        "            'max_rejected_share': 0.1, 'records_per_shard': 8}\n"
+    )
+    output = tmp_path / "out"
+    command = ["data", "prepare", f"{tmp_path}/prepare.py", f"--output={output}"]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        assert dispatcher.main(command) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.fullmatch(r"error: no space left while writing /.*; make room and run it again", said)
+    assert not output.exists()
+    assert not list(tmp_path.rglob("*.tmp*"))
+    assert dispatcher.main(command) == 0
+    assert ids(output)
 
 
 def test_shards_that_are_done_are_not_made_again(source, tmp_path, monkeypatch):
