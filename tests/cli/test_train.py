@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,10 +18,13 @@ import jax
 import pytest
 
 from owl2_jax.checkpoint.param_files import model_json, write_model_directory
+from owl2_jax.cli.main import main
 from owl2_jax.config import read_config_file
+from owl2_jax.core.append_file import AppendFile
 from owl2_jax.data.pipeline import load_tokenizer
 from owl2_jax.model.owl2 import init_params
 from owl2_jax.training.logging.metrics import read_metrics
+from tests.data.corpora import dialogue, write_images, write_set
 from tests.environment import environment
 from tests.training import runs
 
@@ -205,6 +209,49 @@ def test_refuses_sizes_and_data_that_need_the_devices(folder, tmp_path):
     error = refused(*arguments, "data.datasets.facts.kind=embeded", platform="cpu")
     assert "unknown source kind 'embeded'; did you mean 'embedded'" in error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_fills_up_and_data_that_changes_stop_a_run_that_can_go_on(tmp_path, monkeypatch, capsys):
+    """One run, in this process: the third reading does not fit; then its data is another; then it is accepted."""
+    names = write_images(tmp_path, 3)
+    records = [dialogue(f"r{n}", f"An answer {n}.", [names[n % 3]]) for n in range(40)]
+    data = write_set(tmp_path, "mine", records)
+    datasets = {"mine": {"kind": "llava", "options": {"path": str(data)}}}
+    values = {**runs.VALUES, "data": {**runs.VALUES["data"], "datasets": datasets}}
+    (tmp_path / "mine.py").write_text(f"def get_config():\n    return {values!r}\n")
+    run, write = tmp_path / "run", AppendFile.write
+    arguments = ["train", f"--config={tmp_path}/mine.py", f"--workdir={run}", "train.log_every_steps=1",
+                 "train.save_every_steps=2"]  # fmt: skip
+
+    def full(file: AppendFile, record: bytes | str) -> None:
+        """A limit on file sizes stands in for the disk: half of the third reading still fits."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if file.path.name == "metrics.jsonl" and json.loads(record)["step"] == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file.path.stat().st_size + len(record) // 2, hard))
+        try:
+            write(file, record)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    monkeypatch.setattr(AppendFile, "write", full)
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: no space left while writing {run}/metrics.jsonl; make room and run it again\n"
+    assert [line["step"] for line in read_metrics(run)] == [1, 2]
+    assert (run / "metrics.jsonl").read_bytes().endswith(b"}\n"), "nothing of the third"
+    monkeypatch.undo()
+
+    records[3] = dialogue("r3", "An answer of mine.", names[:1])
+    write_set(tmp_path, "mine", records)
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert f"data.datasets.mine is not what {run} was trained on so far: {data} had " in said
+    assert "go on with the new ones by --accept-changed-data" in said
+    assert main([*arguments, "--accept-changed-data"]) == 0
+    assert [line["step"] for line in read_metrics(run)] == [1, 2, 3, 4]
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == f"{run} is complete: step 4 is saved\n"
 
 
 def test_sigterm_saves_and_exits_with_0_and_the_same_command_finishes(folder, tmp_path):
