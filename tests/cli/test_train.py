@@ -212,7 +212,7 @@ def test_refuses_sizes_and_data_that_need_the_devices(folder, tmp_path):
 
 
 def test_a_disk_that_fills_up_and_data_that_changes_stop_a_run_that_can_go_on(tmp_path, monkeypatch, capsys):
-    """One run, in this process: the third reading does not fit; then its data is another; then it is accepted."""
+    """The third reading does not fit; then the data is another; then it is accepted."""
     names = write_images(tmp_path, 3)
     records = [dialogue(f"r{n}", f"An answer {n}.", [names[n % 3]]) for n in range(40)]
     data = write_set(tmp_path, "mine", records)
@@ -222,6 +222,8 @@ def test_a_disk_that_fills_up_and_data_that_changes_stop_a_run_that_can_go_on(tm
     run, write = tmp_path / "run", AppendFile.write
     arguments = ["train", f"--config={tmp_path}/mine.py", f"--workdir={run}", "train.log_every_steps=1",
                  "train.save_every_steps=2"]  # fmt: skip
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: one)
 
     def full(file: AppendFile, record: bytes | str) -> None:
         """A limit on file sizes stands in for the disk: half of the third reading still fits."""
@@ -233,13 +235,13 @@ def test_a_disk_that_fills_up_and_data_that_changes_stop_a_run_that_can_go_on(tm
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    monkeypatch.setattr(AppendFile, "write", full)
-    assert main(arguments) == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(AppendFile, "write", full)
+        assert main(arguments) == 2
     said = capsys.readouterr().err
     assert said == f"error: no space left while writing {run}/metrics.jsonl; make room and run it again\n"
     assert [line["step"] for line in read_metrics(run)] == [1, 2]
     assert (run / "metrics.jsonl").read_bytes().endswith(b"}\n"), "nothing of the third"
-    monkeypatch.undo()
 
     records[3] = dialogue("r3", "An answer of mine.", names[:1])
     write_set(tmp_path, "mine", records)
