@@ -1,6 +1,6 @@
 // The turns of a conversation: { role, text, images, note }, the user and the assistant in turn.
 //
-// An image is a data: URL, or null where the browser had no room to keep it.
+// An image is a data: URL, or null where the browser had no room to keep it, or kept what is none.
 
 const ROLES = ["user", "assistant"];
 
@@ -26,7 +26,8 @@ export function understood(value) {
   const turns = value.turns.map(understoodTurn);
   const inTurn = turns.every((turn, i) => turn && turn.role === ROLES[i % 2]);
   if (!inTurn) return null;
-  return { id: value.id, turns, draft: understoodQuestion(value.draft) ?? { text: "", images: [] } };
+  const draft = understoodQuestion(value.draft) ?? { text: "", images: [] };
+  return { id: value.id, turns, draft: { ...draft, images: draft.images.filter(Boolean) } };
 }
 
 function understoodTurn(value) {
@@ -37,11 +38,10 @@ function understoodTurn(value) {
 
 function understoodQuestion(value) {
   if (!isObject(value) || typeof value.text !== "string" || !Array.isArray(value.images)) return null;
-  if (!value.images.every(isImage)) return null;
-  return { text: value.text, images: value.images };
+  return { text: value.text, images: value.images.map((url) => (isImage(url) ? url : null)) };
 }
 
-const isImage = (url) => url === null || (typeof url === "string" && /^data:image\/[\w.+-]+;base64,/.test(url));
+const isImage = (url) => typeof url === "string" && /^data:image\/[\w.+-]+;base64,/.test(url);
 
 const isObject = (value) => value !== null && typeof value === "object";
 

@@ -24,6 +24,7 @@ const KINDS = [
   [/^\s*<(!doctype html|html)/i, "HTML"],
   [/^version https:\/\/git-lfs/, "git-lfs pointer"],
 ];
+const OF_IMAGES = ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIC"];
 const IN_BROWSERS = ["JPEG", "PNG", "GIF", "WEBP", "BMP"]; // read by all of them
 
 // Why a file is not taken, in words for people.
@@ -36,14 +37,15 @@ export async function toDataUrl(file, limits) {
   if (formats ? !formats.includes(kind) : !file.type.startsWith("image/")) {
     throw new Refused(`${file.name} is not an image that can be used: ${found(file, kind)}; ${wayOut(kind, formats)}.`);
   }
-  const bitmap = await createImageBitmap(file, { imageOrientation: "from-image" }).catch(() => null);
+  // The bytes tell the type; the system goes by the name of the file, or knows nothing of it.
+  const typed = file.slice(0, file.size, OF_IMAGES.includes(kind) ? `image/${kind.toLowerCase()}` : file.type);
+  const bitmap = await createImageBitmap(typed, { imageOrientation: "from-image" }).catch(() => null);
   if (!bitmap && IN_BROWSERS.includes(kind)) {
     throw new Refused(`${file.name} is a damaged ${kind} image: it cannot be read.`);
   }
-  const url = await readUrl((bitmap && (await smaller(file, bitmap, limits))) ?? file);
+  const url = await readUrl((bitmap && (await smaller(typed, bitmap, limits))) ?? typed);
   bitmap?.close();
-  // A file that the system knows nothing of has no type; its bytes have told.
-  return url.replace(/^data:(application\/octet-stream)?;base64,/, `data:image/${kind.toLowerCase()};base64,`);
+  return url;
 }
 
 async function kindOf(file) {

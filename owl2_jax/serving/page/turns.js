@@ -30,7 +30,7 @@ export function showQuestion(turn) {
 
 function image(src, i) {
   const lost = (words) => make("span", { className: "unshown", textContent: words });
-  if (!src) return lost("This image was too large to be kept, and is no longer sent.");
+  if (!src) return lost("This image could not be kept, and is no longer sent.");
   const image = make("img", { src, alt: `image ${i + 1}` });
   image.onerror = () => opener.replaceWith(lost("no preview"));
   const opener = button("image", "", () => enlarge(src, image.alt), `Enlarge image ${i + 1}`);

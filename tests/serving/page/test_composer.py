@@ -19,6 +19,7 @@ from tests.serving.page.driving import (
     drawn,
     expect_focus,
     image_file,
+    sent_messages,
     wait_answer,
 )
 from tests.serving.running import serve
@@ -106,6 +107,19 @@ def test_large_image_is_made_smaller_before_it_is_sent(page):
     with page.expect_request(COMPLETIONS) as sent:
         ask(page, "Large?")
     assert size_of_first(sent.value.post_data) == (2048, 1024)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("a.txt", "text/plain"), ("a.jpg", "image/jpeg"), ("a", ""), ("a.png", "image/png")]
+)
+def test_the_type_that_is_sent_is_that_of_the_bytes_whatever_the_name_says(page, name, said):
+    data = image_file(6)["buffer"]
+    add(page, file_of(name, said, data))
+    answer_with(page, "Yes.")
+    (part, _) = sent_messages(page, "What?")[0]["content"]
+    assert part["image_url"]["url"] == f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    wait_answer(page)
+    expect(page.locator("article.user img")).to_have_count(1)
 
 
 @pytest.mark.parametrize(("kind", "ending"), [("TIFF", "tif"), ("PPM", "ppm"), ("JPEG2000", "jp2")])

@@ -140,9 +140,6 @@ BROKEN = [
     {"turns": [TURN | {"role": "system"}]},
     {"turns": [TURN | {"text": 7}]},
     {"turns": [TURN | {"images": "a"}]},
-    {"turns": [TURN | {"images": [7]}]},
-    {"turns": [TURN | {"images": ["https://evil.example.org/a.png"]}]},
-    {"turns": [TURN | {"images": ["javascript:alert(1)"]}]},
 ]
 
 
@@ -158,6 +155,37 @@ def test_broken_stored_conversation_is_ignored_and_replaced(page, record):
     wait_answer(page)
     reload(page)
     expect(page.locator("article")).to_have_count(2)
+
+
+UNKNOWN = [
+    7,
+    None,
+    "https://evil.example.org/a.png",
+    "javascript:alert(1)",
+    "data:text/plain;base64,eA==",
+    "data:image/png,x",
+]
+
+
+def test_stored_images_that_are_none_are_left_out_and_the_conversation_stays(page):
+    have_conversation(page)
+    reload(page)
+    record = page.evaluate(READ_ALL)[0]
+    question = record["turns"][0]
+    question["images"] += UNKNOWN
+    record["draft"] = {"text": "Half", "images": [*UNKNOWN, question["images"][0]]}
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.evaluate(WRITE, record)
+    page.reload()
+    expect(page.locator("article.user img")).to_have_count(1)
+    expect(page.locator("article.user .unshown")).to_have_text(
+        ["This image could not be kept, and is no longer sent."] * len(UNKNOWN)
+    )
+    expect(page.locator("#text")).to_have_value("Half")
+    expect(page.locator(".thumb")).to_have_count(1)
+    assert len(sent_messages(page, "Second?")[0]["content"]) == 2
+    assert not [url for url in requests if "evil" in url]
 
 
 @pytest.mark.parametrize(
@@ -200,9 +228,7 @@ def test_images_without_room_are_left_out_and_that_is_said(page):
     wait_answer(page)
     expect(page.locator("#unkept")).to_be_visible()
     reload(page)
-    expect(page.locator("article.user .unshown")).to_contain_text(
-        "too large to be kept, and is no longer sent"
-    )
+    expect(page.locator("article.user .unshown")).to_contain_text("could not be kept, and is no longer sent")
     assert sent_messages(page, "Second?")[0]["content"] == [{"type": "text", "text": "First?"}]
     line.send("Storage.overrideQuotaForOrigin", {"origin": origin, "quotaSize": 1})
     wait_answer(page)
