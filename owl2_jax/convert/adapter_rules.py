@@ -14,7 +14,6 @@ from owl2_jax.convert.ops import Linear
 from owl2_jax.convert.rules import Rule
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.model.config import FUSED_TARGETS, LORA_TARGETS, Owl2Config
-from owl2_jax.model.lora import FIRST, SECOND
 
 _LAYERS: Final = "decoder/layers/"
 _KERNEL: Final = "/kernel"
@@ -43,6 +42,8 @@ def adapter_rules(config: Owl2Config, targets: Sequence[str]) -> list[Rule]:
     Raises:
       Owl2Error: the released format has no module for a target.
     """
+    from owl2_jax.model.lora import FIRST, SECOND  # brings JAX, which a bad adapter should not wait for
+
     known = kernel_rules(config)
     rules = []
     for target in targets:
