@@ -53,3 +53,24 @@ def tiny_params(tiny_config):
 @pytest.fixture(scope="session")
 def toy_tokenizer():
     return tiny.toy_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def bucket_server():
+    """A store of buckets for the tests that ask for one; see `tests.bucket_server`."""
+    from tests import bucket_server as servers
+
+    with pytest.MonkeyPatch.context() as patch, servers.started() as server:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def bucket(bucket_server, request):
+    """A folder of its own in the bucket of `bucket_server`, which answers without faults."""
+    from owl2_jax.core.paths import as_path
+    from tests import bucket_server as servers
+
+    yield as_path(f"gs://{servers.BUCKET}/{request.node.name.replace('[', '-').replace(']', '')}")
+    bucket_server.fail, bucket_server.delay = (lambda method, path: None), 0.0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from owl2_jax.core.buckets import GrowingObject
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import BOM, lines, why_not_readable, why_not_writable, write_text
+from owl2_jax.core.paths import as_path, in_bucket
+from owl2_jax.core.text_files import BOM, lines, unreadable, why_not_writable, write_text
 
 
 class AppendFile:
@@ -18,6 +19,9 @@ class AppendFile:
 
     What a full disk took of a record is taken back, so the file stays whole and
     can be written on when there is room.
+
+    In a bucket nothing can be appended: there the records are written at intervals
+    (`buckets.GrowingObject`), at `flush` and at `close`.
 
     Args:
       path: made when missing, with its parents.
@@ -27,7 +31,10 @@ class AppendFile:
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
-        self.path = Path(path)
+        self.path = as_path(path)
+        self._object = GrowingObject(self.path) if in_bucket(path) else None
+        if self._object is not None:
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab", buffering=0)
@@ -37,6 +44,9 @@ class AppendFile:
     def write(self, record: bytes | str) -> None:
         """Appends one record. Raises `Owl2Error` when it does not fit; the file is then as before."""
         rest = memoryview(record.encode() if isinstance(record, str) else record)
+        if self._object is not None:
+            self._object.write(rest)
+            return
         try:
             before = os.fstat(self._file.fileno()).st_size
             try:
@@ -53,12 +63,20 @@ class AppendFile:
         """Appends the JSON of a value as one line."""
         self.write(json_line(value))
 
+    def flush(self) -> None:
+        """Has all records so far where a reader meets them. Raises `Owl2Error`."""
+        if self._object is not None:
+            self._object.flush()
+
     def fileno(self) -> int:
         """The descriptor, for a process that writes to the same file."""
         return self._file.fileno()
 
     def close(self) -> None:
         """Raises `Owl2Error` when a disk on the network only now finds that it is full."""
+        if self._object is not None:
+            self._object.close()
+            return
         try:
             self._file.close()
         except OSError as error:
@@ -96,11 +114,11 @@ def read_whole_lines(path: str | os.PathLike) -> list[Any]:
       Owl2Error: the file is there and cannot be read.
     """
     try:
-        data = Path(path).read_bytes()
+        data = as_path(path).read_bytes()
     except FileNotFoundError:
         return []
-    except OSError as error:
-        raise Owl2Error(why_not_readable(path, error)) from error
+    except Exception as error:
+        raise unreadable(path, error) from error
     values = []
     for line in lines(data.removeprefix(BOM).decode("utf-8", errors="replace")):
         if not line.strip():

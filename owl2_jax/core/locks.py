@@ -9,6 +9,8 @@ hosts see one folder. The lock of a holder that is gone is taken over:
 - One elsewhere is gone when it has not touched the file for `STALE_SECONDS`: by
   the clock of the file system at the first look, and from then on by the time
   that the file was watched without a change, which needs no common clock.
+
+In a bucket, `core.bucket_lock` does the same.
 """
 
 from __future__ import annotations
@@ -25,9 +27,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.paths import in_bucket
 from owl2_jax.core.processes import lives, place, started
 from owl2_jax.core.text_files import why_not_writable
 
@@ -95,7 +98,7 @@ class Lock:
         self._path, self._holder, self._made_folder = path, holder, made_folder
         self._ended = threading.Event()
         self._turn = threading.Lock()  # a beat beside a release would make the file again
-        _held.add(holder.token)
+        hold(holder.token)
         threading.Thread(target=self._beat, name="owl2-lock", daemon=True).start()
 
     def share(self, process: int) -> None:
@@ -120,7 +123,7 @@ class Lock:
                     self._path.unlink()
                     if self._made_folder:
                         self._path.parent.rmdir()
-            _held.discard(self._holder.token)
+            let_go(self._holder.token)
 
     def _beat(self) -> None:
         last = time.time()
@@ -130,7 +133,7 @@ class Lock:
                 if self._ended.is_set():
                     return
                 if self._is_lost(last):
-                    _end_lost(self._path)
+                    end_lost(self._path)
                 os.utime(self._path)
                 last = time.time()
 
@@ -142,7 +145,17 @@ class Lock:
             return time.time() - last > STALE_SECONDS or not _create(self._path, self._holder)
 
 
-def _end_lost(path: Path) -> None:
+def hold(token: str) -> None:
+    """Notes a lock of this process."""
+    _held.add(token)
+
+
+def let_go(token: str) -> None:
+    """Forgets a lock of this process."""
+    _held.discard(token)
+
+
+def end_lost(path: Path) -> NoReturn:
     """Two writers would damage what is written, so this one ends at once."""
     print(
         f"error: {path} was taken over by another process while this one stood still for more than "
@@ -176,8 +189,12 @@ def take(path: Path, what: str, wait: Callable[[Holder | None], bool] | None = N
       LockedError: somebody else holds it, and who.
       Owl2Error: the file cannot be written.
     """
+    if in_bucket(path):
+        from owl2_jax.core import bucket_lock
+
+        return bucket_lock.take(path, what, wait)  # type: ignore[return-value]
     path = Path(path)
-    mine = _me()
+    mine = this_process()
     watched = _Watched(path, what)
     try:
         while True:
@@ -192,7 +209,7 @@ def take(path: Path, what: str, wait: Callable[[Holder | None], bool] | None = N
             except FileNotFoundError:  # another one left, and took its empty folder along
                 continue
             if not wait(found) if wait is not None else gone is False:
-                raise _in_use(what, found)
+                raise in_use(what, found)
             time.sleep(10 * _POLL_SECONDS if gone is None and found is not None else _POLL_SECONDS)
     except OSError as error:
         raise Owl2Error(why_not_writable(path, error)) from error
@@ -204,13 +221,19 @@ def refuse_held(path: Path, what: str) -> None:
     Raises:
       LockedError: a living process of this machine holds it, and who.
     """
+    if in_bucket(path):
+        from owl2_jax.core import bucket_lock
+
+        bucket_lock.refuse_held(path, what)
+        return
     with contextlib.suppress(OSError, ValueError):
         found = _read(Path(path))
         if found.lives_here():
-            raise _in_use(what, found)
+            raise in_use(what, found)
 
 
-def _in_use(what: str, holder: Holder | None) -> LockedError:
+def in_use(what: str, holder: Holder | None) -> LockedError:
+    """The error for a lock of somebody who lives."""
     who = holder or "its lock file names nobody yet"
     return LockedError(f"{what} is in use: {who}. Wait for it, stop it, or choose another place")
 
@@ -346,7 +369,8 @@ def _read(path: Path) -> Holder:
     return Holder.parse(path.read_bytes())
 
 
-def _me() -> Holder:
+def this_process() -> Holder:
+    """What a lock of this process says."""
     command = " ".join([Path(sys.argv[0]).name or "python", *sys.argv[1:]])
     return Holder(
         token=secrets.token_hex(8),

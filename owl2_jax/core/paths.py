@@ -7,7 +7,9 @@ other scheme names nothing here, and is never taken for a folder of that name:
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import logging
 import os
 import re
 from pathlib import Path
@@ -51,9 +53,22 @@ def as_path(path: str | os.PathLike) -> Path:
     expected = expected_path(path, buckets=True)
     if expected is not None:
         raise _not_as_expected(path, expected)
+    _set_up_packages()
     from etils import epath
 
     return epath.Path(os.fspath(path))  # type: ignore[return-value]
+
+
+@functools.cache
+def _set_up_packages() -> None:
+    """Has gcsfs and s3fs ask the bucket instead of a listing that others have made old since."""
+    import fsspec
+
+    for name in ("gs", "gcs", "s3"):
+        fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
+    # What it adds for folders that buckets of a new kind have asks for rights that a run does without.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    logging.getLogger("gcsfs").addHandler(logging.NullHandler())  # what fails for good is raised
 
 
 def expected_path(path: str | os.PathLike, buckets: bool) -> str | None:

@@ -22,12 +22,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from owl2_jax.core.buckets import check_writable, told, why_not
 from owl2_jax.core.errors import Owl2Error, nearest
+from owl2_jax.core.paths import as_path, in_bucket
 
 BOM: Final = b"\xef\xbb\xbf"
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an `OSError`
 # How libraries word the same in errors of their own types.
 _NO_ROOM_WORDS: Final = ("RESOURCE_EXHAUSTED", "No space left", "File too large", "quota exceeded")
+_PIECE: Final = 1 << 22  # bytes that are copied at a time
 _LFS: Final = b"version https://git-lfs.github.com/spec/"
 _PACKED: Final = {
     b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2",
@@ -45,9 +48,9 @@ class _DoubledKeyError(Owl2Error):
 def read_bytes(path: str | os.PathLike) -> bytes:
     """The bytes of a file. Raises `Owl2Error` with the cause of `why_not_readable`."""
     try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise Owl2Error(why_not_readable(path, error)) from error
+        return as_path(path).read_bytes()
+    except Exception as error:
+        raise unreadable(path, error) from error
 
 
 def read_text(path: str | os.PathLike) -> str:
@@ -205,6 +208,10 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     Raises:
       Owl2Error: the disk is full or the file cannot be written; the old file stays.
     """
+    if in_bucket(path):  # where an object appears whole
+        with told(path):
+            as_path(path).write_bytes(data)
+        return
     with new_file(path) as beside, beside.open("wb") as file:
         file.write(data)
 
@@ -220,6 +227,10 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
     Raises:
       Owl2Error: as `write_bytes`, for every `OSError` of the block.
     """
+    if in_bucket(path):
+        with _uploaded(as_path(path)) as local:
+            yield local
+        return
     try:
         descriptor = _descriptor(path)
         if descriptor is not None:
@@ -245,6 +256,16 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
         raise Owl2Error(why_not_writable(path, error)) from error
 
 
+@contextmanager
+def _uploaded(path: Path) -> Iterator[Path]:
+    """A local path, whose file is written to `path` in a bucket when the block ends without an error."""
+    with tempfile.TemporaryDirectory(prefix="owl2-") as folder:
+        local = Path(folder, path.name)
+        yield local
+        with told(path), local.open("rb") as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target, _PIECE)
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """As `write_bytes`, for text in UTF-8."""
     write_bytes(path, text.encode())
@@ -264,6 +285,9 @@ def check_folder(folder: str | os.PathLike, flag: str) -> None:
     Raises:
       Owl2Error: a file is in the way, or this user may not write there.
     """
+    if in_bucket(folder):
+        check_writable(folder, flag)
+        return
     folder = there = Path(folder)
     while not os.path.lexists(there) and there != there.parent:
         there = there.parent
@@ -281,7 +305,10 @@ def check_folder(folder: str | os.PathLike, flag: str) -> None:
 
 def check_file(path: str | os.PathLike, flag: str) -> None:
     """As `check_folder`, for a file to be written."""
-    path = Path(path)
+    path = as_path(path)
+    if in_bucket(path):
+        check_writable(path.parent, f"{flag} {path}:")
+        return
     if path.is_dir():
         raise Owl2Error(f"{flag} {path} is a folder, expected the name of a file")
     try:
@@ -300,9 +327,17 @@ def is_no_room(error: Exception) -> bool:
     return getattr(error, "errno", None) in NO_ROOM or any(word in str(error) for word in _NO_ROOM_WORDS)
 
 
+def unreadable(path: str | os.PathLike, error: Exception) -> Exception:
+    """What to raise for an error at reading `path`: an `Owl2Error` for a disk or store, else itself."""
+    if in_bucket(path) and not isinstance(error, FileNotFoundError):
+        message = why_not(path, error)
+        return error if message is None else Owl2Error(message)
+    return Owl2Error(why_not_readable(path, error)) if isinstance(error, OSError) else error
+
+
 def why_not_readable(path: str | os.PathLike, error: OSError) -> str:
     """The line for an error at opening or reading `path`: missing, a folder, forbidden or else."""
-    path = Path(path)
+    path = as_path(path)
     if isinstance(error, FileNotFoundError):
         near = nearest(path.name, _names(path.parent), count=1)
         return f"{path} is missing" + (f"; there is {near[0]}" if near else "")
@@ -368,8 +403,8 @@ def _copied_to(descriptor: int, suffix: str) -> Iterator[Path]:
 
 def _names(folder: Path) -> list[str]:
     try:
-        return os.listdir(folder)
-    except OSError:
+        return [path.name for path in folder.iterdir()]
+    except Exception:  # a bucket's store has errors of its own
         return []
 
 

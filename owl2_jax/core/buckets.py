@@ -1,0 +1,182 @@
+"""Objects in buckets: what errors of a store mean, objects that grow, and writes on a condition.
+
+A bucket has no rename, no append and no file that only one can make. Objects
+appear whole; what grows is kept in memory and written anew at intervals; and a
+write can be bound to the generation (the version) that an object has.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.paths import as_path, scheme_of
+
+# Packages whose errors are those of a store, where they are no `OSError`.
+_PACKAGES: Final = ("gcsfs", "google", "aiohttp", "requests", "botocore", "aiobotocore", "s3fs")
+_LOGIN: Final = {
+    "gs": "run `gcloud auth application-default login`, or give a service account "
+    "(GOOGLE_APPLICATION_CREDENTIALS, or the machine's own)",
+    "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+}
+_RIGHTS: Final = {"gs": "roles/storage.objectUser", "s3": "s3:GetObject, s3:PutObject and s3:ListBucket"}
+_CREDENTIALS_WORDS: Final = ("credential", "token", "anonymous caller", "refresh", "401")
+_SECONDS: Final = 10.0  # between two writes of an object that grows
+_SHARE: Final = 20  # at least so many times as long as the last write took
+
+
+def why_not(path: str | os.PathLike, error: Exception) -> str | None:
+    """The line for an error of a store; None for any other error."""
+    known = isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _PACKAGES
+    if not known:
+        return None
+    scheme = scheme_of(path) or "gs"
+    text = " ".join(str(error).split()) or type(error).__name__
+    code = getattr(error, "code", None)
+    if isinstance(error, FileNotFoundError):
+        return f"{path} is not there: no such bucket, or no such object in it"
+    if isinstance(error, PermissionError) or code == 403 or text.startswith("Forbidden"):
+        return f"{path}: this account may not do that ({_RIGHTS[scheme]} would let it): {text[:200]}"
+    auth = type(error).__module__.startswith("google.auth") or code == 401
+    if auth or (not isinstance(error, OSError) and any(w in text.lower() for w in _CREDENTIALS_WORDS)):
+        return f"{path}: there are no valid credentials ({text[:200]}); {_LOGIN[scheme]}"
+    return f"{path}: the bucket's store does not answer as it should: {text[:200]}; try again later"
+
+
+@contextmanager
+def told(path: str | os.PathLike) -> Iterator[None]:
+    """Raises `Owl2Error` for what a store raises in the block."""
+    try:
+        yield
+    except Owl2Error:
+        raise
+    except Exception as error:
+        message = why_not(path, error)
+        if message is None:
+            raise
+        raise Owl2Error(message) from error
+
+
+def check_writable(folder: str | os.PathLike, flag: str) -> None:
+    """Writes a small object into a folder of a bucket and removes it again.
+
+    Raises:
+      Owl2Error: it cannot be written, with `flag` in front: credentials, rights, or no such bucket.
+    """
+    probe = as_path(folder) / f".{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with told(folder):
+            probe.write_bytes(b"owl2")
+            probe.unlink()
+    except Owl2Error as error:
+        raise Owl2Error(f"{flag} {error}") from error
+
+
+def check_readable(folder: str | os.PathLike) -> None:
+    """Raises `Owl2Error` where nothing lies below `folder`, or it may not be seen."""
+    with told(folder):
+        if not any(True for _ in as_path(folder).iterdir()):
+            raise FileNotFoundError(str(folder))
+
+
+class GrowingObject:
+    """An object with records added at its end: in memory, and in the bucket at intervals.
+
+    The interval is ten seconds, and longer where the object is large, so that
+    writing takes at most a twentieth of the time.
+
+    Args:
+      path: what is there already is kept.
+
+    Raises:
+      Owl2Error: it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._unsaved = path, False
+        with told(path):
+            self._content = bytearray(path.read_bytes() if path.exists() else b"")
+        self._due = time.monotonic() + _SECONDS
+
+    def write(self, record: bytes | memoryview) -> int:
+        """Adds a record; raises `Owl2Error` when one was due to be written and could not."""
+        self._content += record
+        self._unsaved = True
+        if time.monotonic() >= self._due:
+            self.flush()
+        return len(record)
+
+    def flush(self) -> None:
+        """Writes what is not in the bucket yet. Raises `Owl2Error`."""
+        if not self._unsaved:
+            return
+        start = time.monotonic()
+        with told(self._path):
+            self._path.write_bytes(bytes(self._content))
+        self._unsaved = False
+        now = time.monotonic()
+        self._due = now + max(_SECONDS, _SHARE * (now - start))
+
+    close = flush
+
+
+class Version(NamedTuple):
+    """An object's content, None where there is none, and the generation to which a write can be bound."""
+
+    content: bytes | None
+    generation: bytes
+
+
+class ConditionalObject:
+    """An object that is written only if nobody wrote it since it was read.
+
+    Raises:
+      Owl2Error: by every method, for errors of the store.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        import tensorstore
+
+        self._path = os.fspath(path)
+        scheme, _, rest = self._path.partition("://")
+        bucket, _, self._name = rest.partition("/")
+        driver: dict[str, Any] = {"driver": {"gs": "gcs"}.get(scheme, scheme), "bucket": bucket}
+        with self._told():
+            self._store = tensorstore.KvStore.open(driver).result()
+
+    def read(self) -> Version:
+        with self._told():
+            found = self._store.read(self._name).result()
+        return Version(found.value if found.state == "value" else None, found.stamp.generation)
+
+    def write(self, content: bytes | None, generation: bytes) -> bytes | None:
+        """Writes, or deletes with None, where the object still has `generation`.
+
+        Returns:
+          The new generation; None where somebody else was faster.
+        """
+        with self._told():
+            stamp = self._store.write(self._name, content, if_equal=generation).result()
+        return stamp.generation or None
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """TensorStore raises a `ValueError` with the status in front."""
+        try:
+            with told(self._path):
+                yield
+        except ValueError as error:
+            text = " ".join(str(error).split(" [", 1)[0].split())
+            raise Owl2Error(f"{self._path}: the bucket's store refuses: {text[:300]}") from error
+
+
+def remove_if_there(path: Path) -> None:
+    """Removes an object; one that is not there any more is no error."""
+    with suppress(FileNotFoundError), told(path):
+        path.unlink()

@@ -1,0 +1,154 @@
+"""Google Cloud Storage for the tests: the emulator's own handlers, with what it lacks and with faults.
+
+The emulator ignores `ifGenerationMatch`, on which a run's lock stands, and answers
+one request after the other. Here it keeps the condition, answers several at once,
+and can be told to fail: `FAULTS` are taken one by one by the next requests.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from http import server
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from gcp_storage_emulator.exceptions import NotFound
+from gcp_storage_emulator.handlers import buckets
+from gcp_storage_emulator.server import RequestHandler, Router
+from gcp_storage_emulator.storage import Storage
+
+BUCKET = "bucket"
+
+
+@dataclass
+class Bucket:
+    """The server's state.
+
+    Attributes:
+      fail: request (method, path) to what happens to it: None, a status, "reset", or "cut".
+      delay: seconds added to every answer.
+      requests: (method, path with query) of all requests so far.
+    """
+
+    storage: Any
+    address: str = ""
+    fail: Callable[[str, str], int | str | None] = lambda method, path: None
+    delay: float = 0.0
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    lock: Any = field(default_factory=threading.RLock)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Leads gcsfs and TensorStore to the server."""
+        return {"STORAGE_EMULATOR_HOST": self.address, "TENSORSTORE_GCS_HTTP_URL": self.address}
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Names of the objects."""
+        return sorted(name for name in self.storage.objects.get(BUCKET, {}) if name.startswith(prefix))
+
+    def read(self, name: str) -> bytes:
+        return self.storage.get_file(BUCKET, name)
+
+
+class _Handler(RequestHandler):
+    """A request to the emulator, with its condition and its fault."""
+
+    def __init__(self, bucket: Bucket, *args: Any) -> None:
+        self._bucket = bucket
+        super().__init__(bucket.storage, *args)
+
+    def _answer(self, method: str) -> None:
+        bucket = self._bucket
+        bucket.requests.append((method, self.path))
+        time.sleep(bucket.delay)
+        fault = bucket.fail(method, self.path)
+        if isinstance(fault, int):
+            self._refuse(fault)
+            return
+        if fault == "reset":
+            self.close_connection = True
+            self.connection.close()
+            return
+        if fault == "cut":
+            self.wfile = _Cut(self.wfile)
+        with bucket.lock:
+            if not self._holds(method):
+                self._refuse(412)
+                return
+            Router(self).handle(method)
+
+    do_GET = do_POST = do_DELETE = do_PUT = do_PATCH = lambda self: self._answer(self.command)
+
+    def end_headers(self) -> None:
+        """With the generation of an object's content, by which it is written on a condition."""
+        if self.command == "GET" and "alt=media" in self.path:
+            with suppress(NotFound):
+                self.send_header("x-goog-generation", self._generation())
+        super().end_headers()
+
+    def _generation(self) -> str:
+        """Of the object of this request. Raises `NotFound`."""
+        parts = urlsplit(self.path)
+        query = parse_qs(parts.query)
+        name = query["name"][0] if "name" in query else unquote(parts.path.partition("/o/")[2])
+        return self._bucket.storage.get_file_obj(BUCKET, name)["generation"]
+
+    def _refuse(self, status: int) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        content = json.dumps({"error": {"code": status, "message": f"told to answer {status}"}}).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _holds(self, method: str) -> bool:
+        """Whether the condition of a write or a deletion holds."""
+        query = parse_qs(urlsplit(self.path).query)
+        if method not in ("POST", "DELETE") or "ifGenerationMatch" not in query:
+            return True
+        try:
+            now = self._generation()
+        except NotFound:
+            now = "0"
+        return now == query["ifGenerationMatch"][0]
+
+
+class _Cut:
+    """A file that takes the first half of every large piece."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, data: bytes) -> int:
+        return self._file.write(data if len(data) < 2 else data[: len(data) // 2])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+class _Server(server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no news."""
+
+
+@contextmanager
+def started() -> Iterator[Bucket]:
+    """A server on a free port, with the bucket `BUCKET`."""
+    bucket = Bucket(Storage(use_memory_fs=True))
+    buckets.create_bucket(BUCKET, bucket.storage)
+    listening = _Server(("127.0.0.1", 0), partial(_Handler, bucket))
+    bucket.address = f"http://127.0.0.1:{listening.server_address[1]}"
+    threading.Thread(target=listening.serve_forever, daemon=True).start()
+    try:
+        yield bucket
+    finally:
+        listening.shutdown()
+        listening.server_close()

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from owl2_jax.core import bucket_lock, locks
+from owl2_jax.core.errors import Owl2Error
+
+
+def holder(bucket) -> dict:
+    return json.loads((bucket / "owl2.lock").read_bytes())
+
+
+def test_the_second_writer_is_told_who_is_there(bucket):
+    with locks.locked(bucket / "owl2.lock", "--workdir runs/a"):
+        with pytest.raises(locks.LockedError, match=r"--workdir runs/a is in use: host .*, process \d+"):
+            locks.take(bucket / "owl2.lock", "--workdir runs/a")
+        with pytest.raises(locks.LockedError):
+            locks.refuse_held(bucket / "owl2.lock", "x")
+    assert not (bucket / "owl2.lock").exists()
+    locks.refuse_held(bucket / "owl2.lock", "x")
+    locks.take(bucket / "owl2.lock", "x").release()
+
+
+def test_the_lock_of_a_dead_process_of_this_machine_is_taken_over_at_once(bucket):
+    locks.take(bucket / "owl2.lock", "x")._ended.set()
+    (bucket / "owl2.lock").write_text(json.dumps({**holder(bucket), "processes": {"1": "0"}, "token": "t"}))
+    with locks.locked(bucket / "owl2.lock", "x"):
+        assert holder(bucket)["token"] != "t"
+    assert not (bucket / "owl2.lock").exists()
+
+
+def test_the_lock_of_a_silent_holder_elsewhere_is_taken_over_after_a_while(bucket, monkeypatch, capsys):
+    monkeypatch.setattr(bucket_lock, "STALE_SECONDS", 0.3)
+    monkeypatch.setattr(bucket_lock, "_POLL_SECONDS", 0.1)
+    locks.take(bucket / "owl2.lock", "x")._ended.set()
+    elsewhere = {**holder(bucket), "place": "elsewhere", "host": "node7", "token": "t"}
+    (bucket / "owl2.lock").write_text(json.dumps(elsewhere))
+    start = time.monotonic()
+    with locks.locked(bucket / "owl2.lock", "the run"):
+        assert time.monotonic() - start > 0.3
+    assert capsys.readouterr().err.count("the run is in use or was left behind: host node7") == 1
+
+
+def test_a_holder_elsewhere_that_beats_keeps_its_lock(bucket, monkeypatch):
+    monkeypatch.setattr(bucket_lock, "_POLL_SECONDS", 0.1)
+    monkeypatch.setattr(bucket_lock, "BEAT_SECONDS", 0.05)
+    lock = locks.take(bucket / "owl2.lock", "x")
+    lock._holder = locks.Holder(**{**vars(lock._holder), "place": "elsewhere", "host": "node7"})
+    lock._write()
+    with pytest.raises(locks.LockedError, match="host node7"):
+        locks.take(bucket / "owl2.lock", "x")
+    lock.release()
+
+
+def test_whoever_lost_the_lock_ends_at_the_next_beat(bucket, monkeypatch):
+    class Ended(BaseException):
+        pass
+
+    def end(path):
+        raise Ended(str(path))
+
+    lock = locks.take(bucket / "owl2.lock", "x")
+    (bucket / "owl2.lock").write_text(json.dumps({**holder(bucket), "token": "another"}))
+    monkeypatch.setattr(locks, "end_lost", end)
+    with pytest.raises(Ended, match=r"owl2.lock"):
+        lock._write()
+    lock.release()
+    assert holder(bucket)["token"] == "another", "who holds it now keeps it"
+
+
+def test_a_lock_in_a_missing_bucket_is_told():
+    with pytest.raises(Owl2Error, match=r"gs://nowhere/owl2.lock"):
+        locks.take("gs://nowhere/owl2.lock", "x")
