@@ -46,6 +46,8 @@ EXTRAS["test"] = [
     *EXTRAS["prepare"],
     *EXTRAS["qwen"],
     *EXTRAS["serve"],
+    *EXTRAS["gcs"],
+    "gcp-storage-emulator>=2024.8",
     "dashscope==1.20.0",  # for the vocabulary that it ships
     "tensorboardX>=2.6",
     "httpx>=0.27",

@@ -14,6 +14,7 @@ from owl2_jax.checkpoint.param_files import (
     restore_params,
 )
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.paths import absolute, as_path
 from owl2_jax.data.tokenizers import open_tokenizer
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.quantize import quantize_model
@@ -41,7 +42,7 @@ def load_model(
     from owl2_jax.convert.load import is_released_directory
     from owl2_jax.convert.tokenizer_files import why_no_tokenizer
 
-    path = Path(path)
+    path = as_path(path)
     load = _load_released if is_released_directory(path) else _load_ours
     config, params, settings, tokenizer = load(path, dtype, mesh)
     if tokenizer is None:
@@ -55,7 +56,7 @@ def load_model(
         settings["template"],
         settings["image_tag"],
         settings["image_mode"],
-        name=path.resolve().name,
+        name=absolute(path).name,
         mesh=mesh,
     )
     return quantize_model(model) if int8 else model

@@ -7,7 +7,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,9 @@ from typing import Any, Final
 import numpy as np
 
 from owl2_jax.checkpoint.array_store import quiet_orbax
+from owl2_jax.core.buckets import key_values, told
 from owl2_jax.core.errors import Owl2Error, nearest, unknown_name
+from owl2_jax.core.paths import absolute, as_path, in_bucket
 from owl2_jax.core.tree import flatten, unflatten
 
 _ORBAX_METADATA: Final = "_METADATA"  # Orbax writes it last
@@ -40,7 +42,7 @@ def stored_arrays(params: str | Path) -> dict[str, tuple[tuple[int, ...], np.dty
     """
     import orbax.checkpoint as ocp
 
-    params = Path(params).resolve()
+    params = absolute(params)
     check_complete(params)
     with _damage(params), quiet_orbax():
         tree = ocp.PyTreeCheckpointHandler().metadata(params)
@@ -107,7 +109,7 @@ def restore_params(
         targets = {name: _Target(t.shape, t.dtype, flat[name]) for name, t in targets.items()}
     elif shardings is not None:
         targets = {name: _Target(t.shape, t.dtype, shardings) for name, t in targets.items()}
-    return _restore(Path(params), targets)
+    return _restore(as_path(params), targets)
 
 
 class ParamsReader:
@@ -121,7 +123,7 @@ class ParamsReader:
     """
 
     def __init__(self, params: str | Path) -> None:
-        self._params = Path(params).resolve()
+        self._params = absolute(params)
         stored = stored_arrays(params)
         self.shapes = {name: shape for name, (shape, _) in stored.items()}
         self.dtypes = {name: dtype for name, (_, dtype) in stored.items()}
@@ -150,12 +152,12 @@ class ParamsReader:
         import tensorstore
 
         stored_as = name.replace("/", ".")
-        base = {"driver": "file", "path": f"{self._params}/"}
+        kvstore: dict[str, Any] = key_values(self._params)
         if (self._params / _OCDBT_MANIFEST).exists():
-            kvstore: dict[str, Any] = {"driver": "ocdbt", "base": base, "path": f"{stored_as}/"}
+            kvstore = {"driver": "ocdbt", "base": kvstore, "path": f"{stored_as}/"}
         else:
-            kvstore = {**base, "path": f"{self._params}/{stored_as}/"}
-        tree = json.loads((self._params / _ORBAX_METADATA).read_text(encoding="utf-8"))
+            kvstore = key_values(self._params / stored_as)
+        tree = json.loads((self._params / _ORBAX_METADATA).read_bytes())
         driver = "zarr3" if tree.get("use_zarr3") else "zarr"
         spec = {"driver": driver, "kvstore": kvstore, "fill_missing_data_reads": False}
         return tensorstore.open(spec, open=True, read=True).result()
@@ -182,7 +184,7 @@ def _restore(params: Path, targets: Mapping[str, _Target]) -> dict[str, Any]:
     item = {name: jax.ShapeDtypeStruct(t.shape, t.dtype) for name, t in targets.items()}
     args = {name: arguments(target) for name, target in targets.items()}
     request = ocp.args.PyTreeRestore(item=unflatten(item), restore_args=unflatten(args), partial_restore=True)
-    params = params.resolve()
+    params = absolute(params)
     with _damage(params), quiet_orbax():
         return ocp.PyTreeCheckpointHandler().restore(params, args=request)
 
@@ -192,7 +194,8 @@ def _damage(params: Path) -> Iterator[None]:
     """Turns what Orbax and the array store raise on damaged files into one line."""
     drop_late_replies()  # before the first read: a reply may come while the error is on its way
     try:
-        yield
+        with told(params) if in_bucket(params) else nullcontext():
+            yield
     except Owl2Error:
         raise
     except (OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError) as error:

@@ -21,6 +21,7 @@ import numpy as np
 
 from owl2_jax.checkpoint.output_directory import write_all
 from owl2_jax.checkpoint.overlap import write_behind
+from owl2_jax.core.paths import absolute
 from owl2_jax.core.tree import flatten, unflatten
 
 
@@ -75,7 +76,7 @@ def write_params(directory: str | Path, params: Mapping[str, Any]) -> None:
     with quiet_orbax():
         handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=registry)
         checkpointer = ocp.Checkpointer(handler)
-        checkpointer.save(Path(directory).resolve(), args=ocp.args.PyTreeSave(unflatten(leaves)))
+        checkpointer.save(absolute(directory), args=ocp.args.PyTreeSave(unflatten(leaves)))
 
 
 def _make_handler() -> Any:

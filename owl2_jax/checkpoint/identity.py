@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 
 from owl2_jax.checkpoint.param_files import is_released_directory, resolve_checkpoint
+from owl2_jax.core.buckets import files_below, size_and_version
+from owl2_jax.core.paths import as_path
 
 # A released directory: its weights in any of the published forms, and what it is read with.
 _RELEASED = ("*.safetensors", "*.bin", "*.json", "*.model")
@@ -19,12 +21,12 @@ def checkpoint_identity(path: Path) -> str:
     Raises:
       Owl2Error: There is no checkpoint at `path`.
     """
-    path = Path(path)
+    path = as_path(path)
     files = _released_files(path) or _own_files(path)
     digest = hashlib.sha256()
     for name, file in sorted(files.items()):
-        status = file.stat()
-        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        size, version = size_and_version(file)
+        digest.update(f"{name}\0{size}\0{version}\0".encode())
     return digest.hexdigest()[:16]
 
 
@@ -36,4 +38,4 @@ def _released_files(path: Path) -> dict[str, Path]:
 
 def _own_files(path: Path) -> dict[str, Path]:
     folder = resolve_checkpoint(path).params
-    return {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
+    return {str(file.relative_to(folder)): file for file in files_below(folder)}

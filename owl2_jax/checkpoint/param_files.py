@@ -26,8 +26,10 @@ from owl2_jax.checkpoint.array_reader import (
 from owl2_jax.checkpoint.array_store import streamed, write_params
 from owl2_jax.checkpoint.output_directory import new_directory
 from owl2_jax.core import tokenizer_files
+from owl2_jax.core.buckets import check_readable
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.core.text_files import read_json
+from owl2_jax.core.paths import as_path, in_bucket
+from owl2_jax.core.text_files import read_bytes, read_json
 from owl2_jax.core.tree import flatten
 
 __all__ = [
@@ -40,6 +42,7 @@ FORMAT: Final = 1
 MODEL_FILE: Final = "model.json"
 TOKENIZER_FILE: Final = tokenizer_files.SENTENCE_PIECES
 PARAMS_DIR: Final = "params"
+_COMMITTED: Final = "commit_success.txt"  # Orbax writes it last into a step in a bucket
 CHECKPOINTS_DIR: Final = "checkpoints"
 _MODEL_KEYS: Final = ("format", "model", "tokenizer", "template", "image_tag", "image_mode")
 
@@ -91,8 +94,8 @@ def read_model_json(directory: str | Path) -> dict[str, Any]:
       Owl2Error: it is missing, damaged, of another format, or names a
         tokenizer that is not there.
     """
-    path = Path(directory) / MODEL_FILE
-    if not os.path.lexists(path):
+    path = as_path(directory) / MODEL_FILE
+    if not (path.exists() if in_bucket(path) else os.path.lexists(path)):
         raise Owl2Error(f"{path} is missing; {_way_to_model_json(path.parent)}")
     try:
         values = read_json(path, one_of_each_key=True)
@@ -120,7 +123,7 @@ def _way_to_model_json(directory: Path) -> str:
 def read_tokenizer(directory: str | Path) -> bytes | None:
     """The bytes of the tokenizer that `model.json` names; None when it names none."""
     name = read_model_json(directory)["tokenizer"]
-    return None if name is None else (Path(directory) / name).read_bytes()
+    return None if name is None else read_bytes(as_path(directory) / name)
 
 
 def write_model_directory(
@@ -157,7 +160,9 @@ def resolve_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
       Owl2Error: nothing there, or something half-written, saying which.
     """
-    path = Path(path)
+    path = as_path(path)
+    if in_bucket(path):
+        check_readable(path)
     if not path.is_dir():
         raise Owl2Error(f"checkpoint {path} is not a directory; expected a model or run directory")
     if path.parent.name == CHECKPOINTS_DIR and path.name.isdigit():
@@ -185,7 +190,7 @@ def _what_instead(path: Path) -> str:
 
 def is_released_directory(path: str | Path) -> bool:
     """Whether `path` looks like released weights: a config.json, and nothing of ours beside it."""
-    path = Path(path)
+    path = as_path(path)
     ours = (MODEL_FILE, CHECKPOINTS_DIR, PARAMS_DIR)
     return (path / "config.json").is_file() and not any((path / name).exists() for name in ours)
 
@@ -201,7 +206,7 @@ def check_checkpoint(path: str | Path) -> None:
 
 
 def _latest_step(checkpoints: Path) -> Path:
-    steps = [p for p in checkpoints.iterdir() if p.is_dir() and p.name.isdigit()]
+    steps = [p for p in checkpoints.iterdir() if p.name.isdigit() and is_whole_step(p)]
     if not steps:
         raise Owl2Error(
             f"{checkpoints} has no complete step; it holds {listing(p.name for p in checkpoints.iterdir())}"
@@ -209,7 +214,14 @@ def _latest_step(checkpoints: Path) -> Path:
     return max(steps, key=lambda p: int(p.name))
 
 
+def is_whole_step(step: Path) -> bool:
+    """Whether a folder with the name of a step was finished: in a bucket its name does not say so."""
+    return (step / _COMMITTED).is_file() if in_bucket(step) else step.is_dir()
+
+
 def _step(run: Path, step: Path) -> Checkpoint:
+    if in_bucket(step) and not is_whole_step(step):
+        raise Owl2Error(f"{step} is half-written: {_COMMITTED} is missing; give another step")
     check_complete(step / PARAMS_DIR)
     read_model_json(run)
     return Checkpoint(run, step / PARAMS_DIR, int(step.name))

@@ -17,7 +17,9 @@ from owl2_jax.checkpoint.array_reader import check_complete, drop_late_replies
 from owl2_jax.checkpoint.array_store import quiet_orbax
 from owl2_jax.checkpoint.best import BestConfig
 from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR, PARAMS_DIR
+from owl2_jax.core.buckets import move_folder
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.paths import absolute, in_bucket
 from owl2_jax.parallel.multihost import all_gather
 
 # Items of a step directory, beside PARAMS_DIR.
@@ -63,7 +65,7 @@ class Checkpoints(Generic[S]):
         drop_late_replies()  # of reads and writes beside one that failed
         with quiet_orbax():
             self._manager = ocp.CheckpointManager(
-                (run / CHECKPOINTS_DIR).resolve(),
+                absolute(run / CHECKPOINTS_DIR),
                 options=_options(keep, best),
                 item_names=(PARAMS_DIR, TRAIN_ITEM, DATA_ITEM),
             )
@@ -209,7 +211,8 @@ class Checkpoints(Generic[S]):
                 target.parent.mkdir(exist_ok=True)
                 while target.exists():
                     target = target.with_name(target.name + "-again")
-                (self._run / CHECKPOINTS_DIR / str(step)).rename(target)
+                damaged = self._run / CHECKPOINTS_DIR / str(step)
+                move_folder(damaged, target) if in_bucket(damaged) else damaged.rename(target)
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 

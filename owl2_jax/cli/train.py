@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from owl2_jax.cli.common import keep_compiled_programs, only_writer, refuse_other_writer
 from owl2_jax.core.locks import LOCK_FILE
-from owl2_jax.core.texts import FilePath
+from owl2_jax.core.paths import in_bucket
+from owl2_jax.core.texts import BucketPath
 
 if TYPE_CHECKING:
     from owl2_jax.config import RunConfig
@@ -24,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", required=True, metavar="FILE.py[:ARGUMENTS]",
         help="config file, and name=value,... for one that takes arguments",
     )  # fmt: skip
-    parser.add_argument("--workdir", required=True, type=FilePath, help="run directory; resumed if it exists")
+    parser.add_argument(
+        "--workdir", required=True, type=BucketPath, help="run directory; resumed if it exists"
+    )
     parser.add_argument(
         "--accept-changed-data", action="store_true",
         help="go on with a run although files of its data have changed since",
@@ -88,8 +91,11 @@ def _check_folders(config: RunConfig, args: argparse.Namespace) -> None:
     from owl2_jax.core.text_files import check_folder
     from owl2_jax.training.run_directory import check_known_data, check_run_directory
 
+    if in_bucket(args.workdir):  # before anything is read there: missing rights look like a missing run
+        check_folder(args.workdir, "--workdir")
     check_run_directory(args.workdir, config.to_dict(), todays_names)
-    check_folder(args.workdir, "--workdir")
+    if not in_bucket(args.workdir):
+        check_folder(args.workdir, "--workdir")
     refuse_other_writer(args.workdir / LOCK_FILE, f"--workdir {args.workdir}")
     if not args.accept_changed_data:
         check_known_data(args.workdir)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.paths import as_path, scheme_of
+from owl2_jax.core.paths import as_path, in_bucket, scheme_of
 
 # Packages whose errors are those of a store, where they are no `OSError`.
 _PACKAGES: Final = ("gcsfs", "google", "aiohttp", "requests", "botocore", "aiobotocore", "s3fs")
@@ -85,6 +85,55 @@ def check_readable(folder: str | os.PathLike) -> None:
             raise FileNotFoundError(str(folder))
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder, of this machine or in a bucket."""
+    if not in_bucket(folder):
+        yield from (file for file in folder.rglob("*") if file.is_file())
+        return
+    scheme = scheme_of(folder)
+    with told(folder):
+        for name in _file_system(folder).find(os.fspath(folder)):
+            yield as_path(f"{scheme}://{name}")
+
+
+def size_and_version(file: Path) -> tuple[int, str]:
+    """Bytes of a file, and what changes when it is written anew: its time, or an object's generation."""
+    if not in_bucket(file):
+        status = file.stat()
+        return status.st_size, str(status.st_mtime_ns)
+    with told(file):
+        info = _file_system(file).info(os.fspath(file))
+    return info["size"], str(info.get("generation") or info.get("ETag"))
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Gives all objects below `source` names below `target`: by copies, as a bucket renames nothing."""
+    with told(source):
+        _file_system(source).mv(os.fspath(source), os.fspath(target), recursive=True)
+
+
+def upload_folder(source: Path, target: Path) -> None:
+    """Writes all files below a folder of this machine into a bucket. Raises `Owl2Error`."""
+    with told(target):
+        for file in files_below(source):
+            (target / str(file.relative_to(source))).write_bytes(file.read_bytes())
+
+
+def key_values(path: str | os.PathLike) -> dict[str, Any]:
+    """TensorStore's name for the files below a folder, of this machine or in a bucket."""
+    scheme, _, rest = os.fspath(path).partition("://")
+    if not rest:
+        return {"driver": "file", "path": f"{os.fspath(path)}/"}
+    bucket, _, name = rest.partition("/")
+    return {"driver": {"gs": "gcs"}.get(scheme, scheme), "bucket": bucket, "path": f"{name}/"}
+
+
+def _file_system(path: Path) -> Any:
+    import fsspec
+
+    return fsspec.core.url_to_fs(os.fspath(path))[0]
+
+
 class GrowingObject:
     """An object with records added at its end: in memory, and in the bucket at intervals.
 
@@ -144,11 +193,9 @@ class ConditionalObject:
         import tensorstore
 
         self._path = os.fspath(path)
-        scheme, _, rest = self._path.partition("://")
-        bucket, _, self._name = rest.partition("/")
-        driver: dict[str, Any] = {"driver": {"gs": "gcs"}.get(scheme, scheme), "bucket": bucket}
+        folder, _, self._name = self._path.rpartition("/")
         with self._told():
-            self._store = tensorstore.KvStore.open(driver).result()
+            self._store = tensorstore.KvStore.open(key_values(folder)).result()
 
     def read(self) -> Version:
         with self._told():

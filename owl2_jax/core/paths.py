@@ -59,6 +59,12 @@ def as_path(path: str | os.PathLike) -> Path:
     return epath.Path(os.fspath(path))  # type: ignore[return-value]
 
 
+def absolute(path: str | os.PathLike) -> Path:
+    """As `as_path`, from the root and without links; a URL is that already."""
+    path = as_path(path)
+    return path if in_bucket(path) else path.resolve()
+
+
 @functools.cache
 def _set_up_packages() -> None:
     """Has gcsfs and s3fs ask the bucket instead of a listing that others have made old since."""

@@ -10,7 +10,7 @@ from owl2_jax.checkpoint.best import BestConfig
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import OldNames, check_value, check_values
 from owl2_jax.core.ranges import Count, NotNegative, PartKept, PartLost, Positive, Seed, Whole, between
-from owl2_jax.core.texts import FilePath, Name, Regex
+from owl2_jax.core.texts import BucketPath, FilePath, Name, Regex
 from owl2_jax.data.config import DatasetConfig, check_sources
 
 
@@ -196,7 +196,7 @@ class TrainConfig:
     total_examples: Annotated[int, between(1, 2**53)] | None = None
     examples_per_step: Count | None = None
     seed: Seed = 0
-    start_from: FilePath | None = None
+    start_from: BucketPath | None = None
     groups: tuple[GroupConfig, ...] = field(default_factory=_default_groups)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

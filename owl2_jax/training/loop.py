@@ -120,6 +120,7 @@ def train(
                 if stops or (due and config.best) or step % config.save_every_steps == 0:
                     changes.check(state)
                     with reporter.clock.during(SAVE):
+                        reporter.flush()
                         checkpoints.save(state, data_state(batches), scores)
                 if due or stops or step % config.save_every_steps == 0:
                     give_back_free_memory()

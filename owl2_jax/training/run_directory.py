@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR, MODEL_FILE, model_json
+from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR, MODEL_FILE, is_whole_step, model_json
 from owl2_jax.core import tokenizer_files
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import differences
@@ -151,13 +151,19 @@ def check_tokenizer_file(run: Path, tokenizer: bytes) -> None:
 
 def is_complete(run: Path, num_steps: int) -> bool:
     """Whether the last step of a run is saved already."""
-    return (run / CHECKPOINTS_DIR / str(num_steps)).is_dir()
+    return is_whole_step(run / CHECKPOINTS_DIR / str(num_steps))
 
 
 def saved_step(run: Path) -> int:
     """The newest step that is saved; 0 for none."""
-    steps = [path.name for path in (run / CHECKPOINTS_DIR).glob("*") if path.is_dir()]
-    return max((int(name) for name in steps if name.isdigit()), default=0)
+    steps = [
+        path.name for path in _entries(run / CHECKPOINTS_DIR) if path.name.isdigit() and is_whole_step(path)
+    ]
+    return max(map(int, steps), default=0)
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def write_run_directory(run: Path, config: Mapping[str, Any], tokenizer: bytes) -> None:

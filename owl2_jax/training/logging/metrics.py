@@ -10,6 +10,7 @@ from typing import Any
 
 from owl2_jax.core.append_file import AppendFile, read_whole_lines, write_lines
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.paths import in_bucket
 from owl2_jax.core.text_files import read_text, write_text
 from owl2_jax.training.config import WandbConfig
 from owl2_jax.training.logging.events import EventWriter
@@ -45,6 +46,10 @@ class MetricWriter:
         self._events.write(step, finite)
         if self._wandb is not None:
             self._wandb.log(finite, step=step)
+
+    def flush(self) -> None:
+        """Has all readings so far where a resumed run finds them. Raises `Owl2Error`."""
+        self._file.flush()
 
     def close(self) -> None:
         self._file.close()
@@ -88,5 +93,5 @@ def _start_wandb(config: WandbConfig, run: Path) -> Any:
         id=read_text(identity).strip(),
         resume="allow",
         mode=config.mode,
-        dir=str(run),
+        dir=str(run) if not in_bucket(run) else None,  # W&B keeps files of its own on this machine alone
     )

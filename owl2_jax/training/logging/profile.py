@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 import jax
 
+from owl2_jax.core.buckets import upload_folder
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.paths import in_bucket
 
 PROFILE_DIR: Final = "profile"
 
@@ -23,6 +27,8 @@ class Profile:
 
     def __init__(self, run: Path, steps: tuple[int, int] | None) -> None:
         self._directory, self._steps = run / PROFILE_DIR, steps
+        # The profiler writes to disks alone; a bucket gets its files afterwards.
+        self._local = Path(tempfile.mkdtemp(prefix="owl2-")) if steps and in_bucket(run) else None
         self._running = False
 
     def __enter__(self) -> Profile:
@@ -38,7 +44,7 @@ class Profile:
     def before(self, step: int) -> None:
         """Starts the trace in front of its first step, or of the first one that is left of it."""
         if self._steps is not None and not self._running and self._steps[0] <= step <= self._steps[1]:
-            jax.profiler.start_trace(str(self._directory))
+            jax.profiler.start_trace(str(self._local or self._directory))
             self._running = True
 
     def after(self, step: int, metrics: Any) -> None:
@@ -52,6 +58,9 @@ class Profile:
         self._running = False
         try:
             jax.profiler.stop_trace()
+            if self._local is not None:
+                upload_folder(self._local, self._directory)
+                shutil.rmtree(self._local, ignore_errors=True)
         except RuntimeError as error:
             raise Owl2Error(
                 f"the profile could not be written in {self._directory}: {error}; make room there, or leave "

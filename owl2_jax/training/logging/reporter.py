@@ -109,6 +109,11 @@ class Reporter:
         self.progress.report(step, values)
         self._check_finite(step, max(int(metrics["bad_steps"]) for metrics in fetched))
 
+    def flush(self) -> None:
+        """Has all readings so far on the disk or in the bucket: no step that is saved lacks its own."""
+        if self._writer is not None:
+            self._writer.flush()
+
     def _check_finite(self, step: int, bad: int) -> None:
         if bad >= self._config.max_bad_steps:
             raise Owl2Error(
