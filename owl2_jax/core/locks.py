@@ -97,20 +97,32 @@ class Lock:
     def __init__(self, path: Path, holder: Holder, made_folder: bool) -> None:
         self._path, self._holder, self._made_folder = path, holder, made_folder
         self._ended = threading.Event()
+        self._last = time.time()  # beat
         self._turn = threading.Lock()  # a beat beside a release would make the file again
         hold(holder.token)
         threading.Thread(target=self._beat, name="owl2-lock", daemon=True).start()
 
     def share(self, process: int) -> None:
-        """Another process of this machine keeps the lock as long as it lives, whatever this one does."""
+        """Another process of this machine keeps the lock as long as it lives, whatever this one does.
+
+        Raises:
+          LockedError: somebody took the lock over.
+          Owl2Error: the file cannot be written.
+        """
         start = started(process)
         with self._turn:
             if start is None or self._ended.is_set():
                 return
             alive = {n: s for n, s in self._holder.processes.items() if lives(n, s)}
             self._holder = Holder(**{**vars(self._holder), "processes": {**alive, process: start}})
-            beside = _write_beside(self._path, self._holder)
-            beside.replace(self._path)
+            try:
+                if self._is_lost():
+                    raise LockedError(_lost(self._path))
+                _write_beside(self._path, self._holder).replace(self._path)
+            except ValueError as error:  # what stands there is nobody's lock
+                raise LockedError(_lost(self._path)) from error
+            except OSError as error:
+                raise Owl2Error(why_not_writable(self._path, error)) from error
 
     def release(self) -> None:
         """Removes the file, and its folder if that is new and still empty. Does nothing the second time."""
@@ -126,23 +138,22 @@ class Lock:
             let_go(self._holder.token)
 
     def _beat(self) -> None:
-        last = time.time()
         while not self._ended.wait(BEAT_SECONDS):
             # A disk that is away for a while is no reason to stop: others see no beat and decide.
             with self._turn, contextlib.suppress(OSError, ValueError):
                 if self._ended.is_set():
                     return
-                if self._is_lost(last):
+                if self._is_lost():
                     end_lost(self._path)
                 os.utime(self._path)
-                last = time.time()
+                self._last = time.time()
 
-    def _is_lost(self, last: float) -> bool:
+    def _is_lost(self) -> bool:
         """Whether somebody took the lock over; a file that was removed by hand is made again."""
         try:
             return _read(self._path).token != self._holder.token
         except FileNotFoundError:
-            return time.time() - last > STALE_SECONDS or not _create(self._path, self._holder)
+            return time.time() - self._last > STALE_SECONDS or not _create(self._path, self._holder)
 
 
 def hold(token: str) -> None:
@@ -157,13 +168,15 @@ def let_go(token: str) -> None:
 
 def end_lost(path: Path) -> NoReturn:
     """Two writers would damage what is written, so this one ends at once."""
-    print(
-        f"error: {path} was taken over by another process while this one stood still for more than "
-        f"{STALE_SECONDS:g} s; ending",
-        file=sys.stderr,
-        flush=True,
-    )
+    print(f"error: {_lost(path)}; ending", file=sys.stderr, flush=True)
     os._exit(LOST)
+
+
+def _lost(path: Path) -> str:
+    return (
+        f"{path} was taken over by another process while this one stood still for more than "
+        f"{STALE_SECONDS:g} s"
+    )
 
 
 @contextlib.contextmanager

@@ -59,6 +59,9 @@ class Children:
         Args:
           log: descriptor of a file that takes all it prints.
           lock: the process keeps it as long as it lives, also when this one is killed.
+
+        Raises:
+          Owl2Error: the lock cannot be shared; the process is ended.
         """
         self._running = subprocess.Popen(
             [*_IN_FRONT, *PROGRAM, *arguments],
@@ -68,11 +71,15 @@ class Children:
             env=self._environment,
             start_new_session=True,  # an interrupt of the terminal comes through `_stop`, once
         )
-        lock.share(self._running.pid)
-        if self.stopped is not None:  # the request came while the process was being made
-            self._running.terminate()
         try:
+            lock.share(self._running.pid)
+            if self.stopped is not None:  # the request came while the process was being made
+                self._running.terminate()
             return self._running.wait()
+        except BaseException:  # no process goes on without its lock
+            self._running.terminate()
+            self._running.wait()
+            raise
         finally:
             self._running = None
 

@@ -265,6 +265,25 @@ def test_a_shared_lock_lives_as_long_as_the_process_it_is_shared_with(tmp_path):
     lock.release()
 
 
+def test_a_lock_that_was_taken_over_is_not_shared(tmp_path):
+    lock = locks.take(tmp_path / "lock", "x")
+    pretend(tmp_path / "lock", token="other")
+    with pytest.raises(locks.LockedError, match=r"lock was taken over by another process"):
+        lock.share(os.getppid())
+    lock._ended.set()
+    assert json.loads((tmp_path / "lock").read_text())["token"] == "other"
+
+
+def test_a_lock_on_a_full_disk_is_not_shared_and_that_is_one_line(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with locks.locked(tmp_path / "lock", "x") as lock:
+        monkeypatch.setattr(locks, "_write_beside", full)
+        with pytest.raises(Owl2Error, match=r"no space left while writing .*lock; make room"):
+            lock.share(os.getppid())
+
+
 def test_an_empty_lock_file_is_waited_for_and_taken_over_when_it_is_old(tmp_path):
     (tmp_path / "lock").touch()
     age(tmp_path / "lock", locks.STALE_SECONDS + 1)
