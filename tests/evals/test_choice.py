@@ -136,8 +136,12 @@ def test_mmbench_submission_holds_the_golden_rows(folder, answer, image_bytes, t
 def sheet(path):
     tree = ElementTree.fromstring(zipfile.ZipFile(path).read("xl/worksheets/sheet1.xml"))
     space = {"m": tree.tag[1:].split("}")[0]}
+    columns = None
     for row in tree.iterfind(".//m:row", space):
-        yield [cell_value(cell, space) for cell in row]
+        found = {cell.get("r").rstrip("0123456789"): cell_value(cell, space) for cell in row}
+        columns = columns or list(found)  # those of the header; an empty cell has no element
+        assert set(found) <= set(columns)
+        yield [found.get(column) for column in columns]
 
 
 def cell_value(cell, space):
