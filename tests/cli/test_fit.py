@@ -126,7 +126,7 @@ def fake_result(plan):
         (["--topology=v7:4x4"], "unknown TPU generation 'v7'"),
         (["--mesh=fsdp=3"], "fsdp 3 * tensor 1 = 3, but there are 8 devices"),
         (["--mesh=tensor=8"], "axis heads of 4 cannot be cut over mesh axis tensor of 8: 4 = 0 * 8 + 4"),
-        (["--what=serve"], "unknown workload 'serve'"),
+        (["--what=speak"], "unknown workload 'speak'"),
         (["model.remat=ful"], "unknown model.remat 'ful'; did you mean 'full'?"),
         (["--rows=12"], "12 batch rows do not divide over dcn 1 * data 1 * fsdp 8 = 8: 12 = 1 * 8 + 4"),
         (["--rows=0"], "--rows must be at least 1, found 0"),
