@@ -8,6 +8,7 @@ and can be told to fail: `FAULTS` are taken one by one by the next requests.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -46,7 +47,11 @@ class Bucket:
     @property
     def environment(self) -> dict[str, str]:
         """Leads gcsfs and TensorStore to the server."""
-        return {"STORAGE_EMULATOR_HOST": self.address, "TENSORSTORE_GCS_HTTP_URL": self.address}
+        return {
+            "STORAGE_EMULATOR_HOST": self.address,
+            "TENSORSTORE_GCS_HTTP_URL": self.address,
+            "NO_GCE_CHECK": "true",
+        }
 
     def names(self, prefix: str = "") -> list[str]:
         """Names of the objects."""
@@ -142,6 +147,7 @@ class _Server(server.ThreadingHTTPServer):
 @contextmanager
 def started() -> Iterator[Bucket]:
     """A server on a free port, with the bucket `BUCKET`."""
+    logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)  # a missing object is no error
     bucket = Bucket(Storage(use_memory_fs=True))
     buckets.create_bucket(BUCKET, bucket.storage)
     listening = _Server(("127.0.0.1", 0), partial(_Handler, bucket))

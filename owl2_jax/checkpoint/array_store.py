@@ -21,7 +21,8 @@ import numpy as np
 
 from owl2_jax.checkpoint.output_directory import write_all
 from owl2_jax.checkpoint.overlap import write_behind
-from owl2_jax.core.paths import absolute
+from owl2_jax.core.buckets import key_values
+from owl2_jax.core.paths import absolute, as_path, in_bucket
 from owl2_jax.core.tree import flatten, unflatten
 
 
@@ -118,10 +119,14 @@ def _write_leaf(path: str, leaf: StreamedLeaf) -> None:
             if block.shape != expected or block.dtype != leaf.dtype:
                 raise ValueError(f"{path}: block {layer} is {block.dtype}{block.shape}, expected {expected}")
             chunk = [layer if leaf.stacked else 0, *[0] * (len(leaf.shape) - 1)]
-            write(_write_chunk, Path(path, ".".join(map(str, chunk))), block)
+            write(_write_chunk, as_path(path) / ".".join(map(str, chunk)), block)
 
 
 def _write_chunk(path: Path, values: np.ndarray) -> None:
+    if in_bucket(path):
+        with path.open("wb") as file:  # which sends it in pieces
+            file.write(memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8)))
+        return
     with path.open("xb", buffering=0) as file:
         write_all(file, values)
 
@@ -138,7 +143,7 @@ def _create_array(path: str, leaf: StreamedLeaf) -> None:
         "order": "C",
         "dimension_separator": ".",
     }
-    kvstore = {"driver": "file", "path": path}
+    kvstore = key_values(path)
     tensorstore.open({"driver": "zarr", "kvstore": kvstore, "metadata": metadata}, create=True).result()
 
 

@@ -6,14 +6,16 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import RawIOBase
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from owl2_jax.core.buckets import remove_folder, told
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.paths import as_path, in_bucket
 from owl2_jax.core.text_files import is_no_room
 
 _PIECE: Final = 1 << 18  # bytes
@@ -27,6 +29,9 @@ def new_directory(output: str | Path, needed_bytes: int = 0) -> Iterator[Path]:
     half-written one, and is removed when the block fails. Everything in it is
     on the disk before it is renamed.
 
+    A bucket renames nothing: there it is filled under its own name, and removed when
+    the block fails. Whoever fills it writes last what a reader asks for first.
+
     Args:
       output: must not exist yet; missing parents are made.
       needed_bytes: what will be written, checked against the free space first.
@@ -34,6 +39,10 @@ def new_directory(output: str | Path, needed_bytes: int = 0) -> Iterator[Path]:
     Raises:
       Owl2Error: `output` exists, or the disk is full or not writable.
     """
+    if in_bucket(output):
+        with _new_in_bucket(as_path(output)) as folder:
+            yield folder
+        return
     output = Path(output)
     refuse_existing(output)
     partial = output.parent / f".{output.name}.partial-{uuid.uuid4().hex[:8]}"
@@ -54,6 +63,18 @@ def new_directory(output: str | Path, needed_bytes: int = 0) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def _new_in_bucket(output: Path) -> Iterator[Path]:
+    refuse_existing(output)
+    try:
+        with told(output):
+            yield output
+    except BaseException:
+        with suppress(Owl2Error):
+            remove_folder(output)
+        raise
+
+
 def write_all(file: RawIOBase, values: np.ndarray) -> None:
     """Writes the bytes of an array to an unbuffered file, in small pieces.
 
@@ -67,7 +88,12 @@ def write_all(file: RawIOBase, values: np.ndarray) -> None:
 
 def refuse_existing(output: str | Path) -> None:
     """Raises `Owl2Error` when `output` exists; call it before long work as well."""
-    if os.path.lexists(output):
+    if in_bucket(output):
+        with told(output):
+            there = as_path(output).exists()
+    else:
+        there = os.path.lexists(output)
+    if there:
         raise Owl2Error(f"output {output} exists; choose another name or remove it first")
 
 

@@ -143,11 +143,11 @@ def write_model_directory(
     """
     needed = sum(streamed(path, leaf).nbytes for path, leaf in flatten(params).items())
     with new_directory(output, needed) as directory:
-        text = json.dumps(model, indent=2) + "\n"
-        (directory / MODEL_FILE).write_text(text, encoding="utf-8")
+        write_params(directory / PARAMS_DIR, params)
         if tokenizer is not None:
             (directory / model["tokenizer"]).write_bytes(tokenizer)
-        write_params(directory / PARAMS_DIR, params)
+        # Last, as a reader asks for it: in a bucket a half-written directory has its name already.
+        (directory / MODEL_FILE).write_bytes((json.dumps(model, indent=2) + "\n").encode())
 
 
 def resolve_checkpoint(path: str | Path) -> Checkpoint:
@@ -203,6 +203,11 @@ def check_checkpoint(path: str | Path) -> None:
     """
     if not is_released_directory(path):
         resolve_checkpoint(path)
+    elif in_bucket(path):
+        raise Owl2Error(
+            f"checkpoint {path} holds released weights, which are read from a disk alone; copy them, or turn "
+            "them into a model directory with `owl2 convert to-jax`, which can lie in a bucket"
+        )
 
 
 def _latest_step(checkpoints: Path) -> Path:

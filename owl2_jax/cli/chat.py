@@ -23,7 +23,8 @@ from owl2_jax.cli.common import (
     sampling_of,
 )
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.core.texts import FilePath
+from owl2_jax.core.paths import as_path, in_bucket
+from owl2_jax.core.texts import BucketPath
 
 if TYPE_CHECKING:
     from owl2_jax.inference.chat import Chat
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_int8_argument(parser)
     add_mesh_argument(parser)
     parser.add_argument(
-        "--image", action="append", default=[], type=FilePath, metavar="FILE",
+        "--image", action="append", default=[], type=BucketPath, metavar="FILE",
         help="image of the first message; may be given several times",
     )  # fmt: skip
     add_length_argument(parser)
@@ -120,7 +121,7 @@ class Session:
         if not rest:
             raise Owl2Error("/image needs a file: /image FILE")
         name, text = split_name(rest)
-        path = Path(name).expanduser()
+        path = as_path(name) if in_bucket(name) else Path(name).expanduser()
         check_image(path)
         self.waiting.append(path)
         if text:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from owl2_jax.core.errors import Owl2Error, nearest
 from owl2_jax.core.locks import locked, refuse_held
 from owl2_jax.core.ranges import Count, NotNegative, PartKept, Positive, SampleSeed, Share, Whole, between
-from owl2_jax.core.texts import FilePath
+from owl2_jax.core.texts import BucketPath
 
 if TYPE_CHECKING:
     from owl2_jax.inference.engine import EngineConfig
@@ -80,7 +80,7 @@ def _warn(line: str) -> None:
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--checkpoint", required=True, type=FilePath, metavar="DIR",
+        "--checkpoint", required=True, type=BucketPath, metavar="DIR",
         help="model directory, run directory (latest step) or released directory",
     )  # fmt: skip
     parser.add_argument(

@@ -10,7 +10,7 @@ from owl2_jax.cli.common import keep_compiled_programs
 from owl2_jax.cli.convert_notes import print_notes
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.ranges import Count, Seed
-from owl2_jax.core.texts import FilePath
+from owl2_jax.core.texts import BucketPath, FilePath
 from owl2_jax.core.tokenizer_files import FILE_NAMES
 from owl2_jax.model.adaptive import PARTS, SETS
 
@@ -64,7 +64,7 @@ def _check_places(args: argparse.Namespace) -> None:
 def _add_to_jax(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("to-jax", help="released PyTorch directory to a model directory")
     parser.add_argument("--source", required=True, type=FilePath, metavar="HF_DIR")
-    parser.add_argument("--output", required=True, type=FilePath, metavar="DIR", help="must not exist")
+    parser.add_argument("--output", required=True, type=BucketPath, metavar="DIR", help="must not exist")
     parser.add_argument("--tokenizer", type=FilePath, metavar="FILE", help="when HF_DIR has none")
     parser.add_argument(
         "--dtype",
@@ -90,7 +90,7 @@ def _to_jax(args: argparse.Namespace) -> int:
 
 def _add_to_torch(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("to-torch", help="model or run directory to the released PyTorch format")
-    parser.add_argument("--checkpoint", required=True, type=FilePath, metavar="DIR")
+    parser.add_argument("--checkpoint", required=True, type=BucketPath, metavar="DIR")
     parser.add_argument("--output", required=True, type=FilePath, metavar="HF_DIR", help="must not exist")
     parser.add_argument(
         "--dtype", choices=("float16", "bfloat16", "float32"), help="of the weights; by default as stored"
@@ -124,7 +124,7 @@ def _add_init(commands: argparse._SubParsersAction) -> None:
         help="a LLaMA-2, which makes an mPLUG-Owl2, or a Qwen, which makes an mPLUG-Owl2.1",
     )  # fmt: skip
     parser.add_argument("--clip", required=True, type=FilePath, metavar="HF_DIR")
-    parser.add_argument("--output", required=True, type=FilePath, metavar="DIR", help="must not exist")
+    parser.add_argument("--output", required=True, type=BucketPath, metavar="DIR", help="must not exist")
     parser.add_argument("--image-size", type=Count, default=224, help="pixels (default: 224)")
     parser.add_argument("--num-queries", type=Count, default=64, help="of the abstractor (default: 64)")
     parser.add_argument("--abstractor-layers", type=Count, default=6, help="(default: 6)")
@@ -156,8 +156,8 @@ def _init(args: argparse.Namespace) -> int:
 
 def _add_resize(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("resize", help="another image size, query count or module")
-    parser.add_argument("--checkpoint", required=True, type=FilePath, metavar="DIR")
-    parser.add_argument("--output", required=True, type=FilePath, metavar="DIR", help="must not exist")
+    parser.add_argument("--checkpoint", required=True, type=BucketPath, metavar="DIR")
+    parser.add_argument("--output", required=True, type=BucketPath, metavar="DIR", help="must not exist")
     parser.add_argument("--image-size", type=Count, help="pixels; by default as it is")
     parser.add_argument(
         "--num-queries",
@@ -188,7 +188,7 @@ def _resize(args: argparse.Namespace) -> int:
 
 def _add_verify(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("verify", help="compare with golden results of the original")
-    parser.add_argument("--checkpoint", required=True, type=FilePath, metavar="DIR")
+    parser.add_argument("--checkpoint", required=True, type=BucketPath, metavar="DIR")
     parser.add_argument("--golden", required=True, type=FilePath, metavar="FILE.npz")
 
 

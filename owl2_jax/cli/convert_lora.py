@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from owl2_jax.cli.convert_notes import print_notes
-from owl2_jax.core.texts import FilePath
+from owl2_jax.core.texts import BucketPath, FilePath
 
 
 def add_actions(commands: argparse._SubParsersAction) -> None:
@@ -40,7 +40,7 @@ def _add_import(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_paths(parser: argparse.ArgumentParser, checkpoint: str, output: str) -> None:
-    parser.add_argument("--checkpoint", required=True, type=FilePath, metavar="DIR", help=checkpoint)
+    parser.add_argument("--checkpoint", required=True, type=BucketPath, metavar="DIR", help=checkpoint)
     parser.add_argument("--output", required=True, type=FilePath, metavar="DIR", help=output)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.ranges import Count, Whole
-from owl2_jax.core.texts import BucketPath, FilePath
+from owl2_jax.core.texts import BucketPath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,13 +72,16 @@ def _prepare(args: argparse.Namespace) -> int:
 
 
 def _prepare_lock(output: str) -> AbstractContextManager[object]:
-    """One at a time for an output; buckets have no locks, and there whoever comes last wins whole files."""
+    """One at a time for an output."""
     from owl2_jax.core.errors import Owl2Error
     from owl2_jax.core.locks import locked
+    from owl2_jax.core.paths import as_path, in_bucket
     from owl2_jax.core.text_files import check_folder
 
-    if "://" in output:
-        return nullcontext()
+    if in_bucket(output):
+        folder = as_path(output)
+        check_folder(folder.parent, "--output: the folder")
+        return locked(folder.with_name(f".{folder.name}.lock"), f"--output {output}")
     path = Path(os.path.abspath(output))  # "." and ".." have names of their own
     if not path.name:
         raise Owl2Error(f"--output {output} is the root folder, expected the name of a folder to make")
@@ -90,7 +93,10 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("check", help="count, measure and show what a config trains on")
     parser.add_argument("config", metavar="FILE.py[:ARGUMENTS]", help="config file, as for owl2 train")
     parser.add_argument(
-        "--output", type=FilePath, metavar="FILE.html", help="page to write (default: data_check_CONFIG.html)"
+        "--output",
+        type=BucketPath,
+        metavar="FILE.html",
+        help="page to write (default: data_check_CONFIG.html)",
     )
     parser.add_argument(
         "--records", type=Count, default=1000, help="records to read, in training's order (default: 1000)"

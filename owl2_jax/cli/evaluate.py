@@ -20,19 +20,21 @@ from owl2_jax.cli.common import (
 )
 from owl2_jax.core.locks import LOCK_FILE
 from owl2_jax.core.ranges import Count, Share
-from owl2_jax.core.texts import FilePath
+from owl2_jax.core.texts import BucketPath, FilePath
 
 _SCORING_S = 6 * 3600  # that processes wait for the first to score; some metrics run for an hour
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", type=FilePath, metavar="DIR", help="model, run or released directory")
+    parser.add_argument(
+        "--checkpoint", type=BucketPath, metavar="DIR", help="model, run or released directory"
+    )
     parser.add_argument("--benchmarks", default="", metavar="A,B", help="names of benchmarks or groups")
     parser.add_argument("--list", action="store_true", help="show all benchmarks and what files they need")
     parser.add_argument(
         "--data-root", type=FilePath, default=Path("data"), metavar="DIR", help="published files"
     )
-    parser.add_argument("--output", type=FilePath, default=Path("runs/evaluation"), metavar="DIR",
+    parser.add_argument("--output", type=BucketPath, default=Path("runs/evaluation"), metavar="DIR",
                         help="results and scores.json; an interrupted run goes on there")  # fmt: skip
     parser.add_argument("--limit", type=Count, metavar="N", help="only the first N questions of each")
     parser.add_argument("--judgements", action="append", default=[], metavar="NAME=FILE",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.ranges import Count
-from owl2_jax.core.texts import FilePath
+from owl2_jax.core.texts import BucketPath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ops", action="store_true", help="also where the time goes, by part of the model and operation"
     )
-    parser.add_argument("--html", type=FilePath, metavar="FILE", help="write the same as a page")
+    parser.add_argument("--html", type=BucketPath, metavar="FILE", help="write the same as a page")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument(
         "overrides", nargs="*", metavar="FIELD=VALUE", help="changed fields, as model.remat=context"
@@ -63,11 +63,12 @@ def main(args: argparse.Namespace) -> int:
 
 def check_output(path: Path | None) -> None:
     """Refuses a page that could not be written, before minutes of compiling."""
+    from owl2_jax.core.paths import in_bucket
     from owl2_jax.core.text_files import check_file
 
     if path is None:
         return
-    if not path.parent.is_dir():
+    if not in_bucket(path) and not path.parent.is_dir():
         raise Owl2Error(f"--html {path}: there is no folder {path.parent}")
     check_file(path, "--html")
 

@@ -47,9 +47,17 @@ from owl2_jax.cli.common import (
 from owl2_jax.core.append_file import AppendFile
 from owl2_jax.core.errors import Owl2Error, counted, unknown_name
 from owl2_jax.core.locks import locked
+from owl2_jax.core.paths import absolute, in_bucket
 from owl2_jax.core.ranges import Beams, LengthPenalty
-from owl2_jax.core.text_files import check_file, json_lines, read_json_object, write_json
-from owl2_jax.core.texts import FilePath
+from owl2_jax.core.text_files import (
+    check_file,
+    json_lines,
+    read_bytes,
+    read_json_object,
+    write_bytes,
+    write_json,
+)
+from owl2_jax.core.texts import BucketPath
 from owl2_jax.data.sources.image_files import image_names, is_blank
 
 if TYPE_CHECKING:
@@ -67,9 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_arguments(parser)
     add_int8_argument(parser)
     add_mesh_argument(parser)
-    parser.add_argument("--input", required=True, type=FilePath, metavar="FILE.jsonl")
+    parser.add_argument("--input", required=True, type=BucketPath, metavar="FILE.jsonl")
     parser.add_argument(
-        "--output", required=True, type=FilePath, metavar="FILE.jsonl",
+        "--output", required=True, type=BucketPath, metavar="FILE.jsonl",
         help="what it holds already is not asked again",
     )  # fmt: skip
     add_length_argument(parser)
@@ -88,10 +96,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     check_checkpoint(args.checkpoint)
-    if not args.output.parent.is_dir():
+    if not in_bucket(args.output) and not args.output.parent.is_dir():
         raise Owl2Error(f"the folder {args.output.parent} of the output does not exist")
     check_file(args.output, "--output")
-    if args.output.exists() and args.output.samefile(args.input):
+    if _is_same_file(args.output, args.input):
         raise Owl2Error(f"--output {args.output} is the --input file; give another name for the answers")
     rows = read_rows(args.input)
     sampling = sampling_of(args)
@@ -113,6 +121,12 @@ def main(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return SOME_FAILED if failed else 0
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    if in_bucket(one) or in_bucket(other):
+        return one == other
+    return one.exists() and one.samefile(other)
 
 
 def write_answers(
@@ -229,10 +243,10 @@ def settings_of(args: argparse.Namespace, sampling: Sampling) -> dict[str, Any]:
     from owl2_jax.checkpoint.identity import checkpoint_identity
 
     return {
-        "checkpoint": str(args.checkpoint.resolve()),
+        "checkpoint": str(absolute(args.checkpoint)),
         "checkpoint_files": checkpoint_identity(args.checkpoint),
         "dtype": args.dtype,
-        "input": hashlib.sha256(args.input.read_bytes()).hexdigest()[:16],
+        "input": hashlib.sha256(read_bytes(args.input)).hexdigest()[:16],
         "int8": args.int8,
         "beams": args.beams,
         "length_penalty": args.length_penalty,
@@ -270,11 +284,10 @@ def finished(output: Path, ids: Sequence[str | int]) -> int:
     """
     if not output.exists():
         return 0
-    content = output.read_bytes()
+    content = read_bytes(output)
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
-        with output.open("r+b") as file:
-            file.truncate(len(whole))
+        write_bytes(output, whole)
     try:
         found = [json.loads(line)["id"] for line in whole.splitlines()]
     except (ValueError, KeyError, TypeError) as error:

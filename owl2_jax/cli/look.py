@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from owl2_jax.core.ranges import Count
-from owl2_jax.core.texts import FilePath
+from owl2_jax.core.texts import BucketPath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,19 +17,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image",
         required=True,
         action="append",
-        type=FilePath,
+        type=BucketPath,
         metavar="FILE",
         help="an image; again for more",
     )
     parser.add_argument("--question", required=True, metavar="TEXT", help="about the images")
     parser.add_argument(
         "--compare",
-        type=FilePath,
+        type=BucketPath,
         metavar="DIR",
         help="a second model beside the first, as one without module",
     )
     parser.add_argument(
-        "--output", type=FilePath, default=Path("look.html"), metavar="FILE", help="(default: %(default)s)"
+        "--output", type=BucketPath, default=Path("look.html"), metavar="FILE", help="(default: %(default)s)"
     )
     parser.add_argument(
         "--max-new-tokens", type=Count, default=32, metavar="N", help="longest answer (default: 32)"
@@ -40,9 +40,10 @@ def main(args: argparse.Namespace) -> int:
     from owl2_jax.checkpoint.param_files import check_checkpoint
     from owl2_jax.cli.common import check_image, keep_compiled_programs
     from owl2_jax.core.errors import Owl2Error
+    from owl2_jax.core.paths import in_bucket
     from owl2_jax.core.text_files import check_file, write_text
 
-    if not args.output.parent.is_dir():
+    if not in_bucket(args.output) and not args.output.parent.is_dir():
         raise Owl2Error(f"--output {args.output}: there is no folder {args.output.parent}")
     check_file(args.output, "--output")
     for checkpoint in filter(None, (args.checkpoint, args.compare)):

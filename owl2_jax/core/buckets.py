@@ -112,11 +112,16 @@ def move_folder(source: Path, target: Path) -> None:
         _file_system(source).mv(os.fspath(source), os.fspath(target), recursive=True)
 
 
+def remove_folder(folder: Path) -> None:
+    """Removes all objects below a folder; none there is no error. Raises `Owl2Error`."""
+    with told(folder), suppress(FileNotFoundError):
+        _file_system(folder).rm(os.fspath(folder), recursive=True)
+
+
 def upload_folder(source: Path, target: Path) -> None:
     """Writes all files below a folder of this machine into a bucket. Raises `Owl2Error`."""
     with told(target):
-        for file in files_below(source):
-            (target / str(file.relative_to(source))).write_bytes(file.read_bytes())
+        _file_system(target).put(f"{source}/", f"{os.fspath(target)}/", recursive=True)
 
 
 def key_values(path: str | os.PathLike) -> dict[str, Any]:
@@ -224,6 +229,9 @@ class ConditionalObject:
 
 
 def remove_if_there(path: Path) -> None:
-    """Removes an object; one that is not there any more is no error."""
-    with suppress(FileNotFoundError), told(path):
+    """Removes a file or an object; one that is not there any more is no error."""
+    if not in_bucket(path):
+        path.unlink(missing_ok=True)
+        return
+    with told(path), suppress(FileNotFoundError):
         path.unlink()

@@ -72,6 +72,8 @@ def _set_up_packages() -> None:
 
     for name in ("gs", "gcs", "s3"):
         fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
+    if "STORAGE_EMULATOR_HOST" in os.environ:  # which knows no credentials
+        fsspec.config.conf["gcs"].setdefault("token", "anon")
     # What it adds for folders that buckets of a new kind have asks for rights that a run does without.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     logging.getLogger("gcsfs").addHandler(logging.NullHandler())  # what fails for good is raised

@@ -17,7 +17,7 @@ from typing import Any
 
 from owl2_jax.core.append_file import AppendFile, write_lines
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import read_json_object, write_json
+from owl2_jax.core.text_files import read_bytes, read_json_object, write_json
 
 CHUNK = 512
 _RUN = "run.json"
@@ -117,7 +117,7 @@ class Journal:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     """Rows of a journal; the last line may be cut off by a kill, any other may not."""
-    lines = path.read_bytes().split(b"\n")
+    lines = read_bytes(path).split(b"\n")
     return list(_parsed(path, lines))
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.append_file import write_lines
+from owl2_jax.core.buckets import remove_if_there
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.text_files import write_text
 from owl2_jax.data import images
@@ -294,4 +295,4 @@ def _write_results(
     if broken:
         write_lines(path, [asdict(row) for row in broken])
     else:
-        path.unlink(missing_ok=True)
+        remove_if_there(path)

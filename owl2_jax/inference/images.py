@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,9 +32,9 @@ class RequestImage:
         equal keys, wherever they came from.
     """
 
-    def __init__(self, source: str | Path | bytes | np.ndarray, mode: str, size: int):
+    def __init__(self, source: str | os.PathLike | bytes | np.ndarray, mode: str, size: int):
         self._mode, self._size = mode, size
-        self._name = str(source) if isinstance(source, (str, Path)) else "the image"
+        self._name = str(source) if isinstance(source, (str, os.PathLike)) else "the image"
         self._source: bytes | np.ndarray = _content(source)
         self._pixels: np.ndarray | None = None
         digest = hashlib.blake2b(mode.encode(), digest_size=16)
@@ -65,7 +65,7 @@ class RequestImage:
 def _content(source: Any) -> bytes | np.ndarray:
     if isinstance(source, (bytes, np.ndarray)):
         return source
-    if not isinstance(source, (str, Path)):
+    if not isinstance(source, (str, os.PathLike)):
         raise Owl2Error(f"an image is a path, bytes or an array; found {type(source).__name__}")
     return images.read_file(source)
 

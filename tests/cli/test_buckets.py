@@ -9,6 +9,8 @@ import pytest
 
 from owl2_jax.checkpoint.param_files import resolve_checkpoint, restore_params
 from owl2_jax.cli.main import main
+from owl2_jax.core.append_file import read_whole_lines, write_lines
+from owl2_jax.core.buckets import files_below, upload_folder
 from owl2_jax.core.tree import flatten
 from owl2_jax.training.logging.metrics import read_metrics
 from tests.training import runs
@@ -43,3 +45,71 @@ def test_a_run_in_a_bucket_and_its_rest_are_those_of_a_disk(config, bucket, tmp_
     assert "owl2.lock" not in names
     assert len(list((bucket / "tensorboard").iterdir())) == 2
     assert not Path("gs:").exists()
+
+
+@pytest.fixture
+def model(checkpoint, bucket):
+    """The tiny model directory, in the bucket."""
+    upload_folder(checkpoint, bucket / "model")
+    return bucket / "model"
+
+
+def test_what_generate_reads_and_writes_lies_in_a_bucket(model, bucket, images, tmp_path, capsys):
+    rows = [{"prompt": "Hello", "id": "a"}, {"prompt": "<|image|>What?", "images": ["0.png"], "id": "b"}]
+    write_lines(bucket / "in.jsonl", rows)
+    write_lines(tmp_path / "in.jsonl", rows)
+    (bucket / "0.png").write_bytes((images / "0.png").read_bytes())
+    (tmp_path / "0.png").write_bytes((images / "0.png").read_bytes())
+
+    def generate(folder) -> int:
+        files = [f"--input={folder}/in.jsonl", f"--output={folder}/out.jsonl"]
+        return main(["generate", f"--checkpoint={model}", *files, "--max-new-tokens=3", "--sequences=2"])
+
+    assert generate(bucket) == 0
+    there = read_whole_lines(bucket / "out.jsonl")
+    assert [line["id"] for line in there] == ["a", "b"]
+    assert generate(bucket) == 0, "nothing is asked again"
+    assert "2 of them from before" in capsys.readouterr().out
+    assert generate(tmp_path) == 0
+    assert read_whole_lines(tmp_path / "out.jsonl") == there
+    assert not (bucket / "out.jsonl.lock").exists()
+
+
+def test_results_of_evaluate_and_the_page_of_look_lie_in_a_bucket(model, bucket, images, capsys):
+    output = bucket / "scores"
+    arguments = [f"--checkpoint={model}", "--benchmarks=facts", "--limit=2", f"--output={output}"]
+    assert main(["evaluate", *arguments]) == 0
+    assert {path.name for path in output.iterdir()} == {"facts", "scores.json", "scores.md"}
+    results = read_whole_lines(output / "facts" / "results.jsonl")
+    assert len(results) == 2
+    assert main(["evaluate", *arguments]) == 0
+    page = bucket / "look.html"
+    asked = [f"--image={images / '0.png'}", "--question=What?", "--max-new-tokens=2", f"--output={page}"]
+    assert main(["look", f"--checkpoint={model}", *asked]) == 0
+    assert capsys.readouterr().out.endswith(f"wrote {page}\n")
+    assert page.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_checkpoint_that_is_not_there_or_of_another_kind_is_told(bucket, capsys):
+    (bucket / "hf" / "config.json").write_text("{}")
+    for name, words in (("none", "no such bucket, or no such object in it"), ("hf", "owl2 convert to-jax")):
+        assert main(["chat", f"--checkpoint={bucket / name}"]) == 2
+        error = capsys.readouterr().err
+        assert f"{bucket / name}" in error
+        assert words in error
+
+
+def test_convert_reads_and_writes_model_directories_in_a_bucket(model, bucket, checkpoint, tmp_path, capsys):
+    sizes = ["--image-size=28", "--num-queries=3"]
+    assert main(["convert", "resize", f"--checkpoint={model}", f"--output={bucket / 'new'}", *sizes]) == 0
+    local = tmp_path / "new"
+    assert main(["convert", "resize", f"--checkpoint={checkpoint}", f"--output={local}", *sizes]) == 0
+    names = {file.relative_to(local).as_posix() for file in local.rglob("*") if file.is_file()}
+    there = {str(file.relative_to(bucket / "new")) for file in files_below(bucket / "new")}
+    assert there == names
+    here, found = parameters(local), parameters(bucket / "new")
+    assert all(np.array_equal(found[name], here[name]) for name in here)
+    assert (bucket / "new" / "model.json").read_bytes() == (local / "model.json").read_bytes()
+    assert main(["convert", "resize", f"--checkpoint={model}", f"--output={bucket / 'new'}", *sizes]) == 2
+    assert f"output {bucket / 'new'} exists; choose another name" in capsys.readouterr().err
+    assert main(["convert", "to-torch", f"--checkpoint={bucket / 'new'}", f"--output={tmp_path / 'hf'}"]) == 0
