@@ -36,6 +36,7 @@ EXTRAS = {
     "wandb": ["wandb>=0.17"],
     "gcs": ["gcsfs>=2025.3"],
     "s3": ["s3fs>=2025.3"],
+    "structured": ["llguidance>=1.9,<2"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30", "h11>=0.14", "prometheus_client>=0.20"],
 }
 EXTRAS["test"] = [
@@ -49,6 +50,7 @@ EXTRAS["test"] = [
     *EXTRAS["gcs"],
     "gcp-storage-emulator>=2024.8",
     "dashscope==1.20.0",  # for the vocabulary that it ships
+    *EXTRAS["structured"],
     "tensorboardX>=2.6",
     "httpx>=0.27",
     "openai>=1.50",

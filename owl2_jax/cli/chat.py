@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from owl2_jax.checkpoint.param_files import check_checkpoint
+from owl2_jax.cli.answering import add_end_arguments, add_sampling_arguments, ends_of, sampling_of
 from owl2_jax.cli.common import (
     add_checkpoint_arguments,
     add_int8_argument,
     add_length_argument,
     add_mesh_argument,
-    add_sampling_arguments,
     check_image,
     load_model,
-    sampling_of,
 )
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.paths import as_path, in_bucket
@@ -49,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_length_argument(parser)
     add_sampling_arguments(parser)
+    add_end_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -56,16 +56,20 @@ def main(args: argparse.Namespace) -> int:
 
     from owl2_jax.inference.request import Request
 
-    sampling = sampling_of(args)
-    Request("", max_new_tokens=args.max_new_tokens)  # a wrong number is told before anything is loaded
+    sampling, ends = sampling_of(args), ends_of(args)
+    # What is wrong is told before anything is loaded.
+    settings = Request("", sampling=sampling, max_new_tokens=args.max_new_tokens, **ends)
     for path in args.image:
         check_image(path)
 
     from owl2_jax.inference.chat import Chat
     from owl2_jax.inference.engine import Engine, EngineConfig
+    from owl2_jax.inference.grammars import check_request
 
     model = load_model(args, args.int8)
-    chat = Chat(Engine(model, EngineConfig(sequences=1, decode_steps=4)), sampling, args.max_new_tokens)
+    check_request(settings, model)
+    engine = Engine(model, EngineConfig(sequences=1, decode_steps=4))
+    chat = Chat(engine, sampling, args.max_new_tokens, **ends)
     terminal = sys.stdin.isatty()
     if terminal:
         print(f"{model.name}: ask something, or /help", flush=True)

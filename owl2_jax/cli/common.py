@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from owl2_jax.core.errors import Owl2Error, nearest
 from owl2_jax.core.locks import locked, refuse_held
-from owl2_jax.core.ranges import Count, NotNegative, PartKept, Positive, SampleSeed, Share, Whole, between
+from owl2_jax.core.ranges import Count, between
 from owl2_jax.core.texts import BucketPath
 
 if TYPE_CHECKING:
     from owl2_jax.inference.engine import EngineConfig
     from owl2_jax.inference.loaded import LoadedModel
-    from owl2_jax.inference.sampling import Sampling
 
 _SEQUENCES = 64
 CacheMib = Annotated[int, between(1, 2**20)]
@@ -154,32 +153,3 @@ def add_length_argument(parser: argparse.ArgumentParser) -> None:
         "--max-new-tokens", type=Count, metavar="N",
         help="longest answer; by default what the model has room for",
     )  # fmt: skip
-
-
-def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how tokens are chosen")
-    group.add_argument("--temperature", type=NotNegative, default=0.0, help="0: the likeliest (default)")
-    group.add_argument("--top-k", type=Whole, default=0, help="keep the k likeliest; 0: all (default)")
-    group.add_argument("--top-p", type=PartKept, default=1.0, help="keep this much probability (default: 1)")
-    group.add_argument(
-        "--min-p", type=Share, default=0.0,
-        help="keep tokens this likely compared with the likeliest (default: 0)",
-    )  # fmt: skip
-    group.add_argument(
-        "--repetition-penalty", type=Positive, default=1.0, help="above 1 avoids repetition (default: 1)"
-    )
-    group.add_argument("--seed", type=SampleSeed, default=0, help="(default: 0)")
-
-
-def sampling_of(args: argparse.Namespace) -> Sampling:
-    """The settings in `args`. Raises `Owl2Error` for values out of range."""
-    from owl2_jax.inference.sampling import Sampling
-
-    return Sampling(
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        min_p=args.min_p,
-        repetition_penalty=args.repetition_penalty,
-        seed=args.seed,
-    )

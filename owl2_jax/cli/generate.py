@@ -16,7 +16,12 @@ prompts:
     {"id": "a1", "text": "A cat.", "finish_reason": "stop", "prompt_tokens": 23,
      "new_tokens": 4, "logprob": -0.71}
 
-or {"id": "a1", "error": "..."} for a prompt that cannot be answered.
+or {"id": "a1", "error": "..."} for a prompt that cannot be answered. With "n" above 1, what is
+told of an answer stands in "choices", once for each: {"id": "a1", "prompt_tokens": 23,
+"choices": [{"text": ...}, ...]}.
+
+What the answer must look like is told as to the server: "response_format" as in OpenAI's API,
+or "structured_outputs" as in vLLM's.
 """
 
 from __future__ import annotations
@@ -29,20 +34,20 @@ import reprlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from owl2_jax.checkpoint.param_files import check_checkpoint
+from owl2_jax.cli.answering import add_end_arguments, add_sampling_arguments, ends_of, sampling_of
 from owl2_jax.cli.common import (
     add_checkpoint_arguments,
     add_engine_arguments,
     add_int8_argument,
     add_length_argument,
     add_mesh_argument,
-    add_sampling_arguments,
     engine_config,
     load_model,
-    sampling_of,
 )
 from owl2_jax.core.append_file import AppendFile
 from owl2_jax.core.errors import Owl2Error, counted, unknown_name
@@ -59,15 +64,21 @@ from owl2_jax.core.text_files import (
 )
 from owl2_jax.core.texts import BucketPath
 from owl2_jax.data.sources.image_files import image_names, is_blank
+from owl2_jax.inference.sampling import Choices
 
 if TYPE_CHECKING:
     from owl2_jax.inference.engine import Engine
     from owl2_jax.inference.request import Request, Result
     from owl2_jax.inference.sampling import Sampling
 
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
-_REQUEST = ("max_new_tokens", "min_new_tokens", "stop", "image_mode", "control_tokens")
-_FIELDS = ("id", "messages", "prompt", "images", *_REQUEST, *_SAMPLING)
+_PENALTIES = ("presence_penalty", "frequency_penalty", "logit_bias")
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", *_PENALTIES, "seed")
+_REQUEST = (
+    "max_new_tokens", "min_new_tokens", "stop", "stop_token_ids", "ignore_eos", "image_mode",
+    "control_tokens",
+)  # fmt: skip
+_FORM = ("response_format", "structured_outputs")
+_FIELDS = ("id", "messages", "prompt", "images", "n", *_REQUEST, *_FORM, *_SAMPLING)
 SOME_FAILED = 1
 
 
@@ -91,7 +102,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of beam search; more is longer (default: 1)",
     )
     add_engine_arguments(parser, "requests")
+    parser.add_argument(
+        "-n", "--choices", type=Choices, default=1, metavar="N", help="answers to each prompt (default: 1)"
+    )
     add_sampling_arguments(parser)
+    add_end_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -102,14 +117,15 @@ def main(args: argparse.Namespace) -> int:
     if _is_same_file(args.output, args.input):
         raise Owl2Error(f"--output {args.output} is the --input file; give another name for the answers")
     rows = read_rows(args.input)
-    sampling = sampling_of(args)
+    sampling, ends = sampling_of(args), ends_of(args)
     if args.beams is not None:
         from owl2_jax.inference.beam import check_settings as check_beams
 
         check_beams(args.beams, args.length_penalty)
-    requests = [to_request(row, args.input.parent, sampling, args.max_new_tokens) for row in rows]
+    settings = {"max_new_tokens": args.max_new_tokens, **ends}
+    requests = [to_requests(row, args.input.parent, sampling, settings, args.choices) for row in rows]
     with locked(args.output.with_name(f"{args.output.name}.lock"), f"--output {args.output}"):
-        check_settings(args.output, settings_of(args, sampling))
+        check_settings(args.output, settings_of(args, sampling, ends))
         done = finished(args.output, [row["id"] for row in rows])
         failed = write_answers(rows[done:], requests[done:], done, args)
     print(
@@ -130,16 +146,21 @@ def _is_same_file(one: Path, other: Path) -> bool:
 
 
 def write_answers(
-    rows: Sequence[Mapping[str, Any]], requests: Sequence[Request], done: int, args: argparse.Namespace
+    rows: Sequence[Mapping[str, Any]],
+    requests: Sequence[Sequence[Request]],
+    done: int,
+    args: argparse.Namespace,
 ) -> int:
     """Asks and appends the answers, each when it is there; returns how many are errors."""
     if not rows:
         return 0
     failed, engine = 0, make_engine(args)
     with AppendFile(args.output) as out, progress_bar(done, done + len(rows)) as advance:
-        for row, answer in zip(rows, ask(engine, requests, args), strict=True):
-            failed += isinstance(answer, Owl2Error)
-            out.write_json(to_line(row["id"], answer))
+        answers = ask(engine, list(chain.from_iterable(requests)), args)
+        for row, choices in zip(rows, requests, strict=True):
+            line = to_line(row["id"], list(islice(answers, len(choices))))
+            failed += "error" in line
+            out.write_json(line)
             advance()
     return failed
 
@@ -206,43 +227,71 @@ def _read_row(where: str, number: int, row: Any) -> dict[str, Any]:
     return row
 
 
-def to_request(
-    row: Mapping[str, Any], folder: Path, sampling: Sampling, max_new_tokens: int | None
-) -> Request:
-    """A line as a request; raises `Owl2Error` for settings out of range, naming the id."""
+def to_requests(
+    row: Mapping[str, Any], folder: Path, sampling: Sampling, settings: Mapping[str, Any], choices: int
+) -> list[Request]:
+    """A line as one request or several; raises `Owl2Error` for settings out of range, naming the id.
+
+    Args:
+      settings: those of a `Request` that hold where the line has no others.
+      choices: answers to the line, where it does not say how many.
+    """
+    from owl2_jax.core.fields import check_value
     from owl2_jax.inference.request import Request
+    from owl2_jax.inference.structured import from_fields
 
     try:
         chosen = {name: row[name] for name in _SAMPLING if name in row}
-        settings = {"max_new_tokens": max_new_tokens} | {name: row[name] for name in _REQUEST if name in row}
-        return Request(
+        settings = {**settings, **{name: row[name] for name in _REQUEST if name in row}}
+        if any(name in row for name in _FORM):
+            settings["structured"] = from_fields(*(row.get(name) for name in _FORM))
+        check_value(Choices, row.get("n", choices), "n")
+        request = Request(
             row["prompt"] if "prompt" in row else row["messages"],
             [folder / image for image in row["images"]],
             dataclasses.replace(sampling, **chosen),
             **settings,
         )
+        return request.choices(row.get("n", choices))
     except Owl2Error as error:
         raise Owl2Error(f"prompt {row['id']!r}: {error}") from error
 
 
-def to_line(row_id: str | int, answer: Result | Owl2Error) -> dict[str, Any]:
-    if isinstance(answer, Owl2Error):
-        return {"id": row_id, "error": str(answer)}
-    return {
-        "id": row_id,
-        "text": answer.text,
-        "finish_reason": answer.finish_reason,
-        "prompt_tokens": answer.prompt_tokens,
-        "new_tokens": len(answer.token_ids),
-        "logprob": round(sum(answer.logprobs), 4),
-    }
+def to_line(row_id: str | int, answers: Sequence[Result | Owl2Error]) -> dict[str, Any]:
+    """What is told of the answers to a prompt, or what is wrong with the first that failed."""
+    told, prompt_tokens = [], 0
+    for answer in answers:
+        wrong = str(answer) if isinstance(answer, Owl2Error) else answer.error
+        if wrong is not None:
+            return {"id": row_id, "error": wrong}
+        prompt_tokens = answer.prompt_tokens
+        told.append(
+            {
+                "text": answer.text,
+                "finish_reason": answer.finish_reason,
+                "prompt_tokens": prompt_tokens,
+                "new_tokens": len(answer.token_ids),
+                "logprob": round(sum(answer.logprobs), 4),
+            }
+        )
+    if len(told) == 1:
+        return {"id": row_id, **told[0]}
+    for one in told:
+        del one["prompt_tokens"]
+    return {"id": row_id, "prompt_tokens": prompt_tokens, "choices": told}
 
 
-def settings_of(args: argparse.Namespace, sampling: Sampling) -> dict[str, Any]:
-    """What the answers in an output file have in common."""
+def settings_of(args: argparse.Namespace, sampling: Sampling, ends: Mapping[str, Any]) -> dict[str, Any]:
+    """What the answers in an output file have in common; newer settings only where they change something."""
     from owl2_jax.checkpoint.identity import checkpoint_identity
 
-    return {
+    more = {name: list(value) if isinstance(value, tuple) else value for name, value in ends.items()}
+    if "structured" in more:
+        more["structured"] = dataclasses.asdict(more["structured"])
+    if args.choices > 1:
+        more["choices"] = args.choices
+    chosen = dataclasses.asdict(sampling)
+    return more | {
         "checkpoint": str(absolute(args.checkpoint)),
         "checkpoint_files": checkpoint_identity(args.checkpoint),
         "dtype": args.dtype,
@@ -251,7 +300,7 @@ def settings_of(args: argparse.Namespace, sampling: Sampling) -> dict[str, Any]:
         "beams": args.beams,
         "length_penalty": args.length_penalty,
         "max_new_tokens": args.max_new_tokens,
-        **dataclasses.asdict(sampling),
+        **{name: value for name, value in chosen.items() if value or name not in _PENALTIES},
     }
 
 
@@ -268,7 +317,9 @@ def check_settings(output: Path, settings: Mapping[str, Any]) -> None:
             f"{output} exists and {note} does not tell what made it; give another --output"
         ) from None
     told = {"checkpoint_files": "checkpoint (its files have changed since)"}
-    different = [told.get(name, name) for name in settings if settings[name] != noted.get(name)]
+    different = [
+        told.get(name, name) for name in {**settings, **noted} if settings.get(name) != noted.get(name)
+    ]
     if different:
         raise Owl2Error(
             f"{output} was made with another {', '.join(different)}; "

@@ -79,8 +79,8 @@ class QwenTokenizer(Tokenizer):
     def decode_answer(self, ids: Iterable[int]) -> str:
         return self.decode(ids).removeprefix(" ")
 
-    def stream(self) -> StreamDecoder:
-        return ByteStream(self)
+    def stream(self, started: bool = False) -> StreamDecoder:
+        return ByteStream(self, started)
 
     def piece(self, token_id: int) -> str:
         data = self.token_bytes(self._checked([token_id])[0])
@@ -136,10 +136,10 @@ class QwenDialogue(DialogueIds):
 
 
 class ByteStream(StreamDecoder):
-    def __init__(self, tokenizer: QwenTokenizer):
+    def __init__(self, tokenizer: QwenTokenizer, started: bool):
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._started = False
+        self._started = started
 
     def feed(self, ids: int | Iterable[int]) -> str:
         ids = [ids] if isinstance(ids, int) or not isinstance(ids, Iterable) else ids

@@ -101,8 +101,8 @@ class SentencePieceTokenizer(Tokenizer):
     def decode_answer(self, ids: Iterable[int]) -> str:
         return self.decode(ids)
 
-    def stream(self) -> StreamDecoder:
-        return PieceStream(self)
+    def stream(self, started: bool = False) -> StreamDecoder:
+        return PieceStream(self, started)
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Returns the text of `ids`; bytes that form no character become U+FFFD.
@@ -202,10 +202,10 @@ class PieceDialogue(DialogueIds):
 
 
 class PieceStream(StreamDecoder):
-    def __init__(self, tokenizer: SentencePieceTokenizer):
+    def __init__(self, tokenizer: SentencePieceTokenizer, started: bool):
         self._tokenizer = tokenizer
         self._bytes = b""
-        self._started = False
+        self._started = started
 
     def feed(self, ids: int | Iterable[int]) -> str:
         """Takes one id or several and returns the text that is complete by now."""

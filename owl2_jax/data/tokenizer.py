@@ -116,8 +116,8 @@ class Tokenizer(abc.ABC):
         """The text of an answer, without the space that a template puts before it."""
 
     @abc.abstractmethod
-    def stream(self) -> StreamDecoder:
-        """Decodes one answer."""
+    def stream(self, started: bool = False) -> StreamDecoder:
+        """Decodes one answer; with `started` it goes on with other text, and a space in front is kept."""
 
     @abc.abstractmethod
     def piece(self, token_id: int) -> str:

@@ -215,8 +215,12 @@ def check_settings(beams: int, length_penalty: float) -> None:
 
 
 def _read(runner: ModelRunner, request: Request) -> _Task:
-    if not request.sampling.plain or request.stop or request.top_logprobs:
-        raise Owl2Error("beam search takes no sampling settings, stop texts or listed tokens; leave them out")
+    shaped = request.stop_token_ids or request.ignore_eos or request.structured
+    if not request.sampling.plain or request.stop or request.top_logprobs or shaped:
+        raise Owl2Error(
+            "beam search takes no sampling settings, stop texts or tokens, forms or listed tokens; "
+            "leave them out"
+        )
     prompt = read_request(request, runner.model)
     room = runner.model.config.decoder.max_length - len(prompt)
     return _Task(request, prompt, min(request.max_new_tokens or room, room))

@@ -27,10 +27,18 @@ class Chat:
       images: all images so far, in the order of their tags.
     """
 
-    def __init__(self, engine: Engine, sampling: Sampling | None = None, max_new_tokens: int | None = None):
+    def __init__(
+        self,
+        engine: Engine,
+        sampling: Sampling | None = None,
+        max_new_tokens: int | None = None,
+        **settings: Any,
+    ):
+        """`settings` are more of those of every `Request`: where answers end, what they look like."""
         self.engine = engine
         self.sampling = sampling or Sampling()
         self.max_new_tokens = max_new_tokens
+        self._settings = settings
         self.reset()
 
     def reset(self) -> None:
@@ -52,7 +60,8 @@ class Chat:
 
         Raises:
           Owl2Error: tags and images differ in number, an image cannot be
-            read, or the conversation is longer than the model allows.
+            read, the conversation is longer than the model allows, or the answer
+            cannot have the form it is to have.
         """
         tag = self.engine.model.image_tag
         if images and tag not in text:
@@ -60,7 +69,13 @@ class Chat:
         ids = np.concatenate([self._ids, self._turn_ids(text, len(images))])
         shown = [*self.images, *images]
         request_id = self.engine.submit(
-            Request(ids, shown, self.sampling, max_new_tokens=self._answer_limit(ids, len(shown)))
+            Request(
+                ids,
+                shown,
+                self.sampling,
+                max_new_tokens=self._answer_limit(ids, len(shown)),
+                **self._settings,
+            )
         )
         said = ""
         result: Result | None = None
@@ -73,7 +88,10 @@ class Chat:
         finally:
             if result is None:
                 result = self.engine.stop(request_id)
-            self._remember(text, said, ids, result, shown)
+            if result.error is None:
+                self._remember(text, said, ids, result, shown)
+        if result.error is not None:
+            raise Owl2Error(f"the answer could not go on: {result.error}")
 
     def _turn_ids(self, text: str, images: int) -> np.ndarray:
         """Ids of one user turn; later turns begin afresh after `</s>`, as in training."""
@@ -98,7 +116,9 @@ class Chat:
         return None if self.max_new_tokens is None else min(self.max_new_tokens, room)
 
     def _remember(self, text: str, said: str, ids: np.ndarray, result: Result, shown: list[Any]) -> None:
-        answer = self.engine.model.tokenizer.answered(result.token_ids, said)
+        stops = self._settings.get("stop_token_ids", ())
+        kept = [token for token in result.token_ids if token not in stops]
+        answer = self.engine.model.tokenizer.answered(kept, said)
         self._ids = np.concatenate([ids, np.array(answer, np.int32)])
         self.images = shown
         self.messages += [{"role": "user", "content": text}, {"role": "assistant", "content": said}]

@@ -22,15 +22,15 @@ class Answer:
         self.ended: FinishReason | None = None
         self._stop = (*request.stop, *tokenizer.end_texts)
         self._top = request.top_logprobs
-        self._eos_id = tokenizer.eos_id
-        self._decoder = tokenizer.stream()
+        self._end_ids = frozenset(request.end_ids(tokenizer.eos_id))
+        self._decoder = tokenizer.stream(request.continues)
         self._shown = 0
         self._began = time.perf_counter()
         self._stream_logprobs = request.stream_logprobs
         self._told = 0  # tokens whose log-probabilities were given out
 
     def extend(self, chosen: Any) -> None:
-        """Takes `generate.Chosen` of n tokens; what comes after the end is dropped."""
+        """Takes `sampler.Chosen` of n tokens; what comes after the end is dropped."""
         if self.ended:
             return
         if not self._stop:
@@ -43,8 +43,9 @@ class Answer:
 
     def _take(self, chosen: Any, end: int, start: int = 0) -> None:
         tokens = chosen.tokens[start:end].tolist()
-        if self._eos_id in tokens:
-            tokens = tokens[: tokens.index(self._eos_id) + 1]
+        last = next((place for place, token in enumerate(tokens) if token in self._end_ids), None)
+        if last is not None:
+            tokens = tokens[: last + 1]
         end = start + len(tokens)
         result = self.result
         result.token_ids += tokens
@@ -56,8 +57,8 @@ class Answer:
                 result.top_logprobs.append(
                     list(zip(ids[: self._top].tolist(), logprobs[: self._top].tolist(), strict=True))
                 )
-        result.text += self._decoder.feed(tokens)
-        if (tokens and tokens[-1] == self._eos_id) or self._stop_at() is not None:
+        result.text += self._decoder.feed(tokens[:last])
+        if last is not None or self._stop_at() is not None:
             self.end("stop")
 
     def end(self, reason: FinishReason) -> None:
@@ -67,6 +68,12 @@ class Answer:
             self.result.seconds = time.perf_counter() - self._began
             self.result.text += self._decoder.finish()
             self.result.text = self.result.text[: self._stop_at()]
+
+    def fail(self, error: str) -> None:
+        """Ends the answer because it cannot go on."""
+        if self.ended is None:
+            self.result.error = error
+            self.end("error")
 
     def new_text(self) -> str:
         """Text not given out before; what might be the beginning of a stop text is held back."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.detokenizer import Answer
+from owl2_jax.inference.grammars import Matcher, matcher_of
 from owl2_jax.inference.images import FeaturePool
 from owl2_jax.inference.inputs import Prompt, read_request
 from owl2_jax.inference.kv_cache import PagePool
@@ -23,6 +24,7 @@ from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.model_runner import ModelRunner
 from owl2_jax.inference.prefix_cache import PrefixCache
 from owl2_jax.inference.request import Event, Request, Result
+from owl2_jax.inference.sampler import Chosen
 from owl2_jax.inference.scheduler import Budget, Plan, Scheduler
 from owl2_jax.inference.sequence import Sequence
 from owl2_jax.inference.sizes import EngineConfig
@@ -98,7 +100,8 @@ class Engine:
         answer = Answer(request, self.model.tokenizer, len(prompt))
         # Prompts beyond the trained length may be rotated otherwise: their keys are others.
         root = bytes([doublings(self.model.config.decoder, len(prompt))])
-        self.scheduler.add(Sequence(self._next_id, request, prompt, limit, answer, root))
+        matcher = matcher_of(request, self.model)
+        self.scheduler.add(Sequence(self._next_id, request, prompt, limit, answer, matcher, root))
         self._next_id += 1
         return self._next_id - 1
 
@@ -113,6 +116,7 @@ class Engine:
     def _read(self, request: Request) -> Prompt:
         """A broken image is refused here, before anything runs."""
         prompt = read_request(request, self.model)
+        matcher_of(request, self.model)
         for image in prompt.images:
             if image not in self.runner.features:
                 image.pixels()
@@ -195,15 +199,18 @@ class Engine:
         plan = self.scheduler.plan()
         # One transfer for everything: the host waits here, and only here.
         first, rest = jax.device_get(self._dispatch(plan))
-        touched: dict[Sequence, None] = {}
-        for row, chunk in enumerate(plan.chunks):
-            if chunk.last:
-                _take(chunk.sequence, first, row, 1)
-                touched[chunk.sequence] = None
+        parts = [
+            (chunk.sequence, _part(first, row, 1)) for row, chunk in enumerate(plan.chunks) if chunk.last
+        ]
         for row, sequence in enumerate(plan.decoding):
             chosen, counts = rest
-            _take(sequence, chosen, row, counts[row])
-            touched[sequence] = None
+            parts.append((sequence, _part(chosen, row, counts[row])))
+        _follow(parts)
+        for sequence, part in parts:
+            if len(part.tokens):
+                sequence.append(part.tokens)
+                sequence.answer.extend(part)
+        touched = dict.fromkeys(sequence for sequence, _ in parts)
         return ended + [event for sequence in touched for event in self._event(sequence)]
 
     def _dispatch(self, plan: Plan) -> tuple[Any, Any]:
@@ -213,6 +220,9 @@ class Engine:
             runner.copy_pages(plan.copies)
         for sequence in plan.admitted:
             runner.admit(sequence)
+        for sequence in (*plan.decoding, *(chunk.sequence for chunk in plan.chunks if chunk.last)):
+            if sequence.matcher is not None:
+                runner.rows.mask(sequence.row, sequence.matcher.allowed)
         first = runner.run_chunks(plan.chunks) if plan.chunks else None
         self.scheduler.ran(plan)
         began = {chunk.sequence for chunk in plan.chunks}
@@ -222,6 +232,13 @@ class Engine:
             return first, None
         ahead = [int(sequence in began) for sequence in plan.decoding]
         return first, runner.decode(plan.decoding, ahead, steps)
+
+    def _wait_for_forms(self) -> None:
+        """Waits for masks of answers of a given form, when nothing else could run meanwhile."""
+        running = self.scheduler.running
+        if not self.scheduler.waiting and all(one.waits and one.decoding for one in running):
+            for sequence in running:
+                sequence.matcher.wait()
 
     def _event(self, sequence: Sequence) -> list[Event]:
         """What a sequence has to tell; one that ended gives back its row and pages."""
@@ -234,14 +251,22 @@ class Engine:
         return [answer.event(sequence.request_id, text)] if text or answer.ended else []
 
     def _drop_ended(self) -> list[Event]:
-        """Takes out what was cancelled, before anything is planned for it."""
+        """Takes out what was cancelled or cannot get its form, before anything is planned for it."""
+        self._wait_for_forms()
+        for sequence in self.scheduler.running:
+            if sequence.matcher is not None and not sequence.waits and sequence.matcher.failed:
+                sequence.answer.fail(f"{sequence.request.structured.name}: {sequence.matcher.error}")
         gone = [sequence for sequence in self.scheduler if sequence.answer.ended]
         return [event for sequence in gone for event in self._event(sequence)]
 
 
-def _take(sequence: Sequence, chosen: Any, row: int, count: int) -> None:
-    """Gives a sequence the tokens that were chosen for it."""
-    if count:
-        part = jax.tree.map(lambda column: column[row, :count], chosen)
-        sequence.append(part.tokens)
-        sequence.answer.extend(part)
+def _part(chosen: Chosen, row: int, count: int) -> Chosen:
+    """The first `count` tokens of a row."""
+    return jax.tree.map(lambda column: column[row, :count], chosen)
+
+
+def _follow(parts: Iterable[tuple[Sequence, Chosen]]) -> None:
+    """Has a thread find what may follow in answers of a given form, which get one token in a step."""
+    walks = [(one.matcher, int(part.tokens[-1])) for one, part in parts if one.matcher and len(part.tokens)]
+    if walks:
+        Matcher.advance_all(*zip(*walks, strict=True))

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from owl2_jax.inference.sampling import SamplingArrays, choose
+from owl2_jax.inference.sampler import MAX_TOP, Chosen, SamplerInputs, SamplerState, count, sample
 from owl2_jax.inference.slots import (
     Arrivals,
-    Chosen,
     Copies,
     Prompts,
     Slots,
@@ -68,41 +67,31 @@ def run_prompts(
 
 def prefill(
     owl: Owl2,
-    eos_id: int,
     params: Params,
     slots: Slots,
     pool: Array | None,
     arrivals: Arrivals,
-    *,
-    plain: bool,
-    top: int,
 ) -> tuple[Slots, Chosen]:
     """Runs prompts, puts them into their slots and chooses the first token of each.
 
     Args:
       pool: as in `run_prompts`.
-      plain: every row chooses the likeliest token.
-      top: C, likeliest tokens to list.
 
     Returns:
       The slots and the first tokens, [R].
     """
     tokens = arrivals.prompts.tokens
     last, cache = run_prompts(owl, params, pool, arrivals.prompts, tokens.shape[1])
-    return _start(owl, eos_id, params, slots, arrivals, last, cache, tokens, plain, top)
+    return _start(owl, params, slots, arrivals, last, cache, tokens)
 
 
 def prefill_rest(
     owl: Owl2,
-    eos_id: int,
     params: Params,
     slots: Slots,
     pool: Array | None,
     arrivals: Arrivals,
     copies: Copies,
-    *,
-    plain: bool,
-    top: int,
 ) -> tuple[Slots, Chosen]:
     """As `prefill`, for prompts whose beginnings are copied; `arrivals` holds what follows them."""
     prompts = arrivals.prompts
@@ -115,53 +104,48 @@ def prefill_rest(
         prompts.image_index, prompts.image_starts, method="extend",
     )  # fmt: skip
     last = hidden[jnp.arange(hidden.shape[0]), jnp.maximum(prompts.lengths - 1, 0)]
-    return _start(owl, eos_id, params, slots, arrivals, last, cache, copies.tokens, plain, top)
+    return _start(owl, params, slots, arrivals, last, cache, copies.tokens)
 
 
 def _start(
     owl: Owl2,
-    eos_id: int,
     params: Params,
     slots: Slots,
     arrivals: Arrivals,
     last: Array,
     cache: Cache,
     tokens: Array,
-    plain: bool,
-    top: int,
 ) -> tuple[Slots, Chosen]:
     """Chooses first tokens from the last states, dtype[R, D], and fills the slots."""
     logits = owl.apply({"params": params}, last, method="logits")
     everyone = jnp.arange(last.shape[0])
-    seen = jnp.zeros(logits.shape, bool).at[everyone[:, None], tokens].set(True, mode="drop")
-    step = jnp.zeros(everyone.shape, jnp.int32)
-    logits = _forbid_end(logits, step, arrivals.floors, eos_id)
-    chosen = _choose(logits, arrivals.settings, seen, step, plain, top)
+    prompt = jnp.zeros(logits.shape, bool).at[everyone[:, None], tokens].set(True, mode="drop")
+    state = SamplerState(prompt, jnp.zeros(logits.shape, jnp.int32))
+    inputs = arrivals.settings.replace(rows=everyone)
+    chosen = sample(logits, inputs, state)
+    going = jnp.ones(everyone.shape, bool)
     new = Slots(
         cache=cache,
         token=chosen.tokens,
-        generated=step + 1,
-        floor=arrivals.floors,
+        generated=jnp.ones(everyone.shape, jnp.int32),
         limit=arrivals.limits,
-        active=(chosen.tokens != eos_id) & (arrivals.limits > 1),
-        seen=seen.at[everyone, chosen.tokens].set(True),
-        settings=arrivals.settings,
+        active=~_ended(chosen.tokens, inputs) & (arrivals.limits > 1),
+        sampler=count(state, inputs, chosen.tokens, going),
+        settings=inputs,
     )
     return constrain(insert(slots, new, arrivals.slots)), chosen
 
 
 def decode(
     owl: Owl2,
-    eos_id: int,
     params: Params,
     slots: Slots,
     wanted: Array,
     max_steps: Array,
     enough: Array,
+    allowed: Array,
     *,
     width: int,
-    plain: bool,
-    top: int,
 ) -> tuple[Slots, Chosen, Array]:
     """Generates up to `max_steps` tokens in every active slot, without asking the host in between.
 
@@ -169,8 +153,8 @@ def decode(
       wanted: bool[B]; the other slots stop here.
       max_steps: int32[], at most `width`.
       enough: int32[]; stops early when no more slots than this are active.
+      allowed: uint32[B, W], see `SamplerInputs.allowed`; of one step.
       width: columns of the result.
-      plain, top: as in `prefill`.
 
     Returns:
       The slots; what they chose, [B, width]; and int32[B], how many of the
@@ -178,7 +162,7 @@ def decode(
     """
     slots = slots.replace(active=slots.active & wanted)
     before = slots.generated
-    chosen = _empty_columns(slots.token.shape[0], width, top)
+    chosen = _empty_columns(slots.token.shape[0], width)
 
     def going(carry: tuple[Array, Slots, Chosen]) -> Array:
         step, slots, _ = carry
@@ -191,50 +175,37 @@ def decode(
             method="extend",
         )  # fmt: skip
         logits = owl.apply({"params": params}, hidden[:, 0], method="logits")
-        logits = _forbid_end(logits, slots.generated, slots.floor, eos_id)
-        chosen = _choose(logits, slots.settings, slots.seen, slots.generated, plain, top)
+        inputs = slots.settings.replace(
+            rows=jnp.arange(slots.count), generated=slots.generated, allowed=allowed
+        )
+        chosen = sample(logits, inputs, slots.sampler)
         columns = jax.tree.map(lambda out, new: out.at[:, step].set(new), columns, chosen)
-        return step + 1, _advance_slots(slots.replace(cache=cache), chosen.tokens, eos_id, plain), columns
+        return step + 1, _advance_slots(slots.replace(cache=cache), chosen.tokens, inputs), columns
 
     _, slots, chosen = lax.while_loop(going, advance, (jnp.zeros((), jnp.int32), slots, chosen))
     return constrain(slots), chosen, slots.generated - before
 
 
-def _advance_slots(slots: Slots, token: Array, eos_id: int, plain: bool) -> Slots:
+def _advance_slots(slots: Slots, token: Array, inputs: SamplerInputs) -> Slots:
     """Active slots take their token; the others stay as they are."""
     active = slots.active
     generated = slots.generated + active
-    seen = slots.seen
-    if not plain:
-        # A plain step skips this: only rows with a penalty read it, and they are not plain.
-        seen = seen.at[jnp.arange(token.shape[0]), token].max(active)
     return slots.replace(
         token=jnp.where(active, token, slots.token),
         generated=generated,
-        active=active & (token != eos_id) & (generated < slots.limit),
-        seen=seen,
+        active=active & ~_ended(token, inputs) & (generated < slots.limit),
+        sampler=count(slots.sampler, inputs, token, active),
     )
 
 
-def _forbid_end(logits: Array, step: Array, floor: Array, eos_id: int) -> Array:
-    """Rules `</s>` out while an answer is shorter than its floor."""
-    return logits.at[:, eos_id].set(jnp.where(step < floor, -jnp.inf, logits[:, eos_id]))
+def _ended(token: Array, inputs: SamplerInputs) -> Array:
+    return jnp.any(token[:, None] == inputs.stop_ids, axis=1)
 
 
-def _choose(
-    logits: Array, settings: SamplingArrays, seen: Array, step: Array, plain: bool, top: int
-) -> Chosen:
-    tokens = choose(logits, settings, seen, step, plain)
-    normalizer = jax.nn.logsumexp(logits, axis=-1)
-    logprobs = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0] - normalizer
-    best, best_tokens = lax.top_k(logits, top)
-    return Chosen(tokens, logprobs, best_tokens, best - normalizer[:, None])
-
-
-def _empty_columns(rows: int, width: int, top: int) -> Chosen:
+def _empty_columns(rows: int, width: int) -> Chosen:
     return Chosen(
         tokens=jnp.zeros((rows, width), jnp.int32),
         logprobs=jnp.zeros((rows, width), jnp.float32),
-        top_tokens=jnp.zeros((rows, width, top), jnp.int32),
-        top_logprobs=jnp.zeros((rows, width, top), jnp.float32),
+        top_tokens=jnp.zeros((rows, width, MAX_TOP), jnp.int32),
+        top_logprobs=jnp.zeros((rows, width, MAX_TOP), jnp.float32),
     )

@@ -77,6 +77,7 @@ def read_request(request: Request, model: LoadedModel) -> Prompt:
       Owl2Error: messages out of order, more or fewer images than tags, a
         file that is no image, or a prompt that leaves no room for an answer.
     """
+    request.check_tokens(model.tokenizer.vocab_size)
     prompt = place_images(prompt_ids(request, model), model)
     prompt.images = read_images(request, model, len(prompt.image_starts))
     check_room(len(prompt), request.max_new_tokens, model.config.decoder.max_length)

@@ -26,12 +26,20 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from owl2_jax.inference.sampling import SamplingArrays, choose
+from owl2_jax.inference.sampling import MAX_BIAS
+from owl2_jax.inference.truncation import truncate
+
+__all__ = [
+    "MAX_BIAS", "MAX_STOP_IDS", "MAX_TOP", "Chosen", "SamplerInputs", "SamplerState",
+    "count", "empty_state", "likeliest", "load_row", "sample",
+]  # fmt: skip
 
 Array = jax.Array
 
+_ROWS_AT_A_TIME: Final = 8
+_LARGE: Final = ("bias_ids", "bias", "allowed", "stop_ids")  # what drawing has no use for
+
 MAX_STOP_IDS: Final = 16  # ids that end an answer, `</s>` among them
-MAX_BIAS: Final = 300  # entries of logit_bias
 MAX_TOP: Final = 20  # likeliest tokens that are listed
 
 
@@ -131,9 +139,7 @@ def count(state: SamplerState, inputs: SamplerInputs, tokens: Array, active: Arr
 
     Nothing is written when no row has a penalty.
     """
-    penalized = (
-        (inputs.repetition_penalty != 1) | (inputs.presence_penalty != 0) | (inputs.frequency_penalty != 0)
-    )
+    penalized = _penalized(inputs)
 
     def add(counts: Array) -> Array:
         return counts.at[inputs.rows, tokens].add((active & penalized).astype(jnp.int32), mode="drop")
@@ -149,29 +155,105 @@ def sample(logits: Array, inputs: SamplerInputs, state: SamplerState) -> Chosen:
       inputs: of S rows.
       state: of all R rows; row i of the step is row `inputs.rows[i]` there.
     """
-    early = inputs.generated < inputs.min_new_tokens
-    everyone = jnp.arange(logits.shape[0])[:, None]
-    stop_ids = jnp.where(early[:, None], inputs.stop_ids, logits.shape[1])
-    logits = logits.at[everyone, stop_ids].set(-jnp.inf, mode="drop")
+    logits = lax.cond(jnp.any(_early(inputs)), _without_end, lambda logits, _: logits, logits, inputs)
     normalizer = jax.nn.logsumexp(logits, axis=-1)
-    settings = SamplingArrays(
-        inputs.temperature, inputs.top_k, inputs.top_p, inputs.min_p, inputs.repetition_penalty, inputs.seed
+    shaped = _shaped(logits, inputs, state)
+    tokens = lax.cond(
+        jnp.any(inputs.temperature > 0), _drawn, lambda logits, _: likeliest(logits), shaped, inputs
     )
-
-    def with_settings() -> Array:
-        seen = state.in_prompt.at[inputs.rows].get(mode="clip") | (
-            state.counts.at[inputs.rows].get(mode="clip") > 0
-        )
-        return choose(logits, settings, seen, inputs.generated, plain=False)
-
-    def greedy() -> Array:
-        return choose(logits, settings, state.in_prompt, inputs.generated, plain=True)
-
-    plain = jnp.all((inputs.temperature == 0) & (inputs.repetition_penalty == 1))
-    tokens = lax.cond(plain, greedy, with_settings)
     logprobs = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0] - normalizer
     best, best_tokens = lax.cond(jnp.any(inputs.top > 0), _best, _no_best, logits)
     return Chosen(tokens, logprobs, best_tokens, best - normalizer[:, None])
+
+
+def likeliest(logits: Array) -> Array:
+    """The first of the largest: float32[S, V] to int32[S].
+
+    Two plain reductions take a quarter of the time of `argmax` on a CPU.
+    """
+    last = logits.shape[-1] - 1
+    is_largest = logits == jnp.max(logits, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(is_largest, jnp.arange(last + 1, dtype=jnp.int32), last), axis=-1)
+
+
+def _early(inputs: SamplerInputs) -> Array:
+    return inputs.generated < inputs.min_new_tokens
+
+
+def _without_end(logits: Array, inputs: SamplerInputs) -> Array:
+    """Rules out what would end an answer that is too short yet."""
+    stop_ids = jnp.where(_early(inputs)[:, None], inputs.stop_ids, logits.shape[1])
+    return logits.at[_every_row(logits), stop_ids].set(-jnp.inf, mode="drop")
+
+
+def _shaped(logits: Array, inputs: SamplerInputs, state: SamplerState) -> Array:
+    """Mask, bias and penalties; not a bit changes in the rows that ask for none of them."""
+
+    masked, biased = jnp.any(inputs.masked), jnp.any(inputs.bias != 0)
+    penalized = jnp.any(_penalized(inputs))
+
+    def same(logits: Array, *_: object) -> Array:
+        return logits
+
+    def shape(logits: Array, inputs: SamplerInputs, state: SamplerState) -> Array:
+        logits = lax.cond(masked, _mask, same, logits, inputs)
+        logits = lax.cond(biased, _add_bias, same, logits, inputs)
+        return lax.cond(penalized, _penalize, same, logits, inputs, state)
+
+    # Each condition may copy the logits; a step in which nobody asks for anything has one.
+    return lax.cond(masked | biased | penalized, shape, same, logits, inputs, state)
+
+
+def _mask(logits: Array, inputs: SamplerInputs) -> Array:
+    bits = (inputs.allowed[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    allowed = bits.reshape(len(logits), -1)[:, : logits.shape[1]] > 0
+    return jnp.where(allowed | ~inputs.masked[:, None], logits, -jnp.inf)
+
+
+def _add_bias(logits: Array, inputs: SamplerInputs) -> Array:
+    return logits.at[_every_row(logits), inputs.bias_ids].add(inputs.bias, mode="drop")
+
+
+def _penalized(inputs: SamplerInputs) -> Array:
+    return (inputs.repetition_penalty != 1) | (inputs.presence_penalty != 0) | (inputs.frequency_penalty != 0)
+
+
+def _penalize(logits: Array, inputs: SamplerInputs, state: SamplerState) -> Array:
+    """Repetition counts prompt and answer, the other two the answer alone, as in OpenAI's API."""
+    counts = state.counts.at[inputs.rows].get(mode="clip")
+    seen = state.in_prompt.at[inputs.rows].get(mode="clip") | (counts > 0)
+    factor = inputs.repetition_penalty[:, None]
+    repeated = jnp.where(seen, jnp.where(logits > 0, logits / factor, logits * factor), logits)
+    frequent = inputs.frequency_penalty[:, None] * counts
+    present = inputs.presence_penalty[:, None] * (counts > 0)
+    return jnp.where(_penalized(inputs)[:, None], repeated - frequent - present, logits)
+
+
+def _drawn(logits: Array, inputs: SamplerInputs) -> Array:
+    """int32[S], drawn; a CPU takes a few rows at a time, whose arrays stay in its caches."""
+    rows = logits.shape[0]
+    if jax.default_backend() != "cpu" or rows % _ROWS_AT_A_TIME:
+        return _draw(logits, inputs)
+    inputs = inputs.replace(**dict.fromkeys(_LARGE))
+    parts = jax.tree.map(lambda leaf: leaf.reshape(-1, _ROWS_AT_A_TIME, *leaf.shape[1:]), (logits, inputs))
+    return lax.map(lambda part: _draw(*part), parts).reshape(rows)
+
+
+def _draw(logits: Array, inputs: SamplerInputs) -> Array:
+    """Draws by the largest of logit and Gumbel noise; rows of temperature 0 take the likeliest."""
+    warm = logits / jnp.maximum(inputs.temperature, 1e-6)[:, None]
+    kept = truncate(warm, inputs.top_k, inputs.top_p, inputs.min_p)
+    noise = jax.vmap(_gumbel, in_axes=(0, 0, None))(inputs.seed, inputs.generated, logits.shape[-1])
+    return jnp.where(inputs.temperature > 0, likeliest(kept + noise), likeliest(logits))
+
+
+def _gumbel(seed: Array, step: Array, size: int) -> Array:
+    key = jax.random.wrap_key_data(seed, impl="threefry2x32")
+    return jax.random.gumbel(jax.random.fold_in(key, step), (size,), jnp.float32)
+
+
+def _every_row(logits: Array) -> Array:
+    return jnp.arange(logits.shape[0])[:, None]
 
 
 def _best(logits: Array) -> tuple[Array, Array]:

@@ -115,10 +115,11 @@ class Scheduler:
         """Decides what runs next, and gives it the pages it needs."""
         plan = Plan()
         for sequence in list(self.running):
-            if sequence.row >= 0 and sequence.decoding and self._grow(sequence):
+            ready = sequence.row >= 0 and sequence.decoding and not sequence.waits
+            if ready and self._grow(sequence):
                 plan.decoding.append(sequence)
         self._plan_chunks(plan)
-        plan.decoding += [chunk.sequence for chunk in plan.chunks if chunk.last and chunk.sequence.left > 1]
+        plan.decoding += [chunk.sequence for chunk in plan.chunks if chunk.last and _goes_on(chunk.sequence)]
         return plan
 
     def _plan_chunks(self, plan: Plan) -> None:
@@ -213,6 +214,11 @@ class Scheduler:
             sequence, size = chunk.sequence, self._pool.page_size
             whole = chunk.end // size * size
             self._cache.insert(sequence.signature[:whole], sequence.pages, True, sequence.root)
+
+
+def _goes_on(sequence: Sequence) -> bool:
+    """Whether a sequence may get its second token in the step of its first; a form has to see the first."""
+    return sequence.left > 1 and sequence.matcher is None
 
 
 def images_in(sequence: Sequence, start: int, end: int) -> list[tuple[int, RequestImage]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from owl2_jax.inference.detokenizer import Answer
+from owl2_jax.inference.grammars import Matcher
 from owl2_jax.inference.inputs import Prompt
 from owl2_jax.inference.request import Request
 
@@ -21,6 +22,7 @@ class Sequence:
       prompt: its positions.
       limit: most tokens of the answer.
       answer: the answer so far.
+      matcher: where the answer stands in the form it is to have, if any.
       root: of the prefix cache; prompts of different roots share no pages.
       tokens: int32[prompt + limit], of which `length` are known; V where an image stands.
       signature: int64 like `tokens`, with the keys of images where they stand.
@@ -35,6 +37,7 @@ class Sequence:
     prompt: Prompt
     limit: int
     answer: Answer
+    matcher: Matcher | None = None
     root: bytes = b""
     tokens: np.ndarray = field(init=False)
     signature: np.ndarray = field(init=False)
@@ -64,6 +67,11 @@ class Sequence:
     def decoding(self) -> bool:
         """Whether nothing but its newest token has to run."""
         return self.generated > 0 and self.computed == self.length - 1
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is not known yet what may come next; others go on meanwhile."""
+        return self.matcher is not None and not self.matcher.ready
 
     def append(self, tokens: np.ndarray) -> None:
         """Takes tokens int32[n] of the answer; all but the last are in the pages."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from owl2_jax.core import axes
-from owl2_jax.inference.sampling import Sampling, SamplingArrays, stack_settings
+from owl2_jax.inference.sampler import SamplerInputs, SamplerState, empty_state
+from owl2_jax.inference.sampler_rows import SamplerRows
 from owl2_jax.inference.unrolled import new_cache
 from owl2_jax.model.cache import Cache
 from owl2_jax.model.owl2 import Owl2
@@ -28,20 +30,19 @@ class Slots:
       cache: B rows of S positions.
       token: int32[B], the newest token, not yet in the cache.
       generated: int32[B], tokens of the answer so far.
-      floor, limit: int32[B], fewest and most tokens of the answer.
+      limit: int32[B], most tokens of the answer.
       active: bool[B], still generating.
-      seen: bool[B, V], tokens of the prompt and the answer.
-      settings: sampling settings of B rows.
+      sampler: of B rows, what penalties need.
+      settings: what B rows ask of the sampler.
     """
 
     cache: Cache
     token: Array
     generated: Array
-    floor: Array
     limit: Array
     active: Array
-    seen: Array
-    settings: SamplingArrays
+    sampler: SamplerState
+    settings: SamplerInputs
 
     @property
     def length(self) -> int:
@@ -78,15 +79,14 @@ class Arrivals:
     Attributes:
       prompts: R rows.
       slots: int32[R], where to; B (past the end) for a row that pads the batch.
-      floors, limits: int32[R], fewest and most tokens of the answer.
-      settings: sampling settings of R rows.
+      limits: int32[R], most tokens of the answer.
+      settings: what R rows ask of the sampler.
     """
 
     prompts: Prompts
     slots: Array
-    floors: Array
     limits: Array
-    settings: SamplingArrays
+    settings: SamplerInputs
 
 
 @flax.struct.dataclass
@@ -104,23 +104,6 @@ class Copies:
     tokens: Array
 
 
-@flax.struct.dataclass
-class Chosen:
-    """Tokens with their log-probabilities.
-
-    Attributes:
-      tokens: int32[...].
-      logprobs: float32[...].
-      top_tokens: int32[..., C], the likeliest, best first; C may be 0.
-      top_logprobs: float32[..., C].
-    """
-
-    tokens: Array
-    logprobs: Array
-    top_tokens: Array
-    top_logprobs: Array
-
-
 def constrain(slots: Slots) -> Slots:
     """Says where slots lie on a mesh: rows over the batch axes, heads over the tensor axis."""
     positions = (axes.LAYERS, axes.BATCH, axes.ACT_HEADS, axes.CACHE, None)
@@ -134,15 +117,17 @@ def constrain(slots: Slots) -> Slots:
 
 def empty_slots(owl: Owl2, count: int, length: int) -> Slots:
     """`count` free slots with room for `length` positions each."""
+    vocab_size, everyone = owl.config.decoder.vocab_size, np.arange(count)
     slots = Slots(
         cache=new_cache(owl, count, length),
         token=jnp.zeros((count,), jnp.int32),
         generated=jnp.zeros((count,), jnp.int32),
-        floor=jnp.zeros((count,), jnp.int32),
         limit=jnp.zeros((count,), jnp.int32),
         active=jnp.zeros((count,), bool),
-        seen=jnp.zeros((count, owl.config.decoder.vocab_size), bool),
-        settings=jax.tree.map(jnp.asarray, stack_settings([Sampling()], count)),
+        sampler=empty_state(count, vocab_size),
+        settings=jax.tree.map(
+            jnp.asarray, SamplerRows(count, vocab_size, -1).take(everyone, everyone * 0, count)
+        ),
     )
     return constrain(slots)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from owl2_jax.core.axes import IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.inference import generate, sampling
+from owl2_jax.inference import generate, sampler
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.inputs import read_request, stack_prompts
 from owl2_jax.inference.loaded import LoadedModel
@@ -110,7 +110,7 @@ def _bare(engine: Engine, request: Request, tokens: int) -> Callable[[], float]:
     length = len(prompt) + request.max_new_tokens
     start = jax.jit(functools.partial(generate.run_prompts, owl, cache_length=length))
     state, cache = start(params, engine.features.array, stacked)
-    token = sampling.likeliest(owl.apply({"params": params}, state, method="logits"))
+    token = sampler.likeliest(owl.apply({"params": params}, state, method="logits"))
     step = jax.jit(functools.partial(_step, owl), donate_argnums=2)
 
     def run() -> float:
@@ -129,7 +129,7 @@ def _step(owl: Owl2, params: Any, token: Array, cache: Cache) -> tuple[Array, Ca
     """One greedy token int32[B] after another; nothing but the model."""
     hidden, cache = owl.apply({"params": params}, token[:, None], cache, method="extend")
     logits = owl.apply({"params": params}, hidden[:, 0], method="logits")
-    return sampling.likeliest(logits), cache
+    return sampler.likeliest(logits), cache
 
 
 def _shared_image(model: LoadedModel, calls: int) -> dict[str, Any]:

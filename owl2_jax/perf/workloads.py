@@ -10,12 +10,14 @@ from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from owl2_jax.core.errors import unknown_name
 from owl2_jax.core.host_memory import collapse_into_huge_pages
 from owl2_jax.inference import generate, step
-from owl2_jax.inference.sampling import Sampling, stack_settings
+from owl2_jax.inference.sampler import SamplerInputs
+from owl2_jax.inference.sampler_rows import SamplerRows
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
 from owl2_jax.model import flops, owl2, paged_kernels
 from owl2_jax.model.config import Owl2Config
@@ -174,12 +176,14 @@ def _prefill(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -
     owl, params = _served(config, mesh)
     slots, size = _slots(owl, shape, mesh), config.vision.image_size
     rows = shardings.batch_sharding(mesh)
-    arrivals = _place(jax.eval_shape(functools.partial(_arrivals, shape)), lambda leaf: rows)
+    arrivals = _place(
+        jax.eval_shape(functools.partial(_arrivals, shape, config.decoder.vocab_size)), lambda leaf: rows
+    )
     images = jax.ShapeDtypeStruct((shape.images, size, size, 3), jnp.uint8, sharding=rows)
 
     def run(params: Any, slots: Any, images: jax.Array, arrivals: Any) -> Any:
         pool = owl.apply({"params": params}, images, method="encode_images")
-        return generate.prefill(owl, _EOS, params, slots, pool, arrivals, plain=True, top=0)
+        return generate.prefill(owl, params, slots, pool, arrivals)
 
     counted = flops.forward_flops(config, dataclasses.replace(_work(config, shape), logits=shape.rows))
 
@@ -188,7 +192,7 @@ def _prefill(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -
             synthetic.params(config, params),
             synthetic.zeros(slots),
             synthetic.images(images),
-            jax.device_put(_arrivals(shape), rows),
+            jax.device_put(_arrivals(shape, config.decoder.vocab_size), rows),
         )
 
     return Workload(
@@ -203,7 +207,7 @@ def _prefill(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -
     )
 
 
-def _arrivals(shape: Shape) -> generate.Arrivals:
+def _arrivals(shape: Shape, vocab_size: int) -> generate.Arrivals:
     """Prompts that fill their rows, each with its images from the second position on."""
     rows = shape.rows
     return generate.Arrivals(
@@ -214,10 +218,16 @@ def _arrivals(shape: Shape) -> generate.Arrivals:
             image_starts=jnp.ones((rows, shape.images_per_row), jnp.int32),
         ),
         slots=jnp.arange(rows, dtype=jnp.int32),
-        floors=jnp.zeros((rows,), jnp.int32),
         limits=jnp.full((rows,), shape.length, jnp.int32),
-        settings=jax.tree.map(jnp.asarray, stack_settings([Sampling()], rows)),
+        settings=_greedy(rows, vocab_size),
     )
+
+
+def _greedy(rows: int, vocab_size: int) -> SamplerInputs:
+    """What greedy requests ask of the sampler."""
+    everyone = np.arange(rows)
+    inputs = SamplerRows(rows, vocab_size, _EOS).take(everyone, np.zeros(rows, np.int32), rows)
+    return jax.tree.map(jnp.asarray, inputs)
 
 
 def _decode(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> Workload:
@@ -229,13 +239,14 @@ def _decode(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) ->
     count = jax.ShapeDtypeStruct((), jnp.int32, sharding=shardings.replicated(mesh))
 
     def run(params: Any, slots: Any, wanted: jax.Array, max_steps: jax.Array, enough: jax.Array) -> Any:
-        return generate.decode(
-            owl, _EOS, params, slots, wanted, max_steps, enough, width=DECODE_WIDTH, plain=True, top=0
-        )
+        allowed = jnp.zeros(slots.settings.allowed.shape, jnp.uint32)
+        return generate.decode(owl, params, slots, wanted, max_steps, enough, allowed, width=DECODE_WIDTH)
 
     def materialize() -> tuple[Any, ...]:
         weights = synthetic.params(config, params)
         running = synthetic.running_slots(slots, shape.length - DECODE_WIDTH)
+        greedy = _greedy(shape.rows, config.decoder.vocab_size)
+        running = running.replace(settings=jax.device_put(greedy, wanted.sharding))
         cache = running.cache.keys, running.cache.values
         collapse_into_huge_pages(jax.tree.leaves((weights, cache)))  # as the engine does
         every = (jnp.ones((shape.rows,), bool), jnp.int32(DECODE_WIDTH), jnp.int32(0))

@@ -1,6 +1,7 @@
-"""The HTTP interface: OpenAI's chat completions, health, metrics, and the chat page.
+"""The HTTP interface: OpenAI's completions, health, metrics, and the chat page.
 
-POST /v1/chat/completions   an answer, whole or as a stream
+POST /v1/chat/completions   answers to a conversation, whole or as a stream
+POST /v1/completions        texts that go on with prompts
 POST /v1/attention          where the model looked while it gave an answer (the page's)
 GET  /v1/models             the one model that is served
 GET  /healthz               200 when ready; /healthz/live, /healthz/ready
@@ -21,15 +22,18 @@ from fastapi.responses import FileResponse, JSONResponse
 
 from owl2_jax.data.images import FORMATS
 from owl2_jax.serving.body import ClientDisconnect
-from owl2_jax.serving.completions import Completion
+from owl2_jax.serving.calls import Call
+from owl2_jax.serving.choices import Choices
+from owl2_jax.serving.completions import Completion, Writer
 from owl2_jax.serving.errors import ApiError, install_handlers
 from owl2_jax.serving.examples import EXAMPLES
 from owl2_jax.serving.metrics import CONTENT_TYPE
 from owl2_jax.serving.middleware import CountAndProtect
 from owl2_jax.serving.page_files import PageFiles, index
-from owl2_jax.serving.replies import AnswerStream, whole_answer
+from owl2_jax.serving.replies import AnswerStream, whole_answers
 from owl2_jax.serving.runner import EngineRunner
 from owl2_jax.serving.service import Service
+from owl2_jax.serving.text_completions import TextCompletion
 
 _GONE = 499  # nobody reads it; for the metrics
 
@@ -110,12 +114,39 @@ async def chat_completions(request: Request) -> Response:
         call = service.read_call(await service.bodies.read_json(request))
     except ClientDisconnect:
         return Response(status_code=_GONE)
-    ticket = await service.start_answer(call)
-    completion = Completion(call, service.name, service.model.tokenizer)
+    choices = await service.start_chat(call)
+    return await _reply(request, call, choices, Completion(call, service.name, service.model.tokenizer))
+
+
+@_v1.post("/completions")
+async def text_completions(request: Request) -> Response:
+    """Texts that go on with prompts, as OpenAI's older interface gives them.
+
+    A prompt is a text or token ids, or several of either; `n` answers to each stand in the
+    order of the prompts. A text is tokenized as it stands, `<s>` in front of it, and what is
+    written in it never becomes a control id. A space in front of an answer's first word is part
+    of its text, so that prompt and text read on. Fields are those of `text_calls.READ`.
+
+    Raises:
+      ApiError: as for a chat completion.
+    """
+    service = _service(request)
+    try:
+        call = service.read_text_call(await service.bodies.read_json(request))
+    except ClientDisconnect:
+        return Response(status_code=_GONE)
+    choices, prompts = await service.start_texts(call)
+    model, texts = service.model, [prompt.text for prompt in prompts]
+    continues = [prompt.continues for prompt in prompts]
+    writer = TextCompletion(call, service.name, model.tokenizer, continues, texts if call.echo else None)
+    return await _reply(request, call, choices, writer)
+
+
+async def _reply(request: Request, call: Call, choices: Choices, writer: Writer) -> Response:
     if call.stream:
-        return AnswerStream(ticket, completion)
-    result = await whole_answer(ticket, request.receive)
-    return Response(status_code=_GONE) if result is None else JSONResponse(completion.whole(result))
+        return AnswerStream(choices, writer)
+    results = await whole_answers(choices, request.receive)
+    return Response(status_code=_GONE) if results is None else JSONResponse(writer.whole(results))
 
 
 @_v1.post("/attention")

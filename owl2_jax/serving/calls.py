@@ -8,8 +8,9 @@ from typing import Any
 
 from owl2_jax.data.messages import IMAGE_MARK
 from owl2_jax.data.turns import MessageError, read_turns
-from owl2_jax.inference.sampling import Sampling
-from owl2_jax.serving import fields
+from owl2_jax.inference.sampling import MAX_CHOICES, Sampling
+from owl2_jax.inference.structured import Structured
+from owl2_jax.serving import fields, sampling_fields
 from owl2_jax.serving.errors import ApiError
 from owl2_jax.serving.fields import wrong
 
@@ -30,17 +31,20 @@ class Conversation:
     images: list[str]
 
 
-@dataclass(frozen=True)
-class ChatCall:
-    """What a client asks for.
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """What a client asks for, whatever the prompt is.
 
     Attributes:
       model: the name it wants, or None.
-      conversation: messages and images.
       sampling: how tokens are chosen.
+      count: answers to each prompt.
       max_new_tokens: None for as many as there is room for.
-      min_new_tokens: tokens before the model may end the answer.
+      min_new_tokens: tokens before the answer may end.
       stop: texts that end the answer.
+      stop_token_ids: tokens that end the answer.
+      ignore_eos: `</s>` does not end the answer.
+      structured: what the answer must look like, or None.
       stream: piece by piece.
       include_usage: with the numbers of tokens in a last piece.
       usage_in_pieces: with the numbers of tokens so far in every piece.
@@ -49,11 +53,14 @@ class ChatCall:
     """
 
     model: str | None
-    conversation: Conversation
     sampling: Sampling
+    count: int
     max_new_tokens: int | None
     min_new_tokens: int
     stop: tuple[str, ...]
+    stop_token_ids: tuple[int, ...]
+    ignore_eos: bool
+    structured: Structured | None
     stream: bool
     include_usage: bool
     usage_in_pieces: bool
@@ -61,28 +68,52 @@ class ChatCall:
     top_logprobs: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChatCall(Call):
+    """What a client asks for in a chat completion.
+
+    Attributes:
+      conversation: messages and images.
+    """
+
+    conversation: Conversation
+
+
 def read_call(call: Mapping[str, Any], max_images: int) -> ChatCall:
     """Reads and checks everything but the images themselves.
 
     Raises:
-      ApiError: a field that is unknown, missing, of the wrong type or out of range.
+      ApiError: a field that is unknown, missing, of the wrong type or out of range, or
+        fields that exclude each other.
     """
     fields.check_names(call)
-    fields.read_whole(call, "n", 1, 1)
-    include_usage, usage_in_pieces = fields.read_stream_options(call)
     return ChatCall(
-        model=fields.read_text(call, "model"),
         conversation=read_conversation(call, max_images),
-        sampling=fields.read_sampling(call),
         max_new_tokens=fields.read_length(call),
-        min_new_tokens=fields.read_whole(call, "min_tokens", 0, 2**31 - 1) or 0,
-        stop=fields.read_stop(call),
-        stream=fields.read_bool(call, "stream"),
-        include_usage=include_usage,
-        usage_in_pieces=usage_in_pieces,
         logprobs=fields.read_bool(call, "logprobs"),
         top_logprobs=fields.read_top_logprobs(call),
+        **read_shared(call),
     )
+
+
+def read_shared(call: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that all calls have, as arguments of `Call`."""
+    include_usage, usage_in_pieces = fields.read_stream_options(call)
+    shared = {
+        "model": fields.read_text(call, "model"),
+        "sampling": sampling_fields.read_sampling(call),
+        "count": fields.read_whole(call, "n", 1, MAX_CHOICES) or 1,
+        "min_new_tokens": fields.read_whole(call, "min_tokens", 0, 2**31 - 1) or 0,
+        "stop": fields.read_stop(call),
+        "stop_token_ids": sampling_fields.read_stop_tokens(call),
+        "ignore_eos": fields.read_bool(call, "ignore_eos"),
+        "structured": sampling_fields.read_structured(call),
+        "stream": fields.read_bool(call, "stream"),
+        "include_usage": include_usage,
+        "usage_in_pieces": usage_in_pieces,
+    }
+    sampling_fields.check_together(call, shared["structured"])
+    return shared
 
 
 def read_conversation(call: Mapping[str, Any], max_images: int) -> Conversation:

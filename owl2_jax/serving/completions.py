@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from owl2_jax.data.tokenizer import Tokenizer
 from owl2_jax.inference.request import Event, Result, TokenLogprobs
-from owl2_jax.serving.calls import ChatCall
+from owl2_jax.serving.calls import Call
 
 DONE = b"data: [DONE]\n\n"
+LEAST = -9999.0  # JSON has no -inf; OpenAI writes this number for a token that cannot be
 
 
-class Completion:
-    """Writes the answer to one call.
+class Writer:
+    """What both kinds of completions have in common; a choice is one answer to one prompt.
 
     Args:
       call: what was asked.
@@ -24,82 +25,119 @@ class Completion:
       tokenizer: to name tokens by.
     """
 
-    def __init__(self, call: ChatCall, model: str, tokenizer: Tokenizer):
+    prefix: str
+    kind: str
+    chunk_kind: str
+
+    def __init__(self, call: Call, model: str, tokenizer: Tokenizer):
         self._call = call
         self._tokenizer = tokenizer
+        self._end_ids = {*call.stop_token_ids, *([] if call.ignore_eos else [tokenizer.eos_id])}
         self._head = {
-            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "id": f"{self.prefix}-{secrets.token_hex(12)}",
             "created": int(time.time()),
             "model": model,
         }
+        self._counts: dict[int, tuple[int, int]] = {}  # by choice: tokens of prompt and answer
 
-    def whole(self, result: Result) -> dict[str, Any]:
-        """The object of a finished answer."""
-        choice = {
-            "index": 0,
+    def whole(self, results: Sequence[Result]) -> dict[str, Any]:
+        """The object of finished answers."""
+        for index, result in enumerate(results):
+            self._counts[index] = (result.prompt_tokens, len(result.token_ids))
+        choices = [self._choice(index, result) for index, result in enumerate(results)]
+        return {**self._head, "object": self.kind, "choices": choices, "usage": self._usage()}
+
+    def begin(self) -> Iterator[bytes]:
+        """The first events of a stream."""
+        return iter(())
+
+    def piece(self, index: int, event: Event) -> bytes:
+        """The event of some more text, with the tokens chosen meanwhile and their number, if asked for."""
+        self._counts[index] = (event.prompt_tokens, event.new_tokens)
+        return self._chunk(self._more(index, event), counted=True)
+
+    def end(self, index: int, result: Result) -> bytes:
+        """The event that says why a choice ended."""
+        self._counts[index] = (result.prompt_tokens, len(result.token_ids))
+        return self._chunk(self._last(index, result), counted=True)
+
+    def close(self) -> Iterator[bytes]:
+        """The last events: token counts, if asked for, and the mark of the end."""
+        if self._call.include_usage:
+            yield _encode({**self._head, "object": self.chunk_kind, "choices": [], "usage": self._usage()})
+        yield DONE
+
+    def _choice(self, index: int, result: Result) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _more(self, index: int, event: Event) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _last(self, index: int, result: Result) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _chunk(self, choice: dict[str, Any], counted: bool = False) -> bytes:
+        told = {"usage": self._usage()} if self._call.usage_in_pieces and counted else {}
+        return _encode({**self._head, "object": self.chunk_kind, "choices": [choice], **told})
+
+    def _usage(self) -> dict[str, int]:
+        """Numbers of tokens; those of a prompt count the positions of images, and count once."""
+        count = self._call.count
+        prompts = {index // count: prompt for index, (prompt, _) in self._counts.items()}
+        prompt, answer = sum(prompts.values()), sum(answer for _, answer in self._counts.values())
+        return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+
+    def _tokens(
+        self, result: Result | TokenLogprobs
+    ) -> Iterator[tuple[int, float, Sequence[tuple[int, float]]]]:
+        """Every token, up to one that ends the answer, with likely ones; a stop text is among them."""
+        tops = result.top_logprobs or [[]] * len(result.token_ids)
+        for token, logprob, top in zip(result.token_ids, result.logprobs, tops, strict=True):
+            if token in self._end_ids:
+                break
+            yield token, logprob, top[: self._call.top_logprobs]
+
+
+class Completion(Writer):
+    """Writes the answers to a conversation."""
+
+    prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def begin(self) -> Iterator[bytes]:
+        for index in range(self._call.count):
+            yield self._chunk(_delta(index, {"role": "assistant", "content": ""}))
+
+    def _choice(self, index: int, result: Result) -> dict[str, Any]:
+        return {
+            "index": index,
             "message": {"role": "assistant", "content": result.text, "refusal": None},
             "logprobs": self._logprobs(result) if self._call.logprobs else None,
             "finish_reason": result.finish_reason,
         }
-        counts = usage(result.prompt_tokens, len(result.token_ids))
-        return {**self._head, "object": "chat.completion", "choices": [choice], "usage": counts}
 
-    def begin(self) -> bytes:
-        """The first event of a stream."""
-        return self._event({"role": "assistant", "content": ""})
+    def _more(self, index: int, event: Event) -> dict[str, Any]:
+        logprobs = self._logprobs(event.logprobs) if event.logprobs else None
+        return _delta(index, {"content": event.text}, logprobs)
 
-    def piece(self, event: Event) -> bytes:
-        """The event of some more text, with the tokens chosen meanwhile and their number, if asked for."""
-        return self._event(
-            {"content": event.text},
-            self._logprobs(event.logprobs) if event.logprobs else None,
-            counts=usage(event.prompt_tokens, event.new_tokens),
-        )
-
-    def end(self, result: Result) -> Iterator[bytes]:
-        """The last events: the reason to end, token counts, if asked for, and the mark of the end."""
-        counts = usage(result.prompt_tokens, len(result.token_ids))
-        yield self._event({}, reason=result.finish_reason, counts=counts)
-        if self._call.include_usage:
-            yield _encode({**self._chunk(), "choices": [], "usage": counts})
-        yield DONE
-
-    def _event(
-        self,
-        delta: dict[str, str],
-        logprobs: Any = None,
-        reason: str | None = None,
-        counts: dict[str, int] | None = None,
-    ) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        told = {"usage": counts} if self._call.usage_in_pieces and counts else {}
-        return _encode({**self._chunk(), "choices": [choice], **told})
-
-    def _chunk(self) -> dict[str, Any]:
-        return {**self._head, "object": "chat.completion.chunk"}
+    def _last(self, index: int, result: Result) -> dict[str, Any]:
+        return _delta(index, {}, reason=result.finish_reason)
 
     def _logprobs(self, result: Result | TokenLogprobs) -> dict[str, Any]:
-        """Every token before `</s>`, those of a stop text included, with the likely ones at its place."""
-        content = []
-        tops = result.top_logprobs or [[]] * len(result.token_ids)
-        for token, logprob, top in zip(result.token_ids, result.logprobs, tops, strict=True):
-            if token == self._tokenizer.eos_id:
-                break
-            top = top[: self._call.top_logprobs]
-            content.append(
-                {**self._token(token, logprob), "top_logprobs": [self._token(*one) for one in top]}
-            )
+        content = [
+            {**self._token(token, logprob), "top_logprobs": [self._token(*one) for one in top]}
+            for token, logprob, top in self._tokens(result)
+        ]
         return {"content": content, "refusal": None}
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:
         data = self._tokenizer.token_bytes(token)
-        # JSON has no -inf; OpenAI writes this number for a token that cannot be.
-        return {"token": data.decode(errors="replace"), "logprob": max(logprob, -9999.0), "bytes": list(data)}
+        return {"token": data.decode(errors="replace"), "logprob": max(logprob, LEAST), "bytes": list(data)}
 
 
-def usage(prompt: int, answer: int) -> dict[str, int]:
-    """Numbers of tokens; those of the prompt count the positions of images."""
-    return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+def _delta(
+    index: int, delta: dict[str, str], logprobs: Any = None, reason: str | None = None
+) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
 
 def _encode(value: dict[str, Any]) -> bytes:

@@ -1,15 +1,13 @@
-"""The settings of a chat completion, read from JSON and checked field by field."""
+"""Fields of a request, read from JSON and checked one by one: names, and values of plain types."""
 
 from __future__ import annotations
 
 import reprlib
-import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from owl2_jax.core.errors import nearest
 from owl2_jax.inference.request import MAX_TOP_LOGPROBS
-from owl2_jax.inference.sampling import Sampling
 from owl2_jax.serving.errors import ApiError
 
 MAX_STOPS = 4
@@ -18,8 +16,11 @@ MANY = 2**63 - 1  # of tokens; the context ends an answer long before
 
 READ = (
     "model", "messages", "stream", "stream_options", "stop", "temperature", "top_p", "max_tokens",
-    "max_completion_tokens", "seed", "logprobs", "top_logprobs", "n",
-    "min_tokens", "top_k", "min_p", "repetition_penalty",  # not of OpenAI's; other servers call them so, too
+    "max_completion_tokens", "seed", "logprobs", "top_logprobs", "n", "presence_penalty",
+    "frequency_penalty", "logit_bias", "response_format",
+    # Not of OpenAI's; other servers call them so, too.
+    "min_tokens", "top_k", "min_p", "repetition_penalty", "stop_token_ids", "ignore_eos",
+    "structured_outputs",
 )  # fmt: skip
 # Of no effect on an answer: names of the user, where and how fast to answer, what to keep, and
 # what only models have that reason before they answer or were trained for several lengths.
@@ -29,10 +30,6 @@ UNUSED = (
 )  # fmt: skip
 # Of effect, and nothing but null and the values that change nothing can be had here.
 FIXED: Mapping[str, tuple[Any, ...]] = {
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-    "response_format": ({"type": "text"},),
     "tools": ([],),
     "functions": ([],),
     "tool_choice": ("none", "auto"),
@@ -45,18 +42,23 @@ FIXED: Mapping[str, tuple[Any, ...]] = {
 STREAM_OPTIONS = ("include_usage", "continuous_usage_stats", "include_obfuscation")
 
 
-def check_names(call: Mapping[str, Any]) -> None:
+def check_names(
+    call: Mapping[str, Any],
+    read: Sequence[str] = READ,
+    unused: Sequence[str] = UNUSED,
+    fixed: Mapping[str, tuple[Any, ...]] = FIXED,
+) -> None:
     """Raises `ApiError` for fields that are unknown, or ask for what is not to be had.
 
     Null is as if left out, in any field.
     """
     for name, value in call.items():
-        if value is None or name in READ or name in UNUSED:
+        if value is None or name in read or name in unused:
             continue
-        if name not in FIXED:
-            raise unknown_field(name, (*READ, *UNUSED, *FIXED))
-        if value not in FIXED[name]:
-            allowed = " or ".join(map(repr, FIXED[name])) or "null"
+        if name not in fixed:
+            raise unknown_field(name, (*read, *unused, *fixed))
+        if value not in fixed[name]:
+            allowed = " or ".join(map(repr, fixed[name])) or "null"
             raise wrong(name, value, f"nothing but {allowed} is supported")
 
 
@@ -102,20 +104,6 @@ def read_whole(call: Mapping[str, Any], name: str, low: int, high: int) -> int |
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise wrong(name, value, f"expected a whole number from {low} to {high}")
     return value
-
-
-def read_sampling(call: Mapping[str, Any]) -> Sampling:
-    """How tokens are chosen; OpenAI's defaults, and a new seed where none is given."""
-    seed = read_whole(call, "seed", -(2**63), 2**63 - 1)
-    return Sampling(
-        temperature=read_number(call, "temperature", 0.0, 2.0, 1.0),
-        # 0 would keep nothing; what comes close to it keeps the likeliest token.
-        top_p=max(read_number(call, "top_p", 0.0, 1.0, 1.0), 1e-6),
-        top_k=max(read_whole(call, "top_k", -1, 2**31 - 1) or 0, 0),  # -1: all, as other servers write it
-        min_p=read_number(call, "min_p", 0.0, 1.0, 0.0),
-        repetition_penalty=read_number(call, "repetition_penalty", 0.1, 10.0, 1.0),
-        seed=secrets.randbits(63) if seed is None else seed % 2**63,
-    )
 
 
 def read_stop(call: Mapping[str, Any]) -> tuple[str, ...]:

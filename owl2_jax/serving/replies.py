@@ -10,9 +10,9 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from owl2_jax.inference.request import Result
-from owl2_jax.serving.completions import Completion
+from owl2_jax.serving.choices import Choices
+from owl2_jax.serving.completions import Writer
 from owl2_jax.serving.errors import ApiError
-from owl2_jax.serving.runner import Ticket
 
 _SSE_HEADERS = {
     "Cache-Control": "no-store",
@@ -20,34 +20,38 @@ _SSE_HEADERS = {
 }
 
 
-async def whole_answer(ticket: Ticket, receive: Receive) -> Result | None:
-    """Waits for an answer; None when the client has gone, whose place is then free.
+async def whole_answers(choices: Choices, receive: Receive) -> list[Result] | None:
+    """Waits for all answers; None when the client has gone, whose places are then free.
 
     Raises:
-      ApiError: the engine refused the request or failed.
+      ApiError: the engine refused a request or failed, or an answer could not go on.
     """
-    async with _watched(ticket, receive):
-        while (event := await ticket.next()) is not None:
+    results: dict[int, Result] = {}
+    async with _watched(choices, receive):
+        while (found := await choices.next()) is not None:
+            index, event = found
             if event.result is not None:
-                return event.result
+                results[index] = _sound(event.result)
+            if len(results) == len(choices):
+                return [results[index] for index in range(len(choices))]
     return None
 
 
 class AnswerStream(Response):
-    """An answer as server-sent events, each sent as soon as the engine has it.
+    """Answers as server-sent events, each sent as soon as the engine has it.
 
     A client that reads slowly keeps nobody waiting: pieces are kept for it, and
-    the engine's slot is free when the answer is finished.
+    the engine's places are free when the answers are finished.
     """
 
-    def __init__(self, ticket: Ticket, completion: Completion):
+    def __init__(self, choices: Choices, writer: Writer):
         super().__init__(None, headers=_SSE_HEADERS, media_type="text/event-stream")
         del self.headers["content-length"]
-        self._ticket = ticket
-        self._completion = completion
+        self._choices = choices
+        self._writer = writer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with _watched(self._ticket, receive):
+        async with _watched(self._choices, receive):
             await send(
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
             )
@@ -56,31 +60,44 @@ class AnswerStream(Response):
             await send({"type": "http.response.body", "body": b""})
 
     async def _pieces(self) -> AsyncIterator[bytes]:
-        yield self._completion.begin()
+        for piece in self._writer.begin():
+            yield piece
+        going = len(self._choices)
         try:
-            while (event := await self._ticket.next()) is not None:
+            while (found := await self._choices.next()) is not None:
+                index, event = found
                 if event.text or event.logprobs:
-                    yield self._completion.piece(event)
+                    yield self._writer.piece(index, event)
                 if event.result is not None:
-                    for piece in self._completion.end(event.result):
-                        yield piece
-                    return
+                    yield self._writer.end(index, _sound(event.result))
+                    going -= 1
+                if not going:
+                    break
+            for piece in self._writer.close() if not going else ():
+                yield piece
         except ApiError as error:
             yield error.event()
 
 
+def _sound(result: Result) -> Result:
+    """The same answer. Raises `ApiError` for one that could not go on."""
+    if result.error is not None:
+        raise ApiError(f"the answer could not go on: {result.error}", code="answer_failed")
+    return result
+
+
 @contextlib.asynccontextmanager
-async def _watched(ticket: Ticket, receive: Receive) -> AsyncIterator[None]:
-    """Abandons a ticket when its client goes away, or when the answer is left for any other reason."""
-    watcher = asyncio.create_task(_abandon_when_gone(ticket, receive))
+async def _watched(choices: Choices, receive: Receive) -> AsyncIterator[None]:
+    """Abandons answers when their client goes away, or when they are left for any other reason."""
+    watcher = asyncio.create_task(_abandon_when_gone(choices, receive))
     try:
         yield
     finally:
         watcher.cancel()
-        ticket.abandon()
+        choices.abandon()
 
 
-async def _abandon_when_gone(ticket: Ticket, receive: Receive) -> None:
+async def _abandon_when_gone(choices: Choices, receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    ticket.abandon()
+    choices.abandon()

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import encode_prompt
 from owl2_jax.data.messages import IMAGE_MARK
 from owl2_jax.inference.engine import Engine, EngineConfig
+from owl2_jax.inference.grammars import check_request
 from owl2_jax.inference.image_attention import Look, Looking
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.request import Request
+from owl2_jax.inference.sampling import check_token_ids
 from owl2_jax.serving.body import BodyReader
-from owl2_jax.serving.calls import ChatCall, Conversation, read_call, read_conversation
+from owl2_jax.serving.calls import Call, ChatCall, Conversation, read_call, read_conversation
+from owl2_jax.serving.choices import Choices
 from owl2_jax.serving.errors import ApiError, overloaded
 from owl2_jax.serving.fields import read_text, unknown_field
 from owl2_jax.serving.images import ImageReader
 from owl2_jax.serving.metrics import Metrics
 from owl2_jax.serving.remote import Fetcher
-from owl2_jax.serving.runner import EngineRunner, Ticket
+from owl2_jax.serving.runner import EngineRunner
+from owl2_jax.serving.sampling_fields import about
 from owl2_jax.serving.settings import ServeConfig
+from owl2_jax.serving.text_calls import TextCall, read_text_call
+from owl2_jax.serving.text_prompts import TextPrompt, read_prompts
 
 MAX_LOOKERS = 8  # that wait to see where the model looked
 LOOK_FIELDS = ("model", "messages", "answer")
@@ -81,23 +85,59 @@ class Service:
                 "model",
             )
 
-    async def start_answer(self, call: ChatCall) -> Ticket:
-        """Takes a place and submits a call.
+    def read_text_call(self, value: Mapping[str, Any]) -> TextCall:
+        """Checks a completion of texts. Raises `ApiError`."""
+        call = read_text_call(value)
+        self.check_name(call.model)
+        return call
+
+    async def start_chat(self, call: ChatCall) -> Choices:
+        """Takes places and submits a conversation.
 
         Raises:
-          ApiError: no place, a bad image, or a prompt that does not fit.
+          ApiError: no place, a bad image, a prompt that does not fit, or a form that cannot be had.
         """
-        ticket = self.runner.reserve()
+        choices = self._reserve(call.count)
         try:
-            ticket.submit(await self._request(call))
+            ids, room = await asyncio.to_thread(self.ids, call.conversation)
+            await asyncio.to_thread(self._check, call)
+            images = await self.read_images(call.conversation)
+            choices.submit(self._request(call, ids, room, images).choices(call.count))
         except BaseException:
-            ticket.abandon()
+            choices.abandon()
             raise
-        return ticket
+        return choices
 
-    async def _request(self, call: ChatCall) -> Request:
-        ids, room = await asyncio.to_thread(self.ids, call.conversation)
-        images = await self.read_images(call.conversation)
+    async def start_texts(self, call: TextCall) -> tuple[Choices, list[TextPrompt]]:
+        """Takes places and submits prompts, `count` times each.
+
+        Raises:
+          ApiError: as `start_chat`.
+        """
+        choices = self._reserve(len(call.prompts) * call.count)
+        try:
+            prompts = await asyncio.to_thread(read_prompts, call, self.model, self._most_text)
+            await asyncio.to_thread(self._check, call, prompts)
+            requests: list[Request] = []
+            for prompt in prompts:
+                one = self._request(call, prompt.ids, prompt.room, [], prompt.continues)
+                requests += one.choices(call.count)
+            choices.submit(requests)
+        except BaseException:
+            choices.abandon()
+            raise
+        return choices, prompts
+
+    def _reserve(self, count: int) -> Choices:
+        most = self.runner.sequences + self.config.limits.queue
+        if count > most:
+            message = f"{count} answers are asked for at once; this server takes at most {most}"
+            raise ApiError(message, code="invalid_value", param="n")
+        return Choices.reserve(self.runner, count)
+
+    def _request(
+        self, call: Call, ids: np.ndarray, room: int, images: list[np.ndarray], continues: bool = False
+    ) -> Request:
         wanted = call.max_new_tokens
         return Request(
             ids,
@@ -106,13 +146,28 @@ class Service:
             max_new_tokens=None if wanted is None else min(wanted, room),
             min_new_tokens=call.min_new_tokens,
             stop=call.stop,
+            stop_token_ids=call.stop_token_ids,
+            ignore_eos=call.ignore_eos,
+            structured=call.structured,
             top_logprobs=call.top_logprobs,
             stream_logprobs=call.stream and call.logprobs,
+            continues=continues,
         )
+
+    def _check(self, call: Call, prompts: Sequence[TextPrompt] = ()) -> None:
+        """Raises `ApiError` for token ids that there are not, and compiles the form of the answers."""
+        with about("logit_bias"):
+            call.sampling.check_tokens(self.model.tokenizer.vocab_size)
+        with about("stop_token_ids"):
+            check_token_ids("stop_token_ids", call.stop_token_ids, self.model.tokenizer.vocab_size)
+        if call.structured is not None:
+            with about(call.structured.name.partition(".")[0]):
+                for continues in {prompt.continues for prompt in prompts} or {False}:
+                    check_request(Request("", structured=call.structured, continues=continues), self.model)
 
     async def read_images(self, conversation: Conversation) -> list[np.ndarray]:
         """uint8[H, W, 3] of each image. Raises `ApiError`."""
-        with _about_messages():
+        with about("messages"):
             images = await self.images.read(conversation.images)
         self.metrics.images(len(images))
         return images
@@ -145,7 +200,7 @@ class Service:
                 images,
                 IMAGE_MARK,
             )
-            with _about_messages():
+            with about("messages"):
                 return await asyncio.get_running_loop().run_in_executor(self._look_thread, *work)
         finally:
             self._lookers -= 1
@@ -160,7 +215,7 @@ class Service:
         if length > self._most_text:
             raise self._too_long(f"{length} characters")
         model, count = self.model, len(conversation.images)
-        with _about_messages():
+        with about("messages"):
             found = encode_prompt(
                 conversation.messages, model.template, model.tokenizer, IMAGE_MARK, count
             )  # fmt: skip
@@ -183,18 +238,6 @@ class Service:
         self.runner.stop()
         self.images.close()
         self._look_thread.shutdown(wait=False, cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _about_messages() -> Iterator[None]:
-    """Around work on a conversation: what is wrong with it, its images included, is told of `messages`."""
-    try:
-        yield
-    except ApiError as error:
-        error.param = error.param or "messages"
-        raise
-    except Owl2Error as error:
-        raise ApiError(str(error), code="invalid_value", param="messages") from error
 
 
 def _most_text(model: LoadedModel) -> int:

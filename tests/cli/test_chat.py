@@ -177,3 +177,31 @@ def test_as_a_program(checkpoint, images):
     assert done.returncode == 0
     assert done.stdout.endswith("\n")
     assert done.stderr.startswith("error: ")
+
+
+def test_answers_have_the_form_that_flags_ask_for(talk):
+    code, out, err = talk("What?", "And?", arguments=("--choice=yes", "--choice=no", "--max-new-tokens=9"))
+    assert (code, err) == (0, "")
+    assert set(out.split()) <= {"yes", "no"}
+    assert len(out.split()) == 2
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--regex=(", '--regex: invalid regex "("'),
+        ("--stop-token-id=300", "stop_token_ids names the token 300"),
+        ("--logit-bias=300=1", "logit_bias names the token 300"),
+    ],
+)
+def test_settings_that_the_model_cannot_have_are_told_at_once(talk, flag, words):
+    code, out, err = talk("What?", arguments=(flag,))
+    assert (code, out) == (2, "")
+    assert words in err
+
+
+def test_an_answer_that_leads_nowhere_is_told_and_the_chat_goes_on(talk, tmp_path):
+    (tmp_path / "lark").write_text('start: "a" s\ns: "b" t\nt: t t')
+    code, _, err = talk("What?", "/help", arguments=(f"--grammar={tmp_path}/lark",))
+    assert code == 0
+    assert "leads to an end" in err

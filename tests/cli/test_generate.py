@@ -291,3 +291,93 @@ def test_control_tokens_in_a_prompt_are_text_unless_asked_for(generate, workspac
     assert generate()[0] == 0
     text, control, same = (line["prompt_tokens"] for line in read(workspace / "out.jsonl"))
     assert text == same > control
+
+
+def test_all_settings_of_the_server_are_taken_from_records(generate, workspace):
+    write(
+        workspace / "in.jsonl",
+        [
+            {
+                "prompt": "What?",
+                "structured_outputs": {"choice": ["a red circle", "no"]},
+                "max_new_tokens": 30,
+            },
+            {"prompt": "What?", "response_format": {"type": "json_object"}, "logit_bias": {"3": 1}},
+            {"prompt": "What?", "presence_penalty": 2, "frequency_penalty": -1, "stop_token_ids": [5]},
+            {"prompt": "What?", "ignore_eos": True, "logit_bias": {"2": 100}},
+            {"prompt": "What?", "n": 3, "temperature": 1.5},
+            {"prompt": "What?", "stop_token_ids": [300]},
+            {"prompt": "What?", "structured_outputs": {"regex": "("}},
+            {"prompt": "What?", "structured_outputs": {"grammar": 'start: "a" s\ns: "b" t\nt: t t'}},
+        ],
+    )
+    assert generate()[0] == 1
+    lines = read(workspace / "out.jsonl")
+    assert lines[0]["text"] in ("a red circle", "no")
+    assert lines[1]["text"].startswith("{")
+    assert (lines[3]["finish_reason"], lines[3]["new_tokens"], lines[3]["text"]) == ("length", 4, "")
+    assert len({choice["text"] for choice in lines[4]["choices"]}) > 1
+    assert set(lines[4]) == {"id", "prompt_tokens", "choices"}
+    assert set(lines[4]["choices"][0]) == {"text", "finish_reason", "new_tokens", "logprob"}
+    assert "stop_token_ids names the token 300" in lines[5]["error"]
+    assert 'structured_outputs.regex: invalid regex "("' in lines[6]["error"]
+    assert "leads to an end" in lines[7]["error"]
+
+
+def test_all_settings_are_flags_and_records_win(generate, workspace):
+    write(
+        workspace / "in.jsonl",
+        [
+            {"prompt": "What?"},
+            {"prompt": "What?", "response_format": {"type": "text"}, "n": 1},
+            {"prompt": "What?", "structured_outputs": {"regex": "b"}},
+        ],
+    )
+    flags = ("--choice=yes", "--choice=no", "-n=2", "--presence-penalty=1", "--logit-bias=3=-5")
+    assert generate(*flags, "--stop-token-id=9", "--max-new-tokens=9")[0] == 0
+    first, second, third = read(workspace / "out.jsonl")
+    assert [choice["text"] in ("yes", "no") for choice in first["choices"]] == [True, True]
+    assert second["text"] not in ("yes", "no")
+    assert [choice["text"] for choice in third["choices"]] == ["b", "b"]
+    assert "another structured" in generate("--choice=yes", "-n=2", *flags[3:], "--stop-token-id=9")[1]
+
+
+def test_a_schema_and_a_grammar_come_from_files(generate, workspace):
+    write(workspace / "in.jsonl", [{"prompt": "What?"}])
+    (workspace / "schema.json").write_text('{"enum": ["red", 5]}')
+    assert generate(f"--json-schema={workspace}/schema.json", "--max-new-tokens=30")[0] == 0
+    assert json.loads(read(workspace / "out.jsonl")[0]["text"]) in ("red", 5)
+    (workspace / "schema.json").write_text('{"enum": ["red"')
+    code, err = generate(f"--json-schema={workspace}/schema.json", f"--output={workspace}/b.jsonl")
+    assert code == 2
+    assert "schema.json is not valid JSON" in err
+    (workspace / "lark").write_text('start: "(" start ")" | "x"')
+    assert generate(f"--grammar={workspace}/lark", f"--output={workspace}/c.jsonl")[0] == 0
+    assert set(read(workspace / "c.jsonl")[0]["text"]) <= set("(x)")
+
+
+def test_an_answer_has_one_form_at_most(generate, capsys):
+    with pytest.raises(SystemExit):
+        generate("--regex=a", "--choice=b")
+    assert "not allowed with argument --regex" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--presence-penalty=3",), "--presence-penalty must be from -2 to 2, found 3"),
+        (("--logit-bias=5",), "--logit-bias '5' has no '='; expected ID=NUMBER"),
+        (("--logit-bias=red=1",), "'red' is no token id"),
+        (("--logit-bias=5=101",), "--logit-bias 5=101 must be from -100 to 100"),
+        (("--logit-bias=5=1", "--logit-bias=5=2"), "names the token 5 twice"),
+        (("--regex=",), "--regex is ''; expected a text that is not empty"),
+        (("--regex=a", "--ignore-eos"), "ignore_eos and --regex exclude each other"),
+        (("-n=9",), "must be from 1 to 8, found 9"),
+        (("--grammar=/nowhere",), "/nowhere is missing"),
+    ],
+)
+def test_wrong_flags_are_told_before_anything_is_loaded(generate, workspace, flags, words):
+    code, err = generate(*flags)
+    assert code == 2
+    assert words in err
+    assert not (workspace / "out.jsonl").exists()

@@ -34,13 +34,18 @@ _SEED: dict[str, Any] = {
     "logprobs": True,
     "top_logprobs": 2,
     "seed": 5,
-    "n": 1,
+    "n": 2,
+    "presence_penalty": 0.5,
+    "logit_bias": {"17": -100, "29871": 1.5},
+    "stop_token_ids": [13],
+    "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}},
+    "structured_outputs": None,
 }  # fmt: skip
 _VALUES = (
     None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1e308, 2**31, 2**63, 10**40, "", "a", "null", "<image>",
     "<|image|>",  "\ud800", "\udcff", "\0", "\u2028", "user", "assistant", "tool", [], {}, [None], [[]],
     [{}], ["a", 5], {"type": "text"}, {"type": "text", "text": "a"}, _IMAGE, {"role": "user", "content": "a"},
-    "data:,", "a" * 300,
+    "data:,", "a" * 300, {"choice": ["a"]}, {"regex": "a+"}, {"type": "json_object"},
 )  # fmt: skip
 _NAMES = (
     *fields.READ, *fields.UNUSED, *fields.FIXED, *turns.READ_KEYS, *turns.UNUSED_KEYS, *turns.EMPTY_KEYS,

@@ -38,8 +38,8 @@ class FewTokens:
     def decode_answer(self, ids):
         return self.decode(ids)
 
-    def stream(self) -> PieceStream:
-        return PieceStream(self)
+    def stream(self, started: bool = False) -> PieceStream:
+        return PieceStream(self, started)
 
     def is_special(self, token_id: int) -> bool:
         return token_id == 2

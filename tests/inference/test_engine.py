@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.request import Request
 from owl2_jax.inference.sampling import Sampling
+from owl2_jax.inference.structured import choice, json_object, regex
 from owl2_jax.testing import tiny
 
 
@@ -82,6 +84,56 @@ def test_sampled_requests_do_not_depend_on_row_or_company(model, single):
     assert_same(first[::-1], list(engine.generate(requests[::-1])))
 
 
+def test_requests_with_every_setting_do_not_depend_on_company(model, single):
+    """Penalties, bias, forms and ends of one answer never touch another."""
+    requests = [ask("What?"), ask("What?", sampling=Sampling(temperature=0.9, seed=3))]
+    for settings in (
+        {"sampling": Sampling(presence_penalty=1.5, frequency_penalty=0.5)},
+        {"sampling": Sampling(temperature=0.7, repetition_penalty=1.4, logit_bias={"40": 4.0, "41": -100.0})},
+        {"structured": json_object("f"), "max_new_tokens": 20},
+        {"structured": regex("[a-d]{9}", "f"), "sampling": Sampling(temperature=1.5, seed=1)},
+        {"structured": choice(["red", "blue"], "f"), "sampling": Sampling(presence_penalty=1.0)},
+        {"ignore_eos": True, "stop_token_ids": (40,), "min_new_tokens": 4},
+    ):
+        requests.append(ask("<|image|>What?", tiny.image(len(requests)), **settings))
+    engine = shared(model)
+    alone = [next(single.generate([request])) for request in requests]
+    assert_same(engine.generate(requests), alone)
+    assert_same(engine.generate(requests[::-1]), alone[::-1])
+    assert re.fullmatch("[a-d]{9}", alone[5].text)
+    assert alone[6].text in ("red", "blue")
+    assert len({tuple(result.token_ids) for result in alone}) > 6
+
+
+def test_several_answers_run_their_prompt_once(model):
+    engine = shared(model, page_size=8)
+    request = ask("What" + " shape" * 8 + "?", sampling=Sampling(temperature=1.5, seed=4))
+    positions = engine.scheduler.computed
+    results = list(engine.generate(request.choices(4)))
+    assert len({tuple(result.token_ids) for result in results}) > 1
+    length = results[0].prompt_tokens
+    assert length > 40
+    # Each runs what does not fill a page, and the last position, whose next token it needs.
+    assert engine.scheduler.computed - positions <= length + 3 * 8
+
+
+def test_an_answer_of_a_form_waits_for_its_mask_and_others_do_not(model):
+    engine = shared(model, decode_steps=2)
+    formed = engine.submit(ask("What?", structured=regex("[a-d]{9}", "f"), max_new_tokens=30))
+    free = engine.submit(ask("Is there?", max_new_tokens=30, ignore_eos=True))
+    engine.step()
+    (sequence,) = [one for one in engine.scheduler if one.request_id == formed]
+    sequence.matcher.wait()
+    late = Future()
+    sequence.matcher._work = late
+    told = [event.request_id for _ in range(4) for event in engine.step()]
+    assert set(told) == {free}
+    late.set_result(None)
+    while engine.pending:
+        told += [event.request_id for event in engine.step() if event.result]
+    assert {formed, free} <= set(told)
+
+
 def test_greedy_answer_is_the_same_beside_sampled_ones(model, single):
     greedy = ask("<|image|>What is this?", tiny.image(1))
     wild = dataclasses.replace(
@@ -138,12 +190,18 @@ def random_requests(seed: int, count: int) -> list[Request]:
             temperature=float(draw.choice([0.0, 0.8])), top_k=int(draw.choice([0, 5])),
             top_p=float(draw.choice([1.0, 0.9])), seed=number,
             repetition_penalty=float(draw.choice([1.0, 1.3])),
+            presence_penalty=float(draw.choice([0.0, 0.5])), frequency_penalty=float(draw.choice([0.0, 0.5])),
+            logit_bias={"40": 3.0} if draw.random() < 0.3 else {},
         )  # fmt: skip
+        form = regex("[a-f]{2,9}", "r") if draw.random() < 0.2 else None
         text = "<|image|>" * len(images) + "What" + " shape" * int(draw.integers(0, 20))
         settings = {
             "sampling": sampling,
             "max_new_tokens": int(draw.integers(1, 20)),
-            "min_new_tokens": int(draw.choice([0, 3])),
+            "min_new_tokens": int(draw.choice([0, 3])) if form is None else 0,
+            "structured": form,
+            "ignore_eos": form is None and draw.random() < 0.2,
+            "stop_token_ids": (45,) if draw.random() < 0.3 else (),
             "top_logprobs": int(draw.choice([0, 4])),
             "stop": ("e",) if draw.random() < 0.3 else (),
         }

@@ -37,8 +37,8 @@ class AnyTokenizer:
     def decode_answer(self, ids):
         return self.decode(ids)
 
-    def stream(self) -> PieceStream:
-        return PieceStream(self)
+    def stream(self, started: bool = False) -> PieceStream:
+        return PieceStream(self, started)
 
     def is_special(self, token_id: int) -> bool:
         return False

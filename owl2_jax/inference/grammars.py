@@ -1,0 +1,276 @@
+"""Structured output: which tokens may come next so that an answer gets the form it is to have.
+
+llguidance compiles the form and walks through it, token by token. `Matcher.advance_all` does that
+in a thread, where llguidance needs no lock of Python: the engine goes on with texts, new
+requests and their prompts, and waits for the masks only when it starts the next step.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Final
+
+import numpy as np
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.tokenizer import Tokenizer
+from owl2_jax.inference.grammar_check import GrammarTooLarge, fault
+from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.request import Request
+from owl2_jax.inference.structured import Structured
+
+_KEPT: Final = 64  # compiled grammars, and verdicts on those that cannot be compiled
+# Of a step, a few milliseconds; of the lexer, some 40 MB. Reached, they end the one answer.
+_LIMITS: Final = {
+    "max_grammar_size": 100_000,
+    "max_lexer_states": 20_000,
+    "max_items_in_row": 2000,
+    "initial_lexer_fuel": 1_000_000,
+    "step_lexer_fuel": 200_000,
+    "step_max_items": 50_000,
+    "precompute_large_lexemes": False,
+    "verbose_errors": False,
+}
+_PLACE: Final = re.compile(r"^at 1\(\d+\): ")
+# A model that is not sure may like blanks best, for ever.
+_JSON_OPTIONS: Final = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{0,40}"}
+
+
+class Grammars:
+    """Compiles forms for one tokenizer; may be called from several threads.
+
+    Args:
+      tokenizer: of the model.
+      vocab_size: V, of the logits, spare ids included.
+
+    Raises:
+      Owl2Error: llguidance is not installed.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int):
+        self._library = _llguidance()
+        self._words = -(-vocab_size // 32)
+        self._vocabulary = self._library.LLTokenizer(self._library.TokenizerWrapper(_Vocabulary(tokenizer)))
+        self._compiled: OrderedDict[tuple[str, str, bool], Matcher | Owl2Error] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def open(self, structured: Structured, continues: bool = False) -> Matcher:
+        """A matcher at the beginning of an answer.
+
+        Args:
+          structured: the form.
+          continues: the space of a word boundary in front of the answer is part of it.
+
+        Raises:
+          Owl2Error: no such form can be had; the message begins with the setting's name.
+        """
+        key = (structured.kind, structured.text, continues)
+        with self._lock:
+            found = self._compiled.get(key)
+            if found is not None:
+                self._compiled.move_to_end(key)
+        if found is None:
+            found = self._compile(structured, continues)
+            with self._lock:
+                self._compiled[key] = found
+                while len(self._compiled) > _KEPT:
+                    self._compiled.popitem(last=False)
+        if isinstance(found, Owl2Error):
+            raise type(found)(f"{structured.name}: {found}")
+        return found.copy()
+
+    def _compile(self, structured: Structured, continues: bool) -> Matcher | Owl2Error:
+        try:
+            grammar = _grammar(structured, continues)
+            wrong = None if structured.kind in ("json_object", "choice") else fault(grammar, _LIMITS)
+            if wrong is None:
+                limits = self._library.LLParserLimits(**_LIMITS)
+                walker = self._library.LLMatcher(self._vocabulary, grammar, log_level=0, limits=limits)
+                matcher = Matcher(walker, self._words)
+                wrong = walker.get_error() or matcher.error
+        except GrammarTooLarge as error:
+            return error
+        except Owl2Error as error:
+            wrong = str(error)
+        return matcher if wrong is None else Owl2Error(_one_line(wrong))
+
+
+@functools.lru_cache(maxsize=4)
+def grammars_of(tokenizer: Tokenizer, vocab_size: int) -> Grammars:
+    """The same compiler, and what it has compiled, for all who use a tokenizer."""
+    return Grammars(tokenizer, vocab_size)
+
+
+def check_request(request: Request, model: LoadedModel) -> None:
+    """Raises `Owl2Error` for ids in the settings that there are not, and a form that cannot be had."""
+    request.check_tokens(model.tokenizer.vocab_size)
+    matcher_of(request, model)
+
+
+def matcher_of(request: Request, model: LoadedModel) -> Matcher | None:
+    """A matcher at the beginning of an answer; None when any text will do. Raises `Owl2Error`."""
+    if request.structured is None:
+        return None
+    found = grammars_of(model.tokenizer, model.config.decoder.vocab_size)
+    return found.open(request.structured, request.continues)
+
+
+class Matcher:
+    """Where an answer stands in its form.
+
+    Attributes:
+      error: why the answer cannot go on, or None.
+    """
+
+    def __init__(self, walker: Any, words: int, first: np.ndarray | None = None):
+        self.error: str | None = None
+        self._walker = walker
+        self._words = words
+        self._work: Future[None] | None = None
+        self._allowed = np.zeros((words,), np.uint32)
+        if first is None:
+            self._look()
+        else:
+            self._allowed = first
+
+    def copy(self) -> Matcher:
+        """Another one that stands at the same place."""
+        return Matcher(self._walker.deep_copy(), self._words, self.allowed.copy())
+
+    @property
+    def allowed(self) -> np.ndarray:
+        """uint32[W], bit i % 32 of word i // 32 for token i; waits until it is known."""
+        self.wait()
+        return self._allowed
+
+    def wait(self) -> None:
+        """Returns when it is known what may come next."""
+        if self._work is not None:
+            self._work.result()
+            self._work = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is known already."""
+        return self._work is None or self._work.done()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the answer cannot go on; waits until it is known."""
+        return not self.allowed.any()
+
+    @staticmethod
+    def advance_all(matchers: Sequence[Matcher], tokens: Sequence[int]) -> None:
+        """Takes the newest token of each answer; the thread finds what may come after it."""
+
+        def walk() -> None:
+            for matcher, token in zip(matchers, tokens, strict=True):
+                matcher._take(token)
+
+        work = _thread().submit(walk)
+        for matcher in matchers:
+            matcher._work = work
+
+    def _take(self, token: int) -> None:
+        try:
+            self._walker.consume_token(token)
+            self._look()
+        except BaseException as error:  # a panic of Rust is no Exception, and ends this answer alone
+            self._fail(str(error))
+
+    def _look(self) -> None:
+        bits = np.frombuffer(self._walker.compute_bitmask(), np.uint32)[: self._words]
+        self._allowed = np.zeros((self._words,), np.uint32)
+        self._allowed[: len(bits)] = bits
+        if not self._allowed.any() or self._walker.is_error():
+            self._fail(self._walker.get_error())
+
+    def _fail(self, reason: str) -> None:
+        self.error = _one_line(reason)
+        self._allowed = np.zeros((self._words,), np.uint32)
+
+
+@functools.cache
+def _thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "masks")
+
+
+class _Vocabulary:
+    """The pieces of a tokenizer as llguidance takes them: what each adds to a text, in bytes."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        ids = range(tokenizer.vocab_size)
+        self.eos_token_id, self.bos_token_id = tokenizer.eos_id, None
+        self.special_token_ids = [token for token in ids if tokenizer.is_special(token)]
+        # A space that is a byte piece would be kept in front of an answer, where that of a word
+        # boundary is not; there is always the other.
+        self.tokens = [
+            b"" if tokenizer.piece(token) == "<0x20>" else tokenizer.token_bytes(token) for token in ids
+        ]
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        """Of use for forced bytes alone, which are not looked for."""
+        text = text.decode() if isinstance(text, bytes) else text
+        return self._tokenizer.encode(text, control_tokens=False)
+
+
+def _grammar(structured: Structured, continues: bool) -> str:
+    """The form in llguidance's notation; raises `Owl2Error` for a grammar that cannot be read.
+
+    An answer to a question begins with a word boundary that is no part of its text. Forced
+    bytes are not looked for: they would be spelt in one way, and there may be a million of them.
+    """
+    start = "@form" if continues else '" " @form'
+    outer = f'%llguidance {{"no_forcing": true}}\nstart: {start}'
+    return json.dumps({"grammars": [{"lark_grammar": outer}, {"name": "form", **_form(structured)}]})
+
+
+def _form(structured: Structured) -> Mapping[str, Any]:
+    kind, text = structured.kind, structured.text
+    if kind in ("json_object", "json_schema"):
+        schema = json.loads(text) if kind == "json_schema" else {"type": "object"}
+        schema = {} if schema is True else schema
+        return {"json_schema": {**schema, "x-guidance": _JSON_OPTIONS}}
+    if kind == "choice":
+        return {"lark_grammar": "start: " + " | ".join(map(json.dumps, json.loads(text)))}
+    if kind == "regex":
+        # A text is matched as a whole, which is what these two ask for.
+        expression = re.sub(r"(?<!\\)((?:\\\\)*)\$$", r"\1", text.removeprefix("^"))
+        expression = _llguidance().regex_to_lark(expression, "")
+        return {"lark_grammar": f"start: /{expression}/"}
+    return {"lark_grammar": _lark(text)}
+
+
+def _lark(text: str) -> str:
+    from llguidance.gbnf_to_lark import any_to_lark
+
+    try:
+        return any_to_lark(text)
+    except Exception as error:  # of many kinds, all about the text
+        raise Owl2Error(str(error) or type(error).__name__) from None
+
+
+def _one_line(text: str) -> str:
+    """What llguidance says, without the lines around it that were added to what the user wrote."""
+    text = " ".join(text.replace("<non-verbose/>", "").split())
+    if text in ("", "NoExtension", "NoExtensionBias"):
+        return "nothing that may follow leads to an end"
+    return _PLACE.sub("", text.partition(" 1 | start:")[0])[:300]
+
+
+def _llguidance() -> Any:
+    try:
+        import llguidance
+    except ImportError:
+        raise Owl2Error(
+            "structured output needs llguidance, which is not installed; "
+            "run pip install 'owl2_jax[structured]'"
+        ) from None
+    return llguidance
