@@ -1,0 +1,63 @@
+"""A bucket whose store fails now and then, or for good."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from owl2_jax.core import buckets, text_files
+from owl2_jax.core.append_file import AppendFile, read_whole_lines
+from owl2_jax.core.errors import Owl2Error
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    """Retries without their pauses."""
+    import gcsfs.retry
+
+    async def no_pause(seconds):
+        return None
+
+    monkeypatch.setattr(gcsfs.retry.asyncio, "sleep", no_pause)
+
+
+def some(fault: int | str, every: int = 3):
+    """Every third request fails."""
+    count = itertools.count()
+    return lambda method, path: fault if next(count) % every == 0 else None
+
+
+@pytest.mark.parametrize("fault", [429, 500, 503, "reset", "cut"])
+def test_what_fails_now_and_then_is_tried_again(bucket, bucket_server, fault):
+    bucket_server.fail = some(fault)
+    content = bytes(range(256)) * 40
+    for number in range(4):
+        text_files.write_bytes(bucket / f"{number}.bin", content + bytes([number]))
+    found = [text_files.read_bytes(bucket / f"{number}.bin") for number in range(4)]
+    assert found == [content + bytes([number]) for number in range(4)]
+
+
+@pytest.mark.parametrize("fault", [429, 503])
+def test_a_store_that_stays_away_is_told_in_one_line(bucket, bucket_server, fault):
+    text_files.write_bytes(bucket / "a.bin", b"1")
+    bucket_server.fail = lambda method, path: fault
+    for action in (text_files.read_bytes, lambda path: text_files.write_bytes(path, b"2")):
+        with pytest.raises(Owl2Error) as caught:
+            action(bucket / "a.bin")
+        assert str(caught.value).startswith(f"{bucket / 'a.bin'}: the bucket's store does not answer")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_reading_that_could_not_be_written_is_there_once_the_store_is_back(
+    bucket, bucket_server, monkeypatch
+):
+    monkeypatch.setattr(buckets, "_SECONDS", 0.0)
+    monkeypatch.setattr(buckets, "_SHARE", 0)
+    with AppendFile(bucket / "metrics.jsonl") as file:
+        bucket_server.fail = lambda method, path: 503
+        with pytest.raises(Owl2Error, match="does not answer"):
+            file.write_json({"step": 1})
+        bucket_server.fail = lambda method, path: None
+        file.write_json({"step": 2})
+    assert read_whole_lines(bucket / "metrics.jsonl") == [{"step": 1}, {"step": 2}]
