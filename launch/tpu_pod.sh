@@ -7,9 +7,9 @@
 #   bash launch/tpu_pod.sh status               what runs, and the last lines of worker 0
 #   bash launch/tpu_pod.sh stop                 save and stop
 #
-# The run directory given with --workdir lies where every worker sees it (a
-# mounted file share). Training goes on when this machine is switched off; after
-# a failure every worker starts again from the newest checkpoint.
+# The run directory given with --workdir lies where every worker sees it: in a
+# bucket (gs://BUCKET/NAME), or on a file share. Training goes on when this machine
+# is switched off; after a failure every worker starts again from the newest checkpoint.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -34,7 +34,7 @@ case $action in
     # The machine images come with a Python that is too old; uv brings a newer one.
     on_every_worker 'mkdir -p owl2_jax && tar -xzf owl2_jax.tar.gz -C owl2_jax && cd owl2_jax &&
       python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --allow-existing --python 3.12 .venv &&
-      python3 -m uv pip install --quiet --python .venv/bin/python --editable . "jax[tpu]"'
+      python3 -m uv pip install --quiet --python .venv/bin/python --editable ".[gcs]" "jax[tpu]"'
     ;;
   train)
     [ $# -ge 1 ] || usage
