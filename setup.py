@@ -35,7 +35,6 @@ EXTRAS = {
     "qwen": ["tiktoken>=0.7"],
     "wandb": ["wandb>=0.17"],
     "gcs": ["gcsfs>=2025.3"],
-    "s3": ["s3fs>=2025.3"],
     "structured": ["llguidance>=1.9,<2"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30", "h11>=0.14", "prometheus_client>=0.20"],
 }

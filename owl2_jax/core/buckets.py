@@ -19,13 +19,12 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.paths import as_path, in_bucket, scheme_of
 
 # Packages whose errors are those of a store, where they are no `OSError`.
-_PACKAGES: Final = ("gcsfs", "google", "aiohttp", "requests", "botocore", "aiobotocore", "s3fs")
+_PACKAGES: Final = ("gcsfs", "google", "aiohttp", "requests")
 _LOGIN: Final = {
     "gs": "run `gcloud auth application-default login`, or give a service account "
     "(GOOGLE_APPLICATION_CREDENTIALS, or the machine's own)",
-    "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
-_RIGHTS: Final = {"gs": "roles/storage.objectUser", "s3": "s3:GetObject, s3:PutObject and s3:ListBucket"}
+_RIGHTS: Final = {"gs": "roles/storage.objectUser"}
 _CREDENTIALS_WORDS: Final = ("credential", "token", "anonymous caller", "refresh", "401")
 _SECONDS: Final = 10.0  # between two writes of an object that grows
 _SHARE: Final = 20  # at least so many times as long as the last write took
@@ -85,6 +84,29 @@ def check_readable(folder: str | os.PathLike) -> None:
             raise FileNotFoundError(str(folder))
 
 
+def read(path: str | os.PathLike) -> bytes:
+    """An object's content, by one request. Raises `FileNotFoundError`, or what the store raises."""
+    return _file_system(path).cat_file(os.fspath(path))
+
+
+def info(url: str) -> dict[str, Any]:
+    """What a store knows of an object: "size", a version and checksums of its kind. Raises `Owl2Error`."""
+    with told(url):
+        return _file_system(url).info(url)
+
+
+def matching(pattern: str) -> list[str]:
+    """The URLs of objects that a URL with `*` stands for, sorted. Raises `Owl2Error`."""
+    with told(pattern):
+        return [f"{scheme_of(pattern)}://{name}" for name in sorted(_file_system(pattern).glob(pattern))]
+
+
+def download(url: str, target: Path) -> None:
+    """Copies an object to a file of this machine. Raises `Owl2Error`."""
+    with told(url):
+        _file_system(url).get_file(url, str(target))
+
+
 def files_below(folder: Path) -> Iterator[Path]:
     """All files below a folder, of this machine or in a bucket."""
     if not in_bucket(folder):
@@ -103,7 +125,7 @@ def size_and_version(file: Path) -> tuple[int, str]:
         return status.st_size, str(status.st_mtime_ns)
     with told(file):
         info = _file_system(file).info(os.fspath(file))
-    return info["size"], str(info.get("generation") or info.get("ETag"))
+    return info["size"], str(info.get("md5Hash") or info.get("generation") or info.get("ETag"))
 
 
 def move_folder(source: Path, target: Path) -> None:
@@ -133,8 +155,11 @@ def key_values(path: str | os.PathLike) -> dict[str, Any]:
     return {"driver": {"gs": "gcs"}.get(scheme, scheme), "bucket": bucket, "path": f"{name}/"}
 
 
-def _file_system(path: Path) -> Any:
+def _file_system(path: str | os.PathLike) -> Any:
+    """Of this process: those of fsspec do not outlive a fork."""
     import fsspec
+
+    as_path(path)  # sets up its packages
 
     return fsspec.core.url_to_fs(os.fspath(path))[0]
 

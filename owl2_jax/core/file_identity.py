@@ -14,7 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from owl2_jax.core.buckets import size_and_version
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.paths import as_path, in_bucket
 from owl2_jax.core.text_files import why_not_readable
 
 BUDGET: Final = 1 << 27  # bytes read of all files of a set
@@ -43,12 +45,15 @@ def identities_now(before: Mapping[str, Identity]) -> dict[str, Identity]:
     return {
         name: file_identity(name, share)
         for name in before
-        if not name.startswith(own) and os.path.lexists(name)
+        if not name.startswith(own) and (in_bucket(name) or os.path.lexists(name))
     }
 
 
 def file_identity(path: str | os.PathLike, share: int = BUDGET) -> Identity:
     """Size and hash of a file, of which at most about `share` bytes are read. Raises `Owl2Error`."""
+    if in_bucket(path):
+        size, version = size_and_version(as_path(path))
+        return {"bytes": size, "hash": hashlib.blake2b(version.encode(), digest_size=16).hexdigest()}
     try:
         found = os.stat(path)
         return {"bytes": found.st_size, "hash": _hash(path, found.st_size, found.st_mtime_ns, share)}
@@ -94,5 +99,7 @@ def _offsets(size: int, share: int) -> list[int]:
 
 
 def _name(path: str | os.PathLike) -> str:
+    if in_bucket(path):
+        return os.fspath(path)
     path = Path(path)
     return str(path.relative_to(_PACKAGE.parent) if path.is_relative_to(_PACKAGE) else path)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.fields import OldNames, check_values
 from owl2_jax.core.ranges import Count, Positive, Seed, Share, Whole, at_least
-from owl2_jax.core.texts import FilePath, Name
+from owl2_jax.core.texts import BucketPath, Name
 from owl2_jax.data.augment import Augment
 from owl2_jax.data.images import MAX_PIXELS, MODES
 from owl2_jax.data.messages import ImageTag
@@ -100,7 +100,7 @@ class DataConfig:
     row_length: Annotated[int, at_least(2, most=2**24)]
     images_per_row: Images = 1
     images: Images = 0
-    tokenizer: FilePath = "embedded"
+    tokenizer: BucketPath = "embedded"
     template: Name = "mplug_owl2"
     image_tag: ImageTag = "<|image|>"
     reading: Reading = "as_written"

@@ -20,15 +20,14 @@ import os
 import struct
 import threading
 import warnings
-from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from owl2_jax.core.buckets import why_not
+from owl2_jax.core.buckets import read, why_not
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.core.paths import as_path, in_bucket
+from owl2_jax.core.paths import in_bucket
 from owl2_jax.core.pixels import CLIP_MEAN, CLIP_STD
 from owl2_jax.data import image_blocks, image_colours, image_kinds
 from owl2_jax.data.fitting import LARGE, MODES
@@ -182,16 +181,16 @@ def read_file(path: str | os.PathLike, name: str | None = None) -> bytes:
     """The bytes of an image's file. Raises `ImageError`: "missing", or "unreadable" for what is there."""
     try:
         if in_bucket(path):
-            return _from_bucket(as_path(path))
+            return _from_bucket(path)
         with open(path, "rb") as file:
             return file.read()
     except (OSError, ValueError) as error:
         raise unreadable("image", name or os.fspath(path), error) from error
 
 
-def _from_bucket(path: Path) -> bytes:
+def _from_bucket(path: str | os.PathLike) -> bytes:
     try:
-        return path.read_bytes()
+        return read(path)
     except FileNotFoundError:
         raise
     except Exception as error:

@@ -18,6 +18,7 @@ from owl2_jax.core import tokenizer_files
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import differences
 from owl2_jax.core.file_identity import Identity, changes, identities_now
+from owl2_jax.core.paths import scheme_of
 from owl2_jax.core.text_files import read_bytes, read_json_object, write_bytes
 from owl2_jax.training.extending import LENGTH_FIELDS, why_not_extended
 from owl2_jax.version import __version__
@@ -223,7 +224,8 @@ def data_manifest(
     """{set: kind, options, records, and bytes of each file its options name}."""
     manifest = {}
     for name, dataset in datasets.items():
-        paths = [Path(value) for value in dataset["options"].values() if isinstance(value, str)]
+        values = [value for value in dataset["options"].values() if isinstance(value, str)]
+        paths = [Path(value) for value in values if scheme_of(value) is None]
         files = {str(path): path.stat().st_size for path in paths if path.is_file()}
         manifest[name] = {
             "kind": dataset["kind"],

@@ -22,10 +22,11 @@ from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.text_files import not_downloaded
-from owl2_jax.core.texts import FilePath, Name
+from owl2_jax.core.texts import BucketPath, Name
 from owl2_jax.data.messages import ConversationError, ImageTag
 from owl2_jax.data.released import Reading, require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
+from owl2_jax.data.sources.bucket_files import original_names
 from owl2_jax.data.sources.files import expand_paths, parse_record
 from owl2_jax.data.sources.llava import read_messages
 
@@ -93,7 +94,7 @@ class ArrayRecordSource:
 
     def __init__(
         self,
-        paths: FilePath | os.PathLike | Sequence[FilePath | os.PathLike],
+        paths: BucketPath | os.PathLike | Sequence[BucketPath | os.PathLike],
         *,
         dataset: Name | None = None,
         file_tag: ImageTag = DEFAULT_IMAGE_TAG,
@@ -105,9 +106,8 @@ class ArrayRecordSource:
         self.file_tag = Style("", image_tag=file_tag).image_tag
         self.image_tag = Style("", image_tag=image_tag).image_tag
         self.paths = expand_paths(paths)
-        self.name = (
-            self.paths[0] if len(self.paths) == 1 else f"{self.paths[0]} and {len(self.paths) - 1} more"
-        )
+        names = original_names(self.paths)
+        self.name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
         self._records = open_array_record(self.paths)
 
     def __len__(self) -> int:
@@ -116,7 +116,7 @@ class ArrayRecordSource:
     @property
     def files(self) -> list[str]:
         """The files that hold the records."""
-        return self.paths
+        return original_names(self.paths)
 
     def __getitem__(self, index: int) -> Example:
         position = checked_index(index, len(self), self.name)

@@ -11,7 +11,9 @@ import numpy as np
 
 from owl2_jax.core import text_files
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.paths import in_bucket
 from owl2_jax.data.sources.base import RecordError
+from owl2_jax.data.sources.bucket_files import local_copies, matching_objects
 
 CHUNK = 1 << 24
 
@@ -36,7 +38,8 @@ _STEP = np.array([0, 1, -1, 0, 0], np.int8)
 def expand_paths(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
     """Lists the files that names, `*` patterns and ranges such as `{000..099}` stand for.
 
-    The files of one pattern come sorted, the patterns in their order.
+    The files of one pattern come sorted, the patterns in their order. Objects of
+    buckets are listed as their copies on this machine (`bucket_files`).
 
     Raises:
       Owl2Error: A pattern matches no file.
@@ -45,13 +48,18 @@ def expand_paths(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list
     found: list[str] = []
     for pattern in patterns:
         for name in _expand_range(os.fspath(pattern)):
-            files = [name] if os.path.isfile(name) else sorted(filter(os.path.isfile, glob.glob(name)))
+            if in_bucket(name):
+                files = matching_objects(name)
+            elif os.path.isfile(name):
+                files = [name]
+            else:
+                files = sorted(filter(os.path.isfile, glob.glob(name)))
             if not files:
                 raise Owl2Error(f"no file matches {name!r}; check the path in the config")
             found += files
     if not found:
         raise Owl2Error("a source was given an empty list of files; name at least one")
-    return found
+    return local_copies(found)
 
 
 def read_slice(path: str, offset: int, size: int) -> bytes:

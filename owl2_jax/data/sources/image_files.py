@@ -10,6 +10,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from owl2_jax.core.errors import nearest
+from owl2_jax.core.paths import in_bucket
 from owl2_jax.data.sources.base import RecordError
 
 _SHOWN = 100  # characters of a name in an error
@@ -43,6 +44,11 @@ def image_path(folder: str | os.PathLike, name: object, source: str, index: int)
     if not isinstance(name, str) or is_blank(name):
         raise RecordError(source, index, "corrupt_record", f"the image is {_shown(name)}, {_DECLARED}")
     folder = os.fspath(folder)
+    if in_bucket(folder):  # whether it is there is known once it is read
+        if name.startswith("/") or ".." in PurePosixPath(name).parts:
+            detail = f"the image {_shown(name)} lies outside {folder}; name it from there"
+            raise RecordError(source, index, "corrupt_record", detail)
+        return f"{folder.rstrip('/')}/{name}"
     path = _inside(folder, name)
     if path is None:
         reason, detail = _why_outside(folder, name)

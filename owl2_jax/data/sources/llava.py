@@ -18,10 +18,11 @@ from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.ranges import Whole
-from owl2_jax.core.texts import FilePath, Name
+from owl2_jax.core.texts import BucketPath, Name
 from owl2_jax.data.messages import IMAGE_TAGS, ConversationError, ImageTag, check_messages, from_llava
 from owl2_jax.data.released import Reading, released_messages, require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
+from owl2_jax.data.sources.bucket_files import local_copies
 from owl2_jax.data.sources.files import contains, index_json, parse_record, read_slice
 from owl2_jax.data.sources.image_files import image_names, image_path, is_blank
 from owl2_jax.data.video import Frame, require_reader
@@ -56,8 +57,8 @@ class LlavaSource:
 
     def __init__(
         self,
-        path: FilePath | os.PathLike,
-        image_folder: FilePath | os.PathLike | None = None,
+        path: BucketPath | os.PathLike,
+        image_folder: BucketPath | os.PathLike | None = None,
         *,
         dataset: Name | None = None,
         file_tag: ImageTag = "<image>",
@@ -70,11 +71,12 @@ class LlavaSource:
             require_reader()
         self.num_frames = num_frames
         self.path = os.fspath(path)
-        self.image_folder = os.fspath(image_folder or Path(self.path).parent)
+        self._file = local_copies([self.path])[0]
+        self.image_folder = os.fspath(image_folder or os.path.dirname(self.path) or os.curdir)
         self.style = Style(dataset or Path(self.path).stem, image_tag=image_tag)
         self.file_tag = Style(self.style.dataset, image_tag=file_tag).image_tag
-        self._ranges = index_json(self.path)
-        refuse_other_tag(self.path, file_tag)
+        self._ranges = index_json(self._file)
+        refuse_other_tag(self._file, file_tag)
 
     def __len__(self) -> int:
         return len(self._ranges)
@@ -87,7 +89,7 @@ class LlavaSource:
     def __getitem__(self, index: int) -> Example:
         position = checked_index(index, len(self), self.path)
         start, end = map(int, self._ranges[position])
-        record = parse_record(read_slice(self.path, start, end - start), self.path, position)
+        record = parse_record(read_slice(self._file, start, end - start), self.path, position)
         if not image_names(record.get("video")):
             names = image_names(record.get("image"))
             self._require_seen(record, names, position)

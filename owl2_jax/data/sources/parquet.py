@@ -17,10 +17,11 @@ import numpy as np
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.text_files import not_downloaded
-from owl2_jax.core.texts import AnyText, FilePath, Name
+from owl2_jax.core.texts import AnyText, BucketPath, Name
 from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.released import Reading, require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
+from owl2_jax.data.sources.bucket_files import original_names
 from owl2_jax.data.sources.fields import Fields, Reader
 from owl2_jax.data.sources.files import expand_paths
 
@@ -46,20 +47,19 @@ class ParquetSource:
 
     def __init__(
         self,
-        paths: FilePath | os.PathLike | Sequence[FilePath | os.PathLike],
+        paths: BucketPath | os.PathLike | Sequence[BucketPath | os.PathLike],
         fields: Fields | Mapping[Name, Name | None],
         *,
         dataset: Name,
-        image_folder: FilePath = ".",
+        image_folder: BucketPath = ".",
         file_tag: ImageTag = "<image>",
         prompt: AnyText = "{question}",
         image_tag: ImageTag = DEFAULT_IMAGE_TAG,
         reading: Reading = "as_written",
     ):
         self.paths = expand_paths(paths)
-        self.name = (
-            self.paths[0] if len(self.paths) == 1 else f"{self.paths[0]} and {len(self.paths) - 1} more"
-        )
+        names = original_names(self.paths)
+        self.name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
         fields = Fields.of(fields)
         style = Style(dataset, prompt, image_tag)
         if fields.question:
@@ -79,7 +79,7 @@ class ParquetSource:
     @property
     def files(self) -> list[str]:
         """The files that hold the records."""
-        return self.paths
+        return original_names(self.paths)
 
     def __getitem__(self, index: int) -> Example:
         position = checked_index(index, len(self), self.name)

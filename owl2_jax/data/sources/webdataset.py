@@ -27,7 +27,7 @@ import numpy as np
 from owl2_jax.core import text_files
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.text_files import new_file
-from owl2_jax.core.texts import AnyText, FilePath, Name
+from owl2_jax.core.texts import AnyText, BucketPath, FilePath, Name
 from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.sources.base import (
     DEFAULT_IMAGE_TAG,
@@ -37,6 +37,7 @@ from owl2_jax.data.sources.base import (
     checked_index,
     clean_caption,
 )
+from owl2_jax.data.sources.bucket_files import original_names
 from owl2_jax.data.sources.files import expand_paths, parse_record, read_slice
 
 # HEIC is none that is decoded; seen here, it is refused by its name.
@@ -67,7 +68,7 @@ class WebDatasetSource:
 
     def __init__(
         self,
-        paths: FilePath | os.PathLike | Sequence[FilePath | os.PathLike],
+        paths: BucketPath | os.PathLike | Sequence[BucketPath | os.PathLike],
         *,
         dataset: Name,
         index_folder: FilePath | os.PathLike | None = None,
@@ -86,7 +87,7 @@ class WebDatasetSource:
     @property
     def files(self) -> list[str]:
         """The files that hold the records."""
-        return self.paths
+        return original_names(self.paths)
 
     def __getitem__(self, index: int) -> Example:
         position = checked_index(index, len(self), self.style.dataset)

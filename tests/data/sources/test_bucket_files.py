@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from owl2_jax.core import buckets
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.file_identity import identities
+from owl2_jax.data import images
+from owl2_jax.data.pipeline import Pipeline, load_tokenizer
+from owl2_jax.data.sources import bucket_files
+from owl2_jax.data.sources.arrayrecord import ArrayRecordSource, encode_example
+from owl2_jax.data.sources.base import RecordError
+from owl2_jax.data.sources.llava import LlavaSource
+from owl2_jax.testing import tiny
+from tests.data import corpora
+from tests.data.corpora import dialogue
+from tests.data.sources.test_arrayrecord import EXAMPLES, write
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """The folder of the copies."""
+    monkeypatch.setenv(bucket_files.FOLDER, str(tmp_path / "cache"))
+    yield tmp_path / "cache"
+    bucket_files.let_go()
+
+
+def copies(cache) -> list[str]:
+    return sorted(path.name for path in cache.glob("*/*") if path.parent.name != "uses")
+
+
+def test_an_object_is_fetched_once_and_anew_when_it_was_written_anew(bucket, cache, bucket_server):
+    (bucket / "a.bin").write_bytes(b"one")
+    url = str(bucket / "a.bin")
+    first = bucket_files.local_copies(["here.bin", url])
+    assert first[0] == "here.bin"
+    assert Path(first[1]).read_bytes() == b"one"
+    bucket_server.requests.clear()
+    assert bucket_files.local_copies([url]) == first[1:]
+    assert not any("alt=media" in path for _, path in bucket_server.requests)
+    assert bucket_files.original_names(first) == ["here.bin", url]
+    (bucket / "a.bin").write_bytes(b"two")
+    assert Path(bucket_files.local_copies([url])[0]).read_bytes() == b"two"
+    assert copies(cache) == ["a.bin", "a.bin"]
+
+
+def test_copies_used_longest_ago_make_room_but_not_those_that_are_read(bucket, cache, monkeypatch):
+    for name in "abc":
+        (bucket / f"{name}.bin").write_bytes(bytes(1000))
+    monkeypatch.setenv(bucket_files.BOUND, str(2500 / 2**30))
+    bucket_files.local_copies([str(bucket / "a.bin")])
+    bucket_files.let_go()
+    bucket_files.local_copies([str(bucket / "b.bin")])
+    bucket_files.local_copies([str(bucket / "c.bin")])
+    assert copies(cache) == ["b.bin", "c.bin"]
+    bucket_files.local_copies([str(bucket / "a.bin")])
+    assert copies(cache) == ["a.bin", "b.bin", "c.bin"], "all are read"
+
+
+def test_objects_beyond_the_bound_are_refused(bucket, cache, monkeypatch):
+    (bucket / "a.bin").write_bytes(bytes(4000))
+    monkeypatch.setenv(bucket_files.BOUND, str(2500 / 2**30))
+    with pytest.raises(Owl2Error, match=r"a.bin and what belongs to it have .* set OWL2_DATA_CACHE_GIB"):
+        bucket_files.local_copies([str(bucket / "a.bin")])
+    monkeypatch.setenv(bucket_files.BOUND, "none")
+    with pytest.raises(Owl2Error, match="OWL2_DATA_CACHE_GIB: expected a number"):
+        bucket_files.local_copies([str(bucket / "a.bin")])
+
+
+def test_content_that_arrives_damaged_is_fetched_again_and_then_refused(bucket, cache, monkeypatch):
+    (bucket / "a.bin").write_bytes(b"whole")
+    url, download, damaged = (
+        str(bucket / "a.bin"),
+        buckets.download,
+        iter([b"whol", b"wHole", b""]),
+    )
+
+    def flaky(url, target):
+        content = next(damaged)
+        if content:
+            target.write_bytes(content)
+        else:
+            download(url, target)
+
+    monkeypatch.setattr(buckets, "download", flaky)
+    assert Path(bucket_files.local_copies([url])[0]).read_bytes() == b"whole"
+    shutil.rmtree(cache)
+    damaged = iter([b"x"] * 3)
+    with pytest.raises(Owl2Error, match=r"a.bin arrived damaged 3 times: 1 of 5 bytes; try again later"):
+        bucket_files.local_copies([url])
+    assert copies(cache) == []
+
+
+def test_a_missing_object_is_told(bucket):
+    with pytest.raises(Owl2Error, match=r"none.bin is not there: no such bucket, or no such object"):
+        bucket_files.local_copies([str(bucket / "none.bin")])
+
+
+def test_dialogues_and_their_images_are_read_from_a_bucket(bucket):
+    records = [dialogue(str(n), "a", [name]) for n, name in enumerate(("0.png", "sub/none.png", "../x.png"))]
+    (bucket / "data.json").write_text(json.dumps(records))
+    (bucket / "0.png").write_bytes(tiny.image_file(0))
+    source = LlavaSource(str(bucket / "data.json"))
+    assert len(source) == 3
+    assert source.files == [str(bucket / "data.json")]
+    assert source[0]["images"] == [str(bucket / "0.png")]
+    assert images.decode(source[0]["images"][0]).size == images.decode(tiny.image_file(0)).size
+    with pytest.raises(images.ImageError) as caught:
+        images.decode(source[1]["images"][0])
+    assert caught.value.reason == "missing"
+    with pytest.raises(RecordError, match="lies outside gs://"):
+        source[2]
+    assert identities(source.files).keys() == {str(bucket / "data.json")}
+
+
+def test_a_pattern_of_a_bucket_stands_for_its_objects(bucket, tmp_path):
+    files = [
+        write(tmp_path / f"x-{number:05d}.array_record", [encode_example(example)])
+        for number, example in enumerate(EXAMPLES)
+    ]
+    for file in files:
+        (bucket / file.name).write_bytes(file.read_bytes())
+    there, here = ArrayRecordSource(f"{bucket}/*.array_record"), ArrayRecordSource([str(f) for f in files])
+    assert [there[i] for i in range(len(there))] == [here[i] for i in range(len(here))]
+    assert there.files == [str(bucket / file.name) for file in files]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_from_a_bucket_are_those_from_a_disk(bucket, tmp_path, workers):
+    here = corpora.mixed_sets(tmp_path, records=12)
+    there = {name: corpora.llava(bucket / f"{name}.json") for name in here}
+    tokenizer = bucket / "tokenizer.model"
+    tokenizer.write_bytes(load_tokenizer(corpora.config(here)).bytes)
+    for file in tmp_path.iterdir():
+        if file.is_file():
+            (bucket / file.name).write_bytes(file.read_bytes())
+    there["imaged"] = dataclasses.replace(there["imaged"], weight=2.0)
+    found = next_batch(corpora.config(there, workers=workers, tokenizer=str(tokenizer)))
+    expected = next_batch(corpora.config(here))
+    for name, value in vars(expected).items():
+        np.testing.assert_array_equal(getattr(found, name), value, err_msg=name)
+    assert expected.images.any()
+
+
+def next_batch(config):
+    pipeline = Pipeline(config, corpora.IMAGE_SIZE, corpora.TOKENS_PER_IMAGE)
+    try:
+        assert load_tokenizer(config).vocab_size > 0
+        return next(pipeline)
+    finally:
+        pipeline.close()
