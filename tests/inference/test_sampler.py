@@ -120,6 +120,16 @@ def test_what_may_be_drawn_is_what_the_rules_leave():
         np.testing.assert_allclose(shares, probabilities, atol=0.1)
 
 
+def test_frequencies_follow_the_probabilities():
+    wanted, draws = np.zeros(V), 4000
+    wanted[[3, 50, 51, 202]] = [0.5, 0.3, 0.15, 0.05]
+    requests = [Request("a", sampling=Sampling(temperature=1.0, seed=seed)) for seed in range(draws)]
+    with np.errstate(divide="ignore"):
+        logits = np.tile(np.log(wanted.astype(np.float32)), (draws, 1))
+    tokens = SAMPLE(logits, inputs_of(requests), empty_state(1, V)).tokens
+    np.testing.assert_allclose(np.bincount(tokens, minlength=V) / draws, wanted, atol=0.03)
+
+
 def test_greedy_rows_take_the_largest_of_the_reference():
     rows = [request for request in REQUESTS if request.sampling.temperature == 0]
     for seed in range(5):
