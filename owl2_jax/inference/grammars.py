@@ -20,7 +20,7 @@ import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.tokenizer import Tokenizer
-from owl2_jax.inference.grammar_check import GrammarTooLarge, fault
+from owl2_jax.inference.grammar_check import GrammarTooLarge, fault, to_lark
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.request import Request
 from owl2_jax.inference.structured import Structured
@@ -245,16 +245,7 @@ def _form(structured: Structured) -> Mapping[str, Any]:
         expression = re.sub(r"(?<!\\)((?:\\\\)*)\$$", r"\1", text.removeprefix("^"))
         expression = _llguidance().regex_to_lark(expression, "")
         return {"lark_grammar": f"start: /{expression}/"}
-    return {"lark_grammar": _lark(text)}
-
-
-def _lark(text: str) -> str:
-    from llguidance.gbnf_to_lark import any_to_lark
-
-    try:
-        return any_to_lark(text)
-    except Exception as error:  # of many kinds, all about the text
-        raise Owl2Error(str(error) or type(error).__name__) from None
+    return {"lark_grammar": to_lark(text)}
 
 
 def _one_line(text: str) -> str:

@@ -111,7 +111,11 @@ def json_schema(schema: Any, name: str) -> Structured:
     """Raises `Owl2Error` unless `schema` is an object of JSON (or true), and not too long."""
     if schema is not True and not isinstance(schema, Mapping):
         raise Owl2Error(f"{name} is {_shown(schema)}; expected a JSON schema, which is an object")
-    return Structured("json_schema", _within(json.dumps(schema), name), name)
+    try:
+        text = json.dumps(schema)
+    except RecursionError:
+        raise Owl2Error(f"{name} is nested too deeply; give a flatter schema") from None
+    return Structured("json_schema", _within(text, name), name)
 
 
 def choice(texts: Any, name: str) -> Structured:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,6 +32,7 @@ from owl2_jax.serving.text_calls import TextCall, read_text_call
 from owl2_jax.serving.text_prompts import TextPrompt, read_prompts
 
 MAX_LOOKERS = 8  # that wait to see where the model looked
+MAX_FORMS = 32  # that wait to be compiled
 LOOK_FIELDS = ("model", "messages", "answer")
 
 
@@ -67,6 +68,9 @@ class Service:
         self.looking = Looking(model)
         self._look_thread = ThreadPoolExecutor(1, "look")
         self._lookers = 0
+        # Of their own: what takes long to compile keeps nobody from being read.
+        self._form_threads = ThreadPoolExecutor(2, "form")
+        self._forms = 0
         self._most_text = _most_text(model)
 
     def read_call(self, value: Mapping[str, Any]) -> ChatCall:
@@ -100,7 +104,7 @@ class Service:
         choices = self._reserve(call.count)
         try:
             ids, room = await asyncio.to_thread(self.ids, call.conversation)
-            await asyncio.to_thread(self._check, call)
+            await self._check(call)
             images = await self.read_images(call.conversation)
             choices.submit(self._request(call, ids, room, images).choices(call.count))
         except BaseException:
@@ -117,7 +121,7 @@ class Service:
         choices = self._reserve(len(call.prompts) * call.count)
         try:
             prompts = await asyncio.to_thread(read_prompts, call, self.model, self._most_text)
-            await asyncio.to_thread(self._check, call, prompts)
+            await self._check(call, {prompt.continues for prompt in prompts})
             requests: list[Request] = []
             for prompt in prompts:
                 one = self._request(call, prompt.ids, prompt.room, [], prompt.continues)
@@ -154,16 +158,26 @@ class Service:
             continues=continues,
         )
 
-    def _check(self, call: Call, prompts: Sequence[TextPrompt] = ()) -> None:
+    async def _check(self, call: Call, continues: Iterable[bool] = (False,)) -> None:
         """Raises `ApiError` for token ids that there are not, and compiles the form of the answers."""
         with about("logit_bias"):
             call.sampling.check_tokens(self.model.tokenizer.vocab_size)
         with about("stop_token_ids"):
             check_token_ids("stop_token_ids", call.stop_token_ids, self.model.tokenizer.vocab_size)
-        if call.structured is not None:
-            with about(call.structured.name.partition(".")[0]):
-                for continues in {prompt.continues for prompt in prompts} or {False}:
-                    check_request(Request("", structured=call.structured, continues=continues), self.model)
+        for one in continues if call.structured else ():
+            await self._compile(Request("", structured=call.structured, continues=one))
+
+    async def _compile(self, request: Request) -> None:
+        """Has the form of an answer compiled, so that the engine need not wait for it."""
+        if self._forms >= MAX_FORMS:
+            raise overloaded("too many forms of answers are being compiled; try again", 2)
+        self._forms += 1
+        try:
+            work = (check_request, request, self.model)
+            with about(request.structured.name.partition(".")[0]):
+                await asyncio.get_running_loop().run_in_executor(self._form_threads, *work)
+        finally:
+            self._forms -= 1
 
     async def read_images(self, conversation: Conversation) -> list[np.ndarray]:
         """uint8[H, W, 3] of each image. Raises `ApiError`."""
@@ -237,7 +251,8 @@ class Service:
         """Ends all threads."""
         self.runner.stop()
         self.images.close()
-        self._look_thread.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._look_thread, self._form_threads):
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _most_text(model: LoadedModel) -> int:

@@ -7,8 +7,9 @@ import json
 import pytest
 from llguidance import LLMatcher
 
+from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference import grammar_check
-from owl2_jax.inference.grammar_check import GrammarTooLarge, fault
+from owl2_jax.inference.grammar_check import GrammarTooLarge, fault, to_lark
 
 
 def test_what_compiles_has_no_fault():
@@ -32,6 +33,20 @@ def test_what_would_compile_for_ever_is_stopped(monkeypatch):
     schema = LLMatcher.grammar_from_json_schema(json.dumps({"allOf": patterns}))
     with pytest.raises(GrammarTooLarge, match="does not compile within 1 s and 1024 MiB; give a simpler one"):
         fault(schema, {})
+
+
+def test_grammars_of_both_notations_become_larks():
+    assert to_lark('start: "a"') == 'start: "a"'
+    assert 'start: "a"' in to_lark('root ::= "a"')
+    with pytest.raises(Owl2Error, match="Rule 'b' not found"):
+        to_lark("root ::= b")
+
+
+def test_a_chain_of_rules_that_takes_long_to_read_is_stopped(monkeypatch):
+    monkeypatch.setattr(grammar_check, "CPU_SECONDS", 1)
+    rules = "\n".join(f'r{number} ::= r{number + 1} "x"' for number in range(5000))
+    with pytest.raises(GrammarTooLarge):
+        to_lark(f'root ::= r0\n{rules}\nr5000 ::= "z"')
 
 
 def test_what_would_take_all_memory_is_stopped(monkeypatch):

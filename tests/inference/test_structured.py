@@ -17,6 +17,14 @@ def test_forms_keep_what_was_given():
     assert (regex("a+", "r").text, grammar("start: A", "g").kind) == ("a+", "grammar")
 
 
+def test_a_schema_may_be_nested_only_so_deeply():
+    schema: dict = {}
+    for _ in range(5000):
+        schema = {"items": schema}
+    with pytest.raises(Owl2Error, match="s is nested too deeply"):
+        json_schema(schema, "s")
+
+
 @pytest.mark.parametrize(
     ("make", "value", "words"),
     [

@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from owl2_jax.inference.request import Request
+from owl2_jax.serving import service
 from tests.serving.questions import answer_alone, user
 
 
@@ -144,6 +145,14 @@ def test_what_cannot_be_had_is_refused_by_its_field(client, settings, param, wor
         ask(client, **settings)
     assert words in caught.value.message
     assert caught.value.param == param
+
+
+def test_too_many_forms_at_once_are_told_so_and_leave_no_place_taken(client, shared, monkeypatch):
+    monkeypatch.setattr(service, "MAX_FORMS", 0)
+    with pytest.raises(openai.RateLimitError, match="too many forms") as caught:
+        ask(client, **form(choice=["yes"]))
+    assert caught.value.response.headers["retry-after"] == "2"
+    shared.wait(shared.idle)
 
 
 def test_an_answer_that_leads_nowhere_is_an_error_and_no_end_of_the_server(client):
