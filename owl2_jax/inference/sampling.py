@@ -36,8 +36,8 @@ class Sampling:
       repetition_penalty: divides the logit of a token that stands in the prompt
         or the answer, when positive, and multiplies it when negative (Keskar et
         al. 2019); 1 changes nothing.
-      presence_penalty: taken from the logit of a token that stands in the answer.
-      frequency_penalty: taken from it as many times as the token stands in the answer.
+      presence_penalty: taken from the logit of a token that stands in the answer; 0 changes nothing.
+      frequency_penalty: taken from it as many times as the token stands in the answer; 0 changes nothing.
       logit_bias: token id, written in digits, to what is added to its logit.
       seed: of the request's own random stream.
 
