@@ -38,7 +38,7 @@ class Sampling:
         al. 2019); 1 changes nothing.
       presence_penalty: taken from the logit of a token that stands in the answer; 0 changes nothing.
       frequency_penalty: taken from it as many times as the token stands in the answer; 0 changes nothing.
-      logit_bias: token id, written in digits, to what is added to its logit.
+      logit_bias: token id, written in digits, to what is added to its logit; 0 adds nothing.
       seed: of the request's own random stream.
 
     Raises:
