@@ -16,16 +16,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help="config file of a training run")
     source.add_argument("--preset", metavar="NAME", help="a model without a config file, as owl2_7b")
-    parser.add_argument("--topology", required=True, help="slice of TPU chips, as v5e:16x16 or v5p:4x4x4")
+    source.add_argument(
+        "--published", metavar="NAME", help="a step that others have measured, as maxtext_32b_v5e"
+    )
+    parser.add_argument("--topology", help="slice of TPU chips, as v5e:16x16 or v5p:4x4x4")
     parser.add_argument(
         "--what", default="train", help="train, prefill, decode or serve (default: %(default)s)"
     )
     parser.add_argument("--mesh", help="axis sizes, as fsdp=64,tensor=4, or a mesh preset")
     parser.add_argument("--rows", type=Count, help="rows of a step over all chips")
+    parser.add_argument("--length", type=Count, help="tokens of a row; of the cache for decode and serve")
     parser.add_argument(
-        "--length", type=Count, help="tokens of a row; for decode and serve those of the cache"
+        "--search",
+        action="store_true",
+        help="look for what is fastest by the forecast: remat, batch, mesh, tiles, compiler options",
     )
-    parser.add_argument("--search", action="store_true", help="look for the fastest batch and remat policy")
+    parser.add_argument(
+        "--tried", type=Path, metavar="FILE", help="where --search keeps what it tried, and looks it up"
+    )
     parser.add_argument(
         "--ops", action="store_true", help="also where the time goes, by part of the model and operation"
     )
@@ -38,39 +46,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     from owl2_jax.parallel.chips import compiler_environment, parse_topology
+    from owl2_jax.perf.published import published
 
-    topology = parse_topology(args.topology)
-    check_output(args.html)
+    step = published(args.published) if args.published else None
+    _check_flags(args)
+    topology = parse_topology(args.topology or step.topology)
+    check_output(args.html, "--html")
+    check_output(args.tried, "--tried")
     # Read when JAX is imported, which the next line does.
     os.environ.update(compiler_environment(topology))
 
-    from owl2_jax.perf import fit_report, fitting, run_config, versions
+    from owl2_jax.perf import fit_report, fitting, run_config, searching, versions
 
     compiler = versions.check_compiler()
-
-    config = run_config.load(args.config, args.preset, args.rows, args.length, args.overrides)
-    plan = fitting.make_plan(args.what, config, topology, args.mesh, is_file=args.config is not None)
-    results = fitting.search(plan) if args.search else [fitting.measure(plan)]
-    best = min(results, key=lambda result: result.rank)
-    if args.json:
-        fit_report.print_json(best, results, compiler, args.ops)
+    config = run_config.load(
+        args.config, args.preset, args.rows, args.length, args.overrides, step.config() if step else None
+    )
+    mesh = args.mesh or (step.mesh if step else None)
+    plan = fitting.make_plan(args.what, config, topology, mesh, is_file=args.config is not None)
+    if args.search:
+        memory = searching.Memory(args.tried, compiler)
+        attempts = searching.search(plan, fitting.measure, memory)
+        best = min(attempts, key=lambda attempt: attempt.rank)
+        fit_report.print_search(best, attempts, compiler, args.json, args.ops)
+        result = best.result
     else:
-        fit_report.print_tables(best, results, compiler, args.ops)
+        result = fitting.measure(plan)
+        fit_report.print_result(result, compiler, args.json, args.ops, step)
     if args.html is not None:
-        write_page(args.html, fit_report.page(best, compiler))
-    return 0 if best.fit.memory.fits else 1
+        write_page(args.html, fit_report.page(result, compiler) if result is not None else None)
+    fits = result.fit.memory.fits if result is not None else best.seconds is not None
+    return 0 if fits else 1
 
 
-def check_output(path: Path | None) -> None:
-    """Refuses a page that could not be written, before minutes of compiling."""
-    from owl2_jax.core.paths import in_bucket
+def _check_flags(args: argparse.Namespace) -> None:
+    """Raises `Owl2Error` for flags that need or exclude each other."""
+    if args.topology is None and args.published is None:
+        raise Owl2Error("--topology is missing: a slice of TPU chips, as v5e:16x16 or v5p:4x4x4")
+    if args.published and (args.what != "train" or args.rows or args.length or args.search):
+        raise Owl2Error(
+            "--published is a training step of its own batch; leave out --what, --rows, --length and --search"
+        )
+    if args.tried is not None and not args.search:
+        raise Owl2Error("--tried keeps what --search tried; add --search, or leave it out")
+
+
+def check_output(path: Path | None, flag: str) -> None:
+    """Refuses a file that could not be written, before minutes of compiling."""
     from owl2_jax.core.text_files import check_file
 
     if path is None:
         return
     if not in_bucket(path) and not path.parent.is_dir():
-        raise Owl2Error(f"--html {path}: there is no folder {path.parent}")
-    check_file(path, "--html")
+        raise Owl2Error(f"{flag} {path}: there is no folder {path.parent}")
+    check_file(path, flag)
 
 
 def write_page(path: Path, page: str | None) -> None:
@@ -78,6 +107,9 @@ def write_page(path: Path, page: str | None) -> None:
     from owl2_jax.core.text_files import write_text
 
     if page is None:
-        raise Owl2Error(f"--html {path}: not written, because there is no forecast of what does not fit")
+        raise Owl2Error(
+            f"--html {path}: not written, because there is no forecast at hand: it does not fit, or "
+            "an earlier search compiled it"
+        )
     write_text(path, page)
     print(f"wrote {path}", file=sys.stderr)

@@ -20,6 +20,7 @@ from owl2_jax.core import axes
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.model import remat
 from owl2_jax.model.attention import causal_segment_mask, dot_product, query_segments
+from owl2_jax.model.config import SPLASH_BLOCK
 
 Array = jax.Array
 Kernel = Callable[[Array, Array, Array, Array], Array]
@@ -35,13 +36,21 @@ def xla(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
     return dot_product(q, k, v, mask)[0]
 
 
-def splash(q: Array, k: Array, v: Array, segment_ids: Array, interpret: bool = False) -> Array:
+def splash(
+    q: Array,
+    k: Array,
+    v: Array,
+    segment_ids: Array,
+    interpret: bool = False,
+    block: int = SPLASH_BLOCK,
+) -> Array:
     """Pallas splash attention for TPU: tiles that the mask rules out are never computed.
 
     On a mesh every device runs the kernel on its own rows and heads.
 
     Args:
       interpret: run the kernel's program without a TPU, slowly.
+      block: rows and columns of a tile; where it does not divide T, the largest that does.
 
     Raises:
       Owl2Error: T is no multiple of 128.
@@ -52,7 +61,7 @@ def splash(q: Array, k: Array, v: Array, segment_ids: Array, interpret: bool = F
             f"splash attention needs rows of a multiple of {_SPLASH_BLOCKS[-1]} tokens, found {length} = "
             f"{length // 128} * 128 + {length % 128}; change data.row_length or set model.attention=xla"
         )
-    local = functools.partial(_splash_local, interpret=interpret)
+    local = functools.partial(_splash_local, interpret=interpret, block=block)
     arguments = (q, k, v, query_segments(segment_ids), segment_ids)
     if jax.sharding.get_abstract_mesh().empty:
         return local(*arguments)
@@ -68,11 +77,13 @@ def splash_fits(length: int) -> bool:
     return length % _SPLASH_BLOCKS[-1] == 0
 
 
-def _splash_local(q: Array, k: Array, v: Array, query_ids: Array, key_ids: Array, interpret: bool) -> Array:
+def _splash_local(
+    q: Array, k: Array, v: Array, query_ids: Array, key_ids: Array, interpret: bool, block: int
+) -> Array:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as library
 
     _, length, heads, width = q.shape
-    run = _splash_kernel(length, heads, interpret)
+    run = _splash_kernel(length, heads, interpret, block)
     heads_first = [jnp.swapaxes(x, 1, 2) for x in (q * width**-0.5, k, v)]
     context = jax.vmap(lambda q, k, v, *ids: run(q, k, v, segment_ids=library.SegmentIds(*ids)))(
         *heads_first, query_ids, key_ids
@@ -80,11 +91,11 @@ def _splash_local(q: Array, k: Array, v: Array, query_ids: Array, key_ids: Array
     return jnp.swapaxes(context, 1, 2).astype(q.dtype)
 
 
-def _splash_kernel(length: int, heads: int, interpret: bool) -> Any:
+def _splash_kernel(length: int, heads: int, interpret: bool, wanted: int) -> Any:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as library
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    block = next(size for size in _SPLASH_BLOCKS if length % size == 0)
+    block = next(size for size in (wanted, *_SPLASH_BLOCKS) if length % size == 0)
     names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
     return library.make_splash_mha(
         masks.MultiHeadMask([masks.CausalMask((length, length))] * heads),
@@ -125,9 +136,14 @@ def masked_attention(q: Array, k: Array, v: Array, segment_ids: Array, implement
     )
 
 
-def auto(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
+def auto(q: Array, k: Array, v: Array, segment_ids: Array, block: int = SPLASH_BLOCK) -> Array:
     """The fastest kernel of the default device that takes these shapes."""
-    return KERNELS[best(jax.default_backend(), q.shape[1], q.dtype, q.shape[-1])](q, k, v, segment_ids)
+    return kernel(resolved("auto", q), block)(q, k, v, segment_ids)
+
+
+def resolved(name: str, q: Array) -> str:
+    """The kernel that `name` stands for with queries dtype[B, T, N, H]; "auto" is the device's best."""
+    return name if name != "auto" else best(jax.default_backend(), q.shape[1], q.dtype, q.shape[-1])
 
 
 def best(platform: str, length: int, dtype: Any, width: int) -> str:
@@ -142,8 +158,9 @@ def best(platform: str, length: int, dtype: Any, width: int) -> str:
 KERNELS: Final[dict[str, Kernel]] = {"xla": xla, "splash": splash, "cudnn": cudnn, "auto": auto}
 
 
-def kernel(name: str) -> Kernel:
+def kernel(name: str, splash_block: int = SPLASH_BLOCK) -> Kernel:
     """The named kernel. Raises `UnknownNameError` with the nearest names."""
     if name not in KERNELS:
         raise unknown_name("attention kernel", name, KERNELS)
-    return KERNELS[name]
+    takes_block = name in ("splash", "auto")
+    return functools.partial(KERNELS[name], block=splash_block) if takes_block else KERNELS[name]

@@ -18,8 +18,9 @@ from owl2_jax.model import adaptive
 
 Dtype = Literal["float32", "bfloat16"]
 # Names of `owl2_jax.model.remat.POLICIES` and `owl2_jax.model.attention_kernels.KERNELS`, which need JAX.
-Remat = Literal["none", "dots", "attention_mlp", "attention", "context", "full"]
+Remat = Literal["none", "products", "dots", "attention_mlp", "attention", "context", "full"]
 Attention = Literal["auto", "xla", "splash", "cudnn"]
+SPLASH_BLOCK: Final = 512
 # Far beyond any model, and small enough that its arrays can be counted.
 Size = Annotated[int, at_least(1, most=2**20)]
 Length = Annotated[int, at_least(1, most=2**24)]
@@ -220,6 +221,7 @@ class Owl2Config:
       image_kv: "gather" computes the image copies of queries, keys and values
         only where an image stands; "select" computes them everywhere and
         selects (the reference).
+      splash_block: rows and columns of a tile of splash attention, where it divides the row.
       scan_unroll: decoder and vision layers per iteration of the layer scan.
       lora: adapters beside the decoder's linear maps; None for none.
     """
@@ -232,6 +234,7 @@ class Owl2Config:
     remat: Remat = "none"
     attention: Attention = "auto"
     image_kv: Literal["gather", "select"] = "gather"
+    splash_block: Annotated[int, at_least(128, most=2**14)] = SPLASH_BLOCK
     scan_unroll: Layers = 1
     lora: LoraConfig | None = None
 
@@ -239,6 +242,7 @@ class Owl2Config:
         fields.check_values(self, "model")
         if self.lora is not None:
             self._check_targets(self.lora)
+        _require_divisible("model.splash_block", self.splash_block, "a register's width of", 128)
         width = self.vision.width
         _require_divisible("model.vision.width", width, "abstractor.num_heads", self.abstractor.num_heads)
         _require_divisible("model.vision.width", width, "the sin-cos position table", 4)

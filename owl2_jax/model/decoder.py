@@ -104,10 +104,11 @@ class DecoderAttention(nn.Module):
         """
         decoder = self.config.decoder
         q, k, v = self._projections(x, inputs)
-        k = apply_rope(k, inputs.sin, inputs.cos)
+        in_tiles = attention_kernels.resolved(self.config.attention, q) == "splash"
+        k = apply_rope(k, inputs.sin, inputs.cos, by_product=in_tiles)
         # The rotation is linear, so a scale of the query may as well be one of its angles.
         scale = 1.0 if inputs.query_scale is None else inputs.query_scale
-        q = apply_rope(q, inputs.sin * scale, inputs.cos * scale)
+        q = apply_rope(q, inputs.sin * scale, inputs.cos * scale, by_product=in_tiles)
         q, k, v = (
             checkpoint_name(
                 nn.with_logical_constraint(part, (axes.BATCH, axes.LENGTH, axes.ACT_HEADS, None)),
@@ -148,7 +149,8 @@ class DecoderAttention(nn.Module):
             mask = attention.causal_segment_mask(segments, inputs.segment_ids)
             context, probabilities = attention.dot_product(q, k, v, mask)
         else:
-            return attention_kernels.kernel(self.config.attention)(q, k, v, inputs.segment_ids)
+            kernel = attention_kernels.kernel(self.config.attention, self.config.splash_block)
+            return kernel(q, k, v, inputs.segment_ids)
         self.sow("intermediates", "attention", probabilities)
         return context
 

@@ -26,6 +26,7 @@ PARTS: Final = ("vision", "abstractor", "decoder", "head")
 _BLOCK: Final = frozenset({"project", "scores", "context", "out", "hidden"})
 _RECOMPUTED: Final[dict[str, tuple[frozenset[str], frozenset[str]]]] = {
     "none": (frozenset(), frozenset()),
+    "products": (frozenset({"scores"}), frozenset({"scores", "context"})),
     "dots": (frozenset({"scores", "context"}), frozenset({"scores", "context"})),
     "attention_mlp": (_BLOCK - {"project", "context"}, _BLOCK),
     "attention": (_BLOCK - {"project", "context"}, _BLOCK),

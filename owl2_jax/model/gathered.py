@@ -13,11 +13,13 @@ of narrow pieces as sums over zeros.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 from jax.sharding import PartitionSpec
@@ -28,7 +30,9 @@ Array = jax.Array
 
 
 def is_gathered(rows: Sequence[int], names: Sequence[str | None]) -> bool:
-    """Whether a weight lies in pieces that a product over these rows has to gather.
+    """Whether a weight lies in pieces along the very axis that cuts these rows.
+
+    Where rows are cut along other axes as well, the compiler infers the sums.
 
     Args:
       rows: leading sizes of the activations; the first is cut over the batch axes.
@@ -37,8 +41,10 @@ def is_gathered(rows: Sequence[int], names: Sequence[str | None]) -> bool:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not nn.get_logical_axis_rules() or not rows:
         return False
-    ways = math.prod(mesh.shape[axis] for axis in _batch_axes())
-    return rows[0] % ways == 0 and any(mesh.shape[axis] > 1 for _, axis in _gathered_axes(names))
+    cutting = _batch_axes()
+    ways = math.prod(mesh.shape[axis] for axis in cutting)
+    pieces = tuple(axis for _, axis in _gathered_axes(names))
+    return bool(cutting) and rows[0] % ways == 0 and cutting == pieces
 
 
 def gathered_product(flat: Array, weight: Array, names: Sequence[str | None]) -> Array:
@@ -57,7 +63,7 @@ def gathered_product(flat: Array, weight: Array, names: Sequence[str | None]) ->
 
     def local(flat: Array, weight: Array) -> Array:
         for dimension, axis in pieces:
-            weight = lax.all_gather(weight, axis, axis=dimension, tiled=True)
+            weight = _gather(weight, dimension, axis)
         return flat @ weight.reshape(fan_in, -1)
 
     cut: list[Any] = [None] * len(names)
@@ -75,9 +81,34 @@ def gathered_product(flat: Array, weight: Array, names: Sequence[str | None]) ->
     return product(flat, weight)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(weight: Array, dimension: int, axis: str) -> Array:
+    """The whole of a weight along a dimension, from its pieces along a mesh axis."""
+    return lax.all_gather(weight, axis, axis=dimension, tiled=True)
+
+
+def _gather_forward(weight: Array, dimension: int, axis: str) -> tuple[Array, None]:
+    return _gather(weight, dimension, axis), None
+
+
+def _gather_backward(dimension: int, axis: str, _: None, gradient: Array) -> tuple[Array]:
+    def cut(gradient: Array) -> Array:
+        return lax.psum_scatter(gradient, axis, scatter_dimension=dimension, tiled=True)
+
+    def cut_wide(gradient: Array) -> Array:
+        # XLA for CPUs dies of sums of 16-bit numbers.
+        return cut(gradient.astype(jnp.promote_types(gradient.dtype, jnp.float32))).astype(gradient.dtype)
+
+    return (lax.platform_dependent(gradient, cpu=cut_wide, default=cut),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
+
+
 def _batch_axes() -> tuple[str, ...]:
-    """Mesh axes that cut the rows of a batch."""
-    return _names(nn.logical_to_mesh_axes((axes.BATCH,))[0])
+    """Mesh axes that cut the rows of a batch, without those of one device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return tuple(axis for axis in _names(nn.logical_to_mesh_axes((axes.BATCH,))[0]) if mesh.shape[axis] > 1)
 
 
 def _gathered_axes(names: Sequence[str | None]) -> list[tuple[int, str]]:
@@ -88,7 +119,7 @@ def _gathered_axes(names: Sequence[str | None]) -> list[tuple[int, str]]:
         (dimension, axis)
         for dimension, (at_rest, in_use) in enumerate(zip(stored, used, strict=True))
         for axis in _names(at_rest)
-        if axis not in _names(in_use)
+        if axis not in _names(in_use) and jax.sharding.get_abstract_mesh().shape[axis] > 1
     ]
 
 

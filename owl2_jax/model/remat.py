@@ -20,6 +20,10 @@ _policies = jax.checkpoint_policies
 # None: keep everything. Ordered from most memory to least.
 POLICIES: Final[dict[str, Callable[..., Any] | None]] = {
     "none": None,
+    "products": _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable,
+        _policies.save_only_these_names(PROJECTIONS, CONTEXT),
+    ),
     "dots": _policies.dots_with_no_batch_dims_saveable,
     "attention_mlp": _policies.save_only_these_names(PROJECTIONS, CONTEXT, MLP_HIDDEN),
     "attention": _policies.save_only_these_names(PROJECTIONS, CONTEXT),

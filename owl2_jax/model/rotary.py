@@ -40,11 +40,30 @@ def rope_angles(positions: Array, head_dim: int, theta: float | Array) -> tuple[
     return jnp.sin(angles), jnp.cos(angles)
 
 
-def apply_rope(x: Array, sin: Array, cos: Array) -> Array:
-    """Applies the rotary embedding in LLaMA's half-rotation layout to x[B, T, N, H]."""
-    first, second = jnp.split(x.astype(jnp.promote_types(x.dtype, jnp.float32)), 2, axis=-1)
+def apply_rope(x: Array, sin: Array, cos: Array, by_product: bool = False) -> Array:
+    """Applies the rotary embedding in LLaMA's half-rotation layout to x[B, T, N, H].
+
+    Args:
+      by_product: turn the halves with a product instead of cutting and joining
+        them. The numbers are the same; a TPU holds 128 channels side by side in a
+        register, where halves of 64 fill only half of each.
+    """
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    if by_product:
+        # Every column holds a single 1 or -1, so the product is exact.
+        turned = jnp.matmul(x, _quarter_turn(x.shape[-1]).astype(x.dtype), precision="highest")
+        sin, cos = (jnp.concatenate([angle, angle], axis=-1) for angle in (sin, cos))
+        return (x.astype(wide) * cos + turned.astype(wide) * sin).astype(x.dtype)
+    first, second = jnp.split(x.astype(wide), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x.dtype)
+
+
+def _quarter_turn(width: int) -> np.ndarray:
+    """What takes [first, second] to [-second, first]: float32[H, H]."""
+    half = np.eye(width // 2, dtype=np.float32)
+    none = np.zeros_like(half)
+    return np.block([[none, half], [-half, none]])
 
 
 def doublings(decoder: DecoderConfig, prompt_length: int) -> int:

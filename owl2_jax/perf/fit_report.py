@@ -11,6 +11,8 @@ from owl2_jax.model import flops
 from owl2_jax.parallel.chips import GIB
 from owl2_jax.perf import op_page, op_report
 from owl2_jax.perf.fitting import Result, describe
+from owl2_jax.perf.published import Published
+from owl2_jax.perf.searching import Attempt
 from owl2_jax.perf.versions import Versions
 
 
@@ -29,7 +31,7 @@ def as_dict(result: Result, versions: Versions | None = None, ops: bool = False)
         "rows_per_piece": plan.rows_per_piece,
         "remat": plan.model.remat,
         "attention": plan.model.attention,
-        "options": dict(plan.options),
+        "options": dict(plan.train.compiler_options),
         "compile_seconds": round(fit.compile_s, 1),
         "versions": dataclasses.asdict(versions) if versions else None,
         "unread": fit.unread or None,
@@ -90,14 +92,71 @@ def _by_kind(result: Result) -> list[dict[str, Any]]:
     return sorted(kinds.values(), key=lambda row: -row["received_bytes"])
 
 
-def print_json(
-    best: Result, results: Sequence[Result], versions: Versions | None = None, ops: bool = False
+def print_result(
+    result: Result, versions: Versions, as_json: bool, ops: bool, published: Published | None = None
 ) -> None:
-    """One object: the best result, and every attempt when there were several."""
-    values = as_dict(best, versions, ops)
-    if len(results) > 1:
-        values["attempts"] = [as_dict(result, versions) for result in results]
-    print(json.dumps(values, indent=2))
+    """One JSON object, or tables."""
+    if as_json:
+        values = as_dict(result, versions, ops)
+        if published is not None:
+            values["published"] = _against(result, published)
+        print(json.dumps(values, indent=2))
+        return
+    print_tables(result, versions, ops)
+    if published is not None:
+        _print_published(result, published)
+
+
+def print_search(
+    best: Attempt, attempts: Sequence[Attempt], versions: Versions, as_json: bool, ops: bool
+) -> None:
+    """All attempts, the tables of the best where it was compiled now, and the config lines that make it."""
+    if as_json:
+        values = as_dict(best.result, versions, ops) if best.result is not None else {}
+        values["attempts"] = [_attempt(attempt) for attempt in attempts]
+        values["best"] = _attempt(best)
+        print(json.dumps(values, indent=2))
+        return
+    print("attempts")
+    for attempt in attempts:
+        speed = f"step {attempt.seconds:.3f} s, MFU {attempt.mfu:.1%}" if attempt.seconds else "does not fit"
+        mark = "*" if attempt is best else " "
+        print(f" {mark} {attempt.words:70} {attempt.needed / GIB:7.2f} GiB  {speed}")
+    print()
+    if best.result is not None:
+        print_tables(best.result, versions, ops)
+    print("\nconfig lines of the best")
+    for line in best.lines:
+        print(f"  {line}")
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    names = ("words", "lines", "seconds", "needed", "mfu")
+    return {name: getattr(attempt, name) for name in names} | {"remembered": attempt.result is None}
+
+
+def _against(result: Result, published: Published) -> dict[str, Any]:
+    """What was measured, and the ratio of the forecast to it."""
+    seconds = result.fit.seconds
+    return {
+        "source": published.source,
+        "deviation": published.deviation or None,
+        "mfu": published.mfu,
+        "step_seconds": published.seconds,
+        "forecast_over_published": None if seconds is None else seconds / published.seconds,
+    }
+
+
+def _print_published(result: Result, published: Published) -> None:
+    values = _against(result, published)
+    print(
+        f"published   {values['step_seconds']:10.4f} s  MFU {values['mfu']:6.1%} by its own count of "
+        f"operations; {published.source}"
+    )
+    if published.deviation:
+        print(f"  differs from it: {published.deviation}")
+    if values["forecast_over_published"]:
+        print(f"forecast over published: {values['forecast_over_published']:.2f}")
 
 
 def title(result: Result) -> str:
@@ -115,46 +174,25 @@ def page(result: Result, versions: Versions | None) -> str | None:
     return op_page.render(title(result), as_dict(result, versions), fit.forecast, fit.roofline.peak)
 
 
-def print_tables(
-    best: Result, results: Sequence[Result], versions: Versions | None = None, ops: bool = False
-) -> None:
-    if len(results) > 1:
-        _print_attempts(best, results)
-    values = as_dict(best, versions)
-    print(title(best))
+def print_tables(result: Result, versions: Versions | None = None, ops: bool = False) -> None:
+    values = as_dict(result, versions)
+    print(title(result))
     print(
         f"  {values['rows']} rows of {values['length']} tokens, {values['images']} images; "
-        f"{describe(best.plan)}; {values['attention']} attention"
+        f"{describe(result.plan)}; {values['attention']} attention"
     )
     print(f"  compiled in {values['compile_seconds']} s" + (f" by {versions}" if versions else ""))
     _print_memory(values)
-    _print_flops(best)
-    if best.fit.unread:
+    _print_flops(result)
+    if result.fit.unread:
         print(
             f"\nthe text of the compiled program cannot be read, so that there is no table of its time: "
-            f"{best.fit.unread}"
+            f"{result.fit.unread}"
         )
     if "roofline" in values:
         _print_roofline(values)
-    if best.fit.forecast is not None and best.fit.roofline is not None and ops:
-        op_report.print_ops(best.fit.forecast, best.fit.roofline.peak)
-
-
-def _print_attempts(best: Result, results: Sequence[Result]) -> None:
-    print("attempts")
-    for result in results:
-        mark = "*" if result is best else " "
-        speed = _speed(result)
-        print(f" {mark} {describe(result.plan):58} {result.fit.memory.needed / GIB:7.2f} GiB  {speed}")
-    print()
-
-
-def _speed(result: Result) -> str:
-    line, seconds = result.fit.roofline, result.fit.seconds
-    if line is None or seconds is None:
-        return "not read" if result.fit.memory.fits else "does not fit"
-    mfu = line.model_flops / line.peak / seconds
-    return f"step {seconds:.3f} s, MFU {mfu:.1%} (bound {line.step:.3f} s, {line.mfu:.1%})"
+    if result.fit.forecast is not None and result.fit.roofline is not None and ops:
+        op_report.print_ops(result.fit.forecast, result.fit.roofline.peak)
 
 
 def _print_memory(values: dict[str, Any]) -> None:

@@ -1,18 +1,15 @@
-"""What `owl2 fit` compiles: a configuration brought onto a slice, and the search over batch and remat."""
+"""What `owl2 fit` compiles: a configuration brought onto a slice."""
 
 from __future__ import annotations
 
-import dataclasses
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from jax.sharding import Mesh
 
 from owl2_jax.config import RunConfig
-from owl2_jax.model import attention_kernels, flops, remat
-from owl2_jax.model.config import Owl2Config
+from owl2_jax.model import attention_kernels, flops
+from owl2_jax.model.config import SPLASH_BLOCK, Owl2Config
 from owl2_jax.parallel import mesh as meshes
 from owl2_jax.parallel.chips import Topology
 from owl2_jax.parallel.shardings import batch_ways
@@ -31,7 +28,6 @@ class Plan:
     shape: Shape
     mesh: Mesh
     topology: Topology
-    options: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of the compiler
 
     @property
     def rows_per_piece(self) -> int:
@@ -93,62 +89,27 @@ def measure(plan: Plan) -> Result:
     return Result(
         plan,
         workload,
-        compile_for(lowered, plan.topology, workload.parts, counted.executed, counted.model, plan.options),
+        compile_for(lowered, plan.topology, workload.parts, counted.executed, counted.model, options(plan)),
     )
 
 
-def search(plan: Plan) -> list[Result]:
-    """Tries remat policies from the cheapest, each with ever more rows at a time until it does not fit."""
-    results = []
-    for family in _families(plan):
-        for candidate in family:
-            print(f"compiling {describe(candidate)}", file=sys.stderr, flush=True)
-            results.append(measure(candidate))
-            if not results[-1].fit.memory.fits:
-                break
-    return results
+def options(plan: Plan) -> dict[str, str]:
+    """Of the TPU compiler; stand-ins on other platforms take none."""
+    return dict(plan.train.compiler_options) if plan.mesh.devices.flat[0].platform == "tpu" else {}
 
 
 def describe(plan: Plan) -> str:
-    return f"remat={plan.model.remat}, {plan.rows_per_piece} rows at a time, accumulation {plan.accumulation}"
-
-
-def _families(plan: Plan) -> Iterator[list[Plan]]:
-    """Per remat policy, plans with 1, 2, 4, ... rows at a time; hopeless ones are left out."""
-    if plan.what != "train":
-        sizes = [batch_ways(plan.mesh) * 2**power for power in range(12)]
-        yield [_with_rows(plan, rows) for rows in sizes]
-        return
-    whole = plan.shape.rows // batch_ways(plan.mesh)
-    for policy in remat.POLICIES:
-        model = plan.model.replace(remat=policy)
-        family = [
-            dataclasses.replace(
-                plan, model=model, train=dataclasses.replace(plan.train, accumulate_steps=whole // rows)
-            )
-            for rows in (2**power for power in range(12))
-            if rows <= whole and whole % rows == 0
-        ]
-        yield [candidate for candidate in family if _least_memory(candidate) < plan.topology.chip.memory]
-
-
-def _with_rows(plan: Plan, rows: int) -> Plan:
-    images = round(plan.shape.images / plan.shape.rows * rows)
-    return dataclasses.replace(plan, shape=dataclasses.replace(plan.shape, rows=rows, images=images))
-
-
-def _least_memory(plan: Plan) -> float:
-    """Bytes that a plan needs at the very least: state, gradients and the kept activations of the decoder."""
-    decoder = plan.model.decoder
-    width, hidden = decoder.width, decoder.mlp_dim
-    kept = {
-        "none": 6 * width + 3 * hidden,
-        "dots": 5 * width + 2 * hidden,
-        "attention_mlp": 5 * width + hidden,
-        "attention": 5 * width,
-        "context": 2 * width,
-        "full": width,
-    }[plan.model.remat]
-    tokens = plan.rows_per_piece * plan.shape.length
-    tensor = plan.mesh.shape[meshes.TENSOR]
-    return tokens * decoder.num_layers * kept * np.dtype(plan.model.dtype).itemsize / tensor
+    """What tells a plan from others of a search."""
+    words = [
+        f"remat={plan.model.remat}",
+        f"{plan.rows_per_piece} rows at a time",
+        f"accumulation {plan.accumulation}",
+    ]
+    if plan.mesh.shape[meshes.TENSOR] > 1:
+        words.append(f"tensor={plan.mesh.shape[meshes.TENSOR]}")
+    if plan.model.splash_block != SPLASH_BLOCK:
+        words.append(f"tiles of {plan.model.splash_block}")
+    if plan.model.scan_unroll > 1:
+        words.append(f"{plan.model.scan_unroll} layers per iteration")
+    words += [f"{name.removeprefix('xla_')}={value}" for name, value in plan.train.compiler_options.items()]
+    return ", ".join(words)

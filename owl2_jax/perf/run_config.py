@@ -17,8 +17,12 @@ def load(
     rows: int | None,
     length: int | None,
     overrides: Sequence[str],
+    values: Mapping[str, Any] | None = None,
 ) -> RunConfig:
     """The configuration of a file, or a plain one around a model preset.
+
+    Args:
+      values: a configuration in the place of file and preset.
 
     A preset gets one image and one sample per row, full rows, and a loss in
     chunks.
@@ -26,7 +30,8 @@ def load(
     Raises:
       Owl2Error: see `owl2_jax.config`.
     """
-    values = read_config_file(config) if config is not None else _plain(str(preset_name))
+    if values is None:
+        values = read_config_file(config) if config is not None else _plain(str(preset_name))
     return RunConfig.from_dict(_resize(apply_overrides(values, overrides), rows, length))
 
 

@@ -188,6 +188,7 @@ class TrainConfig:
         prints every host's step and its own stacks and exits (0: never).
       profile_steps: first and last step of a profiler trace, written to
         `profile/` of the run directory.
+      compiler_options: of the TPU compiler for the step, as `owl2 fit --search` finds them.
       best: the checkpoint to keep for its score; needs an evaluation.
       wandb: also report to Weights & Biases.
     """
@@ -209,6 +210,7 @@ class TrainConfig:
     max_bad_steps: Count = 10
     watchdog_seconds: NotNegative = 1800.0
     profile_steps: tuple[Count, Count] | None = None
+    compiler_options: dict[Name, str] = field(default_factory=dict)
     best: BestConfig | None = None
     wandb: WandbConfig | None = None
 

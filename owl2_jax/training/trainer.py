@@ -119,7 +119,7 @@ def make_trainer(
             in_shardings=(places, shardings.batch_sharding(mesh, config.accumulate_steps > 1)),
             out_shardings=(places, shardings.replicated(mesh)),
             donate_argnums=0,
-            compiler_options=_compile_well(mesh),
+            compiler_options=_compile_well(mesh, config),
         ),
         fingerprint=jax.jit(
             functools.partial(fingerprint, specs=specs),
@@ -129,18 +129,21 @@ def make_trainer(
     )
 
 
-def _compile_well(mesh: jax.sharding.Mesh) -> dict[str, Any]:
+def _compile_well(mesh: jax.sharding.Mesh, config: TrainConfig) -> dict[str, Any]:
     """For the step: left alone, the TPU compiler lets every chip wait while gradients are summed.
 
     On a three-dimensional torus it writes gathers as sums as well; spreading
     all of those makes compilation a third longer for a twentieth of the step.
     """
     chip = chip_of(mesh.devices.flat[0])
-    if mesh.devices.flat[0].platform != "tpu" or mesh.size == 1 or chip is None or chip.ports != 4:
+    if mesh.devices.flat[0].platform != "tpu":
         return {}
+    if mesh.size == 1 or chip is None or chip.ports != 4:
+        return dict(config.compiler_options)
     return {
         "xla_enable_async_all_reduce": "true",
         "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": "true",
+        **config.compiler_options,
     }
 
 

@@ -1,13 +1,18 @@
 """`owl2 fit` with fake CPU devices in the place of the TPU compiler's."""
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import pytest
 
 from owl2_jax.cli import main
 from owl2_jax.parallel.chips import GIB, compiler_environment, parse_topology
-from owl2_jax.perf import fitting, versions
+from owl2_jax.perf import fitting, published, searching, versions
+from owl2_jax.perf.forecast import Forecast
+from owl2_jax.perf.tpu_compile import Fit, Memory, Roofline
+from owl2_jax.perf.traffic import Traffic
 
 TINY = [
     "--preset=owl2_tiny", "--topology=v5e:2x4", "--rows=8", "--length=24", "model.attention=xla",
@@ -87,36 +92,86 @@ def test_a_page_that_cannot_be_written_is_refused_before_compiling(tmp_path, cap
     assert "there is no folder" in capsys.readouterr().err
 
 
-def test_search_prefers_what_fits_and_is_fastest(capsys, monkeypatch):
+def search(arguments, capsys, monkeypatch):
+    """Runs a search over made-up programs; its report, and what was compiled."""
     tried = []
 
     def measure(plan):
-        tried.append((plan.model.remat, plan.rows_per_piece, plan.accumulation))
+        tried.append(plan)
         return fake_result(plan)
 
     monkeypatch.setattr(fitting, "measure", measure)
-    assert main.main(["fit", "--search", "--json", *TINY, "--rows=32"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert tried[:3] == [("none", 1, 4), ("none", 2, 2), ("dots", 1, 4)]
-    # "none" stops fitting at 2 rows at a time, "dots" fits with 4 and has the fastest step of all.
-    assert (report["remat"], report["rows_per_piece"]) == ("dots", 4)
+    monkeypatch.setattr(searching, "topology_devices", lambda topology: jax.devices()[: topology.count])
+    assert main.main(["fit", "--search", "--json", *TINY, "--rows=32", *arguments]) == 0
+    return json.loads(capsys.readouterr().out), tried
+
+
+def test_search_ranks_by_the_forecast_over_remat_batch_options_and_mesh(capsys, monkeypatch):
+    report, tried = search([], capsys, monkeypatch)
+    seen = [(plan.model.remat, plan.rows_per_piece, plan.accumulation) for plan in tried]
+    assert seen[:3] == [("none", 1, 4), ("none", 2, 2), ("products", 1, 4)]
+    # "none" stops fitting at 2 rows at a time, "products" fits with 4 and has the fastest step of all.
+    assert (report["remat"], report["rows_per_piece"]) == ("products", 4)
     assert len(report["attempts"]) == len(tried)
+    # From there it goes on with options, of which one helps, and then the mesh.
+    assert report["options"] == {"xla_tpu_scoped_vmem_limit_kib": "65536"}
+    assert {plan.mesh.shape["tensor"] for plan in tried[-4:]} >= {2, 4}
+    assert 'config.model.remat = "products"' in report["best"]["lines"]
+    assert (
+        "config.train.compiler_options = {'xla_tpu_scoped_vmem_limit_kib': '65536'}"
+        in report["best"]["lines"]
+    )
+
+
+def test_search_remembers_what_it_tried(tmp_path, capsys, monkeypatch):
+    memory = f"--tried={tmp_path / 'tried.jsonl'}"
+    first, tried = search([memory], capsys, monkeypatch)
+    second, again = search([memory], capsys, monkeypatch)
+    assert (len(tried) > 10, again) == (True, [])
+    assert second["best"] == {**first["best"], "remembered": True}
+    # Another compiler's times say nothing.
+    other = versions.Versions("0.10.2", "0.10.2", "0.0.42")
+    monkeypatch.setattr(versions, "check_compiler", lambda: other)
+    assert len(search([memory], capsys, monkeypatch)[1]) == len(tried)
+
+
+def test_search_prints_attempts_tables_and_config_lines(capsys, monkeypatch):
+    monkeypatch.setattr(fitting, "measure", fake_result)
+    monkeypatch.setattr(searching, "topology_devices", lambda topology: jax.devices()[: topology.count])
+    assert main.main(["fit", "--search", *TINY, "--rows=32"]) == 0
+    text = capsys.readouterr().out
+    assert 'config lines of the best\n  config.model.remat = "products"' in text
+    assert " * remat=products, 4 rows at a time, accumulation 1, tpu_scoped_vmem_limit_kib=65536" in text
+    assert "does not fit" in text
 
 
 def fake_result(plan):
     """Fits up to one row at a time without remat, any number with it; larger batches are faster."""
-    from types import SimpleNamespace
-
-    from owl2_jax.perf.tpu_compile import Fit, Memory, Roofline
-    from owl2_jax.perf.traffic import Traffic
-
     fits = plan.model.remat != "none" or plan.rows_per_piece == 1
     needed = 1.0 if fits else 1e12
-    slow = {"none": 1.0, "dots": 1.1}.get(plan.model.remat, 2.0)
+    slow = {"none": 1.0, "products": 1.1}.get(plan.model.remat, 2.0)
+    slow *= plan.mesh.shape["tensor"] * plan.model.scan_unroll
+    slow *= 0.9 if plan.train.compiler_options == {"xla_tpu_scoped_vmem_limit_kib": "65536"} else 1.0
     line = Roofline(slow / plan.rows_per_piece, 0.0, 0.0, 0.0, 1.0, 1.0) if fits else None
+    ahead = Forecast(2 * slow / plan.rows_per_piece, ()) if fits else None
     memory = Memory(plan.topology.chip.memory, 1.0, 0.0, 0.0, needed, {})
     workload = SimpleNamespace(flops={}, tokens=1)
-    return fitting.Result(plan, workload, Fit(plan.topology, memory, line, Traffic(), 0.0))
+    return fitting.Result(plan, workload, Fit(plan.topology, memory, line, Traffic(), 0.0, ahead))
+
+
+def test_a_published_step_is_set_against_the_forecast(capsys, monkeypatch):
+    small = dataclasses.replace(
+        published.STEPS["maxtext_32b_v5e"], topology="v5e:2x4", width=64, num_layers=2, num_heads=4,
+        num_kv_heads=4, mlp_dim=128, rows=1, length=32, mesh="fsdp=8", vocab_size=64, deviation="small",
+    )  # fmt: skip
+    monkeypatch.setitem(published.STEPS, "small", small)
+    assert main.main(["fit", "--published=small", "model.attention=xla"]) == 0
+    text = capsys.readouterr().out
+    assert "MFU  66.9% by its own count of operations; MaxText" in text
+    assert "differs from it: small" in text
+    assert "forecast over published: " in text
+    assert main.main(["fit", "--published=smal", "--topology=v5e:2x4"]) == 2
+    assert "unknown published step 'smal'; did you mean 'small'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -129,6 +184,7 @@ def fake_result(plan):
         (["--what=speak"], "unknown workload 'speak'"),
         (["model.remat=ful"], "unknown model.remat 'ful'; did you mean 'full'?"),
         (["--rows=12"], "12 batch rows do not divide over dcn 1 * data 1 * fsdp 8 = 8: 12 = 1 * 8 + 4"),
+        (["--tried=file.jsonl"], "--tried keeps what --search tried; add --search, or leave it out"),
         (["--rows=0"], "--rows must be at least 1, found 0"),
     ],
 )

@@ -50,6 +50,11 @@ def test_splash_equals_the_written_out_product(heads, kv_heads):
     assert_equal_to_reference(INTERPRETED, *case(heads=heads, kv_heads=kv_heads))
 
 
+def test_splash_in_smaller_tiles_gives_the_same():
+    smaller = lambda *arguments: attention_kernels.splash(*arguments, interpret=True, block=128)
+    assert_equal_to_reference(smaller, *case(heads=2, kv_heads=2))
+
+
 def test_splash_on_a_mesh_equals_the_written_out_product():
     mesh = make_mesh({"fsdp": 2, "tensor": 2}, jax.devices()[:4])
     arguments = jax.device_put(case(), jax.NamedSharding(mesh, PartitionSpec()))
@@ -102,12 +107,12 @@ def test_unknown_kernel_names_the_nearest():
 def test_model_runs_the_named_kernel(monkeypatch, tiny_params):
     calls = []
 
-    def counted(q, k, v, segment_ids):
-        calls.append(q.shape)
+    def counted(q, k, v, segment_ids, block):
+        calls.append((*q.shape, block))
         return attention_kernels.xla(q, k, v, segment_ids)
 
     monkeypatch.setitem(attention_kernels.KERNELS, "splash", counted)
-    config = tiny.tiny_config(attention="splash")
+    config = tiny.tiny_config(attention="splash", splash_block=256)
     inputs = {name: x for name, x in tiny.tiny_inputs(config).items() if name != "labels"}
     jax.eval_shape(lambda: Owl2(config).apply({"params": tiny_params}, **inputs))
-    assert set(calls) == {(4, 24, 4, 8)}
+    assert set(calls) == {(4, 24, 4, 8, 256)}

@@ -73,3 +73,13 @@ def test_a_rule_without_a_length_to_begin_at_is_refused() -> None:
         DecoderConfig(logn=True, trained_length=1)
     with pytest.raises(Owl2Error, match="heads of at least 4"):
         DecoderConfig(width=64, num_heads=32, num_kv_heads=32, dynamic_ntk=True, trained_length=8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_turning_by_a_product_gives_the_same_bits(dtype: str) -> None:
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 3, 16)), dtype)
+    sin, cos = rotary.rope_angles(jnp.arange(14).reshape(2, 7), 16, 1e4)
+    cut = rotary.apply_rope(x, sin, cos)
+    turned = rotary.apply_rope(x, sin, cos, by_product=True)
+    assert turned.dtype == cut.dtype
+    np.testing.assert_array_equal(np.asarray(turned, np.float32), np.asarray(cut, np.float32))
