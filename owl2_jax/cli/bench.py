@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from owl2_jax.cli.common import keep_compiled_programs
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         _add_workload(commands.add_parser(name, help=words))
     _add_engine(commands.add_parser("engine", help="what the engine adds to the bare decode step"))
     _add_data(commands.add_parser("data", help="how fast a config's data comes"))
+    _add_machine(commands.add_parser("machine", help="all of it on one device, beside what it should take"))
 
 
 def _add_workload(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +68,16 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
 
 
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output", type=Path, default=Path("measured.json"), metavar="FILE", help="(default: %(default)s)"
+    )
+    parser.add_argument("--calls", type=Count, default=5, help="timed calls (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=Count, default=600, help="begin nothing new after them (default: %(default)s)"
+    )
+
+
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument(
@@ -82,6 +94,13 @@ def main(args: argparse.Namespace) -> int:
 
     keep_freed_memory()
     keep_compiled_programs()
+    if args.what == "machine":
+        from owl2_jax.core.text_files import check_file
+        from owl2_jax.perf.machine_bench import run
+
+        check_file(args.output, "--output")
+        run(args.output, args.calls, float(args.seconds))
+        return 0
     reports = {"data": _data, "engine": _engine}
     report = reports.get(args.what, _workload)(args)
     print(json.dumps(report, indent=2) if args.json else table(report))

@@ -93,6 +93,7 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def check_output(path: Path | None, flag: str) -> None:
     """Refuses a file that could not be written, before minutes of compiling."""
+    from owl2_jax.core.paths import in_bucket
     from owl2_jax.core.text_files import check_file
 
     if path is None:

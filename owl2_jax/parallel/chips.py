@@ -148,7 +148,13 @@ def compiler_environment(topology: Topology) -> dict[str, str]:
     }
 
 
-def chip_of(device: Any) -> Chip | None:
-    """The table's entry for a JAX device, or None for one that is not in it (a CPU)."""
+def chip_name(device: Any) -> str | None:
+    """Name in the table of a JAX device, or None for one that is not in it (a CPU)."""
     kind = device.device_kind
-    return next((CHIPS[name] for text, name in _KINDS if text in kind), None)
+    return next((name for text, name in _KINDS if text in kind), None)
+
+
+def chip_of(device: Any) -> Chip | None:
+    """The table's entry for a JAX device, or None likewise."""
+    name = chip_name(device)
+    return None if name is None else CHIPS[name]

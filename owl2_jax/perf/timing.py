@@ -11,7 +11,9 @@ import jax
 import numpy as np
 
 from owl2_jax.model import flops
-from owl2_jax.parallel.chips import chip_of
+from owl2_jax.parallel.chips import CHIPS, Chip, Topology, chip_name, chip_of
+from owl2_jax.perf.forecast import forecast
+from owl2_jax.perf.hlo import read_module
 from owl2_jax.perf.tpu_compile import bytes_per_device
 from owl2_jax.perf.workloads import DECODE_WIDTH, Workload
 
@@ -28,6 +30,9 @@ class Timing:
       mfu: share of the devices' peak, or None for a device that is not in the table.
       bandwidth_share: for decode, the time to read weights and cache once over
         the measured time, or None likewise.
+      expected: seconds of a call (decode: of a token) that were said beforehand: by
+        "forecast" on a TPU, by "bound" (products at the peak, or parameters and
+        cache read once) on a GPU; None for a device that is not in the table.
       peak_bytes: most memory in use on a device; what the compiler planned
         where the device does not say.
     """
@@ -39,6 +44,8 @@ class Timing:
     mfu: float | None
     bandwidth_share: float | None
     peak_bytes: float
+    expected: float | None = None
+    expected_by: str = ""
 
     @property
     def median(self) -> float:
@@ -101,8 +108,7 @@ def _timing(
     if chip is not None:
         mfu = model_flops / median / (len(devices) * chip.flops)
         if workload.name == "decode":
-            least = sum(bytes_per_device(part) for part in workload.parts.values()) / chip.bandwidth
-            bandwidth_share = least / median
+            bandwidth_share = _least_read(workload, chip) / median
     return Timing(
         compile_seconds=compile_seconds,
         seconds=seconds,
@@ -111,7 +117,33 @@ def _timing(
         mfu=mfu,
         bandwidth_share=bandwidth_share,
         peak_bytes=_peak_bytes(compiled, devices[0]),
+        **_expected(workload, compiled, devices),
     )
+
+
+def _least_read(workload: Workload, chip: Chip) -> float:
+    """Seconds in which a device reads what it holds of parameters and cache once."""
+    return sum(bytes_per_device(part) for part in workload.parts.values()) / chip.bandwidth
+
+
+def _expected(workload: Workload, compiled: Any, devices: list[Any]) -> dict[str, Any]:
+    """What the compiled program should take, before it ran."""
+    chip = chip_of(devices[0])
+    if chip is None:
+        return {}
+    if chip.clock:
+        return {"expected": forecast_here(compiled.as_text(), devices), "expected_by": "forecast"}
+    executed = flops.total(workload.flops).executed / len(devices)
+    bound = max(executed / chip.flops, _least_read(workload, chip))
+    return {"expected": bound, "expected_by": "bound"}
+
+
+def forecast_here(text: str, devices: list[Any]) -> float:
+    """Seconds of a program compiled for these TPUs, which lie in a row."""
+    generation = chip_name(devices[0])
+    shape = (len(devices), *[1] * (CHIPS[generation].ports // 2 - 1))
+    topology = Topology(f"{generation}:{'x'.join(map(str, shape))}", generation, shape)
+    return forecast(read_module(text), topology).seconds
 
 
 def _peak_bytes(compiled: Any, device: Any) -> float:

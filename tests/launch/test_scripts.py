@@ -180,5 +180,24 @@ def test_slurm_job_saves_and_queues_itself_again_near_the_time_limit(cluster):
 
 def test_readme_names_every_script():
     text = (LAUNCH / "README.md").read_text()
-    for name in ("local_processes.sh", "tpu_pod.sh", "gke_jobset.yaml", "slurm.sbatch", "quickstart.sh"):
+    for name in (
+        "local_processes.sh",
+        "tpu_pod.sh",
+        "gke_jobset.yaml",
+        "slurm.sbatch",
+        "quickstart.sh",
+        "measure.sh",
+    ):
         assert f"`{name}`" in text
+
+
+def test_measuring_runs_the_bench_of_the_machine_and_names_its_file(tmp_path):
+    executable(tmp_path / "owl2", f'echo "$*" >"{tmp_path}/called"')
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "OWL2_INSTALLED": "1"}
+    result = subprocess.run(
+        ["bash", str(LAUNCH / "measure.sh"), f"{tmp_path}/out.json"],
+        env=environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "called").read_text() == f"bench machine --output={tmp_path}/out.json\n"
+    assert "measuring on: cpu" in result.stderr
