@@ -16,6 +16,7 @@ from typing import Any
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.batch import Batch, Sample, build_batch
 from owl2_jax.data.encode import Rejected
+from owl2_jax.data.read_ahead import ReadAhead
 
 # A sample has at least a token to predict and one to predict it from.
 _SHORTEST = 2
@@ -113,6 +114,7 @@ class Shard:
       samples: endless; an item is a sample or None, and what was wrong or None.
       window: samples that may wait before the batch is closed.
       state: `Packed.state` to go on from.
+      read_ahead: make the following samples in threads meanwhile.
 
     Raises:
       Owl2Error: a record that waits in `state` can no longer be used.
@@ -126,7 +128,9 @@ class Shard:
         shard: int = 0,
         num_shards: int = 1,
         state: Mapping[str, Any] | None = None,
+        read_ahead: bool = False,
     ) -> None:
+        self._in_order = ReadAhead(samples, num_shards) if read_ahead else samples
         self._samples, self._limits, self._window = samples, limits, window
         self._shard, self._num_shards = shard, num_shards
         state = state or empty_state()
@@ -143,7 +147,7 @@ class Shard:
         notes: list[tuple[int, Rejected]] = []
         unusable = 0
         while len(waiting) < self._window and not packer.full and unusable < _MOST_REJECTED:
-            place, (sample, note) = self._next, self._read(self._next)
+            place, (sample, note) = self._next, self._in_order[self._position(self._next)]
             self._next += 1
             if note is not None:
                 notes.append((place, note))
@@ -155,11 +159,11 @@ class Shard:
         self._waiting = waiting
         return Packed(self._shard, packer.batch(), tuple(notes), begins, self.state())
 
-    def _read(self, place: int) -> tuple[Sample | None, Rejected | None]:
-        return self._samples[place * self._num_shards + self._shard]
+    def _position(self, place: int) -> int:
+        return place * self._num_shards + self._shard
 
     def _read_again(self, place: int) -> Sample:
-        sample, note = self._read(place)
+        sample, note = self._samples[self._position(place)]
         if sample is None:
             assert note is not None
             raise Owl2Error(

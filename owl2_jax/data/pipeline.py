@@ -14,6 +14,7 @@ from owl2_jax.data.encode import EncodedMixture, EncodedSet, Encoder
 from owl2_jax.data.mixture import Mixture, round_shares
 from owl2_jax.data.packing import RowLimits, empty_state
 from owl2_jax.data.quarantine import Quarantine
+from owl2_jax.data.read_ahead import waits_for_bucket
 from owl2_jax.data.shards import ShardRunner, ShardSettings, check_workers
 from owl2_jax.data.sources import registry
 from owl2_jax.data.sources.embedded import TOKENIZER
@@ -71,6 +72,7 @@ class Pipeline:
             window=config.window,
             num_shards=config.shards,
             prefetch=config.prefetch,
+            read_ahead=any(waits_for_bucket(one.source) for one in self._mixture.sets),
         )
         check_workers(self._settings, per_host, config.workers)
         self._quarantine = Quarantine(quarantine, config.shards)

@@ -31,6 +31,7 @@ class ShardSettings:
     Attributes:
       samples, limits, window, num_shards: as `packing.Shard` takes them.
       prefetch: parts made ahead for each shard.
+      read_ahead: as `packing.Shard` takes it.
     """
 
     samples: Any
@@ -38,6 +39,7 @@ class ShardSettings:
     window: int
     num_shards: int
     prefetch: int
+    read_ahead: bool = False
 
 
 class ShardGroup(grain.IterDataset[dict[str, Any]]):
@@ -67,7 +69,7 @@ class _ShardGroupIterator(grain.DatasetIterator[dict[str, Any]]):
         if number not in self._shards:
             s = self._settings
             self._shards[number] = Shard(
-                s.samples, s.limits, s.window, number, s.num_shards, self._states[number]
+                s.samples, s.limits, s.window, number, s.num_shards, self._states[number], s.read_ahead
             )
         packed = next(self._shards[number])
         self._states[number] = packed.state

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.paths import in_bucket
 from owl2_jax.core.ranges import Whole
 from owl2_jax.core.texts import BucketPath, Name
 from owl2_jax.data.messages import IMAGE_TAGS, ConversationError, ImageTag, check_messages, from_llava
@@ -106,6 +107,11 @@ class LlavaSource:
             "messages": messages,
             "images": images,
         }
+
+    @property
+    def images_in_bucket(self) -> bool:
+        """Whether images are asked of a bucket one by one."""
+        return in_bucket(self.image_folder)
 
     def description(self) -> str:
         """One line: files, tag and number of dialogues."""

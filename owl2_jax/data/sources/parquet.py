@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.paths import in_bucket
 from owl2_jax.core.text_files import not_downloaded
 from owl2_jax.core.texts import AnyText, BucketPath, Name
 from owl2_jax.data.messages import ImageTag
@@ -87,6 +88,11 @@ class ParquetSource:
         start = int(self._ends[group - 1]) if group else 0
         row = self._group(group, position).slice(position - start, 1).to_pylist()[0]
         return self._reader.example(row, position)
+
+    @property
+    def images_in_bucket(self) -> bool:
+        """Whether images are asked of a bucket one by one."""
+        return in_bucket(self._reader.image_folder)
 
     def description(self) -> str:
         """One line: files, columns and number of rows."""
