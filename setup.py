@@ -37,6 +37,7 @@ EXTRAS = {
     "gcs": ["gcsfs>=2025.3"],
     "structured": ["llguidance>=1.9,<2"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30", "h11>=0.14", "prometheus_client>=0.20"],
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10"],
 }
 EXTRAS["test"] = [
     *EXTRAS["plots"],
@@ -47,6 +48,7 @@ EXTRAS["test"] = [
     *EXTRAS["qwen"],
     *EXTRAS["serve"],
     *EXTRAS["gcs"],
+    *EXTRAS["docs"],
     "gcp-storage-emulator>=2024.8",
     "dashscope==1.20.0",  # for the vocabulary that it ships
     *EXTRAS["structured"],

@@ -34,6 +34,9 @@ class RunConfig:
     """Everything a training run is made of.
 
     Attributes:
+      model: sizes and numerical choices; "preset" names some.
+      data: what the model is fed.
+      train: length, groups of parameters, optimiser, saving.
       mesh: sizes of the mesh axes ("data", "fsdp", "tensor", "dcn"); -1 once
         for "what is left"; never 0.
       heldout: data to measure the loss on beside the steps.

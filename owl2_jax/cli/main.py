@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
+from types import ModuleType
 from typing import Annotated, Final, get_args, get_origin
 
 from owl2_jax.cli.signals import Terminated, die_of, end, handle_signals, keep, let_signals_end
@@ -108,15 +109,24 @@ def _run(arguments: list[str]) -> int:
         print(f"owl2 {__version__}")
         return 0
     name, *rest = arguments
+    parser = parser_of(name)
+    return _module_of(name).main(_parse(parser, rest))
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """The parser of a command's arguments. Raises `UnknownNameError` for no command."""
     if name not in COMMANDS:
         raise unknown_name("command", name, COMMANDS)
-    module = importlib.import_module(f"owl2_jax.cli.{name}")
     summary = COMMANDS[name]
     description = f"{summary[0].upper()}{summary[1:]}."  # `capitalize` would make HTTP http
     parser = argparse.ArgumentParser(prog=f"owl2 {name}", description=description, allow_abbrev=False)
-    module.add_arguments(parser)
+    _module_of(name).add_arguments(parser)
     _check_types_of(parser)
-    return module.main(_parse(parser, rest))
+    return parser
+
+
+def _module_of(name: str) -> ModuleType:
+    return importlib.import_module(f"owl2_jax.cli.{name}")
 
 
 def _check_types_of(parser: argparse.ArgumentParser) -> None:

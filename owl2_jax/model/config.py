@@ -36,14 +36,24 @@ def _require_divisible(name: str, value: int, divisor_name: str, divisor: int) -
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """CLIP ViT encoder. Defaults: ViT-L/14 at 448 pixels."""
+    """CLIP ViT encoder. Defaults: ViT-L/14 at 448 pixels.
+
+    Attributes:
+      width: E, channels of a patch.
+      num_layers: transformer blocks.
+      num_heads: attention heads; they divide the width.
+      mlp_dim: channels inside the MLP.
+      patch_size: side of a patch in pixels; it divides `image_size`.
+      image_size: side of an image in pixels.
+      norm_eps: of all LayerNorms.
+    """
 
     width: Size = 1024
     num_layers: Layers = 24
     num_heads: Size = 16
     mlp_dim: Size = 4096
     patch_size: Size = 14
-    image_size: Size = 448  # pixels
+    image_size: Size = 448
     norm_eps: Positive = 1e-6
 
     def __post_init__(self) -> None:
@@ -73,13 +83,21 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class AbstractorConfig:
-    """Query-based visual abstractor; its width is the vision width."""
+    """Query-based visual abstractor; its width is the vision width.
+
+    Attributes:
+      num_layers: layers of cross-attention.
+      num_heads: attention heads; they divide the vision width.
+      mlp_dim: channels inside the SwiGLU.
+      num_queries: Q, learnt queries; an image takes Q + 1 positions of the decoder.
+      norm_eps: of the norm inside the MLP; the three others are fixed at 1e-5.
+    """
 
     num_layers: Layers = 6
     num_heads: Size = 16
     mlp_dim: Size = 2816
     num_queries: Size = 64
-    norm_eps: Positive = 1e-6  # of the norm inside the MLP; the three others are fixed at 1e-5
+    norm_eps: Positive = 1e-6
 
     def __post_init__(self) -> None:
         fields.check_values(self, "model.abstractor")
@@ -90,6 +108,14 @@ class DecoderConfig:
     """Decoder with the modality-adaptive module. Defaults: that of mPLUG-Owl2, a LLaMA-2-7B.
 
     Attributes:
+      vocab_size: rows of the embedding and outputs of the head.
+      width: D, channels of a position.
+      num_layers: transformer layers.
+      num_heads: N, query heads; they divide the width.
+      num_kv_heads: K, heads of keys and values; they divide `num_heads`.
+      mlp_dim: channels inside the SwiGLU.
+      rope_theta: base of the rotary positions.
+      norm_eps: of all RMSNorms.
       adaptive: what has a copy per modality, a set of `model.adaptive`: "full"
         (norms, keys and values: mPLUG-Owl2), "qkv" (queries, keys and values:
         mPLUG-Owl2.1), "norms", "kv", "q", "all", "none" (a plain decoder), or
@@ -211,6 +237,9 @@ class Owl2Config:
     """The whole model.
 
     Attributes:
+      vision: the encoder of images.
+      abstractor: what makes tokens of an image.
+      decoder: the language model.
       dtype: of activations and matrix products; norms, softmax and logits are
         float32 in any case.
       param_dtype: of stored parameters.

@@ -113,7 +113,13 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class WandbConfig:
-    """Also send metrics to Weights & Biases (extra "wandb")."""
+    """Also send metrics to Weights & Biases (extra "wandb").
+
+    Attributes:
+      project: where the run is listed.
+      name: what the run is called there; None lets the service choose.
+      mode: "offline" keeps the readings in the run directory for a later upload.
+    """
 
     project: Name
     name: Name | None = None
@@ -178,10 +184,14 @@ class TrainConfig:
       seed: of random parameters and dropout.
       start_from: checkpoint whose parameters the run starts from; None starts
         at random.
+      groups: how parameters train, the first match wins; everything alike by default.
+      schedule: learning rate over the steps.
+      optimizer: AdamW and clipping.
       accumulate_steps: equal parts that a batch is computed in.
       max_targets: most supervised positions of a row; the loss looks at no
         more of them (0: every position).
       loss_chunk: positions whose logits exist at a time (0: all at once).
+      log_every_steps: steps that a line of `metrics.jsonl` sums up.
       save_every_steps, keep_checkpoints: how often to save, how many to keep.
       max_bad_steps: non-finite steps in a row before the run stops.
       watchdog_seconds: longest time without a finished step; the run then

@@ -1,0 +1,57 @@
+"""MkDocs hook: adds the reference pages, which are made of the code at every build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmark_pages import benchmarks_page
+from command_pages import command_page, commands_page
+from field_pages import config_page, other_configs_page, sources_page
+from metric_pages import metrics_page, reasons_page
+from mkdocs.structure.files import File
+
+from owl2_jax.cli.main import COMMANDS
+
+DRAWINGS = Path(__file__).parents[1] / "drawings"
+
+# Path -> (title in the navigation, function that makes the page).
+PAGES = {
+    "reference/commands.md": ("Commands", commands_page),
+    "reference/config.md": ("Fields of a training config", config_page),
+    "reference/other_configs.md": ("Fields of sweeps and data preparation", other_configs_page),
+    "reference/sources.md": ("Sources of data", sources_page),
+    "reference/benchmarks.md": ("Benchmarks and their files", benchmarks_page),
+    "reference/metrics.md": ("Metrics", metrics_page),
+    "reference/reasons.md": ("Reasons for rejected records", reasons_page),
+}
+
+
+def on_config(config):
+    """Lists the made pages below "Reference"."""
+    reference = next(part["Reference"] for part in config.nav if "Reference" in part)
+    made = [{title: path} for path, (title, _) in PAGES.items()]
+    commands = [{f"owl2 {name}": command_path(name)} for name in COMMANDS]
+    made[0] = {"Commands": ["reference/commands.md", *commands]}
+    reference[1:1] = made
+    return config
+
+
+def on_files(files, config):
+    """Makes the pages."""
+    for path, (_, make) in PAGES.items():
+        files.append(File.generated(config, path, content=make()))
+    for name in COMMANDS:
+        files.append(File.generated(config, command_path(name), content=command_page(name)))
+    return files
+
+
+def command_path(name: str) -> str:
+    return f"reference/commands/{name}.md"
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Puts drawings into the page itself, where they take its colours: `<!-- drawing: NAME -->`."""
+    for file in DRAWINGS.glob("*.svg"):
+        figure = f'<div class="drawing">\n{file.read_text(encoding="utf-8")}</div>'
+        markdown = markdown.replace(f"<!-- drawing: {file.stem} -->", figure)
+    return markdown

@@ -1,0 +1,185 @@
+"""The site of documentation: built once, with warnings as errors, from the code as it is."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+import typing
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from playwright.sync_api import expect
+
+from owl2_jax.cli.main import COMMANDS, parser_of
+from owl2_jax.config import RunConfig
+from owl2_jax.core.fields import type_hints
+from owl2_jax.data.sources.registry import SOURCES
+from tests.serving.browser import launched
+
+ROOT = Path(__file__).parents[2]
+# What a page loads; other addresses are links that a reader may follow.
+LOADED = {("script", "src"), ("img", "src"), ("link", "href"), ("iframe", "src"), ("source", "src")}
+
+
+class Page(HTMLParser):
+    """Anchors, links and loaded files of one page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path, self.anchors, self.links, self.loaded, self.text = path, set(), set(), set(), []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        if "id" in values:
+            self.anchors.add(values["id"])
+        if tag == "a" and values.get("href"):
+            self.links.add(values["href"])
+        for name in ("src", "href"):
+            if (tag, name) in LOADED and values.get(name) and values.get("rel") != "canonical":
+                self.loaded.add(values[name])
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", f"--site-dir={folder}"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site) -> dict[Path, Page]:
+    return {path: Page(path) for path in site.rglob("*.html")}
+
+
+def target_of(page: Path, link: str) -> tuple[Path, str]:
+    """The file and the anchor that a link of a page leads to."""
+    parts = urlsplit(link)
+    file = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+    return file / "index.html" if file.is_dir() else file, unquote(parts.fragment)
+
+
+def test_every_internal_link_and_anchor_resolves(pages):
+    inner = [(page, link) for page in pages.values() for link in page.links if not urlsplit(link).scheme]
+    broken = []
+    for page, link in inner:
+        if page.path.name == "404.html":  # its links count from the root of a server
+            continue
+        file, anchor = target_of(page.path, link)
+        fragments = pages[file].anchors if file in pages else set()
+        if not file.is_file() or (anchor and anchor not in fragments):
+            broken.append(f"{page.path.name}: {link}")
+    assert len(inner) > 1000
+    assert broken == []
+
+
+def test_reading_needs_no_network(pages, site):
+    away = {link for page in pages.values() for link in page.loaded if urlsplit(link).scheme}
+    sheets = [path.read_text(encoding="utf-8") for path in site.rglob("*.css")]
+    assert away == set()
+    assert sheets
+    assert not any(re.search(r"url\(\s*['\"]?(https?:)?//", sheet) for sheet in sheets)
+    assert (site / "search" / "search_index.js").is_file()
+
+
+def test_the_search_finds_a_field_in_a_site_of_files(site):
+    with launched() as browser:
+        page = browser.new_page()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((site / "index.html").as_uri())
+        page.locator(".md-search__input").press_sequentially("warmup_steps")
+        found = page.locator(".md-search-result__link[href*='reference/config.html']").first
+        expect(found).to_be_attached(timeout=60_000)
+    assert [url for url in asked if not url.startswith("file:")] == []
+
+
+def flags_of(parser: argparse.ArgumentParser) -> set[str]:
+    """Every flag of a command and of its actions that its help shows."""
+    flags = set()
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            flags |= set().union(*map(flags_of, action.choices.values()))
+        elif action.help != argparse.SUPPRESS:
+            flags |= set(action.option_strings[-1:])
+    return flags
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_of_a_command_is_in_the_reference(pages, site, name):
+    page = pages[site / "reference" / "commands" / f"{name}.html"]
+    flags = flags_of(parser_of(name))
+    assert "--help" in flags
+    assert {flag for flag in flags if not any(anchor.endswith(flag) for anchor in page.anchors)} == set()
+
+
+def fields_of(cls: type, path: str = "") -> set[str]:
+    """Dotted names of all fields below a config; members of a list or a table of groups are NAME."""
+    names = set()
+    for name, hint in type_hints(cls).items():
+        step = f"{path}.{name}" if path else name
+        names.add(step)
+        end = ".NAME" if typing.get_origin(hint) in (dict, tuple) else ""
+        for group in subclasses(hint):
+            names |= fields_of(group, step + end)
+    return names
+
+
+def subclasses(hint: object) -> list[type]:
+    """The dataclasses in a type."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return [hint]
+    return [found for inner in typing.get_args(hint) for found in subclasses(inner)]
+
+
+# Groups that another section describes.
+REPEATED = ("heldout.datasets.NAME.", "train.groups.NAME.schedule.")
+
+
+def test_every_config_field_is_in_the_reference_with_its_meaning(pages, site):
+    page = pages[site / "reference" / "config.html"]
+    names = {name for name in fields_of(RunConfig) if not name.startswith(REPEATED)}
+    assert {"model.decoder.adaptive", "train.groups.NAME.layer_decay", "data.datasets.NAME.epochs"} <= names
+    assert names - page.anchors == set()
+    assert rows_without_meaning(page.path) == []
+
+
+def test_every_option_of_a_source_is_in_the_reference_with_its_meaning(pages, site):
+    page = pages[site / "reference" / "sources.html"]
+    assert set(SOURCES) <= page.anchors
+    assert "llava.file_tag" in page.anchors
+    assert rows_without_meaning(page.path) == []
+
+
+def rows_without_meaning(path: Path) -> list[str]:
+    """The rows of a page's tables whose last cell is empty."""
+    rows = re.findall(r"<tr>(.*?)</tr>", path.read_text(encoding="utf-8"), re.DOTALL)
+    return [row for row in rows if re.search(r"<td></td>\s*$", row)]
+
+
+def test_metrics_of_a_run_are_those_that_a_run_writes(pages, site):
+    text = " ".join(pages[site / "reference" / "metrics.html"].text)
+    written = (ROOT / "owl2_jax" / "training" / "logging" / "reporter.py").read_text(encoding="utf-8")
+    names = {"loss", "accuracy", "grad_norm", "tokens_per_second", "samples_per_second", "images_per_second"}
+    names |= set(
+        re.findall(r'"(learning_rate|skipped_steps|seconds_per_step|mfu|packing_efficiency)"', written)
+    )
+    assert len(names) == 11
+    assert {name for name in names if name not in text} == set()
+
+
+def test_no_page_names_a_machine_path_or_a_package_registry(pages):
+    words = re.compile(r"/work/|/tmp/|/root/|/home/|pypi\.org|registry\.npmjs|artifactory")
+    assert {str(page.path.name) for page in pages.values() if words.search("".join(page.text))} == set()
