@@ -36,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plot", action="append", default=[], metavar="BENCHMARK/PART",
         help="with --collect: also draw a kind of question, as easy_vqa/shape; again for more",
     )  # fmt: skip
+    parser.add_argument(
+        "--spread-from", type=FilePath, metavar="TABLE.csv",
+        help="before a run: tell what the grid can see from the seeds' spread in an earlier sweep's table",
+    )  # fmt: skip
     parser.add_argument("--retries", type=Whole, default=1, metavar="N", help="of a failed run (default: 1)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="print the points and their state, run nothing")
@@ -74,6 +78,7 @@ def main(args: argparse.Namespace) -> int:
 
     check_fits(sweep, _machine(sweep))
     if args.slurm or args.jobset:
+        _tell_power(sweep, folder, args.spread_from)
         return _write_out(sweep, folder, args)
     return _run(sweep, folder, args)
 
@@ -102,6 +107,8 @@ def _run(sweep: Sweep, folder: SweepFolder, args: argparse.Namespace) -> int:
     from owl2_jax.sweeps.run import run_sweep
 
     runs = [sweep.find(args.only)] if args.only else sweep.runs
+    if not args.only:
+        _tell_power(sweep, folder, args.spread_from)
     say = lambda text: print(text, flush=True)
     outcome = run_sweep(sweep, folder, runs, retries=args.retries, say=say)
     if outcome.signal is not None:
@@ -117,9 +124,29 @@ def _run(sweep: Sweep, folder: SweepFolder, args: argparse.Namespace) -> int:
     return 0
 
 
+def _tell_power(sweep: Sweep, folder: SweepFolder, earlier: Path | None) -> None:
+    """Prints what differences the grid can see, or what would tell."""
+    from owl2_jax.sweeps.power import forecast, noise_before
+
+    comparisons, seeds = len(sweep.points) - 1, len(sweep.config.seeds)
+    if not comparisons:
+        return
+    source, noise = noise_before(sweep, folder, earlier)
+    if noise:
+        print(
+            f"smallest difference to {sweep.base_point.name} that {seeds} seed{'s' * (seeds > 1)} can see, "
+            f"8 times in 10, among {comparisons} comparison{'s' * (comparisons > 1)} (spread: {source}):"
+        )
+        for line in forecast(noise, seeds, comparisons):
+            print(f"  {line}")
+    else:
+        print(f"what differences this grid can see is not known: {source}")
+
+
 def _collect(sweep: Sweep, folder: SweepFolder, parts: list[str]) -> int:
-    from owl2_jax.sweeps.collect import collect, markdown, write_table
+    from owl2_jax.sweeps.collect import collect
     from owl2_jax.sweeps.plots import write_plots
+    from owl2_jax.sweeps.table_files import markdown, write_table
 
     table = collect(sweep, folder)
     print(markdown(table))

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import json_lines, write_text
+from owl2_jax.core.text_files import json_lines
 from owl2_jax.sweeps.costs import step_flops
+from owl2_jax.sweeps.differences import Difference, corrected, paired
 from owl2_jax.sweeps.folder import RunFolder, SweepFolder, read_json
 from owl2_jax.sweeps.grid import Run, Sweep
+from owl2_jax.sweeps.pairing import unlike_base
 
+LOSS: Final = "loss"
+HELDOUT_LOSS: Final = "heldout_loss"
 _METRICS: Final = "metrics.jsonl"
-_GIB: Final = 2.0**30
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,18 @@ class Spread:
     Attributes:
       mean: over the seeds.
       deviation: sample standard deviation; None for one seed.
+      by_seed: {seed: value}.
     """
 
     mean: float
     deviation: float | None
+    by_seed: dict[int, float]
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+    def of(cls, by_seed: dict[int, float]) -> Spread:
+        values = list(by_seed.values())
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        return cls(statistics.fmean(values), deviation, by_seed)
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,16 @@ class Row:
     seconds: Spread
 
     def measure(self, name: str) -> Spread:
-        """A benchmark's score, or that of one of its parts."""
-        return self.scores[name] if name in self.scores else self.parts[name]
+        """A benchmark's score, or that of one of its parts; "loss" or "heldout_loss"."""
+        return self._measures()[name]
+
+    def has(self, name: str) -> bool:
+        """Whether all its runs have the measure."""
+        return name in self._measures()
+
+    def _measures(self) -> dict[str, Spread]:
+        heldout = {} if self.heldout_loss is None else {HELDOUT_LOSS: self.heldout_loss}
+        return {LOSS: self.loss, **heldout, **self.parts, **self.scores}
 
 
 @dataclass(frozen=True)
@@ -94,15 +106,36 @@ class Table:
 
     Attributes:
       axes: names of the grid's axes.
+      base: the point that the others are compared with.
       benchmarks: {name: (title, metric)}.
       missing: {run that is not finished: what it lacks}.
+      unpaired: {point: what of the data or the start is not as in the base}.
     """
 
     name: str
     axes: tuple[str, ...]
+    base: str
     benchmarks: dict[str, tuple[str, str]]
     rows: list[Row]
     missing: dict[str, str]
+    unpaired: dict[str, tuple[str, ...]]
+
+    @property
+    def measures(self) -> list[str]:
+        """All that points are compared in: benchmarks, their parts, losses."""
+        heldout = [HELDOUT_LOSS] if all(row.has(HELDOUT_LOSS) for row in self.rows) else []
+        return [*self.benchmarks, *self.parts, LOSS, *heldout]
+
+    def differences(self, measure: str) -> dict[str, Difference]:
+        """{point: its difference to the base}, corrected for their number; none without the base."""
+        base = next((row for row in self.rows if row.point == self.base), None)
+        if base is None:
+            return {}
+        others = [row for row in self.rows if row is not base]
+        found = corrected(
+            [paired(base.measure(measure).by_seed, row.measure(measure).by_seed) for row in others]
+        )
+        return {row.point: one for row, one in zip(others, found, strict=True) if one is not None}
 
     @property
     def parts(self) -> list[str]:
@@ -138,28 +171,32 @@ def collect(sweep: Sweep, folder: SweepFolder) -> Table:
         finished = [run for run in runs if run.name not in missing]
         if finished:
             rows.append(_row(sweep, folder, finished, titles))
-    return Table(sweep.name, tuple(sweep.config.axes), titles, rows, missing)
+    unpaired = {point.name: reasons for point in sweep.points if (reasons := unlike_base(sweep, point))}
+    return Table(sweep.name, tuple(sweep.config.axes), sweep.base_point.name, titles, rows, missing, unpaired)
 
 
 def _row(sweep: Sweep, folder: SweepFolder, runs: list[Run], titles: dict[str, tuple[str, str]]) -> Row:
     point, config = runs[0].point, sweep.run_config(runs[0])
-    trainings = [read_training(folder.run(run)) for run in runs]
-    scores = [_scores(sweep, folder, run, titles) for run in runs]
-    heldout = [t.heldout_loss for t in trainings if t.heldout_loss is not None]
-    samples = statistics.fmean(t.samples_per_step for t in trainings)
+    trainings = {run.seed: read_training(folder.run(run)) for run in runs}
+    scores = {run.seed: _scores(sweep, folder, run, titles) for run in runs}
+    heldout = {seed: t.heldout_loss for seed, t in trainings.items() if t.heldout_loss is not None}
+    samples = statistics.fmean(t.samples_per_step for t in trainings.values())
     fit = read_json(folder.fit(point))
     return Row(
         point=point.name,
         labels=point.labels,
         seeds=len(runs),
-        scores={name: Spread.of([one[name] for one in scores]) for name in sweep.config.benchmarks},
-        parts=_parts([folder.run(run).read_scores() for run in runs]),
-        loss=Spread.of([t.loss for t in trainings]),
+        scores={
+            name: Spread.of({seed: one[name] for seed, one in scores.items()})
+            for name in sweep.config.benchmarks
+        },
+        parts=_parts({run.seed: folder.run(run).read_scores() for run in runs}),
+        loss=Spread.of({seed: t.loss for seed, t in trainings.items()}),
         heldout_loss=Spread.of(heldout) if heldout else None,
         tokens_per_image=config.model.tokens_per_image,
         flops_per_sample=step_flops(config) / samples if samples else None,
         memory_per_chip=None if fit is None else float(fit["memory"]["needed"]),
-        seconds=Spread.of([t.seconds for t in trainings]),
+        seconds=Spread.of({seed: t.seconds for seed, t in trainings.items()}),
     )
 
 
@@ -207,87 +244,20 @@ def _scores(
     return found
 
 
-def _parts(runs: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Spread]:
-    """Spreads of all metrics but the headline ones that every run has."""
-    each = [
-        {
+def _parts(runs: dict[int, dict[str, dict[str, Any]]]) -> dict[str, Spread]:
+    """Spreads of all metrics but the headline ones that every run, by its seed, has."""
+    each = {
+        seed: {
             f"{name}/{part}": float(value)
             for name, entry in entries.items()
             for part, value in entry.get("metrics", {}).items()
             if part != entry["metric"]
         }
-        for entries in runs
-    ]
-    return {
-        name: Spread.of([one[name] for one in each]) for name in each[0] if all(name in one for one in each)
+        for seed, entries in runs.items()
     }
-
-
-def write_table(table: Table, folder: Path) -> list[Path]:
-    """Writes table.csv (full precision) and table.md (for reading); returns their paths."""
-    paths = [folder / "table.csv", folder / "table.md"]
-    for path, text in zip(paths, (_csv(table), markdown(table)), strict=True):
-        write_text(path, text)
-    return paths
-
-
-def _csv(table: Table) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    measures = [*table.benchmarks, *table.parts]
-    names = [column for name in measures for column in (name, f"{name}_deviation")]
-    writer.writerow(
-        ["point", *table.axes, "seeds", *names, "loss", "loss_deviation", "heldout_loss",
-         "heldout_loss_deviation", "tokens_per_image", "flops_per_sample", "memory_per_chip_bytes",
-         "training_seconds", "training_seconds_deviation"]
-    )  # fmt: skip
-    for row in table.rows:
-        scores = [cell for name in measures for cell in _pair(row.measure(name))]
-        writer.writerow(
-            [row.point, *(row.labels[axis] for axis in table.axes), row.seeds, *scores, *_pair(row.loss),
-             *_pair(row.heldout_loss), row.tokens_per_image, _empty(row.flops_per_sample),
-             _empty(row.memory_per_chip), *_pair(row.seconds)]
-        )  # fmt: skip
-    return stream.getvalue()
-
-
-def _pair(spread: Spread | None) -> tuple[Any, Any]:
-    return ("", "") if spread is None else (spread.mean, _empty(spread.deviation))
-
-
-def _empty(value: float | None) -> Any:
-    return "" if value is None else value
-
-
-def markdown(table: Table) -> str:
-    """The table as Markdown; spreads as "mean ± deviation", columns without any figure left out."""
-    columns: dict[str, list[str]] = {"point": [row.point for row in table.rows]}
-    for axis in table.axes:
-        columns[axis] = [row.labels[axis] for row in table.rows]
-    columns["seeds"] = [str(row.seeds) for row in table.rows]
-    for name, (title, metric) in table.benchmarks.items():
-        columns[f"{title} ({metric})"] = [_text(row.scores[name], 1) for row in table.rows]
-    columns["loss"] = [_text(row.loss, 3) for row in table.rows]
-    columns["held-out loss"] = [_text(row.heldout_loss, 3) for row in table.rows]
-    columns["tokens per image"] = [str(row.tokens_per_image) for row in table.rows]
-    columns["GFLOP per sample"] = [_scaled(row.flops_per_sample, 1e9) for row in table.rows]
-    columns["GiB per chip"] = [_scaled(row.memory_per_chip, _GIB) for row in table.rows]
-    columns["training, s"] = [_text(row.seconds, 0) for row in table.rows]
-    shown = {name: cells for name, cells in columns.items() if any(cells)}
-    lines = [f"| {' | '.join(shown)} |", "|" + " --- |" * len(shown)]
-    lines += [f"| {' | '.join(cells)} |" for cells in zip(*shown.values(), strict=True)]
-    if table.missing:
-        lines += ["", "Not finished:", ""]
-        lines += [f"- {name} {what}" for name, what in table.missing.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _text(spread: Spread | None, digits: int) -> str:
-    if spread is None:
-        return ""
-    mean = f"{spread.mean:.{digits}f}"
-    return mean if spread.deviation is None else f"{mean} ± {spread.deviation:.{digits}f}"
-
-
-def _scaled(value: float | None, unit: float) -> str:
-    return "" if value is None else f"{value / unit:.3g}"
+    first = next(iter(each.values()))
+    return {
+        name: Spread.of({seed: one[name] for seed, one in each.items()})
+        for name in first
+        if all(name in one for one in each.values())
+    }

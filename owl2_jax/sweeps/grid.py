@@ -39,7 +39,8 @@ class SweepConfig:
       design: "grid" takes every combination of values; "one_at_a_time" takes
         the first values of all axes and changes one of them at a time.
       overrides: changed fields of all points.
-      seeds: of the runs of each point; sets `train.seed` and `data.seed`.
+      seeds: of the runs of each point; sets `train.seed` and `data.seed`. A
+        seed is the same order of the data and the same start for every point.
       start_from: checkpoint that every run starts from; where a point has
         another image size, number of queries or module, from a resized copy
         (`owl2 convert resize`). None leaves what the base config says.
@@ -129,6 +130,11 @@ class Sweep:
     @cached_property
     def points(self) -> list[Point]:
         return list(_points(self.config))
+
+    @property
+    def base_point(self) -> Point:
+        """The point of the first values of all axes, which the others are compared with."""
+        return self.points[0]
 
     @cached_property
     def runs(self) -> list[Run]:

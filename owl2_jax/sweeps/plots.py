@@ -1,4 +1,4 @@
-"""Images of a sweep: score along each axis, and score against cost with the Pareto line.
+"""Images of a sweep: score along each axis, differences with intervals, score against cost.
 
 Every image is written as PNG and as SVG.
 """
@@ -19,7 +19,7 @@ _PARETO: Final = "#1a202c"
 
 
 def write_plots(table: Table, folder: Path, parts: Sequence[str] = ()) -> list[Path]:
-    """Draws every benchmark along every axis, and against FLOPs; returns the paths.
+    """Draws every benchmark along every axis, as differences, and against FLOPs; returns the paths.
 
     Args:
       parts: "benchmark/part", drawn as well.
@@ -37,6 +37,8 @@ def write_plots(table: Table, folder: Path, parts: Sequence[str] = ()) -> list[P
         stem = name.replace("/", "_")
         for axis in table.axes:
             written += _write(folder / f"{stem}_by_{axis}", _axis_figure(table, name, axis))
+        if table.differences(name):
+            written += _write(folder / f"{stem}_differences", _difference_figure(table, name))
         costly = [row for row in table.rows if row.flops_per_sample]
         if costly:
             written += _write(folder / f"{stem}_by_cost", _cost_figure(table, name, costly))
@@ -115,6 +117,28 @@ def _cost_figure(table: Table, benchmark: str, rows: list[Row]) -> Any:
     return figure
 
 
+def _difference_figure(table: Table, benchmark: str) -> Any:
+    """A line per point: the difference to the base and its interval; hollow where none is seen."""
+    found = table.differences(benchmark)
+    figure, axes = _figure(height=max(1.8, 1.1 + 0.22 * len(found)))
+    axes.axvline(0, color=_PARETO, linewidth=1)
+    told = [(one.low, one.high, place) for place, one in enumerate(found.values()) if one.low is not None]
+    if told:
+        lows, highs, places = zip(*told, strict=True)
+        axes.hlines(places, lows, highs, color=_COLOURS[0], linewidth=1.3)
+    for is_seen, face in ((True, _COLOURS[0]), (False, "white")):
+        dots = [(one.mean, place) for place, one in enumerate(found.values()) if one.is_seen == is_seen]
+        if dots:
+            axes.plot(*zip(*dots, strict=True), "o", markersize=5, color=_COLOURS[0], markerfacecolor=face)
+    axes.set_yticks(range(len(found)), list(found), fontsize=7)
+    axes.invert_yaxis()
+    title, metric = table.title(benchmark)
+    axes.set_title(f"{title}\ndifference to {table.base}; filled: seen, hollow: not seen", fontsize=9)
+    axes.set_xlabel(f"difference in {metric}, with the interval of the paired seeds")
+    axes.grid(alpha=0.3, axis="x")
+    return figure
+
+
 def _finish(axes: Any, table: Table, benchmark: str, legend: bool) -> None:
     title, metric = table.title(benchmark)
     seeds = sorted({row.seeds for row in table.rows})
@@ -144,9 +168,9 @@ def _matplotlib() -> Any:
     return matplotlib
 
 
-def _figure() -> tuple[Any, Any]:
-    """A figure that belongs to no window system and no global state."""
-    figure = _matplotlib().figure.Figure(figsize=(5.2, 3.4), layout="constrained")
+def _figure(height: float = 3.4) -> tuple[Any, Any]:
+    """A figure, so many inches high, that belongs to no window system and no global state."""
+    figure = _matplotlib().figure.Figure(figsize=(5.2, height), layout="constrained")
     return figure, figure.subplots()
 
 

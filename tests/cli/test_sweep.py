@@ -16,6 +16,7 @@ from owl2_jax.cli.main import main
 from owl2_jax.sweeps import processes
 from owl2_jax.training.logging.metrics import read_metrics
 from tests.environment import environment
+from tests.sweeps import fake_owl2
 from tests.training import runs
 
 ROOT = Path(__file__).parents[2]
@@ -123,3 +124,31 @@ def test_refuses_what_cannot_run(sweep_file, tmp_path, refused):
 def test_refuses_a_point_that_this_machine_cannot_hold(refused):
     said = refused("model.decoder.mlp_dim=1048576", "model.decoder.num_layers=4096")
     assert re.match(r"error: point queries-2 cannot fit: its .* GiB, this machine has 1 x .* GiB", said)
+
+
+def test_what_the_grid_can_see_is_told_before_the_first_run_and_in_the_table(
+    sweep_file, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(processes, "PROGRAM", (sys.executable, fake_owl2.__file__))
+    text = sweep_file.read_text().replace(
+        "'axes': {'queries': {", "'seeds': [0, 1], 'axes': {'queries': {'4': [], "
+    )
+    sweep_file.write_text(text.replace(f"total_steps={STEPS}", f"total_steps={fake_owl2.STEPS}"))
+    earlier = tmp_path / "earlier.csv"
+    earlier.write_text("point,seeds,easy_vqa,easy_vqa_deviation\nbase,3,80,1\n")
+    command = ["sweep", str(sweep_file), f"--workdir={tmp_path}/results"]
+    assert main([*command, f"--spread-from={earlier}"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith(
+        "smallest difference to queries-4 that 2 seeds can see, 8 times in 10, among 1 comp"
+    )
+    assert said[0].endswith(f"(spread: {earlier}):")
+    assert re.fullmatch(r"  easy_vqa: 16 or more; 4.6 with 3, 2.4 with 5, .*", said[1])
+    assert said[2] == "[1/4] queries-4/seed-0: trains"
+    assert main(command) == 0
+    assert "not known: no two seeds of two points differ" in capsys.readouterr().out
+    assert main([*command, "--collect"]) == 0
+    assert "| none (the same on 2 seeds) |" in capsys.readouterr().out
+    assert (tmp_path / "results/plots/easy_vqa_differences.svg").is_file()
+    assert main([*command, f"--spread-from={sweep_file}"]) == 2
+    assert "is no table.csv of a sweep" in capsys.readouterr().err

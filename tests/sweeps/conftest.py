@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 
 from owl2_jax.sweeps import processes
 from owl2_jax.sweeps.folder import SweepFolder
-from owl2_jax.sweeps.grid import Sweep, load_sweep
+from owl2_jax.sweeps.grid import Run, Sweep, load_sweep
+from tests.sweeps import fake_owl2
 from tests.training import runs
 
 QUERIES = {"4": [], "2": ["model.abstractor.num_queries=2"], "8": ["model.abstractor.num_queries=8"]}
@@ -42,3 +44,20 @@ def pretended(monkeypatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(processes, "PROGRAM", (sys.executable, str(Path(__file__).with_name("fake_owl2.py"))))
     monkeypatch.setenv("FAKE_FAILS", str(tmp_path / "fails"))
     return tmp_path / "fails"
+
+
+def pretend(sweep: Sweep, folder: SweepFolder, runs: Sequence[Run] | None = None) -> None:
+    """Leaves the files of finished runs."""
+    for run in sweep.runs if runs is None else runs:
+        files = folder.run(run)
+        fake_owl2.train(files.training, list(run.overrides))
+        fake_owl2.evaluate(files.scores, list(sweep.config.benchmarks))
+
+
+def pretend_scores(sweep: Sweep, folder: SweepFolder, scores: dict[str, Sequence[float]]) -> None:
+    """Leaves finished runs of easy_vqa with {point: score of each seed, from the first}."""
+    for point in sweep.points:
+        for seed, score in zip(sweep.config.seeds, scores.get(point.name, ()), strict=False):
+            files = folder.run(Run(point, seed))
+            fake_owl2.train(files.training, [f"train.seed={seed}"])
+            fake_owl2.evaluate(files.scores, ["easy_vqa"], score - seed)  # which adds the seed
