@@ -37,7 +37,7 @@ def write_plots(table: Table, folder: Path, parts: Sequence[str] = ()) -> list[P
         stem = name.replace("/", "_")
         for axis in table.axes:
             written += _write(folder / f"{stem}_by_{axis}", _axis_figure(table, name, axis))
-        if table.differences(name):
+        if any(one.low is not None for one in table.differences(name).values()):
             written += _write(folder / f"{stem}_differences", _difference_figure(table, name))
         costly = [row for row in table.rows if row.flops_per_sample]
         if costly:

@@ -12,7 +12,7 @@ from owl2_jax.sweeps.fits import fit_points
 from owl2_jax.sweeps.plots import pareto, series, write_plots
 from owl2_jax.sweeps.table_files import markdown, write_table
 from tests.sweeps import fake_owl2
-from tests.sweeps.conftest import QUERIES, SIZES, pretend
+from tests.sweeps.conftest import QUERIES, SIZES, pretend, pretend_scores
 
 
 def test_table_has_scores_with_spread_loss_cost_and_time(make_sweep, folder, tmp_path):
@@ -90,12 +90,10 @@ def test_plots_of_every_axis_and_of_the_cost_as_png_and_svg(make_sweep, folder, 
         Owl2Error, match="unknown part of a benchmark in this table 'easy_vqa/shapes'; did you"
     ):
         write_plots(table, tmp_path / "plots", ["easy_vqa/shapes"])
-    assert sum(path.name.startswith("easy_vqa_shape_") for path in paths) == len(paths) / 2
+    assert sum(path.name.startswith("easy_vqa_shape_by_") for path in paths) == len(paths) / 2
     names = {path.name for path in paths[: len(paths) // 2]}
     assert names == {
-        f"easy_vqa_{what}.{end}"
-        for what in ("by_queries", "by_module", "by_cost", "differences")
-        for end in ("png", "svg")
+        f"easy_vqa_by_{what}.{end}" for what in ("queries", "module", "cost") for end in ("png", "svg")
     }
     assert all(path.stat().st_size > 3000 for path in paths)
     before = [path.read_bytes() for path in paths]
@@ -106,6 +104,19 @@ def test_plots_of_every_axis_and_of_the_cost_as_png_and_svg(make_sweep, folder, 
     assert {name: [row.labels["queries"] for row in rows] for name, rows in lines.items()} == {
         "module full": ["4", "2", "8"], "module none": ["4", "2", "8"],
     }  # fmt: skip
+
+
+def test_differences_are_drawn_with_their_intervals_where_seeds_tell_them(make_sweep, folder, tmp_path):
+    sweep = make_sweep(seeds=[0, 1, 2])
+    scores = {"queries-4": [80.0, 82.0, 81.0], "queries-2": [70.0, 72.1, 71.0], "queries-8": [82.0]}
+    pretend_scores(sweep, folder, scores)
+    paths = write_plots(collect(sweep, folder), tmp_path / "plots")
+    drawn = [path for path in paths if "differences" in path.name]
+    assert [path.name for path in drawn] == ["easy_vqa_differences.png", "easy_vqa_differences.svg"]
+    text = drawn[1].read_text()
+    assert all(f"<!-- {point} -->" in text for point in ("queries-2", "queries-8"))
+    assert "<!-- queries-4 -->" not in text, "the base is the line at 0"
+    assert text.count('id="LineCollection_') == 1
 
 
 def test_series_of_one_at_a_time_hold_the_base_and_its_changes(make_sweep, folder):
