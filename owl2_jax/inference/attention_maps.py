@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.inference import generate
+from owl2_jax.inference import whole_prompts
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.image_attention import (
     attentions,
@@ -148,7 +148,7 @@ def _measure(
 
 @functools.partial(jax.jit, static_argnames="config")
 def _inside(
-    config: Owl2Config, params: Any, images: Array, prompts: generate.Prompts, fed: Array
+    config: Owl2Config, params: Any, images: Array, prompts: whole_prompts.Prompts, fed: Array
 ) -> dict[str, Array]:
     """Arrays of `Inside`; arguments as of `attentions`."""
     attention, reading = attentions(config, params, images, prompts, fed)
@@ -166,7 +166,7 @@ def _inside(
     }
 
 
-def image_positions(config: Owl2Config, prompts: generate.Prompts, length: int) -> Array:
+def image_positions(config: Owl2Config, prompts: whole_prompts.Prompts, length: int) -> Array:
     """bool[length]: where the Q + 1 positions of an image stand in a prompt of one row."""
     starts, taken = prompts.image_starts[0][:, None], prompts.image_index[0][:, None] >= 0
     positions = jnp.arange(length)

@@ -24,12 +24,11 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import check_value
 from owl2_jax.core.ranges import Beams, LengthPenalty
 from owl2_jax.inference.buckets import power_of_two
-from owl2_jax.inference.generate import run_prompts
 from owl2_jax.inference.inputs import Prompt, pad_column, read_request
 from owl2_jax.inference.model_runner import ModelRunner
 from owl2_jax.inference.prompt_batches import in_batches, stack
 from owl2_jax.inference.request import Request, Result
-from owl2_jax.inference.slots import Prompts
+from owl2_jax.inference.whole_prompts import Prompts, run_prompts
 from owl2_jax.model.cache import Cache
 from owl2_jax.model.owl2 import Owl2
 

@@ -24,7 +24,7 @@ import numpy as np
 from owl2_jax.core.axes import IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import encode_dialogue, encode_prompt
-from owl2_jax.inference import generate
+from owl2_jax.inference import whole_prompts
 from owl2_jax.inference.buckets import bucket, length_buckets, power_buckets
 from owl2_jax.inference.inputs import Prompt, place_images
 from owl2_jax.inference.loaded import LoadedModel
@@ -86,18 +86,18 @@ class Looking:
         if len(prompt) + len(fed) > self._config.decoder.max_length:
             raise Owl2Error("the conversation and its answer are longer than the model allows")
         placed = place_all(self._model, prompt, len(images))
-        slots = placed.image_index.shape[1]
+        places = placed.image_index.shape[1]
         with computing(self._model):
             weights, shares = _attention_maps(
                 self._config,
                 self._model.params,
-                stack_images(images, slots),
+                stack_images(images, places),
                 placed,
                 _pad(fed, power_buckets(MAX_ANSWER))[None],
                 np.int32(len(fed)),
             )
         grid = self._config.vision.grid_size
-        maps = np.asarray(weights).reshape(slots, grid, grid)
+        maps = np.asarray(weights).reshape(places, grid, grid)
         return [Look(maps[i], float(shares[i])) for i in range(len(images))]
 
     def _encode(
@@ -120,7 +120,7 @@ class Looking:
 
 @functools.partial(jax.jit, static_argnames="config")
 def _attention_maps(
-    config: Owl2Config, params: Any, images: Array, prompts: generate.Prompts, fed: Array, count: Array
+    config: Owl2Config, params: Any, images: Array, prompts: whole_prompts.Prompts, fed: Array, count: Array
 ) -> tuple[Array, Array]:
     """Weights float32[I, P], sum 1 each, and shares float32[I]; arguments as of `attentions`.
 
@@ -136,7 +136,7 @@ def _attention_maps(
 
 
 def attentions(
-    config: Owl2Config, params: Any, images: Array, prompts: generate.Prompts, fed: Array
+    config: Owl2Config, params: Any, images: Array, prompts: whole_prompts.Prompts, fed: Array
 ) -> tuple[Array, Array]:
     """Every attention between the images and an answer, as the model computes it.
 
@@ -170,8 +170,8 @@ def attentions(
     return attention[:, 0], reading
 
 
-def on_queries(config: Owl2Config, seen: Array, prompts: generate.Prompts) -> Array:
-    """What of float32[..., S] lies on the queries of each image: float32[..., I, Q]; 0 in empty slots."""
+def on_queries(config: Owl2Config, seen: Array, prompts: whole_prompts.Prompts) -> Array:
+    """What of float32[..., S] lies on the queries of each image: float32[..., I, Q]; 0 where no image is."""
     queries = prompts.image_starts[0][:, None] + jnp.arange(config.abstractor.num_queries)
     return jnp.where(prompts.image_index[0][:, None] >= 0, seen[..., queries], 0.0)
 
@@ -187,20 +187,20 @@ def computing(model: LoadedModel) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if model.mesh is None else activate(model.mesh)
 
 
-def place_all(model: LoadedModel, prompt: Prompt, images: int) -> generate.Prompts:
-    """A prompt as one padded row, with image i in slot i and some slots left empty."""
+def place_all(model: LoadedModel, prompt: Prompt, images: int) -> whole_prompts.Prompts:
+    """A prompt as one padded row, with image i in place i and some places left empty."""
     tokens = _pad(prompt.tokens, length_buckets(model.config.decoder.max_length))
     count = bucket(images, power_buckets(max(images, 1) * 2))
     index = np.full((1, count), -1, np.int32)
     starts = np.zeros((1, count), np.int32)
     index[0, :images] = range(images)
     starts[0, :images] = prompt.image_starts
-    return generate.Prompts(tokens[None], np.array([len(prompt)], np.int32), index, starts)
+    return whole_prompts.Prompts(tokens[None], np.array([len(prompt)], np.int32), index, starts)
 
 
-def stack_images(images: Sequence[np.ndarray], slots: int) -> np.ndarray:
-    """uint8[slots, H, W, 3]; black where there is no image."""
-    return np.stack([*images, *[np.zeros_like(images[0])] * (slots - len(images))])
+def stack_images(images: Sequence[np.ndarray], places: int) -> np.ndarray:
+    """uint8[places, H, W, 3]; black where there is no image."""
+    return np.stack([*images, *[np.zeros_like(images[0])] * (places - len(images))])
 
 
 def _pad(values: np.ndarray, lengths: Sequence[int]) -> np.ndarray:

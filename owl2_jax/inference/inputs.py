@@ -12,7 +12,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import encode_prompt, encode_text, expand
 from owl2_jax.data.messages import ImageCountError
 from owl2_jax.data.turns import read_turns
-from owl2_jax.inference import generate
+from owl2_jax.inference import whole_prompts
 from owl2_jax.inference.images import RequestImage
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.request import Request
@@ -145,7 +145,7 @@ def stack_prompts(
     length: int,
     padding_token: int,
     row_of: Callable[[RequestImage], int],
-) -> generate.Prompts:
+) -> whole_prompts.Prompts:
     """Prompts padded to int32[rows, length], with as many image slots as the fullest needs.
 
     Args:
@@ -161,7 +161,7 @@ def stack_prompts(
         index[row, :count] = [row_of(image) for image in prompt.images]
         starts[row, :count] = prompt.image_starts
     lengths = pad_column([len(prompt) for prompt in prompts], rows - len(prompts), 0)
-    return generate.Prompts(tokens, lengths, index, starts)
+    return whole_prompts.Prompts(tokens, lengths, index, starts)
 
 
 def stack_tokens(prompts: Sequence[Prompt], rows: int, length: int, padding_token: int) -> np.ndarray:

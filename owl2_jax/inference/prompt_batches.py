@@ -11,7 +11,7 @@ import jax
 from owl2_jax.inference.buckets import bucket, length_buckets, power_buckets
 from owl2_jax.inference.inputs import Prompt, stack_prompts
 from owl2_jax.inference.model_runner import ModelRunner
-from owl2_jax.inference.slots import Prompts
+from owl2_jax.inference.whole_prompts import Prompts
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")

@@ -16,7 +16,7 @@ import numpy as np
 
 from owl2_jax.core.errors import Owl2Error, errors_in_place
 from owl2_jax.data.conversation import encode_text
-from owl2_jax.inference import generate
+from owl2_jax.inference import whole_prompts
 from owl2_jax.inference.buckets import power_of_two
 from owl2_jax.inference.inputs import Prompt, check_room, place_images, prompt_ids, read_images
 from owl2_jax.inference.model_runner import ModelRunner
@@ -47,12 +47,12 @@ def log_likelihoods(
     owl: Owl2,
     params: Any,
     pool: Array | None,
-    prompts: generate.Prompts,
+    prompts: whole_prompts.Prompts,
     continuations: Continuations,
 ) -> Array:
     """Natural log-probability of each continuation after its prompt, float32[C]."""
     owners, width = continuations.owners, continuations.tokens.shape[1]
-    last, cache = generate.run_prompts(owl, params, pool, prompts, prompts.tokens.shape[1] + width)
+    last, cache = whole_prompts.run_prompts(owl, params, pool, prompts, prompts.tokens.shape[1] + width)
     keys, values = jax.tree.map(lambda part: part[:, owners], (cache.keys, cache.values))
     cache = Cache(keys, values, cache.lengths[owners], cache.prompt_lengths[owners])
     hidden, _ = owl.apply({"params": params}, continuations.tokens, cache, method="extend")

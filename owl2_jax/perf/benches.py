@@ -11,12 +11,13 @@ import jax.numpy as jnp
 
 from owl2_jax.config import RunConfig
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.inference.buckets import bucket, length_buckets
 from owl2_jax.model import attention_kernels
 from owl2_jax.parallel.mesh import DATA, make_mesh
 from owl2_jax.perf import timing
 from owl2_jax.perf.run_config import load as load_run
-from owl2_jax.perf.workloads import DECODE_WIDTH, Shape, build
+from owl2_jax.perf.serving_workloads import DECODE_WIDTH
+from owl2_jax.perf.workload import Shape
+from owl2_jax.perf.workloads import build
 
 # The shape that the middle-sized preset is compared at: 4 rows, one image and 192 tokens of text each;
 # decoding answers one prompt of that length.
@@ -77,14 +78,14 @@ def time_workload(
 
 
 def _cache_length(prompt: int, longest: int) -> int:
-    """Room for the prompt and the timed tokens, as much as the engine would make."""
+    """Room for the prompt and the timed tokens."""
     needed = prompt + DECODE_WIDTH
     if needed > longest:
         raise Owl2Error(
             f"a prompt of {prompt} and {DECODE_WIDTH} timed tokens are {needed}, more than "
             f"decoder.max_length {longest}; shorten --length"
         )
-    return bucket(needed, length_buckets(longest, 64))
+    return needed
 
 
 def time_attention(config: RunConfig, calls: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from owl2_jax.core.axes import IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.inference import generate, sampler
+from owl2_jax.inference import sampler, whole_prompts
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.inputs import read_request, stack_prompts
 from owl2_jax.inference.loaded import LoadedModel
@@ -108,7 +108,7 @@ def _bare(engine: Engine, request: Request, tokens: int) -> Callable[[], float]:
     engine.features.make_ready(prompt.images)
     stacked = stack_prompts([prompt], 1, len(prompt), model.config.decoder.vocab_size, engine.features.row)
     length = len(prompt) + request.max_new_tokens
-    start = jax.jit(functools.partial(generate.run_prompts, owl, cache_length=length))
+    start = jax.jit(functools.partial(whole_prompts.run_prompts, owl, cache_length=length))
     state, cache = start(params, engine.features.array, stacked)
     token = sampler.likeliest(owl.apply({"params": params}, state, method="logits"))
     step = jax.jit(functools.partial(_step, owl), donate_argnums=2)

@@ -14,7 +14,8 @@ from owl2_jax.parallel import mesh as meshes
 from owl2_jax.parallel.chips import Topology
 from owl2_jax.parallel.shardings import batch_ways
 from owl2_jax.perf.tpu_compile import Fit, compile_for, topology_devices
-from owl2_jax.perf.workloads import Shape, Workload, build
+from owl2_jax.perf.workload import Shape, Workload
+from owl2_jax.perf.workloads import build
 from owl2_jax.training.config import TrainConfig
 
 

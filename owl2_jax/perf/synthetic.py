@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Final
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,6 @@ from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import init_params
 from owl2_jax.training.step import DeviceBatch
 
-# So far away that no answer ends while it is timed.
-_NEVER: Final = 2**30
 
 
 def params(config: Owl2Config, like: Any) -> Any:
@@ -77,17 +75,3 @@ def batch(config: Owl2Config, like: DeviceBatch) -> DeviceBatch:
         for name, values in host.items()
     }
     return dataclasses.replace(like, images=images(like.images), **placed)
-
-
-def running_slots(like: Any, length: int) -> Any:
-    """Slots in the middle of their answers, at `length` positions."""
-    slots = zeros(like)
-    rows = like.token
-    cache = slots.cache.replace(lengths=jnp.full_like(slots.cache.lengths, length))
-    return slots.replace(
-        cache=cache,
-        token=jnp.ones_like(slots.token),
-        floor=jnp.full(rows.shape, _NEVER, jnp.int32, device=rows.sharding),
-        limit=jnp.full(rows.shape, _NEVER, jnp.int32, device=rows.sharding),
-        active=jnp.ones_like(slots.active),
-    )

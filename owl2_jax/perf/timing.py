@@ -14,8 +14,9 @@ from owl2_jax.model import flops
 from owl2_jax.parallel.chips import CHIPS, Chip, Topology, chip_name, chip_of
 from owl2_jax.perf.forecast import forecast
 from owl2_jax.perf.hlo import read_module
+from owl2_jax.perf.serving_workloads import DECODE_WIDTH
 from owl2_jax.perf.tpu_compile import bytes_per_device
-from owl2_jax.perf.workloads import DECODE_WIDTH, Workload
+from owl2_jax.perf.workload import Workload
 
 
 @dataclass(frozen=True)

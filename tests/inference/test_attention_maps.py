@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.inference import generate
+from owl2_jax.inference import whole_prompts
 from owl2_jax.inference.attention_maps import Inside, image_positions, look_inside
 from owl2_jax.inference.attention_page import mass_chart, render
 from owl2_jax.inference.image_attention import attentions
@@ -38,7 +38,7 @@ def test_attention_is_that_of_the_original(name):
     inputs, expected = case(name, "i"), golden["i/attentions"]
     length, answered = inputs.tokens.shape[1], 4
     prompt = length - answered
-    prompts = generate.Prompts(
+    prompts = whole_prompts.Prompts(
         inputs.tokens[:, :prompt], np.array([prompt], np.int32), inputs.image_index, inputs.image_starts
     )
     read = jax.jit(lambda p, images, fed: attentions(config, p, images, prompts, fed))

@@ -1,0 +1,51 @@
+"""A jitted function with the shapes of its arguments, ready to be lowered or run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from owl2_jax.model import flops
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a call.
+
+    Attributes:
+      rows: B over all chips.
+      length: T; for decoding the cache's length.
+      images: M over all chips.
+      images_per_row: I.
+    """
+
+    rows: int
+    length: int
+    images: int
+    images_per_row: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A function ready to be lowered or run.
+
+    Attributes:
+      name: "train", "prefill" or "decode".
+      function: jitted.
+      arguments: shapes with shardings.
+      parts: {"parameters": subtree, ...} of the arguments, for a table of memory.
+      flops: by part of the model, of one call.
+      tokens: positions that a call computes.
+      carried: number of the argument that the first result replaces.
+      materialize: makes arrays for `arguments`.
+    """
+
+    name: str
+    function: Any
+    arguments: tuple[Any, ...]
+    parts: dict[str, Any]
+    flops: dict[str, flops.Flops]
+    tokens: int
+    carried: int
+    materialize: Callable[[], tuple[Any, ...]]
