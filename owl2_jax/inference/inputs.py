@@ -146,13 +146,13 @@ def stack_prompts(
     padding_token: int,
     row_of: Callable[[RequestImage], int],
 ) -> whole_prompts.Prompts:
-    """Prompts padded to int32[rows, length], with as many image slots as the fullest needs.
+    """Prompts padded to int32[rows, length], with as many places for images as the fullest needs.
 
     Args:
       padding_token: stands in padding; V, like the positions of images.
       row_of: where the features of an image stand in the pool.
     """
-    width = max(_slots_for(len(prompt.images)) for prompt in prompts)
+    width = max(_places_for(len(prompt.images)) for prompt in prompts)
     tokens = stack_tokens(prompts, rows, length, padding_token)
     index = np.full((rows, width), -1, np.int32)
     starts = np.zeros((rows, width), np.int32)
@@ -177,6 +177,6 @@ def pad_column(values: Sequence[int], padding: int, filler: int) -> np.ndarray:
     return np.array([*values, *[filler] * padding], np.int32)
 
 
-def _slots_for(images: int) -> int:
-    """Image slots of a row: 0, 1, 2, 4, 8, ..."""
+def _places_for(images: int) -> int:
+    """Places for images in a row: 0, 1, 2, 4, 8, ..."""
     return 0 if images == 0 else 1 << (images - 1).bit_length()

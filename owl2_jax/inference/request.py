@@ -125,7 +125,7 @@ class Result:
       finish_reason: "stop" for `</s>`, a stop token or a stop text, "length", "cancelled", or "error".
       error: why the answer could not go on, when that is the reason.
       prompt_tokens: positions of the prompt, those of images included.
-      seconds: from submission to the end, waiting for a slot included.
+      seconds: from submission to the end, waiting included.
     """
 
     text: str = ""

@@ -22,7 +22,7 @@ class Prompts:
     Attributes:
       tokens: int32[R, T]; V at the positions of images and of padding.
       lengths: int32[R], 0 for a row that pads the batch.
-      image_index: int32[R, I], row of the feature pool, -1 for an empty slot.
+      image_index: int32[R, I], row of the feature pool, -1 for none.
       image_starts: int32[R, I].
     """
 

@@ -16,7 +16,6 @@ from owl2_jax.model.owl2 import init_params
 from owl2_jax.training.step import DeviceBatch
 
 
-
 def params(config: Owl2Config, like: Any) -> Any:
     """Random parameters with the structure and shardings of `like`, stacked or with layers apart."""
     stacked = "0" not in like["decoder"]["layers"]

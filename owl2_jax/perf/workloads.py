@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from owl2_jax.core.errors import unknown_name

@@ -76,7 +76,7 @@ def test_ops_say_where_the_time_goes_and_the_page_shows_it(tmp_path, capsys):
 
 
 def test_json_holds_the_forecast_and_its_operations(capsys):
-    assert main.main(["fit", "--json", "--ops", "--what=prefill", "--mesh=data=8", *TINY]) == 0
+    assert main.main(["fit", "--json", "--ops", "--mesh=data=8", *TINY]) == 0
     report = json.loads(capsys.readouterr().out)
     ahead = report["forecast"]
     assert ahead["step_seconds"] >= max(report["roofline"]["memory_seconds"], 1e-6)
