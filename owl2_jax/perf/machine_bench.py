@@ -23,7 +23,8 @@ from owl2_jax.parallel.chips import chip_of
 from owl2_jax.parallel.mesh import DATA, make_mesh
 from owl2_jax.perf import timing
 from owl2_jax.perf.run_config import load as load_run
-from owl2_jax.perf.workloads import Shape, build
+from owl2_jax.perf.workload import Shape
+from owl2_jax.perf.workloads import build
 
 # Rows and length of a row, per device.
 _LARGE: Final[dict[str, tuple[int, int]]] = {"train": (1, 2048), "prefill": (4, 1024), "decode": (32, 2048)}
