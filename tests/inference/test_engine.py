@@ -16,6 +16,7 @@ from jax._src import monitoring
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.program_sizes import page_bytes
 from owl2_jax.inference.request import Request
 from owl2_jax.inference.sampling import Sampling
 from owl2_jax.inference.structured import choice, json_object, regex
@@ -103,6 +104,29 @@ def test_requests_with_every_setting_do_not_depend_on_company(model, single):
     assert re.fullmatch("[a-d]{9}", alone[5].text)
     assert alone[6].text in ("red", "blue")
     assert len({tuple(result.token_ids) for result in alone}) > 6
+
+
+def test_answers_that_were_put_back_keep_their_penalties_and_forms(model, single):
+    """With pages for little more than one at its longest, the others run again from their beginnings."""
+    requests = [
+        ask(
+            f"What{' shape' * number}?",
+            max_new_tokens=60,
+            min_new_tokens=0 if "structured" in more else 60,
+            **more,
+        )
+        for number, more in enumerate(
+            (
+                {"sampling": Sampling(frequency_penalty=1.0)},
+                {"structured": regex("([a-d] ){25}", "f"), "sampling": Sampling(temperature=1.0, seed=2)},
+                {"sampling": Sampling(temperature=0.8, repetition_penalty=1.3, presence_penalty=0.5)},
+                {"structured": regex("([a-d] ){25}", "f")},
+            )
+        )
+    ]
+    engine = shared(model, cache_bytes=10 * page_bytes(model.config, 16))
+    assert_same(engine.generate(requests), [next(single.generate([request])) for request in requests])
+    assert engine.scheduler.preempted > 0
 
 
 def test_several_answers_run_their_prompt_once(model):
