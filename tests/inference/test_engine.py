@@ -233,6 +233,17 @@ def random_requests(seed: int, count: int) -> list[Request]:
     return requests
 
 
+def test_answers_are_the_same_when_pages_run_out(model, single):
+    sizes = single.runner.sizes
+    least = (sizes.pages_per_sequence + 4) * page_bytes(model.config, 16)
+    engine = shared(model, cache_bytes=least)
+    requests = [ask(f"What{' shape' * n}?", max_new_tokens=40) for n in range(8)]
+    together = list(engine.generate(requests))
+    assert engine.scheduler.preempted > 0
+    assert engine.pool.num_free == engine.pool.count
+    assert_same(together, [next(single.generate([request])) for request in requests])
+
+
 def test_new_request_joins_a_running_one(model):
     engine = shared(model, decode_steps=2)
     long = engine.submit(ask("What?", max_new_tokens=60, sampling=Sampling(repetition_penalty=1.3)))
