@@ -139,6 +139,7 @@ class _Cut:
 
 class _Server(server.ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no news."""

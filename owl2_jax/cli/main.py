@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Annotated, Final, get_args, get_origin
 
 from owl2_jax.cli.signals import Terminated, die_of, end, handle_signals, keep, let_signals_end
+from owl2_jax.core.buckets import store_error
 from owl2_jax.core.errors import Owl2Error, shortened, unknown_name
 from owl2_jax.core.fields import read_number, read_path
 from owl2_jax.core.text_files import NO_ROOM, why_not_writable
@@ -61,14 +62,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         keep(interrupt)
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except OSError as error:
-        if not isinstance(error, BrokenPipeError) and error.errno not in NO_ROOM:
-            raise
+    except Exception as error:
+        return _of_machine(error)
+
+
+def _of_machine(error: Exception) -> int:
+    """The exit code for an error of a bucket's store, a disk or the memory, told in one line.
+
+    Raises:
+      error, where it is a fault of ours.
+    """
+    words = store_error(error)
+    if words is not None:
+        print(f"error: {words}", file=sys.stderr)
+        return USER_ERROR
+    if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and error.errno in NO_ROOM):
         return _no_output(error)
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and _NO_MEMORY not in str(error):
-            raise
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY in str(error)):
         return _no_memory(error)
+    raise error
 
 
 def _no_memory(error: Exception) -> int:

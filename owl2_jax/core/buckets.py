@@ -48,6 +48,13 @@ def why_not(path: str | os.PathLike, error: Exception) -> str | None:
     return f"{path}: the bucket's store does not answer as it should: {text[:200]}; try again later"
 
 
+def store_error(error: Exception) -> str | None:
+    """The line for an error of a bucket's packages that says not of what; None for any other error."""
+    if type(error).__module__.partition(".")[0] not in _PACKAGES:
+        return None
+    return why_not("a bucket", error)
+
+
 @contextmanager
 def told(path: str | os.PathLike) -> Iterator[None]:
     """Raises `Owl2Error` for what a store raises in the block."""

@@ -77,7 +77,8 @@ def _set_up_packages() -> None:
         fsspec.config.conf["gcs"].setdefault("token", "anon")
     # What it adds for folders that buckets of a new kind have asks for rights that a run does without.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    logging.getLogger("gcsfs").addHandler(logging.NullHandler())  # what fails for good is raised
+    logging.getLogger("gcsfs").propagate = False  # what fails for good is raised, and told in one line
+    logging.getLogger("gcsfs").addHandler(logging.NullHandler())
 
 
 def expected_path(path: str | os.PathLike, buckets: bool) -> str | None:

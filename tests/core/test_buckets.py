@@ -89,3 +89,21 @@ def test_of_two_writers_on_a_condition_the_first_wins(bucket):
     assert other.write(None, written) is not None
     assert one.write(b"3", written) is None
     assert json.dumps([p.name for p in as_path(bucket).parent.iterdir() if p == bucket]) == "[]"
+
+
+def test_an_error_of_a_store_that_escapes_is_one_line(monkeypatch, capsys):
+    from gcsfs.retry import HttpError
+
+    from owl2_jax.cli import main as command
+
+    def fail(arguments):
+        raise HttpError({"code": 403, "message": "no\nrights"})
+
+    monkeypatch.setattr(command, "_run", fail)
+    assert command.main(["train"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: a bucket: this account may not do that")
+    assert error.count("\n") == 1
+    monkeypatch.setattr(command, "_run", lambda arguments: [].pop())
+    with pytest.raises(IndexError):
+        command.main(["train"])

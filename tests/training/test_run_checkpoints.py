@@ -9,8 +9,11 @@ import jax
 import pytest
 
 from owl2_jax.checkpoint.best import BestConfig
+from owl2_jax.checkpoint.param_files import resolve_checkpoint
 from owl2_jax.checkpoint.run_checkpoints import Checkpoints
+from owl2_jax.core.buckets import upload_folder
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.training.run_directory import is_complete, saved_step
 from tests.environment import environment
 from tests.training import runs
 
@@ -107,3 +110,30 @@ def test_an_error_of_an_asynchronous_save_is_told(tmp_path):
     assert "a checkpoint could not be saved" in line
     assert "Whole ones: none" in line
     assert "Traceback" not in done.stderr
+
+
+def test_steps_in_a_bucket_count_once_they_are_committed(saved, config, trainer, straight, bucket):
+    upload_folder(saved, bucket)
+    for step in ("2", "4"):
+        (bucket / "checkpoints" / step / "commit_success.txt").write_text("done")
+    (bucket / "checkpoints" / "4" / "commit_success.txt").unlink()
+    assert saved_step(bucket) == 2
+    assert not is_complete(bucket, 4)
+    assert resolve_checkpoint(bucket).step == 2
+    with pytest.raises(Owl2Error, match=r"checkpoints/4 is half-written: commit_success.txt is missing"):
+        resolve_checkpoint(bucket / "checkpoints" / "4")
+    outcome, batches = runs.run(config, bucket, trainer=trainer)
+    assert len(batches) == 2
+    runs.assert_equal_trees(outcome.state, straight[1].state)
+    assert resolve_checkpoint(bucket).step == 4
+
+
+def test_a_damaged_step_in_a_bucket_is_set_aside(saved, config, trainer, straight, bucket):
+    upload_folder(saved, bucket)
+    for step in ("2", "4"):
+        (bucket / "checkpoints" / step / "commit_success.txt").write_text("done")
+    (bucket / "checkpoints" / "4" / "params" / "_METADATA").unlink()
+    outcome, batches = runs.run(config, bucket, trainer=trainer)
+    assert len(batches) == 2
+    runs.assert_equal_trees(outcome.state, straight[1].state)
+    assert (bucket / "damaged" / "4").is_dir()
