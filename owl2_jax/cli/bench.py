@@ -70,7 +70,11 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--output", type=Path, default=Path("measured.json"), metavar="FILE", help="(default: %(default)s)"
+        "--output",
+        type=FilePath,
+        default=Path("measured.json"),
+        metavar="FILE",
+        help="(default: %(default)s)",
     )
     parser.add_argument("--calls", type=Count, default=5, help="timed calls (default: %(default)s)")
     parser.add_argument(
