@@ -20,6 +20,8 @@ from owl2_jax.cli.main import COMMANDS, parser_of
 from owl2_jax.config import RunConfig
 from owl2_jax.core.fields import type_hints
 from owl2_jax.data.sources.registry import SOURCES
+from owl2_jax.data_tools.prepare.settings import PrepareConfig
+from owl2_jax.sweeps.grid import SweepConfig
 from tests.serving.browser import launched
 
 ROOT = Path(__file__).parents[2]
@@ -153,6 +155,13 @@ def test_every_config_field_is_in_the_reference_with_its_meaning(pages, site):
     names = {name for name in fields_of(RunConfig) if not name.startswith(REPEATED)}
     assert {"model.decoder.adaptive", "train.groups.NAME.layer_decay", "data.datasets.NAME.epochs"} <= names
     assert names - page.anchors == set()
+    assert rows_without_meaning(page.path) == []
+
+
+@pytest.mark.parametrize("config", [SweepConfig, PrepareConfig])
+def test_every_field_of_the_other_config_files_is_in_the_reference_with_its_meaning(pages, site, config):
+    page = pages[site / "reference" / "other_configs.html"]
+    assert fields_of(config) - page.anchors == set()
     assert rows_without_meaning(page.path) == []
 
 
