@@ -30,6 +30,7 @@ def parameters(run) -> dict[str, np.ndarray]:
     return flatten(restore_params(resolve_checkpoint(run).params))
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_and_its_rest_are_those_of_a_disk(config, bucket, tmp_path, capsys):
     assert train(config, bucket, "train.total_steps=2") == 0
     assert train(config, bucket, "train.total_steps=4") == 0

@@ -75,3 +75,13 @@ def test_no_file_appears_without_rejects(tmp_path):
     quarantine.rewind(0, 0)
     quarantine.write(0, [])
     assert not list(tmp_path.iterdir())
+
+
+def test_rejects_of_shards_lie_in_a_bucket_and_are_taken_back_there(bucket):
+    quarantine = Quarantine(bucket / "rejected.jsonl", num_shards=2)
+    quarantine.write(1, [(5, rejected(3))])
+    quarantine.write(1, [(9, rejected(4))])
+    assert [line["place"] for line in lines(bucket / "rejected-00001.jsonl")] == [5, 9]
+    quarantine.rewind(0, 0)
+    quarantine.rewind(1, 6)
+    assert [line["place"] for line in lines(bucket / "rejected-00001.jsonl")] == [5]
