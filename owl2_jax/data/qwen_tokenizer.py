@@ -1,8 +1,9 @@
 """Qwen's tokenizer: byte-level BPE over text in NFC, read by `tiktoken` from a file of ranks.
 
 It has no token in front of a text. Turns end in `</s>`, which is text like any
-other here, so a dialogue is encoded as a whole between its images: a token may
-hold the end of an answer and the beginning of `</s>`. `<|endoftext|>` ends and pads.
+other here: a token may hold the end of an answer and the beginning of `</s>`. Text
+between images is encoded as a whole, cut after the `</s>` of the template alone, where
+no token reaches across (`>` and `USER` are two). `<|endoftext|>` ends and pads.
 """
 
 from __future__ import annotations
@@ -99,12 +100,12 @@ class QwenTokenizer(Tokenizer):
 
 
 class QwenDialogue(DialogueIds):
-    """Encodes everything between two images as one text."""
+    """Encodes everything between two images, or ends of turns, as one text."""
 
     def __init__(self, tokenizer: QwenTokenizer, control_tokens: bool):
         self.ids, self.labels = [], []
         self._tokenizer, self._control_tokens = tokenizer, control_tokens
-        self._parts: list[tuple[str, bool]] = []  # since the last image
+        self._parts: list[tuple[str, bool]] = []  # since the last image or turn
 
     def text(self, text: str, learnt: bool) -> None:
         self._parts.append((text, learnt))
@@ -116,6 +117,7 @@ class QwenDialogue(DialogueIds):
 
     def close_turn(self, learnt: bool) -> None:
         self._parts.append((SEPARATOR, learnt))
+        self.finish()
 
     def open_caption(self) -> None:
         pass

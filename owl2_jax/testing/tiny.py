@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
-from typing import Any
+from typing import Any, Final
 
 import jax
 import numpy as np
@@ -27,6 +27,13 @@ _TOY_TEXT = (
     "USER: How many squares do you see? ASSISTANT: no, three of them",
     "A chat between a curious user and an artificial intelligence assistant.",
 )
+
+
+# What makes `tiny_config` an mPLUG-Owl2.1, trained at a length that tests can pass.
+OWL2_1: Final[dict[str, Any]] = {
+    "decoder.num_kv_heads": 4, "decoder.adaptive": "qkv", "decoder.qkv_bias": True,
+    "decoder.trained_length": 32, "decoder.dynamic_ntk": True, "decoder.logn": True,
+}  # fmt: skip
 
 
 def tiny_config(**changes: Any) -> Owl2Config:

@@ -53,6 +53,21 @@ def test_sharded_generation_equals_unsharded(model, axes):
     )
 
 
+def test_sharded_generation_of_owl2_1_equals_unsharded_beyond_its_trained_length(model):
+    config = tiny.tiny_config(**tiny.OWL2_1)
+    plain = LoadedModel(config, tiny.tiny_params(config), model.tokenizer)
+    mesh = make_mesh({"fsdp": 4, "tensor": 2})
+    params = jax.device_put(plain.params, param_shardings(logical_axes(config), mesh))
+    sharded = Engine(dataclasses.replace(plain, params=params, mesh=mesh), EngineConfig(sequences=8))
+    long = [Request("What" + " shape" * count, [], max_new_tokens=8) for count in (50, 2)]
+    asked = [*requests()[1:3], *long]
+    for one, other in zip(
+        sharded.generate(asked), Engine(plain, EngineConfig(sequences=8)).generate(asked), strict=True
+    ):
+        assert one.token_ids == other.token_ids
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
+
+
 def test_pages_are_cut_over_heads(model):
     mesh = make_mesh({"data": 4, "tensor": 2})
     params = jax.device_put(model.params, param_shardings(logical_axes(model.config), mesh))

@@ -29,8 +29,9 @@ ROWS = 8
 COMPILE_FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
-def config(image_kv="gather"):
-    return tiny.tiny_config(**{"remat": "context", "image_kv": image_kv, "vision.num_layers": 2})
+def config(image_kv="gather", model="owl2"):
+    changes = {"remat": "context", "image_kv": image_kv, "vision.num_layers": 2}
+    return tiny.tiny_config(**changes, **(tiny.OWL2_1 if model == "owl2_1" else {}))
 
 
 @functools.cache
@@ -53,32 +54,39 @@ def loss(config, params, batch):
 
 
 @functools.cache
-def params():
-    return tiny.tiny_params(config())
+def params(model="owl2"):
+    return tiny.tiny_params(config(model=model))
 
 
 @functools.cache
-def expected():
+def expected(model):
     run = jax.jit(
-        jax.value_and_grad(functools.partial(loss, config("select")), has_aux=True),
+        jax.value_and_grad(functools.partial(loss, config("select", model)), has_aux=True),
         compiler_options=COMPILE_FAST,
     )
-    (value, logits), gradients = run(params(), inputs())
+    (value, logits), gradients = run(params(model), inputs())
     return jax.device_get((value, logits, gradients))
 
 
 @pytest.mark.parametrize(
-    ("spec", "image_kv"), [*((spec, "gather") for spec in MESHES), (MESHES[2], "select")], ids=str
+    ("spec", "image_kv", "model"),
+    [
+        *((spec, "gather", "owl2") for spec in MESHES),
+        (MESHES[2], "select", "owl2"),
+        (MESHES[2], "gather", "owl2_1"),
+    ],
+    ids=str,
 )
-def test_logits_and_gradients_over_eight_devices_equal_one_device(spec, image_kv, capfd):
-    mesh, axes = make_mesh(spec), logical_axes(config())
-    check_params(axes, params(), mesh)
+def test_logits_and_gradients_over_eight_devices_equal_one_device(spec, image_kv, model, capfd):
+    mesh, axes = make_mesh(spec), logical_axes(config(model=model))
+    check_params(axes, params(model), mesh)
     stored = param_shardings(axes, mesh)
-    step = activate(mesh)(jax.value_and_grad(functools.partial(loss, config(image_kv)), has_aux=True))
+    chosen = config(image_kv, model)
+    step = activate(mesh)(jax.value_and_grad(functools.partial(loss, chosen), has_aux=True))
     run = jax.jit(step, out_shardings=((replicated(mesh), None), stored), compiler_options=COMPILE_FAST)
-    (value, logits), gradients = run(jax.device_put(params(), stored), place(inputs(), mesh))
+    (value, logits), gradients = run(jax.device_put(params(model), stored), place(inputs(), mesh))
 
-    want_value, want_logits, want_gradients = expected()
+    want_value, want_logits, want_gradients = expected(model)
     real = inputs()["segment_ids"] > 0
     np.testing.assert_allclose(value, want_value, rtol=1e-5)
     np.testing.assert_allclose(np.asarray(logits)[real], want_logits[real], atol=2e-4, rtol=1e-4)
