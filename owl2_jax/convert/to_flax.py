@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ml_dtypes
 import numpy as np
@@ -19,13 +19,15 @@ from owl2_jax.convert.coverage import check_coverage
 from owl2_jax.convert.finite import cast
 from owl2_jax.convert.formats import format_of
 from owl2_jax.convert.hf_config import is_tied, read_hf_config
-from owl2_jax.convert.ops import QkvPart, Shape
+from owl2_jax.convert.ops import Linear, QkvPart, Shape
 from owl2_jax.convert.rules import HEAD, Pair, pairs, tied_head, tied_names
 from owl2_jax.convert.source import Source
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file
 from owl2_jax.core.tokenizer_files import file_name
 from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.model.config import Owl2Config
+
+_ROWS: Final = 8192  # of a matrix that is moved in parts
 
 
 def leaf_shapes(config: Owl2Config) -> dict[str, Shape]:
@@ -100,6 +102,9 @@ def by_leaf(listed: Iterable[Pair]) -> dict[str, list[Pair]]:
 
 def blocks(source: Source, listed: Sequence[Pair], dtype: np.dtype) -> Iterator[np.ndarray]:
     """The values of one leaf: layer by layer as [1, ...], or whole when it is not stacked."""
+    if row_blocks(listed[0]):
+        yield _by_row_blocks(source, listed[0], dtype)
+        return
     by_layer: dict[int | None, list[Pair]] = {}
     for pair in listed:
         by_layer.setdefault(pair.layer, []).append(pair)
@@ -110,6 +115,27 @@ def blocks(source: Source, listed: Sequence[Pair], dtype: np.dtype) -> Iterator[
     for (layer, parts), theirs in zip(by_layer.items(), read_ahead(tensors), strict=True):
         values = _assemble(parts, theirs)
         yield values if layer is None else values[None]
+
+
+def row_blocks(pair: Pair) -> list[slice]:
+    """Rows of their matrix to move at a time; none where it may be moved as a whole.
+
+    The head of a large vocabulary is the largest matrix of all, and turned round: read or
+    written as a whole it would be in memory twice.
+    """
+    if pair.layer is not None or not isinstance(pair.rule.op, Linear) or len(pair.shape) != 2:
+        return []
+    rows = pair.their_shape[0]
+    return [slice(start, min(start + _ROWS, rows)) for start in range(0, rows, _ROWS)]
+
+
+def _by_row_blocks(source: Source, pair: Pair, dtype: np.dtype) -> np.ndarray:
+    values = np.empty(pair.shape, dtype)
+    read = ((rows, source.read(pair.theirs, rows)) for rows in row_blocks(pair))
+    for rows, theirs in read_ahead(read):
+        theirs = cast(theirs, dtype, f"{source.where}: {pair.theirs}")
+        values[:, rows] = pair.rule.op.to_ours(theirs, (pair.shape[0], len(theirs)))
+    return values
 
 
 def _assemble(parts: Sequence[Pair], theirs: Sequence[np.ndarray]) -> np.ndarray:

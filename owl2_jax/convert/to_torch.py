@@ -26,7 +26,7 @@ from owl2_jax.convert.formats import rules_for
 from owl2_jax.convert.hf_config_writer import write_hf_config
 from owl2_jax.convert.rules import Pair, in_their_order, pairs
 from owl2_jax.convert.safetensors_file import SafetensorsWriter, TensorSpec
-from owl2_jax.convert.to_flax import by_leaf, leaf_shapes, numpy_dtype
+from owl2_jax.convert.to_flax import by_leaf, leaf_shapes, numpy_dtype, row_blocks
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.text_files import write_text
 from owl2_jax.core.tokenizer_files import file_name
@@ -109,8 +109,13 @@ def _export_leaf(
     for ours, layer_pairs in zip(pieces, targets.values(), strict=True):
         for pair in layer_pairs:
             writer = writers[pair.theirs]
-            theirs = cast(pair.rule.op.to_theirs(ours), writer.specs[pair.theirs].dtype, pair.rule.ours)
-            write(writer.write, pair.theirs, theirs, pair.rows)
+            dtype = writer.specs[pair.theirs].dtype
+            for rows in row_blocks(pair):
+                part = cast(pair.rule.op.to_theirs(ours[:, rows]), dtype, pair.rule.ours)
+                write(writer.write, pair.theirs, part, rows)
+            if not row_blocks(pair):
+                whole = cast(pair.rule.op.to_theirs(ours), dtype, pair.rule.ours)
+                write(writer.write, pair.theirs, whole, pair.rows)
 
 
 def _joined(blocks: Sequence[np.ndarray]) -> np.ndarray:

@@ -132,7 +132,7 @@ def test_tokenizer_json_alone_is_named_with_what_to_add(tmp_path: Path) -> None:
     with pytest.raises(Owl2Error, match=r"has tokenizer\.json alone, .*; copy tokenizer\.model"):
         load_model(directory)
     (directory / "tokenizer.json").unlink()
-    with pytest.raises(Owl2Error, match=r"has no tokenizer\.model; copy"):
+    with pytest.raises(Owl2Error, match=r"has no tokenizer; copy tokenizer\.model"):
         load_model(directory)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from owl2_jax.inference.answer import Answer
 
 import owl2_jax
 from owl2_jax.checkpoint.param_files import model_json, write_model_directory
@@ -15,6 +14,7 @@ from owl2_jax.convert.to_torch import convert_to_torch
 from owl2_jax.inference.attention_maps import look_inside
 from owl2_jax.inference.beam import beam_search
 from owl2_jax.inference.chat import Chat
+from owl2_jax.inference.detokenizer import Answer
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.inputs import prompt_ids
 from owl2_jax.inference.loaded import LoadedModel
@@ -43,7 +43,7 @@ def model(directory: Path) -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def engine(model: LoadedModel) -> Engine:
-    return Engine(model, EngineConfig(slots=2))
+    return Engine(model, EngineConfig(sequences=2))
 
 
 def ask(new_tokens: int = 6) -> Request:
@@ -92,7 +92,7 @@ def test_beams_options_and_chat_work(model: LoadedModel, engine: Engine) -> None
 
 
 def test_int8_answers_and_attention_can_be_looked_at(model: LoadedModel) -> None:
-    (quantized,) = Engine(quantize_model(model), EngineConfig(slots=1)).generate([ask()])
+    (quantized,) = Engine(quantize_model(model), EngineConfig(sequences=1)).generate([ask()])
     assert len(quantized.token_ids) >= 1
     inside = look_inside(model, QUESTION, [tiny.image(1)], max_new_tokens=3)
     assert inside.row_error < 1e-4
