@@ -78,7 +78,7 @@ def test_an_answer_ends_at_the_separator_which_is_text(model: LoadedModel) -> No
 
 def test_beams_options_and_chat_work(model: LoadedModel, engine: Engine) -> None:
     (greedy,) = engine.generate([ask()])
-    ((best, *_),) = beam_search(engine, [ask()], beams=2)
+    ((best, *_),) = beam_search(engine.runner, [ask()], beams=2)
     assert sum(best.logprobs) >= sum(greedy.logprobs) - 1e-4 or len(best.token_ids) != len(greedy.token_ids)
     (scores,) = engine.score_options([Request(QUESTION, [tiny.image(1)])], [["yes", "no", "the red"]])
     assert len(scores) == 3
