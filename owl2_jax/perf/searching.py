@@ -76,7 +76,13 @@ class Memory:
         self._versions = str(versions)
         self._known: dict[str, dict[str, Any]] = {}
         if path is not None and path.exists():
-            self._known = {row["key"]: row for _, row in json_lines(path) if _is_attempt(row)}
+            for number, row in json_lines(path):
+                if not _is_attempt(row):
+                    raise Owl2Error(
+                        f"--tried {path}, line {number}: no attempt of a search; name a file that --search "
+                        "wrote, or a new one"
+                    )
+                self._known[row["key"]] = row
 
     def get(self, plan: Plan) -> Attempt | None:
         row = self._known.get(self._key(plan))
