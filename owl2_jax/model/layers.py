@@ -15,7 +15,6 @@ from jax import lax
 
 from owl2_jax.core import axes
 from owl2_jax.model.config import LoraConfig, Owl2Config
-from owl2_jax.model.gathered import gathered_product, is_gathered
 
 Array = jax.Array
 Initializer = nn.initializers.Initializer
@@ -122,11 +121,8 @@ class Linear(nn.Module):
         flat = x.astype(self.dtype).reshape(-1, fan_in)
         # Integers are gathered as they are, which moves half the bytes.
         kernel = kernel if self.int8 else kernel.astype(self.dtype)
-        if not self.int8 and is_gathered(rows, names):
-            y = gathered_product(flat, kernel, names)
-        else:
-            kernel = gather_weight(kernel, names).astype(self.dtype)
-            y = flat @ kernel.reshape(fan_in, fan_out)
+        kernel = gather_weight(kernel, names).astype(self.dtype)
+        y = flat @ kernel.reshape(fan_in, fan_out)
         if self.int8 or self.has_variable("params", KERNEL_SCALE):
             y = y * self._scale(fan_in).reshape(fan_out).astype(self.dtype)
         if self.lora is not None:

@@ -26,8 +26,6 @@ _CHANNEL: Final = re.compile(r"channel_id=(\d+)")
 _COPIES: Final = ("copy-start", "slice-start")
 _START: Final = "AsyncCollectiveStart"
 _DONE: Final = "AsyncCollectiveDone"
-# Waits shorter than this are not told apart from none.
-_SHORTEST: Final = 1e-9
 
 
 @dataclass(frozen=True)
@@ -190,7 +188,7 @@ class _State:
         if self._memory_free > self.now:
             self._memory_free += memory
         self.now += event.seconds
-        if event.seconds > _SHORTEST:
+        if event.seconds > 0:
             self.events.append(event)
 
     def start_network(self, key: str, seconds: float) -> None:
