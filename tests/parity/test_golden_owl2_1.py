@@ -40,7 +40,7 @@ MODEL = "F"
 SHORT = ("i", "ii", "ii_edge", "iii", "iv", "v")
 LONG = ("long", "long_text", "long_batch")
 WITH_IMAGES = ("i", "ii", "ii_edge", "iv", "v", "long", "long_batch", "long_train")
-EVERY = 5  # the file has every fifth value of each gradient
+EVERY = 13  # the file has every 13th value of each gradient
 
 
 def inputs_of(name: str) -> Case:
