@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from owl2_jax.convert.buffers import buffer_shapes
 from owl2_jax.convert.qwen_rules import OWL2_1, OWL2_1_PLAIN, QWEN
 from owl2_jax.convert.rules import in_their_order, pairs
-from owl2_jax.convert.to_flax import leaf_shapes
+from owl2_jax.convert.to_flax import leaf_shapes, load_hf_params
+from owl2_jax.core.tree import flatten
 from owl2_jax.model.presets import preset
-from tests.convert.checkpoints import GOLDEN
+from tests.convert.checkpoints import GOLDEN, bits, copy, rewrite, tensors
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +46,18 @@ def test_a_plain_qwen_is_read_for_both_modalities_and_a_plain_decoder_has_one() 
         assert both[f"{place}/{name}/kernel"] == "transformer.h.{i}.attn.c_attn.weight"
     config = preset("owl2_1_tiny").replace(**{"decoder.adaptive": "none"})
     assert {rule.ours for rule in OWL2_1_PLAIN} == leaf_shapes(config).keys()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_fused_projection_is_read_in_parts_from_either_kind_of_file(name: str, tmp_path: Path) -> None:
+    directory = copy("F/hf", tmp_path / "hf")
+    values = {key: value.to(torch.bfloat16) for key, value in tensors(directory).items()}
+    # Stored the other way round, as a transposed weight of PyTorch is.
+    fused = "transformer.h.1.attn.c_attn.multiway.1.weight"
+    values[fused] = values[fused].T.contiguous().T
+    rewrite(directory, values, name)
+    params = flatten(load_hf_params(directory, dtype="bfloat16")[1])
+    queries, keys, _ = values[fused].split(64)
+    for part, ours in ((queries, "q_image"), (keys, "k_image")):
+        stored = params[f"decoder/layers/attention/{ours}/kernel"][1]
+        assert bits(np.ascontiguousarray(stored.reshape(64, 64).T)) == bits(part.contiguous())
