@@ -58,10 +58,10 @@ def main(args: argparse.Namespace) -> int:
 
     from owl2_jax.perf import fit_report, fitting, run_config, searching, versions
 
-    compiler = versions.check_compiler()
     config = run_config.load(
         args.config, args.preset, args.rows, args.length, args.overrides, step.config() if step else None
     )
+    compiler = versions.check_compiler()
     mesh = args.mesh or (step.mesh if step else None)
     plan = fitting.make_plan(args.what, config, topology, mesh, is_file=args.config is not None)
     if args.search:

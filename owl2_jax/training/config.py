@@ -10,7 +10,7 @@ from owl2_jax.checkpoint.best import BestConfig
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import OldNames, check_value, check_values
 from owl2_jax.core.ranges import Count, NotNegative, PartKept, PartLost, Positive, Seed, Whole, between
-from owl2_jax.core.texts import BucketPath, FilePath, Name, Regex
+from owl2_jax.core.texts import AnyText, BucketPath, FilePath, Name, Regex
 from owl2_jax.data.config import DatasetConfig, check_sources
 
 
@@ -220,7 +220,7 @@ class TrainConfig:
     max_bad_steps: Count = 10
     watchdog_seconds: NotNegative = 1800.0
     profile_steps: tuple[Count, Count] | None = None
-    compiler_options: dict[Name, str] = field(default_factory=dict)
+    compiler_options: dict[Name, AnyText] = field(default_factory=dict)
     best: BestConfig | None = None
     wandb: WandbConfig | None = None
 
