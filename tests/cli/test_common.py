@@ -22,7 +22,7 @@ def settings():
     return jax.config.jax_compilation_cache_dir, compilation_cache._Store.of_process
 
 
-@pytest.mark.parametrize("command", COMMANDS.keys() - COMPILE_NOTHING)
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - COMPILE_NOTHING))
 def test_every_command_that_compiles_keeps_its_programs(command):
     source = inspect.getsource(import_module(f"owl2_jax.cli.{command}"))
     assert "keep_compiled_programs()" in source or "load_model(args" in source
