@@ -109,6 +109,7 @@ def load_model(args: argparse.Namespace, int8: bool = False) -> LoadedModel:
 def add_engine_arguments(parser: argparse.ArgumentParser, what: str) -> None:
     """Sizes of the engine; `what` it does at a time."""
     parser.add_argument("--sequences", type=Count, metavar="N", help=f"{what} at a time (default: 64)")
+    parser.add_argument("--slots", type=Count, dest="sequences", help=argparse.SUPPRESS)  # older name
     parser.add_argument(
         "--cache-mib", type=CacheMib, metavar="N",
         help="memory for keys and values, all of it taken at the start (default: what they need, up to 256)",

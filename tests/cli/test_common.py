@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from owl2_jax.cli import common
-from owl2_jax.cli.main import COMMANDS
+from owl2_jax.cli.main import COMMANDS, parser_of
 from owl2_jax.core import compilation_cache
 from owl2_jax.core.errors import Owl2Error
 
@@ -54,3 +54,13 @@ def test_a_variable_that_is_neither_a_folder_nor_off_is_refused(monkeypatch):
     monkeypatch.setenv(compilation_cache.VARIABLE, "no")
     with pytest.raises(Owl2Error, match="OWL2_COMPILATION_CACHE is 'no', expected a folder, or off"):
         common.keep_compiled_programs()
+
+
+def test_older_names_of_flags_are_read_and_not_shown():
+    parser = parser_of("serve")
+    args = parser.parse_args(["--checkpoint=x", "--slots=3", "--max-pictures=2", "--remote-pictures"])
+    assert (args.sequences, args.max_images, args.remote_images) == (3, 2, True)
+    plain = parser.parse_args(["--checkpoint=x"])
+    assert (plain.sequences, plain.max_images, plain.remote_images) == (None, None, False)
+    assert "pictures" not in parser.format_help()
+    assert parser_of("bench").parse_args(["data", "c.py", "--pictures=5"]).images == 5
