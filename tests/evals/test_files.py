@@ -52,7 +52,7 @@ def test_nested_keys_and_what_was_found_instead(folder):
     assert files.read_json(path, "data", "rows") == [1]
     with pytest.raises(Owl2Error, match=r"has no key 'rows' \(found: data, info\)"):
         files.read_json(path, "rows")
-    with pytest.raises(Owl2Error, match=r"has no key 'a' \(found: list\)"):
+    with pytest.raises(Owl2Error, match=r"has no key 'a' \(found: a list\)"):
         files.read_json(path, "data", "rows", "a")
 
 
