@@ -21,6 +21,8 @@ class Answer:
         self.result = Result(prompt_tokens=prompt_tokens)
         self.ended: FinishReason | None = None
         self._stop = (*request.stop, *tokenizer.end_texts)
+        self._shortest = request.min_new_tokens
+        self._stop_from = 0  # where a stop text may begin: not in what had to be said
         self._top = request.top_logprobs
         self._end_ids = frozenset(request.end_ids(tokenizer.eos_id))
         self._decoder = tokenizer.stream(request.continues)
@@ -58,6 +60,8 @@ class Answer:
                     list(zip(ids[: self._top].tolist(), logprobs[: self._top].tolist(), strict=True))
                 )
         result.text += self._decoder.feed(tokens[:last])
+        if self._stop and len(result.token_ids) < self._shortest:
+            self._stop_from = len(result.text)
         if last is not None or self._stop_at() is not None:
             self.end("stop")
 
@@ -98,12 +102,12 @@ class Answer:
 
     def _stop_at(self) -> int | None:
         """Where the first stop text begins."""
-        places = (self.result.text.find(text) for text in self._stop)
+        places = (self.result.text.find(text, self._stop_from) for text in self._stop)
         return min((place for place in places if place >= 0), default=None)
 
     def _held_back(self) -> int:
         """Length of the longest end of the text that begins a stop text."""
-        text = self.result.text
+        text = self.result.text[self._stop_from :]
         return max(
             (n for stop in self._stop for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0
         )

@@ -43,6 +43,10 @@ class GrammarTooLarge(Owl2Error):
     """A grammar that does not compile within the limits."""
 
 
+class GrammarTimeout(GrammarTooLarge):
+    """One that had no result within the wall time: of a busy machine that says nothing for the next time."""
+
+
 def fault(grammar: str, limits: dict[str, object]) -> str | None:
     """What llguidance says against a grammar; None when it compiles.
 
@@ -80,8 +84,10 @@ def _run(script: str, given: Any) -> Any:
             timeout=_WALL_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        done = None
-    if done is None or done.returncode:
+        raise GrammarTimeout(
+            f"it did not compile within {_WALL_SECONDS:g} s; try again, or give a simpler one"
+        ) from None
+    if done.returncode:
         raise GrammarTooLarge(
             f"it does not compile within {CPU_SECONDS} s and {MEMORY // 2**20} MiB; give a simpler one"
         )

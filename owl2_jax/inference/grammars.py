@@ -20,7 +20,7 @@ import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.tokenizer import Tokenizer
-from owl2_jax.inference.grammar_check import GrammarTooLarge, fault, to_lark
+from owl2_jax.inference.grammar_check import GrammarTimeout, GrammarTooLarge, fault, to_lark
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.request import Request
 from owl2_jax.inference.structured import Structured
@@ -77,6 +77,8 @@ class Grammars:
                 self._compiled.move_to_end(key)
         if found is None:
             found = self._compile(structured, continues)
+            if isinstance(found, GrammarTimeout):
+                raise GrammarTimeout(f"{structured.name}: {found}")
             with self._lock:
                 self._compiled[key] = found
                 while len(self._compiled) > _KEPT:

@@ -90,7 +90,15 @@ class ModelRunner:
     # Programs ----------------------------------------------------------------
 
     def compile(self) -> None:
-        """Runs every program once, on nothing: none is compiled later."""
+        """Runs every program on nothing: none is compiled later.
+
+        On a mesh they run twice, since a program's results lie otherwise on the devices than the
+        arrays that it first saw, which makes another program of it.
+        """
+        for _ in range(2 if self.model.mesh else 1):
+            self._run_all()
+
+    def _run_all(self) -> None:
         size = self.model.config.vision.image_size
         for count in self.sizes.images:
             images = np.zeros((count, size, size, 3), np.uint8)

@@ -155,9 +155,9 @@ def sample(logits: Array, inputs: SamplerInputs, state: SamplerState) -> Chosen:
       inputs: of S rows.
       state: of all R rows; row i of the step is row `inputs.rows[i]` there.
     """
-    logits = lax.cond(jnp.any(_early(inputs)), _without_end, lambda logits, _: logits, logits, inputs)
-    normalizer = jax.nn.logsumexp(logits, axis=-1)
-    shaped = _shaped(logits, inputs, state)
+    allowed = lax.cond(jnp.any(_early(inputs)), _without_end, lambda logits, _: logits, logits, inputs)
+    normalizer = jax.nn.logsumexp(logits, axis=-1)  # of the model: what may not come yet counts too
+    shaped = _shaped(allowed, inputs, state)
     tokens = lax.cond(
         jnp.any(inputs.temperature > 0), _drawn, lambda logits, _: likeliest(logits), shaped, inputs
     )

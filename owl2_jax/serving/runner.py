@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import queue
 import threading
@@ -244,7 +245,7 @@ class EngineRunner:
     def _run(self) -> None:
         try:
             while self._serve():
-                pass
+                gc.collect()  # the engine that failed holds pages, and some of its parts each other
         except Exception:
             _log.exception("the engine cannot be started")
             self._in_loop(self._fail_held, unavailable("the engine cannot be started", 30))
@@ -263,6 +264,7 @@ class EngineRunner:
             _log.exception("the engine failed; its answers are lost and it starts again")
             self._publish([(ticket, _FAILED) for ticket in self._tickets.values()])
             self._tickets.clear()
+            self._engine = None  # the next one takes its memory
             self.metrics.engine_failed()
             return True
         return False

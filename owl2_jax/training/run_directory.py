@@ -36,6 +36,8 @@ FREE_FIELDS: Final = frozenset(
         "model.attention",
         "model.image_kv",
         "model.scan_unroll",
+        "model.splash_block",
+        "train.compiler_options",
         "train.loss_chunk",
         "train.log_every_steps",
         "train.save_every_steps",

@@ -175,6 +175,16 @@ def test_log_probabilities_are_those_of_the_model():
     np.testing.assert_allclose(chosen.top_logprobs[2, :3], np.sort(expected[2])[::-1][:3], atol=1e-5)
 
 
+def test_log_probabilities_count_an_end_that_may_not_come_yet():
+    logits = np.full((1, V), -np.inf, np.float32)
+    logits[0, [EOS, 7]] = 0.0
+    request = Request("x", max_new_tokens=9, min_new_tokens=3, top_logprobs=2)
+    chosen = SAMPLE(jnp.asarray(logits), inputs_of([request]), state_of(1))
+    assert int(chosen.tokens[0]) == 7
+    np.testing.assert_allclose(chosen.logprobs, [np.log(0.5)], rtol=1e-6)
+    assert set(np.asarray(chosen.top_tokens)[0, :2].tolist()) == {EOS, 7}
+
+
 def test_draw_depends_on_seed_and_position_only():
     seeds, generated = (1, 2, 1, 2**40 + 1, 1, 2), [3, 3, 3, 3, 4, 4]
     requests = [Request("a", sampling=Sampling(temperature=1.0, seed=seed)) for seed in seeds]

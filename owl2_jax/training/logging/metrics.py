@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 from collections.abc import Mapping
@@ -52,10 +53,12 @@ class MetricWriter:
         self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
-        self._events.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        """Closes every one, also when another fails. Raises `Owl2Error`."""
+        with contextlib.ExitStack() as each:
+            if self._wandb is not None:
+                each.callback(self._wandb.finish)
+            each.callback(self._events.close)
+            each.callback(self._file.close)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
