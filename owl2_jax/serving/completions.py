@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import json
 import secrets
 import time
@@ -16,7 +17,7 @@ DONE = b"data: [DONE]\n\n"
 LEAST = -9999.0  # JSON has no -inf; OpenAI writes this number for a token that cannot be
 
 
-class Writer:
+class Writer(abc.ABC):
     """What both kinds of completions have in common; a choice is one answer to one prompt.
 
     Args:
@@ -67,14 +68,14 @@ class Writer:
             yield _encode({**self._head, "object": self.chunk_kind, "choices": [], "usage": self._usage()})
         yield DONE
 
-    def _choice(self, index: int, result: Result) -> dict[str, Any]:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _choice(self, index: int, result: Result) -> dict[str, Any]: ...
 
-    def _more(self, index: int, event: Event) -> dict[str, Any]:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _more(self, index: int, event: Event) -> dict[str, Any]: ...
 
-    def _last(self, index: int, result: Result) -> dict[str, Any]:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _last(self, index: int, result: Result) -> dict[str, Any]: ...
 
     def _chunk(self, choice: dict[str, Any], counted: bool = False) -> bytes:
         told = {"usage": self._usage()} if self._call.usage_in_pieces and counted else {}

@@ -10,23 +10,17 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from owl2_jax.convert.qwen_rules import OWL2_1
 from owl2_jax.model import image_positions
 from owl2_jax.model.owl2 import Owl2
-from owl2_jax.training import param_groups
-from owl2_jax.training.optimizer import make_optimizer
-from owl2_jax.training.state import create_state
-from owl2_jax.training.step import gradients, train_step
+from owl2_jax.training.step import gradients
 from tests.parity.golden import (
     ATOL,
     GOLDEN,
     RTOL,
-    TRAIN_ATOL,
-    TRAIN_LOSS_ATOL,
     Case,
     apply,
     assert_close,
@@ -34,7 +28,7 @@ from tests.parity.golden import (
     load,
     padded,
 )
-from tests.parity.test_golden_training import CONFIG, device_batch, theirs
+from tests.parity.test_golden_training import CONFIG, check_five_steps, device_batch, theirs
 
 MODEL = "F"
 SHORT = ("i", "ii", "ii_edge", "iii", "iv", "v")
@@ -169,21 +163,4 @@ def test_gradients(name: str) -> None:
 
 
 def test_five_adamw_steps() -> None:
-    config, params, golden, _ = load(MODEL)
-    params = jax.tree.map(jnp.asarray, params)
-    specs = param_groups.assign_groups(params, CONFIG)
-    optimizer = make_optimizer(CONFIG, specs)
-    state = create_state(params, specs, optimizer)
-    batch = device_batch(case(MODEL, "iv"))
-    step = jax.jit(
-        functools.partial(train_step, model=Owl2(config), optimizer=optimizer, specs=specs, config=CONFIG)
-    )
-    losses, norms = [], []
-    for _ in range(5):
-        state, metrics = step(state, batch)
-        losses.append(metrics["loss"]), norms.append(metrics["grad_norm"])
-    losses.append(step(state, batch)[1]["loss"])
-    np.testing.assert_allclose(losses, golden["train/losses"], atol=TRAIN_LOSS_ATOL)
-    np.testing.assert_allclose(norms, golden["train/grad_global_norms"], atol=TRAIN_ATOL, rtol=RTOL)
-    logits = jax.jit(Owl2(config).apply)({"params": state.params}, *case(MODEL, "iv").inputs)
-    np.testing.assert_allclose(logits, golden["train/final_logits"], atol=TRAIN_ATOL)
+    check_five_steps(MODEL)
