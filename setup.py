@@ -58,6 +58,7 @@ EXTRAS["test"] = [
     "playwright>=1.45",
     "safetensors>=0.5",
     "pytest>=8",
+    "pytest-timeout>=2.3",
     "pytest-xdist>=3.7",
     "ruff>=0.9",
     "import-linter>=2.1",

@@ -75,10 +75,16 @@ def _set_up_packages() -> None:
         fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
     if "STORAGE_EMULATOR_HOST" in os.environ:  # which knows no credentials
         fsspec.config.conf["gcs"].setdefault("token", "anon")
-    # What it adds for folders that buckets of a new kind have asks for rights that a run does without.
-    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     logging.getLogger("gcsfs").propagate = False  # what fails for good is raised, and told in one line
     logging.getLogger("gcsfs").addHandler(logging.NullHandler())
+    # What gcsfs adds for folders that buckets of a new kind have asks for rights that a run does
+    # without, and where they are missing it waits for a minute before each file.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    from gcsfs.core import GCSFileSystem
+
+    if os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"].lower() not in ("true", "1"):
+        for name in GCSFileSystem.protocol:  # also where someone imported gcsfs before
+            fsspec.register_implementation(name, GCSFileSystem, clobber=True)
 
 
 def expected_path(path: str | os.PathLike, buckets: bool) -> str | None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,3 +99,14 @@ def test_where_no_bucket_can_be_every_url_is_refused(text, expected, with_extras
 def test_a_path_object_that_was_made_of_a_url_is_refused():
     with pytest.raises(Owl2Error, match="here: expected a path of this machine"):
         fields.check_value(Path, Path("gs://bucket/x"), "here")
+
+
+def test_buckets_are_read_without_what_asks_for_more_rights_though_gcsfs_was_imported_before():
+    script = (
+        "import gcsfs, fsspec\n"
+        "from owl2_jax.core.paths import as_path\n"
+        "as_path('gs://bucket/x')\n"
+        "print({fsspec.get_filesystem_class(name).__module__ for name in ('gs', 'gcs')})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["{'gcsfs.core'}"]
