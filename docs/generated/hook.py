@@ -9,10 +9,12 @@ from command_pages import command_page, commands_page
 from field_pages import config_page, other_configs_page, sources_page
 from metric_pages import metrics_page, reasons_page
 from mkdocs.structure.files import File
+from python_pages import python_page
 
 from owl2_jax.cli.main import COMMANDS
 
-DRAWINGS = Path(__file__).parents[1] / "drawings"
+ROOT = Path(__file__).parents[2]
+DRAWINGS = ROOT / "docs" / "drawings"
 
 # Path -> (title in the navigation, function that makes the page).
 PAGES = {
@@ -23,7 +25,10 @@ PAGES = {
     "reference/benchmarks.md": ("Benchmarks and their files", benchmarks_page),
     "reference/metrics.md": ("Metrics", metrics_page),
     "reference/reasons.md": ("Reasons for rejected records", reasons_page),
+    "reference/python.md": ("The Python API", python_page),
 }
+# Plots of other folders that pages show, by their path in the site.
+PLOTS = {"plots/easy_vqa_shape_by_queries.png": "notebooks/miniature/easy_vqa_shape_by_queries.png"}
 
 
 def on_config(config):
@@ -42,6 +47,8 @@ def on_files(files, config):
         files.append(File.generated(config, path, content=make()))
     for name in COMMANDS:
         files.append(File.generated(config, command_path(name), content=command_page(name)))
+    for path, source in PLOTS.items():
+        files.append(File.generated(config, path, abs_src_path=str(ROOT / source)))
     return files
 
 
