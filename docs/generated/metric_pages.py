@@ -37,15 +37,16 @@ RUN_METRICS = {
 MFU = """\
 `mfu` is the work that the model needs, over what the chips could do at their peak in the same time:
 
-- **Work** is that of the products of a forward pass, times three where parameters train: forward, the gradient of the
-  inputs and that of the parameters. A frozen part has no gradient of its parameters, and one that nothing trained lies
-  below has no backward pass at all.
+- **Work** is that of the products of a forward pass, times three where parameters train: forward, the
+  gradient of the inputs and that of the parameters. A frozen part has no gradient of its parameters, and
+  one that nothing trained lies below has no backward pass at all.
 - **Attention** counts half of its square, since a position does not look ahead.
 - **Not counted** is what is computed again (`model.remat`), and anything that is no product.
 - **Padding counts**, as it is computed: read `mfu` together with `packing_efficiency`.
 - **The peak** is that of dense bfloat16 products in the chip's data sheet (`owl2_jax/parallel/chips.py`).
 
-`owl2 inspect --config=FILE` prints the work of a step by part; MaxText's older tables count attention whole."""
+`owl2 inspect --config=FILE` prints the work of a step by part; MaxText's older tables count attention
+whole."""
 
 
 def metrics_page() -> str:

@@ -6,42 +6,26 @@ import ast
 import json
 import re
 import shlex
-from pathlib import Path
+import subprocess
+
+import pytest
 
 from owl2_jax.cli import main as dispatcher
 from owl2_jax.config import load_config
 from owl2_jax.core.errors import Owl2Error
+from tests.docs.blocks import BLOCK, ROOT, TEXTS, blocks, lines_of
 
-ROOT = Path(__file__).parents[2]
-TEXTS = [ROOT / "README.md", ROOT / "launch" / "README.md", *sorted((ROOT / "docs" / "pages").rglob("*.md"))]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 IN_TEXT = re.compile(r"`(owl2 [a-z]+ [^`]*-[-][^`]*)`")
-Command = tuple[str, list[str]]  # name of the file, words after "owl2"
-
-
-def blocks(language: str) -> list[tuple[str, str]]:
-    """(name of the file, text) of every block of a language."""
-    return [
-        (path.name, text)
-        for path in TEXTS
-        for name, text in BLOCK.findall(path.read_text(encoding="utf-8"))
-        if name == language
-    ]
+Command = tuple[str, list[str]]  # name of the page, words after "owl2"
 
 
 def commands() -> list[Command]:
     """Every `owl2` command in blocks of shell, and those with flags inside a sentence."""
-    lines = [(name, line) for name, text in blocks("bash") for line in text.replace("\\\n", " ").splitlines()]
+    found = [(block.page, words) for block in blocks("bash") for words in lines_of(block.text)]
     for path in TEXTS:
         sentences = BLOCK.sub("", path.read_text(encoding="utf-8"))
-        lines += [(path.name, line) for line in IN_TEXT.findall(sentences)]
-    split = [(name, shlex.split(_without_options(line), comments=True)) for name, line in lines]
-    return [(name, words[words.index("owl2") + 1 :]) for name, words in split if "owl2" in words]
-
-
-def _without_options(line: str) -> str:
-    """A line without the brackets that mark what may be left out, "[--flag VALUE]"."""
-    return re.sub(r"\[(--[^\]]*)\]", r"\1", line)
+        found += [(path.name, words) for line in IN_TEXT.findall(sentences) for words in lines_of(line)]
+    return [(page, words[words.index("owl2") + 1 :]) for page, words in found if "owl2" in words]
 
 
 def refusal(words: list[str]) -> str | None:
@@ -64,7 +48,7 @@ def test_every_command_of_the_pages_parses_and_its_config_loads(monkeypatch):
     monkeypatch.chdir(ROOT)
     found = commands()
     refused = {f"{name}: owl2 {shlex.join(words)}": refusal(words) for name, words in found}
-    assert len(found) > 60
+    assert len(found) > 90
     assert {words[0] for _, words in found} >= set(dispatcher.COMMANDS) - {"report"}
     assert {command: why for command, why in refused.items() if why} == {}
 
@@ -79,7 +63,17 @@ def test_a_command_that_does_not_exist_would_be_found(monkeypatch):
 
 def test_every_block_of_code_and_every_record_can_be_read():
     code, records = blocks("python"), blocks("json")
-    assert len(code) >= 5
-    assert len(records) >= 2
-    assert all(ast.parse(text).body for _, text in code)
-    assert all(isinstance(json.loads(text), dict) for _, text in records)
+    assert len(code) >= 7
+    assert len(records) >= 5
+    assert all(ast.parse(block.text).body for block in code)
+    assert all(isinstance(json.loads(block.text), dict | list) for block in records)
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_block_of_shell_is_shell_and_every_script_in_it_is_there(path):
+    shell = [block for block in blocks("bash") if block.page == str(path.relative_to(ROOT))]
+    text = "\n".join(block.text for block in shell)
+    read = subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True, check=False)
+    assert read.stderr == ""
+    scripts = set(re.findall(r"(?:launch|notebooks)/[\w/]+\.\w+", text))
+    assert {script for script in scripts if not (ROOT / script).is_file()} == set()

@@ -1,0 +1,59 @@
+"""Blocks of code of the pages and READMEs, in the order of a page."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "docs" / "pages"
+TEXTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "launch" / "README.md",
+    *sorted(PAGES.rglob("*.md")),
+]
+BLOCK = re.compile(
+    r'^(?:<!-- parsed: (?P<why>.+?) -->\n)?```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$',
+    re.DOTALL | re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code.
+
+    Attributes:
+      page: path of its page from the root of the repository.
+      title: name of the file that it stands for, "" for none.
+      why: why it is parsed and not run, "" where it is run.
+    """
+
+    page: str
+    language: str
+    text: str
+    title: str = ""
+    why: str = ""
+
+
+def blocks_of(path: Path) -> list[Block]:
+    """All blocks of a page."""
+    page = str(path.relative_to(ROOT))
+    return [
+        Block(page, found["language"], found["text"], found["title"] or "", found["why"] or "")
+        for found in BLOCK.finditer(path.read_text(encoding="utf-8"))
+    ]
+
+
+def blocks(language: str) -> list[Block]:
+    """The blocks of a language on all pages."""
+    return [block for path in TEXTS for block in blocks_of(path) if block.language == language]
+
+
+def lines_of(text: str) -> list[list[str]]:
+    """The words of every command of a shell block, without comments and the brackets around "[--flag VALUE]"."""
+    joined = text.replace("\\\n", " ").splitlines()
+    words = [shlex.split(re.sub(r"\[(--[^\]]*)\]", r"\1", line), comments=True) for line in joined]
+    return [one for one in words if one]
