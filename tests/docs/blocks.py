@@ -9,14 +9,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "pages"
-TEXTS = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "launch" / "README.md",
-    *sorted(PAGES.rglob("*.md")),
-]
+READMES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "launch/README.md")]
+TEXTS = [*READMES, *sorted(PAGES.rglob("*.md"))]
 BLOCK = re.compile(
-    r'^(?:<!-- parsed: (?P<why>.+?) -->\n)?```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$',
+    r"^(?:<!-- parsed: (?P<why>.+?) -->\n)?"
+    r'```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$',
     re.DOTALL | re.MULTILINE,
 )
 
@@ -53,7 +50,7 @@ def blocks(language: str) -> list[Block]:
 
 
 def lines_of(text: str) -> list[list[str]]:
-    """The words of every command of a shell block, without comments and the brackets around "[--flag VALUE]"."""
+    """The words of every command of a shell block; of what may be left out, "[--flag VALUE]", no brackets."""
     joined = text.replace("\\\n", " ").splitlines()
     words = [shlex.split(re.sub(r"\[(--[^\]]*)\]", r"\1", line), comments=True) for line in joined]
     return [one for one in words if one]

@@ -1,4 +1,4 @@
-"""Every command of a page is run, in the page's order, in a folder of its own, on a model of 40 000 parameters.
+"""Every command of a page is run, in the page's order, in a folder of its own, on a tiny model.
 
 What a page takes for granted lies there: the quickstart's runs, a released checkpoint,
 images, a file of records, of prompts. Blocks with a title become that file. A block under
@@ -68,9 +68,8 @@ def made(tmp_path_factory) -> Path:
     params = jax.device_get(tiny.tiny_params(MODEL))
     tokenizer = load_tokenizer(runs.run_config().data).bytes
     write_model_directory(folder / "model", model_json(MODEL.to_dict()), params, tokenizer)
-    assert (
-        main(["convert", "to-torch", f"--checkpoint={folder / 'model'}", f"--output={folder / 'torch'}"]) == 0
-    )
+    back = ["convert", "to-torch", f"--checkpoint={folder / 'model'}", f"--output={folder / 'torch'}"]
+    assert main(back) == 0
     (folder / "images").mkdir()
     for colour in ("red", "green", "blue"):
         Image.new("RGB", (28, 28), colour).save(folder / "images" / f"{colour}.png")
