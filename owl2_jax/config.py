@@ -22,6 +22,7 @@ from owl2_jax.core.axes import MeshAxis
 from owl2_jax.core.errors import Owl2Error, nearest, shortened, unknown_name
 from owl2_jax.core.paths import refuse_url
 from owl2_jax.core.ranges import at_least
+from owl2_jax.core.recipes import find_recipe, near_recipes
 from owl2_jax.core.texts import Name
 from owl2_jax.data.config import DataConfig
 from owl2_jax.model.config import Owl2Config
@@ -113,7 +114,7 @@ def todays_names(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def load_config(location: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads "FILE.py" or "FILE.py:ARGUMENT" and applies "a.b.c=value" overrides.
+    """Reads "FILE.py", or the name of a recipe, each with or without ":ARGUMENT"; applies "a.b.c=value".
 
     Raises:
       Owl2Error: a missing file, one without `get_config`, or a bad field.
@@ -122,15 +123,8 @@ def load_config(location: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def read_config_file(location: str) -> dict[str, Any]:
-    """The plain dict of a config file. Raises `Owl2Error`."""
-    refuse_url(location, "config file")
-    name, _, argument = location.partition(":")
-    path = Path(name)
-    if not path.is_file():
-        siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        close = nearest(str(path), siblings) or siblings[:3]
-        hint = f"; there is {', '.join(close)}" if close else ""
-        raise Owl2Error(f"config file {path} does not exist{hint}")
+    """The plain dict of a config file, "FILE.py" or a recipe's name. Raises `Owl2Error`."""
+    path, argument = config_path(location)
     if path.suffix != ".py":
         raise Owl2Error(f"config file {path} is no Python file; expected FILE.py with get_config()")
     sys.path.insert(0, str(path.parent))  # config files may share a module that lies beside them
@@ -149,6 +143,23 @@ def read_config_file(location: str) -> dict[str, Any]:
         for module in set(sys.modules) - before:
             if Path(getattr(sys.modules[module], "__file__", None) or "/").parent == path.parent.absolute():
                 del sys.modules[module]
+
+
+def config_path(location: str) -> tuple[Path, str]:
+    """File and argument of "FILE.py:ARGUMENT", or of the name of a recipe, as "instruct_7b:image_size=336".
+
+    Raises:
+      Owl2Error: there is neither, with the nearest names.
+    """
+    refuse_url(location, "config file")
+    name, _, argument = location.partition(":")
+    path = find_recipe(name) or Path(name)
+    if not path.is_file():
+        siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        close = nearest(str(path), siblings) or near_recipes(name) or siblings[:3]
+        hint = f"; there is {', '.join(close)}" if close else ""
+        raise Owl2Error(f"config file {path} does not exist{hint}")
+    return path, argument
 
 
 def _call_config(path: Path, argument: str) -> dict[str, Any]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from tables import code, prose, table
 
+from owl2_jax.cli.help_pages import page_of
 from owl2_jax.cli.main import COMMANDS, parser_of
+
+PAGES = Path(__file__).parents[1] / "pages"
 
 
 def commands_page() -> str:
@@ -20,12 +25,19 @@ def commands_page() -> str:
 def command_page(name: str) -> str:
     """Usage and arguments of a command and its actions."""
     parser = parser_of(name)
-    parts = [f"# owl2 {name}", prose(parser.description or "")]
+    parts = [f"# owl2 {name}", prose(parser.description or ""), _guide(name)]
     for about, one in _parsers(parser):
         if one is not parser:
             parts += [f"## {one.prog}", prose(f"{about[0].upper()}{about[1:]}.")]
         parts += [_usage(one), table(("argument", "meaning"), _rows(one))]
     return "\n\n".join(parts)
+
+
+def _guide(name: str) -> str:
+    """A link to the page that shows the command at work."""
+    page = page_of(name)
+    title = re.search(r"^# (.+)$", (PAGES / page).read_text(encoding="utf-8"), re.MULTILINE)[1]
+    return f"See it at work: [{title}](../../{page})."
 
 
 def _parsers(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help="config file of a training run")
+    source.add_argument(
+        "--config",
+        metavar="FILE.py[:ARGUMENT]",
+        help="config file of a training run, or a recipe (instruct_7b)",
+    )
     source.add_argument("--preset", metavar="NAME", help="a model without a config file, as owl2_7b")
     machine = parser.add_mutually_exclusive_group()
     machine.add_argument("--topology", help="slice of TPU chips, as v5e:16x16 or v5p:4x4x4")

@@ -17,6 +17,7 @@ from functools import partial
 from types import ModuleType
 from typing import Annotated, Final, get_args, get_origin
 
+from owl2_jax.cli.help_pages import add_pages
 from owl2_jax.cli.signals import Terminated, die_of, end, handle_signals, keep, let_signals_end
 from owl2_jax.core.buckets import store_error
 from owl2_jax.core.errors import Owl2Error, shortened, unknown_name
@@ -39,6 +40,7 @@ COMMANDS: Final = {
     "look": "show what a model paid attention to while it answered",
     "sweep": "run a grid of changes of one config, and collect its results",
     "report": "draw the report of a finished quickstart run",
+    "completion": "print a script that completes commands in bash or zsh",
 }
 
 USER_ERROR: Final = 2
@@ -134,6 +136,7 @@ def parser_of(name: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"owl2 {name}", description=description, allow_abbrev=False)
     _module_of(name).add_arguments(parser)
     _check_types_of(parser)
+    add_pages(parser, name)
     return parser
 
 
@@ -175,6 +178,7 @@ def _usage() -> str:
             *lines,
             "",
             "`owl2 COMMAND --help` lists a command's arguments; `owl2 --version` tells the version.",
+            "The documentation begins at docs/pages/index.md; a command's help names its page.",
         ]
     )
 

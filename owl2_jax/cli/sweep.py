@@ -21,7 +21,9 @@ STOPPED = 128  # plus the signal, as shells report it
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "sweep", metavar="FILE.py[:ARGUMENTS]", help="sweep file, as configs/sweeps/query_count.py"
+        "sweep",
+        metavar="FILE.py[:ARGUMENTS]",
+        help="sweep file, as configs/sweeps/query_count.py, or sweeps/query_count",
     )
     parser.add_argument(
         "overrides",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", required=True, metavar="FILE.py[:ARGUMENTS]",
-        help="config file, and name=value,... for one that takes arguments",
+        help="config file or recipe (instruct_7b), and name=value,... for one that takes arguments",
     )  # fmt: skip
     parser.add_argument(
         "--workdir", required=True, type=BucketPath, help="run directory; resumed if it exists"

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from owl2_jax.config import RunConfig, apply_overrides, read_config_file
+from owl2_jax.config import RunConfig, apply_overrides, config_path, read_config_file
 from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.ranges import Seed, Whole
@@ -163,14 +163,14 @@ class Sweep:
 
 
 def load_sweep(location: str, overrides: Sequence[str] = ()) -> Sweep:
-    """Reads "FILE.py" or "FILE.py:ARGUMENT"; `overrides` change fields of every point.
+    """Reads "FILE.py" or a recipe's name, with or without ":ARGUMENT"; `overrides` are of every point.
 
     Raises:
       Owl2Error: a missing file, a bad field of the sweep, or a bad point.
     """
     config = fields.from_dict(SweepConfig, read_config_file(location), "sweep")
     config = dataclasses.replace(config, overrides=(*config.overrides, *overrides))
-    path = Path(location.partition(":")[0])
+    path, _ = config_path(location)
     file, colon, argument = config.base.partition(":")
     base = f"{_shortest(path.parent / file)}{colon}{argument}"
     sweep = Sweep(path.stem, config, base, location, read_config_file(base))
