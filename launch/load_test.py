@@ -135,6 +135,7 @@ def questions(longest: int) -> list[bytes]:
 
 
 def image_url(seed: int) -> str:
+    """A random image as a data URL."""
     from owl2_jax.testing import tiny
 
     return f"data:image/png;base64,{base64.b64encode(tiny.image_file(seed, 56)).decode()}"
@@ -236,6 +237,7 @@ def write_small_model(directory: Path) -> Path:
 
 
 def main() -> int:
+    """Starts a server, loads it, prints what came out; 1 where an answer was another than alone."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="(default: random weights)")
     for name, hint, default, what in (

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """How tokens are chosen, for every command that answers."""
     group = parser.add_argument_group("how tokens are chosen")
     group.add_argument("--temperature", type=NotNegative, default=0.0, help="0: the likeliest (default)")
     group.add_argument("--top-k", type=Whole, default=0, help="keep the k likeliest; 0: all (default)")
@@ -45,6 +46,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_end_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where an answer ends and what it looks like, for every command that answers."""
     group = parser.add_argument_group("where an answer ends, and what it looks like")
     group.add_argument("--min-new-tokens", type=Whole, default=0, metavar="N", help="(default: 0)")
     group.add_argument(

@@ -21,6 +21,7 @@ _WORKLOADS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `owl2 bench`."""
     commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     for name, words in _WORKLOADS.items():
         _add_workload(commands.add_parser(name, help=words))
@@ -94,6 +95,7 @@ def _counts(text: str) -> tuple[int, ...]:
 
 
 def main(args: argparse.Namespace) -> int:
+    """Runs `owl2 bench`; returns the exit code."""
     from owl2_jax.core.host_memory import keep_freed_memory
 
     keep_freed_memory()

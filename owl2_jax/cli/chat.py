@@ -39,6 +39,7 @@ _COMMANDS = ("/image", "/reset", "/help", "/quit")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `owl2 chat`."""
     add_checkpoint_arguments(parser)
     add_int8_argument(parser)
     add_mesh_argument(parser)
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    """Runs `owl2 chat`; returns the exit code."""
     check_checkpoint(args.checkpoint)
 
     from owl2_jax.inference.request import Request
@@ -179,6 +181,7 @@ def split_name(rest: str) -> tuple[str, str]:
 
 
 def print_piece(piece: str) -> None:
+    """Shows a piece of an answer at once."""
     print(piece, end="", flush=True)
 
 

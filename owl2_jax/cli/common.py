@@ -78,6 +78,7 @@ def _warn(line: str) -> None:
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--checkpoint` and `--dtype` of every command that loads a model."""
     parser.add_argument(
         "--checkpoint", required=True, type=BucketPath, metavar="DIR",
         help="model directory, run directory (latest step) or released directory",
@@ -88,6 +89,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_mesh_argument(parser: argparse.ArgumentParser) -> None:
+    """`--mesh` over the devices of this host."""
     parser.add_argument(
         "--mesh", metavar="AXIS=N,...",
         help="spread the model over this host's devices, as tensor=4 (default: one device)",
@@ -144,12 +146,14 @@ def check_image(path: Path) -> None:
 
 
 def add_int8_argument(parser: argparse.ArgumentParser) -> None:
+    """`--int8` of the decoder."""
     parser.add_argument(
         "--int8", action="store_true", help="hold the decoder's matrices in int8: less memory, small error"
     )
 
 
 def add_length_argument(parser: argparse.ArgumentParser) -> None:
+    """`--max-new-tokens` of an answer."""
     parser.add_argument(
         "--max-new-tokens", type=Count, metavar="N",
         help="longest answer; by default what the model has room for",

@@ -16,6 +16,7 @@ from owl2_jax.model.adaptive import PARTS, SETS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `owl2 convert`."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_to_jax(commands)
     _add_to_torch(commands)
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    """Runs `owl2 convert`; returns the exit code."""
     actions: dict[str, Callable[[argparse.Namespace], int]] = {
         "to-jax": _to_jax,
         "to-torch": _to_torch,

@@ -12,6 +12,7 @@ from owl2_jax.core.texts import BucketPath, FilePath
 
 
 def add_actions(commands: argparse._SubParsersAction) -> None:
+    """The actions of `owl2 convert` that are about adapters."""
     _add_merge(commands)
     _add_export(commands)
     _add_import(commands)

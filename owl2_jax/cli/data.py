@@ -14,12 +14,14 @@ from owl2_jax.core.texts import BucketPath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `owl2 data`."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_prepare(commands)
     _add_check(commands)
 
 
 def main(args: argparse.Namespace) -> int:
+    """Runs `owl2 data`; returns the exit code."""
     actions: dict[str, Callable[[argparse.Namespace], int]] = {"prepare": _prepare, "check": _check}
     return actions[args.action](args)
 

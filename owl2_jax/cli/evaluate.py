@@ -26,6 +26,7 @@ _SCORING_S = 6 * 3600  # that processes wait for the first to score; some metric
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `owl2 evaluate`."""
     parser.add_argument(
         "--checkpoint", type=BucketPath, metavar="DIR", help="model, run or released directory"
     )
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    """Runs `owl2 evaluate`; returns the exit code."""
     from owl2_jax.evals.registry import expand_names, get_benchmark
 
     if args.list:

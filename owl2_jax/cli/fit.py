@@ -13,6 +13,7 @@ from owl2_jax.core.texts import BucketPath, FilePath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `owl2 fit`."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config", metavar="FILE.py[:ARGUMENT]", help="config file of a training run")
     source.add_argument("--preset", metavar="NAME", help="a model without a config file, as owl2_7b")
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    """Runs `owl2 fit`; returns the exit code."""
     from owl2_jax.parallel.chips import compiler_environment, parse_topology
     from owl2_jax.perf.published import published
 

@@ -83,6 +83,7 @@ SOME_FAILED = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `owl2 generate`."""
     add_checkpoint_arguments(parser)
     add_int8_argument(parser)
     add_mesh_argument(parser)
@@ -110,6 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    """Runs `owl2 generate`; returns the exit code."""
     check_checkpoint(args.checkpoint)
     if not in_bucket(args.output) and not args.output.parent.is_dir():
         raise Owl2Error(f"the folder {args.output.parent} of the output does not exist")
@@ -182,6 +184,7 @@ def ask(
 
 
 def make_engine(args: argparse.Namespace) -> Engine:
+    """The engine with the checkpoint and the sizes of the arguments. Raises `Owl2Error`."""
     from owl2_jax.inference.engine import Engine
 
     model = load_model(args, args.int8)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `owl2 inspect`."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--config",
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    """Runs `owl2 inspect`; returns the exit code."""
     from owl2_jax.perf import inspect_report, run_config
     from owl2_jax.perf.inspecting import inspect
 

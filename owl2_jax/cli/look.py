@@ -10,6 +10,7 @@ from owl2_jax.core.texts import BucketPath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `owl2 look`."""
     from owl2_jax.cli.common import add_checkpoint_arguments
 
     add_checkpoint_arguments(parser)
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    """Runs `owl2 look`; returns the exit code."""
     from owl2_jax.checkpoint.param_files import check_checkpoint
     from owl2_jax.cli.common import check_image, keep_compiled_programs
     from owl2_jax.core.errors import Owl2Error

@@ -8,6 +8,7 @@ from owl2_jax.core.texts import FilePath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `owl2 report`."""
     parser.add_argument(
         "--run", required=True, type=FilePath, help="folder with scores.json and training runs"
     )
@@ -15,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    """Runs `owl2 report`; returns the exit code."""
     from owl2_jax.core.text_files import check_file
     from owl2_jax.evals.report import write_report
 

@@ -37,6 +37,7 @@ _LAST_STEP_SECONDS = 2.0  # for what the engine is doing when everything else ha
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `owl2 serve`."""
     add_checkpoint_arguments(parser)
     add_int8_argument(parser)
     add_mesh_argument(parser)
@@ -71,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    """Runs `owl2 serve`; returns the exit code."""
     config = config_of(args)
     check_checkpoint(args.checkpoint)
     sock = listen(args.host, args.port)
@@ -132,6 +134,7 @@ def read_key(path: Path | None) -> str | None:
 
 
 def require_extra() -> None:
+    """Raises `Owl2Error` where the extra `serve` is not installed."""
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401

@@ -20,6 +20,7 @@ STOPPED = 128  # plus the signal, as shells report it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `owl2 sweep`."""
     parser.add_argument(
         "sweep",
         metavar="FILE.py[:ARGUMENTS]",
@@ -57,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    """Runs `owl2 sweep`; returns the exit code."""
     from owl2_jax.core.text_files import check_folder
     from owl2_jax.sweeps.commands import commands_of
     from owl2_jax.sweeps.folder import SweepFolder

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `owl2 train`."""
     parser.add_argument(
         "--config", required=True, metavar="FILE.py[:ARGUMENTS]",
         help="config file or recipe (instruct_7b), and name=value,... for one that takes arguments",
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    """Runs `owl2 train`; returns the exit code."""
     from owl2_jax.config import load_config, todays_names
 
     config = load_config(args.config, args.overrides)

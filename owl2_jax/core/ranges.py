@@ -67,14 +67,17 @@ class Range:
 
 
 def at_least(low: float, most: int = _INT32) -> Range:
+    """Numbers from `low`; whole ones up to `most`."""
     return Range(low, most=most)
 
 
 def above(low: float) -> Range:
+    """Numbers larger than `low`."""
     return Range(low, above=True)
 
 
 def between(low: float, high: float, *, above: bool = False, below: bool = False) -> Range:
+    """Numbers from `low` to `high`; `above` and `below` leave the ends out."""
     return Range(low, high, above, below)
 
 

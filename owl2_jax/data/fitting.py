@@ -22,6 +22,7 @@ _BICUBIC = Image.Resampling.BICUBIC
 
 
 def pad(image: Image.Image, size: int) -> Image.Image:
+    """A square of `size` pixels with the whole image in its middle, on the mean colour."""
     width, height = image.size
     edge = max(width, height)
     if height > width and edge * edge > LARGE:
@@ -49,6 +50,7 @@ def _pad_narrow(image: Image.Image, size: int) -> Image.Image:
 
 
 def stretch(image: Image.Image, size: int) -> Image.Image:
+    """A square of `size` pixels that the whole image fills, by way of a square of its longer edge."""
     edge = max(image.size)
     if edge * edge <= LARGE:
         return image.resize((edge, edge), _BICUBIC).resize((size, size), _BICUBIC)
@@ -66,6 +68,7 @@ def stretch(image: Image.Image, size: int) -> Image.Image:
 
 
 def crop_centre(image: Image.Image, size: int) -> Image.Image:
+    """A square of `size` pixels from the image's middle, its shorter side kept whole."""
     short, long = sorted(image.size)
     scaled = int(size * long / short)
     start = (scaled - size) // 2

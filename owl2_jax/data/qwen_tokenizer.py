@@ -138,6 +138,8 @@ class QwenDialogue(DialogueIds):
 
 
 class ByteStream(StreamDecoder):
+    """Text of ids that come one after the other: characters once their bytes are all there."""
+
     def __init__(self, tokenizer: QwenTokenizer, started: bool):
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")

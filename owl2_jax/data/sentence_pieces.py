@@ -202,6 +202,8 @@ class PieceDialogue(DialogueIds):
 
 
 class PieceStream(StreamDecoder):
+    """Text of ids that come one after the other: pieces at once, characters of byte pieces once whole."""
+
     def __init__(self, tokenizer: SentencePieceTokenizer, started: bool):
         self._tokenizer = tokenizer
         self._bytes = b""

@@ -188,7 +188,6 @@ def _without_end(logits: Array, inputs: SamplerInputs) -> Array:
 
 def _shaped(logits: Array, inputs: SamplerInputs, state: SamplerState) -> Array:
     """Mask, bias and penalties; not a bit changes in the rows that ask for none of them."""
-
     masked, biased = jnp.any(inputs.masked), jnp.any(inputs.bias != 0)
     penalized = jnp.any(_penalized(inputs))
 

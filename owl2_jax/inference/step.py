@@ -94,6 +94,7 @@ def empty_inputs(
 
 
 def empty_rows(rows: int, vocab_size: int) -> RowState:
+    """The state of rows that no sequence has yet."""
     return RowState(jnp.zeros(rows, jnp.int32), jnp.zeros(rows, bool), empty_state(rows, vocab_size))
 
 

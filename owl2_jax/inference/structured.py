@@ -104,6 +104,7 @@ def _bool(value: Any, name: str) -> bool:
 
 
 def json_object(name: str) -> Structured:
+    """Any object of JSON."""
     return Structured("json_object", "", name)
 
 
@@ -133,10 +134,12 @@ def choice(texts: Any, name: str) -> Structured:
 
 
 def regex(expression: Any, name: str) -> Structured:
+    """A text that matches an expression. Raises `Owl2Error` unless it is one, and not too long."""
     return Structured("regex", _within(_text(expression, name), name), name)
 
 
 def grammar(text: Any, name: str) -> Structured:
+    """A text of a grammar in Lark or GBNF. Raises `Owl2Error` unless it is a text, and not too long."""
     return Structured("grammar", _within(_text(text, name), name), name)
 
 

@@ -58,6 +58,8 @@ def _layer(parts: Any, number: int) -> Array:
 
 
 class UnrolledDecoder(Decoder):
+    """The decoder with its layers written out one after the other."""
+
     @nn.nowrap
     def _make_layers(self) -> nn.Module:
         return UnrolledLayers(self.config)

@@ -125,6 +125,7 @@ def cudnn(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
 
 
 def cudnn_fits(dtype: Any, width: int) -> bool:
+    """Whether cuDNN's kernel takes heads of this width in this dtype."""
     return jnp.dtype(dtype).itemsize == 2 and width % 8 == 0 and width <= _CUDNN_MAX_HEAD_WIDTH
 
 

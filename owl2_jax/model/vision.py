@@ -53,6 +53,8 @@ class VisionAttention(nn.Module):
 
 
 class VisionMlp(nn.Module):
+    """CLIP's MLP: a linear map, quick GELU, a linear map."""
+
     config: Owl2Config
 
     @nn.compact

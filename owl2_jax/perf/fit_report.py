@@ -175,6 +175,7 @@ def page(result: Result, versions: Versions | None) -> str | None:
 
 
 def print_tables(result: Result, versions: Versions | None = None, ops: bool = False) -> None:
+    """Prints what was found, with the twenty dearest operations where `ops` asks for them."""
     values = as_dict(result, versions)
     print(title(result))
     print(

@@ -136,10 +136,12 @@ class Module:
 
 
 def root(computation: Computation) -> Instruction:
+    """The instruction whose value a computation returns."""
     return next(instruction for instruction in computation.values() if instruction.is_root)
 
 
 def parameter(computation: Computation, number: int) -> Instruction:
+    """The instruction that is parameter `number` of a computation."""
     return next(i for i in computation.values() if i.op == "parameter" and int(i.literal) == number)
 
 

@@ -151,6 +151,7 @@ async def _reply(request: Request, call: Call, choices: Choices, writer: Writer)
 
 @_v1.post("/attention")
 async def attention(request: Request) -> Response:
+    """`/v1/attention`: where the model looked while it answered."""
     service = _service(request)
     try:
         looks = await service.look(await service.bodies.read_json(request))
@@ -162,11 +163,13 @@ async def attention(request: Request) -> Response:
 
 @_v1.get("/models")
 async def models(request: Request) -> dict[str, Any]:
+    """`/v1/models`."""
     return {"object": "list", "data": [_model_object(request)]}
 
 
 @_v1.get("/models/{name:path}")
 async def model(request: Request, name: str) -> dict[str, Any]:
+    """`/v1/models/NAME`."""
     _service(request).check_name(name)
     return _model_object(request)
 
@@ -208,9 +211,11 @@ def _health(runner: EngineRunner) -> dict[str, Any]:
 
 @_open.get("/metrics")
 async def metrics(request: Request) -> Response:
+    """`/metrics`, as Prometheus reads it."""
     return Response(_service(request).metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
 @_open.get("/")
 async def page() -> FileResponse:
+    """The chat page."""
     return index()

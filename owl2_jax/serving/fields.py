@@ -70,6 +70,7 @@ def unknown_field(name: str, known: Iterable[str]) -> ApiError:
 
 
 def read_text(call: Mapping[str, Any], name: str) -> str | None:
+    """A text of a request, or None. Raises `ApiError`."""
     value = call.get(name)
     if value is not None and not isinstance(value, str):
         raise wrong(name, value, "expected a text")
@@ -89,6 +90,7 @@ def read_bool(call: Mapping[str, Any], name: str, inside: str = "") -> bool:
 
 
 def read_number(call: Mapping[str, Any], name: str, low: float, high: float, default: float) -> float:
+    """A number of a request from `low` to `high`, or the default. Raises `ApiError`."""
     value = call.get(name)
     if value is None:
         return default
@@ -98,6 +100,7 @@ def read_number(call: Mapping[str, Any], name: str, low: float, high: float, def
 
 
 def read_whole(call: Mapping[str, Any], name: str, low: int, high: int) -> int | None:
+    """A whole number of a request from `low` to `high`, or None. Raises `ApiError`."""
     value = call.get(name)
     if value is None:
         return None
@@ -107,6 +110,7 @@ def read_whole(call: Mapping[str, Any], name: str, low: int, high: int) -> int |
 
 
 def read_stop(call: Mapping[str, Any]) -> tuple[str, ...]:
+    """The texts that end an answer. Raises `ApiError`."""
     value = call.get("stop")
     texts = [value] if isinstance(value, str) else value or []
     if not isinstance(texts, list) or len(texts) > MAX_STOPS:
@@ -139,6 +143,7 @@ def _read_length(call: Mapping[str, Any], name: str) -> int | None:
 
 
 def read_top_logprobs(call: Mapping[str, Any]) -> int:
+    """How many likely tokens a chat request wants listed. Raises `ApiError`."""
     count = read_whole(call, "top_logprobs", 0, MAX_TOP_LOGPROBS) or 0
     if count and not read_bool(call, "logprobs"):
         raise ApiError("top_logprobs needs 'logprobs': true", code="invalid_value", param="top_logprobs")

@@ -54,6 +54,7 @@ def _bias(name: str, number: Any) -> float:
 
 
 def read_stop_tokens(call: Mapping[str, Any]) -> tuple[int, ...]:
+    """The token ids that end an answer. Raises `ApiError`."""
     value = call.get("stop_token_ids")
     if value is None:
         return ()

@@ -71,6 +71,7 @@ def plan(dataset: str, records: int, per_shard: int) -> list[Shard]:
 
 
 def note_of(path: str) -> str:
+    """The file of notes beside a shard."""
     return f"{path.removesuffix('.array_record')}.json"
 
 

@@ -20,10 +20,12 @@ from owl2_jax.core import text_files
 
 
 def is_local(path: str) -> bool:
+    """Whether a path is one of this machine and no URL."""
     return "://" not in path
 
 
 def join(path: str, *names: str) -> str:
+    """A path below another, by the rules of its file system."""
     return FileSystems.join(path, *names)
 
 
@@ -34,6 +36,7 @@ def split(path: str) -> tuple[str, str]:
 
 
 def exists(path: str) -> bool:
+    """Whether there is something at a path."""
     return FileSystems.exists(path)
 
 
@@ -85,11 +88,13 @@ def remove(path: str) -> None:
 
 
 def write_json(path: str, values: Any) -> None:
+    """Writes a whole file of JSON, or nothing."""
     with new_file(path) as partial, open(partial, "w", encoding="utf-8") as file:
         file.write(json.dumps(values, indent=1) + "\n")
 
 
 def read_json(path: str) -> Any:
+    """The values of a file of JSON. Raises `Owl2Error` where it is none."""
     with FileSystems.open(path) as file:
         return text_files.parse_json(file.read(), path)
 
