@@ -22,9 +22,8 @@ from PIL import Image
 
 from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.cli.main import main
-from owl2_jax.config import read_config_file
+from owl2_jax.config import RunConfig, read_config_file
 from owl2_jax.data.pipeline import load_tokenizer
-from owl2_jax.data.sources.registry import check_settings
 from owl2_jax.sweeps import processes
 from owl2_jax.testing import tiny
 from tests.docs.blocks import ROOT, TEXTS, Block, blocks_of
@@ -93,6 +92,9 @@ def world(made: Path, path: Path, tmp_path: Path, monkeypatch) -> Path:
             continue
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).symlink_to(target)
+    coco = tmp_path / "mine/coco/val2014/COCO_val2014_000000000001.jpg"
+    coco.parent.mkdir(parents=True)
+    coco.symlink_to(made / "images/red.png")
     (tmp_path / "my.json").write_text(json.dumps([RECORD] * 4))
     (tmp_path / "prompts.jsonl").write_text(json.dumps(PROMPT) + "\n")
     monkeypatch.chdir(tmp_path)
@@ -124,6 +126,7 @@ def arguments_of(words: list[str]) -> list[str]:
 def run_block(block: Block, folder: Path, monkeypatch) -> None:
     """Runs or writes one block. Fails with the command that failed."""
     if block.title:
+        (folder / block.title).parent.mkdir(parents=True, exist_ok=True)
         (folder / block.title).write_text(block.text)
     elif block.language == "bash" and not block.why:
         for words in commands_of(block.text):
@@ -139,11 +142,10 @@ def run_block(block: Block, folder: Path, monkeypatch) -> None:
 
 
 def run_python(block: Block) -> None:
-    """Runs a block of Python; what it sets in `config` must be fields and options that there are."""
-    names: dict[str, Any] = {"config": ConfigDict({"data": {}, "train": {}})}
+    """Runs a block of Python; what it sets in `config` must make a config."""
+    names: dict[str, Any] = {"config": ConfigDict(runs.VALUES)}
     exec(compile(block.text, block.page, "exec"), names)
-    for name, dataset in names["config"].data.get("datasets", {}).items():
-        check_settings(dataset["kind"], dict(dataset["options"]), name)
+    RunConfig.from_dict(names["config"].to_dict())
 
 
 PATHS = [path for path in TEXTS if any(one.language in ("bash", "python") for one in blocks_of(path))]
@@ -158,3 +160,12 @@ def test_every_command_of_a_page_runs(path, world, monkeypatch, capsys):
 def test_blocks_that_are_not_run_say_why():
     given = {block.why for path in TEXTS for block in blocks_of(path) if block.why}
     assert given - REASONS == set()
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md"], ids=["python"])
+def test_the_example_of_the_python_api_runs(path, world, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "docs" / "generated")
+    from python_pages import EXAMPLE
+
+    exec(EXAMPLE.removeprefix("```python\n").removesuffix("```"), {})
+    assert len(capsys.readouterr().out.splitlines()) >= 3

@@ -192,3 +192,78 @@ def test_metrics_of_a_run_are_those_that_a_run_writes(pages, site):
 def test_no_page_names_a_machine_path_or_a_package_registry(pages):
     words = re.compile(r"/(?:work|tmp|root|home)/|pypi\.org|registry\.npmjs|artifactory")
     assert {str(page.path.name) for page in pages.values() if words.search("".join(page.text))} == set()
+
+
+# Of a question on the front page: the page and anchor that answer it, and words that the answer must have.
+QUESTIONS = {
+    "howto/memory.html#a-24-gb-gpu": ("int8", "base", "inspect"),
+    "howto/data.html#your-own-llava-file": ("video", "num_frames"),
+    "howto/several_hosts.html#resume-on-fewer-or-more-hosts": ("same command", "data.shards"),
+    "howto/bad_run.html#the-loss-is-nan": ("skipped_steps", "grad_norm", "peak_lr"),
+    "pytorch.html#which-parameters-train": ("trainable", "pattern"),
+    "howto/convert.html#another-resolution-or-number-of-queries": ("--image-size", "num_queries"),
+    "howto/convert.html#export-to-pytorch": ("to-torch", "run directory"),
+    "howto/evaluate.html#on-your-own-questions": ("--data-root", "owl2 generate"),
+    "howto/serve.html#several-images-in-one-question": ("image_url", "tag"),
+    "reference/metrics.html#how-mfu-is-counted": ("forward", "peak", "remat"),
+}
+
+
+@pytest.mark.parametrize("link", QUESTIONS)
+def test_a_newcomers_question_is_answered_one_click_from_the_front_page(pages, site, link):
+    assert link in pages[site / "index.html"].links
+    page, _, anchor = link.partition("#")
+    text = section(site / page, anchor)
+    assert {word for word in QUESTIONS[link] if word not in text} == set()
+
+
+def section(path: Path, anchor: str) -> str:
+    """The text of a page from a heading to the next one of its level."""
+    html = path.read_text(encoding="utf-8")
+    start = html.index(f'<h2 id="{anchor}"')
+    end = html.find("<h2 id=", start + 1)
+    return re.sub(r"<[^>]+>", "", html[start : end if end > 0 else len(html)])
+
+
+PHONE = {"width": 390, "height": 844}
+LOOKED_AT = (
+    "index",
+    "explain/model",
+    "explain/paged_cache",
+    "howto/serve",
+    "explain/compared",
+    "reference/python",
+)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_is_wider_than_a_phone_in_light_and_dark(site, scheme):
+    with launched() as browser:
+        page = browser.new_page(viewport=PHONE, color_scheme=scheme)
+        for name in LOOKED_AT:
+            page.goto((site / f"{name}.html").as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], name
+            assert (
+                page.evaluate("document.body.dataset.mdColorScheme")
+                == {"light": "default", "dark": "slate"}[scheme]
+            )
+
+
+def test_every_page_of_the_site_is_in_the_navigation(pages, site):
+    shown = {target_of(site / "index.html", link)[0] for link in pages[site / "index.html"].links}
+    assert {path for path in pages if path.name != "404.html"} - shown == set()
+
+
+def test_the_python_api_shows_everything_that_it_lists_with_its_words(pages, site):
+    page = pages[site / "reference" / "python.html"]
+    names = {"owl2_jax.load", "owl2_jax.inference.engine.Engine", "Engine.generate", "Chat.ask"}
+    assert names <= page.anchors
+    assert rows_without_meaning(page.path) == []
+
+
+def test_the_readme_is_short_and_links_to_files_that_are_there():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", text)
+    assert len(text.splitlines()) < 150
+    assert len(links) > 20
+    assert {link for link in links if "://" not in link and not (ROOT / link).is_file()} == set()
