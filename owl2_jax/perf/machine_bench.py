@@ -122,7 +122,7 @@ def _row(what: str, name: str, model: Owl2Config, shape: Shape, found: timing.Ti
 
 
 def table_row(report: Mapping[str, Any]) -> str:
-    """One row of the README's table."""
+    """One row of the table in docs/pages/reference/measured.md."""
     cells = [report["device"]]
     for row in report["workloads"]:
         cells.append("" if "left_out" in row else _cell(row))
