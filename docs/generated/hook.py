@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmark_pages import benchmarks_page
 from command_pages import command_page, commands_page
 from field_pages import config_page, other_configs_page, sources_page
+from memory_table import memory_table
 from metric_pages import metrics_page, reasons_page
 from mkdocs.structure.files import File
 from python_pages import python_page
@@ -14,6 +15,7 @@ from python_pages import python_page
 from owl2_jax.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[2]
+MEMORY = "<!-- table: memory -->"
 DRAWINGS = ROOT / "docs" / "drawings"
 
 # Path -> (title in the navigation, function that makes the page).
@@ -57,7 +59,12 @@ def command_path(name: str) -> str:
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Puts drawings into the page itself, where they take its colours: `<!-- drawing: NAME -->`."""
+    """Puts drawings into the page itself, where they take its colours, and the table of memory.
+
+    Where they go is marked `<!-- drawing: NAME -->` and `<!-- table: memory -->`.
+    """
+    if MEMORY in markdown:
+        markdown = markdown.replace(MEMORY, memory_table())
     for file in DRAWINGS.glob("*.svg"):
         figure = f'<div class="drawing">\n{file.read_text(encoding="utf-8")}</div>'
         markdown = markdown.replace(f"<!-- drawing: {file.stem} -->", figure)
