@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from owl2_jax.version import __version__
 
 ROOT = Path(__file__).parents[1]
 BUILT_OF = ("owl2_jax", "configs", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+# Nothing else may bring the package along.
+ALONE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 LOOK = """
 import owl2_jax, sys
@@ -84,16 +87,20 @@ def test_the_wheel_holds_every_file_of_the_package_and_every_recipe(wheel):
 
 
 def test_the_installed_package_finds_its_recipes_and_its_data(python, tmp_path):
-    done = subprocess.run([python, "-c", LOOK], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [python, "-c", LOOK], cwd=tmp_path, env=ALONE, capture_output=True, text=True, check=False
+    )
     assert done.stderr == ""
     assert done.stdout.split() == ["336", "True", str(len(recipe_names()))]
 
 
 def test_the_installed_command_runs(python, tmp_path):
     owl2 = python.with_name("owl2")
-    version = subprocess.run([owl2, "--version"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    version = subprocess.run(
+        [owl2, "--version"], cwd=tmp_path, env=ALONE, capture_output=True, text=True, check=True
+    )
     assert version.stdout == f"owl2 {__version__}\n"
     wrong = [owl2, "train", "--config=instuct_7b", "--workdir=x"]
-    done = subprocess.run(wrong, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(wrong, cwd=tmp_path, env=ALONE, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: config file instuct_7b does not exist; there is instruct_7b")
