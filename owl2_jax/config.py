@@ -205,10 +205,15 @@ def parse_argument(argument: str, **defaults: Any) -> dict[str, Any]:
         expected = type(defaults[name])
         if expected is float and type(value) is int:
             value = float(value)
+        if expected is str:  # "5" is a name here, too
+            value = value if isinstance(value, str) else text
         if type(value) is not expected:
-            raise Owl2Error(f"config argument {name}: expected {expected.__name__}, found {text!r}")
+            raise Owl2Error(f"config argument {name}: expected {_KINDS[expected]}, found {text!r}")
         values[name] = value
     return values
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "True or False"}
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

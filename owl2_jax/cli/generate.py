@@ -33,7 +33,7 @@ import json
 import reprlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +56,7 @@ from owl2_jax.core.paths import absolute, in_bucket
 from owl2_jax.core.ranges import Beams, LengthPenalty
 from owl2_jax.core.text_files import (
     check_file,
+    is_stream,
     json_lines,
     read_bytes,
     read_json_object,
@@ -90,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", required=True, type=BucketPath, metavar="FILE.jsonl")
     parser.add_argument(
         "--output", required=True, type=BucketPath, metavar="FILE.jsonl",
-        help="what it holds already is not asked again",
+        help="what it holds already is not asked again; /dev/stdout for a pipe",
     )  # fmt: skip
     add_length_argument(parser)
     parser.add_argument(
@@ -126,12 +127,17 @@ def main(args: argparse.Namespace) -> int:
         check_beams(args.beams, args.length_penalty)
     settings = {"max_new_tokens": args.max_new_tokens, **ends}
     requests = [to_requests(row, args.input.parent, sampling, settings, args.choices) for row in rows]
-    with locked(args.output.with_name(f"{args.output.name}.lock"), f"--output {args.output}"):
-        check_settings(args.output, settings_of(args, sampling, ends))
-        done = finished(args.output, [row["id"] for row in rows])
+    stays = in_bucket(args.output) or not is_stream(args.output)  # a pipe is read by whoever reads it
+    with only_writer(args.output) if stays else nullcontext():
+        done = 0
+        if stays:
+            check_settings(args.output, settings_of(args, sampling, ends))
+            done = finished(args.output, [row["id"] for row in rows])
         failed = write_answers(rows[done:], requests[done:], done, args)
     print(
-        f"{counted(len(rows), 'answer')} in {args.output}" + (f", {done} of them from before" if done else "")
+        f"{counted(len(rows), 'answer')} in {args.output}"
+        + (f", {done} of them from before" if done else ""),
+        file=sys.stdout if stays else sys.stderr,
     )
     if failed:
         print(
@@ -139,6 +145,11 @@ def main(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return SOME_FAILED if failed else 0
+
+
+def only_writer(output: Path) -> AbstractContextManager:
+    """The lock of an output. Raises `LockedError`: somebody else writes there, and who."""
+    return locked(output.with_name(f"{output.name}.lock"), f"--output {output}")
 
 
 def _is_same_file(one: Path, other: Path) -> bool:

@@ -6,22 +6,20 @@ imported only when it is called, so that `owl2 --help` answers at once.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from functools import partial
 from types import ModuleType
-from typing import Annotated, Final, get_args, get_origin
+from typing import Final
 
 from owl2_jax.cli.help_pages import add_pages
+from owl2_jax.cli.parsing import Parser, parse, read_ranges
 from owl2_jax.cli.signals import Terminated, die_of, end, handle_signals, keep, let_signals_end
 from owl2_jax.core.buckets import store_error
 from owl2_jax.core.errors import Owl2Error, shortened, unknown_name
-from owl2_jax.core.fields import read_number, read_path
 from owl2_jax.core.text_files import NO_ROOM, why_not_writable
 from owl2_jax.version import __version__
 
@@ -124,48 +122,24 @@ def _run(arguments: list[str]) -> int:
         return 0
     name, *rest = arguments
     parser = parser_of(name)
-    return _module_of(name).main(_parse(parser, rest))
+    return _module_of(name).main(parse(parser, rest))
 
 
-def parser_of(name: str) -> argparse.ArgumentParser:
+def parser_of(name: str) -> Parser:
     """The parser of a command's arguments. Raises `UnknownNameError` for no command."""
     if name not in COMMANDS:
         raise unknown_name("command", name, COMMANDS)
     summary = COMMANDS[name]
     description = f"{summary[0].upper()}{summary[1:]}."  # `capitalize` would make HTTP http
-    parser = argparse.ArgumentParser(prog=f"owl2 {name}", description=description, allow_abbrev=False)
+    parser = Parser(prog=f"owl2 {name}", description=description)
     _module_of(name).add_arguments(parser)
-    _check_types_of(parser)
+    read_ranges(parser)
     add_pages(parser, name)
     return parser
 
 
 def _module_of(name: str) -> ModuleType:
     return importlib.import_module(f"owl2_jax.cli.{name}")
-
-
-def _check_types_of(parser: argparse.ArgumentParser) -> None:
-    """Numbers with a range (`type=Count`) and paths refuse what they cannot be, by their own name."""
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for chosen in action.choices.values():
-                _check_types_of(chosen)
-        elif get_origin(action.type) is Annotated:
-            name = action.option_strings[-1] if action.option_strings else action.dest
-            read = read_path if get_args(action.type)[0] is str else read_number
-            action.type = partial(read, action.type, name=name)
-
-
-def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """Takes FIELD=VALUE words between the options, too, also after the name of an action."""
-    actions = next((a for a in parser._actions if isinstance(a, argparse._SubParsersAction)), None)
-    if actions is None:
-        return parser.parse_intermixed_args(arguments)
-    if not arguments or arguments[0] not in actions.choices:
-        return parser.parse_args(arguments)
-    found = _parse(actions.choices[arguments[0]], arguments[1:])
-    setattr(found, actions.dest, arguments[0])
-    return found
 
 
 def _usage() -> str:

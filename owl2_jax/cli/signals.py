@@ -4,7 +4,8 @@ Python raises the exception of a signal wherever the main thread just is. Inside
 of a callback that cannot raise (a weak reference's, the garbage collector's,
 `__del__`) it is printed and lost, and inside of the import of a compiled module it
 may abort the process. There the signal is sent again a moment later, until it
-meets a place that can raise.
+meets a place that can raise; an import that takes longer than `_MOST_SECONDS`
+(one that hangs, or whose module is the program) is interrupted all the same.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import os
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Any, Final, NoReturn
 
 _AGAIN_SECONDS: Final = 0.02
+_MOST_SECONDS: Final = 10.0  # that a signal waits for an import
+_waits_since: dict[int, float] = {}  # {signal: when it first met an import}
 _kept: list[BaseException] = []
 
 
@@ -90,9 +94,11 @@ def let_signals_end() -> None:
 
 
 def _receive(number: int, frame: FrameType | None) -> None:
-    if _imports(frame):
+    since = _waits_since.setdefault(number, time.monotonic())
+    if _imports(frame) and time.monotonic() - since < _MOST_SECONDS:
         _send_again(number)
         return
+    _waits_since.clear()
     raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
 

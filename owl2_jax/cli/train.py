@@ -177,7 +177,7 @@ def _check_data(run: Path, pipeline: Pipeline, accept: bool) -> None:
 
     found = {name: identities(files) for name, files in pipeline.files.items()}
     multihost.agree("data files", found)
-    multihost.by_first("check of the data", lambda: check_data(run, found, accept))
+    multihost.by_first("check of the data", lambda: check_data(run, found, accept, pipeline.files))
 
 
 def _record(config: RunConfig, run: Path, mesh: Any, pipeline: Any) -> None:

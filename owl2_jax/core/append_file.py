@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from owl2_jax.core.buckets import GrowingObject
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.new_folders import with_parents
 from owl2_jax.core.paths import as_path, in_bucket
-from owl2_jax.core.text_files import BOM, lines, unreadable, why_not_writable, write_text
+from owl2_jax.core.text_files import BOM, lines, open_descriptor, unreadable, why_not_writable, write_text
 
 
 class AppendFile:
@@ -21,7 +24,8 @@ class AppendFile:
     can be written on when there is room.
 
     In a bucket nothing can be appended: there the records are written at intervals
-    (`buckets.GrowingObject`), at `flush` and at `close`.
+    (`buckets.GrowingObject`), at `flush` and at `close`. A store that is away then is
+    no error before `close`.
 
     Args:
       path: made when missing, with its parents.
@@ -36,8 +40,13 @@ class AppendFile:
         if self._object is not None:
             return
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("ab", buffering=0)
+            descriptor = open_descriptor(self.path)  # of /dev/stdout, which may be a socket
+            with with_parents(self.path):
+                self._file = (
+                    self.path.open("ab", buffering=0)
+                    if descriptor is None
+                    else os.fdopen(os.dup(descriptor), "wb", buffering=0)
+                )
         except OSError as error:
             raise Owl2Error(why_not_writable(self.path, error)) from error
 
@@ -64,7 +73,7 @@ class AppendFile:
         self.write(json_line(value))
 
     def flush(self) -> None:
-        """Has all records so far where a reader meets them. Raises `Owl2Error`."""
+        """Has all records so far where a reader meets them, unless a store is away. Raises `Owl2Error`."""
         if self._object is not None:
             self._object.flush()
 
@@ -91,8 +100,15 @@ class AppendFile:
         if error is None:
             self.close()
             return
-        with contextlib.suppress(Owl2Error):  # the error under way says more
-            self.close()
+        close_or_warn(self.close)
+
+
+def close_or_warn(close: Callable[[], None]) -> None:
+    """Closes a file where what it lacks ends nothing: an error that is under way says more."""
+    try:
+        close()
+    except Owl2Error as error:
+        print(f"warning: {error}", file=sys.stderr, flush=True)
 
 
 def json_line(value: Any) -> str:

@@ -35,7 +35,7 @@ class BucketLock:
         self._path, self._holder = path, holder
         self._store, self._generation = store, generation
         self._ended, self._guard = threading.Event(), threading.Lock()
-        self._beats = 0
+        self._beats, self._last = 0, time.time()
         locks.hold(holder.token)
         threading.Thread(target=self._beat, name="owl2-lock", daemon=True).start()
 
@@ -67,19 +67,28 @@ class BucketLock:
             if self._ended.is_set():
                 return
             self._beats += 1
-            content = {**json.loads(self._holder.dump()), "beats": self._beats}
-            written = self._store.write(json.dumps(content).encode(), self._generation)
+            content = json.dumps({**json.loads(self._holder.dump()), "beats": self._beats}).encode()
+            written = self._store.write(content, self._generation)
             if written is None:
-                written = self._own_late_write()
-            self._generation = written
+                written = self._write_after_another(content)
+            self._generation, self._last = written, time.time()
 
-    def _own_late_write(self) -> bytes:
-        """The generation now, where it was this lock's own write whose answer got lost; the end otherwise."""
-        found = self._store.read()
-        with contextlib.suppress(ValueError):
-            if found.content is not None and Holder.parse(found.content).token == self._holder.token:
+    def _write_after_another(self, content: bytes) -> bytes:
+        """The generation after a write that found another one than the last of this lock.
+
+        It may be this lock's own write whose answer got lost. One that was removed or spoilt by hand is
+        made again; a process that holds the lock by now ends this one.
+        """
+        while True:
+            found = self._store.read()
+            holder = _holder(found.content)
+            if holder is not None and holder.token == self._holder.token:
                 return found.generation
-        locks.end_lost(self._path)
+            if holder is not None or time.time() - self._last > STALE_SECONDS:
+                locks.end_lost(locks.lost(self._path, holder))
+            written = self._store.write(content, found.generation)
+            if written is not None:
+                return written
 
 
 def take(path: Path, what: str, wait: Callable[[Holder | None], bool] | None = None) -> BucketLock:

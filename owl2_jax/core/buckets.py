@@ -8,6 +8,7 @@ write can be bound to the generation (the version) that an object has.
 from __future__ import annotations
 
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.errors import Owl2Error, counted
 from owl2_jax.core.paths import as_path, in_bucket, scheme_of
 
 # Packages whose errors are those of a store, where they are no `OSError`.
@@ -28,10 +29,23 @@ _RIGHTS: Final = {"gs": "roles/storage.objectUser"}
 _CREDENTIALS_WORDS: Final = ("credential", "token", "anonymous caller", "refresh", "401")
 _SECONDS: Final = 10.0  # between two writes of an object that grows
 _SHARE: Final = 20  # at least so many times as long as the last write took
+_MOST_SECONDS: Final = 300.0  # after a write that failed
+_MAY_PASS: Final = (408, 429)  # of the codes that blame the request
+_LATER: Final = "; try again later"
+
+
+class AwayError(Owl2Error):
+    """A store that does not answer as it should; a later try may find it well."""
 
 
 def why_not(path: str | os.PathLike, error: Exception) -> str | None:
     """The line for an error of a store; None for any other error."""
+    found = _as_error(path, error)
+    return None if found is None else str(found)
+
+
+def _as_error(path: str | os.PathLike, error: Exception) -> Owl2Error | None:
+    """What to raise for an error of a store, `AwayError` where it may pass; None for any other error."""
     known = isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _PACKAGES
     if not known:
         return None
@@ -39,13 +53,25 @@ def why_not(path: str | os.PathLike, error: Exception) -> str | None:
     text = " ".join(str(error).split()) or type(error).__name__
     code = getattr(error, "code", None)
     if isinstance(error, FileNotFoundError):
-        return f"{path} is not there: no such bucket, or no such object in it"
+        return Owl2Error(f"{path} is not there: no such bucket, or no such object in it")
     if isinstance(error, PermissionError) or code == 403 or text.startswith("Forbidden"):
-        return f"{path}: this account may not do that ({_RIGHTS[scheme]} would let it): {text[:200]}"
-    auth = type(error).__module__.startswith("google.auth") or code == 401
-    if auth or (not isinstance(error, OSError) and any(w in text.lower() for w in _CREDENTIALS_WORDS)):
-        return f"{path}: there are no valid credentials ({text[:200]}); {_LOGIN[scheme]}"
-    return f"{path}: the bucket's store does not answer as it should: {text[:200]}; try again later"
+        return Owl2Error(
+            f"{path}: this account may not do that ({_RIGHTS[scheme]} would let it): {text[:200]}"
+        )
+    if _is_of_login(error, code, text):
+        return Owl2Error(f"{path}: there are no valid credentials ({text[:200]}); {_LOGIN[scheme]}")
+    if isinstance(code, int) and 400 <= code < 500 and code not in _MAY_PASS:
+        return Owl2Error(f"{path}: the bucket's store refuses: {text[:200]}")
+    return AwayError(f"{path}: the bucket's store does not answer as it should: {text[:200]}{_LATER}")
+
+
+def _is_of_login(error: Exception, code: Any, text: str) -> bool:
+    """Whether an error means missing or worn-out credentials, and no network that is away."""
+    if type(error).__module__.startswith("google.auth"):
+        return type(error).__name__ != "TransportError" and not getattr(error, "retryable", False)
+    if code == 401:
+        return True
+    return not isinstance(error, OSError) and any(word in text.lower() for word in _CREDENTIALS_WORDS)
 
 
 def store_error(error: Exception) -> str | None:
@@ -57,16 +83,16 @@ def store_error(error: Exception) -> str | None:
 
 @contextmanager
 def told(path: str | os.PathLike) -> Iterator[None]:
-    """Raises `Owl2Error` for what a store raises in the block."""
+    """Raises `Owl2Error` for what a store raises in the block; `AwayError` where that may pass."""
     try:
         yield
     except Owl2Error:
         raise
     except Exception as error:
-        message = why_not(path, error)
-        if message is None:
+        found = _as_error(path, error)
+        if found is None:
             raise
-        raise Owl2Error(message) from error
+        raise found from error
 
 
 def check_writable(folder: str | os.PathLike, flag: str) -> None:
@@ -175,7 +201,8 @@ class GrowingObject:
     """An object with records added at its end: in memory, and in the bucket at intervals.
 
     The interval is ten seconds, and longer where the object is large, so that
-    writing takes at most a twentieth of the time.
+    writing takes at most a twentieth of the time. While the store does not answer,
+    the records wait in memory: that is told once, and they are tried again.
 
     Args:
       path: what is there already is kept.
@@ -185,31 +212,65 @@ class GrowingObject:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._unsaved = path, False
+        self._path, self._waiting, self._is_away = path, 0, False
         with told(path):
             self._content = bytearray(path.read_bytes() if path.exists() else b"")
         self._due = time.monotonic() + _SECONDS
 
     def write(self, record: bytes | memoryview) -> int:
-        """Adds a record; raises `Owl2Error` when one was due to be written and could not."""
+        """Adds a record. Raises as `flush` does, when one was due to be written."""
         self._content += record
-        self._unsaved = True
+        self._waiting += 1
         if time.monotonic() >= self._due:
             self.flush()
         return len(record)
 
     def flush(self) -> None:
-        """Writes what is not in the bucket yet. Raises `Owl2Error`."""
-        if not self._unsaved:
-            return
-        start = time.monotonic()
-        with told(self._path):
-            self._path.write_bytes(bytes(self._content))
-        self._unsaved = False
-        now = time.monotonic()
-        self._due = now + max(_SECONDS, _SHARE * (now - start))
+        """Writes what is not in the bucket yet, or says once that it waits.
 
-    close = flush
+        Raises:
+          Owl2Error: the store refuses for good, with how much is missing there.
+        """
+        start = time.monotonic()
+        try:
+            self._put()
+        except AwayError as error:
+            if not self._is_away:
+                reason = str(error).removesuffix(_LATER)
+                _warn(f"{reason}; {self._rest()} in memory, and it is tried again now and then")
+            self._is_away = True
+        except Owl2Error as error:
+            raise self._incomplete(error) from error
+        else:
+            if self._is_away:
+                _warn(f"{self._path} is whole again: the store answers")
+            self._is_away = False
+        now = time.monotonic()
+        pause = max(_SECONDS, _SHARE * (now - start))
+        self._due = now + (min(pause, _MOST_SECONDS) if self._is_away else pause)
+
+    def close(self) -> None:
+        """As `flush`, for the last time: raises for a store that does not answer, too."""
+        try:
+            self._put()
+        except Owl2Error as error:
+            raise self._incomplete(error) from error
+
+    def _put(self) -> None:
+        if self._waiting:
+            with told(self._path):
+                self._path.write_bytes(bytes(self._content))
+            self._waiting = 0
+
+    def _incomplete(self, error: Owl2Error) -> Owl2Error:
+        return Owl2Error(f"{error}; {self._rest()} missing in it")
+
+    def _rest(self) -> str:
+        return f"its last {counted(self._waiting, 'record')} {'is' if self._waiting == 1 else 'are'}"
+
+
+def _warn(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 class Version(NamedTuple):

@@ -24,12 +24,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.new_folders import missing_parents, remove_empty
 from owl2_jax.core.paths import in_bucket
 from owl2_jax.core.processes import lives, place, started
 from owl2_jax.core.text_files import why_not_writable
@@ -94,8 +95,8 @@ class Holder:
 class Lock:
     """A lock that is held until `release`. Made by `take`."""
 
-    def __init__(self, path: Path, holder: Holder, made_folder: bool) -> None:
-        self._path, self._holder, self._made_folder = path, holder, made_folder
+    def __init__(self, path: Path, holder: Holder, made: Sequence[Path]) -> None:
+        self._path, self._holder, self._made = path, holder, made  # folders, the innermost first
         self._ended = threading.Event()
         self._last = time.time()  # beat
         self._turn = threading.Lock()  # a beat beside a release would make the file again
@@ -116,16 +117,15 @@ class Lock:
             alive = {n: s for n, s in self._holder.processes.items() if lives(n, s)}
             self._holder = Holder(**{**vars(self._holder), "processes": {**alive, process: start}})
             try:
-                if self._is_lost():
-                    raise LockedError(_lost(self._path))
+                self._check()
                 _write_beside(self._path, self._holder).replace(self._path)
             except ValueError as error:  # what stands there is nobody's lock
-                raise LockedError(_lost(self._path)) from error
+                raise lost(self._path, None) from error
             except OSError as error:
                 raise Owl2Error(why_not_writable(self._path, error)) from error
 
     def release(self) -> None:
-        """Removes the file, and its folder if that is new and still empty. Does nothing the second time."""
+        """Removes the file, and folders made for it that are still empty. Does nothing the second time."""
         with self._turn:
             if self._ended.is_set():
                 return
@@ -133,8 +133,7 @@ class Lock:
             with contextlib.suppress(OSError, ValueError):
                 if _read(self._path).token == self._holder.token:
                     self._path.unlink()
-                    if self._made_folder:
-                        self._path.parent.rmdir()
+                    remove_empty(self._made)
             let_go(self._holder.token)
 
     def _beat(self) -> None:
@@ -143,17 +142,25 @@ class Lock:
             with self._turn, contextlib.suppress(OSError, ValueError):
                 if self._ended.is_set():
                     return
-                if self._is_lost():
-                    end_lost(self._path)
+                try:
+                    self._check()
+                except LockedError as error:
+                    end_lost(error)
                 os.utime(self._path)
                 self._last = time.time()
 
-    def _is_lost(self) -> bool:
-        """Whether somebody took the lock over; a file that was removed by hand is made again."""
+    def _check(self) -> None:
+        """Makes a file again that was removed by hand. Raises `LockedError` when somebody took it over."""
         try:
-            return _read(self._path).token != self._holder.token
+            found = _read(self._path)
         except FileNotFoundError:
-            return time.time() - self._last > STALE_SECONDS or not _create(self._path, self._holder)
+            if time.time() - self._last > STALE_SECONDS:  # whoever took it over may be done already
+                raise lost(self._path, None) from None
+            if _create(self._path, self._holder):
+                return
+            found = _read(self._path)
+        if found.token != self._holder.token:
+            raise lost(self._path, found)
 
 
 def hold(token: str) -> None:
@@ -166,17 +173,19 @@ def let_go(token: str) -> None:
     _held.discard(token)
 
 
-def end_lost(path: Path) -> NoReturn:
-    """Two writers would damage what is written, so this one ends at once."""
-    print(f"error: {_lost(path)}; ending", file=sys.stderr, flush=True)
-    os._exit(LOST)
-
-
-def _lost(path: Path) -> str:
-    return (
-        f"{path} was taken over by another process while this one stood still for more than "
+def lost(path: Path, holder: Holder | None) -> LockedError:
+    """The error for a lock that is not this process's any more, but that of `holder` where one is known."""
+    now = f"was taken over by another process ({holder})" if holder else "is not this process's any more"
+    return LockedError(
+        f"{path} {now}: it was removed or changed, or this process stood still for more than "
         f"{STALE_SECONDS:g} s"
     )
+
+
+def end_lost(error: LockedError) -> NoReturn:
+    """Two writers would damage what is written, so this one ends at once."""
+    print(f"error: {error}; ending", file=sys.stderr, flush=True)
+    os._exit(LOST)
 
 
 @contextlib.contextmanager
@@ -208,23 +217,23 @@ def take(path: Path, what: str, wait: Callable[[Holder | None], bool] | None = N
         return bucket_lock.take(path, what, wait)  # type: ignore[return-value]
     path = Path(path)
     mine = this_process()
-    watched = _Watched(path, what)
+    watched, made = _Watched(path, what), missing_parents(path)
     try:
         while True:
-            made_folder = not path.parent.exists()
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 if _create(path, mine):
-                    return Lock(path, mine, made_folder)
+                    return Lock(path, mine, made)
                 found, gone = watched.look()
                 if gone and _replace(path, mine, found):
-                    return Lock(path, mine, made_folder)
+                    return Lock(path, mine, made)
             except FileNotFoundError:  # another one left, and took its empty folder along
                 continue
             if not wait(found) if wait is not None else gone is False:
                 raise in_use(what, found)
             time.sleep(10 * _POLL_SECONDS if gone is None and found is not None else _POLL_SECONDS)
     except OSError as error:
+        remove_empty(made)
         raise Owl2Error(why_not_writable(path, error)) from error
 
 

@@ -24,6 +24,7 @@ from typing import Any, Final
 
 from owl2_jax.core.buckets import check_writable, told, why_not
 from owl2_jax.core.errors import Owl2Error, nearest
+from owl2_jax.core.new_folders import with_parents
 from owl2_jax.core.paths import as_path, in_bucket
 
 BOM: Final = b"\xef\xbb\xbf"
@@ -232,26 +233,26 @@ def new_file(path: str | os.PathLike) -> Iterator[Path]:
             yield local
         return
     try:
-        descriptor = _descriptor(path)
+        descriptor = open_descriptor(path)
         if descriptor is not None:
             with _copied_to(descriptor, Path(path).suffix) as beside:
                 yield beside
             return
-        if _is_stream(Path(path)):
+        if is_stream(Path(path)):
             yield Path(path)
             return
         path = Path(os.path.realpath(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
-        try:
-            yield beside
-            with beside.open("rb") as file:
-                os.fsync(file.fileno())
-            with suppress(OSError):  # of nothing there, or a file system without permissions
-                beside.chmod(stat.S_IMODE(path.stat().st_mode))
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with with_parents(path):
+            try:
+                yield beside
+                with beside.open("rb") as file:
+                    os.fsync(file.fileno())
+                with suppress(OSError):  # of nothing there, or a file system without permissions
+                    beside.chmod(stat.S_IMODE(path.stat().st_mode))
+                beside.replace(path)
+            finally:
+                beside.unlink(missing_ok=True)
     except OSError as error:
         raise Owl2Error(why_not_writable(path, error)) from error
 
@@ -312,10 +313,10 @@ def check_file(path: str | os.PathLike, flag: str) -> None:
     if path.is_dir():
         raise Owl2Error(f"{flag} {path} is a folder, expected the name of a file")
     try:
-        _descriptor(path)
+        open_descriptor(path)
     except OSError as error:
         raise Owl2Error(f"{flag} {why_not_writable(path, error)}") from error
-    if _is_stream(path):
+    if is_stream(path):
         return
     check_folder(path.parent, f"{flag} {path}:")
     if path.exists() and not os.access(path, os.W_OK):
@@ -359,7 +360,8 @@ def why_not_writable(path: str | os.PathLike, error: OSError) -> str:
     return f"{path} cannot be written: {error.strerror or error}"
 
 
-def _is_stream(path: Path) -> bool:
+def is_stream(path: Path) -> bool:
+    """Whether what is written there stays in no file of that name: a pipe, a device, or what is open."""
     is_open = _open_file(path) is not None
     return is_open or path.is_fifo() or path.is_char_device() or path.is_socket()
 
@@ -378,7 +380,7 @@ def _open_file(path: str | os.PathLike) -> tuple[str, int] | None:
     return None
 
 
-def _descriptor(path: str | os.PathLike) -> int | None:
+def open_descriptor(path: str | os.PathLike) -> int | None:
     """Of `_open_file`, where the process is this one. Raises `OSError` where it has nothing open there."""
     process, descriptor = _open_file(path) or ("", -1)
     if process != str(os.getpid()):

@@ -29,7 +29,7 @@ from owl2_jax.core.buckets import read, why_not
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.paths import in_bucket
 from owl2_jax.core.pixels import CLIP_MEAN, CLIP_STD
-from owl2_jax.data import image_blocks, image_colours, image_kinds
+from owl2_jax.data import image_blocks, image_colours, image_kinds, tiff_errors
 from owl2_jax.data.fitting import LARGE, MODES
 from owl2_jax.data.fitting import PAD_COLOUR as PAD_COLOUR
 
@@ -236,11 +236,27 @@ def _decode(data: bytes, name: str, max_pixels: int, limit: str) -> Image.Image:
         Image.MAX_IMAGE_PIXELS = max_pixels
     box = _covered(image)
     image_colours.prepare(image)
-    image.load()
+    _load(image)
     rgb = image_colours.to_rgb(image, data)
     if box is not None:
         rgb = _placed(rgb.crop(box), rgb.size, box[:2])
     return _upright(rgb, _orientation(image))
+
+
+def _load(image: ImageFile.ImageFile) -> None:
+    """Decodes the pixels. Raises `OSError`, among others, also where libtiff went on after an error."""
+    if image.format != "TIFF":
+        image.load()
+        return
+    with tiff_errors.collected() as errors:
+        try:
+            image.load()
+        except OSError as error:
+            if not errors:
+                raise
+            raise OSError(errors[0]) from error
+    if errors:
+        raise OSError(errors[0])
 
 
 def _without_damaged_metadata(

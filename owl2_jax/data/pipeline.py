@@ -126,7 +126,8 @@ class Pipeline:
         self._begin({shard: shards[str(shard)] for shard in self._states})
 
     def close(self) -> None:
-        """Ends the threads or processes that make batches ahead."""
+        """Ends the threads or processes that make batches ahead, and the files of unusable records."""
+        self._quarantine.close()
         if self._runner is not None:
             self._runner.close()
             self._runner = None

@@ -17,7 +17,7 @@ from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR, MODEL_FILE, is_whol
 from owl2_jax.core import tokenizer_files
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import differences
-from owl2_jax.core.file_identity import Identity, changes, identities_now
+from owl2_jax.core.file_identity import Identity, changes, identities_as, identities_now
 from owl2_jax.core.paths import scheme_of
 from owl2_jax.core.text_files import read_bytes, read_json_object, write_bytes
 from owl2_jax.training.extending import LENGTH_FIELDS, why_not_extended
@@ -97,20 +97,30 @@ def check_run_directory(
         )
 
 
-def check_data(run: Path, found: Mapping[str, Mapping[str, Identity]], accept: bool = False) -> None:
+def check_data(
+    run: Path,
+    found: Mapping[str, Mapping[str, Identity]],
+    accept: bool = False,
+    files: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """Checks that the files of all sets are those a run was trained on so far, and notes them.
 
     Args:
       found: {set: `file_identity.identities` of its files}.
       accept: go on with other files, which are noted from now on.
+      files: {set: its files}, to read them again as an older version did.
 
     Raises:
       Owl2Error: a file has changed since, with the ways out.
     """
     if not accept:
         before = _trained_on(run)
-        for name, files in found.items() if before else ():
-            _refuse_changes(run, name, changes(before.get(name, {}), files))
+        for name, now in found.items() if before else ():
+            old = before.get(name, {})
+            lines = changes(old, now)
+            if lines and files is not None:
+                lines = changes(old, identities_as(old, files[name]))
+            _refuse_changes(run, name, lines)
     _write_json(run / DATA_FILE, found)
 
 

@@ -116,13 +116,15 @@ def test_a_run_that_cannot_go_on_says_so_without_jax(trained, tmp_path):
     commands = [
         train,
         [*train, "train.total_steps=3"],
+        [*train, "train.total_steps=8"],
         [*start, f"train.start_from={trained}"],
         ["evaluate", f"--checkpoint={trained}", "--benchmarks=drawn_color", f"--output={tmp_path}/out"],
         ["chat", f"--checkpoint={trained}"],
     ]
-    data, steps, *lost = all_refused(commands)
+    data, steps, longer, *lost = all_refused(commands)
     assert f"{tmp_path}/data had 9 bytes and has 10. Put the old files back" in data
     assert "has 4 steps saved, more than the 3 of train.total_steps now" in steps
+    assert "cannot be extended from 4 to 8 steps (train.total_steps): its learning rate falls" in longer
     for line in lost:
         assert f"{trained}/model.json is missing; copy it back, or run its `owl2 train --workdir=" in line
 

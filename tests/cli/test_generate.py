@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,27 @@ def test_the_input_is_not_written_over(generate, workspace):
         assert code == 2
         assert f"{name} is the --input file; give another name for the answers" in err
     assert (workspace / "in.jsonl").read_bytes() == before
+
+
+def test_answers_for_a_pipe_are_answers_alone_and_leave_nothing_beside_it(
+    generate, workspace, capfd, checkpoint
+):
+    write(workspace / "in.jsonl", [{"prompt": "What?"}])
+    assert generate()[0] == 0
+    asked = (workspace / "out.jsonl").read_text()
+    os.mkfifo(workspace / "pipe")
+    with subprocess.Popen(["cat", workspace / "pipe"], stdout=subprocess.PIPE, text=True) as reader:
+        code, err = generate(f"--output={workspace}/pipe")
+        assert reader.communicate()[0] == asked
+    assert code == 0
+    assert f"1 answer in {workspace}/pipe" in err
+    names = {path.name for path in workspace.iterdir()}
+    assert names == {"in.jsonl", "out.jsonl", "out.jsonl.settings.json", "pipe"}
+    capfd.readouterr()
+    assert main(["generate", f"--checkpoint={checkpoint}", f"--input={workspace}/in.jsonl",
+                 "--output=/dev/stdout", "--max-new-tokens=4", "--sequences=2"]) == 0  # fmt: skip
+    assert capfd.readouterr().out == asked
+    assert not os.path.exists("/dev/stdout.lock")
 
 
 def test_answers_of_another_checkpoint_in_the_same_place_are_not_gone_on_with(
@@ -356,10 +379,10 @@ def test_a_schema_and_a_grammar_come_from_files(generate, workspace):
     assert set(read(workspace / "c.jsonl")[0]["text"]) <= set("(x)")
 
 
-def test_an_answer_has_one_form_at_most(generate, capsys):
-    with pytest.raises(SystemExit):
-        generate("--regex=a", "--choice=b")
-    assert "not allowed with argument --regex" in capsys.readouterr().err
+def test_an_answer_has_one_form_at_most(generate):
+    code, err = generate("--regex=a", "--choice=b")
+    assert code == 2
+    assert "not allowed with argument --regex" in err
 
 
 @pytest.mark.parametrize(

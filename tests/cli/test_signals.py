@@ -158,6 +158,24 @@ def test_a_signal_during_an_import_waits_for_its_end(tmp_path):
     assert (process.returncode, out, err) == (130, "imported\n", "interrupted\n")
 
 
+def test_an_import_without_an_end_holds_a_signal_up_for_a_while_only(tmp_path):
+    (tmp_path / "hanging.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    )
+    process = start(
+        f"""
+        from owl2_jax.cli import signals
+        signals._MOST_SECONDS = 0.3
+        sys.path.insert(0, {str(tmp_path)!r})
+        import hanging
+        """
+    )
+    begin = time.monotonic()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+    assert time.monotonic() - begin < 30
+
+
 @pytest.mark.parametrize(("ending", "out"), [("return 0", "taken apart\n"), ("return 2", "")])
 def test_after_a_failure_the_interpreter_stays_whole_for_what_jax_still_compiles(ending, out):
     process = start(

@@ -155,7 +155,7 @@ def test_refuses_config_files_with_the_nearest_name(folder, tmp_path):
     error = refused(f"--config={folder}/takes.py:imagesize=336", workdir)
     assert "unknown config argument 'imagesize'; did you mean 'image_size'" in error
     error = refused(f"--config={folder}/takes.py:image_size=wide", workdir)
-    assert "config argument image_size: expected int, found 'wide'" in error
+    assert "config argument image_size: expected a whole number, found 'wide'" in error
     assert re.search(r"typo.py, line 3: KeyError: 'trian'", refused(f"--config={folder}/typo.py", workdir))
 
 

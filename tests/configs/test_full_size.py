@@ -110,7 +110,7 @@ def test_arguments_are_typed_and_named():
     for name in NAMES:
         with pytest.raises(Owl2Error, match="unknown config argument 'imagesize'; did you mean 'image_size'"):
             load(name, "imagesize=336")
-        with pytest.raises(Owl2Error, match=r"config argument num_queries: expected int, found '32\.5'"):
+        with pytest.raises(Owl2Error, match=r"argument num_queries: expected a whole number, found '32\.5'"):
             load(name, "num_queries=32.5")
         with pytest.raises(Owl2Error, match=r"vision.image_size 300 must be a multiple of vision.patch_size"):
             load(name, "image_size=300")

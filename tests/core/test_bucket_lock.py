@@ -59,16 +59,54 @@ def test_whoever_lost_the_lock_ends_at_the_next_beat(bucket, monkeypatch):
     class Ended(BaseException):
         pass
 
-    def end(path):
-        raise Ended(str(path))
+    def end(error):
+        raise Ended(str(error))
 
     lock = locks.take(bucket / "owl2.lock", "x")
     (bucket / "owl2.lock").write_text(json.dumps({**holder(bucket), "token": "another"}))
     monkeypatch.setattr(locks, "end_lost", end)
-    with pytest.raises(Ended, match=r"owl2.lock"):
+    with pytest.raises(Ended, match=r"owl2.lock was taken over by another process \(host .*, process \d+"):
         lock._write()
     lock.release()
     assert holder(bucket)["token"] == "another", "who holds it now keeps it"
+
+
+@pytest.mark.parametrize("by_hand", ["removed", "spoilt", "removed after an answer that got lost"])
+def test_an_object_that_nobody_else_holds_is_written_again(bucket, monkeypatch, by_hand):
+    def fail(error):
+        raise AssertionError(error)
+
+    monkeypatch.setattr(locks, "end_lost", fail)
+    with locks.locked(bucket / "owl2.lock", "x") as lock:
+        token = holder(bucket)["token"]
+        if by_hand == "spoilt":
+            (bucket / "owl2.lock").write_text("edited")
+        else:
+            (bucket / "owl2.lock").unlink()
+        if by_hand.endswith("lost"):
+            lock._generation = b"7"
+        lock._write()
+        lock._write()
+        assert holder(bucket)["token"] == token
+        with pytest.raises(locks.LockedError):
+            locks.take(bucket / "owl2.lock", "x")
+    assert not (bucket / "owl2.lock").exists()
+
+
+def test_one_that_is_gone_after_a_long_silence_is_lost(bucket, monkeypatch):
+    class Ended(BaseException):
+        pass
+
+    def end(error):
+        raise Ended(str(error))
+
+    lock = locks.take(bucket / "owl2.lock", "x")
+    monkeypatch.setattr(locks, "end_lost", end)
+    lock._last -= bucket_lock.STALE_SECONDS + 1
+    (bucket / "owl2.lock").unlink()
+    with pytest.raises(Ended, match=r"owl2.lock is not this process's any more: it was removed"):
+        lock._write()
+    lock.release()
 
 
 def test_a_lock_in_a_missing_bucket_is_told():

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.file_identity import BLOCK, changes, file_identity, identities, identities_now
+from owl2_jax.core.file_identity import (
+    BLOCK,
+    changes,
+    file_identity,
+    identities,
+    identities_as,
+    identities_now,
+)
 
 
 def test_equal_content_has_equal_identity_whatever_the_time_and_place(tmp_path):
@@ -65,3 +72,37 @@ def test_a_file_that_stands_twice_in_a_set_is_the_same_at_the_next_start(tmp_pat
     before = identities([path, str(path), path])
     assert list(before) == [str(path)]
     assert before == identities([path]) == identities_now(before)
+
+
+def older(path, share: int) -> dict:
+    """As versions did that noted no share."""
+    return {name: value for name, value in file_identity(path, share).items() if name != "share"}
+
+
+@pytest.mark.parametrize("share", [10 * BLOCK, 5 * BLOCK])  # by files, or by how often they stand in the set
+def test_an_older_note_of_a_doubled_file_is_read_as_it_was_made(tmp_path, monkeypatch, share):
+    monkeypatch.setattr("owl2_jax.core.file_identity.BUDGET", 10 * BLOCK)
+    path = tmp_path / "a"
+    path.write_bytes(b"".join(bytes([number]) * BLOCK for number in range(9)))
+    before, files = {str(path): older(path, share)}, [path, path]
+    assert [] in (changes(before, identities(files)), changes(before, identities_as(before, files)))
+    now = identities_now(before)
+    assert changes({name: before[name] for name in now}, now) == [], "left to the set, or the same"
+    path.write_bytes(b"x" * 9 * BLOCK)
+    assert changes(before, identities(files))
+    assert changes(before, identities_as(before, files))
+    path.write_bytes(b"x")
+    assert "had 589,824 bytes and has 1" in changes(before, identities_now(before))[0]
+
+
+def test_a_note_is_read_by_its_own_share_when_the_budget_has_changed(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.write_bytes(b"".join(bytes([number]) * BLOCK for number in range(9)))
+    monkeypatch.setattr("owl2_jax.core.file_identity.BUDGET", 4 * BLOCK)
+    before = identities([path])
+    monkeypatch.setattr("owl2_jax.core.file_identity.BUDGET", 10 * BLOCK)
+    assert changes(before, identities([path]))
+    assert changes(before, identities_as(before, [path])) == []
+    assert changes(before, identities_now(before)) == []
+    path.write_bytes(b"x" * 9 * BLOCK)
+    assert changes(before, identities_now(before))

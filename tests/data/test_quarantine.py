@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from owl2_jax.core.buckets import AwayError, GrowingObject
 from owl2_jax.data.quarantine import Quarantine
 from tests.data.samples import rejected
 
@@ -85,3 +86,30 @@ def test_rejects_of_shards_lie_in_a_bucket_and_are_taken_back_there(bucket):
     quarantine.rewind(0, 0)
     quarantine.rewind(1, 6)
     assert [line["place"] for line in lines(bucket / "rejected-00001.jsonl")] == [5]
+
+
+def test_lines_in_a_bucket_wait_for_a_store_that_is_away(bucket, monkeypatch, capsys):
+    quarantine, error = Quarantine(bucket / "r.jsonl", num_shards=1), OSError("503")
+
+    def put(self):
+        if error is not None and self._waiting:
+            raise AwayError("the store is away")
+        real(self)
+
+    real = GrowingObject._put
+    monkeypatch.setattr(GrowingObject, "_put", put)
+    quarantine.write(0, [(1, rejected(1))])
+    quarantine.write(0, [(2, rejected(2))])
+    assert capsys.readouterr().err.count("the store is away") == 1
+    error = None
+    quarantine.write(0, [(3, rejected(3))])
+    assert [line["record"] for line in lines(bucket / "r.jsonl")] == [1, 2, 3]
+    error = OSError("503")
+    quarantine.write(0, [(4, rejected(4))])
+    capsys.readouterr()
+    quarantine.close()
+    assert "its last 1 record is missing in it" in capsys.readouterr().err
+    quarantine.close()
+    error = None
+    quarantine.rewind(0, 3)
+    assert [line["record"] for line in lines(bucket / "r.jsonl")] == [1, 2]

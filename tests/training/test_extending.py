@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.training import extending
+from owl2_jax.training.config import ScheduleConfig
+from owl2_jax.training.optimizer import schedule
 from owl2_jax.training.run_directory import check_run_directory, write_run_directory
 from tests.training import runs
 
@@ -56,3 +60,28 @@ def test_a_run_is_not_made_shorter_than_what_is_done(tmp_path):
 def test_another_length_beside_another_setting_is_another_config(tmp_path):
     with pytest.raises(Owl2Error, match=r"another config \(train.seed: 0 -> 1; train.total_steps: 4 -> 8\)"):
         length(tmp_path, [], ["train.total_steps=8", "train.seed=1"], done=4)
+
+
+@pytest.mark.parametrize(
+    ("rule", "num_steps"),
+    [
+        ({"warmup_steps": 0}, 40),
+        ({"warmup_steps": 7, "end_lr": 1e-6}, 40),
+        ({"warmup_steps": 90}, 40),
+        ({"warmup_steps": 3, "end_lr": 2e-5}, 40),
+        ({"warmup_steps": 2000}, 1_000_000),
+    ],
+)
+def test_rates_without_jax_are_those_of_training(rule, num_steps):
+    config = ScheduleConfig(**rule)
+    steps = np.unique(np.geomspace(1, num_steps, 60).astype(int)) - 1
+    expected = np.asarray(schedule(config, num_steps)(steps))
+    np.testing.assert_allclose(
+        extending._rates(config, num_steps, steps), expected, rtol=1e-5, atol=1e-6 * 2e-5
+    )
+
+
+def test_rates_that_differ_less_than_float32_can_tell_are_the_same():
+    rule = ScheduleConfig(warmup_steps=10)
+    assert extending._first_change(rule, 10_000_000, 20_000_000, done=12) is None
+    assert extending._first_change(rule, 10_000_000, 20_000_000, done=2_000_000) is not None

@@ -165,10 +165,14 @@ def _fingerprint(
     config: PrepareConfig, descriptions: dict[str, str], files: dict[str, dict[str, Identity]]
 ) -> str:
     """Differs for another config, other files or contents of them, or another version."""
+    contents = {
+        name: {path: {"bytes": one["bytes"], "hash": one["hash"]} for path, one in its.items()}
+        for name, its in files.items()
+    }
     about = {
         "config": fields.to_dict(config),
         "sources": descriptions,
-        "files": files,
+        "files": contents,
         "version": __version__,
     }
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import math
 from collections.abc import Mapping
@@ -49,16 +48,26 @@ class MetricWriter:
             self._wandb.log(finite, step=step)
 
     def flush(self) -> None:
-        """Has all readings so far where a resumed run finds them. Raises `Owl2Error`."""
+        """Has all readings so far where a resumed run finds them.
+
+        Raises:
+          Owl2Error: a store refuses them. One that is away gets them later.
+        """
         self._file.flush()
 
     def close(self) -> None:
-        """Closes every one, also when another fails. Raises `Owl2Error`."""
-        with contextlib.ExitStack() as each:
-            if self._wandb is not None:
-                each.callback(self._wandb.finish)
-            each.callback(self._events.close)
-            each.callback(self._file.close)
+        """Closes every one, also when another fails. Raises `Owl2Error`, which tells of all that fail."""
+        closers = [self._file.close, self._events.close]
+        if self._wandb is not None:
+            closers.append(self._wandb.finish)
+        failed = []
+        for close in closers:
+            try:
+                close()
+            except Owl2Error as error:
+                failed.append(error)
+        if failed:
+            raise Owl2Error(". ".join(dict.fromkeys(map(str, failed)))) from failed[0]
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

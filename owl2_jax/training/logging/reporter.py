@@ -12,6 +12,7 @@ from typing import Any, Final
 import jax
 import numpy as np
 
+from owl2_jax.core.append_file import close_or_warn
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.batch import Batch
 from owl2_jax.parallel.chips import chip_of
@@ -57,8 +58,12 @@ class Reporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.close()
-        if self._writer is not None:
+        if self._writer is None:
+            return
+        if error is None:
             self._writer.close()
+        else:
+            close_or_warn(self._writer.close)
 
     def next_batch(self, batches: Iterator[Batch]) -> Batch:
         """Takes a batch. It is a wait for data as far as the device had nothing else to do."""
@@ -110,7 +115,7 @@ class Reporter:
         self._check_finite(step, max(int(metrics["bad_steps"]) for metrics in fetched))
 
     def flush(self) -> None:
-        """Has all readings so far on the disk or in the bucket: no step that is saved lacks its own."""
+        """Has all readings so far on the disk or in the bucket, where a step that is saved needs its own."""
         if self._writer is not None:
             self._writer.flush()
 
