@@ -155,10 +155,12 @@ def config_path(location: str) -> tuple[Path, str]:
     name, _, argument = location.partition(":")
     path = find_recipe(name) or Path(name)
     if not path.is_file():
-        siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        folder = path if path.is_dir() else path.parent
+        siblings = [str(p) for p in sorted(folder.glob("*.py"))] if folder.is_dir() else []
         close = nearest(str(path), siblings) or near_recipes(name) or siblings[:3]
         hint = f"; there is {', '.join(close)}" if close else ""
-        raise Owl2Error(f"config file {path} does not exist{hint}")
+        wrong = "is a folder, expected FILE.py" if path.is_dir() else "does not exist"
+        raise Owl2Error(f"config file {path} {wrong}{hint}")
     return path, argument
 
 
@@ -277,6 +279,8 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 
 def _literal(text: str) -> Any:
+    if any(part[:1] == "0" and part[1:].isdigit() for part in text.split(",")):
+        return text  # "1,000" is no (1, 0)
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

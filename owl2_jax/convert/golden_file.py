@@ -63,6 +63,8 @@ def read_golden(path: str | Path) -> dict[str, np.ndarray]:
         raise Owl2Error(f"golden file {why_not_readable(path, error)}") from None
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if "pickle" in reason:  # numpy's words for what is no archive of its own, with unsafe advice
+            reason = "it holds something else than arrays of numbers"
         raise Owl2Error(f"golden file {path} is no readable .npz: {reason}") from None
     for name, values in arrays.items():
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":

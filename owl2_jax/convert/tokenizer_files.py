@@ -73,8 +73,10 @@ def _load(model: bytes, path: Path) -> Any:
     processor = sentencepiece.SentencePieceProcessor()
     try:
         processor.LoadFromSerializedProto(model)
-    except RuntimeError as error:
-        raise Owl2Error(f"{path} is no SentencePiece model: {' '.join(str(error).split())}") from None
+    except RuntimeError:
+        raise Owl2Error(
+            f"{path} is no SentencePiece model, or damaged; give the tokenizer.model of the original"
+        ) from None
     return processor
 
 

@@ -91,9 +91,18 @@ def exit_stalled(run: Path, step: int, silence: float) -> None:
         f"error: host {jax.process_index()} finished no step for {silence:.0f} s (train.watchdog_seconds), "
         f"its last is {step}; exiting with {EXIT_HANG}, the same command resumes from the last checkpoint"
     ]
-    for path in sorted((run / HEARTBEATS_DIR).glob("*.json"), key=lambda path: int(path.stem)):
+    with contextlib.suppress(Exception):  # whatever a disk or store that hangs, too, raises: the run must end
+        lines += _last_beats(run)
+    exit_hung("\n".join([*lines, "stacks of this host:"]))
+
+
+def _last_beats(run: Path) -> list[str]:
+    """A line for each host that wrote a heartbeat."""
+    lines = []
+    files = [path for path in (run / HEARTBEATS_DIR).glob("*.json") if path.stem.isdecimal()]
+    for path in sorted(files, key=lambda path: int(path.stem)):
         with contextlib.suppress(Owl2Error, KeyError, TypeError):
             values = read_json_object(path)
             age = time.time() - values["time"]
             lines.append(f"  host {path.stem}: step {values['step']}, {age:.0f} s ago")
-    exit_hung("\n".join([*lines, "stacks of this host:"]))
+    return lines

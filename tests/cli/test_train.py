@@ -150,12 +150,17 @@ def test_refuses_config_files_with_the_nearest_name(folder, tmp_path):
     workdir = f"--workdir={tmp_path}"
     error = refused(f"--config={folder}/smal.py", workdir)
     assert re.search(r"smal.py does not exist; there is .*small.py", error)
+    assert re.search(
+        r"is a folder, expected FILE\.py; there is .*\.py", refused(f"--config={folder}", workdir)
+    )
     assert "defines no get_config()" in refused(f"--config={folder}/empty.py", workdir)
     assert "takes no argument, found 'size=1'" in refused(f"--config={folder}/small.py:size=1", workdir)
     error = refused(f"--config={folder}/takes.py:imagesize=336", workdir)
     assert "unknown config argument 'imagesize'; did you mean 'image_size'" in error
     error = refused(f"--config={folder}/takes.py:image_size=wide", workdir)
     assert "config argument image_size: expected a whole number, found 'wide'" in error
+    error = refused(f"--config={folder}/small.py", workdir, "train.total_steps=1,000")
+    assert "train.total_steps: expected a whole number, at least 1, found '1,000'" in error
     assert re.search(r"typo.py, line 3: KeyError: 'trian'", refused(f"--config={folder}/typo.py", workdir))
 
 

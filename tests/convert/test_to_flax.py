@@ -144,6 +144,7 @@ def test_what_else_a_tokenizer_may_be_is_named(tmp_path: Path) -> None:
         (pointer, "git lfs pull"),
         (b'{"a": 1}', "is JSON, expected"),
         (b"", "is no Sent"),
+        (b"# Readme", r"is no SentencePiece model, or damaged; give the tokenizer\.model of the original$"),
     ):
         path.write_bytes(content)
         with pytest.raises(Owl2Error, match=rf"tokenizer\.model .*{message}"):

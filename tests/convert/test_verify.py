@@ -99,6 +99,12 @@ def test_golden_file_of_another_model(subset) -> None:
             list(verify_checkpoint(GOLDEN / "A/hf", subset("B", *groups)))
 
 
+def test_a_text_in_place_of_a_golden_file_is_told_without_advice_to_trust_it(tmp_path: Path) -> None:
+    (tmp_path / "a.npz").write_text("# Readme")
+    with pytest.raises(Owl2Error, match=r"a\.npz is no readable \.npz: it holds something else than arr"):
+        read_golden(tmp_path / "a.npz")
+
+
 def save(path: Path, **arrays: np.ndarray) -> Path:
     np.savez(path, **{name.replace("__", "/"): values for name, values in arrays.items()})
     return path
