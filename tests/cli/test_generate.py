@@ -84,24 +84,24 @@ def test_the_input_is_not_written_over(generate, workspace):
     assert (workspace / "in.jsonl").read_bytes() == before
 
 
-def test_answers_for_a_pipe_are_answers_alone_and_leave_nothing_beside_it(
-    generate, workspace, capfd, checkpoint
-):
+def test_answers_for_a_pipe_are_answers_alone_and_leave_nothing_beside_it(workspace, capfd, checkpoint):
+    def generate(output: str) -> tuple[str, str]:
+        paths = [f"--checkpoint={checkpoint}", f"--input={workspace}/in.jsonl", f"--output={output}"]
+        assert main(["generate", *paths, "--max-new-tokens=4", "--sequences=2"]) == 0
+        return capfd.readouterr()
+
     write(workspace / "in.jsonl", [{"prompt": "What?"}])
-    assert generate()[0] == 0
+    generate(f"{workspace}/out.jsonl")
     asked = (workspace / "out.jsonl").read_text()
     os.mkfifo(workspace / "pipe")
     with subprocess.Popen(["cat", workspace / "pipe"], stdout=subprocess.PIPE, text=True) as reader:
-        code, err = generate(f"--output={workspace}/pipe")
+        out, err = generate(f"{workspace}/pipe")
         assert reader.communicate()[0] == asked
-    assert code == 0
+    assert out == ""
     assert f"1 answer in {workspace}/pipe" in err
     names = {path.name for path in workspace.iterdir()}
     assert names == {"in.jsonl", "out.jsonl", "out.jsonl.settings.json", "pipe"}
-    capfd.readouterr()
-    assert main(["generate", f"--checkpoint={checkpoint}", f"--input={workspace}/in.jsonl",
-                 "--output=/dev/stdout", "--max-new-tokens=4", "--sequences=2"]) == 0  # fmt: skip
-    assert capfd.readouterr().out == asked
+    assert generate("/dev/stdout")[0] == asked
     assert not os.path.exists("/dev/stdout.lock")
 
 
