@@ -16,11 +16,12 @@ import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.detokenizer import Answer
-from owl2_jax.inference.grammars import Matcher, matcher_of
+from owl2_jax.inference.grammars import matcher_of
 from owl2_jax.inference.images import FeaturePool
 from owl2_jax.inference.inputs import Prompt, read_request
 from owl2_jax.inference.kv_cache import PagePool
 from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.matcher import Matcher
 from owl2_jax.inference.model_runner import ModelRunner
 from owl2_jax.inference.prefix_cache import PrefixCache
 from owl2_jax.inference.request import Event, Request, Result
@@ -109,6 +110,7 @@ class Engine:
         """Why a request cannot be answered; None when it can."""
         try:
             self._read(request)
+            matcher_of(request, self.model)
         except Owl2Error as error:
             return error
         return None
@@ -116,7 +118,6 @@ class Engine:
     def _read(self, request: Request) -> Prompt:
         """A broken image is refused here, before anything runs."""
         prompt = read_request(request, self.model)
-        matcher_of(request, self.model)
         for image in prompt.images:
             if image not in self.runner.features:
                 image.pixels()
@@ -205,6 +206,8 @@ class Engine:
         for row, sequence in enumerate(plan.decoding):
             chosen, counts = rest
             parts.append((sequence, _part(chosen, row, counts[row])))
+        # Where nothing may come, what came anyway is no token of the answer.
+        parts = [(sequence, part) for sequence, part in parts if not sequence.failed]
         _follow(parts)
         for sequence, part in parts:
             if len(part.tokens):
@@ -253,8 +256,8 @@ class Engine:
     def _drop_ended(self) -> list[Event]:
         """Takes out what was cancelled or cannot get its form, before anything is planned for it."""
         self._wait_for_forms()
-        for sequence in self.scheduler.running:
-            if sequence.matcher is not None and not sequence.waits and sequence.matcher.failed:
+        for sequence in self.scheduler:
+            if not sequence.waits and sequence.failed:
                 sequence.answer.fail(f"{sequence.request.structured.name}: {sequence.matcher.error}")
         gone = [sequence for sequence in self.scheduler if sequence.answer.ended]
         return [event for sequence in gone for event in self._event(sequence)]

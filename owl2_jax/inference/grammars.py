@@ -1,9 +1,4 @@
-"""Structured output: which tokens may come next so that an answer gets the form it is to have.
-
-llguidance compiles the form and walks through it, token by token. `Matcher.advance_all` does that
-in a thread, where llguidance needs no lock of Python: the engine goes on with texts, new
-requests and their prompts, and waits for the masks only when it starts the next step.
-"""
+"""Structured output: forms of answers compiled by llguidance; a `Matcher` then walks through one."""
 
 from __future__ import annotations
 
@@ -12,16 +7,14 @@ import json
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from typing import Any, Final
-
-import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.tokenizer import Tokenizer
 from owl2_jax.inference.grammar_check import GrammarTimeout, GrammarTooLarge, fault, to_lark
 from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.matcher import Matcher, one_line, panics_as_errors
 from owl2_jax.inference.request import Request
 from owl2_jax.inference.structured import Structured
 
@@ -37,7 +30,6 @@ _LIMITS: Final = {
     "precompute_large_lexemes": False,
     "verbose_errors": False,
 }
-_PLACE: Final = re.compile(r"^at 1\(\d+\): ")
 # A model that is not sure may like blanks best, for ever.
 _JSON_OPTIONS: Final = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{0,40}"}
 
@@ -70,22 +62,25 @@ class Grammars:
         Raises:
           Owl2Error: no such form can be had; the message begins with the setting's name.
         """
+        matcher = self.known(structured, continues)
+        if matcher is not None:
+            return matcher
+        found = self._compile(structured, continues)
+        if not isinstance(found, GrammarTimeout):
+            with self._lock:
+                self._compiled[structured.kind, structured.text, continues] = found
+                while len(self._compiled) > _KEPT:
+                    self._compiled.popitem(last=False)
+        return _opened(found, structured)
+
+    def known(self, structured: Structured, continues: bool = False) -> Matcher | None:
+        """As `open`, for a form that was compiled before; None for another. Takes no time."""
         key = (structured.kind, structured.text, continues)
         with self._lock:
             found = self._compiled.get(key)
             if found is not None:
                 self._compiled.move_to_end(key)
-        if found is None:
-            found = self._compile(structured, continues)
-            if isinstance(found, GrammarTimeout):
-                raise GrammarTimeout(f"{structured.name}: {found}")
-            with self._lock:
-                self._compiled[key] = found
-                while len(self._compiled) > _KEPT:
-                    self._compiled.popitem(last=False)
-        if isinstance(found, Owl2Error):
-            raise type(found)(f"{structured.name}: {found}")
-        return found.copy()
+        return None if found is None else _opened(found, structured)
 
     def _compile(self, structured: Structured, continues: bool) -> Matcher | Owl2Error:
         try:
@@ -93,14 +88,21 @@ class Grammars:
             wrong = None if structured.kind in ("json_object", "choice") else fault(grammar, _LIMITS)
             if wrong is None:
                 limits = self._library.LLParserLimits(**_LIMITS)
-                walker = self._library.LLMatcher(self._vocabulary, grammar, log_level=0, limits=limits)
-                matcher = Matcher(walker, self._words)
-                wrong = walker.get_error() or matcher.error
+                with panics_as_errors():
+                    walker = self._library.LLMatcher(self._vocabulary, grammar, log_level=0, limits=limits)
+                    matcher = Matcher(walker, self._words)
+                    wrong = walker.get_error() or matcher.error
         except GrammarTooLarge as error:
             return error
         except Owl2Error as error:
             wrong = str(error)
-        return matcher if wrong is None else Owl2Error(_one_line(wrong))
+        return matcher if wrong is None else Owl2Error(one_line(wrong))
+
+
+def _opened(found: Matcher | Owl2Error, structured: Structured) -> Matcher:
+    if isinstance(found, Owl2Error):
+        raise type(found)(f"{structured.name}: {found}")
+    return found.copy()
 
 
 @functools.lru_cache(maxsize=4)
@@ -119,88 +121,16 @@ def matcher_of(request: Request, model: LoadedModel) -> Matcher | None:
     """A matcher at the beginning of an answer; None when any text will do. Raises `Owl2Error`."""
     if request.structured is None:
         return None
+    if request.matcher is not None:
+        return request.matcher.copy()
     found = grammars_of(model.tokenizer, model.config.decoder.vocab_size)
     return found.open(request.structured, request.continues)
 
 
-class Matcher:
-    """Where an answer stands in its form.
-
-    Attributes:
-      error: why the answer cannot go on, or None.
-    """
-
-    def __init__(self, walker: Any, words: int, first: np.ndarray | None = None):
-        self.error: str | None = None
-        self._walker = walker
-        self._words = words
-        self._work: Future[None] | None = None
-        self._allowed = np.zeros((words,), np.uint32)
-        if first is None:
-            self._look()
-        else:
-            self._allowed = first
-
-    def copy(self) -> Matcher:
-        """Another one that stands at the same place."""
-        return Matcher(self._walker.deep_copy(), self._words, self.allowed.copy())
-
-    @property
-    def allowed(self) -> np.ndarray:
-        """uint32[W], bit i % 32 of word i // 32 for token i; waits until it is known."""
-        self.wait()
-        return self._allowed
-
-    def wait(self) -> None:
-        """Returns when it is known what may come next."""
-        if self._work is not None:
-            self._work.result()
-            self._work = None
-
-    @property
-    def ready(self) -> bool:
-        """Whether it is known already."""
-        return self._work is None or self._work.done()
-
-    @property
-    def failed(self) -> bool:
-        """Whether the answer cannot go on; waits until it is known."""
-        return not self.allowed.any()
-
-    @staticmethod
-    def advance_all(matchers: Sequence[Matcher], tokens: Sequence[int]) -> None:
-        """Takes the newest token of each answer; the thread finds what may come after it."""
-
-        def walk() -> None:
-            for matcher, token in zip(matchers, tokens, strict=True):
-                matcher._take(token)
-
-        work = _thread().submit(walk)
-        for matcher in matchers:
-            matcher._work = work
-
-    def _take(self, token: int) -> None:
-        try:
-            self._walker.consume_token(token)
-            self._look()
-        except BaseException as error:  # a panic of Rust is no Exception, and ends this answer alone
-            self._fail(str(error))
-
-    def _look(self) -> None:
-        bits = np.frombuffer(self._walker.compute_bitmask(), np.uint32)[: self._words]
-        self._allowed = np.zeros((self._words,), np.uint32)
-        self._allowed[: len(bits)] = bits
-        if not self._allowed.any() or self._walker.is_error():
-            self._fail(self._walker.get_error())
-
-    def _fail(self, reason: str) -> None:
-        self.error = _one_line(reason)
-        self._allowed = np.zeros((self._words,), np.uint32)
-
-
-@functools.cache
-def _thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "masks")
+def known_matcher(request: Request, model: LoadedModel) -> Matcher | None:
+    """As `matcher_of`, for a form that was compiled before; None for another."""
+    found = grammars_of(model.tokenizer, model.config.decoder.vocab_size)
+    return found.known(request.structured, request.continues)
 
 
 class _Vocabulary:
@@ -248,14 +178,6 @@ def _form(structured: Structured) -> Mapping[str, Any]:
         expression = _llguidance().regex_to_lark(expression, "")
         return {"lark_grammar": f"start: /{expression}/"}
     return {"lark_grammar": to_lark(text)}
-
-
-def _one_line(text: str) -> str:
-    """What llguidance says, without the lines around it that were added to what the user wrote."""
-    text = " ".join(text.replace("<non-verbose/>", "").split())
-    if text in ("", "NoExtension", "NoExtensionBias"):
-        return "nothing that may follow leads to an end"
-    return _PLACE.sub("", text.partition(" 1 | start:")[0])[:300]
 
 
 def _llguidance() -> Any:

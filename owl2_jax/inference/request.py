@@ -12,6 +12,7 @@ import numpy as np
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import check_value
 from owl2_jax.core.ranges import Count, Whole, between
+from owl2_jax.inference.matcher import Matcher
 from owl2_jax.inference.sampling import Sampling, check_token_ids
 from owl2_jax.inference.structured import Structured
 
@@ -40,6 +41,7 @@ class Request:
       stop_token_ids: tokens that end the answer as `</s>` does; they are not part of its text.
       ignore_eos: `</s>` does not end the answer.
       structured: what the answer must look like.
+      matcher: at the beginning of that form, when it was compiled before; it is copied, not moved.
       top_logprobs: for every token, how many likeliest tokens to list with it.
       stream_logprobs: tell the log-probabilities with each event, not in the result alone.
       image_mode: "pad", "resize" or "none"; None for the checkpoint's own.
@@ -61,6 +63,7 @@ class Request:
     stop_token_ids: Sequence[int] = ()
     ignore_eos: bool = False
     structured: Structured | None = None
+    matcher: Matcher | None = field(default=None, repr=False, compare=False)
     top_logprobs: TopLogprobs = 0
     stream_logprobs: bool = False
     image_mode: str | None = None

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from owl2_jax.inference.detokenizer import Answer
-from owl2_jax.inference.grammars import Matcher
 from owl2_jax.inference.inputs import Prompt
+from owl2_jax.inference.matcher import Matcher
 from owl2_jax.inference.request import Request
 
 
@@ -72,6 +72,11 @@ class Sequence:
     def waits(self) -> bool:
         """Whether it is not known yet what may come next; others go on meanwhile."""
         return self.matcher is not None and not self.matcher.ready
+
+    @property
+    def failed(self) -> bool:
+        """Whether nothing may come next, so that its form cannot be had; waits until that is known."""
+        return self.matcher is not None and self.matcher.failed
 
     def append(self, tokens: np.ndarray) -> None:
         """Takes tokens int32[n] of the answer; all but the last are in the pages."""

@@ -119,6 +119,7 @@ class EngineRunner:
         self._commands: queue.SimpleQueue[Callable[[Engine], None] | None] = queue.SimpleQueue()
         self._tickets: dict[int, Ticket] = {}  # by the engine's number; of the thread alone
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._ended = False
         self.programs = 0
         self._engine: Engine | None = None  # the one that runs; outside of the thread only looked at
         self._ready = False
@@ -135,7 +136,7 @@ class EngineRunner:
     @property
     def live(self) -> bool:
         """Whether the thread runs; once it does not, it never will again."""
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self._ended
 
     @property
     def ready(self) -> bool:
@@ -232,7 +233,7 @@ class EngineRunner:
             self._tickets[engine.submit(request)] = ticket
         except Owl2Error as error:
             self._publish([(ticket, ApiError(str(error)))])
-        except Exception:
+        except BaseException:
             self._publish([(ticket, _FAILED)])
             raise
 
@@ -246,8 +247,10 @@ class EngineRunner:
         try:
             while self._serve():
                 gc.collect()  # the engine that failed holds pages, and some of its parts each other
-        except Exception:
+        except BaseException:
             _log.exception("the engine cannot be started")
+        finally:  # whatever ended the thread: nobody waits for what it will never say
+            self._ended = True
             self._in_loop(self._fail_held, unavailable("the engine cannot be started", 30))
 
     def _serve(self) -> bool:
@@ -260,7 +263,7 @@ class EngineRunner:
         try:
             while self._obey(engine):
                 self._step(engine)
-        except Exception:
+        except BaseException:  # a library of another language may raise what is no Exception
             _log.exception("the engine failed; its answers are lost and it starts again")
             self._publish([(ticket, _FAILED) for ticket in self._tickets.values()])
             self._tickets.clear()

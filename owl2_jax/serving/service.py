@@ -12,9 +12,10 @@ import numpy as np
 from owl2_jax.data.conversation import encode_prompt
 from owl2_jax.data.messages import IMAGE_MARK
 from owl2_jax.inference.engine import Engine, EngineConfig
-from owl2_jax.inference.grammars import check_request
+from owl2_jax.inference.grammars import known_matcher, matcher_of
 from owl2_jax.inference.image_attention import Look, Looking
 from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.matcher import Matcher
 from owl2_jax.inference.request import Request
 from owl2_jax.inference.sampling import check_token_ids
 from owl2_jax.serving.body import BodyReader
@@ -104,9 +105,9 @@ class Service:
         choices = self._reserve(call.count)
         try:
             ids, room = await asyncio.to_thread(self.ids, call.conversation)
-            await self._check(call)
+            matchers = await self._check(call)
             images = await self.read_images(call.conversation)
-            choices.submit(self._request(call, ids, room, images).choices(call.count))
+            choices.submit(self._request(call, ids, room, images, matchers).choices(call.count))
         except BaseException:
             choices.abandon()
             raise
@@ -121,10 +122,10 @@ class Service:
         choices = self._reserve(len(call.prompts) * call.count)
         try:
             prompts = await asyncio.to_thread(read_prompts, call, self.model, self._most_text)
-            await self._check(call, {prompt.continues for prompt in prompts})
+            matchers = await self._check(call, {prompt.continues for prompt in prompts})
             requests: list[Request] = []
             for prompt in prompts:
-                one = self._request(call, prompt.ids, prompt.room, [], prompt.continues)
+                one = self._request(call, prompt.ids, prompt.room, [], matchers, prompt.continues)
                 requests += one.choices(call.count)
             choices.submit(requests)
         except BaseException:
@@ -140,7 +141,13 @@ class Service:
         return Choices.reserve(self.runner, count)
 
     def _request(
-        self, call: Call, ids: np.ndarray, room: int, images: list[np.ndarray], continues: bool = False
+        self,
+        call: Call,
+        ids: np.ndarray,
+        room: int,
+        images: list[np.ndarray],
+        matchers: Mapping[bool, Matcher],
+        continues: bool = False,
     ) -> Request:
         wanted = call.max_new_tokens
         return Request(
@@ -153,29 +160,44 @@ class Service:
             stop_token_ids=call.stop_token_ids,
             ignore_eos=call.ignore_eos,
             structured=call.structured,
+            matcher=matchers.get(continues),
             top_logprobs=call.top_logprobs,
             stream_logprobs=call.stream and call.logprobs,
             continues=continues,
         )
 
-    async def _check(self, call: Call, continues: Iterable[bool] = (False,)) -> None:
-        """Raises `ApiError` for token ids that there are not, and compiles the form of the answers."""
+    async def _check(self, call: Call, continues: Iterable[bool] = (False,)) -> dict[bool, Matcher]:
+        """The form of the answers, compiled for each of `continues`; nothing when any text will do.
+
+        Raises:
+          ApiError: token ids that there are not, or a form that cannot be had.
+        """
         with about("logit_bias"):
             call.sampling.check_tokens(self.model.tokenizer.vocab_size)
         with about("stop_token_ids"):
             check_token_ids("stop_token_ids", call.stop_token_ids, self.model.tokenizer.vocab_size)
-        for one in continues if call.structured else ():
-            await self._compile(Request("", structured=call.structured, continues=one))
+        if call.structured is None:
+            return {}
+        with about(call.structured.name.partition(".")[0]):
+            return {
+                one: await self._compiled(Request("", structured=call.structured, continues=one))
+                for one in continues
+            }
 
-    async def _compile(self, request: Request) -> None:
-        """Has the form of an answer compiled, so that the engine need not wait for it."""
+    async def _compiled(self, request: Request) -> Matcher:
+        """The form of an answer, compiled here, so that the engine need not wait for it.
+
+        One that was compiled before does not stand in line with those that are new.
+        """
+        known = await asyncio.to_thread(known_matcher, request, self.model)
+        if known is not None:
+            return known
         if self._forms >= MAX_FORMS:
             raise overloaded("too many forms of answers are being compiled; try again", 2)
         self._forms += 1
         try:
-            work = (check_request, request, self.model)
-            with about(request.structured.name.partition(".")[0]):
-                await asyncio.get_running_loop().run_in_executor(self._form_threads, *work)
+            work = (matcher_of, request, self.model)
+            return await asyncio.get_running_loop().run_in_executor(self._form_threads, *work)
         finally:
             self._forms -= 1
 

@@ -15,11 +15,12 @@ from jax._src import monitoring
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.engine import Engine, EngineConfig
+from owl2_jax.inference.grammars import Grammars, matcher_of
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.program_sizes import page_bytes
 from owl2_jax.inference.request import Request
 from owl2_jax.inference.sampling import Sampling
-from owl2_jax.inference.structured import choice, json_object, regex
+from owl2_jax.inference.structured import choice, grammar, json_object, regex
 from owl2_jax.testing import tiny
 
 
@@ -156,6 +157,49 @@ def test_an_answer_of_a_form_waits_for_its_mask_and_others_do_not(model):
     while engine.pending:
         told += [event.request_id for event in engine.step() if event.result]
     assert {formed, free} <= set(told)
+
+
+def test_an_answer_without_a_next_token_gets_none_before_its_error(model):
+    """However late it is known that nothing may come: even while the step is under way."""
+    engine = shared(model, decode_steps=2)
+    number = engine.submit(ask("What?", structured=grammar('start: "a" s\ns: s s', "f"), max_new_tokens=30))
+    engine.step()
+    (sequence,) = engine.scheduler
+    sequence.matcher.wait()
+    before, plan = list(engine.tokens_of(number)), engine.scheduler.plan
+
+    def late_plan():
+        type(sequence).waits = property(lambda one: False)  # known only after the check of the step
+        return plan()
+
+    class Late(Future):
+        """Done as soon as it is waited for."""
+
+        def done(self) -> bool:
+            return False
+
+    sequence.matcher._work = Late()
+    sequence.matcher._work.set_result(None)
+    waits = type(sequence).waits
+    engine.scheduler.plan = late_plan
+    try:
+        events = engine.step()
+    finally:
+        type(sequence).waits = waits
+    assert engine.pending
+    assert events == []
+    events = engine.step()
+    (result,) = [event.result for event in events if event.result]
+    assert result.finish_reason == "error"
+    assert result.token_ids == before
+
+
+def test_a_form_that_comes_with_its_request_is_not_compiled_again(model, monkeypatch):
+    form = regex("[a-d]{4}", "f")
+    compiled = matcher_of(ask("What?", structured=form), model)
+    monkeypatch.setattr(Grammars, "open", lambda *_: pytest.fail("compiled in the engine's thread"))
+    results = list(shared(model).generate(ask("What?", structured=form, matcher=compiled).choices(3)))
+    assert all(re.fullmatch("[a-d]{4}", result.text) for result in results)
 
 
 def test_greedy_answer_is_the_same_beside_sampled_ones(model, single):

@@ -194,6 +194,38 @@ def test_a_library_that_breaks_ends_one_answer(grammars):
     assert not sound.failed
 
 
+def test_a_panic_of_the_library_is_an_error_of_the_form(monkeypatch):
+    class Panic(BaseException):
+        """What pyo3 raises: no Exception."""
+
+    class Panicked:
+        def deep_copy(self):
+            raise Panic("index out of bounds")
+
+    def panic(*_, **__):
+        raise Panic("index out of bounds")
+
+    grammars = Grammars(TOKENIZER, V)
+    monkeypatch.setattr(grammars._library, "LLMatcher", panic)
+    with pytest.raises(Owl2Error, match="^c: llguidance failed: index out of bounds$"):
+        grammars.open(choice(["ab"], "c"))
+    with pytest.raises(Owl2Error, match="llguidance failed"):
+        Matcher(Panicked(), 1, np.ones(1, np.uint32)).copy()
+
+
+def test_a_known_form_is_had_without_compiling():
+    grammars = Grammars(TOKENIZER, V)
+    form, bad = regex("[ab]{4}", "r"), regex("(", "r")
+    assert grammars.known(form) is None
+    grammars.open(form)
+    assert grammars.known(form).allowed.any()
+    assert grammars.known(form, True) is None  # with the space of a word boundary it is another
+    with pytest.raises(Owl2Error, match="^r: "):
+        grammars.open(bad)
+    with pytest.raises(Owl2Error, match="^r: "):
+        grammars.known(bad)
+
+
 def test_nobody_waits_for_a_mask_that_is_not_asked_for(grammars):
     matcher = grammars.open(regex("[ab]{4}", "r"), True)
     began, go_on = threading.Event(), threading.Event()

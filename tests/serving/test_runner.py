@@ -65,6 +65,15 @@ class BrokenEngine(FakeEngine):
         raise RuntimeError("out of memory")
 
 
+class Panic(BaseException):
+    """What a library in Rust raises: no Exception."""
+
+
+class PanickedEngine(FakeEngine):
+    def step(self) -> list[Event]:
+        raise Panic("index out of bounds")
+
+
 @contextlib.asynccontextmanager
 async def running(*engines: FakeEngine, places: int = 2) -> AsyncIterator[EngineRunner]:
     """A runner that takes one engine after the other."""
@@ -181,12 +190,13 @@ def test_place_that_was_never_used_is_given_back():
     run(test)
 
 
+@pytest.mark.parametrize("broken", [BrokenEngine, PanickedEngine])
 @pytest.mark.parametrize("prompt", ["good", "worse"])
-def test_failed_engine_starts_anew_and_its_answers_get_an_error(prompt):
+def test_failed_engine_starts_anew_and_its_answers_get_an_error(broken, prompt):
     async def test():
         engine = FakeEngine()
         engine.go.set()
-        async with running(BrokenEngine(), engine) as runner:
+        async with running(broken(), engine) as runner:
             with pytest.raises(ApiError, match="engine failed") as caught:
                 await submit(runner, prompt).next()
             assert caught.value.status == 500
@@ -207,6 +217,26 @@ def test_engine_that_cannot_start_anew_leaves_nobody_waiting():
             with pytest.raises(ApiError) as caught:
                 runner.reserve()
             assert caught.value.status == 503
+
+    run(test)
+
+
+def test_whatever_ends_the_thread_nobody_waits_for_it():
+    go = threading.Event()
+
+    def panic() -> FakeEngine:
+        go.wait(10)
+        raise Panic("index out of bounds")
+
+    async def test():
+        runner = EngineRunner(panic, 2, 2, Metrics())
+        runner.start()
+        ticket = submit(runner)
+        go.set()
+        with pytest.raises(ApiError, match="cannot be started"):
+            await ticket.next()
+        assert await asyncio.to_thread(runner.wait_ended, 10)
+        assert runner.state == "failed"
 
     run(test)
 

@@ -155,6 +155,13 @@ def test_too_many_forms_at_once_are_told_so_and_leave_no_place_taken(client, sha
     shared.wait(shared.idle)
 
 
+def test_a_known_form_does_not_stand_in_line_with_new_ones(client, shared, monkeypatch):
+    known = form(regex="[ab]{3}")
+    ask(client, **known)
+    monkeypatch.setattr(service, "MAX_FORMS", 0)  # as if as many as can be were being compiled
+    assert re.fullmatch("[ab]{3}", ask(client, **known).message.content)
+
+
 def test_an_answer_that_leads_nowhere_is_an_error_and_no_end_of_the_server(client):
     with pytest.raises(openai.BadRequestError, match="leads to an end") as caught:
         ask(client, **form(grammar='start: "a" s\ns: "b" t\nt: t t'))
