@@ -80,7 +80,8 @@ class ModelRunner:
         self.rows = SamplerRows(config.sequences, model.config.decoder.vocab_size, model.tokenizer.eos_id)
         self._tables = BlockTables(config.sequences, self.sizes.pages_per_sequence)
         with self.on_mesh():
-            layout = paged_kernels.layout(jax.default_backend())
+            head_dim = model.config.decoder.head_dim
+            layout = paged_kernels.layout(jax.default_backend(), head_dim, config.page_size)
             self.pages = _empty_pages(model.config, self.sizes.pages, config.page_size, layout)
             self._state = _empty_rows(config.sequences, model.config.decoder.vocab_size)
         if isinstance(self.owl, UnrolledOwl2):

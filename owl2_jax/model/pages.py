@@ -25,11 +25,18 @@ from owl2_jax.model.config import Owl2Config
 
 Array = jax.Array
 
-# How pages lie in memory: "heads" for the written-out reference and the GPU's kernel,
-# "combined" for the TPU's, which wants keys and values of a head as neighbours.
+# How pages lie in memory: "heads" for the written-out reference, "combined" for the TPU's kernel,
+# which wants keys and values of a head as neighbours, "by_head" for the GPU's, of which every
+# block works for one head.
 HEADS: Final = "heads"
 COMBINED: Final = "combined"
+BY_HEAD: Final = "by_head"
 _LANES: Final = 128
+_AXES: Final = {
+    HEADS: (None, axes.ACT_HEADS, None, None),
+    COMBINED: (None, None, axes.ACT_HEADS, None),
+    BY_HEAD: (axes.ACT_HEADS, None, None, None, None),
+}
 
 
 @flax.struct.dataclass
@@ -37,17 +44,29 @@ class Pages:
     """P pages of each of L layers.
 
     Attributes:
-      keys, values: dtype[L * P, K, page_size, H], keys after rotation; or, combined,
-        keys dtype[L * P, page_size, 2 K, H'] with keys and values in turn, and no values. H' is
-        H with zeros up to whole lanes of the TPU.
+      keys, values: dtype[L * P, K, page_size, H], keys after rotation; or, by head,
+        dtype[K, L, P, page_size, H]; or, combined, keys dtype[L * P, page_size, 2 K, H'] with keys
+        and values in turn, and no values. H' is H with zeros up to whole lanes of the TPU.
     """
 
     keys: Array
     values: Array | None
 
     @property
+    def layout(self) -> str:
+        """How they lie."""
+        if self.values is None:
+            return COMBINED
+        return BY_HEAD if self.keys.ndim == 5 else HEADS
+
+    @property
     def page_size(self) -> int:
-        return self.keys.shape[1 if self.values is None else 2]
+        return self.keys.shape[1 if self.values is None else -2]
+
+    @property
+    def axes(self) -> tuple[str | None, ...]:
+        """Where they lie on a mesh: heads over the tensor axis, everything else whole."""
+        return _AXES[self.layout]
 
 
 @flax.struct.dataclass
@@ -85,13 +104,14 @@ def empty_pages(config: Owl2Config, count: int, page_size: int, layout: str = HE
             Pages(to_lanes(jnp.zeros((total, page_size, 2 * heads, width), config.dtype)), None)
         )
     shape = (total, heads, page_size, width)
+    if layout == BY_HEAD:
+        shape = (heads, decoder.num_layers, count, page_size, width)
     return _constrain(Pages(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)))
 
 
 def _constrain(pages: Pages) -> Pages:
-    """Says where pages lie on a mesh: heads over the tensor axis, everything else whole."""
-    names = (None, None, axes.ACT_HEADS, None) if pages.values is None else (None, axes.ACT_HEADS, None, None)
-    return jax.tree.map(lambda part: nn.with_logical_constraint(part, names), pages)
+    """Says where pages lie on a mesh."""
+    return jax.tree.map(lambda part: nn.with_logical_constraint(part, pages.axes), pages)
 
 
 def to_lanes(x: Array) -> Array:
@@ -101,15 +121,22 @@ def to_lanes(x: Array) -> Array:
 
 def write_tokens(pages: Pages, k: Array, v: Array, batch: PagedBatch, layer: Array, num_layers: int) -> Pages:
     """Puts keys and values dtype[T, K, H] of a batch where its block tables say; padding is dropped."""
-    total, size = pages.keys.shape[0], pages.page_size
+    count, size = _pages_per_layer(pages, num_layers), pages.page_size
     table = batch.block_tables.at[batch.rows, batch.positions // size].get(mode="clip")
     padding = batch.rows >= batch.block_tables.shape[0]
-    page = jnp.where(padding, total, table + layer * (total // num_layers))
+    page = jnp.where(padding, num_layers * count, table + layer * count)
     offset = batch.positions % size
     dtype = pages.keys.dtype
     if pages.values is None:
         both = to_lanes(jnp.stack([k, v], axis=2).reshape(k.shape[0], -1, k.shape[-1]))
         return _constrain(Pages(pages.keys.at[page, offset].set(both.astype(dtype), mode="drop"), None))
+    if pages.layout == BY_HEAD:
+        layer = jnp.where(padding, num_layers, layer)
+
+        def put(part: Array, new: Array) -> Array:
+            return part.at[:, layer, table, offset].set(new.swapaxes(0, 1).astype(dtype), mode="drop")
+
+        return _constrain(Pages(put(pages.keys, k), put(pages.values, v)))
     keys = pages.keys.at[page, :, offset].set(k.astype(dtype), mode="drop")
     values = pages.values.at[page, :, offset].set(v.astype(dtype), mode="drop")
     return _constrain(Pages(keys, values))
@@ -117,9 +144,17 @@ def write_tokens(pages: Pages, k: Array, v: Array, batch: PagedBatch, layer: Arr
 
 def copy_pages(pages: Pages, sources: Array, targets: Array, num_layers: int) -> Pages:
     """Copies whole pages of every layer, int32[C] each; a target of P (past the end) is dropped."""
-    total = pages.keys.shape[0]
-    count = total // num_layers
+    count = _pages_per_layer(pages, num_layers)
+    if pages.layout == BY_HEAD:
+        return jax.tree.map(
+            lambda part: part.at[:, :, targets].set(part.at[:, :, sources].get(mode="clip"), mode="drop"),
+            pages,
+        )
     first = jnp.arange(num_layers)[:, None] * count
     read = (first + jnp.minimum(sources, count - 1)).reshape(-1)
-    written = jnp.where(targets < count, first + targets, total).reshape(-1)
+    written = jnp.where(targets < count, first + targets, num_layers * count).reshape(-1)
     return jax.tree.map(lambda part: part.at[written].set(part[read], mode="drop"), pages)
+
+
+def _pages_per_layer(pages: Pages, num_layers: int) -> int:
+    return pages.keys.shape[2] if pages.layout == BY_HEAD else pages.keys.shape[0] // num_layers

@@ -118,9 +118,8 @@ def cache_shardings(mesh: Mesh) -> dict[str, NamedSharding]:
     }
 
 
-def page_sharding(mesh: Mesh, combined: bool) -> NamedSharding:
-    """Of pages [P, K, page_size, H], or combined [P, page_size, 2 K, H]: heads over the tensor axis."""
-    names = (None, None, axes.ACT_HEADS, None) if combined else (None, axes.ACT_HEADS, None, None)
+def page_sharding(mesh: Mesh, names: tuple[str | None, ...]) -> NamedSharding:
+    """Of pages whose axes have these names, see `Pages.axes`: heads over the tensor axis."""
     return NamedSharding(mesh, compute_spec(names))
 
 

@@ -102,9 +102,9 @@ def _workload(
 def _held(config: Owl2Config, shape: Shape, mesh: Mesh) -> tuple[Any, step.RowState]:
     """Pages for all rows at their longest, and the state of the rows."""
     platform = mesh.devices.flat[0].platform
-    layout = paged_kernels.layout(platform)
+    layout = paged_kernels.layout(platform, config.decoder.head_dim, PAGE_SIZE)
     pages = jax.eval_shape(lambda: empty_pages(config, shape.rows * _width(shape), PAGE_SIZE, layout))
-    heads, whole = shardings.page_sharding(mesh, combined=pages.values is None), shardings.replicated(mesh)
+    heads, whole = shardings.page_sharding(mesh, pages.axes), shardings.replicated(mesh)
     state = jax.eval_shape(lambda: step.empty_rows(shape.rows, config.decoder.vocab_size))
     return _place(pages, lambda leaf: heads), _place(state, lambda leaf: whole)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas.ops.gpu import paged_attention as gpu_library
 from jax.experimental.pallas.ops.tpu import ragged_paged_attention as library
 from jax.experimental.pallas.ops.tpu.ragged_paged_attention import kernel
 
-from owl2_jax.model import paged_attention, paged_kernels
-from owl2_jax.model.pages import COMBINED, HEADS
-from tests.model.test_paged_attention import CASES, HEADS_Q, LAYERS, WIDTH, batch_of, filled
+from owl2_jax.model import attention, paged_attention, paged_kernels
+from owl2_jax.model.pages import BY_HEAD, COMBINED, HEADS, copy_pages
+from tests.model.test_paged_attention import CASES, COUNT, HEADS_Q, LAYERS, SIZE, WIDTH, batch_of, filled
 
 
 def reference(q, pages, lengths, tables, starts, count, *, sm_scale, **sizes):
@@ -30,9 +33,47 @@ def test_ragged_kernel_of_the_tpu_is_the_reference(lengths, counts, tokens, rows
     np.testing.assert_allclose(found[:real], expected[:real], atol=2e-5)
 
 
-def test_layouts_are_those_of_the_kernels():
-    assert paged_kernels.layout("tpu") == COMBINED
-    assert paged_kernels.layout("cpu") == paged_kernels.layout("gpu") == HEADS
+@pytest.mark.parametrize(("lengths", "counts", "tokens", "rows"), CASES)
+def test_kernel_of_the_gpu_is_the_product_written_out(lengths, counts, tokens, rows, monkeypatch):
+    """In interpret mode, with blocks of two pages and all splits that there can be."""
+    interpreted = functools.partial(gpu_library.paged_attention, interpret=True)
+    monkeypatch.setattr(gpu_library, "paged_attention", interpreted)
+    monkeypatch.setattr(paged_kernels, "_KEYS_AT_A_TIME", 8)
+    batch = batch_of(lengths, counts, tokens, rows)
+    pages, keys, values = filled(batch, BY_HEAD)
+    q = jnp.asarray(np.random.default_rng(2).normal(size=(tokens, HEADS_Q, WIDTH)), jnp.float32)
+    found = paged_kernels.attend(q, pages, batch, jnp.int32(1), LAYERS)
+    assert np.isfinite(found).all()
+    for row, length in enumerate(lengths):
+        part = slice(int(batch.starts[row]), int(batch.starts[row + 1]))
+        mask = (np.arange(length) <= np.asarray(batch.positions)[part][:, None])[None]
+        expected, _ = attention.dot_product(q[None, part], keys[row][None], values[row][None], mask)
+        np.testing.assert_allclose(found[part], expected[0], atol=2e-6)
+
+
+def test_pages_by_head_are_written_and_copied_as_the_others():
+    batch = batch_of([5, 13], [5, 13], 24, 3)
+    plain, by_head = filled(batch)[0], filled(batch, BY_HEAD)[0]
+    sources, targets = np.array([3, 0], np.int32), np.array([7, COUNT], np.int32)
+    plain, by_head = (copy_pages(pages, sources, targets, LAYERS) for pages in (plain, by_head))
+    for part, other in zip((plain.keys, plain.values), (by_head.keys, by_head.values), strict=True):
+        np.testing.assert_array_equal(part, other.transpose(1, 2, 0, 3, 4).reshape(part.shape))
+    assert (plain.page_size, by_head.page_size) == (SIZE, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("platform", "head_dim", "page_size", "layout"),
+    [
+        ("tpu", 80, 16, COMBINED),
+        ("cpu", 128, 16, HEADS),
+        ("gpu", 128, 16, BY_HEAD),
+        ("gpu", 80, 16, HEADS),
+        ("gpu", 8, 16, HEADS),
+        ("gpu", 128, 24, HEADS),
+    ],
+)
+def test_layouts_are_those_of_the_kernels(platform, head_dim, page_size, layout):
+    assert paged_kernels.layout(platform, head_dim, page_size) == layout
 
 
 def test_combined_pages_hold_keys_and_values_of_a_head_side_by_side():
