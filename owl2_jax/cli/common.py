@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from owl2_jax.core.errors import Owl2Error, nearest
 from owl2_jax.core.locks import locked, refuse_held
-from owl2_jax.core.ranges import Count, between
+from owl2_jax.core.ranges import Count, PartKept, between
 from owl2_jax.core.texts import BucketPath
 
 if TYPE_CHECKING:
@@ -112,9 +112,15 @@ def add_engine_arguments(parser: argparse.ArgumentParser, what: str) -> None:
     """Sizes of the engine; `what` it does at a time."""
     parser.add_argument("--sequences", type=Count, metavar="N", help=f"{what} at a time (default: 64)")
     parser.add_argument("--slots", type=Count, dest="sequences", help=argparse.SUPPRESS)  # older name
-    parser.add_argument(
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--cache-share", type=PartKept, metavar="S",
+        help="share of what an accelerator's memory has left once the model is there, for keys and values: "
+        "as much of it as they need is taken at the start (default: 0.9)",
+    )  # fmt: skip
+    size.add_argument(
         "--cache-mib", type=CacheMib, metavar="N",
-        help="memory for keys and values, all of it taken at the start (default: what they need, up to 256)",
+        help="this much for keys and values instead (default on a CPU: what they need, up to 256)",
     )  # fmt: skip
 
 
@@ -125,7 +131,11 @@ def engine_config(model: LoadedModel, args: argparse.Namespace) -> EngineConfig:
 
     ways = batch_ways(model.mesh) if model.mesh else 1
     sequences = args.sequences or -(-_SEQUENCES // ways) * ways
-    return EngineConfig(sequences=sequences, cache_bytes=args.cache_mib and args.cache_mib * 2**20)
+    return EngineConfig(
+        sequences=sequences,
+        cache_bytes=args.cache_mib and args.cache_mib * 2**20,
+        cache_share=args.cache_share,
+    )
 
 
 def check_image(path: Path) -> None:

@@ -85,7 +85,8 @@ def main(args: argparse.Namespace) -> int:
     model = load_model(args, args.int8)
     engine = dataclasses.replace(engine_config(model, args), decode_steps=4)
     service = Service(model, config, engine)
-    print(f"{service.name}: chat page at {url_of(sock)}, API at {url_of(sock)}/v1; compiling", flush=True)
+    where = f"chat page at {url_of(sock)}, API at {url_of(sock)}/v1"
+    print(f"{service.name}: {where}; {service.about_cache()}; compiling", flush=True)
     server = Server(service, on_ready=lambda: print("ready", flush=True))
     server.run(sockets=[sock])
     code = ENGINE_DIED if server.failed else 0

@@ -12,10 +12,11 @@ import numpy as np
 
 from owl2_jax.core.host_memory import collapse_into_huge_pages
 from owl2_jax.inference.block_table import BlockTables
+from owl2_jax.inference.device_memory import sizes_of
 from owl2_jax.inference.images import FeaturePool
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.packed import Layout, pack, unpack
-from owl2_jax.inference.program_sizes import Sizes, StepSize
+from owl2_jax.inference.program_sizes import StepSize
 from owl2_jax.inference.sampler import Chosen, load_row
 from owl2_jax.inference.sampler_rows import SamplerRows
 from owl2_jax.inference.scheduler import Chunk
@@ -27,7 +28,6 @@ from owl2_jax.model import paged_kernels
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.model.pages import PagedBatch, Pages, copy_pages, empty_pages
 from owl2_jax.parallel.rules import activate
-from owl2_jax.parallel.shardings import batch_ways
 
 Array = jax.Array
 
@@ -72,8 +72,7 @@ class ModelRunner:
     def __init__(self, model: LoadedModel, config: EngineConfig):
         self.model = model
         self.config = config
-        ways = 1 if model.mesh is None else batch_ways(model.mesh)
-        self.sizes = Sizes.of(config, model.config, ways)
+        self.sizes = sizes_of(config, model)
         self.used: set[tuple] = set()
         self.owl, self.params = prepare(model)
         self.features = FeaturePool(model.config, self.sizes.features, self._encode, self.sizes.images)

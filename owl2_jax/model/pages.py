@@ -31,7 +31,7 @@ Array = jax.Array
 HEADS: Final = "heads"
 COMBINED: Final = "combined"
 BY_HEAD: Final = "by_head"
-_LANES: Final = 128
+LANES: Final = 128  # of a TPU's registers
 _AXES: Final = {
     HEADS: (None, axes.ACT_HEADS, None, None),
     COMBINED: (None, None, axes.ACT_HEADS, None),
@@ -116,7 +116,7 @@ def _constrain(pages: Pages) -> Pages:
 
 def to_lanes(x: Array) -> Array:
     """dtype[..., H] with zeros behind, up to a multiple of the TPU's 128 lanes."""
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % _LANES)])
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % LANES)])
 
 
 def write_tokens(pages: Pages, k: Array, v: Array, batch: PagedBatch, layer: Array, num_layers: int) -> Pages:

@@ -11,11 +11,13 @@ import numpy as np
 
 from owl2_jax.data.conversation import encode_prompt
 from owl2_jax.data.messages import IMAGE_MARK
+from owl2_jax.inference.device_memory import sizes_of
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.grammars import known_matcher, matcher_of
 from owl2_jax.inference.image_attention import Look, Looking
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.matcher import Matcher
+from owl2_jax.inference.program_sizes import describe_cache
 from owl2_jax.inference.request import Request
 from owl2_jax.inference.sampling import check_token_ids
 from owl2_jax.serving.body import BodyReader
@@ -54,6 +56,8 @@ class Service:
         self.model = model
         self.config = config
         self.name = config.model_name or model.name
+        self._engine_config = engine
+        self._sizes = sizes_of(engine, model)
         self.metrics = Metrics()
         limits = config.limits
         self.bodies = BodyReader(limits)
@@ -73,6 +77,10 @@ class Service:
         self._form_threads = ThreadPoolExecutor(2, "form")
         self._forms = 0
         self._most_text = _most_text(model)
+
+    def about_cache(self) -> str:
+        """The engine's cache in a line for people."""
+        return describe_cache(self._engine_config, self.model.config, self._sizes.pages)
 
     def read_call(self, value: Mapping[str, Any]) -> ChatCall:
         """Checks a chat completion. Raises `ApiError`."""

@@ -207,7 +207,7 @@ def test_a_panic_of_the_library_is_an_error_of_the_form(monkeypatch):
 
     grammars = Grammars(TOKENIZER, V)
     monkeypatch.setattr(grammars._library, "LLMatcher", panic)
-    with pytest.raises(Owl2Error, match="^c: llguidance failed: index out of bounds$"):
+    with pytest.raises(Owl2Error, match=r"^c: llguidance failed: index out of bounds$"):
         grammars.open(choice(["ab"], "c"))
     with pytest.raises(Owl2Error, match="llguidance failed"):
         Matcher(Panicked(), 1, np.ones(1, np.uint32)).copy()
@@ -220,9 +220,9 @@ def test_a_known_form_is_had_without_compiling():
     grammars.open(form)
     assert grammars.known(form).allowed.any()
     assert grammars.known(form, True) is None  # with the space of a word boundary it is another
-    with pytest.raises(Owl2Error, match="^r: "):
+    with pytest.raises(Owl2Error, match=r"^r: "):
         grammars.open(bad)
-    with pytest.raises(Owl2Error, match="^r: "):
+    with pytest.raises(Owl2Error, match=r"^r: "):
         grammars.known(bad)
 
 

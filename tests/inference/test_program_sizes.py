@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.inference.program_sizes import Sizes, chunk_sizes, decode_rows, page_bytes
+from owl2_jax.inference.program_sizes import (
+    Memory,
+    Sizes,
+    chunk_sizes,
+    decode_rows,
+    describe_cache,
+    page_bytes,
+)
 from owl2_jax.inference.sizes import EngineConfig
 from owl2_jax.testing import tiny
 
@@ -47,6 +54,36 @@ def test_a_cache_too_small_for_one_sequence_is_refused_with_what_it_takes():
     with pytest.raises(Owl2Error, match=f"give at least {least}"):
         Sizes.of(EngineConfig(sequences=1, cache_bytes=least - 1), CONFIG)
     assert Sizes.of(EngineConfig(sequences=1, cache_bytes=least), CONFIG).pages_per_sequence == 8
+
+
+def test_an_accelerator_gives_a_share_of_what_it_has_left():
+    each, features = page_bytes(CONFIG, 16), 64 * 2**20
+    for share, config in ((0.9, {}), (0.5, {"cache_share": 0.5})):
+        sizes = Sizes.of(EngineConfig(sequences=512, **config), CONFIG, memory=Memory(features + 1000 * each))
+        assert sizes.pages == pytest.approx(1000 * share, abs=1)
+    plenty = Sizes.of(EngineConfig(sequences=2), CONFIG, memory=Memory(2**40))
+    assert plenty.pages == 2 * plenty.pages_per_sequence  # no more than can be needed
+    given = EngineConfig(sequences=2, cache_bytes=50 * each)
+    assert Sizes.of(given, CONFIG, memory=Memory(0)).pages == 50
+
+
+def test_heads_of_the_tpu_are_filled_up_to_whole_lanes():
+    assert page_bytes(CONFIG, 16, 128) == page_bytes(CONFIG, 16) * 128 // CONFIG.decoder.head_dim
+
+
+def test_a_full_device_and_a_share_of_a_cpu_are_refused():
+    with pytest.raises(Owl2Error, match="what the device has left, 0 make 0 pages"):
+        Sizes.of(EngineConfig(), CONFIG, memory=Memory(0))
+    with pytest.raises(Owl2Error, match="cache_share 0.5 is a share of an accelerator's memory"):
+        Sizes.of(EngineConfig(cache_share=0.5), CONFIG)
+    with pytest.raises(Owl2Error, match="leave one of them out"):
+        EngineConfig(cache_share=0.5, cache_bytes=2**20)
+
+
+def test_the_cache_in_a_line():
+    config = EngineConfig(sequences=3)
+    line = describe_cache(config, CONFIG, 1000)
+    assert line.startswith("cache: 1000 pages of 16 positions for 16000 tokens of up to 3 sequences, ")
 
 
 def test_the_pool_holds_the_images_of_the_fullest_chunk():
