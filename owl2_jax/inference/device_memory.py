@@ -15,7 +15,7 @@ from owl2_jax.parallel.shardings import batch_ways
 
 
 def sizes_of(config: EngineConfig, model: LoadedModel) -> Sizes:
-    """The sizes of an engine's programs and of what lies on the device. Raises `Owl2Error`, see `Sizes.of`."""
+    """The sizes of an engine's programs and of what lies on the device. Raises `Owl2Error`."""
     ways = 1 if model.mesh is None else batch_ways(model.mesh)
     return Sizes.of(config, model.config, ways, memory_left(config, model.mesh))
 

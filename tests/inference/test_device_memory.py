@@ -38,6 +38,6 @@ def test_pages_are_cut_over_the_tensor_axis_and_the_fullest_device_decides():
 
 def test_a_device_that_does_not_tell_needs_a_number(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda: [device("gpu")])
-    with pytest.raises(Owl2Error, match="Odd 1 does not tell .*--cache-mib"):
+    with pytest.raises(Owl2Error, match=r"Odd 1 does not tell .*--cache-mib"):
         memory_left(CONFIG, None)
     assert memory_left(EngineConfig(cache_bytes=2**20), None).free == 0

@@ -159,39 +159,22 @@ def test_an_answer_of_a_form_waits_for_its_mask_and_others_do_not(model):
     assert {formed, free} <= set(told)
 
 
-def test_an_answer_without_a_next_token_gets_none_before_its_error(model):
-    """However late it is known that nothing may come: even while the step is under way."""
+def test_an_answer_without_a_next_token_gets_none_before_its_error(model, monkeypatch):
+    """Even when it is known only behind the check of a step that nothing may come."""
     engine = shared(model, decode_steps=2)
     number = engine.submit(ask("What?", structured=grammar('start: "a" s\ns: s s', "f"), max_new_tokens=30))
     engine.step()
     (sequence,) = engine.scheduler
-    sequence.matcher.wait()
-    before, plan = list(engine.tokens_of(number)), engine.scheduler.plan
-
-    def late_plan():
-        type(sequence).waits = property(lambda one: False)  # known only after the check of the step
-        return plan()
-
-    class Late(Future):
-        """Done as soon as it is waited for."""
-
-        def done(self) -> bool:
-            return False
-
-    sequence.matcher._work = Late()
-    sequence.matcher._work.set_result(None)
-    waits = type(sequence).waits
-    engine.scheduler.plan = late_plan
-    try:
-        events = engine.step()
-    finally:
-        type(sequence).waits = waits
-    assert engine.pending
-    assert events == []
-    events = engine.step()
-    (result,) = [event.result for event in events if event.result]
-    assert result.finish_reason == "error"
-    assert result.token_ids == before
+    while not sequence.failed:
+        engine.step()
+    before = list(engine.tokens_of(number))
+    with monkeypatch.context() as late:
+        late.setattr(engine, "_drop_ended", lambda: [])
+        assert engine.step() == []
+    assert engine.tokens_of(number) == before
+    (event,) = engine.step()
+    assert event.result.finish_reason == "error"
+    assert event.result.token_ids == before
 
 
 def test_a_form_that_comes_with_its_request_is_not_compiled_again(model, monkeypatch):

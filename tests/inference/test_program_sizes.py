@@ -57,7 +57,9 @@ def test_a_cache_too_small_for_one_sequence_is_refused_with_what_it_takes():
 
 
 def test_an_accelerator_gives_a_share_of_what_it_has_left():
-    each, features = page_bytes(CONFIG, 16), 64 * 2**20
+    each = page_bytes(CONFIG, 16)
+    item = CONFIG.tokens_per_image * CONFIG.decoder.width * 4
+    features = Sizes.of(EngineConfig(), CONFIG).features * item
     for share, config in ((0.9, {}), (0.5, {"cache_share": 0.5})):
         sizes = Sizes.of(EngineConfig(sequences=512, **config), CONFIG, memory=Memory(features + 1000 * each))
         assert sizes.pages == pytest.approx(1000 * share, abs=1)
@@ -74,7 +76,7 @@ def test_heads_of_the_tpu_are_filled_up_to_whole_lanes():
 def test_a_full_device_and_a_share_of_a_cpu_are_refused():
     with pytest.raises(Owl2Error, match="what the device has left, 0 make 0 pages"):
         Sizes.of(EngineConfig(), CONFIG, memory=Memory(0))
-    with pytest.raises(Owl2Error, match="cache_share 0.5 is a share of an accelerator's memory"):
+    with pytest.raises(Owl2Error, match=r"cache_share 0\.5 is a share of an accelerator's memory"):
         Sizes.of(EngineConfig(cache_share=0.5), CONFIG)
     with pytest.raises(Owl2Error, match="leave one of them out"):
         EngineConfig(cache_share=0.5, cache_bytes=2**20)
