@@ -1,4 +1,4 @@
-"""The benchmarks inside the package: easy-VQA's test split, held-out drawn images, held-out phrasings.
+"""The benchmarks inside the package: easy-VQA's test split, held-out images and phrasings, scenes.
 
 They need no files and no network. Each shows what can be scored without a
 image beside its score: always giving the most common answer, and answering
@@ -7,41 +7,46 @@ from the question alone.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 from owl2_jax.data.prompts import PROMPTS
+from owl2_jax.data.scenes.questions import Modality, Split, kinds_of
 from owl2_jax.data.sources.baselines import majority_baseline, question_only_baseline
 from owl2_jax.data.sources.embedded import EmbeddedSource
+from owl2_jax.data.sources.scenes import ScenesSource
 from owl2_jax.evals.base import Answered, Benchmark, Question, Summary, percent, percent_by
 from owl2_jax.evals.metrics.answers import exact_match
 
+_SCENES_SCORED: Final = 1200
+_SCENES_GUESSED: Final = 4800  # of training, for the guess from the question alone
 
-class Embedded(Benchmark):
-    """A split of the embedded corpus, whole or one kind of question, scored by exact match."""
+
+class _Inside(Benchmark):
+    """A source inside the package, scored by exact match; `open` makes its splits."""
 
     prompt = PROMPTS["as_asked"]
 
-    def __init__(self, dataset: str, title: str, kind: str | None = None):
-        self.title = title
-        self._dataset = dataset
-        self._kinds = None if kind is None else [kind]
+    @abc.abstractmethod
+    def open(self, split: str) -> EmbeddedSource | ScenesSource:
+        """The source of "train" or of "test"."""
 
     @cached_property
-    def source(self) -> EmbeddedSource:
+    def source(self) -> EmbeddedSource | ScenesSource:
         """The scored examples; read when first needed."""
-        return EmbeddedSource(self._dataset, "test", kinds=self._kinds)
+        return self.open("test")
 
     @cached_property
     def baselines(self) -> tuple[tuple[str, float], ...]:
-        train = EmbeddedSource(self._dataset, "train", kinds=self._kinds)
         counts = self.source.kind_counts()
         shares = majority_baseline(self.source)
         majority = sum(shares[kind] * count for kind, count in counts.items()) / len(self.source)
         return (
             ("majority", 100.0 * majority),
-            ("question only", 100.0 * question_only_baseline(train, self.source)),
+            ("question only", 100.0 * question_only_baseline(self.open("train"), self.source)),
         )
 
     def questions(self, root: Path) -> Iterator[Question]:
@@ -64,3 +69,38 @@ class Embedded(Benchmark):
         kinds = [answer.question.info["kind"] for answer in answered]
         by_kind = percent_by(kinds, scores)
         return Summary({self.metric: percent(scores), **(by_kind if len(by_kind) > 1 else {})}, scores)
+
+
+class Embedded(_Inside):
+    """A split of the embedded corpus, whole or one kind of question."""
+
+    def __init__(self, dataset: str, title: str, kind: str | None = None):
+        self.title = title
+        self._dataset = dataset
+        self._kinds = None if kind is None else [kind]
+
+    def open(self, split: str) -> EmbeddedSource:
+        return EmbeddedSource(self._dataset, split, kinds=self._kinds)
+
+
+class Scenes(_Inside):
+    """A split of the scenes drawn from seeds, in one modality.
+
+    Args:
+      split, modality, difficulty: as of `ScenesSource`.
+    """
+
+    def __init__(self, split: Split, modality: Modality, title: str, difficulty: int = 2):
+        self.title = title
+        self._split, self._modality, self._difficulty = split, modality, difficulty
+
+    def open(self, split: str) -> ScenesSource:
+        taken: Split = "train" if split == "train" else self._split
+        # What training may show has captions and homes, too; kinds that are not scored teach no guess.
+        return ScenesSource(
+            taken,
+            modality=self._modality,
+            kinds=kinds_of(self._modality, self._split),
+            difficulty=self._difficulty,
+            examples=_SCENES_GUESSED if split == "train" else _SCENES_SCORED,
+        )

@@ -63,6 +63,18 @@ BENCHMARKS: dict[str, Callable[[], Benchmark]] = {
         "drawn_vqa", "Held-out drawings: yes/no on the group", "group_yes_no"
     ),
     "facts": lambda: embedded.Embedded("facts", "Facts in held-out phrasings"),
+    "scenes": lambda: embedded.Scenes("test", "images", "Scenes"),
+    "scenes_easy": lambda: embedded.Scenes("test", "images", "Scenes, easy", difficulty=1),
+    "scenes_hard": lambda: embedded.Scenes("test", "images", "Scenes, hard", difficulty=3),
+    "scenes_composed": lambda: embedded.Scenes("composed", "images", "Scenes: unseen pairs and words"),
+    "scenes_text": lambda: embedded.Scenes("test", "text", "Scenes in words"),
+    "scenes_text_composed": lambda: embedded.Scenes("composed", "text", "Scenes in words: unseen pairs"),
+    "scenes_text_to_image": lambda: embedded.Scenes(
+        "transfer", "images", "Homes: told by text, asked by image"
+    ),
+    "scenes_image_to_text": lambda: embedded.Scenes(
+        "transfer", "text", "Homes: told by image, asked by text"
+    ),
 }
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -84,6 +96,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "drawn_yes_no",
         "drawn_group_yes_no",
         "facts",
+    ),
+    "all_scenes": (
+        "scenes",
+        "scenes_composed",
+        "scenes_text",
+        "scenes_text_composed",
+        "scenes_text_to_image",
+        "scenes_image_to_text",
     ),
     # The rows of the paper's tables and of the reports beside them.
     "paper": (

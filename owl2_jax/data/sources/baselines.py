@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from typing import Protocol
 
-from owl2_jax.data.sources.embedded import EmbeddedSource
+
+class Asked(Protocol):
+    """A split whose questions can be read without their images."""
+
+    def question_answers(self) -> list[tuple[str, str, str]]:
+        """(kind, question, answer) of every example."""
+
+    def answers_by_kind(self) -> dict[str, Counter[str]]:
+        """How often each answer occurs, for each kind of question."""
 
 
-def majority_baseline(split: EmbeddedSource) -> dict[str, float]:
+def majority_baseline(split: Asked) -> dict[str, float]:
     """Share of correct answers, by kind, when always giving the kind's most common answer.
 
     The common answer is taken from the scored split itself, which makes the
@@ -19,7 +28,7 @@ def majority_baseline(split: EmbeddedSource) -> dict[str, float]:
     }
 
 
-def question_only_baseline(train: EmbeddedSource, test: EmbeddedSource) -> float:
+def question_only_baseline(train: Asked, test: Asked) -> float:
     """Share of `test` answered right by the answer most common for the same question in `train`.
 
     A question that training never asked gets the most common answer of its

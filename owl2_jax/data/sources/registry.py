@@ -15,6 +15,7 @@ from owl2_jax.data.sources.embedded import EmbeddedSource
 from owl2_jax.data.sources.fields import Fields
 from owl2_jax.data.sources.llava import LlavaSource
 from owl2_jax.data.sources.parquet import ParquetSource
+from owl2_jax.data.sources.scenes import ScenesSource
 from owl2_jax.data.sources.tfds_builder import TfdsSource
 from owl2_jax.data.sources.vqa import VqaSource
 from owl2_jax.data.sources.webdataset import WebDatasetSource
@@ -29,6 +30,7 @@ SOURCES: dict[str, type] = {
     "coco_captions": CocoCaptionsSource,
     "vqa": VqaSource,
     "tfds": TfdsSource,
+    "scenes": ScenesSource,
 }
 
 
@@ -74,6 +76,7 @@ __all__ = [
     "LlavaSource",
     "ParquetSource",
     "RecordError",
+    "ScenesSource",
     "Source",
     "Style",
     "TfdsSource",

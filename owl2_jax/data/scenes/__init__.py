@@ -1,0 +1,1 @@
+"""Scenes of simple things, made from seeds: what is in them, how they look, what is asked."""
