@@ -1,4 +1,4 @@
-"""What the runs on scenes share (`owl2_jax/data/scenes`); all take `size=small` (2.6 M parameters) or `large`.
+"""What the runs on scenes share (`owl2_jax/data/scenes`); all take `size=small` (2.5 M parameters) or large.
 
 The start must not know the answers: captions name shapes, colours, sizes and places of the easiest
 scenes. Counting, comparing, the odd one out, reading and homes are left to stage 2.

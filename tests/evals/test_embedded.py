@@ -12,7 +12,16 @@ from owl2_jax.evals.registry import GROUPS, get_benchmark
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("easy_vqa", 9673), ("drawn_group", 187), ("drawn_color", 132), ("drawn_yes_no", 374), ("facts", 3287)],
+    [
+        ("easy_vqa", 9673),
+        ("drawn_group", 187),
+        ("drawn_color", 132),
+        ("drawn_yes_no", 374),
+        ("facts", 3287),
+        ("scenes", 1200),
+        ("scenes_text", 1200),
+        ("scenes_hard", 1200),
+    ],
 )
 def test_counts(name, count):
     questions = list(get_benchmark(name).questions(Path()))
@@ -50,3 +59,17 @@ def test_a_benchmark_of_one_kind_has_no_parts_to_list():
 
 def test_the_group_holds_all_of_them():
     assert all(get_benchmark(name).files == () for name in GROUPS["embedded"])
+
+
+@pytest.mark.parametrize("name", GROUPS["all_scenes"])
+def test_scenes_cannot_be_guessed_from_the_question(name):
+    baselines = dict(get_benchmark(name).baselines)
+    assert 6 < baselines["question only"] < 21
+    assert 12 < baselines["majority"] < 23  # of the scored split itself
+
+
+def test_scenes_are_scored_by_kind():
+    benchmark = get_benchmark("scenes")
+    answered = [Answered(q, q.answer, 1.0) for q in benchmark.questions(Path())]
+    kinds = {"count", "relation", "size", "odd", "word", "home"}
+    assert benchmark.summarise(answered).metrics.keys() == {"accuracy", *kinds}

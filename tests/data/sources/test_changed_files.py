@@ -76,7 +76,11 @@ MADE = (llava, webdataset, parquet, arrayrecord, coco_captions, vqa, embedded)
 
 
 def test_no_kind_is_left_out():
-    assert {make.__name__ for make in MADE} | {"tfds"} == set(SOURCES)
+    assert {make.__name__ for make in MADE} | {"tfds", "scenes"} == set(SOURCES)
+
+
+def test_scenes_have_no_files_as_they_are_made_from_their_settings():
+    assert make_source("scenes").files == []
 
 
 @pytest.mark.parametrize("make", MADE, ids=lambda make: make.__name__)
