@@ -78,7 +78,7 @@ def _read(source: ScenesSource) -> _Read:
 
 
 def _image(example: Example) -> np.ndarray:
-    """uint8[64, 64, 3]"""
+    """The image of an example at the network's size, uint8[64, 64, 3]."""
     image = Image.open(io.BytesIO(example["images"][0]))
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
