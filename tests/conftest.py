@@ -30,8 +30,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 from pathlib import Path  # noqa: E402
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from owl2_jax.core.host_memory import give_back_free_memory  # noqa: E402
 from owl2_jax.testing import tiny  # noqa: E402
 
 
@@ -74,3 +76,18 @@ def bucket(bucket_server, request):
 
     yield as_path(f"gs://{servers.BUCKET}/{request.node.name.replace('[', '-').replace(']', '')}")
     bucket_server.fail, bucket_server.delay = (lambda method, path: None), 0.0
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _memory():
+    """Gives free memory and the programs of tests that are over back: commands ask glibc to keep it."""
+    yield
+    if _resident_bytes() > 2 * 2**30:
+        jax.clear_caches()
+        gc.collect()
+        give_back_free_memory()
+
+
+def _resident_bytes() -> int:
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
