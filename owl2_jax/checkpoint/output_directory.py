@@ -15,8 +15,8 @@ import numpy as np
 
 from owl2_jax.core.buckets import remove_folder, told
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.file_errors import is_no_room
 from owl2_jax.core.paths import as_path, in_bucket
-from owl2_jax.core.text_files import is_no_room
 
 _PIECE: Final = 1 << 18  # bytes
 

@@ -28,8 +28,9 @@ from owl2_jax.checkpoint.output_directory import new_directory
 from owl2_jax.core import tokenizer_files
 from owl2_jax.core.buckets import check_readable
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.json_files import read_json
 from owl2_jax.core.paths import as_path, in_bucket
-from owl2_jax.core.text_files import read_bytes, read_json
+from owl2_jax.core.text_files import read_bytes
 from owl2_jax.core.tree import flatten
 
 __all__ = [

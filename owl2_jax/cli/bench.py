@@ -101,7 +101,7 @@ def main(args: argparse.Namespace) -> int:
     keep_freed_memory()
     keep_compiled_programs()
     if args.what == "machine":
-        from owl2_jax.core.text_files import check_file
+        from owl2_jax.core.file_writing import check_file
         from owl2_jax.perf.machine_bench import run
 
         check_file(args.output, "--output")

@@ -49,7 +49,7 @@ def _check_places(args: argparse.Namespace) -> None:
     """Refuses what can be refused before JAX is imported and gigabytes are read."""
     from owl2_jax.checkpoint.output_directory import refuse_existing
     from owl2_jax.checkpoint.param_files import check_checkpoint
-    from owl2_jax.core.text_files import check_folder
+    from owl2_jax.core.file_writing import check_folder
 
     for name in ("source", "llama", "clip", "adapter"):
         folder = getattr(args, name, None)

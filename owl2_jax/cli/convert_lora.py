@@ -71,7 +71,7 @@ def _trained(checkpoint: Path) -> Callable[[str], bool]:
     from owl2_jax.checkpoint.param_files import resolve_checkpoint
     from owl2_jax.config import RunConfig
     from owl2_jax.convert.peft import is_abstractor
-    from owl2_jax.core.text_files import read_json_object
+    from owl2_jax.core.json_files import read_json_object
     from owl2_jax.model.owl2 import abstract_params
     from owl2_jax.training.param_groups import assign_groups
     from owl2_jax.training.run_directory import CONFIG_FILE

@@ -76,9 +76,9 @@ def _prepare(args: argparse.Namespace) -> int:
 def _prepare_lock(output: str) -> AbstractContextManager[object]:
     """One at a time for an output."""
     from owl2_jax.core.errors import Owl2Error
+    from owl2_jax.core.file_writing import check_folder
     from owl2_jax.core.locks import locked
     from owl2_jax.core.paths import as_path, in_bucket
-    from owl2_jax.core.text_files import check_folder
 
     if in_bucket(output):
         folder = as_path(output)
@@ -109,7 +109,7 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
 
 def _check(args: argparse.Namespace) -> int:
     from owl2_jax.config import load_config
-    from owl2_jax.core.text_files import check_file, write_text
+    from owl2_jax.core.file_writing import check_file, write_text
     from owl2_jax.data.pipeline import load_tokenizer
     from owl2_jax.data_tools.check.page import render, summary
     from owl2_jax.data_tools.check.survey import survey

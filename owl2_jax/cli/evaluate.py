@@ -140,7 +140,7 @@ def _check(args: argparse.Namespace, benchmarks: dict[str, Any]) -> None:
     """Everything that can be wrong is said before hours are spent on the first benchmark."""
     from owl2_jax.checkpoint.param_files import check_checkpoint
     from owl2_jax.core.errors import Owl2Error
-    from owl2_jax.core.text_files import check_folder
+    from owl2_jax.core.file_writing import check_folder
 
     if args.checkpoint is None:
         raise Owl2Error("--checkpoint DIR is missing: the model to evaluate")
@@ -198,7 +198,7 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
 def _report(scores: list[Any], args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from owl2_jax.core.text_files import write_text
+    from owl2_jax.core.file_writing import write_text
     from owl2_jax.evals import plots, results
 
     everything = list(results.read_scores(args.output / "scores.json").values())

@@ -95,8 +95,8 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def check_output(path: Path | None, flag: str) -> None:
     """Refuses a file that could not be written, before minutes of compiling."""
+    from owl2_jax.core.file_writing import check_file
     from owl2_jax.core.paths import in_bucket
-    from owl2_jax.core.text_files import check_file
 
     if path is None:
         return
@@ -107,7 +107,7 @@ def check_output(path: Path | None, flag: str) -> None:
 
 def write_page(path: Path, page: str | None) -> None:
     """Raises `Owl2Error` where there is nothing to show."""
-    from owl2_jax.core.text_files import write_text
+    from owl2_jax.core.file_writing import write_text
 
     if page is None:
         raise Owl2Error(

@@ -51,18 +51,12 @@ from owl2_jax.cli.common import (
 )
 from owl2_jax.core.append_file import AppendFile
 from owl2_jax.core.errors import Owl2Error, counted, unknown_name
+from owl2_jax.core.file_writing import check_file, is_stream, write_bytes
+from owl2_jax.core.json_files import json_lines, read_json_object, write_json
 from owl2_jax.core.locks import locked
 from owl2_jax.core.paths import absolute, in_bucket
 from owl2_jax.core.ranges import Beams, LengthPenalty
-from owl2_jax.core.text_files import (
-    check_file,
-    is_stream,
-    json_lines,
-    read_bytes,
-    read_json_object,
-    write_bytes,
-    write_json,
-)
+from owl2_jax.core.text_files import read_bytes
 from owl2_jax.core.texts import BucketPath
 from owl2_jax.data.sources.image_files import image_names, is_blank
 from owl2_jax.inference.sampling import Choices

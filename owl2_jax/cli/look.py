@@ -42,8 +42,8 @@ def main(args: argparse.Namespace) -> int:
     from owl2_jax.checkpoint.param_files import check_checkpoint
     from owl2_jax.cli.common import check_image, keep_compiled_programs
     from owl2_jax.core.errors import Owl2Error
+    from owl2_jax.core.file_writing import check_file, write_text
     from owl2_jax.core.paths import in_bucket
-    from owl2_jax.core.text_files import check_file, write_text
 
     if not in_bucket(args.output) and not args.output.parent.is_dir():
         raise Owl2Error(f"--output {args.output}: there is no folder {args.output.parent}")

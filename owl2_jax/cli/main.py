@@ -20,7 +20,7 @@ from owl2_jax.cli.parsing import Parser, parse, read_ranges
 from owl2_jax.cli.signals import Terminated, die_of, end, handle_signals, keep, let_signals_end
 from owl2_jax.core.buckets import store_error
 from owl2_jax.core.errors import Owl2Error, shortened, unknown_name
-from owl2_jax.core.text_files import NO_ROOM, why_not_writable
+from owl2_jax.core.file_errors import NO_ROOM, why_not_writable
 from owl2_jax.version import __version__
 
 # Command, which is the name of its module here, and what it does.

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Runs `owl2 report`; returns the exit code."""
-    from owl2_jax.core.text_files import check_file
+    from owl2_jax.core.file_writing import check_file
     from owl2_jax.evals.report import write_report
 
     output = args.output or args.run / "report.png"

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Runs `owl2 sweep`; returns the exit code."""
-    from owl2_jax.core.text_files import check_folder
+    from owl2_jax.core.file_writing import check_folder
     from owl2_jax.sweeps.commands import commands_of
     from owl2_jax.sweeps.folder import SweepFolder
     from owl2_jax.sweeps.grid import load_sweep

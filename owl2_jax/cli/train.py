@@ -90,7 +90,7 @@ def _check_folders(config: RunConfig, args: argparse.Namespace) -> None:
     """Refuses what can be refused before JAX is imported, which takes seconds."""
     from owl2_jax.checkpoint.param_files import check_checkpoint
     from owl2_jax.config import todays_names
-    from owl2_jax.core.text_files import check_folder
+    from owl2_jax.core.file_writing import check_folder
     from owl2_jax.training.run_directory import check_known_data, check_run_directory
 
     if in_bucket(args.workdir):  # before anything is read there: missing rights look like a missing run

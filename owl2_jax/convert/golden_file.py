@@ -18,7 +18,8 @@ import numpy as np
 
 from owl2_jax.core.axes import IGNORE_LABEL, IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import what_was_downloaded, why_not_readable
+from owl2_jax.core.file_errors import why_not_readable
+from owl2_jax.core.text_files import what_was_downloaded
 from owl2_jax.model.config import Owl2Config
 
 # What reading a damaged archive raises.

@@ -41,7 +41,7 @@ from owl2_jax.convert.rules import Pair, Rule, pairs
 from owl2_jax.convert.safetensors_file import SafetensorsWriter, TensorSpec
 from owl2_jax.convert.to_flax import leaf_shapes
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.core.text_files import write_text
+from owl2_jax.core.file_writing import write_text
 from owl2_jax.core.tree import unflatten
 from owl2_jax.model.config import LoraConfig, Owl2Config
 

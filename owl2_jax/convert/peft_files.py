@@ -19,7 +19,8 @@ from owl2_jax.convert.pickled_file import PickledReader
 from owl2_jax.convert.safetensors_file import SafetensorsReader, TensorSpec
 from owl2_jax.convert.source import wrapper_of
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import read_json_object, write_text
+from owl2_jax.core.file_writing import write_text
+from owl2_jax.core.json_files import read_json_object
 from owl2_jax.model.config import LoraConfig
 
 CONFIG_FILE: Final = "adapter_config.json"

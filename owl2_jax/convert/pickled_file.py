@@ -28,7 +28,9 @@ from owl2_jax.convert.key_rules import shown
 from owl2_jax.convert.pickle_depth import check_depth
 from owl2_jax.convert.safetensors_file import TensorSpec, read_array
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import json_kind, what_was_downloaded, why_not_readable
+from owl2_jax.core.file_errors import why_not_readable
+from owl2_jax.core.json_files import json_kind
+from owl2_jax.core.text_files import what_was_downloaded
 
 _STORAGES: Final[dict[str, np.dtype]] = {
     "DoubleStorage": np.dtype("<f8"),

@@ -24,7 +24,9 @@ import numpy as np
 from owl2_jax.checkpoint.output_directory import write_all
 from owl2_jax.convert.key_rules import shown
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import parse_json, what_was_downloaded, why_not_readable
+from owl2_jax.core.file_errors import why_not_readable
+from owl2_jax.core.json_files import parse_json
+from owl2_jax.core.text_files import what_was_downloaded
 
 DTYPES: Final[dict[str, np.dtype]] = {
     "F64": np.dtype("<f8"),

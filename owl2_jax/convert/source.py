@@ -19,7 +19,8 @@ from owl2_jax.convert.key_rules import shown
 from owl2_jax.convert.pickled_file import PickledReader
 from owl2_jax.convert.safetensors_file import SafetensorsReader, TensorSpec
 from owl2_jax.core.errors import Owl2Error, nearest
-from owl2_jax.core.text_files import read_json_object, why_not_readable
+from owl2_jax.core.file_errors import why_not_readable
+from owl2_jax.core.json_files import read_json_object
 
 LAYOUTS: Final = ("model.safetensors", "pytorch_model.bin")
 # Put in front of names by DistributedDataParallel, torch.compile and FSDP.

@@ -12,9 +12,11 @@ from typing import Any
 
 from owl2_jax.core.buckets import GrowingObject
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.file_errors import unreadable, why_not_writable
+from owl2_jax.core.file_writing import open_descriptor, write_text
 from owl2_jax.core.new_folders import with_parents
 from owl2_jax.core.paths import as_path, in_bucket
-from owl2_jax.core.text_files import BOM, lines, open_descriptor, unreadable, why_not_writable, write_text
+from owl2_jax.core.text_files import BOM, lines
 
 
 class AppendFile:

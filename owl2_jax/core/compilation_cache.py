@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Final
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.file_errors import why_not_readable, why_not_writable
+from owl2_jax.core.file_writing import check_folder
 from owl2_jax.core.paths import refuse_url
-from owl2_jax.core.text_files import check_folder, why_not_readable, why_not_writable
 
 VARIABLE: Final = "OWL2_COMPILATION_CACHE"
 OFF: Final = "off"

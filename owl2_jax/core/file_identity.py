@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from owl2_jax.core.buckets import size_and_version
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.file_errors import why_not_readable
 from owl2_jax.core.paths import as_path, in_bucket
-from owl2_jax.core.text_files import why_not_readable
 
 BUDGET: Final = 1 << 27  # bytes read of all files of a set
 BLOCK: Final = 1 << 16

@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.file_errors import why_not_writable
 from owl2_jax.core.new_folders import missing_parents, remove_empty
 from owl2_jax.core.paths import in_bucket
 from owl2_jax.core.processes import lives, place, started
-from owl2_jax.core.text_files import why_not_writable
 
 LOCK_FILE: Final = "owl2.lock"  # in a folder that one process writes
 BEAT_SECONDS: Final = 5.0

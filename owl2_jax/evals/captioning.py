@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from owl2_jax.core.text_files import write_text
+from owl2_jax.core.file_writing import write_text
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Decoding, Question, Summary
 from owl2_jax.evals.broken import Broken

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from owl2_jax.core import text_files
+from owl2_jax.core import file_errors, json_files
 from owl2_jax.core.errors import Owl2Error, nearest
-from owl2_jax.core.text_files import json_kind, lines, parse_json, read_text
+from owl2_jax.core.json_files import json_kind, parse_json
+from owl2_jax.core.text_files import lines, read_text
 from owl2_jax.evals.broken import At, Broken
 
 
@@ -37,7 +38,7 @@ class DataFile:
         try:
             full.stat()
         except PermissionError as error:
-            raise Owl2Error(text_files.why_not_readable(full, error)) from error
+            raise Owl2Error(file_errors.why_not_readable(full, error)) from error
         except OSError as error:
             raise Owl2Error(self._missing(root, full)) from error
         if not os.access(full, os.R_OK):
@@ -61,7 +62,7 @@ class DataFile:
 
 def read_json(path: Path, *keys: str) -> Any:
     """The value of a JSON file, or of the nested `keys` in it."""
-    value = text_files.read_json(path)
+    value = json_files.read_json(path)
     for key in keys:
         if not isinstance(value, Mapping) or key not in value:
             found = ", ".join(map(str, list(value)[:6])) if isinstance(value, Mapping) else json_kind(value)

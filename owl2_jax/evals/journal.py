@@ -17,7 +17,8 @@ from typing import Any
 
 from owl2_jax.core.append_file import AppendFile, write_lines
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import read_bytes, read_json_object, write_json
+from owl2_jax.core.json_files import read_json_object, write_json
+from owl2_jax.core.text_files import read_bytes
 
 CHUNK = 512
 _RUN = "run.json"

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import write_text
+from owl2_jax.core.file_writing import write_text
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Decoding, Judged, Question, Summary, percent, percent_by
 from owl2_jax.evals.broken import At, Broken

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import why_not_readable
+from owl2_jax.core.file_errors import why_not_readable
 from owl2_jax.evals.base import Benchmark, Question
 from owl2_jax.evals.broken import Broken
 from owl2_jax.evals.rows import left_out

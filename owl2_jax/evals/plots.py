@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import new_file
+from owl2_jax.core.file_writing import new_file
 from owl2_jax.evals.results import Score
 
 _RADAR_AXES = 3

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import json_lines, new_file, read_json
+from owl2_jax.core.file_writing import new_file
+from owl2_jax.core.json_files import json_lines, read_json
 from owl2_jax.data import images
 from owl2_jax.evals.base import Question
 from owl2_jax.evals.registry import BENCHMARKS

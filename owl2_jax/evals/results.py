@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import read_json_object, write_text
+from owl2_jax.core.file_writing import write_text
+from owl2_jax.core.json_files import read_json_object
 from owl2_jax.evals.base import Answered, Benchmark, Summary
 from owl2_jax.evals.bootstrap import interval
 from owl2_jax.evals.broken import Broken

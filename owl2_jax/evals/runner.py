@@ -22,7 +22,7 @@ from typing import Any
 from owl2_jax.core.append_file import write_lines
 from owl2_jax.core.buckets import remove_if_there
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import write_text
+from owl2_jax.core.file_writing import write_text
 from owl2_jax.data import images
 from owl2_jax.data.images import ImageError
 from owl2_jax.evals import journal

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import what_instead, why_not_readable
+from owl2_jax.core.file_errors import why_not_readable
+from owl2_jax.core.text_files import what_instead
 from owl2_jax.evals.broken import At, Broken
 
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from owl2_jax.core.text_files import lines, read_text, write_text
+from owl2_jax.core.file_writing import write_text
+from owl2_jax.core.text_files import lines, read_text
 from owl2_jax.data.prompts import IMAGE_TAG, PROMPTS
 from owl2_jax.data.video import Frame, decode_frame, require_reader
 from owl2_jax.evals.base import Answered, Judged, Question, Summary, percent

@@ -11,7 +11,7 @@ from typing import Final
 import xlsxwriter
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import new_file
+from owl2_jax.core.file_writing import new_file
 
 LONGEST_CELL: Final = 32_767  # characters, the format's limit
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import jax
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import write_json
+from owl2_jax.core.json_files import write_json
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.presets import preset
 from owl2_jax.parallel.chips import chip_of

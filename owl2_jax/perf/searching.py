@@ -20,7 +20,7 @@ import numpy as np
 
 from owl2_jax.core.append_file import AppendFile
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import json_lines
+from owl2_jax.core.json_files import json_lines
 from owl2_jax.model import remat
 from owl2_jax.parallel import mesh as meshes
 from owl2_jax.parallel.shardings import batch_ways, check_batch

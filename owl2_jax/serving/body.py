@@ -10,7 +10,8 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import decode, without_doubles
+from owl2_jax.core.json_files import without_doubles
+from owl2_jax.core.text_files import decode
 from owl2_jax.serving.errors import ApiError, overloaded
 from owl2_jax.serving.settings import MIB, Limits
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from owl2_jax.checkpoint.output_directory import new_directory
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import write_text
+from owl2_jax.core.file_writing import write_text
 from owl2_jax.sweeps.commands import Commands, commands_of
 from owl2_jax.sweeps.folder import SweepFolder
 from owl2_jax.sweeps.grid import Run, Sweep

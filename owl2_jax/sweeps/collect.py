@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import json_lines
+from owl2_jax.core.json_files import json_lines
 from owl2_jax.sweeps.costs import step_flops
 from owl2_jax.sweeps.differences import Difference, corrected, paired
 from owl2_jax.sweeps.folder import RunFolder, SweepFolder, read_json

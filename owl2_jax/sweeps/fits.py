@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import read_json, write_json
+from owl2_jax.core.json_files import read_json, write_json
 from owl2_jax.sweeps import processes
 from owl2_jax.sweeps.commands import fit_command
 from owl2_jax.sweeps.folder import SweepFolder

@@ -21,7 +21,7 @@ from typing import Any, Final
 from owl2_jax.checkpoint.identity import checkpoint_identity
 from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR
 from owl2_jax.config import RunConfig
-from owl2_jax.core import fields, text_files
+from owl2_jax.core import fields, json_files
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.sweeps.grid import Point, Run, Sweep
 
@@ -112,7 +112,7 @@ class SweepFolder:
                 )
         elif self.path.exists() and any(self.path.iterdir()):
             raise Owl2Error(f"{self.path} is not empty and holds no sweep; give another --workdir")
-        text_files.write_json(path, wanted)
+        json_files.write_json(path, wanted)
 
 
 def _identity(sweep: Sweep) -> dict[str, Any]:
@@ -155,6 +155,6 @@ def read_json(path: Path) -> Any:
     if not path.exists():
         return None
     try:
-        return text_files.read_json(path)
+        return json_files.read_json(path)
     except Owl2Error as error:
         raise Owl2Error(f"{error}; delete it and run the sweep again") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.core.text_files import new_file
+from owl2_jax.core.file_writing import new_file
 from owl2_jax.sweeps.collect import Row, Table
 
 _FORMATS: Final = ("png", "svg")

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from owl2_jax.core.append_file import AppendFile
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.json_files import write_json
 from owl2_jax.core.locks import Lock
-from owl2_jax.core.text_files import write_json
 from owl2_jax.sweeps.commands import Commands, commands_of
 from owl2_jax.sweeps.folder import RunFolder, SweepFolder, read_json
 from owl2_jax.sweeps.grid import Run, Sweep

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import Any, Final
 
-from owl2_jax.core.text_files import write_text
+from owl2_jax.core.file_writing import write_text
 from owl2_jax.sweeps.collect import Spread, Table
 from owl2_jax.sweeps.differences import Difference
 from owl2_jax.sweeps.power import seen_table

@@ -18,8 +18,10 @@ from owl2_jax.core import tokenizer_files
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import differences
 from owl2_jax.core.file_identity import Identity, changes, identities_as, identities_now
+from owl2_jax.core.file_writing import write_bytes
+from owl2_jax.core.json_files import read_json_object
 from owl2_jax.core.paths import scheme_of
-from owl2_jax.core.text_files import read_bytes, read_json_object, write_bytes
+from owl2_jax.core.text_files import read_bytes
 from owl2_jax.training.extending import LENGTH_FIELDS, why_not_extended
 from owl2_jax.version import __version__
 

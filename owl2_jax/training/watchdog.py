@@ -13,7 +13,7 @@ from typing import Final
 import jax
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import read_json_object, write_json
+from owl2_jax.core.json_files import read_json_object, write_json
 from owl2_jax.parallel.multihost import EXIT_HANG, exit_hung
 
 HEARTBEATS_DIR: Final = "heartbeats"

@@ -13,7 +13,7 @@ import pytest
 
 from owl2_jax.core import locks
 from owl2_jax.core.file_identity import identities
-from owl2_jax.core.text_files import write_json
+from owl2_jax.core.json_files import write_json
 from tests.convert.checkpoints import GOLDEN, copy, rewrite, tensors
 from tests.training import runs
 

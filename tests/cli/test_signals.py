@@ -97,7 +97,7 @@ def test_sigterm_releases_locks_and_removes_half_written_output(tmp_path):
         from pathlib import Path
         from owl2_jax.core.locks import locked
         from owl2_jax.checkpoint.output_directory import new_directory
-        from owl2_jax.core.text_files import new_file
+        from owl2_jax.core.file_writing import new_file
         folder = Path({str(tmp_path)!r})
         with locked(folder / "lock", "x"), new_directory(folder / "out"), new_file(folder / "file") as part:
             part.write_text("half")

@@ -20,7 +20,7 @@ FULL = """
 import resource, sys
 from owl2_jax.core.append_file import AppendFile
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import write_text
+from owl2_jax.core.file_writing import write_text
 most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, most))
 with AppendFile(sys.argv[1]) as file:

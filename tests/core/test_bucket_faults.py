@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from owl2_jax.core import buckets, text_files
+from owl2_jax.core import buckets, file_writing, text_files
 from owl2_jax.core.append_file import AppendFile, read_whole_lines
 from owl2_jax.core.errors import Owl2Error
 
@@ -33,16 +33,16 @@ def test_what_fails_now_and_then_is_tried_again(bucket, bucket_server, fault):
     bucket_server.fail = some(fault)
     content = bytes(range(256)) * 40
     for number in range(4):
-        text_files.write_bytes(bucket / f"{number}.bin", content + bytes([number]))
+        file_writing.write_bytes(bucket / f"{number}.bin", content + bytes([number]))
     found = [text_files.read_bytes(bucket / f"{number}.bin") for number in range(4)]
     assert found == [content + bytes([number]) for number in range(4)]
 
 
 @pytest.mark.parametrize("fault", [429, 503])
 def test_a_store_that_stays_away_is_told_in_one_line(bucket, bucket_server, fault):
-    text_files.write_bytes(bucket / "a.bin", b"1")
+    file_writing.write_bytes(bucket / "a.bin", b"1")
     bucket_server.fail = lambda method, path: fault
-    for action in (text_files.read_bytes, lambda path: text_files.write_bytes(path, b"2")):
+    for action in (text_files.read_bytes, lambda path: file_writing.write_bytes(path, b"2")):
         with pytest.raises(Owl2Error) as caught:
             action(bucket / "a.bin")
         assert str(caught.value).startswith(f"{bucket / 'a.bin'}: the bucket's store does not answer")

@@ -4,46 +4,46 @@ import json
 
 import pytest
 
-from owl2_jax.core import append_file, buckets, text_files
+from owl2_jax.core import append_file, buckets, file_writing, json_files, text_files
 from owl2_jax.core.append_file import AppendFile
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.paths import as_path
 
 
 def test_text_and_json_are_written_whole_and_read_back(bucket):
-    text_files.write_text(bucket / "a.txt", "\u00e9\n")
-    text_files.write_json(bucket / "b.json", {"x": 1})
-    with text_files.new_file(bucket / "c.bin") as local:
+    file_writing.write_text(bucket / "a.txt", "\u00e9\n")
+    json_files.write_json(bucket / "b.json", {"x": 1})
+    with file_writing.new_file(bucket / "c.bin") as local:
         local.write_bytes(b"123")
     assert text_files.read_text(bucket / "a.txt") == "\u00e9\n"
-    assert text_files.read_json(str(bucket / "b.json")) == {"x": 1}
+    assert json_files.read_json(str(bucket / "b.json")) == {"x": 1}
     assert text_files.read_bytes(bucket / "c.bin") == b"123"
     assert sorted(path.name for path in bucket.iterdir()) == ["a.txt", "b.json", "c.bin"]
 
 
 def test_what_fails_in_a_block_leaves_no_object(bucket):
-    with pytest.raises(ZeroDivisionError), text_files.new_file(bucket / "c.bin") as local:
+    with pytest.raises(ZeroDivisionError), file_writing.new_file(bucket / "c.bin") as local:
         local.write_bytes(bytes([1 // 0]))
     assert not (bucket / "c.bin").exists()
 
 
 def test_a_missing_object_is_told_with_the_nearest_name(bucket):
-    text_files.write_text(bucket / "config.json", "{}")
+    file_writing.write_text(bucket / "config.json", "{}")
     with pytest.raises(Owl2Error, match=r"confg.json is missing; there is config.json"):
         text_files.read_bytes(bucket / "confg.json")
 
 
 def test_a_missing_bucket_is_told_at_start():
     with pytest.raises(Owl2Error) as caught:
-        text_files.check_folder("gs://nowhere/run", "--workdir")
+        file_writing.check_folder("gs://nowhere/run", "--workdir")
     assert str(caught.value) == (
         "--workdir gs://nowhere/run is not there: no such bucket, or no such object in it"
     )
 
 
 def test_a_folder_is_checked_by_writing_and_is_left_as_it_was(bucket):
-    text_files.check_folder(bucket, "--workdir")
-    text_files.check_file(bucket / "a.html", "--output")
+    file_writing.check_folder(bucket, "--workdir")
+    file_writing.check_file(bucket / "a.html", "--output")
     assert not bucket.exists()
 
 
@@ -54,7 +54,7 @@ def test_a_folder_is_checked_by_writing_and_is_left_as_it_was(bucket):
 def test_refused_credentials_are_told_with_what_to_do(bucket, bucket_server, status, words):
     bucket_server.fail = lambda method, path: status
     with pytest.raises(Owl2Error) as caught:
-        text_files.check_folder(bucket, "--workdir")
+        file_writing.check_folder(bucket, "--workdir")
     assert str(caught.value).startswith("--workdir gs://bucket/")
     assert words in str(caught.value)
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.file_writing import new_file
 from owl2_jax.core.locks import locked, take
 from owl2_jax.core.new_folders import with_parents
-from owl2_jax.core.text_files import new_file
 
 
 def test_folders_stay_with_what_came_into_them_and_go_again_when_nothing_did(tmp_path):

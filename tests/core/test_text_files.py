@@ -1,154 +1,31 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
-
 import pytest
 
 from owl2_jax.core import text_files
 from owl2_jax.core.errors import Owl2Error
 
 
-def test_a_byte_order_mark_is_skipped_and_line_separators_stay_in_their_line(tmp_path):
-    path = tmp_path / "a.jsonl"
-    path.write_bytes(b'\xef\xbb\xbf{"a": "x\xe2\x80\xa8y\xc2\x85z"}\r\n  \n{"a": 2}\n')
-    assert list(text_files.json_lines(path)) == [(1, {"a": "x\u2028y\u0085z"}), (3, {"a": 2})]
+def test_a_text_is_utf_8_with_or_without_a_byte_order_mark_and_anything_else_is_named(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffé\r\nb".encode())
+    assert text_files.lines(text_files.read_text(path)) == ["é", "b"]
+    path.write_bytes(b"ab\xe9")
+    with pytest.raises(Owl2Error, match=r"a\.txt is not UTF-8 text: byte 0xe9 at offset 2; save it as UTF-8"):
+        text_files.read_text(path)
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("data", "found"),
     [
-        ('{"a": 1}'.encode("utf-16"), "UTF-16"),
-        ('{"a": 1}'.encode("utf-16-le"), "UTF-16"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer"),
-        (b"<!DOCTYPE html><p>no</p>", "web page"),
-        (b'{"a": "\xff"}', "byte 0xff at offset 7"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer, not the file itself"),
+        (b"\xef\xbb\xbf <HTML><p>", "a web page; the download was refused"),
         (b"", "empty"),
-        (b'{"a": [1', "cut off"),
-        (b"[" * 100_000, "nested too deep"),
+        (b"\x89PNG", None),
     ],
 )
-def test_what_is_no_json_is_named(tmp_path, data, message):
-    path = tmp_path / "a.json"
+def test_what_stands_in_place_of_a_file_that_was_never_fetched_is_named(tmp_path, data, found):
+    path = tmp_path / "weights.bin"
     path.write_bytes(data)
-    with pytest.raises(Owl2Error, match=message) as caught:
-        text_files.read_json(path)
-    assert str(path) in str(caught.value)
-
-
-def test_missing_folder_and_forbidden_are_told_apart(tmp_path):
-    (tmp_path / "answers.json").write_text("{}")
-    with pytest.raises(Owl2Error, match=r"answer\.json is missing; there is answers\.json"):
-        text_files.read_json(tmp_path / "answer.json")
-    with pytest.raises(Owl2Error, match="is a folder"):
-        text_files.read_json(tmp_path)
-    forbidden = text_files.why_not_readable("a.json", PermissionError(13, "Permission denied"))
-    assert "may not read" in forbidden
-
-
-def test_a_written_file_is_whole_or_as_before(tmp_path):
-    path = tmp_path / "new" / "a.json"
-    text_files.write_json(path, {"a": 1})
-    assert text_files.read_json_object(path) == {"a": 1}
-    with pytest.raises(UnicodeEncodeError):
-        text_files.write_text(path, "\ud800")
-    assert text_files.read_json(path) == {"a": 1}
-    assert os.listdir(path.parent) == ["a.json"]
-
-
-def test_why_a_file_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(Owl2Error, match="is a file, not a folder"):
-        text_files.write_text(tmp_path / "file" / "a.json", "")
-    assert "no space left" in text_files.why_not_writable("a", OSError(28, "No space left on device"))
-    assert "by this user" in text_files.why_not_writable("a", PermissionError(13, "Permission denied"))
-
-
-def test_a_folder_that_cannot_be_written_is_told_before_any_work_and_nothing_is_made(tmp_path, monkeypatch):
-    text_files.check_folder(tmp_path / "new" / "folder", "--workdir")
-    assert os.listdir(tmp_path) == []
-    (tmp_path / "file").touch()
-    with pytest.raises(
-        Owl2Error, match=r"^--workdir .*file/x cannot be made: .*file is a file, not a folder$"
-    ):
-        text_files.check_folder(tmp_path / "file" / "x", "--workdir")
-    with pytest.raises(Owl2Error, match=r"is a folder, expected the name of a file"):
-        text_files.check_file(tmp_path, "--output")
-
-    def forbidden(*_, **__):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("pathlib.Path.touch", forbidden)
-    with pytest.raises(Owl2Error, match=r"--output .* cannot be written by this user \(Permission denied\)"):
-        text_files.check_folder(tmp_path, "--output")
-
-
-def test_a_new_file_appears_whole_behind_a_link_too_or_not_at_all(tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path / "target.png")
-    with text_files.new_file(tmp_path / "link") as part:
-        assert part.suffix == ".png"
-        part.write_bytes(b"whole")
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "target.png").read_bytes() == b"whole"
-    with pytest.raises(ZeroDivisionError), text_files.new_file(tmp_path / "target.png") as part:
-        part.write_bytes(b"half" * (1 // 0))
-    assert (tmp_path / "target.png").read_bytes() == b"whole"
-    assert sorted(os.listdir(tmp_path)) == ["link", "target.png"]
-
-
-@pytest.mark.parametrize("way", ["pipe", "file", "appended"])
-@pytest.mark.parametrize("name", ["/dev/stdout", "/proc/self/fd/1", "link"])
-def test_what_goes_to_the_standard_output_stands_between_what_is_printed(tmp_path, name, way):
-    if name == "link":
-        (tmp_path / "link").symlink_to("/dev/stdout")
-        name = str(tmp_path / "link")
-    code = (
-        "import sys; from owl2_jax.core.text_files import check_file, write_text\n"
-        "check_file(sys.argv[1], '--output')\n"
-        "print('before')\nwrite_text(sys.argv[1], 'written\\n')\nprint('after')"
-    )
-    if way == "pipe":
-        said = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True)
-        assert (said.stdout, said.stderr) == ("before\nwritten\nafter\n", "")
-        return
-    (tmp_path / "out").write_text("old\n")
-    with (tmp_path / "out").open("a" if way == "appended" else "w") as out:
-        assert subprocess.run([sys.executable, "-c", code, name], stdout=out).returncode == 0
-    old = "old\n" if way == "appended" else ""
-    assert (tmp_path / "out").read_text() == f"{old}before\nwritten\nafter\n"
-
-
-def test_a_pipe_by_name_is_written_itself_and_a_descriptor_that_is_not_open_is_told_at_once(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    text_files.write_text(tmp_path / "pipe", "x")
-    assert os.read(reader, 9) == b"x"
-    os.close(reader)
-    with pytest.raises(Owl2Error, match=r"--output /dev/fd/999 cannot be written: Bad file descriptor"):
-        text_files.check_file("/dev/fd/999", "--output")
-
-
-@pytest.mark.parametrize("mode", [0o600, 0o664, 0o444])
-def test_a_replaced_file_keeps_its_permissions(tmp_path, mode):
-    (tmp_path / "a").touch()
-    (tmp_path / "a").chmod(mode)
-    text_files.write_text(tmp_path / "a", "new")
-    assert (tmp_path / "a").stat().st_mode & 0o777 == mode
-    assert (tmp_path / "a").read_text() == "new"
-
-
-def test_a_new_file_has_the_permissions_of_any_other(tmp_path):
-    (tmp_path / "other").touch()
-    text_files.write_text(tmp_path / "a", "new")
-    assert (tmp_path / "a").stat().st_mode == (tmp_path / "other").stat().st_mode
-
-
-def test_a_name_is_looked_for_in_a_big_folder_in_time(tmp_path, monkeypatch):
-    names = [f"{number:012}.jpg" for number in range(100_000)]
-    monkeypatch.setattr(os, "listdir", lambda folder: names)
-    start = time.process_time()
-    said = text_files.why_not_readable(tmp_path / "000000012345.jgp", FileNotFoundError())
-    assert "000000012345.jgp is missing; there is 000000012345.jpg" in said
-    assert time.process_time() - start < 2
+    said = text_files.not_downloaded(path)
+    assert said is None if found is None else said.startswith(found)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from owl2_jax.convert.hf_config import is_tied, read_clip_config, read_hf_config, read_language_config
-from owl2_jax.core.text_files import parse_json
+from owl2_jax.core.json_files import parse_json
 from tests.fuzz.mutations import attempt, mutate, pick, text_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"

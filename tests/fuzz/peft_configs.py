@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from owl2_jax.convert.peft_files import parse_adapter_config
-from owl2_jax.core.text_files import parse_json
+from owl2_jax.core.json_files import parse_json
 from tests.fuzz.mutations import attempt, mutate, text_of
 
 BASE: dict[str, Any] = {

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from owl2_jax.cli.generate import read_rows
-from owl2_jax.core import text_files
+from owl2_jax.core import json_files
 from owl2_jax.core.axes import IGNORE_LABEL, IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import encode_dialogue
@@ -320,7 +320,7 @@ def check_lines(values: list[Any], data: bytes, folder: Path) -> None:
     """Every reader of lines finds the same values."""
     path = folder / METRICS_FILE
     path.write_bytes(data)
-    assert [value for _, value in text_files.json_lines(path)] == values
+    assert [value for _, value in json_files.json_lines(path)] == values
     assert [json.loads(data[start:end].decode("utf-8-sig")) for start, end in index_json(path)] == values
     assert read_metrics(folder) == values
     assert [row.value for row in read_json_lines(path)] == values

@@ -27,9 +27,9 @@ from typing import IO, Final
 from owl2_jax.core import buckets
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import read_number
+from owl2_jax.core.file_errors import why_not_writable
 from owl2_jax.core.paths import in_bucket
 from owl2_jax.core.ranges import Positive
-from owl2_jax.core.text_files import why_not_writable
 
 FOLDER: Final = "OWL2_DATA_CACHE"
 BOUND: Final = "OWL2_DATA_CACHE_GIB"

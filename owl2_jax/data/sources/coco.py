@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.core.text_files import read_json
+from owl2_jax.core.json_files import read_json
 from owl2_jax.core.texts import AnyText, FilePath, Name
 from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.sources.base import (

@@ -12,7 +12,7 @@ from PIL import Image
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.fields import check_values
-from owl2_jax.core.text_files import json_kind
+from owl2_jax.core.json_files import json_kind
 from owl2_jax.core.texts import Name
 from owl2_jax.data.sources.base import Example, RecordError, Style
 from owl2_jax.data.sources.image_files import image_names, image_path, is_blank

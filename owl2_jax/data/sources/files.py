@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from owl2_jax.core import text_files
+from owl2_jax.core import file_errors, json_files, text_files
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.paths import in_bucket
 from owl2_jax.data.sources.base import RecordError
@@ -80,11 +80,11 @@ def parse_record(data: bytes, source: str, index: int) -> dict:
       RecordError: `corrupt_record`: it is no JSON, no object, or has a key twice.
     """
     try:
-        record = text_files.parse_json(data, "the record", one_of_each_key=True)
+        record = json_files.parse_json(data, "the record", one_of_each_key=True)
     except Owl2Error as error:
         raise RecordError(source, index, "corrupt_record", f"{error}") from error
     if not isinstance(record, dict):
-        kind = text_files.json_kind(record)
+        kind = json_files.json_kind(record)
         raise RecordError(source, index, "corrupt_record", f"found {kind}, expected an object")
     return record
 
@@ -144,7 +144,7 @@ def _first_byte(path: str | os.PathLike) -> bytes:
                 text = start = file.read(4096)
             return text.lstrip()[:1]
     except OSError as error:
-        raise Owl2Error(text_files.why_not_readable(path, error)) from error
+        raise Owl2Error(file_errors.why_not_readable(path, error)) from error
 
 
 def _chunks(path: str | os.PathLike) -> Iterator[bytes]:

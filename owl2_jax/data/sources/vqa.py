@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import read_json
+from owl2_jax.core.json_files import read_json
 from owl2_jax.core.texts import AnyText, FilePath, Name
 from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index

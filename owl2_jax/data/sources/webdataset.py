@@ -24,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 
-from owl2_jax.core import text_files
+from owl2_jax.core import file_errors, text_files
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import new_file
+from owl2_jax.core.file_writing import new_file
 from owl2_jax.core.texts import AnyText, BucketPath, FilePath, Name
 from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.sources.base import (
@@ -172,7 +172,7 @@ def _members(path: str) -> Iterator[tuple[str, int, int]]:
     except (tarfile.TarError, ValueError, ArithmeticError, EOFError) as error:
         raise Owl2Error(f"{path} is not a readable tar file: {error}; fetch the shard again") from error
     except OSError as error:
-        raise Owl2Error(text_files.why_not_readable(path, error)) from error
+        raise Owl2Error(file_errors.why_not_readable(path, error)) from error
 
 
 def _what_no_tar(start: bytes) -> str | None:

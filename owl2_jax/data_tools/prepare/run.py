@@ -15,8 +15,8 @@ from apache_beam.options.pipeline_options import PipelineOptions, TypeOptions
 
 from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.file_errors import is_no_room
 from owl2_jax.core.file_identity import Identity, identities
-from owl2_jax.core.text_files import is_no_room
 from owl2_jax.data.sources import registry
 from owl2_jax.data_tools.prepare import graph, shards, storage
 from owl2_jax.data_tools.prepare.settings import FILTERED, PrepareConfig

@@ -21,7 +21,7 @@ from typing import Any
 
 from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import is_no_room
+from owl2_jax.core.file_errors import is_no_room
 from owl2_jax.data.sources.base import Source
 from owl2_jax.data_tools.prepare import storage
 from owl2_jax.data_tools.prepare.clean import Cleaned, clean

@@ -16,7 +16,7 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
-from owl2_jax.core import text_files
+from owl2_jax.core import file_writing, json_files
 
 
 def is_local(path: str) -> bool:
@@ -49,7 +49,7 @@ def size(path: str) -> int:
 def new_file(path: str) -> Iterator[str]:
     """Yields a local path to write; the file appears at `path` when the block ends without an error."""
     if is_local(path):
-        with text_files.new_file(path) as part:
+        with file_writing.new_file(path) as part:
             yield str(part)
         return
     _make_parent(path)
@@ -96,7 +96,7 @@ def write_json(path: str, values: Any) -> None:
 def read_json(path: str) -> Any:
     """The values of a file of JSON. Raises `Owl2Error` where it is none."""
     with FileSystems.open(path) as file:
-        return text_files.parse_json(file.read(), path)
+        return json_files.parse_json(file.read(), path)
 
 
 def _make_parent(path: str) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from shutil import which
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.core.text_files import write_text
+from owl2_jax.core.file_writing import write_text
 
 BLEU = ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4")
 METRICS = ("CIDEr", *BLEU, "ROUGE_L", "METEOR", "SPICE")

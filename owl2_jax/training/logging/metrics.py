@@ -10,8 +10,9 @@ from typing import Any
 
 from owl2_jax.core.append_file import AppendFile, read_whole_lines, write_lines
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.file_writing import write_text
 from owl2_jax.core.paths import in_bucket
-from owl2_jax.core.text_files import read_text, write_text
+from owl2_jax.core.text_files import read_text
 from owl2_jax.training.config import WandbConfig
 from owl2_jax.training.logging.events import EventWriter
 
