@@ -21,7 +21,7 @@ from owl2_jax.convert.to_flax import leaf_shapes, numpy_dtype
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.tree import unflatten
 from owl2_jax.model.config import Owl2Config
-from owl2_jax.model.lora import beside, merged_leaf
+from owl2_jax.model.lora_merge import beside, merged_leaf
 
 
 def merge_checkpoint(checkpoint: str | Path, output: str | Path) -> Owl2Config:

@@ -20,8 +20,10 @@ from flax import linen as nn
 from owl2_jax.model.abstractor import Abstractor
 from owl2_jax.model.cache import Cache, empty_cache
 from owl2_jax.model.config import Owl2Config
-from owl2_jax.model.decoder import MERGED, TEXT_PROJECTIONS, Decoder, DecoderBlock, LayerInputs
+from owl2_jax.model.decoder import Decoder
+from owl2_jax.model.decoder_layer import DecoderBlock, LayerInputs
 from owl2_jax.model.layers import KERNEL_SCALE
+from owl2_jax.model.modality_projections import MERGED, TEXT_PROJECTIONS
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.model.vision import VisionEncoder
 

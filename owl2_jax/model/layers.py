@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import lax
 
 from owl2_jax.core import axes
-from owl2_jax.model.config import LoraConfig, Owl2Config
+from owl2_jax.model.config import Owl2Config
 
 Array = jax.Array
 Initializer = nn.initializers.Initializer
@@ -88,7 +88,6 @@ class Linear(nn.Module):
       use_bias: add a bias of `out_shape`.
       dtype, param_dtype: of the product and of the stored parameters.
       int8: make the kernel of integers, for a base that does not train.
-      lora: the adapter beside the kernel; None for none.
       kernel_init: starting values of the kernel; None for `fan_in_normal`.
     """
 
@@ -100,12 +99,23 @@ class Linear(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     int8: bool = False
-    lora: LoraConfig | None = None
     kernel_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """dtype[..., *in_shape] to dtype[..., *out_shape]."""
+        # One plain matrix product over flat rows: the gradient of a product with several
+        # contracted axes costs twice as much on a CPU, and other devices do not mind.
+        rows = x.shape[: x.ndim - len(self.in_shape)]
+        flat = x.astype(self.dtype).reshape(-1, math.prod(self.in_shape))
+        y = self._product(flat).reshape(*rows, *self.out_shape)
+        if self.use_bias:
+            zeros = partitioned(nn.initializers.zeros, self.out_axes)
+            y = y + self.param("bias", zeros, self.out_shape, self.param_dtype).astype(self.dtype)
+        return y
+
+    def _product(self, flat: Array) -> Array:
+        """dtype[rows, fan_in] to dtype[rows, fan_out], without the bias."""
         names = self.in_axes + self.out_axes
         start = self.kernel_init or fan_in_normal(len(self.in_shape))
         kernel = self.param(
@@ -114,23 +124,13 @@ class Linear(nn.Module):
             self.in_shape + self.out_shape,
             jnp.int8 if self.int8 else self.param_dtype,
         )
-        # One plain matrix product over flat rows: the gradient of a product with several
-        # contracted axes costs twice as much on a CPU, and other devices do not mind.
         fan_in, fan_out = math.prod(self.in_shape), math.prod(self.out_shape)
-        rows = x.shape[: x.ndim - len(self.in_shape)]
-        flat = x.astype(self.dtype).reshape(-1, fan_in)
         # Integers are gathered as they are, which moves half the bytes.
         kernel = kernel if self.int8 else kernel.astype(self.dtype)
         kernel = gather_weight(kernel, names).astype(self.dtype)
         y = flat @ kernel.reshape(fan_in, fan_out)
         if self.int8 or self.has_variable("params", KERNEL_SCALE):
             y = y * self._scale(fan_in).reshape(fan_out).astype(self.dtype)
-        if self.lora is not None:
-            y = y + self._adapter(flat, self.lora)
-        y = y.reshape(*rows, *self.out_shape)
-        if self.use_bias:
-            zeros = partitioned(nn.initializers.zeros, self.out_axes)
-            y = y + self.param("bias", zeros, self.out_shape, self.param_dtype).astype(self.dtype)
         return y
 
     def _scale(self, fan_in: int) -> Array:
@@ -138,90 +138,6 @@ class Linear(nn.Module):
         size = (3 / fan_in) ** 0.5 / 127
         init = partitioned(nn.initializers.constant(size), self.out_axes)
         return self.param(KERNEL_SCALE, init, self.out_shape, jnp.float32)
-
-    def _adapter(self, flat: Array, lora: LoraConfig) -> Array:
-        """`x A B * alpha / r`, dtype[rows, fan_in] to dtype[rows, fan_out]."""
-        inner = _adapter_input(self, flat, self.in_shape, self.in_axes, lora)
-        return _adapter_output(self, inner, self.out_shape, self.out_axes, lora)
-
-
-class FusedAdapter(nn.Module):
-    """One adapter of several maps with the same input, as of one map that makes all of their outputs.
-
-    They share A and have a B each.
-
-    Attributes:
-      in_shape, in_axes: of the input, as in `Linear`.
-      outputs: {name: (shape, logical axes)} of what each map makes.
-    """
-
-    in_shape: tuple[int, ...]
-    in_axes: tuple[str, ...]
-    outputs: Mapping[str, tuple[tuple[int, ...], tuple[str, ...]]]
-    lora: LoraConfig
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> dict[str, Array]:
-        """dtype[..., *in_shape] to {name: dtype[..., *shape]}, to add to the maps' own outputs."""
-        rows = x.shape[: x.ndim - len(self.in_shape)]
-        flat = x.astype(self.dtype).reshape(-1, math.prod(self.in_shape))
-        inner = _adapter_input(self, flat, self.in_shape, self.in_axes, self.lora)
-        return {
-            name: AdapterOutput(shape, names, self.lora, name=name)(inner).reshape(*rows, *shape)
-            for name, (shape, names) in self.outputs.items()
-        }
-
-
-class AdapterOutput(nn.Module):
-    """The second half of an adapter, for one of several maps."""
-
-    out_shape: tuple[int, ...]
-    out_axes: tuple[str, ...]
-    lora: LoraConfig
-
-    @nn.compact
-    def __call__(self, inner: Array) -> Array:
-        return _adapter_output(self, inner, self.out_shape, self.out_axes, self.lora)
-
-
-def _adapter_input(
-    module: nn.Module, flat: Array, shape: tuple[int, ...], names: tuple[str, ...], lora: LoraConfig
-) -> Array:
-    """`x A`, dtype[rows, fan_in] to dtype[rows, r].
-
-    An adapter's parameters are float32 in any case: they are few, and they train.
-    A training step, and nothing else, hands in a "dropout" key.
-    """
-    fan_in = math.prod(shape)
-    # As PEFT starts them: A uniform as a linear layer of PyTorch, B at zero.
-    uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    first = module.param(
-        "lora_a",
-        partitioned(lambda key, shape, dtype: uniform(key, (fan_in, lora.rank), dtype).reshape(shape),
-                    (*names, None)),
-        (*shape, lora.rank),
-        jnp.float32,
-    )  # fmt: skip
-    if lora.dropout and module.has_rng("dropout"):
-        kept = jax.random.bernoulli(module.make_rng("dropout"), 1 - lora.dropout, flat.shape)
-        flat = jnp.where(kept, flat / (1 - lora.dropout), 0).astype(flat.dtype)
-    first = gather_weight(first.astype(flat.dtype), (*names, None))
-    return flat @ first.reshape(fan_in, lora.rank)
-
-
-def _adapter_output(
-    module: nn.Module, inner: Array, shape: tuple[int, ...], names: tuple[str, ...], lora: LoraConfig
-) -> Array:
-    """`(x A) B * alpha / r`, dtype[rows, r] to dtype[rows, fan_out]; B starts at zero."""
-    second = module.param(
-        "lora_b",
-        partitioned(nn.initializers.zeros, (None, *names)),
-        (lora.rank, *shape),
-        jnp.float32,
-    )
-    second = gather_weight(second.astype(inner.dtype), (None, *names))
-    return (inner @ second.reshape(lora.rank, -1)) * jnp.asarray(lora.scale, inner.dtype)
 
 
 def biased_linear(config: Owl2Config) -> Callable[..., Linear]:

@@ -1,22 +1,173 @@
-"""Low-rank adapters apart from what they stand beside: which leaves they are, and how they merge."""
+"""Low-rank adapters beside linear maps of the decoder: `x W + alpha / r * x A B` (Hu et al. 2021).
+
+    LoraLinear           kernel, lora_a, lora_b       one map with its adapter
+    FusedLoraAdapter     lora_a, q/lora_b, k/lora_b   one adapter of several maps, which have a B each
+
+An adapter's parameters are float32 in any case: they are few, and they train.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from owl2_jax.core import tree
-from owl2_jax.core.errors import Owl2Error
-from owl2_jax.model.config import FUSED_TARGETS, LINEAR_MAPS, Owl2Config
-from owl2_jax.model.layers import KERNEL_SCALE
+from owl2_jax.model.config import LoraConfig, Owl2Config
+from owl2_jax.model.layers import Linear, gather_weight, partitioned
+
+Array = jax.Array
+Outputs = Mapping[str, tuple[tuple[int, ...], tuple[str, ...]]]  # {name: (shape, logical axes)}
 
 FIRST: Final = "lora_a"
 SECOND: Final = "lora_b"
-_KERNEL: Final = "/kernel"
-_LAYERS: Final = "decoder/layers/"
+
+
+class LoraInput(nn.Module):
+    """A of an adapter: what it reads its input with.
+
+    Attributes:
+      in_shape, in_axes: of the input, as in `Linear`.
+    """
+
+    in_shape: tuple[int, ...]
+    in_axes: tuple[str, ...]
+    lora: LoraConfig
+
+    @nn.compact
+    def __call__(self, flat: Array) -> Array:
+        """`x A`, dtype[rows, fan_in] to dtype[rows, r].
+
+        A training step, and nothing else, hands in a "dropout" key.
+        """
+        lora, fan_in, names = self.lora, math.prod(self.in_shape), (*self.in_axes, None)
+        # As PEFT starts them: A uniform as a linear layer of PyTorch, B at zero.
+        uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        start = lambda key, shape, dtype: uniform(key, (fan_in, lora.rank), dtype).reshape(shape)
+        first = self.param(
+            FIRST,
+            partitioned(start, names),
+            (*self.in_shape, lora.rank),
+            jnp.float32,
+        )
+        if lora.dropout and self.has_rng("dropout"):
+            kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - lora.dropout, flat.shape)
+            flat = jnp.where(kept, flat / (1 - lora.dropout), 0).astype(flat.dtype)
+        first = gather_weight(first.astype(flat.dtype), names)
+        return flat @ first.reshape(fan_in, lora.rank)
+
+
+class LoraOutput(nn.Module):
+    """B of an adapter, for one map; it starts at zero.
+
+    Attributes:
+      out_shape, out_axes: of the output, as in `Linear`.
+    """
+
+    out_shape: tuple[int, ...]
+    out_axes: tuple[str, ...]
+    lora: LoraConfig
+
+    @nn.compact
+    def __call__(self, inner: Array) -> Array:
+        """`(x A) B * alpha / r`, dtype[rows, r] to dtype[rows, fan_out]."""
+        names = (None, *self.out_axes)
+        second = self.param(
+            SECOND, partitioned(nn.initializers.zeros, names), (self.lora.rank, *self.out_shape), jnp.float32
+        )
+        second = gather_weight(second.astype(inner.dtype), names)
+        return (inner @ second.reshape(self.lora.rank, -1)) * jnp.asarray(self.lora.scale, inner.dtype)
+
+
+class LoraAdapter(nn.Module):
+    """`x A B * alpha / r`, of one map."""
+
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    in_axes: tuple[str, ...]
+    out_axes: tuple[str, ...]
+    lora: LoraConfig
+
+    @nn.compact
+    def __call__(self, flat: Array) -> Array:
+        """dtype[rows, fan_in] to dtype[rows, fan_out]."""
+        read = LoraInput(self.in_shape, self.in_axes, self.lora)
+        write = LoraOutput(self.out_shape, self.out_axes, self.lora)
+        for half in (read, write):
+            nn.share_scope(self, half)
+        return write(read(flat))
+
+
+class LoraLinear(Linear):
+    """A linear map and its adapter, whose parameters stand beside the kernel.
+
+    Attributes:
+      lora: the adapter's settings.
+    """
+
+    lora: LoraConfig = LoraConfig()
+
+    def _product(self, flat: Array) -> Array:
+        product = super()._product(flat)
+        adapter = LoraAdapter(self.in_shape, self.out_shape, self.in_axes, self.out_axes, self.lora)
+        nn.share_scope(self, adapter)
+        return product + adapter(flat)
+
+
+class FusedLoraAdapter(nn.Module):
+    """One adapter of several maps with the same input, as of one map that makes all of their outputs.
+
+    They share A and have a B each.
+
+    Attributes:
+      in_shape, in_axes: of the input, as in `Linear`.
+      outputs: {name: (shape, logical axes)} of what each map makes.
+    """
+
+    in_shape: tuple[int, ...]
+    in_axes: tuple[str, ...]
+    outputs: Outputs
+    lora: LoraConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> dict[str, Array]:
+        """dtype[..., *in_shape] to {name: dtype[..., *shape]}, to add to the maps' own outputs."""
+        rows = x.shape[: x.ndim - len(self.in_shape)]
+        read = LoraInput(self.in_shape, self.in_axes, self.lora)
+        nn.share_scope(self, read)
+        inner = read(x.astype(self.dtype).reshape(-1, math.prod(self.in_shape)))
+        return {
+            name: LoraOutput(shape, names, self.lora, name=name)(inner).reshape(*rows, *shape)
+            for name, (shape, names) in self.outputs.items()
+        }
+
+
+def layer_linear(
+    config: Owl2Config,
+    name: str,
+    in_shape: tuple[int, ...],
+    out_shape: tuple[int, ...],
+    in_axes: tuple[str, ...],
+    out_axes: tuple[str, ...],
+    use_bias: bool = False,
+) -> Linear:
+    """The linear map `name` of a decoder layer, with its adapter where the config asks for one."""
+    lora = config.lora
+    settings: dict[str, Any] = {
+        "use_bias": use_bias,
+        "dtype": config.dtype,
+        "param_dtype": config.param_dtype,
+        "int8": lora is not None and lora.base == "int8",
+        "name": name,
+    }
+    if lora is not None and name in lora.targets:
+        return LoraLinear(in_shape, out_shape, in_axes, out_axes, lora=lora, **settings)
+    return Linear(in_shape, out_shape, in_axes, out_axes, **settings)
 
 
 def is_adapter(name: str) -> bool:
@@ -24,92 +175,6 @@ def is_adapter(name: str) -> bool:
     return name.rpartition("/")[2] in (FIRST, SECOND)
 
 
-def is_int8_base(name: str, config: Owl2Config) -> bool:
-    """Whether a leaf is a kernel that an int8 base holds as integers."""
-    if config.lora is None or config.lora.base != "int8":
-        return False
-    return name.startswith(_LAYERS) and name.endswith(_KERNEL) and name.split("/")[-2] in LINEAR_MAPS
-
-
-def contracted_axes(name: str) -> tuple[int, ...]:
-    """Axes of a decoder kernel that its product sums over; [L, in..., out...] inside the layers."""
-    first = int("/layers/" in name)
-    return tuple(range(first, first + (2 if "/out/" in name else 1)))
-
-
 def split_adapters(params: tree.Tree) -> tuple[dict[str, Any], dict[str, Any]]:
     """(adapters, everything else) of a parameter tree; `tree.combine` joins them again."""
     return tree.partition(params, {name: is_adapter(name) for name in tree.flatten(params)})
-
-
-def merge(params: tree.Tree, config: Owl2Config) -> tuple[dict[str, Any], Owl2Config]:
-    """Adds every adapter to its kernel: `W + alpha / r * A B`.
-
-    Returns:
-      Parameters without adapters, kernels in `param_dtype`, and the config that
-      goes with them.
-
-    Raises:
-      Owl2Error: the model has no adapters.
-    """
-    if config.lora is None:
-        raise Owl2Error("the model has no LoRA adapters to merge")
-    flat = tree.flatten(params)
-    merged = {
-        name: jnp.asarray(merged_leaf(name, flat, config))
-        for name in flat
-        if not is_adapter(name) and not name.endswith(KERNEL_SCALE)
-    }
-    return tree.unflatten(merged), config.replace(lora=None)
-
-
-def merged_leaf(name: str, flat: Mapping[str, Any], config: Owl2Config) -> Any:
-    """One leaf of the merged model; `flat` needs to hold it and what stands beside it.
-
-    The product is taken in float32 and the sum rounded once, to `param_dtype`.
-    """
-    scale = name.removesuffix("kernel") + KERNEL_SCALE
-    adapter = adapter_of(name)
-    first, second = adapter if adapter[0] in flat else fused_adapter_of(name) or adapter
-    if not name.endswith(_KERNEL) or (scale not in flat and first not in flat):
-        return flat[name]
-    kernel = jnp.asarray(flat[name], jnp.float32)
-    if scale in flat:
-        kernel = kernel * jnp.expand_dims(flat[scale], contracted_axes(name))
-    if first in flat:
-        assert config.lora is not None
-        kernel = kernel + config.lora.scale * _product(flat[first], flat[second]).reshape(kernel.shape)
-    return kernel.astype(config.param_dtype)
-
-
-def beside(name: str) -> tuple[str, ...]:
-    """Leaves that `merged_leaf` of a kernel may need, where the model has them."""
-    if not name.endswith(_KERNEL):
-        return ()
-    return (name.removesuffix("kernel") + KERNEL_SCALE, *adapter_of(name), *(fused_adapter_of(name) or ()))
-
-
-def adapter_of(name: str) -> tuple[str, str]:
-    """Names of A and B of the adapter that a kernel of this name may have for itself."""
-    place = name.removesuffix("kernel")
-    return place + FIRST, place + SECOND
-
-
-def fused_adapter_of(name: str) -> tuple[str, str] | None:
-    """The same of an adapter that it may share with others; None where there is none."""
-    room, _, target = name.removesuffix(_KERNEL).rpartition("/")
-    for fused, maps in FUSED_TARGETS.items():
-        if target in maps:
-            return f"{room}/{fused}/{FIRST}", f"{room}/{fused}/{'qkv'[maps.index(target)]}/{SECOND}"
-    return None
-
-
-def _product(first: Any, second: Any) -> jax.Array:
-    """float32[L, in..., r] times [L, r, out...], inputs and outputs flat."""
-    layers, rank = first.shape[0], first.shape[-1]
-    return jnp.einsum(
-        "lir,lro->lio",
-        jnp.asarray(first, jnp.float32).reshape(layers, -1, rank),
-        jnp.asarray(second, jnp.float32).reshape(layers, rank, -1),
-        precision=jax.lax.Precision.HIGHEST,
-    )

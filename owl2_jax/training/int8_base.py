@@ -9,9 +9,8 @@ import jax
 
 from owl2_jax.core import tree
 from owl2_jax.model.config import Owl2Config
-from owl2_jax.model.int8 import quantize_kernel
+from owl2_jax.model.int8 import contracted_axes, is_int8_base, quantize_kernel
 from owl2_jax.model.layers import KERNEL_SCALE
-from owl2_jax.model.lora import contracted_axes, is_int8_base
 
 
 def quantize_base(params: tree.Tree, like: tree.Tree, config: Owl2Config) -> dict[str, Any]:

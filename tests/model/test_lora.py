@@ -10,7 +10,8 @@ from owl2_jax.core import tree
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.model import flops
 from owl2_jax.model.config import LoraConfig
-from owl2_jax.model.lora import is_adapter, merge, split_adapters
+from owl2_jax.model.lora import is_adapter, split_adapters
+from owl2_jax.model.lora_merge import merge
 from owl2_jax.model.owl2 import Owl2, abstract_params, init_params
 from owl2_jax.testing import tiny
 

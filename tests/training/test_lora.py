@@ -16,7 +16,8 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.request import Request
 from owl2_jax.loading import load_model
-from owl2_jax.model.lora import is_adapter, merge
+from owl2_jax.model.lora import is_adapter
+from owl2_jax.model.lora_merge import merge
 from owl2_jax.model.owl2 import Owl2, abstract_params
 from owl2_jax.training.initialize import check_start, starting_params
 from owl2_jax.training.logging.metrics import read_metrics

@@ -1,0 +1,183 @@
+"""One layer of the decoder: attention, MLP, and two norms whose scales may differ for text and images."""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+
+from owl2_jax.core import axes
+from owl2_jax.model import attention, attention_kernels, paged_kernels, remat
+from owl2_jax.model.cache import write
+from owl2_jax.model.config import Owl2Config
+from owl2_jax.model.layers import Scale, rms_normalize
+from owl2_jax.model.lora import layer_linear
+from owl2_jax.model.modality_projections import ModalityProjections
+from owl2_jax.model.pages import PagedBatch, Pages, write_tokens
+from owl2_jax.model.rotary import apply_rope
+
+Array = jax.Array
+Carry = tuple[Array, Array | None, Array | None]  # the stream, and keys and values of a cache or of pages
+
+STREAM = (axes.BATCH, axes.LENGTH, axes.ACT_EMBED)
+
+
+@flax.struct.dataclass
+class LayerInputs:
+    """What every layer needs besides the stream; the same for all layers.
+
+    Attributes:
+      sin, cos: float32[B, T, 1, H / 2], rotary angles of the tokens.
+      query_scale: float32[B, T, 1, 1] from `rotary.query_scale`, or None.
+      starts: int32[B, I], first positions of images (T for empty places), or
+        None when no row has an image.
+      is_image: bool[B, T], the modality indicator, or None likewise.
+      segment_ids: int32[B, T] when attention is among these T tokens, or None
+        when it is over the cache.
+      cache_positions: int32[B, T], cache positions that the tokens are written to, or None
+        without a cache.
+      paged: the tokens as a flat batch over pages (they are [T, 1] then), or None.
+    """
+
+    sin: Array
+    cos: Array
+    query_scale: Array | None
+    starts: Array | None
+    is_image: Array | None
+    segment_ids: Array | None
+    cache_positions: Array | None
+    paged: PagedBatch | None = None
+
+
+class DecoderAttention(nn.Module):
+    """Causal self-attention whose projections may have a copy for images."""
+
+    config: Owl2Config
+
+    @nn.compact
+    def __call__(
+        self, x: Array, inputs: LayerInputs, layer: Array, keys: Array | None, values: Array | None
+    ) -> tuple[Array, Array | None, Array | None]:
+        """One layer's attention.
+
+        Args:
+          x: dtype[B, T, D], normed.
+          layer: int32[], which layer of the cache this is.
+          keys, values: dtype[L, B, K, S, H], the cache of all layers, or None.
+
+        Returns:
+          dtype[B, T, D] and the updated cache arrays.
+        """
+        decoder = self.config.decoder
+        projections = ModalityProjections(self.config)
+        nn.share_scope(self, projections)
+        q, k, v = projections(x, inputs.is_image, inputs.starts)
+        in_tiles = attention_kernels.resolved(self.config.attention, q) == "splash"
+        k = apply_rope(k, inputs.sin, inputs.cos, by_product=in_tiles)
+        # The rotation is linear, so a scale of the query may as well be one of its angles.
+        scale = 1.0 if inputs.query_scale is None else inputs.query_scale
+        q = apply_rope(q, inputs.sin * scale, inputs.cos * scale, by_product=in_tiles)
+        q, k, v = (
+            checkpoint_name(
+                nn.with_logical_constraint(part, (axes.BATCH, axes.LENGTH, axes.ACT_HEADS, None)),
+                remat.PROJECTIONS,
+            )
+            for part in (q, k, v)
+        )
+        if inputs.paged is not None:
+            context, keys, values = self._attend_pages(q, k, v, inputs.paged, layer, keys, values)
+        else:
+            if keys is not None and values is not None:
+                keys = write(keys, layer, inputs.cache_positions, k)
+                values = write(values, layer, inputs.cache_positions, v)
+            context = checkpoint_name(self._attend(q, k, v, inputs, layer, keys, values), remat.CONTEXT)
+        out = layer_linear(
+            self.config, "out", (decoder.num_heads, decoder.head_dim), (decoder.width,),
+            (axes.HEADS, axes.HEAD_DIM), (axes.EMBED,),
+        )(context)  # fmt: skip
+        return out, keys, values
+
+    def _attend(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        inputs: LayerInputs,
+        layer: Array,
+        keys: Array | None,
+        values: Array | None,
+    ) -> Array:
+        """Attention among the tokens when they have segments, over the cache otherwise."""
+        if inputs.segment_ids is None:
+            mask = attention.cache_mask(inputs.cache_positions, keys.shape[3])
+            context, probabilities = attention.cache_product(q, keys, values, layer, mask)
+        elif self.is_mutable_collection("intermediates"):
+            # Only the written-out product has probabilities to show.
+            segments = attention.query_segments(inputs.segment_ids)
+            mask = attention.causal_segment_mask(segments, inputs.segment_ids)
+            context, probabilities = attention.dot_product(q, k, v, mask)
+        else:
+            kernel = attention_kernels.kernel(self.config.attention, self.config.splash_block)
+            return kernel(q, k, v, inputs.segment_ids)
+        self.sow("intermediates", "attention", probabilities)
+        return context
+
+    def _attend_pages(
+        self, q: Array, k: Array, v: Array, batch: PagedBatch, layer: Array, keys: Array, values: Array | None
+    ) -> tuple[Array, Array, Array | None]:
+        """Writes the tokens into their pages and attends over these: [T, 1, N, H], and the pages' arrays."""
+        layers = self.config.decoder.num_layers
+        pages = write_tokens(Pages(keys, values), k[:, 0], v[:, 0], batch, layer, layers)
+        context = paged_kernels.attend(q[:, 0], pages, batch, layer, layers)
+        return context[:, None], pages.keys, pages.values
+
+
+class DecoderMlp(nn.Module):
+    """SwiGLU: `down(silu(gate x) * up x)`."""
+
+    config: Owl2Config
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        decoder = self.config.decoder
+        width, hidden = (decoder.width,), (decoder.mlp_dim,)
+        embed, inner = (axes.EMBED,), (axes.HIDDEN,)
+        gate = layer_linear(self.config, "gate", width, hidden, embed, inner)(x)
+        up = layer_linear(self.config, "up", width, hidden, embed, inner)(x)
+        x = nn.with_logical_constraint(nn.silu(gate) * up, (axes.BATCH, axes.LENGTH, axes.ACT_HIDDEN))
+        x = checkpoint_name(x, remat.MLP_HIDDEN)
+        return layer_linear(self.config, "down", hidden, width, inner, embed)(x)
+
+
+class DecoderBlock(nn.Module):
+    """One layer; the signature is that of a scan body carrying the stream and the cache."""
+
+    config: Owl2Config
+
+    @nn.compact
+    def __call__(self, carry: Carry, layer: Array, inputs: LayerInputs) -> tuple[Carry, None]:
+        x, keys, values = carry
+        normed = self._norm("attention_norm", x, inputs)
+        update, keys, values = DecoderAttention(self.config, name="attention")(
+            normed, inputs, layer, keys, values
+        )
+        x = nn.with_logical_constraint(x + update, STREAM)
+        x = x + DecoderMlp(self.config, name="mlp")(self._norm("mlp_norm", x, inputs))
+        x = nn.with_logical_constraint(x, STREAM)
+        self.sow("intermediates", "hidden", x)
+        return (x, keys, values), None
+
+    def _norm(self, name: str, x: Array, inputs: LayerInputs) -> Array:
+        """RMSNorm whose scale is the token's modality's; both share one normalisation."""
+        decoder = self.config.decoder
+
+        def scale(modality_name: str) -> Array:
+            return Scale(decoder.width, axes.EMBED, self.config.param_dtype, name=f"{name}_{modality_name}")()
+
+        normed = rms_normalize(x, decoder.norm_eps).astype(x.dtype)
+        chosen = scale("text").astype(x.dtype)
+        if inputs.is_image is not None and decoder.adapts("norms"):
+            chosen = jnp.where(inputs.is_image[:, :, None], scale("image").astype(x.dtype), chosen)
+        return normed * chosen
