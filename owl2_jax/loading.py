@@ -15,6 +15,7 @@ from owl2_jax.checkpoint.param_files import (
 )
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.paths import absolute, as_path
+from owl2_jax.core.prompt_format import PromptFormat
 from owl2_jax.data.tokenizers import open_tokenizer
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.quantize import quantize_model
@@ -53,9 +54,7 @@ def load_model(
         config,
         params if mesh is not None else jax.device_put(params),
         open_tokenizer(tokenizer),
-        settings["template"],
-        settings["image_tag"],
-        settings["image_mode"],
+        PromptFormat.of(settings),
         name=absolute(path).name,
         mesh=mesh,
     )

@@ -15,6 +15,7 @@ from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.convert import load
 from owl2_jax.convert.to_torch import convert_to_torch
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.prompt_format import PromptFormat
 from owl2_jax.core.tree import flatten
 from owl2_jax.parallel.mesh import make_mesh
 
@@ -22,7 +23,7 @@ from owl2_jax.parallel.mesh import make_mesh
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory, tiny_config, tiny_params, toy_tokenizer):
     path = tmp_path_factory.mktemp("load") / "model"
-    settings = model_json(tiny_config.to_dict(), image_mode="pad")
+    settings = model_json(tiny_config.to_dict(), prompt_format=PromptFormat(image_mode="pad"))
     write_model_directory(path, settings, jax.device_get(tiny_params), toy_tokenizer.bytes)
     return path
 
@@ -31,7 +32,7 @@ def test_model_directory_comes_back_whole(directory, tiny_config, tiny_params, t
     model = owl2_jax.load(directory)
     assert model.config == tiny_config
     assert model.tokenizer.bytes == toy_tokenizer.bytes
-    assert (model.template, model.image_mode, model.name) == ("mplug_owl2", "pad", "model")
+    assert (model.prompt_format, model.name) == (PromptFormat(image_mode="pad"), "model")
     found, expected = flatten(model.params), flatten(tiny_params)
     assert found.keys() == expected.keys()
     for name, leaf in found.items():

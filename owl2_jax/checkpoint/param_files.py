@@ -30,6 +30,7 @@ from owl2_jax.core.buckets import check_readable
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.json_files import read_json
 from owl2_jax.core.paths import as_path, in_bucket
+from owl2_jax.core.prompt_format import RELEASED, PromptFormat
 from owl2_jax.core.text_files import read_bytes
 from owl2_jax.core.tree import flatten
 
@@ -45,7 +46,7 @@ TOKENIZER_FILE: Final = tokenizer_files.SENTENCE_PIECES
 PARAMS_DIR: Final = "params"
 _COMMITTED: Final = "commit_success.txt"  # Orbax writes it last into a step in a bucket
 CHECKPOINTS_DIR: Final = "checkpoints"
-_MODEL_KEYS: Final = ("format", "model", "tokenizer", "template", "image_tag", "image_mode")
+_MODEL_KEYS: Final = ("format", "model", "tokenizer", *RELEASED.as_dict())
 
 
 @dataclass(frozen=True)
@@ -67,29 +68,25 @@ def model_json(
     model: Mapping[str, Any],
     *,
     tokenizer: str | None = TOKENIZER_FILE,
-    template: str = "mplug_owl2",
-    image_tag: str = "<|image|>",
-    image_mode: str = "resize",
+    prompt_format: PromptFormat = RELEASED,
 ) -> dict[str, Any]:
     """The content of `model.json`.
 
     Args:
       model: `Owl2Config.to_dict()`.
       tokenizer: name of the file beside it; None when there is none.
-      template, image_tag, image_mode: names of the data room.
+      prompt_format: how its prompts are written.
     """
     return {
         "format": FORMAT,
         "model": dict(model),
         "tokenizer": tokenizer,
-        "template": template,
-        "image_tag": image_tag,
-        "image_mode": image_mode,
+        **prompt_format.as_dict(),
     }
 
 
 def read_model_json(directory: str | Path) -> dict[str, Any]:
-    """Reads and checks `model.json`: keys format, model, tokenizer, template, image_tag, image_mode.
+    """Reads and checks `model.json`: keys format, model, tokenizer, and those of `PromptFormat`.
 
     Raises:
       Owl2Error: it is missing, damaged, of another format, or names a

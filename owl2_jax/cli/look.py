@@ -61,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
     models = []
     for checkpoint in filter(None, (args.checkpoint, args.compare)):
         model = load_model(checkpoint, dtype=args.dtype)
-        content = model.image_tag * len(args.image) + args.question
+        content = model.prompt_format.image_tag * len(args.image) + args.question
         messages = [{"role": "user", "content": content}]
         models.append(look_inside(model, messages, [str(image) for image in args.image], args.max_new_tokens))
         print(f"{model.name}: {models[-1].answer}")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.fields import OldNames, check_values
+from owl2_jax.core.prompt_format import IMAGE_TAG, PromptFormat
 from owl2_jax.core.ranges import Count, Positive, Seed, Share, Whole, at_least
 from owl2_jax.core.texts import BucketPath, Name
 from owl2_jax.data.augment import Augment
@@ -102,7 +103,7 @@ class DataConfig:
     images: Images = 0
     tokenizer: BucketPath = "embedded"
     template: Name = "mplug_owl2"
-    image_tag: ImageTag = "<|image|>"
+    image_tag: ImageTag = IMAGE_TAG
     reading: Reading = "as_written"
     image_mode: Name = "pad"
     augment: Augment | None = None
@@ -136,6 +137,11 @@ class DataConfig:
                 f"data.images {self.images} and data.images_per_row {self.images_per_row}: "
                 "both are 0 (text alone) or neither is"
             )
+
+    @property
+    def prompt_format(self) -> PromptFormat:
+        """How the dialogues are written, and the prompts of what is trained on them."""
+        return PromptFormat(self.template, self.image_tag, self.image_mode)
 
     @property
     def images_per_sample(self) -> int:

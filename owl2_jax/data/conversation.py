@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from owl2_jax.core.axes import IGNORE_LABEL, IMAGE_TOKEN
+from owl2_jax.core.prompt_format import IMAGE_TAG, PromptFormat
 from owl2_jax.data.messages import (
     IMAGE_TAGS,
     ConversationError,
@@ -128,9 +129,8 @@ def count_supervised(labels: np.ndarray) -> int:
 
 def encode_dialogue(
     messages: Sequence[Message],
-    template: str | Template,
+    prompt_format: PromptFormat,
     tokenizer: Tokenizer,
-    image_tag: str = "<|image|>",
     num_images: int | None = None,
     *,
     control_tokens: bool = False,
@@ -150,10 +150,9 @@ def encode_dialogue(
 
     Raises: what `check_messages` and `spans` raise.
     """
-    template = get_template(template)
-    check_messages(messages, image_tag, num_images, assistant_first)
-    builder = _Builder(tokenizer, image_tag, control_tokens)
-    for text, learnt, closes in spans(messages, template, image_tag):
+    check_messages(messages, prompt_format.image_tag, num_images, assistant_first)
+    builder = _Builder(tokenizer, prompt_format.image_tag, control_tokens)
+    for text, learnt, closes in spans(messages, prompt_format):
         builder.add(text, learnt)
         if closes:
             builder.close_turn(learnt)
@@ -163,9 +162,8 @@ def encode_dialogue(
 
 def encode_prompt(
     messages: Sequence[Message],
-    template: str | Template,
+    prompt_format: PromptFormat,
     tokenizer: Tokenizer,
-    image_tag: str = "<|image|>",
     num_images: int | None = None,
     trailing_space: bool = False,
     *,
@@ -182,12 +180,12 @@ def encode_prompt(
     Raises: as `encode_dialogue`, and ConversationError when the assistant has
       the last turn.
     """
-    template = get_template(template)
-    check_messages(messages, image_tag, num_images, assistant_first=True)
+    template = get_template(prompt_format.template)
+    check_messages(messages, prompt_format.image_tag, num_images, assistant_first=True)
     if messages[-1]["role"] != "user":
         raise ConversationError("the last message is the assistant's, expected the user's; add a question")
-    builder = _Builder(tokenizer, image_tag, control_tokens)
-    for text, _, closes in spans(messages, template, image_tag, trailing_space):
+    builder = _Builder(tokenizer, prompt_format.image_tag, control_tokens)
+    for text, _, closes in spans(messages, prompt_format, trailing_space):
         builder.add(text, learnt=False)
         if closes:
             builder.close_turn(learnt=False)
@@ -197,7 +195,7 @@ def encode_prompt(
 
 
 def encode_text(
-    text: str, tokenizer: Tokenizer, image_tag: str = "<|image|>", *, control_tokens: bool = False
+    text: str, tokenizer: Tokenizer, image_tag: str = IMAGE_TAG, *, control_tokens: bool = False
 ) -> np.ndarray:
     """Returns the ids int32[n] of a finished prompt string with image tags in it.
 

@@ -105,9 +105,8 @@ class Encoder:
         config, sources = self._config, example["images"]
         encoded = conversation.encode_dialogue(
             example["messages"],
-            config.template,
+            config.prompt_format,
             self._tokenizer,
-            config.image_tag,
             len(sources),
             control_tokens=config.reading == "released",
         )

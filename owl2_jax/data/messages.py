@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.prompt_format import IMAGE_TAG
 
 ImageTag = Literal["<|image|>", "<image>"]  # this project's and LLaVA's
 IMAGE_TAGS: tuple[ImageTag, ...] = get_args(ImageTag)
@@ -75,7 +76,7 @@ def check_messages(
 
 
 def from_llava(
-    conversations: Sequence[Mapping[str, str]], file_tag: str = "<image>", image_tag: str = "<|image|>"
+    conversations: Sequence[Mapping[str, str]], file_tag: str = "<image>", image_tag: str = IMAGE_TAG
 ) -> list[dict[str, str]]:
     """Converts LLaVA's `{"from": "human" | "gpt", "value": str}` turns to messages.
 

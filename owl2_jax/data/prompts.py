@@ -13,8 +13,8 @@ import string
 from dataclasses import dataclass
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.prompt_format import IMAGE_TAG
 
-IMAGE_TAG = "<|image|>"
 WORD = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option\N{RIGHT SINGLE QUOTATION MARK}s letter from the given choices directly."
 CAPTION = "Provide a one-sentence caption for the provided image."

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from owl2_jax.core.errors import unknown_name
+from owl2_jax.core.prompt_format import PromptFormat
 from owl2_jax.data.messages import ConversationError, Message, check_messages
 
 EOS = "</s>"
@@ -49,29 +50,22 @@ TEMPLATES: dict[str, Template] = {
 }
 
 
-def get_template(template: str | Template) -> Template:
+def get_template(name: str) -> Template:
     """Returns the template of a name. Raises UnknownNameError for any other name."""
-    if isinstance(template, Template):
-        return template
-    if template not in TEMPLATES:
-        raise unknown_name("template", template, TEMPLATES)
-    return TEMPLATES[template]
+    if name not in TEMPLATES:
+        raise unknown_name("template", name, TEMPLATES)
+    return TEMPLATES[name]
 
 
-def render(
-    messages: Sequence[Message],
-    template: str | Template,
-    image_tag: str = "<|image|>",
-    trailing_space: bool = False,
-) -> str:
+def render(messages: Sequence[Message], prompt_format: PromptFormat, trailing_space: bool = False) -> str:
     """Returns the dialogue as the text the model reads, image tags in place.
 
     With `trailing_space` an open turn ends in `ASSISTANT: ` instead of `ASSISTANT:`.
 
     Raises: what `check_messages` and `spans` raise.
     """
-    check_messages(messages, image_tag)
-    parts = spans(messages, get_template(template), image_tag, trailing_space)
+    check_messages(messages, prompt_format.image_tag)
+    parts = spans(messages, prompt_format, trailing_space)
     return "".join(part.text + EOS * part.closes for part in parts)
 
 
@@ -91,18 +85,21 @@ class Span(NamedTuple):
 
 
 def spans(
-    messages: Sequence[Message], template: Template, image_tag: str, trailing_space: bool = False
+    messages: Sequence[Message], prompt_format: PromptFormat, trailing_space: bool = False
 ) -> Iterator[Span]:
     """Yields the dialogue in order.
 
     A learnt span that follows on other text starts with a space; spans after
     `</s>` or an image are encoded afresh.
 
-    Raises: ConversationError for messages the template has no place for, and for
-      `trailing_space` where no turn is open.
+    Raises: UnknownNameError for a template that is none; ConversationError for messages it
+      has no place for, and for `trailing_space` where no turn is open.
     """
-    turns = _caption_spans(messages, image_tag) if template.caption else _turn_spans(messages, template)
-    open_turn = yield from turns
+    template = get_template(prompt_format.template)
+    if template.caption:
+        open_turn = yield from _caption_spans(messages, prompt_format.image_tag)
+    else:
+        open_turn = yield from _turn_spans(messages, template)
     if trailing_space and not open_turn:
         raise ConversationError("a trailing space belongs after an open 'ASSISTANT:'; no turn is open here")
     if trailing_space:

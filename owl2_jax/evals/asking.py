@@ -11,8 +11,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error, errors_in_place
+from owl2_jax.core.prompt_format import IMAGE_TAG
 from owl2_jax.data import images
-from owl2_jax.data.prompts import IMAGE_TAG
 from owl2_jax.evals.base import Decoding, Image, Question
 from owl2_jax.evals.metrics.choice import LETTERS
 
@@ -140,7 +140,7 @@ class EngineModel:
         return self._read[key]
 
     def _tagged(self, prompt: str) -> str:
-        return prompt.replace(IMAGE_TAG, self.engine.model.image_tag)
+        return prompt.replace(IMAGE_TAG, self.engine.model.prompt_format.image_tag)
 
     def _fitting(self, question: Question, new_tokens: int) -> str:
         """The longest of the question's prompts that leaves room for the answer."""
@@ -159,7 +159,11 @@ class EngineModel:
         from owl2_jax.data.conversation import encode_text
 
         model = self.engine.model
-        return len(encode_text(self._tagged(prompt), model.tokenizer, model.image_tag, control_tokens=True))
+        return len(
+            encode_text(
+                self._tagged(prompt), model.tokenizer, model.prompt_format.image_tag, control_tokens=True
+            )
+        )
 
     def _longest_option(self, question: Question) -> int:
         return max(self._length(option) for option in question.options)

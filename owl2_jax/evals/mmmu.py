@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from owl2_jax.data.prompts import IMAGE_TAG, PROMPTS
+from owl2_jax.core.prompt_format import IMAGE_TAG
+from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Decoding, Question, Summary, percent, percent_by
 from owl2_jax.evals.broken import Broken
 from owl2_jax.evals.files import DataFile

@@ -14,6 +14,7 @@ from typing import Any
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_writing import new_file
 from owl2_jax.core.json_files import json_lines, read_json
+from owl2_jax.core.prompt_format import IMAGE_TAG
 from owl2_jax.data import images
 from owl2_jax.evals.base import Question
 from owl2_jax.evals.registry import BENCHMARKS
@@ -161,7 +162,7 @@ def _bytes_of(question: Question) -> bytes:
 
 
 def _text_of(question: Question) -> str:
-    return question.prompt.replace("<|image|>", "").strip()
+    return question.prompt.replace(IMAGE_TAG, "").strip()
 
 
 def _draw_losses(axes: Any, name: str, curves: Curves) -> None:

@@ -113,16 +113,8 @@ def _model(params: Any, config: RunConfig, trainer: Trainer, tokenizer: Tokenize
         mesh = make_mesh({"fsdp": -1}, jax.local_devices())
         params = multihost_utils.process_allgather(params, tiled=True)
         params = jax.device_put(params, param_shardings(logical_axes(config.model), mesh))
-    data = config.data
-    return LoadedModel(
-        config.model,
-        params,
-        tokenizer,
-        data.template,
-        data.image_tag,
-        data.image_mode,
-        mesh=mesh if mesh.size > 1 else None,
-    )
+    shared = mesh if mesh.size > 1 else None
+    return LoadedModel(config.model, params, tokenizer, config.data.prompt_format, mesh=shared)
 
 
 def _everyone(answered: Sequence[Answered | Broken], questions: Sequence[Question]) -> list[Answered]:

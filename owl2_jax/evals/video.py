@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.file_writing import write_text
+from owl2_jax.core.prompt_format import IMAGE_TAG
 from owl2_jax.core.text_files import lines, read_text
-from owl2_jax.data.prompts import IMAGE_TAG, PROMPTS
+from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.data.video import Frame, decode_frame, require_reader
 from owl2_jax.evals.base import Answered, Judged, Question, Summary, percent
 from owl2_jax.evals.broken import At, Broken

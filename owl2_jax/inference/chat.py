@@ -63,7 +63,7 @@ class Chat:
             read, the conversation is longer than the model allows, or the answer
             cannot have the form it is to have.
         """
-        tag = self.engine.model.image_tag
+        tag = self.engine.model.prompt_format.image_tag
         if images and tag not in text:
             text = tag * len(images) + text
         ids = np.concatenate([self._ids, self._turn_ids(text, len(images))])
@@ -98,10 +98,10 @@ class Chat:
         model = self.engine.model
         message = {"role": "user", "content": text}
         if not self.messages:
-            return encode_prompt([message], model.template, model.tokenizer, model.image_tag, images).ids
-        before = len(encode_dialogue(_EARLIER, model.template, model.tokenizer, model.image_tag).ids)
+            return encode_prompt([message], model.prompt_format, model.tokenizer, images).ids
+        before = len(encode_dialogue(_EARLIER, model.prompt_format, model.tokenizer).ids)
         turns = [*_EARLIER, message]
-        return encode_prompt(turns, model.template, model.tokenizer, model.image_tag, images).ids[before:]
+        return encode_prompt(turns, model.prompt_format, model.tokenizer, images).ids[before:]
 
     def _answer_limit(self, ids: np.ndarray, images: int) -> int | None:
         """The wanted length of an answer, or what there is room for."""

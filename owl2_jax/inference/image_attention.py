@@ -23,6 +23,7 @@ import numpy as np
 
 from owl2_jax.core.axes import IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.prompt_format import PromptFormat
 from owl2_jax.data.conversation import encode_dialogue, encode_prompt
 from owl2_jax.inference import whole_prompts
 from owl2_jax.inference.buckets import bucket, length_buckets, power_buckets
@@ -66,7 +67,7 @@ class Looking:
         messages: Sequence[dict[str, str]],
         answer: str,
         images: Sequence[np.ndarray],
-        image_tag: str | None = None,
+        prompt_format: PromptFormat | None = None,
     ) -> list[Look]:
         """Where it looked while it gave an answer, for each image.
 
@@ -74,13 +75,15 @@ class Looking:
           messages: up to the question, with image tags.
           answer: what came out.
           images: uint8[H, W, 3] at the model's size, one per tag.
-          image_tag: what marks an image in the messages; None for the model's.
+          prompt_format: how the messages are written; None for the model's.
 
         Raises:
           Owl2Error: no image, an answer without tokens, too long, or messages
             that cannot be encoded.
         """
-        ids, answer_ids = self._encode(messages, answer, len(images), image_tag or self._model.image_tag)
+        ids, answer_ids = self._encode(
+            messages, answer, len(images), prompt_format or self._model.prompt_format
+        )
         prompt = place_images(ids[:-1], self._model)
         fed = np.concatenate([ids[-1:], answer_ids[:-1]])[:MAX_ANSWER]
         if len(prompt) + len(fed) > self._config.decoder.max_length:
@@ -101,13 +104,13 @@ class Looking:
         return [Look(maps[i], float(shares[i])) for i in range(len(images))]
 
     def _encode(
-        self, messages: Sequence[dict[str, str]], answer: str, images: int, image_tag: str
+        self, messages: Sequence[dict[str, str]], answer: str, images: int, prompt_format: PromptFormat
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids of the prompt and, `</s>` left out, of the answer."""
         model = self._model
         if not images:
             raise Owl2Error("the conversation has no image to look at")
-        names = (model.template, model.tokenizer, image_tag, images)
+        names = (prompt_format, model.tokenizer, images)
         ids = encode_prompt(messages, *names).ids
         answered = [*messages, {"role": "assistant", "content": answer}]
         whole = encode_dialogue(answered, *names, assistant_first=True).ids

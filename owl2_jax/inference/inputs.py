@@ -86,27 +86,27 @@ def read_request(request: Request, model: LoadedModel) -> Prompt:
 
 def read_images(request: Request, model: LoadedModel, tags: int) -> list[RequestImage]:
     """The images of a request, which must be as many as its prompt has tags."""
+    prompt_format = model.prompt_format
     if len(request.images) != tags:
         raise ImageCountError(
-            f"the prompt has {tags} image tags {model.image_tag!r} and {len(request.images)} images; "
+            f"the prompt has {tags} image tags {prompt_format.image_tag!r} and {len(request.images)} images; "
             "give one image per tag, in the order of the tags"
         )
-    mode, size = request.image_mode or model.image_mode, model.config.vision.image_size
+    mode, size = request.image_mode or prompt_format.image_mode, model.config.vision.image_size
     return [RequestImage(source, mode, size) for source in request.images]
 
 
 def prompt_ids(request: Request, model: LoadedModel) -> np.ndarray:
     """Token ids int32[n] of a prompt, -200 where an image stands."""
-    prompt = request.prompt
+    prompt, image_tag = request.prompt, model.prompt_format.image_tag
     if isinstance(prompt, np.ndarray):
         return prompt.astype(np.int32)
     if isinstance(prompt, str):
-        return encode_text(prompt, model.tokenizer, model.image_tag, control_tokens=request.control_tokens)
+        return encode_text(prompt, model.tokenizer, image_tag, control_tokens=request.control_tokens)
     return encode_prompt(
-        read_turns(prompt, model.image_tag),
-        model.template,
+        read_turns(prompt, image_tag),
+        model.prompt_format,
         model.tokenizer,
-        model.image_tag,
         len(request.images),
         control_tokens=request.control_tokens,
     ).ids

@@ -7,6 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from owl2_jax.core.prompt_format import RELEASED, PromptFormat
 from owl2_jax.data.tokenizer import Tokenizer
 from owl2_jax.model.config import Owl2Config
 
@@ -19,9 +20,7 @@ class LoadedModel:
       config: sizes and dtypes.
       params: nested dict of arrays.
       tokenizer: of at most `config.decoder.vocab_size` pieces; the embeddings beyond are spare.
-      template: name of the conversation template.
-      image_tag: what marks an image in a text.
-      image_mode: how an image becomes a square: "pad", "resize" or "none".
+      prompt_format: how prompts are written for it.
       name: for people, for example the directory.
       mesh: where the parameters lie, when on several devices.
 
@@ -32,9 +31,7 @@ class LoadedModel:
     config: Owl2Config
     params: dict[str, Any]
     tokenizer: Tokenizer
-    template: str = "mplug_owl2"
-    image_tag: str = "<|image|>"
-    image_mode: str = "resize"
+    prompt_format: PromptFormat = RELEASED
     name: str = "owl2"
     mesh: Mesh | None = None
 

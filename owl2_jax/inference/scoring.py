@@ -127,7 +127,9 @@ def _ids(runner: ModelRunner, request: Request, option: str) -> np.ndarray:
     """Ids of a prompt followed by an option."""
     model, prompt, control = runner.model, request.prompt, request.control_tokens
     if isinstance(prompt, str):
-        return encode_text(prompt + option, model.tokenizer, model.image_tag, control_tokens=control)
+        return encode_text(
+            prompt + option, model.tokenizer, model.prompt_format.image_tag, control_tokens=control
+        )
     ids = prompt_ids(request, model)
     if isinstance(prompt, np.ndarray):
         more = model.tokenizer.encode(option, control_tokens=control)

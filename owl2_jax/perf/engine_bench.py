@@ -13,6 +13,7 @@ import numpy as np
 
 from owl2_jax.core.axes import IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.prompt_format import IMAGE_TAG
 from owl2_jax.inference import sampler, whole_prompts
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.inputs import read_request, stack_prompts
@@ -154,7 +155,7 @@ def _shared_image(model: LoadedModel, calls: int) -> dict[str, Any]:
 
 
 def _question(text: str, image: np.ndarray) -> Request:
-    return Request([{"role": "user", "content": f"<|image|>{text}"}], [image], max_new_tokens=1)
+    return Request([{"role": "user", "content": f"{IMAGE_TAG}{text}"}], [image], max_new_tokens=1)
 
 
 def _first_tokens(engine: Engine, batches: Sequence[Sequence[Request]]) -> float:

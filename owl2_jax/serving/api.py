@@ -158,7 +158,9 @@ async def attention(request: Request) -> Response:
     except ClientDisconnect:
         return Response(status_code=_GONE)
     images = [{"share": look.share, "weights": look.weights.tolist()} for look in looks]
-    return JSONResponse({"object": "attention", "image_mode": service.model.image_mode, "images": images})
+    return JSONResponse(
+        {"object": "attention", "image_mode": service.model.prompt_format.image_mode, "images": images}
+    )
 
 
 @_v1.get("/models")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from owl2_jax.data.prompts import IMAGE_TAG, get_prompt
+from owl2_jax.core.prompt_format import IMAGE_TAG
+from owl2_jax.data.prompts import get_prompt
 
 
 def _published(label: str, prompt: str, **fields: str) -> dict[str, str]:

@@ -40,7 +40,7 @@ class ImageReader:
     """
 
     def __init__(self, model: LoadedModel, limits: Limits, fetcher: Fetcher | None):
-        self._mode, self._size = model.image_mode, model.config.vision.image_size
+        self._mode, self._size = model.prompt_format.image_mode, model.config.vision.image_size
         self._limits = limits
         self._fetcher = fetcher
         self._decoders = ThreadPoolExecutor(_DECODERS, "decode-image")

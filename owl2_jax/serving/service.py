@@ -71,6 +71,7 @@ class Service:
             compile_first=compile_first,
         )
         self.looking = Looking(model)
+        self._prompt_format = model.prompt_format.with_tag(IMAGE_MARK)
         self._look_thread = ThreadPoolExecutor(1, "look")
         self._lookers = 0
         # Of their own: what takes long to compile keeps nobody from being read.
@@ -242,7 +243,7 @@ class Service:
                 conversation.messages,
                 answer[: self._most_text],
                 images,
-                IMAGE_MARK,
+                self._prompt_format,
             )
             with about("messages"):
                 return await asyncio.get_running_loop().run_in_executor(self._look_thread, *work)
@@ -260,9 +261,7 @@ class Service:
             raise self._too_long(f"{length} characters")
         model, count = self.model, len(conversation.images)
         with about("messages"):
-            found = encode_prompt(
-                conversation.messages, model.template, model.tokenizer, IMAGE_MARK, count
-            )  # fmt: skip
+            found = encode_prompt(conversation.messages, self._prompt_format, model.tokenizer, count)
         positions = len(found.ids) + count * (model.config.tokens_per_image - 1)
         room = model.config.decoder.max_length - positions
         if room < 1:

@@ -21,6 +21,7 @@ from owl2_jax.core.file_identity import Identity, changes, identities_as, identi
 from owl2_jax.core.file_writing import write_bytes
 from owl2_jax.core.json_files import read_json_object
 from owl2_jax.core.paths import scheme_of
+from owl2_jax.core.prompt_format import PromptFormat
 from owl2_jax.core.text_files import read_bytes
 from owl2_jax.training.extending import LENGTH_FIELDS, why_not_extended
 from owl2_jax.version import __version__
@@ -188,13 +189,10 @@ def write_run_directory(run: Path, config: Mapping[str, Any], tokenizer: bytes) 
       config: the whole configuration as JSON types.
       tokenizer: bytes of the tokenizer that goes with the checkpoints.
     """
-    data = config["data"]
     model = model_json(
         config["model"],
         tokenizer=tokenizer_files.file_name(tokenizer),
-        template=data["template"],
-        image_tag=data["image_tag"],
-        image_mode=data["image_mode"],
+        prompt_format=PromptFormat.of(config["data"]),
     )
     _write(run / model["tokenizer"], tokenizer)
     _write_json(run / MODEL_FILE, model)

@@ -23,6 +23,7 @@ from owl2_jax.convert.resize import (
 )
 from owl2_jax.convert.to_flax import convert_to_jax, leaf_shapes
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.prompt_format import PromptFormat
 from owl2_jax.core.tree import flatten
 from owl2_jax.model.config import Owl2Config
 from tests.convert.checkpoints import GOLDEN, bits
@@ -74,7 +75,7 @@ def test_checkpoint_of_another_size_changes_two_leaves_only(tmp_path: Path) -> N
 def test_one_size_at_a_time_and_the_tokenizer_comes_along(
     tmp_path: Path, tiny_config, tiny_params, toy_tokenizer
 ) -> None:
-    model = model_json(tiny_config.to_dict(), image_mode="pad")
+    model = model_json(tiny_config.to_dict(), prompt_format=PromptFormat(image_mode="pad"))
     write_model_directory(tmp_path / "model", model, tiny_params, toy_tokenizer.bytes)
     assert resize_checkpoint(tmp_path / "model", tmp_path / "a", image_size=56).abstractor.num_queries == 4
     assert resize_checkpoint(tmp_path / "a", tmp_path / "b", num_queries=6).vision.image_size == 56

@@ -9,6 +9,7 @@ import pytest
 
 from owl2_jax.core.axes import IGNORE_LABEL, IMAGE_TOKEN
 from owl2_jax.core.errors import UnknownNameError
+from owl2_jax.core.prompt_format import PromptFormat
 from owl2_jax.data.conversation import (
     TEMPLATES,
     ConversationError,
@@ -28,6 +29,7 @@ from owl2_jax.data.tokenizers import open_tokenizer
 GOLDEN = Path(__file__).parents[1] / "golden" / "text"
 TEXTS = json.loads((GOLDEN / "text.json").read_text(encoding="utf-8"))
 TAG = "<|image|>"
+OWL2, V1, PLAIN = (PromptFormat(name) for name in ("mplug_owl2", "v1", "plain"))
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +65,9 @@ def test_prompt_strings_give_the_golden_ids(tokenizer, case):
 def test_prompts_give_the_golden_text_and_ids(tokenizer, case):
     messages = chat(*[content for _, content in case["messages"] if content is not None])
     encode = encode_dialogue if case["closed"] else encode_prompt
-    assert render(messages, case["template"]) == case["prompt"]
+    assert render(messages, PromptFormat(case["template"])) == case["prompt"]
     assert (
-        encode(messages, case["template"], tokenizer, TAG, control_tokens=True).ids.tolist()
+        encode(messages, PromptFormat(case["template"]), tokenizer, control_tokens=True).ids.tolist()
         == (case["input_ids_legacy"])
     )
 
@@ -73,8 +75,8 @@ def test_prompts_give_the_golden_text_and_ids(tokenizer, case):
 @pytest.mark.parametrize("case", TEXTS["dialogues"], ids=name)
 def test_dialogues_give_the_golden_text_ids_and_labels(tokenizer, case):
     messages = from_llava(case["conversations"], file_tag=TAG)
-    encoded = encode_dialogue(messages, case["template"], tokenizer, TAG, control_tokens=True)
-    assert render(messages, case["template"]) == case["prompt"]
+    encoded = encode_dialogue(messages, PromptFormat(case["template"]), tokenizer, control_tokens=True)
+    assert render(messages, PromptFormat(case["template"])) == case["prompt"]
     assert encoded.ids.tolist() == case["input_ids_legacy"]
     if case["warning_legacy"]:
         # The original gave up on these: the answer is learnt all the same.
@@ -86,7 +88,7 @@ def test_dialogues_give_the_golden_text_ids_and_labels(tokenizer, case):
 
 @pytest.mark.parametrize("case", [c for c in TEXTS["plain"] if c["tokenizer"] == "legacy"])
 def test_captions_give_the_golden_ids_and_labels(tokenizer, case):
-    encoded = encode_dialogue(from_llava(case["conversations"], file_tag=TAG), "plain", tokenizer, TAG)
+    encoded = encode_dialogue(from_llava(case["conversations"], file_tag=TAG), PLAIN, tokenizer)
     assert encoded.ids.tolist() == case["input_ids"]
     assert encoded.labels.tolist() == case["labels"]
 
@@ -105,8 +107,8 @@ def test_ids_built_turn_by_turn_equal_those_of_the_whole_text(tokenizer, templat
     for _ in range(400):
         contents = ["".join(rng.choices(words, k=rng.randint(1, 6))) for _ in range(rng.randint(1, 5))]
         messages = chat(*contents)
-        encoded = encode_dialogue(messages, template, tokenizer, TAG, control_tokens=True)
-        whole = encode_text(render(messages, template), tokenizer, TAG, control_tokens=True)
+        encoded = encode_dialogue(messages, PromptFormat(template), tokenizer, control_tokens=True)
+        whole = encode_text(render(messages, PromptFormat(template)), tokenizer, TAG, control_tokens=True)
         assert encoded.ids.tolist() == whole.tolist()
         learnt = encoded.labels != IGNORE_LABEL
         assert (encoded.labels[learnt] == encoded.ids[learnt]).all()
@@ -117,8 +119,8 @@ def test_ids_built_turn_by_turn_equal_those_of_the_whole_text(tokenizer, templat
     "answer", ["A dog.", " spaced", f"see {TAG} there", f"{TAG}first", "ASSISTANT: x</s>y"]
 )
 def test_a_prompt_is_what_stands_in_front_of_the_answer(tokenizer, template, answer):
-    prompt = encode_prompt(chat(TAG), template, tokenizer, TAG).ids
-    whole = encode_dialogue(chat(TAG, answer), template, tokenizer, TAG).ids
+    prompt = encode_prompt(chat(TAG), PromptFormat(template), tokenizer).ids
+    whole = encode_dialogue(chat(TAG, answer), PromptFormat(template), tokenizer).ids
     # A caption that starts with an image has its <s> after that image.
     if template == "plain" and answer.startswith(TAG):
         prompt = prompt[:-1]
@@ -142,7 +144,7 @@ CONTROL = [
 @pytest.mark.parametrize("template", ["mplug_owl2", "v1"])
 @pytest.mark.parametrize("text", CONTROL)
 def test_control_tokens_that_people_wrote_are_text_to_the_model(tokenizer, template, text):
-    ids = encode_prompt(chat(text, text, text), template, tokenizer, TAG).ids
+    ids = encode_prompt(chat(text, text, text), PromptFormat(template), tokenizer).ids
     assert (ids == tokenizer.bos_id).sum() == 1
     assert ids[0] == tokenizer.bos_id
     assert (ids == tokenizer.eos_id).sum() == 1  # the template's, after the answer
@@ -150,12 +152,12 @@ def test_control_tokens_that_people_wrote_are_text_to_the_model(tokenizer, templ
     finished = encode_text(f"USER: {text} ASSISTANT:", tokenizer, TAG).tolist()
     assert tokenizer.eos_id not in finished
     assert finished.count(tokenizer.bos_id) == 1
-    np.testing.assert_array_equal(encode_prompt(chat(text), "mplug_owl2", tokenizer, TAG).ids, finished)
+    np.testing.assert_array_equal(encode_prompt(chat(text), OWL2, tokenizer).ids, finished)
 
 
 @pytest.mark.parametrize("text", [t for t in CONTROL if TAG not in t])
 def test_control_tokens_that_people_wrote_are_learnt_as_their_letters(tokenizer, text):
-    encoded = encode_dialogue(chat("Hi", text), "mplug_owl2", tokenizer, TAG)
+    encoded = encode_dialogue(chat("Hi", text), OWL2, tokenizer)
     learnt = encoded.labels[encoded.labels != IGNORE_LABEL]
     assert learnt.tolist().count(tokenizer.eos_id) == 1
     assert learnt[-1] == tokenizer.eos_id
@@ -163,9 +165,9 @@ def test_control_tokens_that_people_wrote_are_learnt_as_their_letters(tokenizer,
 
 
 def test_control_tokens_become_ids_where_that_is_asked_for(tokenizer):
-    encoded = encode_dialogue(chat("Hi", "a</s>b"), "mplug_owl2", tokenizer, TAG, control_tokens=True)
+    encoded = encode_dialogue(chat("Hi", "a</s>b"), OWL2, tokenizer, control_tokens=True)
     assert encoded.labels.tolist().count(tokenizer.eos_id) == 2
-    prompt = encode_prompt(chat("a</s>b"), "mplug_owl2", tokenizer, TAG, control_tokens=True)
+    prompt = encode_prompt(chat("a</s>b"), OWL2, tokenizer, control_tokens=True)
     assert prompt.ids.tolist().count(tokenizer.eos_id) == 1
 
 
@@ -177,21 +179,21 @@ def test_a_dialogue_without_control_tokens_has_the_same_ids_either_way(tokenizer
         if any(tokenizer.control_tokens(message["content"]) for message in messages):
             continue
         plain, control = (
-            encode_dialogue(messages, "v1", tokenizer, TAG, control_tokens=choice) for choice in (False, True)
+            encode_dialogue(messages, V1, tokenizer, control_tokens=choice) for choice in (False, True)
         )
         assert plain.ids.tolist() == control.ids.tolist()
         assert plain.labels.tolist() == control.labels.tolist()
 
 
 def test_everything_after_the_role_is_learnt_and_nothing_else(tokenizer):
-    encoded = encode_dialogue(chat("Hi", "One ASSISTANT: two", "Go on", "Three."), "v1", tokenizer, TAG)
+    encoded = encode_dialogue(chat("Hi", "One ASSISTANT: two", "Go on", "Three."), V1, tokenizer)
     assert learnt_text(tokenizer, encoded) == " One ASSISTANT: two</s> Three.</s>"
     assert encoded.ids.dtype == encoded.labels.dtype == np.int32
 
 
 def test_several_images_stay_where_they_were_written(tokenizer):
     messages = chat(f"{TAG} and {TAG}?", "Both.", f"now {TAG}", f"like{TAG}this")
-    encoded = encode_dialogue(messages, "mplug_owl2", tokenizer, TAG, num_images=4)
+    encoded = encode_dialogue(messages, OWL2, tokenizer, num_images=4)
     assert encoded.num_images == 4
     assert (encoded.labels[encoded.ids == IMAGE_TOKEN] == IGNORE_LABEL).all()
     assert learnt_text(tokenizer, encoded) == " Both.</s> like this</s>"
@@ -199,53 +201,53 @@ def test_several_images_stay_where_they_were_written(tokenizer):
 
 def test_the_published_prompts_end_in_a_lone_word_boundary(tokenizer):
     messages = chat(f"{TAG}What is it?")
-    tight = encode_prompt(messages, "mplug_owl2", tokenizer, TAG).ids.tolist()
-    spaced = encode_prompt(messages, "mplug_owl2", tokenizer, TAG, trailing_space=True).ids.tolist()
+    tight = encode_prompt(messages, OWL2, tokenizer).ids.tolist()
+    spaced = encode_prompt(messages, OWL2, tokenizer, trailing_space=True).ids.tolist()
     assert spaced == [*tight, tokenizer.encode(" x")[0]]
-    assert render(messages, "mplug_owl2", trailing_space=True) == f"USER: {TAG}What is it? ASSISTANT: "
+    assert render(messages, OWL2, trailing_space=True) == f"USER: {TAG}What is it? ASSISTANT: "
 
 
 def test_a_trailing_space_needs_an_open_turn(tokenizer):
     with pytest.raises(ConversationError, match="no turn is open"):
-        render(chat("Hi", "Ho"), "mplug_owl2", trailing_space=True)
+        render(chat("Hi", "Ho"), OWL2, trailing_space=True)
     with pytest.raises(ConversationError, match="no turn is open"):
-        encode_prompt(chat(TAG), "plain", tokenizer, TAG, trailing_space=True)
+        encode_prompt(chat(TAG), PLAIN, tokenizer, trailing_space=True)
 
 
 def test_history_closes_each_answer_once(tokenizer):
-    ids = encode_prompt(chat("Hi", "Ho", "And?"), "mplug_owl2", tokenizer, TAG).ids.tolist()
+    ids = encode_prompt(chat("Hi", "Ho", "And?"), OWL2, tokenizer).ids.tolist()
     assert ids.count(tokenizer.eos_id) == 1
 
 
 def test_no_position_of_a_prompt_is_learnt(tokenizer):
-    encoded = encode_prompt(chat("Hi", "Ho", "And?"), "mplug_owl2", tokenizer, TAG)
+    encoded = encode_prompt(chat("Hi", "Ho", "And?"), OWL2, tokenizer)
     assert encoded.num_supervised == 0
 
 
 @pytest.mark.parametrize("contents", [("Say nothing", ""), ("Say something",), ("a", "", "b")])
 def test_a_dialogue_that_teaches_nothing_can_be_told(tokenizer, contents):
-    encoded = encode_dialogue(chat(*contents), "mplug_owl2", tokenizer, TAG)
+    encoded = encode_dialogue(chat(*contents), OWL2, tokenizer)
     assert encoded.num_supervised == 0
     assert encoded.empty_answers == ("" in contents)
 
 
 def test_an_empty_caption_can_be_told(tokenizer):
-    encoded = encode_dialogue(chat(TAG, ""), "plain", tokenizer, TAG)
+    encoded = encode_dialogue(chat(TAG, ""), PLAIN, tokenizer)
     assert (encoded.num_supervised, encoded.empty_answers) == (0, 1)
 
 
 def test_a_last_question_without_an_answer_keeps_the_earlier_answers(tokenizer):
-    encoded = encode_dialogue(chat("Hi", "Ho", "And?"), "mplug_owl2", tokenizer, TAG)
+    encoded = encode_dialogue(chat("Hi", "Ho", "And?"), OWL2, tokenizer)
     assert learnt_text(tokenizer, encoded) == " Ho</s>"
 
 
 def test_captions_drop_the_words_of_the_question_and_keep_every_image(tokenizer):
     messages = chat(f"Describe {TAG} and {TAG}.", "Two boats.")
-    assert render(messages, "plain") == f"{TAG}{TAG}Two boats. "
+    assert render(messages, PLAIN) == f"{TAG}{TAG}Two boats. "
 
 
 def test_a_caption_without_a_image_is_plain_text(tokenizer):
-    encoded = encode_dialogue(chat("", "Two boats."), "plain", tokenizer, TAG)
+    encoded = encode_dialogue(chat("", "Two boats."), PLAIN, tokenizer)
     assert encoded.ids.tolist() == tokenizer.encode("Two boats. ", bos=True)
     assert encoded.num_supervised == len(encoded.ids) - 1
 
@@ -294,7 +296,7 @@ def test_truncation_keeps_or_drops_a_image_whole_and_counts(max_length):
 def test_the_other_image_tag_is_refused_by_name(tokenizer, run_tag, file_tag):
     messages = chat(f"{file_tag}What?", "A dog.")
     with pytest.raises(ImageTagError, match=r"found the image tag '<\|?image\|?>', expected") as error:
-        encode_dialogue(messages, "mplug_owl2", tokenizer, run_tag)
+        encode_dialogue(messages, OWL2.with_tag(run_tag), tokenizer)
     assert file_tag in str(error.value)
     assert run_tag in str(error.value)
     assert error.value.reason == "wrong_tag"
@@ -303,33 +305,33 @@ def test_the_other_image_tag_is_refused_by_name(tokenizer, run_tag, file_tag):
 
 
 def test_either_tag_gives_the_same_ids(tokenizer):
-    ours = encode_dialogue(chat("<|image|>\nWhat?", "A dog."), "mplug_owl2", tokenizer, "<|image|>")
-    llava = encode_dialogue(chat("<image>\nWhat?", "A dog."), "mplug_owl2", tokenizer, "<image>")
+    ours = encode_dialogue(chat("<|image|>\nWhat?", "A dog."), OWL2, tokenizer)
+    llava = encode_dialogue(chat("<image>\nWhat?", "A dog."), OWL2.with_tag("<image>"), tokenizer)
     np.testing.assert_array_equal(ours.ids, llava.ids)
 
 
 def test_an_image_tag_nobody_knows_is_refused(tokenizer):
     with pytest.raises(UnknownNameError, match="unknown image tag '<img>'"):
-        encode_dialogue(chat("Hi", "Ho"), "mplug_owl2", tokenizer, "<img>")
+        encode_dialogue(chat("Hi", "Ho"), OWL2.with_tag("<img>"), tokenizer)
 
 
 def test_an_unknown_template_is_refused_with_the_nearest_name(tokenizer):
     with pytest.raises(UnknownNameError, match="did you mean 'mplug_owl2'"):
-        encode_prompt(chat("Hi"), "mplug_owl", tokenizer, TAG)
+        encode_prompt(chat("Hi"), PromptFormat("mplug_owl"), tokenizer)
 
 
 @pytest.mark.parametrize("images", [0, 1, 3])
 def test_images_and_placeholders_must_be_as_many(tokenizer, images):
     messages = chat(f"{TAG} or {TAG}?")
     with pytest.raises(ImageCountError, match=f"found 2 image tags .* for {images} images"):
-        encode_prompt(messages, "mplug_owl2", tokenizer, TAG, num_images=images)
-    encode_prompt(messages, "mplug_owl2", tokenizer, TAG, num_images=2)
+        encode_prompt(messages, OWL2, tokenizer, num_images=images)
+    encode_prompt(messages, OWL2, tokenizer, num_images=2)
 
 
 @pytest.mark.parametrize("alike", ["<img>", "<image_1>", "<IMAGE>", "<|picture|>"])
 def test_a_count_error_points_at_what_looks_like_a_tag(tokenizer, alike):
     with pytest.raises(ImageCountError) as error:
-        encode_prompt(chat(f"{alike} What?"), "mplug_owl2", tokenizer, TAG, num_images=1)
+        encode_prompt(chat(f"{alike} What?"), OWL2, tokenizer, num_images=1)
     assert f"'{alike}' is not this run's tag" in str(error.value)
 
 
@@ -352,20 +354,20 @@ def test_a_count_error_points_at_what_looks_like_a_tag(tokenizer, alike):
 )
 def test_messages_that_are_no_dialogue_are_refused(tokenizer, messages, message):
     with pytest.raises(ConversationError, match=message):
-        encode_dialogue(messages, "mplug_owl2", tokenizer, TAG)
+        encode_dialogue(messages, OWL2, tokenizer)
     with pytest.raises(ConversationError, match=message):
-        render(messages, "mplug_owl2")
+        render(messages, OWL2)
 
 
 def test_a_prompt_must_end_with_the_user(tokenizer):
     with pytest.raises(ConversationError, match="expected the user's"):
-        encode_prompt(chat("Hi", "Ho"), "mplug_owl2", tokenizer, TAG)
+        encode_prompt(chat("Hi", "Ho"), OWL2, tokenizer)
 
 
 @pytest.mark.parametrize("contents", [(TAG, "a", "b", "c"), ("words only", "a")])
 def test_captions_have_one_turn_and_no_words_without_a_image(tokenizer, contents):
     with pytest.raises(ConversationError):
-        encode_dialogue(chat(*contents), "plain", tokenizer, TAG)
+        encode_dialogue(chat(*contents), PLAIN, tokenizer)
 
 
 # ---- LLaVA's form ----------------------------------------------------------

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data.prompts import IMAGE_TAG, PROMPTS, get_prompt
+from owl2_jax.core.prompt_format import IMAGE_TAG
+from owl2_jax.data.prompts import PROMPTS, get_prompt
 
 LETTER = b"Answer with the option\xe2\x80\x99s letter from the given choices directly."
 

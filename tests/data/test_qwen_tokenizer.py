@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from owl2_jax.core.axes import IGNORE_LABEL, IMAGE_TOKEN
+from owl2_jax.core.prompt_format import PromptFormat
 from owl2_jax.data.conversation import encode_dialogue, encode_prompt, encode_text
 from owl2_jax.data.qwen_tokenizer import QwenTokenizer
 from owl2_jax.data.templates import render
@@ -69,7 +70,7 @@ def test_typed_special_tokens_are_text_unless_asked_for(small: QwenTokenizer) ->
     assert small.decode(plain) == text
     assert sum(small.is_special(i) for i in small.encode(text)) == 2
     assert small.control_tokens(text) == ["<|im_end|>", "<|endoftext|>"]
-    prompt = encode_prompt(DIALOGUE[:3], "mplug_owl2", small)
+    prompt = encode_prompt(DIALOGUE[:3], PromptFormat("mplug_owl2"), small)
     assert not any(small.is_special(i) for i in prompt.ids)
 
 
@@ -94,25 +95,25 @@ def test_broken_bytes_are_replaced_as_the_original_does(small: QwenTokenizer) ->
 def test_prompts_are_the_rendered_text_cut_at_images_and_nowhere_else(qwen: QwenTokenizer) -> None:
     """A word may reach over the end of a turn, as `</s>` is text."""
     for messages in (DIALOGUE[:1], DIALOGUE[:3]):
-        text = render(messages, "mplug_owl2")
+        text = render(messages, PromptFormat("mplug_owl2"))
         first, rest = text.split("<|image|>")
         expected = [*qwen.encode(first), IMAGE_TOKEN, *qwen.encode(rest, control_tokens=False)]
-        np.testing.assert_array_equal(encode_prompt(messages, "mplug_owl2", qwen).ids, expected)
+        np.testing.assert_array_equal(encode_prompt(messages, PromptFormat("mplug_owl2"), qwen).ids, expected)
         np.testing.assert_array_equal(encode_text(text, qwen), expected)
 
 
 def test_answers_and_their_ends_are_learnt(qwen: QwenTokenizer) -> None:
-    encoded = encode_dialogue(DIALOGUE, "mplug_owl2", qwen)
+    encoded = encode_dialogue(DIALOGUE, PromptFormat("mplug_owl2"), qwen)
     learnt = [int(i) for i, label in zip(encoded.ids, encoded.labels, strict=True) if label != IGNORE_LABEL]
     assert qwen.decode(learnt) == " It is.</s> 图片 no…</s>"
     np.testing.assert_array_equal(encoded.ids[encoded.labels != IGNORE_LABEL], learnt)
-    prompt = encode_prompt(DIALOGUE[:3], "mplug_owl2", qwen)
+    prompt = encode_prompt(DIALOGUE[:3], PromptFormat("mplug_owl2"), qwen)
     np.testing.assert_array_equal(encoded.ids[: len(prompt.ids)], prompt.ids)
 
 
 def test_a_caption_follows_its_image_at_once(qwen: QwenTokenizer) -> None:
     messages = [{"role": "user", "content": "<|image|>"}, {"role": "assistant", "content": "a dog"}]
-    encoded = encode_dialogue(messages, "plain", qwen)
+    encoded = encode_dialogue(messages, PromptFormat("plain"), qwen)
     assert encoded.ids[0] == IMAGE_TOKEN
     assert qwen.decode(encoded.labels[1:]) == "a dog "
 

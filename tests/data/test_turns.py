@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.prompt_format import PromptFormat
 from owl2_jax.data.conversation import encode_prompt
 from owl2_jax.data.messages import IMAGE_MARK, ConversationError
 from owl2_jax.data.turns import MessageError, read_turns
@@ -97,9 +98,9 @@ def test_an_assistant_may_speak_first(toy_tokenizer):
         toy_tokenizer.eos_id,
         *toy_tokenizer.encode("USER: What? ASSISTANT:"),
     ]
-    assert encode_prompt(messages, "mplug_owl2", toy_tokenizer, P, 0).ids.tolist() == expected
+    assert encode_prompt(messages, PromptFormat("mplug_owl2", P), toy_tokenizer, 0).ids.tolist() == expected
     with pytest.raises(ConversationError, match="template 'plain' has no place"):
-        encode_prompt(messages, "plain", toy_tokenizer, P, 0)
+        encode_prompt(messages, PromptFormat("plain", P), toy_tokenizer, 0)
 
 
 def test_parts_stand_in_any_order():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.prompt_format import PromptFormat
 from owl2_jax.data.images import ImageError
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.asking import EngineModel
@@ -60,7 +61,8 @@ def test_a_checkpoint_with_another_image_tag_is_asked_in_its_own(
     engine, tiny_config, tiny_params, toy_tokenizer, image_bytes
 ):
     other = Engine(
-        LoadedModel(tiny_config, tiny_params, toy_tokenizer, image_tag="<image>"), EngineConfig(sequences=4)
+        LoadedModel(tiny_config, tiny_params, toy_tokenizer, PromptFormat(image_tag="<image>")),
+        EngineConfig(sequences=4),
     )
     question = image_question("a", image_bytes("red"))
     assert (

@@ -70,7 +70,7 @@ def on_disk(config, params, tokenizer, out):
     from owl2_jax.inference.engine import Engine, EngineConfig
     from owl2_jax.inference.loaded import LoadedModel
 
-    model = LoadedModel(config.model, params, tokenizer, image_mode=config.data.image_mode)
+    model = LoadedModel(config.model, params, tokenizer, config.data.prompt_format)
     asked = EngineModel(Engine(model, EngineConfig(sequences=2)))
     benchmark = get_benchmark("drawn_yes_no")
     score = evaluate(

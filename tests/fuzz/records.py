@@ -21,6 +21,7 @@ from owl2_jax.cli.generate import read_rows
 from owl2_jax.core import json_files
 from owl2_jax.core.axes import IGNORE_LABEL, IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.prompt_format import PromptFormat
 from owl2_jax.data.conversation import encode_dialogue
 from owl2_jax.data.reasons import REASONS
 from owl2_jax.data.sources import embedded
@@ -301,7 +302,7 @@ def _moved(text: str, tag: str) -> str:
 def _check_ids(messages: list[dict[str, str]], tag: str, tokenizer: Tokenizer) -> None:
     """Without control tokens every `</s>` is the template's, and answers are learnt letter by letter."""
     try:
-        encoded = encode_dialogue(messages, "v1", tokenizer, tag)
+        encoded = encode_dialogue(messages, PromptFormat("v1", tag), tokenizer)
     except Owl2Error:
         return  # an empty question
     answers = [one["content"] for one in messages if one["role"] == "assistant" and one["content"]]

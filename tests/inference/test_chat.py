@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.prompt_format import RELEASED
 from owl2_jax.inference.chat import Chat
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded import LoadedModel
@@ -58,7 +59,7 @@ def test_later_turns_are_encoded_as_in_training(engine, toy_tokenizer):
     chat.messages = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "yes"}]
     second = chat._turn_ids("Is there?", 0)
     whole = encode_prompt(
-        [*chat.messages, {"role": "user", "content": "Is there?"}], "mplug_owl2", toy_tokenizer, "<|image|>"
+        [*chat.messages, {"role": "user", "content": "Is there?"}], RELEASED, toy_tokenizer
     ).ids
     answer = toy_tokenizer.encode_continuation(" yes")
     np.testing.assert_array_equal(np.concatenate([first, answer, [toy_tokenizer.eos_id], second]), whole)

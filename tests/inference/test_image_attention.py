@@ -32,7 +32,7 @@ def by_one_pass(model, answer: str, images) -> tuple[np.ndarray, np.ndarray]:
     """The same from a forward pass over prompt and answer, with every attention written out."""
     config = model.config
     dialogue = [*MESSAGES, {"role": "assistant", "content": answer}]
-    encoded = encode_dialogue(dialogue, model.template, model.tokenizer, model.image_tag)
+    encoded = encode_dialogue(dialogue, model.prompt_format, model.tokenizer)
     sample = expand(encoded.ids, encoded.labels, config.tokens_per_image)
     tokens = jnp.asarray(sample.tokens)[None]
     row = jnp.arange(tokens.shape[1])[None]

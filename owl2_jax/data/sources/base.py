@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.prompt_format import IMAGE_TAG
 from owl2_jax.data.messages import IMAGE_TAGS
-from owl2_jax.data.prompts import IMAGE_TAG, PROMPTS
+from owl2_jax.data.prompts import PROMPTS
 
 Example = dict[str, Any]
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import OldNames, check_values
+from owl2_jax.core.prompt_format import IMAGE_TAG
 from owl2_jax.core.ranges import Count, NotNegative, Share, Whole, between
 from owl2_jax.core.texts import Name
 from owl2_jax.data.images import MAX_PIXELS
@@ -103,7 +104,7 @@ class PrepareConfig:
     OLD_NAMES: ClassVar[OldNames] = {"pictures": "images"}
 
     datasets: dict[Name, PrepareSet]
-    image_tag: ImageTag = "<|image|>"
+    image_tag: ImageTag = IMAGE_TAG
     images: ImageRules = ImageRules()
     text: TextRules = TextRules()
     near_bits: Annotated[int, between(0, 32)] = 12

@@ -5,6 +5,7 @@ from html import unescape
 
 import numpy as np
 
+from owl2_jax.core.prompt_format import PromptFormat
 from owl2_jax.data import conversation
 from owl2_jax.data.batch import Sample
 from owl2_jax.data.sources.embedded import TOKENIZER
@@ -18,7 +19,7 @@ SPAN = 5
 def make_sample(question: str, answer: str) -> tuple[Sample, Tokenizer]:
     tokenizer = open_tokenizer(TOKENIZER)
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    encoded = conversation.encode_dialogue(messages, "mplug_owl2", tokenizer)
+    encoded = conversation.encode_dialogue(messages, PromptFormat(), tokenizer)
     whole = conversation.expand(encoded.ids, encoded.labels, SPAN)
     images = tuple(np.zeros((2, 2, 3), np.uint8) for _ in whole.image_starts)
     return Sample(whole.tokens, whole.labels, whole.image_starts, images, 0, 1), tokenizer
