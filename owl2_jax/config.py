@@ -69,7 +69,26 @@ class RunConfig:
         if "model" not in values:
             raise Owl2Error('config: required model not given; for example {"preset": "owl2_tiny"}')
         values["model"] = _model_values(values["model"])
-        return fields.from_dict(cls, values)
+        return fields.from_dict(cls, _moved(values))
+
+
+def _moved(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` without `train.max_targets`, which older versions have beside `data.max_targets`.
+
+    Raises:
+      Owl2Error: the two differ.
+    """
+    train, data = values.get("train"), values.get("data")
+    if not isinstance(train, Mapping) or not isinstance(data, Mapping) or "max_targets" not in train:
+        return values
+    train, data = dict(train), dict(data)
+    old = train.pop("max_targets")
+    if data.setdefault("max_targets", old) != old:
+        raise Owl2Error(
+            f"train.max_targets {fields.shown(old)} is the older name of data.max_targets, which is "
+            f"{fields.shown(data['max_targets'])}; leave the older out"
+        )
+    return {**values, "train": train, "data": data}
 
 
 def check_run(config: RunConfig) -> None:
@@ -95,10 +114,6 @@ def check_run(config: RunConfig) -> None:
         raise Owl2Error(
             f"train.accumulate_steps {train.accumulate_steps} does not divide data.shards {data.shards}; "
             "make shards a multiple of it"
-        )
-    if train.max_targets != data.max_targets:
-        raise Owl2Error(
-            f"train.max_targets {train.max_targets} and data.max_targets {data.max_targets} must be equal"
         )
 
 

@@ -135,6 +135,21 @@ def test_large_rates_written_without_a_point_are_rates():
     assert load_config(TINY, ["model.decoder.rope_theta=5000000000"]).model.decoder.rope_theta == 5e9
 
 
+def test_the_older_second_name_of_max_targets_is_read_and_may_not_differ():
+    assert load_config(TINY).data.max_targets == 32
+    assert load_config(TINY, ["train.max_targets=32"]) == load_config(TINY)
+    with pytest.raises(Owl2Error) as caught:
+        load_config(TINY, ["train.max_targets=24"])
+    assert str(caught.value) == (
+        "train.max_targets 24 is the older name of data.max_targets, which is 32; leave the older out"
+    )
+    values = read_config_file(TINY)
+    del values["data"]["max_targets"]
+    assert (
+        RunConfig.from_dict({**values, "train": {**values["train"], "max_targets": 9}}).data.max_targets == 9
+    )
+
+
 ONE = Path(__file__).parent / "data" / "cases" / "one.json"
 
 

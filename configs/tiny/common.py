@@ -16,7 +16,7 @@ def base() -> ConfigDict:
         "cache_samples": True,
         "max_targets": 32,
     }
-    config.train = {"max_targets": 32}
+    config.train = {}
     return config
 
 

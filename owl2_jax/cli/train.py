@@ -154,7 +154,9 @@ def _train(config: RunConfig, tokenizer: Tokenizer, args: argparse.Namespace) ->
     mesh = make_mesh(config.mesh)
     check_batch(config.data.rows, mesh, "data.rows", config.train.accumulate_steps)
     check_batch(config.data.images, mesh, "data.images", config.train.accumulate_steps)
-    trainer = make_trainer(config.model, config.train, mesh, tuple(config.data.datasets))
+    trainer = make_trainer(
+        config.model, config.train, mesh, tuple(config.data.datasets), config.data.max_targets
+    )
     image_size, span = config.model.vision.image_size, config.model.tokens_per_image
     quarantine = run / "rejected.jsonl" if reads_first(mesh) else None
     pipeline = Pipeline(config.data, image_size, span, data_shard(mesh), quarantine)

@@ -85,7 +85,8 @@ class DataConfig:
         batches do not depend on how many hosts share the shards.
       window: most samples of a shard that wait for a row with room.
       max_targets: most supervised positions of a row (0: any number); a
-        sample that would exceed them goes to another row.
+        sample that would exceed them goes to another row. The loss then makes
+        logits of so many positions of a row and no more.
       workers: processes of a host that read, decode and pack, each for its
         share of the host's shards; 0 does it in threads of the main process.
       prefetch: parts of batches that each shard makes ahead.

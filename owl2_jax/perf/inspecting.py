@@ -176,9 +176,9 @@ def _flops(
 ) -> dict[str, Any]:
     """Work of a step by part, and the time that the products alone would take at the chips' peak."""
     data, length = config.data, config.data.row_length
-    targets = min(config.train.max_targets or length, length)
+    targets = min(data.max_targets or length, length)
     work = flops.batch_work(
-        config.model, data.rows, length, data.images, data.images_per_row, config.train.max_targets
+        config.model, data.rows, length, data.images, data.images_per_row, data.max_targets
     )
     counted = flops.train_flops(
         config.model,

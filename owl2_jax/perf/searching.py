@@ -102,11 +102,13 @@ class Memory:
 
     def _key(self, plan: Plan) -> str:
         """All that the compiled program depends on."""
+        shape = dataclasses.asdict(plan.shape)
         parts = {
             "what": plan.what,
             "model": plan.model.to_dict(),
-            "train": dataclasses.asdict(plan.train),
-            "shape": dataclasses.asdict(plan.shape),
+            # Where older versions had it, so that their attempts are known still.
+            "train": {**dataclasses.asdict(plan.train), "max_targets": shape.pop("max_targets")},
+            "shape": shape,
             "mesh": dict(plan.mesh.shape),
             "topology": plan.topology.name,
             "versions": self._versions,

@@ -18,12 +18,14 @@ class Shape:
       length: T; for decoding the cache's length.
       images: M over all chips.
       images_per_row: I.
+      max_targets: positions of a row that get logits in training; 0 for all.
     """
 
     rows: int
     length: int
     images: int
     images_per_row: int
+    max_targets: int = 0
 
 
 @dataclass(frozen=True)

@@ -38,12 +38,14 @@ def build(name: str, config: Owl2Config, train: TrainConfig, shape: Shape, mesh:
 
 def _train(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> Workload:
     """The trainer's step."""
-    trainer = make_trainer(config, train, mesh)
+    trainer = make_trainer(config, train, mesh, max_targets=shape.max_targets)
     state, batch = trainer.abstract_state(), _batch(config, shape, mesh, train.accumulate_steps)
-    targets = min(train.max_targets or shape.length, shape.length)
+    targets = min(shape.max_targets or shape.length, shape.length)
     counted = flops.train_flops(
         config,
-        _work(config, shape, train.max_targets),
+        flops.batch_work(
+            config, shape.rows, shape.length, shape.images, shape.images_per_row, shape.max_targets
+        ),
         lambda name: trainer.specs[name].trained,
         chunked_head=0 < train.loss_chunk < targets,
     )
@@ -61,10 +63,6 @@ def _train(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> 
         carried=0,
         materialize=materialize,
     )
-
-
-def _work(config: Owl2Config, shape: Shape, max_targets: int = 0) -> flops.Work:
-    return flops.batch_work(config, shape.rows, shape.length, shape.images, shape.images_per_row, max_targets)
 
 
 def _batch(config: Owl2Config, shape: Shape, mesh: Mesh, parts: int) -> DeviceBatch:

@@ -188,8 +188,6 @@ class TrainConfig:
       schedule: learning rate over the steps.
       optimizer: AdamW and clipping.
       accumulate_steps: equal parts that a batch is computed in.
-      max_targets: most supervised positions of a row; the loss looks at no
-        more of them (0: every position).
       loss_chunk: positions whose logits exist at a time (0: all at once).
       log_every_steps: steps that a line of `metrics.jsonl` sums up.
       save_every_steps, keep_checkpoints: how often to save, how many to keep.
@@ -212,7 +210,6 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     accumulate_steps: Count = 1
-    max_targets: Whole = 0
     loss_chunk: Whole = 0
     log_every_steps: Count = 20
     save_every_steps: Count = 500

@@ -51,8 +51,14 @@ def batch_loss(
     config: TrainConfig,
     num_datasets: int = 0,
     dropout: Array | None = None,
+    max_targets: int = 0,
 ) -> LossSums:
-    """Sums of the next-token loss over a batch; `dropout` is the key of a training step's dropout."""
+    """Sums of the next-token loss over a batch.
+
+    Args:
+      dropout: the key of a training step's dropout.
+      max_targets: `data.max_targets`, the most supervised positions of a row; no more get logits (0: all).
+    """
     variables = {"params": params}
     hidden = model.apply(
         variables,
@@ -67,8 +73,8 @@ def batch_loss(
     )
     targets = next_token_targets(batch.labels, batch.segment_ids)
     classes = None if batch.dataset_ids is None else sample_classes(batch)
-    if 0 < config.max_targets < targets.shape[1]:
-        order = supervised_first(targets, config.max_targets)
+    if 0 < max_targets < targets.shape[1]:
+        order = supervised_first(targets, max_targets)
         hidden, targets = take_positions(hidden, order), take_positions(targets, order)
         classes = None if classes is None else take_positions(classes, order)
 
@@ -94,6 +100,7 @@ def gradients(
     config: TrainConfig,
     num_datasets: int = 0,
     dropout: Array | None = None,
+    max_targets: int = 0,
 ) -> tuple[Any, LossSums]:
     """Gradient of the mean loss with respect to the trained leaves, and the sums.
 
@@ -104,7 +111,7 @@ def gradients(
 
     def loss(trained: Any, part: DeviceBatch, key: Array | None) -> tuple[Array, LossSums]:
         params = tree.combine(trained, frozen)
-        sums = batch_loss(params, part, model, config, num_datasets, key)
+        sums = batch_loss(params, part, model, config, num_datasets, key, max_targets)
         return sums.loss, sums
 
     grad = jax.grad(loss, has_aux=True)
@@ -142,6 +149,7 @@ def train_step(
     specs: Mapping[str, ParamSpec],
     config: TrainConfig,
     num_datasets: int = 0,
+    max_targets: int = 0,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Loss, gradients and update.
 
@@ -156,7 +164,7 @@ def train_step(
     """
     trained, frozen = tree.partition(state.params, trained_names(specs))
     key = dropout_key(model, config, state.step)
-    grads, sums = gradients(trained, frozen, batch, model, config, num_datasets, key)
+    grads, sums = gradients(trained, frozen, batch, model, config, num_datasets, key, max_targets)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
 

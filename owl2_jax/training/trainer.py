@@ -32,6 +32,8 @@ class Trainer:
     """What is fixed during a run.
 
     Attributes:
+      datasets: names of the sets that `dataset_ids` of the batches count.
+      max_targets: most supervised positions of a row of the batches; 0 for any number.
       specs: how each leaf trains.
       shapes: the parameters as `jax.ShapeDtypeStruct`.
       state_shardings: a sharding at each leaf of the state.
@@ -44,6 +46,7 @@ class Trainer:
     model: Owl2
     config: TrainConfig
     datasets: tuple[str, ...]
+    max_targets: int
     specs: dict[str, param_groups.ParamSpec]
     shapes: dict[str, Any]
     optimizer: optax.GradientTransformation
@@ -69,7 +72,7 @@ class Trainer:
         rows, length = math.prod(batch.tokens.shape[:-1]), batch.tokens.shape[-1]
         config = self.model.config
         images, images_per_row = math.prod(batch.images.shape[:-3]), batch.image_index.shape[-1]
-        work = flops.batch_work(config, rows, length, images, images_per_row, self.config.max_targets)
+        work = flops.batch_work(config, rows, length, images, images_per_row, self.max_targets)
         parts = flops.train_flops(config, work, lambda name: self.specs[name].trained)
         return sum(part.model for part in parts.values())
 
@@ -79,12 +82,14 @@ def make_trainer(
     config: TrainConfig,
     mesh: jax.sharding.Mesh,
     datasets: tuple[str, ...] = (),
+    max_targets: int = 0,
 ) -> Trainer:
     """Plans the parameters and prepares the step.
 
     Args:
       datasets: names of the sets that `dataset_ids` of the batches count; empty
         when batches have none.
+      max_targets: `data.max_targets` of the batches.
 
     Raises:
       Owl2Error: groups or sizes that do not fit.
@@ -97,12 +102,19 @@ def make_trainer(
     stored = shardings.param_shardings(axes, mesh)
     places = shardings.like_params(jax.eval_shape(create, shapes), stored, shapes, mesh)
     step = functools.partial(
-        train_step, model=model, optimizer=optimizer, specs=specs, config=config, num_datasets=len(datasets)
+        train_step,
+        model=model,
+        optimizer=optimizer,
+        specs=specs,
+        config=config,
+        num_datasets=len(datasets),
+        max_targets=max_targets,
     )
     return Trainer(
         model=model,
         config=config,
         datasets=datasets,
+        max_targets=max_targets,
         specs=specs,
         shapes=shapes,
         optimizer=optimizer,
@@ -156,7 +168,9 @@ def make_loss(trainer: Trainer, num_datasets: int) -> Any:
     """(params, batch) to `LossSums`, compiled; the batch has no axis of accumulation."""
 
     def loss(params: Any, batch: DeviceBatch) -> LossSums:
-        return batch_loss(params, batch, trainer.model, trainer.config, num_datasets)
+        return batch_loss(
+            params, batch, trainer.model, trainer.config, num_datasets, max_targets=trainer.max_targets
+        )
 
     return jax.jit(
         rules.activate(trainer.mesh)(loss),

@@ -43,7 +43,6 @@ VALUES: dict[str, Any] = {
     },
     "train": {
         "total_steps": 4,
-        "max_targets": 32,
         "log_every_steps": 2,
         "save_every_steps": 2,
         "groups": [
@@ -92,7 +91,9 @@ class Counted:
 
 def trainer_of(config: RunConfig, devices: int = 1) -> Trainer:
     mesh = make_mesh(config.mesh, jax.devices()[:devices])
-    return make_trainer(config.model, config.train, mesh, tuple(config.data.datasets))
+    return make_trainer(
+        config.model, config.train, mesh, tuple(config.data.datasets), config.data.max_targets
+    )
 
 
 @contextlib.contextmanager
