@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 # What a run waits for besides its steps. Compiling and evaluating are no part
 # of a step's duration; waiting for data and for saves is.
@@ -14,6 +14,19 @@ SAVE: Final = "save"
 COMPILE: Final = "compile"
 EVALUATE: Final = "evaluate"
 _BESIDE_STEPS: Final = (COMPILE, EVALUATE)
+
+
+class Window(NamedTuple):
+    """The time between two readings.
+
+    Attributes:
+      seconds: of its steps.
+      shares: `data_wait` and `save` as shares of them, `goodput` (share of all
+        time so far that trained) and `elapsed_seconds`.
+    """
+
+    seconds: float
+    shares: dict[str, float]
 
 
 class GoodputClock:
@@ -52,13 +65,8 @@ class GoodputClock:
         finally:
             self.add(part, time.perf_counter() - start)
 
-    def read(self) -> tuple[float, dict[str, float]]:
-        """Closes a window.
-
-        Returns:
-          Seconds of its steps, and data_wait and save as shares of them,
-          goodput (share of all time so far that trained) and elapsed_seconds.
-        """
+    def read(self) -> Window:
+        """Closes a window, and begins the next."""
         now = time.perf_counter()
         seconds = now - self._mark - sum(self._parts.get(part, 0.0) for part in _BESIDE_STEPS)
         waits = {part: self._parts.get(part, 0.0) for part in (DATA_WAIT, SAVE)}
@@ -66,4 +74,5 @@ class GoodputClock:
         self._productive += max(seconds - sum(waits.values()), 0.0)
         elapsed = self._earlier + now - self._start
         shares = {part: wait / max(seconds, 1e-9) for part, wait in waits.items()}
-        return seconds, {**shares, "goodput": self._productive / elapsed, "elapsed_seconds": elapsed}
+        goodput = self._productive / elapsed
+        return Window(seconds, {**shares, "goodput": goodput, "elapsed_seconds": elapsed})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,20 +11,23 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 from owl2_jax.checkpoint.run_checkpoints import Checkpoints
+from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.host_memory import give_back_free_memory
 from owl2_jax.data.batch import Batch
 from owl2_jax.parallel import multihost
 from owl2_jax.parallel.multihost import all_gather
 from owl2_jax.training import param_groups
-from owl2_jax.training.goodput import EVALUATE, SAVE
+from owl2_jax.training.goodput import COMPILE, DATA_WAIT, EVALUATE, SAVE, GoodputClock
 from owl2_jax.training.hooks import Hook, evaluate
 from owl2_jax.training.initialize import starting_params
+from owl2_jax.training.logging.metrics import read_metrics
 from owl2_jax.training.logging.profile import Profile
 from owl2_jax.training.logging.reporter import Reporter
 from owl2_jax.training.logging.terminal import print_groups
 from owl2_jax.training.placing import device_batch
 from owl2_jax.training.preemption import StopRequests
 from owl2_jax.training.state import TrainState
+from owl2_jax.training.step_window import StepMetrics, StepWindow
 from owl2_jax.training.trainer import Trainer
 from owl2_jax.training.watchdog import Watchdog
 
@@ -92,34 +96,41 @@ def train(
             batches.set_state(read)
         first = int(state.step)
         changes = ChangeCheck(trainer, state)
+        readings = read_metrics(run)  # before those after `first` are dropped
 
         # The steps. Metrics stay on the device until they are reported.
         with (
             StopRequests() as requests,
             Profile(run, config.profile_steps) as profile,
-            Reporter(trainer, run, title, first, started) as reporter,
+            Reporter(trainer, run, title, first) as reporter,
         ):
+            clock, window = GoodputClock.resume(readings, first, started), StepWindow()
             for step in range(first + 1, config.num_steps + 1):
-                batch = reporter.next_batch(batches)
+                window.make_room()
+                batch = next_batch(batches, window, clock)
                 batch = device_batch(batch, trainer.mesh, config.accumulate_steps, bool(trainer.datasets))
                 profile.before(step)
-                with reporter.first_call():
+                # The first call compiles, which is no part of a step's time.
+                with clock.during(COMPILE) if step == first + 1 else contextlib.nullcontext():
                     state, metrics = trainer.step(state, batch)
                 profile.after(step, metrics)
-                reporter.add(step, batch, metrics)
+                window.add(metrics)
+                reporter.advance(step, batch)
                 watchdog.beat(step)
 
                 # What is due after a step: evaluations, a reading, a save.
                 ends = step == config.num_steps
                 stops = requests.reached(step) or ends
                 due = [hook for hook in hooks if hook.is_due(step, ends)]
-                with reporter.clock.during(EVALUATE), watchdog.paused():
+                with clock.during(EVALUATE), watchdog.paused():
                     scores = evaluate(due, state.params)
                 if stops or due or step % config.log_every_steps == 0:
-                    reporter.report(step, scores)
+                    steps = window.fetch()
+                    reporter.report(step, steps, clock.read(), scores)
+                    check_finite(step, steps, config.max_bad_steps)
                 if stops or (due and config.best) or step % config.save_every_steps == 0:
                     changes.check(state)
-                    with reporter.clock.during(SAVE):
+                    with clock.during(SAVE):
                         reporter.flush()
                         checkpoints.save(state, data_state(batches), scores)
                 if due or stops or step % config.save_every_steps == 0:
@@ -129,6 +140,25 @@ def train(
 
     # Leaving the blocks waited for the last save: nothing is done until it is on the disk.
     return Outcome(state, int(state.step) >= config.num_steps, requests.signal)
+
+
+def next_batch(batches: Batches, window: StepWindow, clock: GoodputClock) -> Batch:
+    """Takes a batch. It is a wait for data as far as the device had nothing else to do."""
+    start = time.perf_counter()
+    batch = next(batches)
+    if window.is_idle:
+        clock.add(DATA_WAIT, time.perf_counter() - start)
+    return batch
+
+
+def check_finite(step: int, steps: Sequence[StepMetrics], most: int) -> None:
+    """Raises `Owl2Error` for a run that diverged: `most` steps in a row, or more, were not finite."""
+    bad = max(int(metrics["bad_steps"]) for metrics in steps)
+    if bad >= most:
+        raise Owl2Error(
+            f"step {step}: loss or gradient was not finite for {bad} steps in a row (train.max_bad_steps "
+            f"is {most}); lower the learning rate, or look at these steps' batches"
+        )
 
 
 def data_state(batches: Batches) -> dict[str, Any]:
