@@ -24,6 +24,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import check_value
 from owl2_jax.core.ranges import Beams, LengthPenalty
 from owl2_jax.inference.buckets import power_of_two
+from owl2_jax.inference.engine import Engine
 from owl2_jax.inference.inputs import Prompt, pad_column, read_request
 from owl2_jax.inference.model_runner import ModelRunner
 from owl2_jax.inference.prompt_batches import in_batches, stack
@@ -205,6 +206,17 @@ def beam_search(
         return _search(runner, tasks, beams, length_penalty)
 
     yield from in_batches(runner, (_read(runner, r) for r in requests), lambda task: task.prompt, work)
+
+
+def beam_answers(
+    engine: Engine, requests: Sequence[Request], beams: int, length_penalty: float
+) -> Iterator[Result | Owl2Error]:
+    """The best answer, or what is wrong with the request, for each request in order."""
+    errors = {n: error for n, request in enumerate(requests) if (error := engine.fault(request))}
+    sound = (request for n, request in enumerate(requests) if n not in errors)
+    found = beam_search(engine.runner, sound, beams, length_penalty)
+    for number in range(len(requests)):
+        yield errors[number] if number in errors else next(found)[0]
 
 
 def check_settings(beams: int, length_penalty: float) -> None:

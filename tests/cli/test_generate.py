@@ -6,13 +6,10 @@ import json
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
-from owl2_jax.cli.generate import read_rows
 from owl2_jax.cli.main import main
-from owl2_jax.core.errors import Owl2Error
 
 
 @pytest.fixture
@@ -253,51 +250,6 @@ def test_a_mesh_that_is_not_the_machine_is_refused(generate):
     code, err = generate("--mesh=tensor=3")
     assert code == 2
     assert "tensor 3 = 3, but there are 8 devices" in err
-
-
-CASES = Path(__file__).parents[1] / "data" / "cases"
-
-
-def test_a_byte_order_mark_before_the_prompts_is_skipped():
-    assert read_rows(CASES / "genbom.jsonl") == [{"prompt": "a", "images": [], "id": 1}]
-
-
-@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085", "\x0b", "\x1c"])
-def test_separators_inside_a_prompt_do_not_end_its_line(tmp_path, separator):
-    assert read_rows(CASES / "genu.jsonl") == [{"prompt": "a\u2028b", "images": [], "id": 1}]
-    path = tmp_path / "in.jsonl"
-    text = json.dumps({"prompt": f"a{separator}b"}, ensure_ascii=separator < " ")
-    path.write_text(f"{text}\r\n   \r\n{text}\n", encoding="utf-8")
-    assert [(row["prompt"], row["id"]) for row in read_rows(path)] == [
-        (f"a{separator}b", 1),
-        (f"a{separator}b", 3),
-    ]
-
-
-@pytest.mark.parametrize("value", [None, "", [], [""], [None], " "])
-def test_the_ways_to_say_no_image_are_those_of_training_data(tmp_path, value):
-    write(tmp_path / "in.jsonl", [{"prompt": "a", "images": value}])
-    assert read_rows(tmp_path / "in.jsonl")[0]["images"] == []
-
-
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
-        ('{"prompt": "a"}\n'.encode("utf-16"), "is UTF-16"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
-        (b"<!doctype html><html></html>", "line 1, is not valid JSON: it is a web page"),
-        (b'{"prompt": "a"}\n\n{"prompt": ', "line 3, is not valid JSON"),
-        (b'{"prompt": "a", "images": [7]}', r"line 1: 'images' is \[7\]"),
-        (b'{"prompt": "a", "images": ["a.png", ""]}', "line 1: 'images' is"),
-        (b'{"prompt": "a", "image": "a.png"}', "did you mean 'images'"),
-        (b'{"prompt": "a", "prompt": "b"}', "line 1, is not to be read: the key 'prompt' stands twice"),
-        (b"\xff\xfa", "not UTF-8"),
-    ],
-)
-def test_an_input_that_is_no_list_of_prompts_is_named_with_its_line(tmp_path, data, said):
-    (tmp_path / "in.jsonl").write_bytes(data)
-    with pytest.raises(Owl2Error, match=said):
-        read_rows(tmp_path / "in.jsonl")
 
 
 def test_images_inside_a_message_are_refused_and_not_dropped(generate, workspace):
