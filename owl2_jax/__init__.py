@@ -1,4 +1,4 @@
-"""mPLUG-Owl2 in JAX and Flax."""
+"""mPLUG-Owl2 in JAX and Flax. The package itself knows no JAX until something is loaded."""
 
 from __future__ import annotations
 

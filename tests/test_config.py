@@ -14,20 +14,23 @@ from owl2_jax.data.sources.registry import make_source
 from tests.training.runs import run_config
 
 TINY = "configs/tiny/stage2.py"
+OUT_OF_RANGE = (
+    ("train.optimizer.clip_norm=-1", "train.optimizer.clip_norm must be above 0, found -1"),
+    ("train.optimizer.clip_norm=0", "train.optimizer.clip_norm must be above 0, found 0"),
+    ("train.optimizer.b1=2", "train.optimizer.b1 must be at least 0 and below 1, found 2"),
+    ("train.optimizer.b2=1.0", "train.optimizer.b2 must be at least 0 and below 1, found 1.0"),
+    ("train.optimizer.eps=-1", "train.optimizer.eps must be above 0, found -1"),
+    ("train.optimizer.weight_decay=-0.1", "train.optimizer.weight_decay must be at least 0, found -0.1"),
+    ("train.schedule.peak_lr=1e400", "train.schedule.peak_lr must be finite and above 0, found inf"),
+    ("train.watchdog_seconds=-1", "train.watchdog_seconds must be at least 0, found -1"),
+    ("train.loss_chunk=-1", "train.loss_chunk must be at least 0, found -1"),
+)
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.optimizer.clip_norm=-1", "train.optimizer.clip_norm must be above 0, found -1"),
-        ("train.optimizer.clip_norm=0", "train.optimizer.clip_norm must be above 0, found 0"),
-        ("train.optimizer.b1=2", "train.optimizer.b1 must be at least 0 and below 1, found 2"),
-        ("train.optimizer.b2=1.0", "train.optimizer.b2 must be at least 0 and below 1, found 1.0"),
-        ("train.optimizer.eps=-1", "train.optimizer.eps must be above 0, found -1"),
-        ("train.optimizer.weight_decay=-0.1", "train.optimizer.weight_decay must be at least 0, found -0.1"),
-        ("train.schedule.peak_lr=1e400", "train.schedule.peak_lr must be finite and above 0, found inf"),
-        ("train.watchdog_seconds=-1", "train.watchdog_seconds must be at least 0, found -1"),
-        ("train.loss_chunk=-1", "train.loss_chunk must be at least 0, found -1"),
+        *OUT_OF_RANGE,
         ("train.seed=1180591620717411303424", "train.seed must be from 0 to 4294967295, found 1180"),
         ("model.vision.num_layers=0", "model.vision.num_layers must be at least 1, found 0"),
         ("model.vision.image_size=-32", "model.vision.image_size must be at least 1, found -32"),
@@ -156,15 +159,7 @@ ONE = Path(__file__).parent / "data" / "cases" / "one.json"
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("train.optimizer.clip_norm=-1", "train.optimizer.clip_norm must be above 0, found -1"),
-        ("train.optimizer.clip_norm=0", "train.optimizer.clip_norm must be above 0, found 0"),
-        ("train.optimizer.b1=2", "train.optimizer.b1 must be at least 0 and below 1, found 2"),
-        ("train.optimizer.b2=1.0", "train.optimizer.b2 must be at least 0 and below 1, found 1.0"),
-        ("train.optimizer.eps=-1", "train.optimizer.eps must be above 0, found -1"),
-        ("train.optimizer.weight_decay=-0.1", "train.optimizer.weight_decay must be at least 0, found -0.1"),
-        ("train.schedule.peak_lr=1e400", "train.schedule.peak_lr must be finite and above 0, found inf"),
-        ("train.watchdog_seconds=-1", "train.watchdog_seconds must be at least 0, found -1"),
-        ("train.loss_chunk=-1", "train.loss_chunk must be at least 0, found -1"),
+        *OUT_OF_RANGE,
         ("data.datasets.mine.options.num_frames=-1", "mine.options.num_frames must be at least 0, found -1"),
         ("model.decoder.num_layers=0", "model.decoder.num_layers must be at least 1, found 0"),
         ("model.vision.image_size=-32", "model.vision.image_size must be at least 1, found -32"),

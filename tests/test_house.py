@@ -1,13 +1,21 @@
-"""The import graph of the package: no circles, annotations' imports counted."""
+"""How the package is built: no circles of imports, rooms that say what they know, no copies."""
 
 from __future__ import annotations
 
 import ast
+import re
+from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import owl2_jax
 
 PACKAGE = Path(owl2_jax.__file__).parent
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def module_name(path: Path) -> str:
@@ -18,7 +26,7 @@ def module_name(path: Path) -> str:
 def imports(path: Path, modules: set[str]) -> set[str]:
     """Modules of ours that a file names in its imports, outside of functions."""
     found = set()
-    pending = list(ast.parse(path.read_text(encoding="utf-8")).body)
+    pending = list(parsed(path).body)
     while pending:
         node = pending.pop()
         if isinstance(node, ast.If | ast.Try):
@@ -56,7 +64,38 @@ def test_no_modules_import_each_other_in_a_circle():
     assert circles(graph) == []
 
 
-def test_every_room_says_what_it_is_for():
+def test_every_room_says_what_it_is_for_and_what_it_knows():
     rooms = [path for path in PACKAGE.rglob("__init__.py") if "page" not in path.parts]
-    texts = {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in rooms}
-    assert [name for name, tree in texts.items() if not ast.get_docstring(tree)] == []
+    texts = {module_name(path): ast.get_docstring(parsed(path)) or "" for path in rooms}
+    assert [name for name, text in texts.items() if not re.search(r"\bknows?\b", text, re.IGNORECASE)] == []
+
+
+def test_nine_functions_of_ten_are_shorter_than_35_lines():
+    lengths = sorted(
+        node.end_lineno - node.lineno + 1
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    assert lengths[len(lengths) * 9 // 10] < 35
+
+
+IMPORTS = re.compile(r"^[ \t]*(?:from .* import \([^)]*\)|(?:from .* )?import .*)$", re.MULTILINE)
+
+
+def lines_of_code(path: Path) -> list[tuple[int, str]]:
+    """(number, text) of the lines that are no import, comment or lone bracket."""
+    text = IMPORTS.sub(lambda found: "\n" * found[0].count("\n"), path.read_text(encoding="utf-8"))
+    lines = ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1))
+    return [(number, line) for number, line in lines if re.search(r"\w", line) and line[0] != "#"]
+
+
+def test_no_ten_lines_stand_twice():
+    places = defaultdict(list)
+    for folder in ("owl2_jax", "tests", "configs", "docs", "launch"):
+        for path in sorted((PACKAGE.parent / folder).rglob("*.py")):
+            lines = lines_of_code(path)
+            for start in range(len(lines) - 9):
+                block = tuple(line for _, line in lines[start : start + 10])
+                places[block].append(f"{path.relative_to(PACKAGE.parent)}:{lines[start][0]}")
+    assert [where for where in places.values() if len(where) > 1] == []

@@ -1,1 +1,1 @@
-"""One short file per command: parse, build, call. Nothing imports it."""
+"""One short file per command: parse, build, call. Knows every room; none knows it."""

@@ -1,4 +1,7 @@
-"""Checkpoints of PyTorch to ours and back: the only room that touches PyTorch files."""
+"""Checkpoints of PyTorch to ours and back: the only room that touches PyTorch files.
+
+Knows model, checkpoint and core; neither data nor training.
+"""
 
 from owl2_jax.convert.load import Loaded, is_released_directory, load_hf
 

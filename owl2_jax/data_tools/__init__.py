@@ -1,1 +1,4 @@
-"""What is done to data before a run: prepare it, check it, build the embedded corpus. No run imports it."""
+"""What is done to data before a run: prepare it, check it, build the embedded corpus.
+
+Knows data and core, no model; no run knows it.
+"""

@@ -1,1 +1,1 @@
-"""A tiny model, its inputs and a toy tokenizer, for tests and examples."""
+"""A tiny model, its inputs and a toy tokenizer. Knows model and data; only tests and examples know it."""

@@ -8,5 +8,5 @@
     graph        the Beam pipeline over all shards
     run          one run: resume, publish, report
 
-Without Beam, all but `graph` and `run` can be imported.
+Without Beam, all but `graph` and `run` can be imported. Knows sources and images, no batch and no model.
 """
