@@ -20,6 +20,7 @@ from typing import Annotated, Any
 from owl2_jax.core import fields
 from owl2_jax.core.axes import MeshAxis
 from owl2_jax.core.errors import Owl2Error, nearest, shortened, unknown_name
+from owl2_jax.core.json_files import Json
 from owl2_jax.core.paths import refuse_url
 from owl2_jax.core.ranges import at_least
 from owl2_jax.core.recipes import find_recipe, near_recipes
@@ -250,7 +251,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
                 f"override {shortened(override)!r} has no value; write NAME=VALUE, as train.total_steps=100"
             )
         *parents, last = name.split(".")
-        node: Any = result
+        node: Json = result
         for place, parent in enumerate(parents):
             if isinstance(node, dict) and node.get(parent) is None:
                 node[parent] = {}
@@ -276,7 +277,7 @@ def _key(node: dict[str, Any] | list[Any], name: str, where: str) -> str | int:
     raise unknown_name(f"member of {where}", name, [str(name or place) for place, name in enumerate(names)])
 
 
-def _model_values(values: Any) -> dict[str, Any]:
+def _model_values(values: object) -> dict[str, Any]:
     fields.require_group(values, "model")
     values = dict(values)
     if "preset" not in values:
@@ -293,7 +294,7 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return merged
 
 
-def _literal(text: str) -> Any:
+def _literal(text: str) -> Json:
     if any(part[:1] == "0" and part[1:].isdigit() for part in text.split(",")):
         return text  # "1,000" is no (1, 0)
     try:
@@ -302,7 +303,7 @@ def _literal(text: str) -> Any:
         return text  # TypeError: a list as a key; the last two: brackets nested too deep
 
 
-def _copy(values: Any) -> Any:
+def _copy(values: Json) -> Json:
     if isinstance(values, Mapping):
         return {key: _copy(value) for key, value in values.items()}
     return [_copy(value) for value in values] if isinstance(values, list | tuple) else values

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from owl2_jax.checkpoint.param_files import (
     read_model_json,
@@ -16,6 +17,7 @@ from owl2_jax.checkpoint.param_files import (
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.paths import absolute, as_path
 from owl2_jax.core.prompt_format import PromptFormat
+from owl2_jax.core.tree import Params
 from owl2_jax.data.tokenizers import open_tokenizer
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.quantize import quantize_model
@@ -24,7 +26,7 @@ from owl2_jax.model.owl2 import abstract_params, logical_axes
 
 
 def load_model(
-    path: str | Path, *, dtype: str | None = None, mesh: Any = None, int8: bool = False
+    path: str | Path, *, dtype: str | None = None, mesh: Mesh | None = None, int8: bool = False
 ) -> LoadedModel:
     """Loads a model directory, a run directory (its latest step), a step of a run, or a released directory.
 
@@ -61,10 +63,10 @@ def load_model(
     return quantize_model(model) if int8 else model
 
 
-Parts = tuple[Owl2Config, dict[str, Any], dict[str, Any], bytes | None]
+Parts = tuple[Owl2Config, Params, dict[str, Any], bytes | None]
 
 
-def _load_ours(path: Path, dtype: str | None, mesh: Any) -> Parts:
+def _load_ours(path: Path, dtype: str | None, mesh: Mesh | None) -> Parts:
     found = resolve_checkpoint(path)
     settings = read_model_json(found.directory)
     config = Owl2Config.from_dict(settings["model"])
@@ -73,7 +75,7 @@ def _load_ours(path: Path, dtype: str | None, mesh: Any) -> Parts:
     return config, params, settings, read_tokenizer(found.directory)
 
 
-def _load_released(path: Path, dtype: str | None, mesh: Any) -> Parts:
+def _load_released(path: Path, dtype: str | None, mesh: Mesh | None) -> Parts:
     from owl2_jax.convert.hf_config import read_hf_config
     from owl2_jax.convert.load import load_hf
     from owl2_jax.convert.source import Source
@@ -83,7 +85,7 @@ def _load_released(path: Path, dtype: str | None, mesh: Any) -> Parts:
     return loaded.config, loaded.params, loaded.model, loaded.tokenizer
 
 
-def _shardings(config: Owl2Config, mesh: Any) -> dict[str, Any] | None:
+def _shardings(config: Owl2Config, mesh: Mesh | None) -> Params | None:
     if mesh is None:
         return None
     from owl2_jax.parallel.shardings import check_params, param_shardings

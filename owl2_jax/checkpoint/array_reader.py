@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -18,7 +18,10 @@ from owl2_jax.checkpoint.array_store import quiet_orbax
 from owl2_jax.core.buckets import key_values, told
 from owl2_jax.core.errors import Owl2Error, nearest, unknown_name
 from owl2_jax.core.paths import absolute, as_path, in_bucket
-from owl2_jax.core.tree import flatten, unflatten
+from owl2_jax.core.tree import Params, PyTree, Tree, flatten, unflatten
+
+if TYPE_CHECKING:
+    import jax
 
 _ORBAX_METADATA: Final = "_METADATA"  # Orbax writes it last
 _OCDBT_MANIFEST: Final = "manifest.ocdbt"  # there when all arrays share one database
@@ -72,9 +75,7 @@ def check_fit(
         raise Owl2Error(f"{where} does not fit the model: {'; '.join(problems)}")
 
 
-def restore_params(
-    params: str | Path, abstract: Mapping[str, Any] | None = None, shardings: Any = None
-) -> dict[str, Any]:
+def restore_params(params: str | Path, abstract: Tree | None = None, shardings: PyTree = None) -> Params:
     """Loads a parameter tree, each device reading only what it will hold.
 
     Args:
@@ -167,10 +168,10 @@ class ParamsReader:
 class _Target:
     shape: tuple[int, ...]
     dtype: np.dtype
-    sharding: Any
+    sharding: jax.sharding.Sharding | None
 
 
-def _restore(params: Path, targets: Mapping[str, _Target]) -> dict[str, Any]:
+def _restore(params: Path, targets: Mapping[str, _Target]) -> Params:
     import jax
     import orbax.checkpoint as ocp
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from owl2_jax.checkpoint.output_directory import write_all
 from owl2_jax.checkpoint.overlap import write_behind
 from owl2_jax.core.buckets import key_values
 from owl2_jax.core.paths import absolute, as_path, in_bucket
-from owl2_jax.core.tree import flatten, unflatten
+from owl2_jax.core.tree import Tree, flatten, unflatten
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def streamed(path: str, values: Any) -> StreamedLeaf:
     return StreamedLeaf(tuple(values.shape), np.dtype(values.dtype), blocks, stacked)
 
 
-def write_params(directory: str | Path, params: Mapping[str, Any]) -> None:
+def write_params(directory: str | Path, params: Tree) -> None:
     """Writes a nested dict of arrays or `StreamedLeaf` as Orbax checkpoint `directory`.
 
     Raises:

@@ -20,6 +20,7 @@ from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR, PARAMS_DIR
 from owl2_jax.core.buckets import move_folder
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.paths import absolute, in_bucket
+from owl2_jax.core.tree import Params, PyTree
 from owl2_jax.parallel.multihost import all_gather
 
 # Items of a step directory, beside PARAMS_DIR.
@@ -34,7 +35,7 @@ class RunState(Protocol):
     """What a run carries from step to step; a dataclass of pytrees, as `training.state.TrainState`."""
 
     step: jax.Array
-    params: Any
+    params: Params
 
     def replace(self, **changes: Any) -> Any: ...
 
@@ -59,7 +60,7 @@ class Checkpoints(Generic[S]):
         run: Path,
         keep: int,
         best: BestConfig | None = None,
-        fingerprint: Callable[[S], Any] | None = None,
+        fingerprint: Callable[[S], PyTree] | None = None,
     ) -> None:
         self._run, self._fingerprint = run, fingerprint
         drop_late_replies()  # of reads and writes beside one that failed
@@ -115,7 +116,7 @@ class Checkpoints(Generic[S]):
         """Waits for running saves. Raises `Owl2Error` when one failed."""
         self._guarded(self._manager.wait_until_finished)
 
-    def _guarded(self, action: Any) -> None:
+    def _guarded(self, action: Callable[[], object]) -> None:
         """Runs `action` after asking for the errors of saves under way, and words what goes wrong."""
         try:
             with quiet_orbax():
@@ -196,7 +197,7 @@ class Checkpoints(Generic[S]):
             raise Owl2Error(f"its item {DATA_ITEM} lacks fields; it has {sorted(saved)}")
         return like.replace(params=restored[PARAMS_DIR], **restored[TRAIN_ITEM]), saved
 
-    def _sums(self, state: S) -> Any:
+    def _sums(self, state: S) -> PyTree:
         if self._fingerprint is None:
             return None
         return jax.tree.map(int, jax.device_get(self._fingerprint(state)))

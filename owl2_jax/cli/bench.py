@@ -171,7 +171,7 @@ def _row(values: dict[str, Any]) -> str:
     return "  ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in values.items())
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

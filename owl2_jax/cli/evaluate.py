@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from owl2_jax.cli.common import (
     add_engine_arguments,
@@ -21,6 +21,12 @@ from owl2_jax.cli.common import (
 from owl2_jax.core.locks import LOCK_FILE
 from owl2_jax.core.ranges import Count, Share
 from owl2_jax.core.texts import BucketPath, FilePath
+
+if TYPE_CHECKING:
+    from owl2_jax.evals.asking import EngineModel
+    from owl2_jax.evals.base import Benchmark
+    from owl2_jax.evals.results import Score
+    from owl2_jax.evals.runner import Shard
 
 _SCORING_S = 6 * 3600  # that processes wait for the first to score; some metrics run for an hour
 
@@ -75,8 +81,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _evaluate(
-    benchmarks: dict[str, Any], judgements: dict[str, Path], identity: str, args: argparse.Namespace
-) -> list[Any]:
+    benchmarks: dict[str, Benchmark], judgements: dict[str, Path], identity: str, args: argparse.Namespace
+) -> list[Score]:
     """The scores of all benchmarks, each written as soon as it is known; none but on the first process."""
     from owl2_jax.evals.results import write_scores
     from owl2_jax.evals.runner import evaluate
@@ -136,7 +142,7 @@ def _judgements(pairs: list[str], names: list[str]) -> dict[str, Path]:
     return found
 
 
-def _check(args: argparse.Namespace, benchmarks: dict[str, Any]) -> None:
+def _check(args: argparse.Namespace, benchmarks: dict[str, Benchmark]) -> None:
     """Everything that can be wrong is said before hours are spent on the first benchmark."""
     from owl2_jax.checkpoint.param_files import check_checkpoint
     from owl2_jax.core.errors import Owl2Error
@@ -159,7 +165,7 @@ def _check(args: argparse.Namespace, benchmarks: dict[str, Any]) -> None:
         require_matplotlib()
 
 
-def _shard() -> Any:
+def _shard() -> Shard:
     """This process's part of the questions; each process holds the whole model."""
     import jax
     from jax.experimental import multihost_utils
@@ -174,7 +180,7 @@ def _shard() -> Any:
     return Shard(jax.process_index(), jax.process_count(), barrier, by_first)
 
 
-def _model(args: argparse.Namespace) -> Any:
+def _model(args: argparse.Namespace) -> EngineModel:
     """The engine, made when the first question is asked; questions of a finished run need none."""
     from owl2_jax.evals.asking import EngineModel
     from owl2_jax.inference.engine import Engine
@@ -195,7 +201,7 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _report(scores: list[Any], args: argparse.Namespace) -> None:
+def _report(scores: list[Score], args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from owl2_jax.core.file_writing import write_text

@@ -9,7 +9,7 @@ import argparse
 import dataclasses
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
@@ -167,7 +167,7 @@ def settings_of(args: argparse.Namespace, sampling: Sampling, ends: Mapping[str,
 
 
 @contextmanager
-def progress_bar(done: int, total: int) -> Iterator[Any]:
+def progress_bar(done: int, total: int) -> Iterator[Callable[[], None]]:
     """Yields a function that moves a bar on the error stream on by one."""
     from rich import progress
     from rich.console import Console

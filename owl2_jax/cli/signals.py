@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 _AGAIN_SECONDS: Final = 0.02
 _MOST_SECONDS: Final = 10.0  # that a signal waits for an import
@@ -39,7 +39,7 @@ def handle_signals() -> None:
         signal.signal(signal.SIGINT, _receive)
     print_other = sys.unraisablehook
 
-    def hook(unraisable: Any) -> None:
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
         kind = unraisable.exc_type
         if issubclass(kind, KeyboardInterrupt):
             _send_again(signal.SIGINT)

@@ -6,7 +6,7 @@ import argparse
 import logging
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from owl2_jax.cli.common import keep_compiled_programs, only_writer, refuse_other_writer
 from owl2_jax.core.locks import LOCK_FILE
@@ -14,6 +14,8 @@ from owl2_jax.core.paths import in_bucket
 from owl2_jax.core.texts import BucketPath
 
 if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
     from owl2_jax.config import RunConfig
     from owl2_jax.data.pipeline import Pipeline
     from owl2_jax.data.tokenizer import Tokenizer
@@ -182,7 +184,7 @@ def _check_data(run: Path, pipeline: Pipeline, accept: bool) -> None:
     multihost.by_first("check of the data", lambda: check_data(run, found, accept, pipeline.files))
 
 
-def _record(config: RunConfig, run: Path, mesh: Any, pipeline: Any) -> None:
+def _record(config: RunConfig, run: Path, mesh: Mesh, pipeline: Pipeline) -> None:
     import jax
 
     from owl2_jax.training.run_directory import record_start

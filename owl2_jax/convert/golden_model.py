@@ -17,8 +17,9 @@ from owl2_jax.convert.rules import Pair, in_their_order, pairs
 from owl2_jax.convert.to_flax import leaf_shapes
 from owl2_jax.core.axes import IGNORE_LABEL
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.core.tree import flatten
+from owl2_jax.core.tree import Params, PyTree, Tree, flatten
 from owl2_jax.model import image_positions
+from owl2_jax.model.cache import Cache
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import Owl2
 
@@ -38,7 +39,7 @@ class GoldenModel:
       arrays: the golden file.
     """
 
-    def __init__(self, config: Owl2Config, params: Mapping[str, Any], arrays: Arrays) -> None:
+    def __init__(self, config: Owl2Config, params: Tree, arrays: Arrays) -> None:
         self.config = config.replace(dtype="float32", param_dtype="float32", remat="none")
         self.params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), dict(params))
         self.arrays = arrays
@@ -210,7 +211,7 @@ class GoldenModel:
 
     @functools.cached_property
     def _gradient(self) -> Callable[..., Any]:
-        def loss(params: Any, *arguments: Any) -> jax.Array:
+        def loss(params: Params, *arguments: jax.Array) -> jax.Array:
             *inputs, labels = arguments
             return next_token_loss(Owl2(self.config).apply({"params": params}, *inputs), labels)
 
@@ -240,7 +241,7 @@ class GoldenModel:
             **{name: tensor for name, tensor in final.items() if name in wanted},
         }
 
-    def _prefill(self, case: Case, room: int) -> tuple[jax.Array, Any]:
+    def _prefill(self, case: Case, room: int) -> tuple[jax.Array, Cache]:
         return self._apply(_prefill_with(room))(self.params, *case.inputs)
 
     def _generate(self, case: Case, count: int) -> dict[str, Any]:
@@ -266,7 +267,7 @@ class GoldenModel:
 
 @functools.lru_cache(maxsize=64)
 def _jitted(config: Owl2Config, method: Callable[..., Any], sow: bool) -> Callable[..., Any]:
-    def run(params: Any, *args: Any) -> Any:
+    def run(params: Params, *args: jax.Array) -> PyTree:
         if not sow:
             return Owl2(config).apply({"params": params}, *args, method=method)
         output, state = Owl2(config).apply(
@@ -281,7 +282,7 @@ def _jitted(config: Owl2Config, method: Callable[..., Any], sow: bool) -> Callab
 def _prefill_with(room: int) -> Callable[..., Any]:
     """`Owl2.prefill` from images, with `room` cache positions to spare."""
 
-    def run(m: Owl2, *inputs: jax.Array) -> Any:
+    def run(m: Owl2, *inputs: jax.Array) -> tuple[jax.Array, Cache]:
         tokens, positions, segment_ids, images, image_index, image_starts = inputs
         features = m.encode_images(images)
         length = tokens.shape[1] + room
@@ -290,7 +291,7 @@ def _prefill_with(room: int) -> Callable[..., Any]:
     return run
 
 
-def next_token_loss(logits: jax.Array, labels: Any) -> jax.Array:
+def next_token_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Mean cross-entropy of float32[B, T, V] against int32[B, T] shifted by one, ignored labels left out."""
     targets = jnp.asarray(labels)[:, 1:]
     counted = targets != IGNORE_LABEL
@@ -318,10 +319,18 @@ def _abstract(m: Owl2, encoded: jax.Array) -> jax.Array:
     return m.abstractor(encoded)
 
 
-def _embed(m: Owl2, tokens: Any, _p: Any, _s: Any, images: Any, image_index: Any, image_starts: Any) -> Any:
+def _embed(
+    m: Owl2,
+    tokens: jax.Array,
+    _p: jax.Array,
+    _s: jax.Array,
+    images: jax.Array,
+    image_index: jax.Array,
+    image_starts: jax.Array,
+) -> jax.Array:
     return m.embed(tokens, m.encode_images(images), image_index, image_starts)[0]
 
 
-def _next_logits(m: Owl2, tokens: jax.Array, cache: Any) -> tuple[jax.Array, Any]:
+def _next_logits(m: Owl2, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
     hidden, cache = m.extend(tokens, cache)
     return m.logits(hidden[:, 0]), cache

@@ -31,7 +31,7 @@ class KeyRule:
     """
 
     read: bool = False
-    values: tuple[Any, ...] | None = None
+    values: tuple[object, ...] | None = None
     why: str = ""
 
 
@@ -41,7 +41,7 @@ HARMLESS: Final = KeyRule()
 OFF: Final = KeyRule(values=(False, None))
 
 
-def only(*values: Any, why: str = "") -> KeyRule:
+def only(*values: object, why: str = "") -> KeyRule:
     """Harmless with these values, refused with any other."""
     return KeyRule(values=values, why=why)
 
@@ -65,7 +65,7 @@ def check_keys(values: Mapping[str, Any], rules: Mapping[str, KeyRule], where: s
             )
 
 
-def _unknown(key: str, value: Any, rules: Mapping[str, KeyRule], where: str) -> Owl2Error:
+def _unknown(key: str, value: object, rules: Mapping[str, KeyRule], where: str) -> Owl2Error:
     near = nearest(key, rules, 1)
     hint = f" (did you mean {near[0]}?)" if near else ""
     return Owl2Error(
@@ -74,11 +74,11 @@ def _unknown(key: str, value: Any, rules: Mapping[str, KeyRule], where: str) -> 
     )
 
 
-def _turned_off(value: Any) -> bool:
+def _turned_off(value: object) -> bool:
     return value is None or value is False or (isinstance(value, str | list | dict) and not value)
 
 
-def _same(value: Any, expected: Any) -> bool:
+def _same(value: object, expected: object) -> bool:
     """Equality that keeps numbers and truth values apart."""
     return isinstance(value, bool) == isinstance(expected, bool) and value == expected
 
@@ -88,7 +88,7 @@ def name_of(key: str) -> str:
     return key if key.replace(".", "_").isidentifier() else shown(key)
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value for a message, cut short."""
     return reprlib.repr(value)
 

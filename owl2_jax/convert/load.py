@@ -11,7 +11,7 @@ from owl2_jax.checkpoint.param_files import is_released_directory, model_json
 from owl2_jax.convert.to_flax import ReleasedCheckpoint, materialize, streamed_leaves
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file
 from owl2_jax.core.tokenizer_files import file_name
-from owl2_jax.core.tree import flatten, unflatten
+from owl2_jax.core.tree import Params, PyTree, flatten, unflatten
 from owl2_jax.model.config import Owl2Config
 
 __all__ = ["Loaded", "is_released_directory", "load_hf"]
@@ -29,12 +29,12 @@ class Loaded:
     """
 
     config: Owl2Config
-    params: dict[str, Any]
+    params: Params
     model: dict[str, Any]
     tokenizer: bytes | None
 
 
-def load_hf(path: str | Path, *, dtype: str | None = None, shardings: Any = None) -> Loaded:
+def load_hf(path: str | Path, *, dtype: str | None = None, shardings: PyTree = None) -> Loaded:
     """Loads a directory in the released format.
 
     Args:

@@ -109,11 +109,11 @@ def _named(module: str, names: tuple[str, ...] | re.Pattern) -> bool:
     return any(module == name or module.endswith(f".{name}") for name in names)
 
 
-def _modules(value: Any, where: str) -> tuple[str, ...] | re.Pattern:
+def _modules(value: object, where: str) -> tuple[str, ...] | re.Pattern:
     return _pattern(value, where) if isinstance(value, str) else _texts(value, where)
 
 
-def _stacks(value: Any, where: str) -> tuple[str, ...]:
+def _stacks(value: object, where: str) -> tuple[str, ...]:
     stacks = _texts([value] if isinstance(value, str) else value, where)
     for stack in stacks:
         if _pattern(stack, where).groups:
@@ -123,7 +123,7 @@ def _stacks(value: Any, where: str) -> tuple[str, ...]:
     return stacks
 
 
-def _texts(value: Any, where: str) -> tuple[str, ...]:
+def _texts(value: object, where: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise Owl2Error(f"{where} should be a list of names or a text, found {shown(value)}")
     return tuple(value)
@@ -136,7 +136,7 @@ def _pattern(text: str, where: str) -> re.Pattern:
         raise Owl2Error(f"{where} is {shown(text)}, which is no regular expression: {error}") from None
 
 
-def _layers(value: Any, where: str) -> frozenset[int] | None:
+def _layers(value: object, where: str) -> frozenset[int] | None:
     if value is None or value == []:
         return None
     layers = value if isinstance(value, list) else [value]

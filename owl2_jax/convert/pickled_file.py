@@ -79,7 +79,7 @@ class _Tensor:
         return _Tensor(self.storage, self.offset + rows.start * self.strides[0], shape, self.strides)
 
 
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> _Tensor:
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: object) -> _Tensor:
     """Stands for torch's functions of this name; `rest` is gradient flags and hooks."""
     del rest
     if not isinstance(storage, _Storage) or not isinstance(offset, int):
@@ -93,7 +93,7 @@ def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: 
     return tensor
 
 
-def _rebuild_parameter(data: Any, *rest: Any) -> Any:
+def _rebuild_parameter(data: Any, *rest: object) -> Any:
     del rest
     return data
 
@@ -111,16 +111,16 @@ _GLOBALS: Final[dict[tuple[str, str], Any]] = {
 class _Unpickler(pickle.Unpickler):
     """Knows `_GLOBALS` and nothing else; `storages` are those met, by key."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
         self.storages: dict[str, _Storage] = {}
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if (module, name) not in _GLOBALS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which weights do not need")
         return _GLOBALS[module, name]
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: object) -> _Storage:
         if (
             not isinstance(pid, tuple)
             or len(pid) < 5
@@ -179,7 +179,7 @@ class PickledReader:
         return np.lib.stride_tricks.as_strided(values, tensor.shape, strides).copy(order="C")
 
 
-def _tensors(values: Any) -> dict[str, _Tensor]:
+def _tensors(values: object) -> dict[str, _Tensor]:
     if not isinstance(values, Mapping):
         raise pickle.UnpicklingError(f"it holds {_kind(values)}, not names and tensors")
     for name, value in values.items():
@@ -192,12 +192,12 @@ def _tensors(values: Any) -> dict[str, _Tensor]:
     return dict(values)
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     words = {_Tensor: "a tensor", dict: "a dict", OrderedDict: "a dict"}
     return words.get(type(value)) or json_kind(value)
 
 
-def _where_weights_are(values: Mapping[Any, Any]) -> str:
+def _where_weights_are(values: Mapping[object, object]) -> str:
     """Says which entry of a training checkpoint holds the weights."""
     for name, value in values.items():
         inside = list(value.values()) if isinstance(value, Mapping) else []

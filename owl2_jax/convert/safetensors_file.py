@@ -157,7 +157,7 @@ def parse_header(path: Path, header: Mapping[str, Any]) -> tuple[dict[str, Tenso
     return specs, begins
 
 
-def _parse_entry(path: Path, name: str, entry: Any) -> tuple[TensorSpec, int]:
+def _parse_entry(path: Path, name: str, entry: object) -> tuple[TensorSpec, int]:
     damaged = Owl2Error(f"{path}: the header entry of {shown(name)} is damaged; copy the file again")
     if not isinstance(entry, dict):
         raise damaged
@@ -175,7 +175,7 @@ def _parse_entry(path: Path, name: str, entry: Any) -> tuple[TensorSpec, int]:
     return spec, begin
 
 
-def _whole(numbers: Any) -> bool:
+def _whole(numbers: object) -> bool:
     """Whether this is a list of whole numbers from 0 that an offset can be."""
     return (
         isinstance(numbers, list)

@@ -117,7 +117,7 @@ def _open(path: Path) -> TensorFile:
     return SafetensorsReader(path) if path.suffix == ".safetensors" else PickledReader(path)
 
 
-def _way_out(index: Path, shard: Any) -> str:
+def _way_out(index: Path, shard: object) -> str:
     """What to write in an index in place of a path."""
     base = PureWindowsPath(shard).name if isinstance(shard, str) and "\0" not in shard else ""
     if base and os.path.lexists(index.parent / base):

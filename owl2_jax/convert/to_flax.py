@@ -24,8 +24,8 @@ from owl2_jax.convert.rules import HEAD, Pair, pairs, tied_head, tied_names
 from owl2_jax.convert.source import Source
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file
 from owl2_jax.core.tokenizer_files import file_name
-from owl2_jax.core.tree import flatten, unflatten
-from owl2_jax.model.config import Owl2Config
+from owl2_jax.core.tree import Params, flatten, unflatten
+from owl2_jax.model.config import AbstractorConfig, DecoderConfig, LoraConfig, Owl2Config, VisionConfig
 
 _ROWS: Final = 8192  # of a matrix that is moved in parts
 
@@ -36,7 +36,9 @@ def leaf_shapes(config: Owl2Config) -> dict[str, Shape]:
 
 
 @functools.lru_cache(maxsize=16)
-def _leaf_shapes(vision: Any, abstractor: Any, decoder: Any, lora: Any) -> tuple[tuple[str, Shape], ...]:
+def _leaf_shapes(
+    vision: VisionConfig, abstractor: AbstractorConfig, decoder: DecoderConfig, lora: LoraConfig | None
+) -> tuple[tuple[str, Shape], ...]:
     """Tracing the model takes half a second, and one command asks several times."""
     from owl2_jax.model.owl2 import abstract_params  # brings JAX, which damaged files should not wait for
 
@@ -173,7 +175,7 @@ def numpy_dtype(name: str) -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
-def load_hf_params(path: str | Path, dtype: str = "float32") -> tuple[Owl2Config, dict[str, Any]]:
+def load_hf_params(path: str | Path, dtype: str = "float32") -> tuple[Owl2Config, Params]:
     """Loads a released directory into memory.
 
     Args:

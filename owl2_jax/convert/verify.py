@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from owl2_jax.convert.golden_model import GoldenModel
 from owl2_jax.convert.load import is_released_directory, load_hf
 from owl2_jax.convert.to_flax import leaf_shapes
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.tree import flatten
+from owl2_jax.core.tree import Params, flatten
 from owl2_jax.model.config import Owl2Config
 
 # Two runs of the original differ by 1.6e-5; five steps of Adam amplify rounding.
@@ -75,7 +75,7 @@ def verify_checkpoint(checkpoint: str | Path, golden: str | Path) -> Iterator[Di
             yield compare(name, actual, arrays[name])
 
 
-def load_any(checkpoint: str | Path) -> tuple[Owl2Config, dict[str, Any]]:
+def load_any(checkpoint: str | Path) -> tuple[Owl2Config, Params]:
     """Configuration and parameters (numpy) of a model, run or released directory."""
     if is_released_directory(checkpoint):
         loaded = load_hf(checkpoint)

@@ -8,12 +8,12 @@ import os
 import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 from owl2_jax.core.buckets import GrowingObject
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_errors import unreadable, why_not_writable
 from owl2_jax.core.file_writing import open_descriptor, write_text
+from owl2_jax.core.json_files import Json
 from owl2_jax.core.new_folders import with_parents
 from owl2_jax.core.paths import as_path, in_bucket
 from owl2_jax.core.text_files import BOM, lines
@@ -70,7 +70,7 @@ class AppendFile:
         except OSError as error:
             raise Owl2Error(why_not_writable(self.path, error)) from error
 
-    def write_json(self, value: Any) -> None:
+    def write_json(self, value: Json) -> None:
         """Appends the JSON of a value as one line."""
         self.write(json_line(value))
 
@@ -113,7 +113,7 @@ def close_or_warn(close: Callable[[], None]) -> None:
         print(f"warning: {error}", file=sys.stderr, flush=True)
 
 
-def json_line(value: Any) -> str:
+def json_line(value: Json) -> str:
     """The JSON of a value as a line; half a surrogate pair, which is no UTF-8, makes it ASCII."""
     text = json.dumps(value, ensure_ascii=False)
     try:
@@ -123,7 +123,7 @@ def json_line(value: Any) -> str:
     return text + "\n"
 
 
-def read_whole_lines(path: str | os.PathLike) -> list[Any]:
+def read_whole_lines(path: str | os.PathLike) -> list[Json]:
     """The JSON values of a file's lines up to the first that was cut off by a crash; none without a file.
 
     Blank lines are passed over.
@@ -148,6 +148,6 @@ def read_whole_lines(path: str | os.PathLike) -> list[Any]:
     return values
 
 
-def write_lines(path: str | os.PathLike, values: list[Any]) -> None:
+def write_lines(path: str | os.PathLike, values: list[Json]) -> None:
     """Replaces a file by one with the JSON of a value on each line."""
     write_text(path, "".join(map(json_line, values)))

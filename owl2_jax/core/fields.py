@@ -23,6 +23,7 @@ from owl2_jax.core.ranges import ANY_NUMBER, Range, range_of
 from owl2_jax.core.texts import ANY_TEXT, Text, text_of
 
 C = TypeVar("C")
+Hint = Any  # a type, or what stands for one in an annotation, as `int | None`
 
 # What older versions called fields of a dataclass, as its class variable `OLD_NAMES`: {old: new}, or
 # {old: function} where a value became another one or several fields, which the function gives.
@@ -65,7 +66,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
         raise _located(error, where) from None
 
 
-def check_values(value: Any, where: str) -> None:
+def check_values(value: object, where: str) -> None:
     """Checks the fields of a dataclass that was built in code; its `__post_init__` calls it.
 
     Raises:
@@ -75,12 +76,12 @@ def check_values(value: Any, where: str) -> None:
         _convert(hint, getattr(value, name), f"{where}.{name}" if where else name)
 
 
-def check_value(hint: Any, value: Any, name: str) -> None:
+def check_value(hint: Hint, value: object, name: str) -> None:
     """Checks one value against its type and range. Raises `Owl2Error`, which begins with `name`."""
     _convert(hint, value, name)
 
 
-def read_number(hint: Any, text: str, name: str) -> Any:
+def read_number(hint: Hint, text: str, name: str) -> Any:
     """The number that a word of the command line stands for.
 
     Args:
@@ -98,7 +99,7 @@ def read_number(hint: Any, text: str, name: str) -> Any:
     return _convert(hint, value, name)
 
 
-def read_path(hint: Any, text: str, name: str) -> Path:
+def read_path(hint: Hint, text: str, name: str) -> Path:
     """The path that a word of the command line stands for.
 
     Args:
@@ -157,7 +158,7 @@ def _renamed(cls: type, values: Mapping[str, Any], where: str) -> Mapping[str, A
 
 
 @functools.cache
-def type_hints(cls: type) -> dict[str, Any]:
+def type_hints(cls: type) -> dict[str, Hint]:
     """{field: its type with its range}, of a dataclass or a group of arguments."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return {name: hint for name, hint in hints.items() if typing.get_origin(hint) is not typing.ClassVar}
@@ -176,7 +177,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "")
     return lines
 
 
-def require_group(values: Any, where: str) -> None:
+def require_group(values: object, where: str) -> None:
     """Raises `Owl2Error` for what is no mapping of fields."""
     if not isinstance(values, Mapping):
         raise _wrong_type(where, "a group of fields", values)
@@ -190,7 +191,7 @@ def _located(error: Owl2Error, where: str) -> Owl2Error:
     return type(error)(f"{where}: {error}")
 
 
-def _convert(hint: Any, value: Any, path: str) -> Any:
+def _convert(hint: Hint, value: Any, path: str) -> Any:
     """Checks `value` against a type hint and returns it in the hinted type."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
@@ -219,12 +220,12 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     return value
 
 
-def _says(value: Any, *words: str) -> bool:
+def _says(value: object, *words: str) -> bool:
     """Whether a value is one of the words that other languages have for one of Python's."""
     return isinstance(value, str) and value.lower() in words
 
 
-def _convert_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
+def _convert_union(args: tuple[Hint, ...], value: Any, path: str) -> Any:
     """The first of several types that fits says what is wrong with the value."""
     if value is None and type(None) in args:
         return None
@@ -240,7 +241,7 @@ def _convert_union(args: tuple[Any, ...], value: Any, path: str) -> Any:
     raise _wrong_type(path, " or ".join(dict.fromkeys(map(_words, kinds))), value)
 
 
-def _fits(hint: Any, value: Any) -> bool:
+def _fits(hint: Hint, value: object) -> bool:
     """Whether a value is of the outermost type of a hint."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
@@ -252,7 +253,7 @@ def _fits(hint: Any, value: Any) -> bool:
     return isinstance(value, os.PathLike if hint in (Path, os.PathLike) else hint)
 
 
-def _convert_mapping(args: tuple[Any, ...], value: Any, path: str) -> dict[str, Any]:
+def _convert_mapping(args: tuple[Hint, ...], value: object, path: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise _wrong_type(path, "a mapping", value)
     for key in value:
@@ -264,12 +265,12 @@ def _convert_mapping(args: tuple[Any, ...], value: Any, path: str) -> dict[str, 
     }
 
 
-def _word(key: Any) -> str:
+def _word(key: object) -> str:
     """The name that a key of a mapping stands for; a file may have numbers there."""
     return key if isinstance(key, str) else shown(key)
 
 
-def _convert_sequence(origin: Any, args: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+def _convert_sequence(origin: Hint, args: tuple[Hint, ...], value: object, path: str) -> tuple[Any, ...]:
     if isinstance(value, str) or not isinstance(value, list | tuple):
         raise _wrong_type(path, "a sequence", value)
     if (len(args) == 2 and args[1] is Ellipsis) or origin is not tuple:
@@ -281,7 +282,7 @@ def _convert_sequence(origin: Any, args: tuple[Any, ...], value: Any, path: str)
     )
 
 
-def _convert_name(args: tuple[Any, ...], value: Any, path: str) -> str:
+def _convert_name(args: tuple[Hint, ...], value: object, path: str) -> str:
     if not isinstance(value, str):
         raise _wrong_type(path, f"one of {', '.join(map(repr, args))}", value)
     if value not in args:
@@ -305,7 +306,7 @@ def _float(value: float) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def _convert_text(value: Any, path: str, allowed: Text) -> str:
+def _convert_text(value: object, path: str, allowed: Text) -> str:
     if not isinstance(value, str):
         raise _wrong_type(path, _words(str), value)
     expected = allowed.expected(value)
@@ -318,7 +319,7 @@ _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "True or 
           os.PathLike: "a path"}  # fmt: skip
 
 
-def _words(hint: Any) -> str:
+def _words(hint: Hint) -> str:
     if typing.get_origin(hint) is Annotated:
         return _words(typing.get_args(hint)[0])
     if typing.get_origin(hint) in (tuple, Sequence, list):
@@ -328,7 +329,7 @@ def _words(hint: Any) -> str:
     return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value as messages show it: on one line, and short."""
     if isinstance(value, int) and value.bit_length() > 200:
         return f"a number of {value.bit_length()} bits"  # Python writes out no longer ones
@@ -339,5 +340,5 @@ def shown(value: Any) -> str:
     return shortened(text if text.isprintable() else ascii(value))
 
 
-def _wrong_type(path: str, expected: str, value: Any, hint: str = "") -> Owl2Error:
+def _wrong_type(path: str, expected: str, value: object, hint: str = "") -> Owl2Error:
     return Owl2Error(f"{path}: expected {expected}, found {shown(value)} ({type(value).__name__}){hint}")

@@ -11,12 +11,15 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_writing import write_text
 from owl2_jax.core.text_files import decode, is_web_page, lines, read_bytes, read_text
 
+Json = Any  # what a JSON text can hold: objects, lists, texts, numbers, true, false, null
+JsonObject = dict[str, Json]
+
 
 class _DoubledKeyError(Owl2Error):
     """An object of JSON has a key twice."""
 
 
-def parse_json(text: str | bytes, name: str, one_of_each_key: bool = False) -> Any:
+def parse_json(text: str | bytes, name: str, one_of_each_key: bool = False) -> Json:
     """The value of a JSON text.
 
     Args:
@@ -37,7 +40,7 @@ def parse_json(text: str | bytes, name: str, one_of_each_key: bool = False) -> A
         raise Owl2Error(f"{name} is not valid JSON: {_why_not_json(text, error)}") from error
 
 
-def read_json(path: str | os.PathLike, one_of_each_key: bool = False) -> Any:
+def read_json(path: str | os.PathLike, one_of_each_key: bool = False) -> Json:
     """The value of a JSON file; `one_of_each_key` is as for `parse_json`.
 
     Raises:
@@ -46,7 +49,7 @@ def read_json(path: str | os.PathLike, one_of_each_key: bool = False) -> Any:
     return parse_json(read_bytes(path), str(path), one_of_each_key)
 
 
-def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
+def read_json_object(path: str | os.PathLike) -> JsonObject:
     """As `read_json`, where the value must be an object, and no key may stand twice: these are settings."""
     value = read_json(path, one_of_each_key=True)
     if not isinstance(value, dict):
@@ -54,7 +57,7 @@ def read_json_object(path: str | os.PathLike) -> dict[str, Any]:
     return value
 
 
-def json_lines(path: str | os.PathLike, one_of_each_key: bool = False) -> Iterator[tuple[int, Any]]:
+def json_lines(path: str | os.PathLike, one_of_each_key: bool = False) -> Iterator[tuple[int, Json]]:
     """(line number from 1, value) of a file with one JSON value a line; blank lines are none.
 
     `one_of_each_key` is as for `parse_json`.
@@ -67,14 +70,14 @@ def json_lines(path: str | os.PathLike, one_of_each_key: bool = False) -> Iterat
             yield number, parse_json(line, f"{path}, line {number},", one_of_each_key)
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
+def write_json(path: str | os.PathLike, value: Json) -> None:
     """As `write_text`, for the JSON of a value, indented, with a line feed at its end."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_doubles(pairs: list[tuple[str, Json]]) -> JsonObject:
     """An object of JSON, as `object_pairs_hook`. Raises `Owl2Error` for a key that stands twice."""
-    value: dict[str, Any] = {}
+    value: JsonObject = {}
     for name, inner in pairs:
         if name in value:
             raise _DoubledKeyError(f"the key {name!r:.60} stands twice in an object; keep one")
@@ -82,7 +85,7 @@ def without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def json_kind(value: Any) -> str:
+def json_kind(value: object) -> str:
     """What a value is called in JSON: "an object", "a list", "a text", "a number", or its own word."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 # Steps, positions and sizes are int32 on the device; a field that holds more says its own end.
 _INT32: Final = 2**31 - 1
@@ -114,6 +114,6 @@ PartKept = Annotated[float, between(0, 1, above=True)]  # a share that is not no
 PartLost = Annotated[float, between(0, 1, below=True)]  # a share that is not everything
 
 
-def range_of(metadata: tuple[Any, ...]) -> Range | None:
+def range_of(metadata: tuple[object, ...]) -> Range | None:
     """The range among the extras of an `Annotated` type."""
     return next((extra for extra in metadata if isinstance(extra, Range)), None)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from owl2_jax.core.paths import expected_path
 
@@ -68,6 +68,6 @@ BucketPath = Annotated[str, Text(path="bucket")]
 Regex = Annotated[str, Text(regex=True)]
 
 
-def text_of(metadata: tuple[Any, ...]) -> Text | None:
+def text_of(metadata: tuple[object, ...]) -> Text | None:
     """The kind of text among the extras of an `Annotated` type."""
     return next((extra for extra in metadata if isinstance(extra, Text)), None)

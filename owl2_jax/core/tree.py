@@ -13,14 +13,16 @@ from typing import Any, TypeVar
 from owl2_jax.core.errors import Owl2Error, nearest
 
 T = TypeVar("T")
-Tree = Mapping[str, Any]
+Tree = Mapping[str, Any]  # nested mappings with any leaves
+Params = dict[str, Any]  # nested dicts whose leaves are arrays, or what stands for one: a shape, a sharding
+PyTree = Any  # what `jax.tree` takes apart: dicts, dataclasses, tuples, optimiser states
 
 
 def flatten(tree: Tree) -> dict[str, Any]:
     """Nested dict to {"a/b/c": leaf}, sorted by name. `None` is a leaf; an empty dict vanishes."""
     flat: dict[str, Any] = {}
 
-    def visit(prefix: str, node: Any) -> None:
+    def visit(prefix: str, node: object) -> None:
         if isinstance(node, Mapping):
             for key, child in node.items():
                 visit(f"{prefix}/{key}" if prefix else str(key), child)
@@ -31,9 +33,9 @@ def flatten(tree: Tree) -> dict[str, Any]:
     return dict(sorted(flat.items()))
 
 
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+def unflatten(flat: Mapping[str, Any]) -> Params:
     """Inverse of `flatten`."""
-    tree: dict[str, Any] = {}
+    tree: Params = {}
     for name, leaf in flat.items():
         *parents, last = name.split("/")
         node = tree
@@ -96,7 +98,7 @@ def _slashes(name: str) -> list[int]:
     return [place for place, letter in enumerate(name) if letter == "/"]
 
 
-def partition(tree: Tree, keep: Mapping[str, bool]) -> tuple[dict[str, Any], dict[str, Any]]:
+def partition(tree: Tree, keep: Mapping[str, bool]) -> tuple[Params, Params]:
     """Splits a tree by leaf name into (kept, rest); `combine` puts them together again."""
     flat = flatten(tree)
     kept = {name: leaf for name, leaf in flat.items() if keep[name]}
@@ -104,7 +106,7 @@ def partition(tree: Tree, keep: Mapping[str, bool]) -> tuple[dict[str, Any], dic
     return unflatten(kept), unflatten(rest)
 
 
-def combine(*trees: Tree) -> dict[str, Any]:
+def combine(*trees: Tree) -> Params:
     """Joins trees with disjoint leaves into one."""
     flat: dict[str, Any] = {}
     for tree in trees:

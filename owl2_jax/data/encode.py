@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -58,6 +58,9 @@ class ImageRef:
     source: bytes | str | Frame
     key: str | None
     name: str
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,7 @@ class Encoder:
             self._remembered(ref, self._decode), self._image_size, rng, self._config.augment
         )
 
-    def _remembered(self, ref: ImageRef, load: Any) -> Any:
+    def _remembered(self, ref: ImageRef, load: Callable[[ImageRef], T]) -> T:
         if self._image_cache is None or ref.key is None:
             return load(ref)
         if ref.key not in self._image_cache:
@@ -212,7 +215,7 @@ class EncodedSet:
     ) -> None:
         self.name, self.source = name, source
         self._number, self._encoder, self._seed = number, encoder, seed
-        self._kept: dict[int, Any] | None = {} if cache else None
+        self._kept: dict[int, Draft | Sample] | None = {} if cache else None
 
     def get(self, record: int, epoch: int) -> tuple[Sample | None, Rejected | None]:
         """The sample of a record, and the note on it if it was cut; or no sample and why."""

@@ -13,12 +13,15 @@ import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from owl2_jax.core.axes import IGNORE_LABEL, IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.tokenizer_files import SPECIAL_TOKENS, read_ranks
 from owl2_jax.data.tokenizer import DialogueIds, StreamDecoder, Tokenizer, TokenizerError, without_utf8
+
+if TYPE_CHECKING:
+    import tiktoken
 
 SEPARATOR: Final = "</s>"
 _SPLIT: Final = (
@@ -170,7 +173,7 @@ def normalized(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _encoding(ranks: dict[bytes, int], special: dict[str, int]) -> Any:
+def _encoding(ranks: dict[bytes, int], special: dict[str, int]) -> tiktoken.Encoding:
     try:
         import tiktoken
     except ImportError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -34,6 +34,6 @@ class ReadAhead(Generic[T]):
         return self._under_way.pop(position).result()
 
 
-def waits_for_bucket(source: Any) -> bool:
+def waits_for_bucket(source: object) -> bool:
     """Whether a source's images are asked of a bucket one by one."""
     return bool(getattr(source, "images_in_bucket", False))

@@ -55,7 +55,7 @@ class MessageError(ConversationError):
         self.code = code
 
 
-def read_turns(messages: Any, image_tag: str, take_image: TakeImage | None = None) -> list[dict[str, str]]:
+def read_turns(messages: object, image_tag: str, take_image: TakeImage | None = None) -> list[dict[str, str]]:
     """The turns of a conversation that waits for an answer.
 
     Args:
@@ -82,7 +82,7 @@ def read_turns(messages: Any, image_tag: str, take_image: TakeImage | None = Non
     return _join(said, image_tag)
 
 
-def wrong(where: str, value: Any, expected: str, code: str = "invalid_value") -> MessageError:
+def wrong(where: str, value: object, expected: str, code: str = "invalid_value") -> MessageError:
     """The error for another value than expected at a place."""
     return MessageError(where, f"{where} is {reprlib.repr(value)}; {expected}", code)
 
@@ -122,7 +122,7 @@ class _Reader:
         self._take_image = take_image
         self._names: dict[str, str] = {}
 
-    def read(self, where: str, message: Any) -> tuple[str, str]:
+    def read(self, where: str, message: object) -> tuple[str, str]:
         """Role and text of a message, image tags in place."""
         if not isinstance(message, Mapping):
             raise wrong(where, message, "expected an object with 'role' and 'content'")
@@ -147,7 +147,7 @@ class _Reader:
                 at = f"{where}.{key}"
                 raise wrong(at, value, f"{EMPTY_KEYS[key]}, and what it says would be lost; leave it out")
 
-    def _check_name(self, where: str, role: str, name: Any) -> None:
+    def _check_name(self, where: str, role: str, name: object) -> None:
         if name is not None and self._names.setdefault(role, name) != name:
             raise wrong(
                 f"{where}.name", name,
@@ -155,7 +155,7 @@ class _Reader:
                 "apart; write the names into the texts",
             )  # fmt: skip
 
-    def _read_images(self, where: str, role: str, images: Any) -> str:
+    def _read_images(self, where: str, role: str, images: object) -> str:
         """Images as Ollama's clients send them: a list of base64 texts, seen in front of the text."""
         if images in (None, []):
             return ""
@@ -168,7 +168,7 @@ class _Reader:
             self._show(f"{where}[{index}]", role, url)
         return self._tag * len(images)
 
-    def _read_content(self, where: str, role: str, content: Any) -> str:
+    def _read_content(self, where: str, role: str, content: object) -> str:
         if isinstance(content, str):
             return self._plain(where, role, content)
         if role == "assistant" and content in (None, []):
@@ -181,7 +181,7 @@ class _Reader:
             text = text + piece if piece == self._tag else _after(text, piece, self._tag)
         return text
 
-    def _read_part(self, where: str, role: str, part: Any) -> str:
+    def _read_part(self, where: str, role: str, part: object) -> str:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if not isinstance(kind, str) or kind not in PART_KINDS:
             close = nearest(kind, PART_KINDS, 1) if isinstance(kind, str) else []
@@ -203,7 +203,7 @@ class _Reader:
         assert self._take_image is not None
         self._take_image(where, url)
 
-    def _plain(self, where: str, role: str, text: Any) -> str:
+    def _plain(self, where: str, role: str, text: object) -> str:
         """A text that is one; a tag where no image belongs would be an image that is not there."""
         if not isinstance(text, str):
             raise wrong(where, text, "expected a text")
@@ -222,7 +222,7 @@ class _Reader:
         return text
 
 
-def _read_url(where: str, value: Any) -> str:
+def _read_url(where: str, value: object) -> str:
     url = value.get("url") if isinstance(value, Mapping) else value
     if not isinstance(url, str) or not url:
         raise wrong(where, value, "expected an object with 'url'")
@@ -239,7 +239,7 @@ def _check_part_keys(where: str, part: Mapping[str, Any], known: Sequence[str]) 
             raise _unknown(where, key, known)
 
 
-def _unknown(where: str, key: Any, known: Sequence[str]) -> MessageError:
+def _unknown(where: str, key: object, known: Sequence[str]) -> MessageError:
     key = str(key)[:60]
     close = nearest(key, known)
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known are {', '.join(known)}"

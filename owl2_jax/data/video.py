@@ -11,13 +11,17 @@ import functools
 import os
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data import image_kinds
 from owl2_jax.data.images import MAX_PIXELS, ImageError, unreadable
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
 
 
 class Frame(NamedTuple):
@@ -110,7 +114,9 @@ def _raise_other_kind(path: str | os.PathLike, head: bytes, error: Exception) ->
         raise ImageError(f"{path} is no video but {kind[0]}; {remedy}", "unsupported") from error
 
 
-def _check_size(path: str | os.PathLike, seen: Any, max_pixels: int, limit: str) -> None:
+def _check_size(
+    path: str | os.PathLike, seen: av.VideoCodecContext | av.VideoFrame | None, max_pixels: int, limit: str
+) -> None:
     """`seen` is a decoder or a frame; a file may have frames larger than it says at its start."""
     if seen is None:
         raise ValueError("no decoder for its stream")
@@ -123,7 +129,7 @@ def _check_size(path: str | os.PathLike, seen: Any, max_pixels: int, limit: str)
         )
 
 
-def _chosen(container: Any, stream: Any, count: int) -> Iterator[Any]:
+def _chosen(container: InputContainer, stream: av.VideoStream, count: int) -> Iterator[av.VideoFrame]:
     """The decoded frame in the middle of each stretch."""
     length = stream.duration
     if length is None and container.duration is not None:
@@ -137,7 +143,7 @@ def _chosen(container: Any, stream: Any, count: int) -> Iterator[Any]:
         yield _shown_at(container, stream, start + (2 * number + 1) * length // (2 * count))
 
 
-def _shown_at(container: Any, stream: Any, time: int) -> Any:
+def _shown_at(container: InputContainer, stream: av.VideoStream, time: int) -> av.VideoFrame | None:
     """The frame shown at a time, in the stream's units: the last that has begun by then."""
     container.seek(time, stream=stream, backward=True)
     shown = None
@@ -150,7 +156,7 @@ def _shown_at(container: Any, stream: Any, time: int) -> Any:
     return shown
 
 
-def _image(path: str | os.PathLike, frame: Any, max_pixels: int, limit: str) -> Image.Image:
+def _image(path: str | os.PathLike, frame: av.VideoFrame, max_pixels: int, limit: str) -> Image.Image:
     """A frame upright, as 8-bit RGB."""
     _check_size(path, frame, max_pixels, limit)
     image = frame.to_image().convert("RGB")

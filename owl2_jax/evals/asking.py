@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
@@ -15,6 +15,10 @@ from owl2_jax.core.prompt_format import IMAGE_TAG
 from owl2_jax.data import images
 from owl2_jax.evals.base import Decoding, Image, Question
 from owl2_jax.evals.metrics.choice import LETTERS
+
+if TYPE_CHECKING:
+    from owl2_jax.inference.engine import Engine
+    from owl2_jax.inference.request import Request
 
 _KEPT_IMAGES: Final = 64  # pixels of the last ones; questions on one image follow each other
 
@@ -50,7 +54,7 @@ class Model(Protocol):
 class EngineModel:
     """The model of an `owl2_jax.inference.engine.Engine`."""
 
-    def __init__(self, engine: Any):
+    def __init__(self, engine: Engine):
         self.engine = engine
         self.name = engine.model.name
         self._read: OrderedDict[tuple[Image, str], np.ndarray] = OrderedDict()
@@ -80,7 +84,7 @@ class EngineModel:
     ) -> Iterator[Reply | Owl2Error]:
         prompts: dict[int, str] = {}
 
-        def request(numbered: tuple[int, Question]) -> Any:
+        def request(numbered: tuple[int, Question]) -> Request:
             number, question = numbered
             prompts[number] = self._fitting(question, decoding.max_new_tokens)
             return self._request(question, prompts[number], decoding, image_mode)
@@ -97,7 +101,7 @@ class EngineModel:
 
         prompts: dict[int, str] = {}
 
-        def request(numbered: tuple[int, Question]) -> tuple[Any, Sequence[str]]:
+        def request(numbered: tuple[int, Question]) -> tuple[Request, Sequence[str]]:
             number, question = numbered
             prompts[number] = self._fitting(question, self._longest_option(question))
             return self._request(question, prompts[number], decoding, image_mode), question.options
@@ -112,7 +116,7 @@ class EngineModel:
             best = max(range(len(scores)), key=scores.__getitem__)
             yield Reply(prompts[number], LETTERS[best], tuple(scores))
 
-    def _request(self, question: Question, prompt: str, decoding: Decoding, image_mode: str) -> Any:
+    def _request(self, question: Question, prompt: str, decoding: Decoding, image_mode: str) -> Request:
         from owl2_jax.inference.request import Request
 
         text = self._tagged(prompt)

@@ -14,7 +14,7 @@ from typing import Any
 
 from owl2_jax.core import file_errors, json_files
 from owl2_jax.core.errors import Owl2Error, nearest
-from owl2_jax.core.json_files import json_kind, parse_json
+from owl2_jax.core.json_files import Json, json_kind, parse_json
 from owl2_jax.core.text_files import lines, read_text
 from owl2_jax.evals.broken import At, Broken
 
@@ -60,7 +60,7 @@ class DataFile:
         return f"{message} (there is {near[0]} beside it)" if near else message
 
 
-def read_json(path: Path, *keys: str) -> Any:
+def read_json(path: Path, *keys: str) -> Json:
     """The value of a JSON file, or of the nested `keys` in it."""
     value = json_files.read_json(path)
     for key in keys:
@@ -71,7 +71,7 @@ def read_json(path: Path, *keys: str) -> Any:
     return value
 
 
-def read_rows(path: Path, *keys: str) -> list[Any]:
+def read_rows(path: Path, *keys: str) -> list[Json]:
     """As `read_json`, where the value must be a list."""
     return _of_kind(path, read_json(path, *keys), list, "a list of rows", keys)
 
@@ -81,16 +81,16 @@ def read_object(path: Path, *keys: str) -> dict[str, Any]:
     return _of_kind(path, read_json(path, *keys), dict, "an object", keys)
 
 
-def _of_kind(path: Path, value: Any, kind: type, expected: str, keys: tuple[str, ...]) -> Any:
+def _of_kind(path: Path, value: object, kind: type, expected: str, keys: tuple[str, ...]) -> Json:
     if not isinstance(value, kind):
         where = "".join(f" under {key!r}" for key in keys)
         raise Owl2Error(f"{path} holds {json_kind(value)}{where}; expected {expected}")
     return value
 
 
-def read_json_lines(path: Path) -> list[At[Any] | Broken]:
+def read_json_lines(path: Path) -> list[At[Json] | Broken]:
     """The values of a file with one JSON value a line; blank lines are none. Raises `Owl2Error`."""
-    rows: list[At[Any] | Broken] = []
+    rows: list[At[Json] | Broken] = []
     for number, line in enumerate(lines(read_text(path)), 1):
         if not line.strip():
             continue

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_writing import new_file
 from owl2_jax.evals.results import Score
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _RADAR_AXES = 3
 _OURS, _PUBLISHED, _BASELINE = "#2b6cb0", "#dd6b20", "#1a202c"
@@ -88,7 +92,7 @@ def radar_chart(scores: Sequence[Score], path: Path) -> None:
         figure.savefig(part, dpi=150, bbox_inches="tight")
 
 
-def _label(axes: Any, angle: float, radius: float, score: Score) -> None:
+def _label(axes: Axes, angle: float, radius: float, score: Score) -> None:
     """Writes away from the circle: to its right on the right side, to its left on the left."""
     across, up = math.cos(angle), math.sin(angle)
     side = "center" if abs(across) < 0.2 else "left" if across > 0 else "right"
@@ -110,7 +114,7 @@ def require_matplotlib() -> None:
         raise Owl2Error("charts need matplotlib; install the extra: pip install 'owl2_jax[plots]'") from error
 
 
-def _figure(size: tuple[float, float], **axes: Any) -> tuple[Any, Any]:
+def _figure(size: tuple[float, float], **axes: Any) -> tuple[Figure, Axes]:
     """A figure that belongs to no window system and no global state."""
     require_matplotlib()
     from matplotlib.figure import Figure

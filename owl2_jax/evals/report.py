@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_writing import new_file
@@ -18,6 +18,9 @@ from owl2_jax.core.prompt_format import IMAGE_TAG
 from owl2_jax.data import images
 from owl2_jax.evals.base import Question
 from owl2_jax.evals.registry import BENCHMARKS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _RIGHT, _WRONG, _SCORE, _BASELINE = "#276749", "#c53030", "#2b6cb0", "#a0aec0"
 _COLUMNS, _ROWS = 6, 3
@@ -165,7 +168,7 @@ def _text_of(question: Question) -> str:
     return question.prompt.replace(IMAGE_TAG, "").strip()
 
 
-def _draw_losses(axes: Any, name: str, curves: Curves) -> None:
+def _draw_losses(axes: Axes, name: str, curves: Curves) -> None:
     for label, points in curves.items():
         steps, values = zip(*points, strict=True)
         axes.plot(steps, values, label=label, linewidth=1.2)
@@ -180,7 +183,7 @@ def _draw_losses(axes: Any, name: str, curves: Curves) -> None:
     axes.grid(alpha=0.3)
 
 
-def _draw_scores(axes: Any, scores: Sequence[dict[str, Any]]) -> None:
+def _draw_scores(axes: Axes, scores: Sequence[dict[str, Any]]) -> None:
     for row, score in enumerate(scores):
         best = max(score["baselines"].values(), default=0.0)
         axes.barh(row, score["value"], color=_SCORE, height=0.55)
@@ -192,7 +195,7 @@ def _draw_scores(axes: Any, scores: Sequence[dict[str, Any]]) -> None:
     axes.set_title("accuracy in %\ngrey: best guess without the image", fontsize=11)
 
 
-def _draw_example(axes: Any, example: Shown) -> None:
+def _draw_example(axes: Axes, example: Shown) -> None:
     from PIL import Image
 
     axes.imshow(images.decode(example.image).resize((144, 144), Image.Resampling.NEAREST))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from owl2_jax.core.json_files import read_json_object
 from owl2_jax.evals.base import Answered, Benchmark, Summary
 from owl2_jax.evals.bootstrap import interval
 from owl2_jax.evals.broken import Broken
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 COLUMNS = ("benchmark", "metric", "score", "95 %", "baselines", "published", "questions", "seconds")
 
@@ -163,7 +166,7 @@ def markdown(scores: Iterable[Score]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def table(scores: Iterable[Score]) -> Any:
+def table(scores: Iterable[Score]) -> Table:
     """A `rich.table.Table` for the terminal, without columns that nothing stands in."""
     from rich.table import Table
 

@@ -74,28 +74,28 @@ def left_out(question: Question, why: str) -> Broken:
     return Broken(question.file, question.row, why)
 
 
-def text(value: Any, name: str) -> str:
+def text(value: object, name: str) -> str:
     """A value that must be text. Raises `ValueError`."""
     if not isinstance(value, str):
         raise ValueError(f"{name} is {reprlib.repr(value)}; expected text")
     return value
 
 
-def texts(value: Any, name: str, least: int = 1) -> list[str]:
+def texts(value: object, name: str, least: int = 1) -> list[str]:
     """A value that must be a list of at least so many texts. Raises `ValueError`."""
     if not isinstance(value, list) or len(value) < least:
         raise ValueError(f"{name} is {reprlib.repr(value)}; expected a list of at least {least} texts")
     return [text(item, f"one of {name}") for item in value]
 
 
-def identifier(value: Any, name: str) -> str:
+def identifier(value: object, name: str) -> str:
     """A value that must be a whole number or a text that is not empty, as text. Raises `ValueError`."""
     if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
         raise ValueError(f"{name} is {reprlib.repr(value)}; expected a number or a name")
     return str(value)
 
 
-def whole_number(value: Any, name: str) -> int:
+def whole_number(value: object, name: str) -> int:
     """A value that must be a whole number. Raises `ValueError`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{name} is {reprlib.repr(value)}; expected a whole number")

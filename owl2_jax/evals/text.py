@@ -48,7 +48,13 @@ class LetteredText(Benchmark):
                 self.decoding = Decoding(stop=("\n",))
 
     def choice(
-        self, name: str, text: str, choices: Sequence[str], answer: str, group: str = "", shorter: Any = ()
+        self,
+        name: str,
+        text: str,
+        choices: Sequence[str],
+        answer: str,
+        group: str = "",
+        shorter: Sequence[str] = (),
     ) -> Question:
         """A question whose prompt `text` shows the options already; `group` goes into its info."""
         info = {"group": group, "choices": list(choices)}
@@ -202,7 +208,7 @@ class AGIEval(LetteredText, Grouped):
 _BRACKETED = re.compile(r"^\([A-Z]\)\s*")  # options are published as "(A)text"
 
 
-def _options(value: Any) -> list[str]:
+def _options(value: object) -> list[str]:
     options = texts(value, "the list of options", least=2)
     if len(options) > len(LETTERS):
         raise ValueError(f"it has {len(options)} options; expected at most {len(LETTERS)}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from owl2_jax.core.tree import Params
 
 if TYPE_CHECKING:
     from owl2_jax.config import RunConfig
@@ -79,7 +81,7 @@ def _evaluator(evaluator: EvaluatorConfig, config: RunConfig, trainer: Trainer, 
         )
     own = questions[jax.process_index() :: jax.process_count()]
 
-    def run(params: Any) -> Mapping[str, float]:
+    def run(params: Params) -> Mapping[str, float]:
         answered = _answer(benchmark, own, _model(params, config, trainer, tokenizer))
         return benchmark.summarise(_everyone(answered, questions)).metrics
 
@@ -97,7 +99,7 @@ def _answer(
     return answer_in_memory(benchmark, questions, EngineModel(engine))
 
 
-def _model(params: Any, config: RunConfig, trainer: Trainer, tokenizer: Tokenizer) -> LoadedModel:
+def _model(params: Params, config: RunConfig, trainer: Trainer, tokenizer: Tokenizer) -> LoadedModel:
     """The model of this step; with several processes each has a whole copy on its own devices."""
     import jax
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from owl2_jax.core import axes
 from owl2_jax.core.errors import Owl2Error, unknown_name
@@ -124,7 +125,7 @@ def cudnn(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
     return masked_attention(q, k, v, segment_ids, "cudnn")
 
 
-def cudnn_fits(dtype: Any, width: int) -> bool:
+def cudnn_fits(dtype: DTypeLike, width: int) -> bool:
     """Whether cuDNN's kernel takes heads of this width in this dtype."""
     return jnp.dtype(dtype).itemsize == 2 and width % 8 == 0 and width <= _CUDNN_MAX_HEAD_WIDTH
 
@@ -147,7 +148,7 @@ def resolved(name: str, q: Array) -> str:
     return name if name != "auto" else best(jax.default_backend(), q.shape[1], q.dtype, q.shape[-1])
 
 
-def best(platform: str, length: int, dtype: Any, width: int) -> str:
+def best(platform: str, length: int, dtype: DTypeLike, width: int) -> str:
     """Name of the kernel for a platform ("tpu", "gpu", "cpu") and shape."""
     if platform == "tpu" and splash_fits(length):
         return "splash"

@@ -12,11 +12,11 @@ in which near patches are alike. Weights that are loaded are not touched.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from owl2_jax.model.layers import fan_in_normal
 
@@ -29,7 +29,7 @@ MIXING = 0.4
 SLOWEST = 10_000.0
 
 
-def alike_qkv(key: Array, shape: Sequence[int], dtype: Any) -> Array:
+def alike_qkv(key: Array, shape: Sequence[int], dtype: DTypeLike) -> Array:
     """Fused projection [E, N, 3, H] with N * H = E: keys = queries, values = the token cut into heads."""
     width, heads, _, head_dim = shape
     query = fan_in_normal(1)(key, (width, heads, head_dim), dtype)
@@ -37,14 +37,14 @@ def alike_qkv(key: Array, shape: Sequence[int], dtype: Any) -> Array:
     return jnp.stack([query, query, value], axis=2)
 
 
-def mixing_out(key: Array, shape: Sequence[int], dtype: Any) -> Array:
+def mixing_out(key: Array, shape: Sequence[int], dtype: DTypeLike) -> Array:
     """Output projection [N, H, E] after `alike_qkv`: minus a fraction of the identity, and noise."""
     heads, head_dim, width = shape
     noise = fan_in_normal(2)(key, shape, dtype)
     return MIXING * (noise - jnp.eye(width, dtype=dtype).reshape(heads, head_dim, width))
 
 
-def sine_positions(key: Array, shape: Sequence[int], dtype: Any) -> Array:
+def sine_positions(key: Array, shape: Sequence[int], dtype: DTypeLike) -> Array:
     """Table [P + 1, E] of sines and cosines of column and row; the class token's entry is zero.
 
     Its entries have unit size, as embedded patches have: a faint table is not

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
+from jax.typing import DTypeLike
 
 from owl2_jax.core import axes
 from owl2_jax.model.config import Owl2Config
@@ -34,7 +34,7 @@ def partitioned(init: Initializer, axes: Sequence[str]) -> Initializer:
 def fan_in_normal(num_in_axes: int) -> Initializer:
     """Normal with standard deviation fan_in**-0.5; the first `num_in_axes` axes are the input."""
 
-    def init(key: Array, shape: Sequence[int], dtype: Any) -> Array:
+    def init(key: Array, shape: Sequence[int], dtype: DTypeLike) -> Array:
         fan_in = int(np.prod(shape[:num_in_axes]))
         return jax.random.normal(key, tuple(shape), dtype) * jnp.asarray(fan_in**-0.5, dtype)
 
@@ -71,7 +71,7 @@ def _gather_backward(names: tuple[str | None, ...], _: None, gradient: Array) ->
 _gather_weight.defvjp(_gather_forward, _gather_backward)
 
 
-def random_integers(key: Array, shape: Sequence[int], dtype: Any) -> Array:
+def random_integers(key: Array, shape: Sequence[int], dtype: DTypeLike) -> Array:
     """Integers from -127 to 127; with scales of `3**0.5 / 127 * std` they have that standard deviation."""
     return jax.random.randint(key, tuple(shape), -127, 128, dtype)
 
@@ -96,8 +96,8 @@ class Linear(nn.Module):
     in_axes: tuple[str, ...]
     out_axes: tuple[str, ...]
     use_bias: bool = False
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
     int8: bool = False
     kernel_init: Initializer | None = None
 
@@ -145,7 +145,7 @@ def biased_linear(config: Owl2Config) -> Callable[..., Linear]:
     return functools.partial(Linear, use_bias=True, dtype=config.dtype, param_dtype=config.param_dtype)
 
 
-def at_least_float32(dtype: Any) -> Any:
+def at_least_float32(dtype: DTypeLike) -> DTypeLike:
     """The dtype of norms, softmax and logits: float32, or float64 where everything is computed in that."""
     return jnp.promote_types(dtype, jnp.float32)
 
@@ -156,7 +156,7 @@ class LayerNorm(nn.Module):
     width: int
     eps: float
     axis: str
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -177,7 +177,7 @@ class Scale(nn.Module):
 
     width: int
     axis: str
-    param_dtype: Any = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self) -> Array:

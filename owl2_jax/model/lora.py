@@ -15,6 +15,7 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from owl2_jax.core import tree
 from owl2_jax.model.config import LoraConfig, Owl2Config
@@ -132,7 +133,7 @@ class FusedLoraAdapter(nn.Module):
     in_axes: tuple[str, ...]
     outputs: Outputs
     lora: LoraConfig
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> dict[str, Array]:
@@ -175,6 +176,6 @@ def is_adapter(name: str) -> bool:
     return name.rpartition("/")[2] in (FIRST, SECOND)
 
 
-def split_adapters(params: tree.Tree) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_adapters(params: tree.Tree) -> tuple[tree.Params, tree.Params]:
     """(adapters, everything else) of a parameter tree; `tree.combine` joins them again."""
     return tree.partition(params, {name: is_adapter(name) for name in tree.flatten(params)})

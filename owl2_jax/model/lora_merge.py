@@ -18,7 +18,7 @@ from owl2_jax.model.lora import FIRST, SECOND, is_adapter
 _KERNEL: Final = "/kernel"
 
 
-def merge(params: tree.Tree, config: Owl2Config) -> tuple[dict[str, Any], Owl2Config]:
+def merge(params: tree.Tree, config: Owl2Config) -> tuple[tree.Params, Owl2Config]:
     """Adds every adapter to its kernel: `W + alpha / r * A B`.
 
     Returns:
@@ -80,7 +80,7 @@ def fused_adapter_of(name: str) -> tuple[str, str] | None:
     return None
 
 
-def _product(first: Any, second: Any) -> jax.Array:
+def _product(first: jax.Array, second: jax.Array) -> jax.Array:
     """float32[L, in..., r] times [L, r, out...], inputs and outputs flat."""
     layers, rank = first.shape[0], first.shape[-1]
     return jnp.einsum(

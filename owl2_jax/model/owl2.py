@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import chex
 import jax
@@ -12,6 +11,7 @@ from flax import linen as nn
 
 from owl2_jax.core import axes
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.tree import Params
 from owl2_jax.model import image_positions
 from owl2_jax.model.abstractor import Abstractor
 from owl2_jax.model.cache import Cache, empty_cache
@@ -211,13 +211,13 @@ def init_inputs(config: Owl2Config) -> tuple[Array, ...]:
     return row, row, row + 1, images, place, place
 
 
-def init_params(config: Owl2Config, rng: Array) -> dict[str, Any]:
+def init_params(config: Owl2Config, rng: Array) -> Params:
     """Random parameters: a nested dict of param_dtype arrays, layers stacked on axis 0."""
     return nn.meta.unbox(_init(config, rng))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _init(config: Owl2Config, rng: Array) -> dict[str, Any]:
+def _init(config: Owl2Config, rng: Array) -> Params:
     # Compiled, so that its shapes and its values are traced together, once in a process.
     # The few tokens that shapes are found with fit no fused attention kernel.
     config = config.replace(attention="xla")
@@ -225,17 +225,17 @@ def _init(config: Owl2Config, rng: Array) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=8)
-def _abstract(config: Owl2Config) -> dict[str, Any]:
+def _abstract(config: Owl2Config) -> Params:
     """Boxed shapes; remembered, as tracing takes a second of every start."""
     return jax.eval_shape(functools.partial(_init, config), jax.eval_shape(jax.random.key, 0))
 
 
-def abstract_params(config: Owl2Config) -> dict[str, Any]:
+def abstract_params(config: Owl2Config) -> Params:
     """Shapes and dtypes of the parameters as `jax.ShapeDtypeStruct`, without computing anything."""
     return nn.meta.unbox(_abstract(config))
 
 
-def logical_axes(config: Owl2Config) -> dict[str, Any]:
+def logical_axes(config: Owl2Config) -> Params:
     """The tree of `abstract_params` with a tuple of logical axis names (or None) at each leaf."""
     return jax.tree.map(
         lambda leaf: tuple(leaf.names),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import jax
 from flax import linen as nn
@@ -18,7 +18,7 @@ MLP_HIDDEN: Final = "mlp_hidden"  # gated hidden activation of the MLP
 _policies = jax.checkpoint_policies
 
 # None: keep everything. Ordered from most memory to least.
-POLICIES: Final[dict[str, Callable[..., Any] | None]] = {
+POLICIES: Final[dict[str, Callable[..., bool] | None]] = {
     "none": None,
     "products": _policies.save_from_both_policies(
         _policies.dots_with_no_batch_dims_saveable,
@@ -32,7 +32,7 @@ POLICIES: Final[dict[str, Callable[..., Any] | None]] = {
 }
 
 
-def policy(name: str) -> Callable[..., Any] | None:
+def policy(name: str) -> Callable[..., bool] | None:
     """Raises `UnknownNameError` with the nearest names."""
     if name not in POLICIES:
         raise unknown_name("remat policy", name, POLICIES)

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
+
+if TYPE_CHECKING:
+    import jax
 
 
 @dataclass(frozen=True)
@@ -148,13 +151,13 @@ def compiler_environment(topology: Topology) -> dict[str, str]:
     }
 
 
-def chip_name(device: Any) -> str | None:
+def chip_name(device: jax.Device) -> str | None:
     """Name in the table of a JAX device, or None for one that is not in it (a CPU)."""
     kind = device.device_kind
     return next((name for text, name in _KINDS if text in kind), None)
 
 
-def chip_of(device: Any) -> Chip | None:
+def chip_of(device: jax.Device) -> Chip | None:
     """The table's entry for a JAX device, or None likewise."""
     name = chip_name(device)
     return None if name is None else CHIPS[name]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import jax
 import numpy as np
@@ -120,7 +120,7 @@ def resolve_axes(spec: Mapping[str, int], device_count: int) -> dict[str, int]:
     return sizes
 
 
-def make_mesh(spec: Mapping[str, int] | str, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(spec: Mapping[str, int] | str, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Builds the mesh; neighbours along an axis are neighbours in the machine where it has a torus.
 
     Args:
@@ -160,7 +160,7 @@ def axis_size(mesh: Mesh, names: str | Sequence[str] | None) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
-def _slice_count(devices: Sequence[Any]) -> int:
+def _slice_count(devices: Sequence[jax.Device]) -> int:
     if devices[0].platform != "tpu":
         return 1
     return len({getattr(device, "slice_index", 0) for device in devices})

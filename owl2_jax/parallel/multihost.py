@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.json_files import Json
 from owl2_jax.core.tree import flatten
 from owl2_jax.parallel.cluster import Cluster, detect
 
@@ -70,7 +71,7 @@ def initialize(timeout_s: float = 60, environment: Mapping[str, str] = os.enviro
     return cluster
 
 
-def all_gather(values: Any) -> list[Any]:
+def all_gather(values: Json) -> list[Json]:
     """The `values` (JSON types) of every process, in their order; all processes must call it.
 
     Over the devices, so of any size; `agree` compares small values before devices are touched.
@@ -87,7 +88,7 @@ def all_gather(values: Any) -> list[Any]:
     return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
 
 
-def agree(what: str, values: Any, timeout_s: float = 60) -> None:
+def agree(what: str, values: Json, timeout_s: float = 60) -> None:
     """Checks that all processes hold the same values; every process must call it, in the same order.
 
     Args:
@@ -159,7 +160,7 @@ def by_first(what: str, action: Callable[[], object], timeout_s: float = 180) ->
         raise Owl2Error(said)
 
 
-def disagreements(everyone: list[Any], most: int = 5) -> list[str]:
+def disagreements(everyone: list[Json], most: int = 5) -> list[str]:
     """One line per field in which the values of the processes differ: "seed is 0 on 0, 1 and 1 on 2"."""
     fields = [flatten({"": values}) for values in everyone]
     lines = []

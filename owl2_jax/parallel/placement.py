@@ -7,13 +7,12 @@ processes along a tensor axis hold the same ones.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.tree import PyTree
 from owl2_jax.parallel.shardings import batch_sharding, batch_ways
 
 
@@ -60,7 +59,7 @@ def reads_first(mesh: Mesh, process: int | None = None) -> bool:
     return own == min(other for other, pieces in held.items() if pieces == held[own])
 
 
-def place(batch: Any, mesh: Mesh, accumulated: bool = False) -> Any:
+def place(batch: PyTree, mesh: Mesh, accumulated: bool = False) -> PyTree:
     """This process's rows to global device arrays.
 
     Args:
@@ -77,7 +76,7 @@ def place(batch: Any, mesh: Mesh, accumulated: bool = False) -> Any:
     held = pieces_by_process(mesh)[jax.process_index()]
     axis = int(accumulated)
 
-    def assemble(leaf: Any) -> jax.Array:
+    def assemble(leaf: np.ndarray) -> jax.Array:
         local = np.asarray(leaf)
         rows = local.shape[axis] // len(held)
         shape = list(local.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from owl2_jax.core import axes
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.tree import flatten, unflatten
+from owl2_jax.core.tree import Params, PyTree, Tree, flatten, unflatten
 from owl2_jax.parallel.mesh import BATCH_AXES, axis_size
 from owl2_jax.parallel.rules import compute_spec, storage_spec
 
@@ -20,17 +20,17 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def param_specs(logical_axes: Mapping[str, Any]) -> dict[str, PartitionSpec]:
+def param_specs(logical_axes: Tree) -> dict[str, PartitionSpec]:
     """{leaf name: storage spec} of a tree with tuples of logical names at its leaves."""
     return {name: storage_spec(names) for name, names in flatten(logical_axes).items()}
 
 
-def param_shardings(logical_axes: Mapping[str, Any], mesh: Mesh) -> dict[str, Any]:
+def param_shardings(logical_axes: Tree, mesh: Mesh) -> Params:
     """Storage shardings of the parameters: the tree of `logical_axes` with `NamedSharding` leaves."""
     return unflatten({name: NamedSharding(mesh, spec) for name, spec in param_specs(logical_axes).items()})
 
 
-def check_params(logical_axes: Mapping[str, Any], params: Mapping[str, Any], mesh: Mesh) -> None:
+def check_params(logical_axes: Tree, params: Tree, mesh: Mesh) -> None:
     """Checks that every parameter can be cut as the table says.
 
     Args:
@@ -60,7 +60,7 @@ def _check_divides(
             )
 
 
-def like_params(tree: Any, shardings: Mapping[str, Any], params: Mapping[str, Any], mesh: Mesh) -> Any:
+def like_params(tree: PyTree, shardings: Tree, params: Tree, mesh: Mesh) -> PyTree:
     """Shardings of a whole training state, whatever its structure.
 
     A leaf whose path ends with a parameter's path and that has its shape (the

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from owl2_jax.config import RunConfig
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.tree import PyTree
 from owl2_jax.model import attention_kernels
 from owl2_jax.parallel.mesh import DATA, make_mesh
 from owl2_jax.perf import timing
@@ -128,9 +129,9 @@ def time_attention(config: RunConfig, calls: int) -> dict[str, Any]:
     }
 
 
-def _forward_and_gradients(kernel: attention_kernels.Kernel) -> Callable[..., Any]:
-    def run(q: Any, k: Any, v: Any, segments: Any) -> Any:
-        def loss(q: Any, k: Any, v: Any) -> Any:
+def _forward_and_gradients(kernel: attention_kernels.Kernel) -> Callable[..., PyTree]:
+    def run(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> PyTree:
+        def loss(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
             context = kernel(q, k, v, segments)
             return jnp.sum(jnp.square(context.astype(jnp.float32))), context
 
@@ -140,7 +141,7 @@ def _forward_and_gradients(kernel: attention_kernels.Kernel) -> Callable[..., An
     return jax.jit(run)
 
 
-def _seconds(function: Callable[..., Any], arguments: tuple[Any, ...], calls: int) -> float:
+def _seconds(function: Callable[..., PyTree], arguments: tuple[PyTree, ...], calls: int) -> float:
     """Median seconds of a call."""
     jax.block_until_ready(function(*arguments))
     seconds = []

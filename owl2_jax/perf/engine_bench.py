@@ -14,6 +14,7 @@ import numpy as np
 from owl2_jax.core.axes import IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.prompt_format import IMAGE_TAG
+from owl2_jax.core.tree import Params
 from owl2_jax.inference import sampler, whole_prompts
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.inputs import read_request, stack_prompts
@@ -126,7 +127,7 @@ def _bare(engine: Engine, request: Request, tokens: int) -> Callable[[], float]:
     return run
 
 
-def _step(owl: Owl2, params: Any, token: Array, cache: Cache) -> tuple[Array, Cache]:
+def _step(owl: Owl2, params: Params, token: Array, cache: Cache) -> tuple[Array, Cache]:
     """One greedy token int32[B] after another; nothing but the model."""
     hidden, cache = owl.apply({"params": params}, token[:, None], cache, method="extend")
     logits = owl.apply({"params": params}, hidden[:, 0], method="logits")

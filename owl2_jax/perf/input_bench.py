@@ -83,7 +83,7 @@ def _core(config: DataConfig, image_size: int, tokens_per_image: int, count: int
     }
 
 
-def _pipeline_turn(shard: Iterator[Any], count: int) -> float:
+def _pipeline_turn(shard: Iterator[object], count: int) -> float:
     """Processor seconds per image over at least so many images."""
     start, taken = time.process_time(), 0
     while taken < count:

@@ -79,7 +79,7 @@ def _print_flops(work: Mapping[str, Any]) -> None:
         )
 
 
-def _print(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def _print(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     table = Table(title=title, title_justify="left")
     for number, name in enumerate(columns):
         table.add_column(name, justify="left" if number == 0 else "right")

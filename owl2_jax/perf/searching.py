@@ -116,7 +116,7 @@ class Memory:
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:20]
 
 
-def _is_attempt(row: Any) -> bool:
+def _is_attempt(row: object) -> bool:
     """Whether a line of the file is one of `put`."""
     names = {field.name for field in dataclasses.fields(Attempt)} - {"result"} | {"key"}
     return isinstance(row, dict) and names <= set(row)

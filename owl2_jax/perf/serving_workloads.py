@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from owl2_jax.core.host_memory import collapse_into_huge_pages
+from owl2_jax.core.tree import Params, PyTree
 from owl2_jax.inference import step
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
 from owl2_jax.model import flops, owl2, paged_kernels
@@ -75,12 +76,12 @@ def _workload(
     seen = features if images is None else images
     width = int(inputs.steps[0])
 
-    def run(params: Any, held: Any, seen: jax.Array, inputs: step.StepInputs) -> Any:
+    def run(params: Params, held: PyTree, seen: jax.Array, inputs: step.StepInputs) -> PyTree:
         pool = seen if images is None else owl.apply({"params": params}, seen, method="encode_images")
         pages, state, chosen, counts = step.step(owl, width, params, *held, pool, inputs)
         return (pages, state), chosen, counts
 
-    def materialize() -> tuple[Any, ...]:
+    def materialize() -> tuple[PyTree, ...]:
         weights, kept = synthetic.params(config, params), synthetic.zeros(held)
         collapse_into_huge_pages(jax.tree.leaves((weights, kept)))  # as the model runner does
         shown = synthetic.zeros(features) if images is None else synthetic.images(images)
@@ -99,7 +100,7 @@ def _workload(
     )
 
 
-def _held(config: Owl2Config, shape: Shape, mesh: Mesh) -> tuple[Any, step.RowState]:
+def _held(config: Owl2Config, shape: Shape, mesh: Mesh) -> tuple[PyTree, step.RowState]:
     """Pages for all rows at their longest, and the state of the rows."""
     platform = mesh.devices.flat[0].platform
     layout = paged_kernels.layout(platform, config.decoder.head_dim, PAGE_SIZE)
@@ -158,7 +159,7 @@ def _prompts(config: Owl2Config, shape: Shape) -> step.StepInputs:
     return inputs.replace(batch=batch, feature_rows=features.ravel())
 
 
-def _served(config: Owl2Config, mesh: Mesh) -> tuple[owl2.Owl2, Any]:
+def _served(config: Owl2Config, mesh: Mesh) -> tuple[owl2.Owl2, Params]:
     """The module that inference runs on such devices, and the shapes of its parameters."""
     shapes, axes = owl2.abstract_params(config), owl2.logical_axes(config)
     shardings.check_params(axes, shapes, mesh)
@@ -169,9 +170,9 @@ def _served(config: Owl2Config, mesh: Mesh) -> tuple[owl2.Owl2, Any]:
     return owl2.Owl2(config), jax.tree.map(_shape, shapes, stored)
 
 
-def _shape(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+def _shape(leaf: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _place(tree: Any, sharding_of: Callable[[Any], Any]) -> Any:
+def _place(tree: PyTree, sharding_of: Callable[[PyTree], PyTree]) -> PyTree:
     return jax.tree.map(lambda leaf: _shape(leaf, sharding_of(leaf)), tree)

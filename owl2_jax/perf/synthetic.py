@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from owl2_jax.core.axes import IGNORE_LABEL
+from owl2_jax.core.tree import Params, PyTree
 from owl2_jax.inference.unrolled import unstack_layers
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import init_params
 from owl2_jax.training.step import DeviceBatch
 
 
-def params(config: Owl2Config, like: Any) -> Any:
+def params(config: Owl2Config, like: PyTree) -> Params:
     """Random parameters with the structure and shardings of `like`, stacked or with layers apart."""
     stacked = "0" not in like["decoder"]["layers"]
 
-    def make(key: jax.Array) -> Any:
+    def make(key: jax.Array) -> Params:
         made = init_params(config, key)
         return made if stacked else unstack_layers(made)
 
@@ -30,11 +30,11 @@ def params(config: Owl2Config, like: Any) -> Any:
     return jax.jit(make, out_shardings=places, compiler_options=fast)(jax.random.key(0))
 
 
-def zeros(like: Any) -> Any:
+def zeros(like: PyTree) -> PyTree:
     """Zeros with shapes, dtypes and shardings of `like`."""
     places = jax.tree.map(lambda leaf: leaf.sharding, like)
 
-    def make() -> Any:
+    def make() -> PyTree:
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
 
     return jax.jit(make, out_shardings=places)()

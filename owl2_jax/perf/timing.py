@@ -89,7 +89,7 @@ def measure(workload: Workload, calls: int, warmup: int = 2, trace: str | None =
     return _timing(workload, compiled, compile_seconds, seconds, list(devices))
 
 
-def _calls(compiled: Any, workload: Workload) -> Iterator[float]:
+def _calls(compiled: jax.stages.Compiled, workload: Workload) -> Iterator[float]:
     """Seconds of one call after another, per token for decode; each goes on from the last one's result."""
     arguments = list(workload.materialize())
     steps = DECODE_WIDTH if workload.name == "decode" else 1
@@ -101,7 +101,11 @@ def _calls(compiled: Any, workload: Workload) -> Iterator[float]:
 
 
 def _timing(
-    workload: Workload, compiled: Any, compile_seconds: float, seconds: list[float], devices: list[Any]
+    workload: Workload,
+    compiled: jax.stages.Compiled,
+    compile_seconds: float,
+    seconds: list[float],
+    devices: list[jax.Device],
 ) -> Timing:
     chip, model_flops = chip_of(devices[0]), flops.total(workload.flops).model
     median = float(np.median(seconds))
@@ -127,7 +131,7 @@ def _least_read(workload: Workload, chip: Chip) -> float:
     return sum(bytes_per_device(part) for part in workload.parts.values()) / chip.bandwidth
 
 
-def _expected(workload: Workload, compiled: Any, devices: list[Any]) -> dict[str, Any]:
+def _expected(workload: Workload, compiled: jax.stages.Compiled, devices: list[jax.Device]) -> dict[str, Any]:
     """What the compiled program should take, before it ran."""
     chip = chip_of(devices[0])
     if chip is None:
@@ -139,7 +143,7 @@ def _expected(workload: Workload, compiled: Any, devices: list[Any]) -> dict[str
     return {"expected": bound, "expected_by": "bound"}
 
 
-def forecast_here(text: str, devices: list[Any]) -> float:
+def forecast_here(text: str, devices: list[jax.Device]) -> float:
     """Seconds of a program compiled for these TPUs, which lie in a row."""
     generation = chip_name(devices[0])
     shape = (len(devices), *[1] * (CHIPS[generation].ports // 2 - 1))
@@ -147,7 +151,7 @@ def forecast_here(text: str, devices: list[Any]) -> float:
     return forecast(read_module(text), topology).seconds
 
 
-def _peak_bytes(compiled: Any, device: Any) -> float:
+def _peak_bytes(compiled: jax.stages.Compiled, device: jax.Device) -> float:
     statistics = device.memory_stats() or {}
     if "peak_bytes_in_use" in statistics:
         return float(statistics["peak_bytes_in_use"])

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.tree import PyTree
 from owl2_jax.parallel.chips import GIB, Topology
 from owl2_jax.perf.forecast import Forecast, forecast
 from owl2_jax.perf.hlo import read_module
@@ -35,7 +36,7 @@ _TOO_MUCH: Final = (
 _UNITS: Final = {"": 1.0, "K": 2.0**10, "M": 2.0**20, "G": GIB, "T": 2.0**40}
 
 
-def topology_devices(topology: Topology) -> list[Any]:
+def topology_devices(topology: Topology) -> list[jax.Device]:
     """Stand-ins for the chips of a slice, for a mesh that programs can be compiled for.
 
     Raises:
@@ -142,9 +143,9 @@ class Fit:
 
 
 def compile_for(
-    lowered: Any,
+    lowered: jax.stages.Lowered,
     topology: Topology,
-    parts: dict[str, Any],
+    parts: dict[str, PyTree],
     executed_flops: float,
     model_flops: float,
     options: Mapping[str, str] | None = None,
@@ -202,7 +203,7 @@ def _memory_of_failure(message: str, topology: Topology, parts: dict[str, float]
     return Memory(capacity, arguments, 0.0, needed - arguments, needed, parts)
 
 
-def bytes_per_device(tree: Any) -> float:
+def bytes_per_device(tree: PyTree) -> float:
     """Bytes that one device holds of a tree of arrays or shapes with shardings."""
     return float(
         sum(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+import jax
+
+from owl2_jax.core.tree import PyTree
 from owl2_jax.model import flops
 
 
@@ -44,10 +46,10 @@ class Workload:
     """
 
     name: str
-    function: Any
-    arguments: tuple[Any, ...]
-    parts: dict[str, Any]
+    function: jax.stages.Wrapped
+    arguments: tuple[PyTree, ...]
+    parts: dict[str, PyTree]
     flops: dict[str, flops.Flops]
     tokens: int
     carried: int
-    materialize: Callable[[], tuple[Any, ...]]
+    materialize: Callable[[], tuple[PyTree, ...]]

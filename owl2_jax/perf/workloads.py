@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
 from owl2_jax.core.errors import unknown_name
+from owl2_jax.core.tree import PyTree
 from owl2_jax.model import flops, owl2
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.parallel import shardings
@@ -50,7 +52,7 @@ def _train(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> 
         chunked_head=0 < train.loss_chunk < targets,
     )
 
-    def materialize() -> tuple[Any, ...]:
+    def materialize() -> tuple[PyTree, ...]:
         return trainer.create(trainer.init(jax.random.key(0))), synthetic.batch(config, batch)
 
     return Workload(
@@ -68,7 +70,7 @@ def _train(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> 
 def _batch(config: Owl2Config, shape: Shape, mesh: Mesh, parts: int) -> DeviceBatch:
     sharding, size = shardings.batch_sharding(mesh, parts > 1), config.vision.image_size
 
-    def array(count: int, *sizes: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+    def array(count: int, *sizes: int, dtype: DTypeLike = jnp.int32) -> jax.ShapeDtypeStruct:
         leading = (parts, count // parts) if parts > 1 else (count,)
         return jax.ShapeDtypeStruct((*leading, *sizes), dtype, sharding=sharding)
 

@@ -23,6 +23,7 @@ from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR
 from owl2_jax.config import RunConfig
 from owl2_jax.core import fields, json_files
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.json_files import Json
 from owl2_jax.sweeps.grid import Point, Run, Sweep
 
 SCORES_FILE: Final = "scores.json"
@@ -150,7 +151,7 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     return lines
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> Json:
     """The content of a file; None when there is none. Raises `Owl2Error` when it is damaged."""
     if not path.exists():
         return None

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.file_writing import new_file
 from owl2_jax.sweeps.collect import Row, Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _FORMATS: Final = ("png", "svg")
 _COLOURS: Final = ("#2b6cb0", "#dd6b20", "#276749", "#b83280", "#4a5568", "#975a16")
@@ -69,7 +73,7 @@ def series(table: Table, axis: str) -> Iterator[tuple[str, list[Row]]]:
     yield from (several or groups).items()
 
 
-def _axis_figure(table: Table, benchmark: str, axis: str) -> Any:
+def _axis_figure(table: Table, benchmark: str, axis: str) -> Figure:
     figure, axes = _figure()
     labels = list(dict.fromkeys(row.labels[axis] for row in table.rows))
     is_number = all(_is_number(label) for label in labels)
@@ -92,7 +96,7 @@ def _axis_figure(table: Table, benchmark: str, axis: str) -> Any:
 
 
 def _draw_spread(
-    axes: Any, places: list[float], rows: list[Row], benchmark: str, colour: str, label: str, line: bool
+    axes: Axes, places: list[float], rows: list[Row], benchmark: str, colour: str, label: str, line: bool
 ) -> None:
     """Means with the deviation over seeds as bars; joined when the axis is a scale."""
     spreads = [row.measure(benchmark) for row in rows]
@@ -102,7 +106,7 @@ def _draw_spread(
     )  # fmt: skip
 
 
-def _cost_figure(table: Table, benchmark: str, rows: list[Row]) -> Any:
+def _cost_figure(table: Table, benchmark: str, rows: list[Row]) -> Figure:
     figure, axes = _figure()
     points = [(row.flops_per_sample / 1e9, row.measure(benchmark).mean) for row in rows]  # type: ignore[operator]
     deviations = [row.measure(benchmark).deviation or 0.0 for row in rows]
@@ -117,7 +121,7 @@ def _cost_figure(table: Table, benchmark: str, rows: list[Row]) -> Any:
     return figure
 
 
-def _difference_figure(table: Table, benchmark: str) -> Any:
+def _difference_figure(table: Table, benchmark: str) -> Figure:
     """A line per point: the difference to the base and its interval; hollow where none is seen."""
     found = table.differences(benchmark)
     figure, axes = _figure(height=max(1.8, 1.1 + 0.22 * len(found)))
@@ -139,7 +143,7 @@ def _difference_figure(table: Table, benchmark: str) -> Any:
     return figure
 
 
-def _finish(axes: Any, table: Table, benchmark: str, legend: bool) -> None:
+def _finish(axes: Axes, table: Table, benchmark: str, legend: bool) -> None:
     title, metric = table.title(benchmark)
     seeds = sorted({row.seeds for row in table.rows})
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
@@ -160,7 +164,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _matplotlib() -> Any:
+def _matplotlib() -> Figure:
     try:
         import matplotlib.figure
     except ImportError:
@@ -168,13 +172,13 @@ def _matplotlib() -> Any:
     return matplotlib
 
 
-def _figure(height: float = 3.4) -> tuple[Any, Any]:
+def _figure(height: float = 3.4) -> tuple[Figure, Axes]:
     """A figure, so many inches high, that belongs to no window system and no global state."""
     figure = _matplotlib().figure.Figure(figsize=(5.2, height), layout="constrained")
     return figure, figure.subplots()
 
 
-def _write(stem: Path, figure: Any) -> list[Path]:
+def _write(stem: Path, figure: Figure) -> list[Path]:
     paths = [stem.with_name(f"{stem.name}.{ending}") for ending in _FORMATS]
     for path in paths:
         # Without a date and with fixed ids the same table gives the same bytes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from owl2_jax.core.file_writing import write_text
 from owl2_jax.sweeps.collect import Spread, Table
@@ -51,7 +51,7 @@ def _csv(table: Table) -> str:
     return stream.getvalue()
 
 
-def _difference_cells(one: Difference | None) -> list[Any]:
+def _difference_cells(one: Difference | None) -> list[float | str]:
     """The cells of `DIFFERENCE_COLUMNS`; empty for the base."""
     if one is None:
         return [""] * len(DIFFERENCE_COLUMNS)
@@ -59,11 +59,11 @@ def _difference_cells(one: Difference | None) -> list[Any]:
     return [_empty(cell) for cell in cells]
 
 
-def _pair(spread: Spread | None) -> tuple[Any, Any]:
+def _pair(spread: Spread | None) -> tuple[float | str, float | str]:
     return ("", "") if spread is None else (spread.mean, _empty(spread.deviation))
 
 
-def _empty(value: float | None) -> Any:
+def _empty(value: float | None) -> float | str:
     return "" if value is None else value
 
 

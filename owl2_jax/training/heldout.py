@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.tree import Params
 from owl2_jax.data.batch import Batch, build_batch
 from owl2_jax.data.config import DataConfig
 from owl2_jax.data.encode import EncodedSet
@@ -56,7 +57,7 @@ def make_heldout(config: HeldoutConfig, data: DataConfig, trainer: Trainer) -> H
     loss = make_loss(trainer, len(sets))
     batches: list[Batch] = []
 
-    def run(params: Any) -> dict[str, float]:
+    def run(params: Params) -> dict[str, float]:
         if not batches:
             samples = _samples(sets, config.max_samples, *shard)
             batches.extend(_same_count(list(iterate_once(samples, limits)), limits))

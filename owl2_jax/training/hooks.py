@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from owl2_jax.checkpoint.best import BestConfig
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.tree import Params
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class Hook:
 
     name: str
     every_steps: int
-    run: Callable[[Any], Mapping[str, float]]
+    run: Callable[[Params], Mapping[str, float]]
     metrics: tuple[str, ...]
 
     def is_due(self, step: int, last: bool) -> bool:
         return last or step % self.every_steps == 0
 
 
-def evaluate(hooks: Sequence[Hook], params: Any) -> dict[str, float]:
+def evaluate(hooks: Sequence[Hook], params: Params) -> dict[str, float]:
     """Runs the hooks: {"name/metric": value}."""
     return {
         f"{hook.name}/{metric}": float(value) for hook in hooks for metric, value in hook.run(params).items()

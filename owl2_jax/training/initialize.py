@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 
 from owl2_jax.checkpoint import param_files
 from owl2_jax.core import tokenizer_files, tree
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.tree import Params, Tree
 from owl2_jax.model import lora
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import KERNEL_SCALE
@@ -21,7 +21,7 @@ from owl2_jax.training.trainer import Trainer
 _RESIZABLE = ("vision/position_embedding", "abstractor/queries")
 
 
-def starting_params(trainer: Trainer) -> dict[str, Any]:
+def starting_params(trainer: Trainer) -> Params:
     """Parameters of `start_from`, or random ones from the seed, on the mesh. Raises `Owl2Error`."""
     if trainer.config.start_from is None:
         return trainer.init(jax.random.key(trainer.config.seed))
@@ -34,17 +34,17 @@ def starting_params(trainer: Trainer) -> dict[str, Any]:
     return tree.combine(_draw(adapters, trainer), _base(checkpoint, base, trainer.model.config))
 
 
-def _draw(like: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
+def _draw(like: Tree, trainer: Trainer) -> Params:
     """New adapters on the mesh; nothing else of a random model is made."""
 
-    def draw(key: jax.Array) -> dict[str, Any]:
+    def draw(key: jax.Array) -> Params:
         return lora.split_adapters(init_params(trainer.model.config, key))[0]
 
     places = jax.tree.map(lambda leaf: leaf.sharding, like)
     return jax.jit(draw, out_shardings=places)(jax.random.key(trainer.config.seed))
 
 
-def _base(checkpoint: param_files.Checkpoint, like: Mapping[str, Any], config: Owl2Config) -> dict[str, Any]:
+def _base(checkpoint: param_files.Checkpoint, like: Tree, config: Owl2Config) -> Params:
     """The model that adapters stand beside, its kernels in int8 where the config says so."""
     floats = {
         name: jax.ShapeDtypeStruct(leaf.shape, config.dtype, sharding=leaf.sharding)
@@ -57,7 +57,7 @@ def _base(checkpoint: param_files.Checkpoint, like: Mapping[str, Any], config: O
     return quantize_base(found, like, config)
 
 
-def check_start(start_from: str | None, shapes: Mapping[str, Any], tokenizer: bytes) -> None:
+def check_start(start_from: str | None, shapes: Tree, tokenizer: bytes) -> None:
     """Checks that a run can start from a checkpoint, reading no values.
 
     Args:
@@ -96,7 +96,7 @@ def _config_of(checkpoint: param_files.Checkpoint) -> Owl2Config:
     return Owl2Config.from_dict(param_files.read_model_json(checkpoint.directory)["model"])
 
 
-def _check_adapters(start_from: str, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def _check_adapters(start_from: str, stored: Tree, expected: Tree) -> None:
     """Adapters must be merged before a run without them starts from their checkpoint."""
     if any(map(lora.is_adapter, stored)) and not any(map(lora.is_adapter, expected)):
         raise Owl2Error(
@@ -105,7 +105,7 @@ def _check_adapters(start_from: str, stored: Mapping[str, Any], expected: Mappin
         )
 
 
-def _sizes(shapes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def _sizes(shapes: Tree) -> dict[str, tuple[int, ...]]:
     return {name: tuple(leaf.shape) for name, leaf in tree.flatten(shapes).items()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 
@@ -13,7 +12,7 @@ from owl2_jax.model.int8 import contracted_axes, is_int8_base, quantize_kernel
 from owl2_jax.model.layers import KERNEL_SCALE
 
 
-def quantize_base(params: tree.Tree, like: tree.Tree, config: Owl2Config) -> dict[str, Any]:
+def quantize_base(params: tree.Tree, like: tree.Tree, config: Owl2Config) -> tree.Params:
     """Kernels that are to be integers as integers with their scales; the other leaves as they are.
 
     Args:

@@ -13,6 +13,7 @@ import jax
 from owl2_jax.checkpoint.run_checkpoints import Checkpoints
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.host_memory import give_back_free_memory
+from owl2_jax.core.tree import Params, PyTree
 from owl2_jax.data.batch import Batch
 from owl2_jax.parallel import multihost
 from owl2_jax.parallel.multihost import all_gather
@@ -30,8 +31,6 @@ from owl2_jax.training.state import TrainState
 from owl2_jax.training.step_window import StepMetrics, StepWindow
 from owl2_jax.training.trainer import Trainer
 from owl2_jax.training.watchdog import Watchdog
-
-Params = dict[str, Any]
 
 
 class Batches(Protocol):
@@ -179,7 +178,7 @@ class ChangeCheck:
 
     def __init__(self, trainer: Trainer, state: TrainState) -> None:
         self._trainer, self._taken = trainer, _good_steps(state)
-        self._before: Any = trainer.fingerprint(state)["params"]
+        self._before: PyTree | None = trainer.fingerprint(state)["params"]
 
     def check(self, state: TrainState) -> None:
         """Raises `Owl2Error` when a frozen group changed or a trained one did not."""

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from owl2_jax.core import tree
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.training.config import GroupConfig, TrainConfig
+
+if TYPE_CHECKING:
+    import jax
 
 # Leaves under these names carry the layers of a tower on axis 0.
 _STACKED = "/layers/"
@@ -64,7 +67,7 @@ def assign_groups(params: tree.Tree, config: TrainConfig) -> dict[str, ParamSpec
     return specs
 
 
-def _spec_of(name: str, leaf: Any, group: GroupConfig, config: TrainConfig) -> ParamSpec:
+def _spec_of(name: str, leaf: jax.ShapeDtypeStruct, group: GroupConfig, config: TrainConfig) -> ParamSpec:
     stacked = _STACKED in f"/{name}"
     is_vector = len(leaf.shape) - stacked <= 1 or name.endswith("/bias")
     decay = config.optimizer.weight_decay if group.weight_decay is None else group.weight_decay
@@ -73,7 +76,7 @@ def _spec_of(name: str, leaf: Any, group: GroupConfig, config: TrainConfig) -> P
     return ParamSpec(group, _multiplier(leaf, group, stacked), decay)
 
 
-def _multiplier(leaf: Any, group: GroupConfig, stacked: bool) -> float | np.ndarray | None:
+def _multiplier(leaf: jax.ShapeDtypeStruct, group: GroupConfig, stacked: bool) -> float | np.ndarray | None:
     if not group.trainable:
         return None
     if group.layer_decay == 1.0:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Final
 
 import jax
+
+Handler = Callable[[int, FrameType | None], Any] | int | None  # what `signal.signal` gives back
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -24,7 +27,7 @@ class StopRequests:
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._old: dict[int, Any] = {}
+        self._old: dict[int, Handler] = {}
 
     def __enter__(self) -> StopRequests:
         if jax.process_count() == 1:

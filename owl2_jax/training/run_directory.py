@@ -248,7 +248,7 @@ def data_manifest(
     return manifest
 
 
-def _hash(values: Any) -> str:
+def _hash(values: object) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -303,5 +303,5 @@ def _write(path: Path, content: bytes) -> None:
         write_bytes(path, content)
 
 
-def _write_json(path: Path, values: Any) -> None:
+def _write_json(path: Path, values: object) -> None:
     _write(path, (json.dumps(values, indent=2) + "\n").encode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import flax.struct
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from owl2_jax.core import tree
+from owl2_jax.core.tree import Params
 from owl2_jax.training.param_groups import ParamSpec, trained_names
 
 
@@ -27,14 +27,14 @@ class TrainState:
     """
 
     step: jax.Array
-    params: Any
+    params: Params
     opt_state: optax.OptState
     bad_steps: jax.Array
     skipped: jax.Array
 
 
 def create_state(
-    params: dict[str, Any], specs: dict[str, ParamSpec], optimizer: optax.GradientTransformation
+    params: Params, specs: dict[str, ParamSpec], optimizer: optax.GradientTransformation
 ) -> TrainState:
     """A state at step 0; the optimiser sees the trained leaves alone."""
     trained, _ = tree.partition(params, trained_names(specs))
@@ -47,7 +47,7 @@ def create_state(
     )
 
 
-def fingerprint(state: TrainState, specs: Mapping[str, ParamSpec]) -> dict[str, Any]:
+def fingerprint(state: TrainState, specs: Mapping[str, ParamSpec]) -> Params:
     """Sums over the bits of a state, which change when any bit does and are the same on every mesh.
 
     Returns:

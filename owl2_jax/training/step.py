@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import flax.struct
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from owl2_jax.core import tree
+from owl2_jax.core.tree import Params, PyTree
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.training.config import TrainConfig
 from owl2_jax.training.losses import (
@@ -45,7 +45,7 @@ class DeviceBatch:
 
 
 def batch_loss(
-    params: Any,
+    params: Params,
     batch: DeviceBatch,
     model: Owl2,
     config: TrainConfig,
@@ -93,15 +93,15 @@ def sample_classes(batch: DeviceBatch) -> Array:
 
 
 def gradients(
-    trained: Any,
-    frozen: Any,
+    trained: Params,
+    frozen: Params,
     batch: DeviceBatch,
     model: Owl2,
     config: TrainConfig,
     num_datasets: int = 0,
     dropout: Array | None = None,
     max_targets: int = 0,
-) -> tuple[Any, LossSums]:
+) -> tuple[Params, LossSums]:
     """Gradient of the mean loss with respect to the trained leaves, and the sums.
 
     With `accumulate_steps` A the batch has A equal parts; sums of losses are
@@ -109,7 +109,7 @@ def gradients(
     should.
     """
 
-    def loss(trained: Any, part: DeviceBatch, key: Array | None) -> tuple[Array, LossSums]:
+    def loss(trained: Params, part: DeviceBatch, key: Array | None) -> tuple[Array, LossSums]:
         params = tree.combine(trained, frozen)
         sums = batch_loss(params, part, model, config, num_datasets, key, max_targets)
         return sums.loss, sums
@@ -124,14 +124,16 @@ def gradients(
     return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads), sums
 
 
-def _accumulate(grad: Any, trained: Any, batch: DeviceBatch, keys: Array | None) -> tuple[Any, LossSums]:
+def _accumulate(
+    grad: Callable[..., tuple[Params, LossSums]], trained: Params, batch: DeviceBatch, keys: Array | None
+) -> tuple[Params, LossSums]:
     """Sum of `grad` over the leading axis of the batch; gradients add up in float32 at least."""
 
-    def evaluate(part: tuple[DeviceBatch, Array | None]) -> tuple[Any, LossSums]:
+    def evaluate(part: tuple[DeviceBatch, Array | None]) -> tuple[Params, LossSums]:
         grads, sums = grad(trained, *part)
         return jax.tree.map(lambda g: g.astype(jnp.promote_types(g.dtype, jnp.float32)), grads), sums
 
-    def body(total: Any, part: tuple[DeviceBatch, Array | None]) -> tuple[Any, None]:
+    def body(total: PyTree, part: tuple[DeviceBatch, Array | None]) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, total, evaluate(part)), None
 
     parts = (batch, keys)
@@ -171,7 +173,7 @@ def train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, trained)
     updated = optax.apply_updates(trained, updates)
 
-    def keep_if_bad(new: Any, old: Any) -> Any:
+    def keep_if_bad(new: PyTree, old: PyTree) -> PyTree:
         return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
     bad = (~finite).astype(jnp.int32)

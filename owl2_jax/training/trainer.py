@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import optax
 
+from owl2_jax.core.tree import Params, PyTree
 from owl2_jax.model import flops
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import Owl2, abstract_params, init_params, logical_axes
@@ -48,14 +50,14 @@ class Trainer:
     datasets: tuple[str, ...]
     max_targets: int
     specs: dict[str, param_groups.ParamSpec]
-    shapes: dict[str, Any]
+    shapes: Params
     optimizer: optax.GradientTransformation
     mesh: jax.sharding.Mesh
     state_shardings: TrainState
-    init: Any
-    create: Any
-    step: Any
-    fingerprint: Any
+    init: Callable[[jax.Array], Params]
+    create: Callable[[Params], TrainState]
+    step: jax.stages.Wrapped  # (TrainState, DeviceBatch) to (TrainState, StepMetrics)
+    fingerprint: Callable[[TrainState], PyTree]
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the state."""
@@ -164,10 +166,10 @@ def _compile_fast(mesh: jax.sharding.Mesh) -> dict[str, Any]:
     return {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else {}
 
 
-def make_loss(trainer: Trainer, num_datasets: int) -> Any:
+def make_loss(trainer: Trainer, num_datasets: int) -> Callable[[Params, DeviceBatch], LossSums]:
     """(params, batch) to `LossSums`, compiled; the batch has no axis of accumulation."""
 
-    def loss(params: Any, batch: DeviceBatch) -> LossSums:
+    def loss(params: Params, batch: DeviceBatch) -> LossSums:
         return batch_loss(
             params, batch, trainer.model, trainer.config, num_datasets, max_targets=trainer.max_targets
         )

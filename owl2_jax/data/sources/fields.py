@@ -115,7 +115,7 @@ class Reader:
         names = [_file_of(one) for one in (value if isinstance(value, list | tuple) else [value])]
         return [self._image(one, index) for one in image_names(names)]
 
-    def _image(self, value: Any, index: int) -> bytes | str:
+    def _image(self, value: object, index: int) -> bytes | str:
         if isinstance(value, bytes) and value:
             return value
         if _are_pixels(value):
@@ -131,7 +131,7 @@ class Reader:
             raise RecordError(self.source, index, "corrupt_record", f"{name} is no list: {values!r:.60}")
         return [self._as_text(value, name, index) for value in values]
 
-    def _as_text(self, value: Any, name: str, index: int) -> str:
+    def _as_text(self, value: object, name: str, index: int) -> str:
         value = _plain(value)
         classes = (self.names or {}).get(name)
         if classes is not None and isinstance(value, int) and 0 <= value < len(classes):
@@ -150,7 +150,7 @@ class Reader:
         return value
 
 
-def _file_of(value: Any) -> Any:
+def _file_of(value: object) -> object:
     """The bytes or the path of an image that is a mapping; anything else as it is."""
     if not isinstance(value, Mapping):
         return value
@@ -158,7 +158,7 @@ def _file_of(value: Any) -> Any:
     return found[0] if found else value
 
 
-def _are_pixels(value: Any) -> bool:
+def _are_pixels(value: object) -> bool:
     if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 3:
         return False
     return value.size > 0 and value.shape[-1] in (1, 3, 4)
@@ -171,7 +171,7 @@ def _png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Bytes as text where they are UTF-8, numpy scalars as Python numbers."""
     if isinstance(value, bytes):
         try:
@@ -181,7 +181,7 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 else value
 
 
-def _turns(value: Any) -> Any:
+def _turns(value: object) -> object:
     """TFDS stores a list of mappings as a mapping of lists; turns it round again."""
     if isinstance(value, Mapping) and all(isinstance(column, list | tuple) for column in value.values()):
         rows = zip(*value.values(), strict=False)

@@ -7,7 +7,6 @@ import os
 import urllib.parse
 from collections.abc import Mapping
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any
 
 from owl2_jax.core.errors import nearest
 from owl2_jax.core.paths import in_bucket
@@ -18,7 +17,7 @@ _COMPARED = 1000  # names that a misspelt one is compared with
 _DECLARED = "expected a file name"
 
 
-def image_names(value: object) -> list[Any]:
+def image_names(value: object) -> list[object]:
     """The names in a record's `image` field: none, one or a list.
 
     None, a blank text and a list of nothing but these all say "no image".

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.json_files import Json
 from owl2_jax.core.paths import in_bucket
 from owl2_jax.core.ranges import Whole
 from owl2_jax.core.texts import BucketPath, Name
@@ -157,7 +158,7 @@ def refuse_other_tag(path: str, file_tag: str) -> None:
 def with_frame_tags(record: Mapping[str, Any], file_tag: str, num_frames: int) -> dict[str, Any]:
     """The record with every video's tag replaced by a tag for each of its frames."""
 
-    def widened(turn: Any) -> Any:
+    def widened(turn: Json) -> Json:
         if not isinstance(turn, Mapping) or not isinstance(turn.get("value"), str):
             return turn
         value = turn["value"].replace(VIDEO_TAG, file_tag)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.json_files import read_json
@@ -84,7 +83,7 @@ class VqaSource:
         with_answers = "without answers" if self._answers is None else "with answers"
         return f"vqa {self.path}: {len(self)} questions {with_answers}, images in {self.image_folder}"
 
-    def _image_name(self, image_id: Any) -> str:
+    def _image_name(self, image_id: object) -> str:
         try:
             return self.image_pattern.format(image_id=image_id)
         except (ValueError, KeyError, IndexError, AttributeError) as error:
@@ -93,7 +92,7 @@ class VqaSource:
                 f"of {self.path}: {error}"
             ) from error
 
-    def _answer(self, question_id: Any, index: int) -> tuple[str | None, list[str]]:
+    def _answer(self, question_id: object, index: int) -> tuple[str | None, list[str]]:
         """The agreed answer and all annotators' answers."""
         if self._answers is None:
             return None, []

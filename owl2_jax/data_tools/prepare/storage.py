@@ -12,11 +12,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
 from owl2_jax.core import file_writing, json_files
+from owl2_jax.core.json_files import Json
 
 
 def is_local(path: str) -> bool:
@@ -87,13 +87,13 @@ def remove(path: str) -> None:
         FileSystems.delete([path])
 
 
-def write_json(path: str, values: Any) -> None:
+def write_json(path: str, values: Json) -> None:
     """Writes a whole file of JSON, or nothing."""
     with new_file(path) as partial, open(partial, "w", encoding="utf-8") as file:
         file.write(json.dumps(values, indent=1) + "\n")
 
 
-def read_json(path: str) -> Any:
+def read_json(path: str) -> Json:
     """The values of a file of JSON. Raises `Owl2Error` where it is none."""
     with FileSystems.open(path) as file:
         return json_files.parse_json(file.read(), path)

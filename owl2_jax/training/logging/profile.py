@@ -8,13 +8,14 @@ import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 import jax
 
 from owl2_jax.core.buckets import AwayError, upload_folder
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.paths import in_bucket
+from owl2_jax.training.step_window import StepMetrics
 
 PROFILE_DIR: Final = "profile"
 
@@ -49,7 +50,7 @@ class Profile:
             self._running = True
             jax.profiler.start_trace(str(self._local or self._directory))
 
-    def after(self, step: int, metrics: Any) -> None:
+    def after(self, step: int, metrics: StepMetrics) -> None:
         """Ends the trace when the device is done with its last step."""
         if self._running and self._steps is not None and step >= self._steps[1]:
             jax.block_until_ready(metrics)
