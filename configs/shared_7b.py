@@ -101,7 +101,7 @@ def released_script(
 ) -> ConfigDict:
     """What scripts/finetune.sh and scripts/finetune_lora.sh of the released code have in common.
 
-    Records become the ids of the released training code (`owl2_jax/data/released.py` says how);
+    Records become the ids of the released training code (`owl2_jax/data/released_reading.py` says how);
     `data.reading=as_written` leaves images where their tags are, and `</s>` in a text a text.
     """
     config = base(model, image_size, num_queries)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from owl2_jax.checkpoint.param_files import check_checkpoint
-from owl2_jax.cli.answering import add_end_arguments, add_sampling_arguments, ends_of, sampling_of
 from owl2_jax.cli.common import (
     add_checkpoint_arguments,
     add_int8_argument,
@@ -21,6 +20,7 @@ from owl2_jax.cli.common import (
     check_image,
     load_model,
 )
+from owl2_jax.cli.sampling_arguments import add_end_arguments, add_sampling_arguments, ends_of, sampling_of
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.paths import as_path, in_bucket
 from owl2_jax.core.texts import BucketPath

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from owl2_jax.checkpoint.param_files import check_checkpoint
-from owl2_jax.cli.answering import add_end_arguments, add_sampling_arguments, ends_of, sampling_of
 from owl2_jax.cli.common import (
     add_checkpoint_arguments,
     add_engine_arguments,
@@ -26,6 +25,7 @@ from owl2_jax.cli.common import (
     engine_config,
     load_model,
 )
+from owl2_jax.cli.sampling_arguments import add_end_arguments, add_sampling_arguments, ends_of, sampling_of
 from owl2_jax.core.errors import Owl2Error, counted
 from owl2_jax.core.file_writing import check_file, is_stream
 from owl2_jax.core.locks import locked

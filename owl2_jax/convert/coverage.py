@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from owl2_jax.convert.finite import is_float
-from owl2_jax.convert.rules import Pair
 from owl2_jax.convert.safetensors_file import TensorSpec
+from owl2_jax.convert.weight_names import Pair
 from owl2_jax.core.errors import Owl2Error, nearest
 
 Shape = tuple[int, ...]

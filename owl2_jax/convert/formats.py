@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from owl2_jax.convert.ops import Shape
-from owl2_jax.convert.qwen_rules import OWL2_1, OWL2_1_PLAIN
-from owl2_jax.convert.rules import OWL2, Rule
+from owl2_jax.convert.qwen_weight_names import OWL2_1, OWL2_1_PLAIN
+from owl2_jax.convert.weight_names import OWL2, Rule
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.model.config import DecoderConfig, Owl2Config
 

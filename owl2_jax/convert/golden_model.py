@@ -13,8 +13,8 @@ import optax
 
 from owl2_jax.convert.formats import format_of, rules_for
 from owl2_jax.convert.golden_file import INPUTS, Arrays, Case, check_pixels, pad_alike, read_case
-from owl2_jax.convert.rules import Pair, in_their_order, pairs
 from owl2_jax.convert.to_flax import leaf_shapes
+from owl2_jax.convert.weight_names import Pair, in_their_order, pairs
 from owl2_jax.core.axes import IGNORE_LABEL
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.tree import Params, PyTree, Tree, flatten

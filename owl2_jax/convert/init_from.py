@@ -15,12 +15,12 @@ from owl2_jax.checkpoint.output_directory import refuse_existing
 from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.convert.coverage import check_coverage
 from owl2_jax.convert.hf_config import is_tied, read_clip_config, read_language_config
-from owl2_jax.convert.qwen_rules import QWEN
+from owl2_jax.convert.qwen_weight_names import QWEN
 from owl2_jax.convert.resize import resize_position_table, resized_config
-from owl2_jax.convert.rules import CLIP, LLAMA, pairs, tied_head, tied_names
 from owl2_jax.convert.source import Source
 from owl2_jax.convert.to_flax import by_leaf, exact_dtype, leaf_shapes, materialize, streamed_leaves
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file, why_no_tokenizer
+from owl2_jax.convert.weight_names import CLIP, LLAMA, pairs, tied_head, tied_names
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.tokenizer_files import file_name
 from owl2_jax.core.tree import flatten, unflatten

@@ -30,16 +30,16 @@ from owl2_jax.checkpoint.param_files import (
     write_model_directory,
 )
 from owl2_jax.convert import tokenizer_files
-from owl2_jax.convert.adapter_rules import adapter_rules, kernel_rules, module
+from owl2_jax.convert.adapter_names import adapter_rules, kernel_rules, module
 from owl2_jax.convert.formats import format_of
 from owl2_jax.convert.hf_config_writer import write_hf_config
 from owl2_jax.convert.opened import open_model
 from owl2_jax.convert.peft_files import AdapterSettings, Tensors, read_adapter_config, write_adapter_config
 from owl2_jax.convert.peft_tensors import check_listed, check_tensors, read_leaves, saved_pairs
 from owl2_jax.convert.pickled_writer import write_pickled
-from owl2_jax.convert.rules import Pair, Rule, pairs
 from owl2_jax.convert.safetensors_file import SafetensorsWriter, TensorSpec
 from owl2_jax.convert.to_flax import leaf_shapes
+from owl2_jax.convert.weight_names import Pair, Rule, pairs
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.file_writing import write_text
 from owl2_jax.core.tree import unflatten

@@ -11,7 +11,7 @@ from owl2_jax.convert import buffers
 from owl2_jax.convert.formats import format_of
 from owl2_jax.convert.peft_files import CONFIG_FILE, Tensors
 from owl2_jax.convert.peft_modules import Saved
-from owl2_jax.convert.rules import Pair, pairs
+from owl2_jax.convert.weight_names import Pair, pairs
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.model.config import Owl2Config
 

@@ -20,9 +20,9 @@ from owl2_jax.convert.finite import cast
 from owl2_jax.convert.formats import format_of
 from owl2_jax.convert.hf_config import is_tied, read_hf_config
 from owl2_jax.convert.ops import Linear, QkvPart, Shape
-from owl2_jax.convert.rules import HEAD, Pair, pairs, tied_head, tied_names
 from owl2_jax.convert.source import Source
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file
+from owl2_jax.convert.weight_names import HEAD, Pair, pairs, tied_head, tied_names
 from owl2_jax.core.tokenizer_files import file_name
 from owl2_jax.core.tree import Params, flatten, unflatten
 from owl2_jax.model.config import AbstractorConfig, DecoderConfig, LoraConfig, Owl2Config, VisionConfig

@@ -24,9 +24,9 @@ from owl2_jax.convert.buffers import buffers
 from owl2_jax.convert.finite import cast
 from owl2_jax.convert.formats import rules_for
 from owl2_jax.convert.hf_config_writer import write_hf_config
-from owl2_jax.convert.rules import Pair, in_their_order, pairs
 from owl2_jax.convert.safetensors_file import SafetensorsWriter, TensorSpec
 from owl2_jax.convert.to_flax import by_leaf, leaf_shapes, numpy_dtype, row_blocks
+from owl2_jax.convert.weight_names import Pair, in_their_order, pairs
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.file_writing import write_text
 from owl2_jax.core.tokenizer_files import file_name

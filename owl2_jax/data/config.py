@@ -14,7 +14,7 @@ from owl2_jax.core.texts import BucketPath, Name
 from owl2_jax.data.augment import Augment
 from owl2_jax.data.images import MAX_PIXELS, MODES
 from owl2_jax.data.messages import ImageTag
-from owl2_jax.data.released import Reading
+from owl2_jax.data.released_reading import Reading
 from owl2_jax.data.sources.registry import check_settings
 from owl2_jax.data.templates import get_template
 
@@ -67,7 +67,7 @@ class DataConfig:
       image_tag: tag that marks an image in the sets' texts.
       reading: how records become ids, a name of `READINGS`. "as_written": tags
         stay where they are, and `<s>`, `</s>` and `<unk>` in a text are text.
-        "released": as the released training code reads them, see `released.py`.
+        "released": as the released training code reads them, see `released_reading.py`.
       image_mode: how images become squares, a name of `images.MODES`.
       augment: random crops and flips instead of `image_mode`; a record's are
         drawn from the seed, the record and the epoch. None for none.

@@ -30,8 +30,8 @@ from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.paths import in_bucket
 from owl2_jax.core.pixels import CLIP_MEAN, CLIP_STD
 from owl2_jax.data import image_blocks, image_colours, image_kinds, tiff_errors
-from owl2_jax.data.fitting import LARGE, MODES
-from owl2_jax.data.fitting import PAD_COLOUR as PAD_COLOUR
+from owl2_jax.data.image_modes import LARGE, MODES
+from owl2_jax.data.image_modes import PAD_COLOUR as PAD_COLOUR
 
 _MEAN, _STD = np.array(CLIP_MEAN, np.float32), np.array(CLIP_STD, np.float32)
 MAX_PIXELS = 89_478_485  # 256 MiB of RGB

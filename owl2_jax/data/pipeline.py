@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data.accounting import Accounting
 from owl2_jax.data.batch import Batch, concatenate
 from owl2_jax.data.config import DataConfig
 from owl2_jax.data.encode import EncodedMixture, EncodedSet, Encoder
@@ -15,6 +14,7 @@ from owl2_jax.data.mixture import Mixture, round_shares
 from owl2_jax.data.packing import RowLimits, empty_state
 from owl2_jax.data.quarantine import Quarantine
 from owl2_jax.data.read_ahead import waits_for_bucket
+from owl2_jax.data.record_counts import RecordCounts
 from owl2_jax.data.shards import ShardRunner, ShardSettings, check_workers
 from owl2_jax.data.sources import registry
 from owl2_jax.data.sources.embedded import TOKENIZER
@@ -42,7 +42,7 @@ class Pipeline:
         shards a file for each beside it, see `quarantine.Quarantine`.
 
     Attributes:
-      accounting: records read, unusable and cut so far, of this host's shards.
+      counts: records read, unusable and cut so far, of this host's shards.
 
     Raises:
       Owl2Error: an unknown name, a missing file, shards that do not divide
@@ -95,9 +95,9 @@ class Pipeline:
         parts = self._runner.take()
         for part in parts:
             self._states[part.shard] = part.state
-            self.accounting.update(part.shard, part.state)
+            self.counts.update(part.shard, part.state)
             self._quarantine.write(part.shard, part.rejected)
-        self.accounting.check()
+        self.counts.check()
         return concatenate([part.batch for part in parts])
 
     def get_state(self) -> dict[str, Any]:
@@ -134,9 +134,9 @@ class Pipeline:
 
     def _begin(self, states: Mapping[int, Mapping[str, Any]]) -> None:
         self._states, self._runner = dict(states), None
-        self.accounting = Accounting(self._config.max_rejected_share, self._where)
+        self.counts = RecordCounts(self._config.max_rejected_share, self._where)
         for shard, state in states.items():
-            self.accounting.update(shard, state)
+            self.counts.update(shard, state)
 
     def _start(self) -> None:
         for shard, state in self._states.items():

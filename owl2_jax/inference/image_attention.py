@@ -31,7 +31,7 @@ from owl2_jax.inference.inputs import Prompt, place_images
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import Owl2
-from owl2_jax.parallel.rules import activate
+from owl2_jax.parallel.axis_rules import activate
 
 Array = jax.Array
 

@@ -27,7 +27,7 @@ from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
 from owl2_jax.model import paged_kernels
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.model.pages import PagedBatch, Pages, copy_pages, empty_pages
-from owl2_jax.parallel.rules import activate
+from owl2_jax.parallel.axis_rules import activate
 
 Array = jax.Array
 

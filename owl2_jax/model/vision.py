@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from owl2_jax.core import axes
 from owl2_jax.core.pixels import CLIP_MEAN, CLIP_STD
-from owl2_jax.model import attention, initial, remat
+from owl2_jax.model import attention, initializers, remat
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import LayerNorm, Linear, biased_linear, partitioned, quick_gelu
 
@@ -40,7 +40,7 @@ class VisionAttention(nn.Module):
         qkv = linear(
             (vision.width,), (heads, 3, width),
             (axes.VISION_EMBED,), (axes.HEADS, axes.QKV, axes.HEAD_DIM),
-            kernel_init=initial.alike_qkv, name="qkv",
+            kernel_init=initializers.alike_qkv, name="qkv",
         )(x)  # fmt: skip
         qkv = nn.with_logical_constraint(qkv, (axes.IMAGES, None, axes.ACT_HEADS, None, None))
         q, k, v = (qkv[:, :, :, part] for part in range(3))
@@ -48,7 +48,7 @@ class VisionAttention(nn.Module):
         self.sow("intermediates", "attention", probabilities)
         return linear(
             (heads, width), (vision.width,), (axes.HEADS, axes.HEAD_DIM), (axes.VISION_EMBED,),
-            kernel_init=initial.mixing_out, name="out",
+            kernel_init=initializers.mixing_out, name="out",
         )(context)  # fmt: skip
 
 
@@ -136,7 +136,7 @@ class VisionEncoder(nn.Module):
         )
         table = self.param(
             "position_embedding",
-            partitioned(initial.sine_positions, (axes.POSITIONS, axes.VISION_EMBED)),
+            partitioned(initializers.sine_positions, (axes.POSITIONS, axes.VISION_EMBED)),
             (vision.num_patches + 1, vision.width),
             config.param_dtype,
         )

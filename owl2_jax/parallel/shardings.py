@@ -11,8 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from owl2_jax.core import axes
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.tree import Params, PyTree, Tree, flatten, unflatten
+from owl2_jax.parallel.axis_rules import compute_spec, storage_spec
 from owl2_jax.parallel.mesh import BATCH_AXES, axis_size
-from owl2_jax.parallel.rules import compute_spec, storage_spec
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

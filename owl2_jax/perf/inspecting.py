@@ -21,8 +21,8 @@ from owl2_jax.core import tree
 from owl2_jax.model import flops
 from owl2_jax.model.owl2 import abstract_params, logical_axes
 from owl2_jax.parallel import mesh as meshes
+from owl2_jax.parallel.axis_rules import storage_spec
 from owl2_jax.parallel.chips import Chip
-from owl2_jax.parallel.rules import storage_spec
 from owl2_jax.parallel.shardings import check_batch, check_params
 from owl2_jax.training import param_groups
 

@@ -18,7 +18,7 @@ from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
 from owl2_jax.model import flops, owl2, paged_kernels
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.pages import empty_pages
-from owl2_jax.parallel import rules, shardings
+from owl2_jax.parallel import axis_rules, shardings
 from owl2_jax.perf import synthetic
 from owl2_jax.perf.workload import Shape, Workload
 from owl2_jax.training.config import TrainConfig
@@ -90,7 +90,9 @@ def _workload(
     places = jax.tree.map(lambda leaf: leaf.sharding, held)
     return Workload(
         name=name,
-        function=jax.jit(rules.activate(mesh)(run), donate_argnums=1, out_shardings=(places, None, None)),
+        function=jax.jit(
+            axis_rules.activate(mesh)(run), donate_argnums=1, out_shardings=(places, None, None)
+        ),
         arguments=(params, held, seen, asked),
         parts={"parameters": params, "cache": held[0], "sampler": held[1]},
         flops=flops.forward_flops(config, work),

@@ -19,9 +19,9 @@ from owl2_jax.data.pipeline import open_mixture, row_limits
 from owl2_jax.parallel.multihost import all_gather
 from owl2_jax.parallel.placement import data_shard
 from owl2_jax.training.config import HeldoutConfig
+from owl2_jax.training.device_batch import device_batch
 from owl2_jax.training.hooks import Hook
 from owl2_jax.training.losses import LossSums
-from owl2_jax.training.placing import device_batch
 from owl2_jax.training.trainer import Trainer, make_loss
 
 NAME = "heldout"

@@ -18,6 +18,7 @@ from owl2_jax.data.batch import Batch
 from owl2_jax.parallel import multihost
 from owl2_jax.parallel.multihost import all_gather
 from owl2_jax.training import param_groups
+from owl2_jax.training.device_batch import device_batch
 from owl2_jax.training.goodput import COMPILE, DATA_WAIT, EVALUATE, SAVE, GoodputClock
 from owl2_jax.training.hooks import Hook, evaluate
 from owl2_jax.training.initialize import starting_params
@@ -25,7 +26,6 @@ from owl2_jax.training.logging.metrics import read_metrics
 from owl2_jax.training.logging.profile import Profile
 from owl2_jax.training.logging.reporter import Reporter
 from owl2_jax.training.logging.terminal import print_groups
-from owl2_jax.training.placing import device_batch
 from owl2_jax.training.preemption import StopRequests
 from owl2_jax.training.state import TrainState
 from owl2_jax.training.step_window import StepMetrics, StepWindow

@@ -19,7 +19,7 @@ from owl2_jax.core.tree import Params, PyTree
 from owl2_jax.model import flops
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import Owl2, abstract_params, init_params, logical_axes
-from owl2_jax.parallel import rules, shardings
+from owl2_jax.parallel import axis_rules, shardings
 from owl2_jax.parallel.chips import chip_of
 from owl2_jax.training import param_groups
 from owl2_jax.training.config import TrainConfig
@@ -129,7 +129,7 @@ def make_trainer(
         ),
         create=jax.jit(create, out_shardings=places, donate_argnums=0),
         step=jax.jit(
-            rules.activate(mesh)(step),
+            axis_rules.activate(mesh)(step),
             in_shardings=(places, shardings.batch_sharding(mesh, config.accumulate_steps > 1)),
             out_shardings=(places, shardings.replicated(mesh)),
             donate_argnums=0,
@@ -175,7 +175,7 @@ def make_loss(trainer: Trainer, num_datasets: int) -> Callable[[Params, DeviceBa
         )
 
     return jax.jit(
-        rules.activate(trainer.mesh)(loss),
+        axis_rules.activate(trainer.mesh)(loss),
         in_shardings=(trainer.state_shardings.params, shardings.batch_sharding(trainer.mesh)),
         out_shardings=shardings.replicated(trainer.mesh),
     )

@@ -13,7 +13,16 @@ from owl2_jax.cli import main as dispatcher
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.version import __version__
 
-HELPERS = {"answering", "convert_lora", "convert_notes", "help_pages", "main", "common", "parsing", "signals"}
+HELPERS = {
+    "sampling_arguments",
+    "convert_lora",
+    "convert_notes",
+    "help_pages",
+    "main",
+    "common",
+    "parsing",
+    "signals",
+}
 
 
 def test_every_module_is_a_command_and_every_command_a_module():

@@ -5,8 +5,8 @@ import pytest
 
 from owl2_jax.convert.coverage import check_coverage
 from owl2_jax.convert.ops import Same
-from owl2_jax.convert.rules import Rule, pairs
 from owl2_jax.convert.safetensors_file import TensorSpec
+from owl2_jax.convert.weight_names import Rule, pairs
 from owl2_jax.core.errors import Owl2Error
 
 LISTED = list(pairs([Rule("a/layers/scale", "a.{i}.weight", Same())], {"a/layers/scale": (9, 4)}))

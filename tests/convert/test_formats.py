@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from owl2_jax.convert.formats import format_of, rules_for, text_twin
-from owl2_jax.convert.qwen_rules import OWL2_1, OWL2_1_PLAIN
-from owl2_jax.convert.rules import OWL2
+from owl2_jax.convert.qwen_weight_names import OWL2_1, OWL2_1_PLAIN
 from owl2_jax.convert.to_flax import leaf_shapes
+from owl2_jax.convert.weight_names import OWL2
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.presets import preset

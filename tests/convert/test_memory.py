@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from owl2_jax.convert.rules import OWL2, in_their_order, pairs
 from owl2_jax.convert.safetensors_file import SafetensorsWriter, TensorSpec
 from owl2_jax.convert.to_flax import leaf_shapes, numpy_dtype
 from owl2_jax.convert.to_torch import _write_settings
+from owl2_jax.convert.weight_names import OWL2, in_their_order, pairs
 from owl2_jax.model.config import AbstractorConfig, DecoderConfig, Owl2Config, VisionConfig
 
 # 8 layers of a decoder as wide as deep: 133 M parameters, 266 MB in bfloat16.

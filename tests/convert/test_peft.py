@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from owl2_jax.checkpoint.param_files import model_json, read_model_json, restore_params, write_model_directory
-from owl2_jax.convert.adapter_rules import kernel_rules
+from owl2_jax.convert.adapter_names import kernel_rules
 from owl2_jax.convert.buffers import buffers
 from owl2_jax.convert.hf_config import read_hf_config
 from owl2_jax.convert.merge import merge_checkpoint
 from owl2_jax.convert.peft import export_peft, import_peft
 from owl2_jax.convert.pickled_file import PickledReader
 from owl2_jax.convert.pickled_writer import write_pickled
-from owl2_jax.convert.rules import OWL2, pairs
 from owl2_jax.convert.safetensors_file import SafetensorsReader
 from owl2_jax.convert.to_flax import leaf_shapes
 from owl2_jax.convert.to_torch import convert_to_torch
+from owl2_jax.convert.weight_names import OWL2, pairs
 from owl2_jax.core import tree
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.model.config import LoraConfig

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data.accounting import RejectedShareError
 from owl2_jax.data.batch import Batch, concatenate
 from owl2_jax.data.pipeline import Pipeline, load_tokenizer, merge_states
+from owl2_jax.data.record_counts import RejectedShareError
 from tests.data import corpora
 from tests.data.corpora import IMAGE_SIZE, TOKENS_PER_IMAGE, dialogue, llava
 

@@ -36,7 +36,7 @@ def row(name, question, answer, options="[]", kind="multiple-choice", **images):
         "answer": answer,
         "topic_difficulty": "Easy",
         "question_type": kind,
-        "subfield": "Managerial Accounting",
+        "subfield": "Managerial RecordCounts",
     }
 
 
@@ -85,7 +85,7 @@ def test_mmmu_scores_choices_by_letter_and_open_questions_by_value(folder, answe
 
 def test_malformed_files_are_named(folder, image_bytes):
     mmmu_files(folder, image_bytes)
-    folder.text("mmmu/Accounting/validation-00000-of-00001.parquet", "not parquet")
+    folder.text("mmmu/RecordCounts/validation-00000-of-00001.parquet", "not parquet")
     with pytest.raises(Owl2Error, match="is not a readable Parquet file"):
         list(MMMU().questions(folder.root))
     (folder.root / "mmmu/Sociology/validation-00000-of-00001.parquet").unlink()

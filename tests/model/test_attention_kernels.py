@@ -9,8 +9,8 @@ from jax.sharding import PartitionSpec
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
 from owl2_jax.model import attention, attention_kernels
 from owl2_jax.model.owl2 import Owl2
+from owl2_jax.parallel.axis_rules import activate
 from owl2_jax.parallel.mesh import make_mesh
-from owl2_jax.parallel.rules import activate
 from owl2_jax.testing import tiny
 
 INTERPRETED = lambda *arguments: attention_kernels.splash(*arguments, interpret=True)

@@ -26,7 +26,7 @@ def compile_attention(name: str, length: int = 2048, heads: int = 32, width: int
     import jax.numpy as jnp
 
     from owl2_jax.model import attention_kernels
-    from owl2_jax.parallel import rules
+    from owl2_jax.parallel import axis_rules
     from owl2_jax.parallel.mesh import BATCH_AXES, TENSOR, make_mesh
     from owl2_jax.perf.tpu_compile import topology_devices
 
@@ -43,7 +43,7 @@ def compile_attention(name: str, length: int = 2048, heads: int = 32, width: int
     def loss(q, k, v, segments):
         return jnp.sum(jnp.square(attention_kernels.splash(q, k, v, segments).astype(jnp.float32)))
 
-    gradients = jax.jit(rules.activate(mesh)(jax.grad(loss, argnums=(0, 1, 2))))
+    gradients = jax.jit(axis_rules.activate(mesh)(jax.grad(loss, argnums=(0, 1, 2))))
     start = time.perf_counter()
     text = gradients.lower(q, q, q, segments).compile().as_text()
     return text.count('custom_call_target="tpu_custom_call"'), time.perf_counter() - start

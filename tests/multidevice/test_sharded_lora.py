@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from owl2_jax.training.placing import device_batch
+from owl2_jax.training.device_batch import device_batch
 from tests.training import runs
 
 GROUPS = [

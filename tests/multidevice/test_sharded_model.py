@@ -11,9 +11,9 @@ import optax
 import pytest
 
 from owl2_jax.model.owl2 import Owl2, logical_axes
+from owl2_jax.parallel.axis_rules import activate
 from owl2_jax.parallel.mesh import make_mesh
 from owl2_jax.parallel.placement import place
-from owl2_jax.parallel.rules import activate
 from owl2_jax.parallel.shardings import check_params, param_shardings, replicated
 from owl2_jax.testing import tiny
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from owl2_jax.convert.qwen_rules import OWL2_1
+from owl2_jax.convert.qwen_weight_names import OWL2_1
 from owl2_jax.model import image_positions
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.training.step import gradients

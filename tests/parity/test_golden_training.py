@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from owl2_jax.convert.rules import OWL2, Rule, pairs
+from owl2_jax.convert.weight_names import OWL2, Rule, pairs
 from owl2_jax.core import tree
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.training import param_groups

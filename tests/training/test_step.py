@@ -12,8 +12,8 @@ from owl2_jax.model.owl2 import Owl2, init_params
 from owl2_jax.testing import tiny
 from owl2_jax.training import param_groups
 from owl2_jax.training.config import ScheduleConfig, TrainConfig
+from owl2_jax.training.device_batch import split
 from owl2_jax.training.optimizer import make_optimizer
-from owl2_jax.training.placing import split
 from owl2_jax.training.state import create_state
 from owl2_jax.training.step import DeviceBatch, batch_loss, gradients, sample_classes, train_step
 

@@ -24,7 +24,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.text_files import not_downloaded
 from owl2_jax.core.texts import BucketPath, Name
 from owl2_jax.data.messages import ConversationError, ImageTag
-from owl2_jax.data.released import Reading, require_reading
+from owl2_jax.data.released_reading import Reading, require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
 from owl2_jax.data.sources.bucket_files import original_names
 from owl2_jax.data.sources.files import expand_paths, parse_record
@@ -85,7 +85,7 @@ class ArrayRecordSource:
       dataset: Replaces the records' own dataset name if given.
       file_tag: The image tag in the records.
       image_tag: The image tag of the examples.
-      reading: Where tags go; "as_written", or "released" (see `data.released`).
+      reading: Where tags go; "as_written", or "released" (see `data.released_reading`).
 
     Raises:
       UnknownNameError: A tag is not one of the known ones.

@@ -78,7 +78,7 @@ class Reader:
       image_folder: Where images named by path lie.
       file_tag: The image tag inside `conversations`.
       names: Class names, by the field that holds class numbers.
-      reading: Where tags go in `conversations`; a name of `released.READINGS`.
+      reading: Where tags go in `conversations`; a name of `released_reading.READINGS`.
     """
 
     source: str

@@ -22,7 +22,7 @@ from owl2_jax.core.paths import in_bucket
 from owl2_jax.core.ranges import Whole
 from owl2_jax.core.texts import BucketPath, Name
 from owl2_jax.data.messages import IMAGE_TAGS, ConversationError, ImageTag, check_messages, from_llava
-from owl2_jax.data.released import Reading, released_messages, require_reading
+from owl2_jax.data.released_reading import Reading, released_messages, require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
 from owl2_jax.data.sources.bucket_files import local_copies
 from owl2_jax.data.sources.files import contains, index_json, parse_record, read_slice
@@ -47,7 +47,7 @@ class LlavaSource:
       dataset: Short name of the set; the file's name if None.
       file_tag: The image tag written in the file.
       image_tag: The image tag of the examples.
-      reading: Where tags go; "as_written", or "released" (see `data.released`).
+      reading: Where tags go; "as_written", or "released" (see `data.released_reading`).
       num_frames: Evenly spaced frames that stand for a video; with 0, records
         with videos are rejected.
 
@@ -185,7 +185,7 @@ def llava_messages(
 
     Args:
       file_tag, image_tag: The tag in the record, and in the messages.
-      reading: Where tags go; a name of `released.READINGS`.
+      reading: Where tags go; a name of `released_reading.READINGS`.
 
     Raises:
       RecordError: The field is missing, or no dialogue with `num_images` tags.

@@ -20,7 +20,7 @@ from owl2_jax.core.paths import in_bucket
 from owl2_jax.core.text_files import not_downloaded
 from owl2_jax.core.texts import AnyText, BucketPath, Name
 from owl2_jax.data.messages import ImageTag
-from owl2_jax.data.released import Reading, require_reading
+from owl2_jax.data.released_reading import Reading, require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
 from owl2_jax.data.sources.bucket_files import original_names
 from owl2_jax.data.sources.fields import Fields, Reader

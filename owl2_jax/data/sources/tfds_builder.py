@@ -14,7 +14,7 @@ from typing import Any
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.texts import AnyText, FilePath, Name
 from owl2_jax.data.messages import ImageTag
-from owl2_jax.data.released import Reading, require_reading
+from owl2_jax.data.released_reading import Reading, require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
 from owl2_jax.data.sources.fields import Fields, Reader
 

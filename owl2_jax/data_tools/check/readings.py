@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from owl2_jax.core.errors import counted
 from owl2_jax.data.messages import Message
-from owl2_jax.data.released import ReleasedImageError, loses_its_loss
+from owl2_jax.data.released_reading import ReleasedImageError, loses_its_loss
 from owl2_jax.data.tokenizer import Tokenizer
 
 _SHOWN = 60

@@ -15,7 +15,7 @@ from owl2_jax.data.messages import check_messages
 from owl2_jax.data.sources.arrayrecord import encode_example
 from owl2_jax.data.sources.base import Example
 from owl2_jax.data.video import Frame
-from owl2_jax.data_tools.prepare import likeness
+from owl2_jax.data_tools.prepare import deduplication
 from owl2_jax.data_tools.prepare.settings import ImageRules, PrepareConfig, TextRules
 
 # An image in one of these formats that is small enough and upright stays the file it is.
@@ -38,7 +38,7 @@ class Cleaned:
 
     Attributes:
       record: the bytes of an ArrayRecord record.
-      exact, words: see `likeness`.
+      exact, words: see `deduplication`.
       hashes: hash of each image.
     """
 
@@ -63,13 +63,13 @@ def clean(example: Example, dataset: str, config: PrepareConfig) -> Cleaned:
         original, name = _file(source, f"{number} of {example['id']}", config.images)
         file, image = shrink(original, config.images, name)
         files.append(file)
-        hashes.append(likeness.image_hash(image))
+        hashes.append(deduplication.image_hash(image))
         originals.append(original)
     stored = _storable({**example, "dataset": dataset, "images": files})
     return Cleaned(
         record=encode_example(stored),
-        exact=likeness.exact_key(messages, originals),
-        words=likeness.words_key(messages),
+        exact=deduplication.exact_key(messages, originals),
+        words=deduplication.words_key(messages),
         hashes=tuple(hashes),
     )
 
@@ -80,13 +80,13 @@ def check_text(text: str, rules: TextRules) -> None:
     if length < rules.min_characters or (rules.max_characters and length > rules.max_characters):
         most = rules.max_characters or "any number"
         raise FilterError("text_length", f"{length} characters, expected {rules.min_characters} to {most}")
-    words = likeness.words(text)
+    words = deduplication.words(text)
     if len(words) >= _FEWEST_WORDS:
         word, count = Counter(words).most_common(1)[0]
         if count > rules.max_word_share * len(words):
             raise FilterError("text_repetition", f"{word[:40]!r} is {count} of {len(words)} words")
     solid = [c for c in text if not c.isspace()]
-    letters = sum(map(likeness.is_word_character, solid))
+    letters = sum(map(deduplication.is_word_character, solid))
     if letters < rules.min_letter_share * len(solid):
         raise FilterError("text_letters", f"{letters} of {len(solid)} characters are letters or digits")
 

@@ -18,7 +18,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_errors import is_no_room
 from owl2_jax.core.file_identity import Identity, identities
 from owl2_jax.data.sources import registry
-from owl2_jax.data_tools.prepare import graph, shards, storage
+from owl2_jax.data_tools.prepare import beam_pipeline, shards, storage
 from owl2_jax.data_tools.prepare.settings import FILTERED, PrepareConfig
 from owl2_jax.version import __version__
 
@@ -78,7 +78,7 @@ def _run(plan: Sequence[shards.Shard], config: PrepareConfig, work: str, flags: 
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # it logs each error that it raises
     try:
         with beam.Pipeline(options=options) as pipeline:
-            graph.build(pipeline, plan, config, work)
+            beam_pipeline.build(pipeline, plan, config, work)
     except Exception as error:
         said = _said(error, work)
         if said is None:

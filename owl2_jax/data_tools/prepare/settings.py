@@ -92,7 +92,7 @@ class PrepareConfig:
       datasets: {name: set}; a folder each in the output.
       image_tag: tag of images in the output.
       images, text: what is kept.
-      near_bits: images whose 256-bit hashes (`likeness.py`) differ in at most
+      near_bits: images whose 256-bit hashes (`deduplication.py`) differ in at most
         so many bits look the same, with 0 those of equal hashes. Photographs written again at another size or
         quality mostly differ in fewer than 12, others in more than 70; drawings
         on an empty page can come closer.

@@ -8,9 +8,9 @@ import pytest
 
 from owl2_jax.model import flops
 from owl2_jax.parallel.chips import CHIPS
+from owl2_jax.training.device_batch import device_batch
 from owl2_jax.training.logging import reporter
 from owl2_jax.training.logging.metrics import read_metrics
-from owl2_jax.training.placing import device_batch
 from tests.training import runs
 
 

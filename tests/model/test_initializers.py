@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from owl2_jax.model import initial
+from owl2_jax.model import initializers
 from owl2_jax.model.owl2 import init_params
 from owl2_jax.model.presets import preset
 
@@ -13,25 +13,25 @@ KEY = jax.random.key(0)
 
 
 def test_keys_start_as_queries_and_values_as_the_token():
-    kernel = np.asarray(initial.alike_qkv(KEY, (WIDTH, HEADS, 3, WIDTH // HEADS), np.float32))
+    kernel = np.asarray(initializers.alike_qkv(KEY, (WIDTH, HEADS, 3, WIDTH // HEADS), np.float32))
     np.testing.assert_array_equal(kernel[:, :, 0], kernel[:, :, 1])
     np.testing.assert_array_equal(kernel[:, :, 2].reshape(WIDTH, WIDTH), np.eye(WIDTH))
     assert kernel[:, :, 0].std() == pytest.approx(WIDTH**-0.5, rel=0.05)
 
 
 def test_what_attention_passes_on_starts_against_the_token():
-    kernel = np.asarray(initial.mixing_out(KEY, (HEADS, WIDTH // HEADS, WIDTH), np.float32))
+    kernel = np.asarray(initializers.mixing_out(KEY, (HEADS, WIDTH // HEADS, WIDTH), np.float32))
     kernel = kernel.reshape(WIDTH, WIDTH)
-    assert np.diag(kernel).mean() == pytest.approx(-initial.MIXING, abs=0.02)
-    assert (kernel + initial.MIXING * np.eye(WIDTH)).std() == pytest.approx(
-        initial.MIXING * WIDTH**-0.5, rel=0.05
+    assert np.diag(kernel).mean() == pytest.approx(-initializers.MIXING, abs=0.02)
+    assert (kernel + initializers.MIXING * np.eye(WIDTH)).std() == pytest.approx(
+        initializers.MIXING * WIDTH**-0.5, rel=0.05
     )
 
 
 @pytest.mark.parametrize("width", [128, 30])
 def test_near_patches_start_alike(width):
     grid = 8
-    table = np.asarray(initial.sine_positions(KEY, (grid * grid + 1, width), np.float32))
+    table = np.asarray(initializers.sine_positions(KEY, (grid * grid + 1, width), np.float32))
     assert table.shape == (grid * grid + 1, width)
     assert not table[0].any()
     used = table[1:, : width // 4 * 4]

@@ -16,7 +16,7 @@ class RejectedShareError(Owl2Error):
     """More records are unusable than the config allows."""
 
 
-class Accounting:
+class RecordCounts:
     """Sums of what the shards of a host have read.
 
     Args:

@@ -1,4 +1,4 @@
-"""The table of names of `rules`, for Qwen's decoder and mPLUG-Owl2.1."""
+"""The table of names of `weight_names`, for Qwen's decoder and mPLUG-Owl2.1."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from owl2_jax.convert.ops import Linear
-from owl2_jax.convert.rules import FLAT, HEAD, LINEAR, SAME, Rule, abstractor_rules, vision_rules
+from owl2_jax.convert.weight_names import FLAT, HEAD, LINEAR, SAME, Rule, abstractor_rules, vision_rules
 
 _ROOT: Final = "transformer"
 _LAYER: Final = _ROOT + ".h.{i}"

@@ -15,7 +15,7 @@ from owl2_jax.data.conversation import expand
 from owl2_jax.data.encode import Encoder
 from owl2_jax.data.messages import check_messages
 from owl2_jax.data.pipeline import load_tokenizer, open_mixture
-from owl2_jax.data.released import ReleasedImageError, released_messages
+from owl2_jax.data.released_reading import ReleasedImageError, released_messages
 from owl2_jax.data.sources.registry import make_source
 from tests.data import corpora
 

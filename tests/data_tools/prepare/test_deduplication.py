@@ -8,8 +8,8 @@ import pytest
 from PIL import ImageEnhance
 
 from owl2_jax.data import images
-from owl2_jax.data_tools.prepare import likeness
-from owl2_jax.data_tools.prepare.likeness import bands, distance, distances, image_hash, words, words_key
+from owl2_jax.data_tools.prepare import deduplication
+from owl2_jax.data_tools.prepare.deduplication import bands, distance, distances, image_hash, words, words_key
 from tests.data_tools.prepare.images import file, scene
 
 
@@ -70,7 +70,7 @@ def test_keys_tell_words_and_files_apart():
 
     assert words_key(dialogue("A cat.")) == words_key(dialogue("a  CAT"))
     assert words_key(dialogue("a cat")) != words_key(dialogue("a dog"))
-    key = likeness.exact_key
+    key = deduplication.exact_key
     assert key(dialogue("a"), [b"x", b"y"]) == key(dialogue("a"), [b"x", b"y"])
     assert (
         len(

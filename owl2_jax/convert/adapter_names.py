@@ -11,7 +11,7 @@ from typing import Final
 
 from owl2_jax.convert.formats import OWL2_TYPE, format_of
 from owl2_jax.convert.ops import Linear
-from owl2_jax.convert.rules import Rule
+from owl2_jax.convert.weight_names import Rule
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.model.config import FUSED_TARGETS, LORA_TARGETS, Owl2Config
 

@@ -8,8 +8,8 @@ from owl2_jax.convert.buffers import buffer_shapes
 from owl2_jax.convert.formats import format_of
 from owl2_jax.convert.hf_config import read_hf_config
 from owl2_jax.convert.hf_config_writer import write_hf_config
-from owl2_jax.convert.rules import CLIP, LLAMA, OWL2, in_their_order, pairs
 from owl2_jax.convert.to_flax import leaf_shapes
+from owl2_jax.convert.weight_names import CLIP, LLAMA, OWL2, in_their_order, pairs
 from owl2_jax.model.presets import PRESETS, preset
 from tests.convert.checkpoints import GOLDEN
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from owl2_jax.convert.buffers import buffer_shapes
-from owl2_jax.convert.qwen_rules import OWL2_1, OWL2_1_PLAIN, QWEN
-from owl2_jax.convert.rules import in_their_order, pairs
+from owl2_jax.convert.qwen_weight_names import OWL2_1, OWL2_1_PLAIN, QWEN
 from owl2_jax.convert.to_flax import leaf_shapes, load_hf_params
+from owl2_jax.convert.weight_names import in_their_order, pairs
 from owl2_jax.core.tree import flatten
 from owl2_jax.model.presets import preset
 from tests.convert.checkpoints import GOLDEN, bits, copy, rewrite, tensors

@@ -6,35 +6,35 @@ from jax.sharding import PartitionSpec as P
 
 from owl2_jax.core import axes
 from owl2_jax.core.errors import UnknownNameError
-from owl2_jax.parallel import rules
+from owl2_jax.parallel import axis_rules
 from owl2_jax.parallel.mesh import MESH_AXES, make_mesh
 
 
 def test_table_places_every_logical_axis_on_known_mesh_axes():
-    assert set(rules.TABLE) == {*axes.PARAMETER_AXES, *axes.ACTIVATION_AXES}
-    for wanted in (*rules.STORAGE.values(), *rules.COMPUTE.values()):
+    assert set(axis_rules.TABLE) == {*axes.PARAMETER_AXES, *axes.ACTIVATION_AXES}
+    for wanted in (*axis_rules.STORAGE.values(), *axis_rules.COMPUTE.values()):
         names = (wanted,) if isinstance(wanted, str) else wanted or ()
         assert set(names) <= set(MESH_AXES)
 
 
 def test_matrices_are_stored_in_pieces_and_gathered_for_use():
     names = (axes.LAYERS, axes.EMBED, axes.HIDDEN)
-    assert rules.storage_spec(names) == P(None, "fsdp", "tensor")
-    assert rules.compute_spec(names) == P(None, None, "tensor")
+    assert axis_rules.storage_spec(names) == P(None, "fsdp", "tensor")
+    assert axis_rules.compute_spec(names) == P(None, None, "tensor")
 
 
 def test_vectors_are_stored_whole_along_fsdp():
-    assert rules.storage_spec((axes.LAYERS, axes.EMBED)) == P(None, None)
-    assert rules.storage_spec((axes.HIDDEN,)) == P("tensor")
+    assert axis_rules.storage_spec((axes.LAYERS, axes.EMBED)) == P(None, None)
+    assert axis_rules.storage_spec((axes.HIDDEN,)) == P("tensor")
 
 
 def test_first_dimension_that_asks_gets_the_mesh_axis():
-    assert rules.storage_spec((axes.VISION_EMBED, axes.EMBED)) == P("fsdp", None)
+    assert axis_rules.storage_spec((axes.VISION_EMBED, axes.EMBED)) == P("fsdp", None)
 
 
 def test_unknown_logical_axis_is_refused():
     with pytest.raises(UnknownNameError, match="did you mean 'embed'"):
-        rules.storage_spec(("embd", "hidden"))
+        axis_rules.storage_spec(("embd", "hidden"))
 
 
 def test_activate_constrains_what_is_traced_inside_it():
@@ -44,5 +44,5 @@ def test_activate_constrains_what_is_traced_inside_it():
         return nn.with_logical_constraint(x * 2, (axes.BATCH, axes.ACT_HIDDEN))
 
     placed = jax.device_put(jnp.ones((8, 4)), jax.NamedSharding(mesh, P()))
-    assert jax.jit(rules.activate(mesh)(double))(placed).sharding.spec == P("fsdp", "tensor")
+    assert jax.jit(axis_rules.activate(mesh)(double))(placed).sharding.spec == P("fsdp", "tensor")
     assert jax.jit(double)(placed).sharding.is_fully_replicated

@@ -18,7 +18,7 @@ import apache_beam as beam
 
 from owl2_jax.data.sources import registry
 from owl2_jax.data.sources.base import Source
-from owl2_jax.data_tools.prepare import likeness, shards
+from owl2_jax.data_tools.prepare import deduplication, shards
 from owl2_jax.data_tools.prepare.settings import PrepareConfig
 from owl2_jax.data_tools.prepare.shards import Shard
 
@@ -114,7 +114,7 @@ def _bands(record: Keyed, config: PrepareConfig) -> Iterator[tuple[str, Keyed]]:
     """The record under each band of its first image's hash."""
     if record.hashes:
         about = f"{record.dataset} {record.text} {len(record.hashes)}"
-        for number, band in enumerate(likeness.bands(record.hashes[0], config.near_bits + 1)):
+        for number, band in enumerate(deduplication.bands(record.hashes[0], config.near_bits + 1)):
             yield f"{about} {number} {band}", record
 
 
@@ -123,10 +123,10 @@ def _alike(group: tuple[str, Iterable[Keyed]], most_bits: int) -> Iterator[Remov
     records = sorted(group[1])
     for number, record in enumerate(records[1:], start=1):
         earlier = records[: min(number, MOST_COMPARED)]
-        close = likeness.distances(record.hashes[0], [one.hashes[0] for one in earlier]) <= most_bits
+        close = deduplication.distances(record.hashes[0], [one.hashes[0] for one in earlier]) <= most_bits
         for place in close.nonzero()[0]:
             pairs = zip(record.hashes, earlier[place].hashes, strict=True)
-            if all(likeness.distance(*pair) <= most_bits for pair in pairs):
+            if all(deduplication.distance(*pair) <= most_bits for pair in pairs):
                 yield record.shard, (record.order, "near_duplicate", earlier[place].order)
                 break
 
