@@ -99,3 +99,12 @@ def test_no_ten_lines_stand_twice():
                 block = tuple(line for _, line in lines[start : start + 10])
                 places[block].append(f"{path.relative_to(PACKAGE.parent)}:{lines[start][0]}")
     assert [where for where in places.values() if len(where) > 1] == []
+
+
+def test_the_files_that_the_way_of_a_batch_and_of_a_request_leads_through_are_there():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for flow in ("A training batch: ", "A request: "):
+        line = re.search(rf"{flow}(.*?)\.\n", text, re.DOTALL)[1]
+        files = re.findall(r"`([^`]+)`", line)
+        assert len(files) > 7
+        assert [name for name in files if not list(PACKAGE.glob(f"{name}.py"))] == []
