@@ -1,7 +1,8 @@
 """Trees of named leaves: flat paths, regex rules with full cover, partitions.
 
 A parameter tree is a nested dict. A leaf's name is its keys joined by "/",
-for example "decoder/layers/attention/k_image/kernel".
+for example "decoder/layers/attention/k_image/kernel". `flax.traverse_util` does as
+much and imports JAX, for which a command that only refuses should not wait.
 """
 
 from __future__ import annotations

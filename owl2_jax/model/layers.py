@@ -151,7 +151,11 @@ def at_least_float32(dtype: DTypeLike) -> DTypeLike:
 
 
 class LayerNorm(nn.Module):
-    """LayerNorm over the last axis, computed in float32 at least, returned in x's dtype."""
+    """LayerNorm over the last axis, computed in float32 at least, returned in x's dtype.
+
+    Flax's own folds the scale into the reciprocal root and so rounds otherwise: a run that goes on
+    would not end in the bits of one that was never stopped by an update.
+    """
 
     width: int
     eps: float

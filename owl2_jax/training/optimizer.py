@@ -37,7 +37,7 @@ def make_optimizer(config: TrainConfig, specs: Mapping[str, ParamSpec]) -> optax
     return optax.chain(
         optax.identity() if norm is None else optax.clip_by_global_norm(norm),
         _adam(config.optimizer),
-        _scale_by_plan(config, specs),
+        _scale_by_spec(config, specs),
     )
 
 
@@ -47,8 +47,12 @@ def _adam(config: OptimizerConfig) -> optax.GradientTransformation:
     )
 
 
-def _scale_by_plan(config: TrainConfig, specs: Mapping[str, ParamSpec]) -> optax.GradientTransformation:
-    """`-(rate * multiplier) * (update + decay * parameter)`, leaf by leaf."""
+def _scale_by_spec(config: TrainConfig, specs: Mapping[str, ParamSpec]) -> optax.GradientTransformation:
+    """`-(rate * multiplier) * (update + decay * parameter)`, leaf by leaf.
+
+    `optax.multi_transform` would keep a state per group: a run could not go on
+    from a checkpoint after its groups were split or renamed.
+    """
     run = schedule(config.schedule, config.num_steps)
     own = {
         group.name: schedule(group.schedule, config.num_steps) for group in config.groups if group.schedule
