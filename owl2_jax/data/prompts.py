@@ -13,11 +13,13 @@ import string
 from dataclasses import dataclass
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.core.prompt_format import IMAGE_TAG
+from owl2_jax.core.prompt_format import IMAGE_TAG, RELEASED
+from owl2_jax.data.templates import get_template
 
 WORD = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option\N{RIGHT SINGLE QUOTATION MARK}s letter from the given choices directly."
 CAPTION = "Provide a one-sentence caption for the provided image."
+_DIALOGUE = get_template(RELEASED.template)
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Prompt:
 
     name: str
     body: str
-    opening: str = "USER: "
-    ending: str = " ASSISTANT: "
+    opening: str = f"{_DIALOGUE.user}: "
+    ending: str = f" {_DIALOGUE.assistant}: "
     without: str = ""
 
     @property

@@ -106,7 +106,7 @@ def tiny_inputs(config: Owl2Config, rows: int = 4, length: int = 24, seed: int =
     lengths = np.array([length - 2 * (row % 2) for row in range(rows)])
     real = np.arange(length) < lengths[:, None]
     starts, index = np.zeros((rows, 2), np.int32), np.full((rows, 2), -1, np.int32)
-    labels, used = np.where(real, tokens, -100), 0
+    labels, used = np.where(real, tokens, IGNORE_LABEL), 0
     for row, count in enumerate(counts):
         for place in range(count):
             start = 1 + place * (span + 1)
