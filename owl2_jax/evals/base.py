@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
+from owl2_jax.core.json_files import Json
 from owl2_jax.data.prompts import Prompt
 from owl2_jax.evals.metrics.choice import LETTERS
 
@@ -78,10 +79,10 @@ class Question:
     id: str
     prompt: str
     prompt_hash: str
-    answer: Any
+    answer: Json
     images: tuple[Image, ...] = ()
     options: tuple[str, ...] = ()
-    info: Mapping[str, Any] = field(default_factory=dict)
+    info: Mapping[str, Json] = field(default_factory=dict)
     shorter: tuple[str, ...] = ()
     is_message: bool = False
     file: str = ""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from owl2_jax.core.file_writing import write_text
+from owl2_jax.core.json_files import Json
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Decoding, Question, Summary
 from owl2_jax.evals.broken import Broken
@@ -38,7 +38,7 @@ class Captioning(Benchmark):
     decoding = Decoding(max_new_tokens=60, min_new_tokens=8)
     scale = 150.0
 
-    def question(self, name: str, image: Path, references: Any, **info: Any) -> Question:
+    def question(self, name: str, image: Path, references: Json, **info: Json) -> Question:
         references = texts(references, "the list of reference captions")
         return Question(name, self.prompt.text(), self.prompt.hash, references, (image,), info=info)
 
@@ -148,7 +148,7 @@ class NoCaps(Captioning):
 
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, images = self.data_file(root), self.data_file(root, 1)
-        references: dict[str, list[Any]] = {}
+        references: dict[str, list[Json]] = {}
         for caption in parse_rows(path, read_rows(path, "annotations"), _caption):
             if isinstance(caption, Broken):
                 yield caption
@@ -174,7 +174,7 @@ class NoCaps(Captioning):
         return summary
 
 
-def _caption(row: dict) -> tuple[str, Any]:
+def _caption(row: dict) -> tuple[str, Json]:
     return identifier(row["image_id"], "image_id"), row["caption"]  # read with its image
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from owl2_jax.core.json_files import Json
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Image, Question, Summary, percent_by
 from owl2_jax.evals.broken import Broken
@@ -32,7 +32,7 @@ class Choice(Benchmark):
         answer: int | None,
         hint: str = "",
         letters: str = LETTERS,
-        **info: Any,
+        **info: Json,
     ) -> Question:
         """A question whose options bear `letters`, which may leave some out."""
         options = texts(options, "the list of options", least=2)

@@ -10,10 +10,10 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_writing import write_text
+from owl2_jax.core.json_files import Json
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Decoding, Judged, Question, Summary, percent, percent_by
 from owl2_jax.evals.broken import At, Broken
@@ -32,7 +32,7 @@ class FreeAnswer(Judged):
     decoding = Decoding(max_new_tokens=512)
     scored_here = False
 
-    def question(self, name: str, question: str, image: Path, answer: str, **info: Any) -> Question:
+    def question(self, name: str, question: str, image: Path, answer: str, **info: Json) -> Question:
         prompt, answer = self.prompt.text(question=text(question, "the question")), text(answer, "the answer")
         return Question(name, prompt, self.prompt.hash, answer, (image,), info=info)
 

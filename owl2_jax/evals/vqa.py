@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from owl2_jax.core.file_writing import write_text
+from owl2_jax.core.json_files import Json
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Image, Question, Summary, percent, percent_by
 from owl2_jax.evals.broken import At, Broken
@@ -30,7 +31,7 @@ class ShortAnswer(Benchmark):
 
     prompt = PROMPTS["vqa"]
 
-    def question(self, name: str, question: str, image: Image, answer: Any, **info: Any) -> Question:
+    def question(self, name: str, question: str, image: Image, answer: Json, **info: Json) -> Question:
         prompt = self.prompt.text(question=text(question, "the question"))
         return Question(name, prompt, self.prompt.hash, answer, (image,), info=info)
 
@@ -276,7 +277,7 @@ class OCRVQA(ShortAnswer):
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, images = self.data_file(root), self.data_file(root, 1)
 
-        def parse(item: tuple[str, dict, int, Any, Any]) -> Question:
+        def parse(item: tuple[str, dict, int, Json, Json]) -> Question:
             name, row, index, question, answer = item
             image = images / (name + PurePosixPath(row["imageURL"]).suffix)
             return self.question(f"{name}-{index}", question, image, text(answer, "the answer"))

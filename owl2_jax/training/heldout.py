@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.tree import Params
-from owl2_jax.data.batch import Batch, build_batch
+from owl2_jax.data.batch import Batch, Sample, build_batch
 from owl2_jax.data.config import DataConfig
-from owl2_jax.data.encode import EncodedSet
+from owl2_jax.data.encode import EncodedSet, Rejected
 from owl2_jax.data.packing import RowLimits, iterate_once
 from owl2_jax.data.pipeline import open_mixture, row_limits
 from owl2_jax.parallel.multihost import all_gather
@@ -70,7 +69,9 @@ def make_heldout(config: HeldoutConfig, data: DataConfig, trainer: Trainer) -> H
     return Hook(NAME, config.every_steps, run, heldout_metrics(config))
 
 
-def _samples(sets: list[EncodedSet], most: int, number: int, count: int) -> Iterator[tuple[Any, Any]]:
+def _samples(
+    sets: list[EncodedSet], most: int, number: int, count: int
+) -> Iterator[tuple[Sample | None, Rejected | None]]:
     """This process's part of at most `most` samples of each set, spread evenly over it."""
     for one in sets:
         records = np.unique(np.linspace(0, len(one.source) - 1, min(most, len(one.source))).astype(int))
@@ -81,7 +82,7 @@ def _samples(sets: list[EncodedSet], most: int, number: int, count: int) -> Iter
 def _same_count(batches: list[Batch], limits: RowLimits) -> list[Batch]:
     """Adds empty batches, so that every process takes part in every computation."""
     most = max(all_gather(len(batches)))
-    rows: list[list[Any]] = [[] for _ in range(limits.rows)]
+    rows: list[list[Sample]] = [[] for _ in range(limits.rows)]
     empty = build_batch(rows, limits.length, limits.images_per_row, limits.images, limits.image_size)
     return batches + [empty] * (most - len(batches))
 
