@@ -10,7 +10,7 @@ from owl2_jax.checkpoint import param_files
 from owl2_jax.core import tokenizer_files, tree
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.tree import Params, Tree
-from owl2_jax.model import lora
+from owl2_jax.model import int8, lora
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import KERNEL_SCALE
 from owl2_jax.model.owl2 import abstract_params, init_params
@@ -48,7 +48,7 @@ def _base(checkpoint: param_files.Checkpoint, like: Tree, config: Owl2Config) ->
     """The model that adapters stand beside, its kernels in int8 where the config says so."""
     floats = {
         name: jax.ShapeDtypeStruct(leaf.shape, config.dtype, sharding=leaf.sharding)
-        if lora.is_int8_base(name, config)
+        if int8.is_int8_base(name, config)
         else leaf
         for name, leaf in tree.flatten(like).items()
         if not name.endswith(KERNEL_SCALE)
