@@ -28,7 +28,7 @@ from owl2_jax.data.pipeline import load_tokenizer
 from owl2_jax.parallel.mesh import make_mesh
 from owl2_jax.sweeps import processes
 from owl2_jax.testing import tiny
-from tests.docs.blocks import ROOT, TEXTS, Block, blocks_of
+from tests.docs.blocks import PAGES, ROOT, TEXTS, Block, blocks_of
 from tests.docs.blocks import lines_of as commands_of
 from tests.sweeps import fake_owl2
 from tests.training import runs
@@ -188,3 +188,42 @@ def test_the_example_of_the_python_api_runs(path, world, monkeypatch, capsys):
 
     exec(EXAMPLE.removeprefix("```python\n").removesuffix("```"), {})
     assert len(capsys.readouterr().out.splitlines()) >= 3
+
+
+def undescribed(*names: str) -> set[str]:
+    """Those of the names that `reference/files.md` does not have."""
+    text = (PAGES / "reference" / "files.md").read_text(encoding="utf-8")
+    return {name for name in names if f"`{name}" not in text}
+
+
+def lines_in(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("path", [PAGES / "reference" / "files.md"], ids=["files"])
+def test_every_file_that_commands_leave_and_every_key_in_it_is_described(path, world):
+    (world / "my.json").write_text(json.dumps([RECORD, {**RECORD, "image": "gone.png"}]))
+    config = "configs/finetune_7b.py:data=my.json,image_folder=images,examples=40"
+    command = ["train", f"--config={config}", "--workdir=run", "data.max_rejected_share=0.9"]
+    assert train(arguments_of(command)) == 0
+    run = {path.name for path in (world / "run").iterdir()}
+    assert {"config.json", "model.json", "run.json", "metrics.jsonl", "rejected.jsonl", "checkpoints"} <= run
+    items = [path.name for path in (world / "run" / "checkpoints" / "2").iterdir() if path.is_dir()]
+    starts = json.loads((world / "run" / "run.json").read_text()).keys()
+    assert undescribed(*run, *items, *starts) == set()
+    assert undescribed(*json.loads((world / "run" / "model.json").read_text())) == set()
+    assert undescribed(*lines_in(world / "run" / "rejected.jsonl")[0]) == set()
+
+    assert main(arguments_of(["evaluate", "--checkpoint=DIR", "--benchmarks=facts", "--output=scores"])) == 0
+    scores = world / "scores"
+    of_one = {f"NAME/{path.name}".replace("-0", "-N") for path in (scores / "facts").iterdir()}
+    assert undescribed(*of_one, *(path.name for path in scores.iterdir() if path.is_file())) == set()
+    assert undescribed(*lines_in(scores / "facts" / "results.jsonl")[0]) == set()
+    assert undescribed(*lines_in(scores / "facts" / "times.jsonl")[0]) == set()
+    entry = json.loads((scores / "scores.json").read_text())["scores"][0]
+    assert undescribed(*entry) == set()
+
+    generate = ["generate", "--checkpoint=DIR", "--input=prompts.jsonl", "--output=answers.jsonl"]
+    assert main(arguments_of(generate)) == 0
+    assert undescribed(*lines_in(world / "answers.jsonl")[0]) == set()
+    assert (world / "answers.jsonl.settings.json").is_file()
