@@ -44,6 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="before a run: tell what the grid can see from the seeds' spread in an earlier sweep's table",
     )  # fmt: skip
     parser.add_argument("--retries", type=Whole, default=1, metavar="N", help="of a failed run (default: 1)")
+    parser.add_argument(
+        "--base", metavar="POINT", help="the point that differences are to (default: the first of --list)"
+    )
+    parser.add_argument(
+        "--halving", metavar="MEASURE",
+        help="stop the worse half of the points after 2 seeds, again after 4, and so on, by a benchmark, a "
+        "kind of its questions (easy_vqa/shape), loss or heldout_loss",
+    )  # fmt: skip
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="print the points and their state, run nothing")
     what.add_argument("--only", metavar="POINT/seed-N", help="run this one alone")
@@ -64,7 +72,8 @@ def main(args: argparse.Namespace) -> int:
     from owl2_jax.sweeps.folder import SweepFolder
     from owl2_jax.sweeps.grid import load_sweep
 
-    sweep = load_sweep(args.sweep, args.overrides)
+    sweep = load_sweep(args.sweep, args.overrides, args.base)
+    _check_halving(sweep, args)
     folder = SweepFolder(args.workdir or Path("runs/sweeps") / sweep.name)
     if args.list:
         return _list(sweep, folder)
@@ -87,6 +96,23 @@ def main(args: argparse.Namespace) -> int:
     return _run(sweep, folder, args)
 
 
+def _check_halving(sweep: Sweep, args: argparse.Namespace) -> None:
+    """Raises `Owl2Error` for a choice between points that no command could make."""
+    from owl2_jax.core.errors import Owl2Error
+    from owl2_jax.sweeps.halving import check_measure
+
+    if args.halving is None:
+        return
+    check_measure(sweep, args.halving)
+    names = ("only", "slurm", "jobset", "list", "fit", "collect")
+    other = next((name for name in names if getattr(args, name)), None)
+    if other is not None:
+        raise Owl2Error(
+            f"--halving decides while runs go on, one after the other, and has no meaning with --{other}; "
+            "leave one of them out"
+        )
+
+
 def _machine(sweep: Sweep) -> Machine:
     """The sweep's slice, or this machine."""
     from owl2_jax.parallel.chips import parse_topology
@@ -99,22 +125,39 @@ def _machine(sweep: Sweep) -> Machine:
 
 
 def _list(sweep: Sweep, folder: SweepFolder) -> int:
+    from owl2_jax.sweeps.stops import read_stops
+
+    stops = read_stops(folder)
     for run in sweep.runs:
         files = folder.run(run)
         lacks = files.lacks(sweep.run_config(run), sweep.config.benchmarks)
-        state = "done" if lacks is None else "failed" if files.failed.is_file() else "open"
+        waits = "stopped" if run.point.name in stops else "open"
+        state = "done" if lacks is None else "failed" if files.failed.is_file() else waits
         print(f"{run.name:40} {state:7} {' '.join(run.point.overrides)}")
     return 0
 
 
 def _run(sweep: Sweep, folder: SweepFolder, args: argparse.Namespace) -> int:
+    from owl2_jax.sweeps.halving import run_halving
     from owl2_jax.sweeps.run import run_sweep
+    from owl2_jax.sweeps.stops import forget_stops, read_stops
 
     runs = [sweep.find(args.only)] if args.only else sweep.runs
     if not args.only:
         _tell_power(sweep, folder, args.spread_from)
     say = lambda text: print(text, flush=True)
-    outcome = run_sweep(sweep, folder, runs, retries=args.retries, say=say)
+    if args.halving is not None:
+        outcome = run_halving(sweep, folder, args.halving, retries=args.retries, say=say)
+        stops = read_stops(folder)
+        runs = [
+            run
+            for run in runs
+            if run.point.name not in stops or run.seed in sweep.config.seeds[: stops[run.point.name].seeds]
+        ]
+    else:
+        if not args.only:
+            forget_stops(folder)
+        outcome = run_sweep(sweep, folder, runs, retries=args.retries, say=say)
     if outcome.signal is not None:
         say(f"stopped with {len(outcome.finished)} of {len(runs)} runs done; the same command goes on")
         return STOPPED + outcome.signal

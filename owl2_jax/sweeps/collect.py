@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from owl2_jax.core.errors import Owl2Error
@@ -15,6 +15,7 @@ from owl2_jax.sweeps.differences import Difference, corrected, paired
 from owl2_jax.sweeps.folder import RunFolder, SweepFolder, read_json
 from owl2_jax.sweeps.grid import Run, Sweep
 from owl2_jax.sweeps.pairing import unlike_base
+from owl2_jax.sweeps.stops import read_stops
 
 LOSS: Final = "loss"
 HELDOUT_LOSS: Final = "heldout_loss"
@@ -95,6 +96,11 @@ class Row:
         """Whether all its runs have the measure."""
         return name in self._measures()
 
+    @property
+    def names(self) -> list[str]:
+        """All measures that it has."""
+        return list(self._measures())
+
     def _measures(self) -> dict[str, Spread]:
         heldout = {} if self.heldout_loss is None else {HELDOUT_LOSS: self.heldout_loss}
         return {LOSS: self.loss, **heldout, **self.parts, **self.scores}
@@ -110,6 +116,7 @@ class Table:
       benchmarks: {name: (title, metric)}.
       missing: {run that is not finished: what it lacks}.
       unpaired: {point: what of the data or the start is not as in the base}.
+      stopped: {point: why it got no further seeds}; their runs are not missing.
     """
 
     name: str
@@ -119,6 +126,7 @@ class Table:
     rows: list[Row]
     missing: dict[str, str]
     unpaired: dict[str, tuple[str, ...]]
+    stopped: dict[str, str] = field(default_factory=dict)
 
     @property
     def measures(self) -> list[str]:
@@ -164,18 +172,36 @@ def collect(sweep: Sweep, folder: SweepFolder) -> Table:
             f"no run in {folder.path} is finished ({name} {what}); `owl2 sweep {sweep.location} "
             f"--workdir={folder.path}` goes on with them"
         )
+    stops = {point: stop.text() for point, stop in read_stops(folder).items()}
     titles: dict[str, tuple[str, str]] = {}
     rows = []
     for point in sweep.points:
         runs = [Run(point, seed) for seed in sweep.config.seeds]
         finished = [run for run in runs if run.name not in missing]
         if finished:
-            rows.append(_row(sweep, folder, finished, titles))
+            rows.append(read_row(sweep, folder, finished, titles))
     unpaired = {point.name: reasons for point in sweep.points if (reasons := unlike_base(sweep, point))}
-    return Table(sweep.name, tuple(sweep.config.axes), sweep.base_point.name, titles, rows, missing, unpaired)
+    short = {run.point.name for run in sweep.runs if run.name in missing}
+    stops = {point: text for point, text in stops.items() if point in short}
+    missing = {run.name: missing[run.name] for run in sweep.runs
+               if run.name in missing and run.point.name not in stops}  # fmt: skip
+    return Table(
+        sweep.name, tuple(sweep.config.axes), sweep.base_point.name, titles, rows, missing, unpaired, stops
+    )
 
 
-def _row(sweep: Sweep, folder: SweepFolder, runs: list[Run], titles: dict[str, tuple[str, str]]) -> Row:
+def read_row(
+    sweep: Sweep, folder: SweepFolder, runs: list[Run], titles: dict[str, tuple[str, str]] | None = None
+) -> Row:
+    """One point of the table from its finished runs.
+
+    Args:
+      titles: gets the title and metric of every benchmark.
+
+    Raises:
+      Owl2Error: a run has no readings, or lacks a score.
+    """
+    titles = {} if titles is None else titles
     point, config = runs[0].point, sweep.run_config(runs[0])
     trainings = {run.seed: read_training(folder.run(run)) for run in runs}
     scores = {run.seed: _scores(sweep, folder, run, titles) for run in runs}

@@ -119,6 +119,8 @@ class Sweep:
       config: what the file says.
       base: location of the base config, as `owl2 train --config` takes it.
       location: where the sweep was read from, with its argument.
+      compared_with: name of the point that the others are compared with; None
+        for that of the first values of all axes.
     """
 
     name: str
@@ -126,6 +128,7 @@ class Sweep:
     base: str
     location: str
     base_values: dict[str, Any] = field(repr=False)
+    compared_with: str | None = None
 
     @cached_property
     def points(self) -> list[Point]:
@@ -133,8 +136,10 @@ class Sweep:
 
     @property
     def base_point(self) -> Point:
-        """The point of the first values of all axes, which the others are compared with."""
-        return self.points[0]
+        """The point that the others are compared with."""
+        if self.compared_with is None:
+            return self.points[0]
+        return next(point for point in self.points if point.name == self.compared_with)
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -162,10 +167,14 @@ class Sweep:
         return known[name]
 
 
-def load_sweep(location: str, overrides: Sequence[str] = ()) -> Sweep:
+def load_sweep(location: str, overrides: Sequence[str] = (), compared_with: str | None = None) -> Sweep:
     """Reads "FILE.py" or a recipe's name, with or without ":ARGUMENT"; `overrides` are of every point.
 
+    Args:
+      compared_with: as in `Sweep`.
+
     Raises:
+      UnknownNameError: no point is called `compared_with`.
       Owl2Error: a missing file, a bad field of the sweep, or a bad point.
     """
     config = fields.from_dict(SweepConfig, read_config_file(location), "sweep")
@@ -173,7 +182,10 @@ def load_sweep(location: str, overrides: Sequence[str] = ()) -> Sweep:
     path, _ = config_path(location)
     file, colon, argument = config.base.partition(":")
     base = f"{_shortest(path.parent / file)}{colon}{argument}"
-    sweep = Sweep(path.stem, config, base, location, read_config_file(base))
+    sweep = Sweep(path.stem, config, base, location, read_config_file(base), compared_with)
+    known = [point.name for point in sweep.points]
+    if compared_with is not None and compared_with not in known:
+        raise unknown_name("point of this sweep", compared_with, known)
     for point in sweep.points:
         sweep.run_config(Run(point, config.seeds[0]))
     return sweep

@@ -38,7 +38,7 @@ def _csv(table: Table) -> str:
     writer.writerow(
         ["point", *table.axes, "seeds", *names, "loss", "loss_deviation", "heldout_loss",
          "heldout_loss_deviation", "tokens_per_image", "flops_per_sample", "memory_per_chip_bytes",
-         "training_seconds", "training_seconds_deviation", "base", *compared]
+         "training_seconds", "training_seconds_deviation", "base", "stopped", *compared]
     )  # fmt: skip
     for row in table.rows:
         scores = [cell for name in measures for cell in _pair(row.measure(name))]
@@ -46,6 +46,7 @@ def _csv(table: Table) -> str:
             [row.point, *(row.labels[axis] for axis in table.axes), row.seeds, *scores, *_pair(row.loss),
              *_pair(row.heldout_loss), row.tokens_per_image, _empty(row.flops_per_sample),
              _empty(row.memory_per_chip), *_pair(row.seconds), table.base,
+             table.stopped.get(row.point, ""),
              *(cell for one in found.values() for cell in _difference_cells(one.get(row.point)))]
         )  # fmt: skip
     return stream.getvalue()
@@ -81,6 +82,7 @@ def markdown(table: Table) -> str:
     columns["tokens per image"] = [str(row.tokens_per_image) for row in table.rows]
     columns["GFLOP per sample"] = [_scaled(row.flops_per_sample, 1e9) for row in table.rows]
     columns["GiB per chip"] = [_scaled(row.memory_per_chip, _GIB) for row in table.rows]
+    columns["halving"] = [table.stopped.get(row.point, "") for row in table.rows]
     columns["training, s"] = [_text(row.seconds, 0) for row in table.rows]
     shown = {name: cells for name, cells in columns.items() if any(cells)}
     lines = [f"| {' | '.join(shown)} |", "|" + " --- |" * len(shown)]

@@ -151,3 +151,38 @@ def test_what_the_grid_can_see_is_told_before_the_first_run_and_in_the_table(
     assert "| none (the same on 2 seeds) |" in capsys.readouterr().out
     assert main([*command, f"--spread-from={sweep_file}"]) == 2
     assert "is no table.csv of a sweep" in capsys.readouterr().err
+
+
+def test_halving_stops_the_worse_half_says_why_and_differences_are_to_the_base_that_was_chosen(
+    sweep_file, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(processes, "PROGRAM", (sys.executable, fake_owl2.__file__))
+    axes = {name: [f"model.abstractor.num_queries={name}"] for name in ("2", "3", "4", "5")}
+    text = re.sub(
+        "'axes': {.*?}}", f"'seeds': [0, 1, 2], 'axes': {{'queries': {axes!r}}}", sweep_file.read_text()
+    )
+    sweep_file.write_text(text.replace(f"total_steps={STEPS}", f"total_steps={fake_owl2.STEPS}"))
+    command = ["sweep", str(sweep_file), f"--workdir={tmp_path}/results", "--base=queries-5"]
+    assert main([*command, "--halving=easy_vqa"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    # All score alike: the first two stay, and the base.
+    assert "queries-4: stopped after 2 seeds: easy_vqa 80.5, the 3 that went on had 80.5 or better" in said
+    assert said[-1].startswith("11 of 11 runs are done; ")
+    assert main([*command, "--list"]) == 0
+    assert re.search("queries-4/seed-2 +stopped", capsys.readouterr().out)
+    assert main([*command, "--collect"]) == 0
+    table = capsys.readouterr().out
+    assert "Differences are to queries-5, " in table
+    assert "| stopped after 2 seeds: " in table
+    assert "not finished" not in table
+    # Without the option all points get all seeds.
+    assert main(command) == 0
+    assert "12 of 12 runs are done" in capsys.readouterr().out
+
+
+def test_halving_and_base_refuse_what_they_cannot_do(sweep_file, refused):
+    assert "the sweep has 1; give it more seeds, or leave --halving out" in refused("--halving=easy_vqa")
+    sweep_file.write_text(sweep_file.read_text().replace("'axes'", "'seeds': [0, 1, 2], 'axes'"))
+    assert "unknown measure for --halving 'easyvqa'" in refused("--halving=easyvqa")
+    assert "has no meaning with --slurm" in refused("--halving=easy_vqa", "--slurm=jobs")
+    assert "unknown point of this sweep 'queries-3'" in refused("--base=queries-3")

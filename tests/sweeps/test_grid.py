@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from owl2_jax.core import fields
-from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.errors import Owl2Error, UnknownNameError
 from owl2_jax.sweeps.grid import SweepConfig, load_sweep
 from tests.sweeps.conftest import QUERIES, SIZES
 
@@ -88,3 +88,13 @@ def test_a_value_of_a_sweep_that_cannot_be_is_refused_by_its_name(changes, messa
     with pytest.raises(Owl2Error) as caught:
         fields.from_dict(SweepConfig, values | changes, "sweep")
     assert message in str(caught.value)
+
+
+def test_another_point_can_be_the_one_that_all_are_compared_with(make_sweep):
+    sweep = make_sweep()
+    assert sweep.base_point.name == "queries-4"
+    chosen = load_sweep(sweep.location, compared_with="queries-8")
+    assert chosen.base_point.name == "queries-8"
+    assert [point.name for point in chosen.points] == [point.name for point in sweep.points]
+    with pytest.raises(UnknownNameError, match=r"point of this sweep 'queries-9'.*queries-8"):
+        load_sweep(sweep.location, compared_with="queries-9")
