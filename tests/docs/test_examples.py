@@ -76,3 +76,17 @@ def test_every_block_of_shell_is_shell_and_every_script_in_it_is_there(path):
     assert read.stderr == ""
     scripts = set(re.findall(r"(?:launch|notebooks)/[\w/]+\.\w+", text))
     assert {script for script in scripts if not (ROOT / script).is_file()} == set()
+
+
+def test_every_file_of_the_repository_that_a_page_names_is_there():  # scripts/ are the release's
+    named = {
+        (str(path.relative_to(ROOT)), file)
+        for path in TEXTS
+        for file in re.findall(
+            r"`(?!scripts/)((?:[\w-]+/)+[\w.-]+\.(?:py|sh|yaml|sbatch|ipynb))`",
+            path.read_text(encoding="utf-8"),
+        )
+    }
+    folders = (ROOT, ROOT / "owl2_jax", ROOT / "tests", ROOT / "tests" / "parity")
+    assert len(named) > 30
+    assert {one for one in named if not any((folder / one[1]).is_file() for folder in folders)} == set()
