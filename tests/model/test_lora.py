@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -13,28 +11,7 @@ from owl2_jax.model.config import LoraConfig
 from owl2_jax.model.lora import is_adapter, split_adapters
 from owl2_jax.model.lora_merge import merge
 from owl2_jax.model.owl2 import Owl2, abstract_params, init_params
-from owl2_jax.testing import tiny
-
-PLAIN = tiny.tiny_config()
-LORA = LoraConfig(rank=3, alpha=6.0, dropout=0.5)
-INPUTS = {name: value for name, value in tiny.tiny_inputs(PLAIN).items() if name != "labels"}
-
-
-def params_of(config, seed=0):
-    """Random parameters whose adapters do something."""
-    params = init_params(config, jax.random.key(seed))
-    chance = np.random.default_rng(seed)
-    return tree.unflatten(
-        {
-            name: chance.standard_normal(leaf.shape).astype(np.float32) * 0.1 if is_adapter(name) else leaf
-            for name, leaf in tree.flatten(params).items()
-        }
-    )
-
-
-@functools.cache
-def logits_of(config):
-    return jax.jit(lambda params: Owl2(config).apply({"params": params}, **INPUTS))
+from tests.model.adapters import INPUTS, LORA, PLAIN, logits_of, params_of
 
 
 def test_a_new_adapter_changes_nothing():
@@ -42,19 +19,6 @@ def test_a_new_adapter_changes_nothing():
     params = init_params(config, jax.random.key(0))
     base = split_adapters(params)[1]
     np.testing.assert_array_equal(logits_of(config)(params), logits_of(PLAIN)(base))
-
-
-@pytest.mark.parametrize("base", ["stored", "int8"])
-def test_merged_logits_equal_those_of_the_adapters(base):
-    config = PLAIN.replace(lora=LoraConfig(rank=3, alpha=6.0, base=base))
-    params = params_of(config)
-    merged, plain = merge(params, config)
-    assert plain == PLAIN
-    assert tree.flatten(merged).keys() == tree.flatten(abstract_params(PLAIN)).keys()
-    found, expected = logits_of(plain)(merged), logits_of(config)(params)
-    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
-    untouched = logits_of(PLAIN)(split_adapters(params)[1]) if base == "stored" else 0
-    assert np.abs(found - untouched).max() > 0.01
 
 
 def test_adapters_stand_beside_the_chosen_maps_alone():
@@ -118,18 +82,6 @@ def test_targets_that_the_decoder_lacks_are_refused():
         PLAIN.replace(**{"decoder.adaptive": "none", "lora": LORA})
     with pytest.raises(Owl2Error, match="no LoRA adapters to merge"):
         merge({}, PLAIN)
-
-
-def test_one_adapter_of_queries_keys_and_values_merges_like_three():
-    """As a checkpoint with one fused projection has it: one A, and a B per part."""
-    plain = PLAIN.replace(**{"decoder.adaptive": "qkv", "decoder.qkv_bias": True})
-    lora = LoraConfig(rank=3, alpha=6.0, targets=("qkv_text", "qkv_image", "out"))
-    params = params_of(plain.replace(lora=lora))
-    merged, config = merge(params, plain.replace(lora=lora))
-    assert config == plain
-    found, expected = logits_of(plain)(merged), logits_of(plain.replace(lora=lora))(params)
-    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
-    assert np.abs(found - logits_of(plain)(split_adapters(params)[1])).max() > 0.01
 
 
 @pytest.mark.parametrize(
