@@ -264,3 +264,14 @@ def test_the_readme_is_short_and_links_to_files_that_are_there():
     assert len(text.splitlines()) < 150
     assert len(links) > 20
     assert {link for link in links if "://" not in link and not (ROOT / link).is_file()} == set()
+
+
+def test_the_drawings_of_the_model_stand_in_their_pages_and_tell_their_words(pages, site):
+    drawn = {path.stem for path in (ROOT / "docs" / "drawings").glob("*.svg")}
+    shown = {
+        anchor.removesuffix("-words")
+        for name in ("model", "paged_cache")
+        for anchor in pages[site / "explain" / f"{name}.html"].anchors
+        if anchor.endswith("-words")
+    }
+    assert shown == drawn >= {"model", "abstractor", "image_slots", "paged_cache"}
