@@ -57,6 +57,7 @@ class RunConfig:
         check_run(self)
 
     def to_dict(self) -> dict[str, Any]:
+        """All settings, defaults included, as JSON types; `from_dict` reads them."""
         return fields.to_dict(self)
 
     @classmethod

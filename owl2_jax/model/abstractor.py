@@ -60,6 +60,7 @@ class AbstractorMlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """dtype[M, Q, E] to the same shape."""
         width, hidden = self.config.vision.width, self.config.abstractor.mlp_dim
         linear = biased_linear(self.config)
         embed, inner = (axes.VISION_EMBED,), (axes.HIDDEN,)
@@ -79,6 +80,8 @@ class AbstractorBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, image: Array) -> tuple[Array, None]:
+        """Queries dtype[M, Q, E] and image tokens dtype[M, P + 1, E] to the next layer's queries."""
+
         def norm(name: str) -> LayerNorm:
             return LayerNorm(
                 self.config.vision.width,

@@ -141,6 +141,7 @@ class DecoderMlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """dtype[B, T, D] to the same shape."""
         decoder = self.config.decoder
         width, hidden = (decoder.width,), (decoder.mlp_dim,)
         embed, inner = (axes.EMBED,), (axes.HIDDEN,)
@@ -158,6 +159,7 @@ class DecoderBlock(nn.Module):
 
     @nn.compact
     def __call__(self, carry: Carry, layer: Array, inputs: LayerInputs) -> tuple[Carry, None]:
+        """The stream dtype[B, T, D] and the cache after this layer, whose number is `layer`."""
         x, keys, values = carry
         normed = self._norm("attention_norm", x, inputs)
         update, keys, values = DecoderAttention(self.config, name="attention")(

@@ -164,6 +164,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """dtype[..., width] to the same shape."""
         ones, zeros = (
             partitioned(init, (self.axis,)) for init in (nn.initializers.ones, nn.initializers.zeros)
         )

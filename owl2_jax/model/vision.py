@@ -59,6 +59,7 @@ class VisionMlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """dtype[M, P + 1, E] to the same shape."""
         vision = self.config.vision
         linear = biased_linear(self.config)
         embed, hidden = (axes.VISION_EMBED,), (axes.HIDDEN,)
@@ -74,6 +75,7 @@ class VisionBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, _: None) -> tuple[Array, None]:
+        """dtype[M, P + 1, E] to the same shape."""
         vision = self.config.vision
 
         def norm(name: str) -> LayerNorm:
