@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.text_files import write_json
+from owl2_jax.core.json_files import write_json
 from owl2_jax.sweeps.folder import SweepFolder, read_json
 
 _FILE: Final = "halving.json"
