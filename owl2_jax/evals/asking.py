@@ -107,7 +107,7 @@ class EngineModel:
             return self._request(question, prompts[number], decoding, image_mode), question.options
 
         results = errors_in_place(
-            enumerate(questions), request, lambda asked: option_answers(self.engine.runner, asked)
+            enumerate(questions), request, lambda asked: option_answers(self.engine, asked)
         )
         for number, scores in enumerate(results):
             if isinstance(scores, Owl2Error):

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.inference import whole_prompts
 from owl2_jax.inference.engine import Engine, EngineConfig
-from owl2_jax.inference.image_attention import (
-    attentions,
-    computing,
-    on_queries,
-    over_patches,
-    place_all,
-    stack_images,
-)
-from owl2_jax.inference.inputs import Prompt, prompt_ids, read_request
+from owl2_jax.inference.image_attention import attentions
+from owl2_jax.inference.inputs import read_request
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.request import Request, Result
-from owl2_jax.model.config import Owl2Config
-
-Array = jax.Array
 
 ALTERNATIVES = 5  # likely tokens that are listed beside the one that was taken
 
@@ -59,7 +45,7 @@ class Inside:
       image_mass: float32[L, A], attention on positions of images, end tokens
         included, of the state that produced each token.
       text_mass: float32[L, A], on all other positions.
-      row_error: largest distance of a row of attention from the sum 1.
+      row_error: largest distance of a row of the decoder's attention from the sum 1.
       looks: float32[I, G, G], where the answer looked, sum 1 each.
       token_looks: float32[A, I, G, G], the same for every token.
       queries: float32[I, Q, G, G], which patches each query reads, sum 1 each.
@@ -100,29 +86,31 @@ def look_inside(
     """
     if not images:
         raise Owl2Error("there is no image to look into; give at least one")
+    engine = engine or Engine(model, EngineConfig(sequences=1))
     prompt = read_request(Request(messages, images), model)
     limit = min(max_new_tokens, model.config.decoder.max_length - len(prompt))
     request = Request(messages, images, max_new_tokens=limit, top_logprobs=ALTERNATIVES)
-    (result,) = (engine or Engine(model, EngineConfig(sequences=1))).generate([request])
-    seen = [image.pixels() for image in prompt.images]
-    # The state of a position produces the token after it: the prompt's last position the first.
-    last = prompt_ids(request, model)[-1:]
-    fed = np.concatenate([last, result.token_ids[:-1]]).astype(np.int32)
-    shown = _measure(model, prompt, seen, fed)
+    (result,) = engine.generate([request])
+    found = attentions(engine, request, np.array(result.token_ids, np.int32))
+    asked = found.on_queries().mean(0)  # float32[A, I, Q]
+    looks = np.einsum("aiq,iqp->aip", asked, found.readings)
+    is_image = np.zeros(found.decoder.shape[-1], bool)
+    for start in prompt.image_starts:
+        is_image[start : start + prompt.span] = True
     grid = model.config.vision.grid_size
     return Inside(
         name=model.name,
         answer=result.text,
         tokens=_tokens(model, result),
-        image_mass=shown["image_mass"],
-        text_mass=shown["text_mass"],
-        row_error=float(shown["row_error"]),
-        looks=_normed(shown["looks"].mean(0)).reshape(-1, grid, grid)[: len(seen)],
-        token_looks=_normed(shown["looks"]).reshape(len(fed), -1, grid, grid)[:, : len(seen)],
-        queries=shown["queries"].reshape(len(shown["queries"]), -1, grid, grid)[: len(seen)],
-        images=seen,
+        image_mass=found.decoder.sum(-1, where=is_image),
+        text_mass=found.decoder.sum(-1, where=~is_image),
+        row_error=found.row_error,
+        looks=_normed(looks.mean(0)).reshape(-1, grid, grid),
+        token_looks=_normed(looks).reshape(len(looks), -1, grid, grid),
+        queries=found.readings.reshape(*found.readings.shape[:2], grid, grid),
+        images=[image.pixels() for image in prompt.images],
         positions=len(prompt),
-        image_positions=len(seen) * model.config.tokens_per_image,
+        image_positions=len(prompt.images) * prompt.span,
     )
 
 
@@ -133,44 +121,6 @@ def _tokens(model: LoadedModel, result: Result) -> list[Token]:
         Token(piece(token), math.exp(logprob), [(piece(other), math.exp(x)) for other, x in likeliest])
         for token, logprob, likeliest in chances
     ]
-
-
-def _measure(
-    model: LoadedModel, prompt: Prompt, seen: Sequence[np.ndarray], fed: np.ndarray
-) -> dict[str, np.ndarray]:
-    without_last = Prompt(prompt.tokens[:-1], prompt.image_starts, [], prompt.span)
-    placed = place_all(model, without_last, len(seen))
-    images = stack_images(seen, placed.image_index.shape[1])
-    with computing(model):
-        shown = _inside(model.config.replace(remat="none"), model.params, images, placed, fed[None])
-    return jax.tree.map(np.asarray, shown)
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def _inside(
-    config: Owl2Config, params: Any, images: Array, prompts: whole_prompts.Prompts, fed: Array
-) -> dict[str, Array]:
-    """Arrays of `Inside`; arguments as of `attentions`."""
-    attention, reading = attentions(config, params, images, prompts, fed)
-    sums = jnp.concatenate([attention.sum(-1).reshape(-1), reading.sum(-1).reshape(-1)])
-    mean = attention.mean(1)  # float32[L, A, S]
-    is_image = image_positions(config, prompts, attention.shape[-1])
-    spread = over_patches(config, reading)
-    asked = on_queries(config, mean.mean(0), prompts)  # float32[A, I, Q]
-    return {
-        "image_mass": jnp.sum(mean, axis=-1, where=is_image),
-        "text_mass": jnp.sum(mean, axis=-1, where=~is_image),
-        "row_error": jnp.max(jnp.abs(sums - 1.0)),
-        "looks": jnp.einsum("aiq,iqp->aip", asked, spread),
-        "queries": spread,
-    }
-
-
-def image_positions(config: Owl2Config, prompts: whole_prompts.Prompts, length: int) -> Array:
-    """bool[length]: where the Q + 1 positions of an image stand in a prompt of one row."""
-    starts, taken = prompts.image_starts[0][:, None], prompts.image_index[0][:, None] >= 0
-    positions = jnp.arange(length)
-    return jnp.any(taken & (positions >= starts) & (positions < starts + config.tokens_per_image), axis=0)
 
 
 def _normed(looks: np.ndarray) -> np.ndarray:

@@ -6,15 +6,19 @@ extends every unfinished answer by every token and keeps the best; what ends in
 better than the finished ones. The score of n tokens is their sum of
 log-probabilities divided by n**length_penalty (Wu et al. 2016, simplified as
 in Hugging Face's generation).
+
+The device makes one step for the answers of several prompts and lists the likeliest
+2 N tokens behind each; the host keeps the scores. Answers share the pages of what they
+have in common.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,164 +27,130 @@ from jax import lax
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import check_value
 from owl2_jax.core.ranges import Beams, LengthPenalty
-from owl2_jax.inference.buckets import power_of_two
+from owl2_jax.inference.detokenizer import Answer
 from owl2_jax.inference.engine import Engine
-from owl2_jax.inference.inputs import Prompt, pad_column, read_request
+from owl2_jax.inference.flat_batch import Pieces, padded
+from owl2_jax.inference.inputs import read_request
 from owl2_jax.inference.model_runner import ModelRunner
-from owl2_jax.inference.prompt_batches import in_batches, stack
+from owl2_jax.inference.program_sizes import StepSize
 from owl2_jax.inference.request import Request, Result
-from owl2_jax.inference.whole_prompts import Prompts, run_prompts
-from owl2_jax.model.cache import Cache
+from owl2_jax.inference.scheduler import Chunk
+from owl2_jax.inference.sequence import Sequence as Running
 from owl2_jax.model.owl2 import Owl2
+from owl2_jax.model.pages import PagedBatch, Pages
 
 Array = jax.Array
 
-_NEVER = -1e30  # score of what is no answer
-_DEAD = -1e20  # no answer is as unlikely, and what was extended from none is below
-
-
-@flax.struct.dataclass
-class Hypotheses:
-    """N answers for each of R prompts.
-
-    Attributes:
-      tokens: int32[R, N, W].
-      logprobs: float32[R, N, W], of each token.
-      lengths: int32[R, N].
-      scores: float32[R, N], best first once the search has ended.
-    """
-
-    tokens: Array
-    logprobs: Array
-    lengths: Array
-    scores: Array
-
-
-def search(
-    owl: Owl2,
-    eos_id: int,
-    params: Any,
-    pool: Array | None,
-    prompts: Prompts,
-    limits: Array,
-    floors: Array,
-    length_penalty: Array,
-    *,
-    beams: int,
-    width: int,
-) -> Hypotheses:
-    """Runs the whole search on the device.
-
-    Args:
-      pool: features of images, dtype[F, Q + 1, D], or None.
-      limits, floors: int32[R], most and fewest tokens of an answer.
-      length_penalty: float32[], 0 or more.
-      beams: N.
-      width: W, at least the largest limit.
-    """
-    last, cache = run_prompts(owl, params, pool, prompts, prompts.tokens.shape[1] + width)
-    rows = last.shape[0]
-    cache = _take_rows(cache, jnp.repeat(jnp.arange(rows), beams))
-    running, finished = _empty(rows, beams, width), _empty(rows, beams, width)
-    # All beams are the same at first; only one may be extended.
-    running = running.replace(scores=running.scores.at[:, 0].set(0.0))
-
-    def going(carry: tuple[Array, Array, Cache, Hypotheses, Hypotheses]) -> Array:
-        step, _, _, running, finished = carry
-        # Every further token lowers the sum; only the divisor can still help.
-        reachable = running.scores.max(axis=1) / limits.astype(jnp.float32) ** length_penalty
-        return jnp.any((step < limits) & (reachable > finished.scores.min(axis=1)))
-
-    def advance(carry: tuple[Array, Array, Cache, Hypotheses, Hypotheses]) -> Any:
-        step, state, cache, running, finished = carry
-        logits = owl.apply({"params": params}, state, method="logits")
-        logprobs = jax.nn.log_softmax(logits, axis=-1).reshape(rows, beams, -1)
-        early = (step + 1 <= floors)[:, None]
-        logprobs = logprobs.at[:, :, eos_id].set(jnp.where(early, _NEVER, logprobs[:, :, eos_id]))
-        candidates, parents = _extend(running, logprobs, step)
-        ends = (candidates.tokens[:, :, step] == eos_id) & (step < limits)[:, None]
-        finished = _best(_join(finished, _normalized(candidates, ends, length_penalty)), beams)[0]
-        running, kept = _best(_unless(candidates, ends | (step >= limits)[:, None]), beams)
-        parents = jnp.take_along_axis(parents, kept, axis=1)
-        cache = _take_rows(cache, (parents + beams * jnp.arange(rows)[:, None]).reshape(-1))
-        tokens = running.tokens[:, :, step].reshape(-1, 1)
-        hidden, cache = owl.apply({"params": params}, tokens, cache, method="extend")
-        # What reached its limit stands beside the finished ones, and goes no further.
-        full = jnp.broadcast_to((step + 1 == limits)[:, None], running.scores.shape)
-        finished = _best(_join(finished, _normalized(running, full, length_penalty)), beams)[0]
-        return step + 1, hidden[:, 0], cache, running, finished
-
-    state = jnp.repeat(last, beams, axis=0)
-    carry = (jnp.zeros((), jnp.int32), state, cache, running, finished)
-    return lax.while_loop(going, advance, carry)[-1]
-
-
-_SEARCH = jax.jit(search, static_argnums=(0, 1), static_argnames=("beams", "width"))
-
-
-def _extend(running: Hypotheses, logprobs: Array, step: Array) -> tuple[Hypotheses, Array]:
-    """The 2 N best ways to add a token, best first, and int32[R, 2 N], which beam each extends."""
-    rows, beams, vocabulary = logprobs.shape
-    totals = (running.scores[:, :, None] + logprobs).reshape(rows, -1)
-    scores, places = lax.top_k(totals, 2 * beams)
-    parents, tokens = places // vocabulary, places % vocabulary
-    chosen = jnp.take_along_axis(logprobs.reshape(rows, -1), places, axis=1)
-    grown = _pick(running, parents)
-    return grown.replace(
-        tokens=grown.tokens.at[:, :, step].set(tokens),
-        logprobs=grown.logprobs.at[:, :, step].set(chosen),
-        lengths=grown.lengths + 1,
-        scores=scores,
-    ), parents
-
-
-def _normalized(candidates: Hypotheses, which: Array, length_penalty: Array) -> Hypotheses:
-    """Final scores of the chosen answers; the others fall out of every comparison."""
-    scores = candidates.scores / candidates.lengths.astype(jnp.float32) ** length_penalty
-    return candidates.replace(scores=jnp.where(which & (candidates.scores > _DEAD), scores, _NEVER))
-
-
-def _unless(candidates: Hypotheses, which: Array) -> Hypotheses:
-    return candidates.replace(scores=jnp.where(which, _NEVER, candidates.scores))
-
-
-def _best(candidates: Hypotheses, count: int) -> tuple[Hypotheses, Array]:
-    """The best of each row, and int32[R, count], where they stood."""
-    _, places = lax.top_k(candidates.scores, count)
-    return _pick(candidates, places), places
-
-
-def _pick(hypotheses: Hypotheses, places: Array) -> Hypotheses:
-    def pick(values: Array) -> Array:
-        index = places.reshape(places.shape + (1,) * (values.ndim - 2))
-        return jnp.take_along_axis(values, index, axis=1)
-
-    return jax.tree.map(pick, hypotheses)
-
-
-def _join(one: Hypotheses, other: Hypotheses) -> Hypotheses:
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), one, other)
-
-
-def _empty(rows: int, beams: int, width: int) -> Hypotheses:
-    return Hypotheses(
-        tokens=jnp.zeros((rows, beams, width), jnp.int32),
-        logprobs=jnp.zeros((rows, beams, width), jnp.float32),
-        lengths=jnp.zeros((rows, beams), jnp.int32),
-        scores=jnp.full((rows, beams), _NEVER, jnp.float32),
-    )
-
-
-def _take_rows(cache: Cache, rows: Array) -> Cache:
-    keys, values = jax.tree.map(lambda part: part[:, rows], (cache.keys, cache.values))
-    return Cache(keys, values, cache.lengths[rows], cache.prompt_lengths[rows])
-
 
 @dataclass
-class _Task:
-    request: Request
-    prompt: Prompt
-    limit: int
+class Beam:
+    """An answer.
+
+    Attributes:
+      score: sum of log-probabilities, of a finished one divided.
+      tokens, logprobs: of the answer so far.
+      pages: of an unfinished one.
+    """
+
+    score: np.float32
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    pages: list[int] = field(default_factory=list)
+
+    def with_token(self, token: int, logprob: np.float32) -> Beam:
+        return Beam(self.score + logprob, [*self.tokens, token], [*self.logprobs, float(logprob)])
+
+
+class Search:
+    """The search for the answers to one prompt.
+
+    Attributes:
+      sequence: the prompt.
+      running, finished: best first, N at most.
+    """
+
+    def __init__(self, sequence: Running, beams: int, length_penalty: float):
+        self.sequence = sequence
+        self.running = [Beam(np.float32(0))]
+        self.finished: list[Beam] = []
+        self._beams = beams
+        self._penalty = np.float32(length_penalty)
+
+    @property
+    def length(self) -> int:
+        """Tokens of the unfinished answers."""
+        return len(self.running[0].tokens)
+
+    @property
+    def going(self) -> bool:
+        """Whether an unfinished answer may become better than the finished ones."""
+        if not self.running or self.length == self.sequence.limit:
+            return False
+        if len(self.finished) < self._beams:
+            return True
+        # Every further token lowers the sum; only the divisor can still help.
+        reachable = self.running[0].score / np.float32(self.sequence.limit) ** self._penalty
+        return bool(reachable > self.finished[-1].score)
+
+    def advance(self, logprobs: np.ndarray, tokens: np.ndarray, eos_id: int) -> list[int]:
+        """Extends the unfinished answers by the likeliest tokens of each, [n, 2 N], best first.
+
+        Returns:
+          For every answer that goes on, which of those before it extends.
+        """
+        totals = np.array([beam.score for beam in self.running], np.float32)[:, None] + logprobs
+        best = np.argsort(-totals, axis=None, kind="stable")[: 2 * self._beams]
+        grown, parents = [], []
+        for parent, place in zip(*np.unravel_index(best, totals.shape), strict=True):
+            if np.isneginf(logprobs[parent, place]):
+                continue
+            token = int(tokens[parent, place])
+            beam = self.running[parent].with_token(token, logprobs[parent, place])
+            if token == eos_id:
+                self._finish([beam])
+            elif len(grown) < self._beams:
+                grown.append(beam)
+                parents.append(int(parent))
+        self.running = grown
+        if grown and self.length == self.sequence.limit:
+            self._finish(grown)
+        return parents
+
+    def _finish(self, beams: Sequence[Beam]) -> None:
+        scored = [
+            Beam(beam.score / np.float32(len(beam.tokens)) ** self._penalty, beam.tokens, beam.logprobs)
+            for beam in beams
+        ]
+        self.finished = sorted([*self.finished, *scored], key=lambda beam: -beam.score)[: self._beams]
+
+    def give_back(self, runner: ModelRunner) -> None:
+        """Lets go of the pages of all answers."""
+        for beam in self.running:
+            runner.pool.release(beam.pages, lambda page: False)
+
+
+def extend(
+    owl: Owl2, eos_id: int, count: int, params: Any, pages: Pages, pool: Array, tokens: Array,
+    features: Array, batch: PagedBatch, early: Array,
+) -> tuple[Pages, Array, Array]:  # fmt: skip
+    """Runs one token of each of S rows, and finds the likeliest behind it.
+
+    Args:
+      count: C.
+      tokens, features: int32[S], see `Owl2.step`.
+      early: bool[S], rows that may not end yet.
+
+    Returns:
+      Pages, log-probabilities float32[S, C] and tokens int32[S, C], best first.
+    """
+    hidden, pages = owl.apply({"params": params}, tokens, pool, features, pages, batch, method="step")
+    logprobs = jax.nn.log_softmax(owl.apply({"params": params}, hidden, method="logits"), axis=-1)
+    ends = jnp.where(early, -jnp.inf, logprobs[:, eos_id])
+    found, places = lax.top_k(logprobs.at[:, eos_id].set(ends), min(count, logprobs.shape[1]))
+    return pages, found, places
+
+
+_EXTEND = jax.jit(extend, static_argnums=(0, 1, 2), donate_argnums=4)
 
 
 def beam_search(
@@ -189,7 +159,7 @@ def beam_search(
     """Searches the best answers of each request, in order.
 
     Args:
-      runner: its model and image features are used, not its pages.
+      runner: of which nobody uses rows meanwhile.
       requests: greedy ones, without stop texts.
       beams: N.
       length_penalty: above 0 favours long answers over short ones.
@@ -201,11 +171,8 @@ def beam_search(
       Owl2Error: a request that cannot be answered or is not greedy, or a number out of range.
     """
     check_settings(beams, length_penalty)
-
-    def work(runner: ModelRunner, tasks: list[_Task]) -> list[list[Result]]:
-        return _search(runner, tasks, beams, length_penalty)
-
-    yield from in_batches(runner, (_read(runner, r) for r in requests), lambda task: task.prompt, work)
+    source = (Search(_read(runner, request, beams), beams, length_penalty) for request in requests)
+    yield from _Searching(runner, beams).run(source)
 
 
 def beam_answers(
@@ -225,7 +192,7 @@ def check_settings(beams: int, length_penalty: float) -> None:
     check_value(LengthPenalty, length_penalty, "length_penalty")
 
 
-def _read(runner: ModelRunner, request: Request) -> _Task:
+def _read(runner: ModelRunner, request: Request, beams: int) -> Running:
     shaped = request.stop_token_ids or request.ignore_eos or request.structured
     if not request.sampling.plain or request.stop or request.top_logprobs or shaped:
         raise Owl2Error(
@@ -234,52 +201,176 @@ def _read(runner: ModelRunner, request: Request) -> _Task:
         )
     prompt = read_request(request, runner.model)
     room = runner.model.config.decoder.max_length - len(prompt)
-    return _Task(request, prompt, min(request.max_new_tokens or room, room))
-
-
-def _search(runner: ModelRunner, tasks: list[_Task], beams: int, length_penalty: float) -> list[list[Result]]:
-    stacked, pool = stack(runner, [task.prompt for task in tasks])
-    padding = stacked.tokens.shape[0] - len(tasks)
-    width = power_of_two(max(task.limit for task in tasks))
-    runner.used.add(("beam_search", stacked.tokens.shape, stacked.image_index.shape, beams, width))
-    with runner.on_mesh():
-        found = _SEARCH(
-            runner.owl,
-            runner.model.tokenizer.eos_id,
-            runner.params,
-            pool,
-            stacked,
-            pad_column([task.limit for task in tasks], padding, 1),
-            pad_column([task.request.min_new_tokens for task in tasks], padding, 0),
-            np.float32(length_penalty),
-            beams=beams,
-            width=width,
+    answer = Answer(request, runner.model.tokenizer, len(prompt))
+    sequence = Running(0, request, prompt, min(request.max_new_tokens or room, room), answer)
+    needed, held = _most_pages(runner, sequence, beams), runner.pool.count
+    if needed > held:
+        raise Owl2Error(
+            f"{beams} beams of a prompt of {len(prompt)} positions and {sequence.limit} tokens need {needed} "
+            f"pages of the cache, which has {held}; search fewer beams or shorter answers, or give a larger "
+            "cache (--cache-mib)"
         )
-    found = jax.device_get(found)
-    return [
-        _results(runner, task, jax.tree.map(lambda part, n=n: part[n], found)) for n, task in enumerate(tasks)
-    ]
+    return sequence
 
 
-def _results(runner: ModelRunner, task: _Task, found: Hypotheses) -> list[Result]:
-    tokenizer = runner.model.tokenizer
-    results = []
-    for tokens, logprobs, length, score in zip(
-        found.tokens, found.logprobs, found.lengths, found.scores, strict=True
-    ):
-        if score < _DEAD:  # fewer answers exist than beams
-            continue
-        ids: Sequence[int] = tokens[:length].tolist()
-        results.append(
+def _most_pages(runner: ModelRunner, sequence: Running, beams: int) -> int:
+    """Pages of a search at its longest, and those of the answers before while answers are copied."""
+    shared = len(sequence.prompt) // runner.pool.page_size
+    own = runner.pool.pages_for(len(sequence.prompt) + sequence.limit) - shared
+    return shared + beams * (own + 1)
+
+
+class _Searching:
+    """Several searches at a time, as many as there are rows and pages for."""
+
+    def __init__(self, runner: ModelRunner, beams: int):
+        self._runner = runner
+        self._beams = beams
+        self._most = max(runner.config.sequences // beams, 1)
+        ways = runner.sizes.images[0]
+        rows = (-(-count * beams // ways) * ways for count in (1, self._most))
+        self._sizes = [StepSize(count, count) for count in rows]
+        self._active: list[Search] = []
+
+    def run(self, source: Iterator[Search]) -> Iterator[list[Result]]:
+        order: deque[Search] = deque()
+        following = next(source, None)
+        try:
+            while following is not None or order:
+                new = []
+                while following is not None and self._has_room(following.sequence):
+                    new.append(following)
+                    self._active.append(following)
+                    following = next(source, None)
+                self._admit(new)
+                order += new
+                self._step()
+                while order and not order[0].going:
+                    yield self._results(order.popleft())
+        finally:
+            for search in self._active:
+                search.give_back(self._runner)
+
+    def _has_room(self, sequence: Running) -> bool:
+        held = sum(_most_pages(self._runner, one.sequence, self._beams) for one in self._active)
+        needed = _most_pages(self._runner, sequence, self._beams)
+        return len(self._active) < self._most and held + needed <= self._runner.pool.count
+
+    def _admit(self, searches: Sequence[Search]) -> None:
+        """Runs prompts but for their last positions."""
+        runner, size = self._runner, self._runner.sizes.chunks[-1]
+        for row, search in enumerate(searches):
+            sequence, (beam,) = search.sequence, search.running
+            beam.pages = runner.pool.take(runner.pool.pages_for(sequence.length))
+            sequence.row, sequence.pages = row, beam.pages
+            runner.admit(sequence)
+        waiting = deque(one.sequence for one in searches if one.sequence.length > 1)
+        while waiting:
+            chunks, left = [], size.tokens
+            while waiting and left and len(chunks) < min(size.rows, runner.sizes.features):
+                sequence = waiting[0]
+                end = min(sequence.computed + left, sequence.length - 1)
+                chunks.append(Chunk(sequence, sequence.computed, end, last=False))
+                left -= end - sequence.computed
+                sequence.computed = end
+                if end < sequence.length - 1:
+                    break
+                waiting.popleft()
+            runner.run_chunks(chunks)
+
+    def _step(self) -> None:
+        """One more token of every answer."""
+        runner, eos_id = self._runner, self._runner.model.tokenizer.eos_id
+        runner.features.make_ready(image for one in self._active for image in _image_at_end(one))
+        copies: list[tuple[int, int]] = []
+        found = jax.device_get(self._extend())
+        start, going = 0, []
+        for search in self._active:
+            end = start + len(search.running)
+            logprobs, tokens = (part[start:end] for part in found)
+            before = search.running
+            parents = search.advance(logprobs, tokens, eos_id)
+            if search.going:
+                copies += self._give_pages(search, before, parents)
+                going.append(search)
+            for beam in before:
+                runner.pool.release(beam.pages, lambda page: False)
+            start = end
+        self._active = going
+        if copies:
+            runner.copy_pages(copies)
+
+    def _extend(self) -> tuple[Array, Array]:
+        """Log-probabilities and tokens, [S, 2 N] each, of all answers, search after search."""
+        runner = self._runner
+        rows = [(search, beam) for search in self._active for beam in search.running]
+        size = next(size for size in self._sizes if size.rows >= len(rows))
+        ends = np.array([one.sequence.length + len(beam.tokens) for one, beam in rows], np.int32)
+        newest = [
+            beam.tokens[-1] if beam.tokens else one.sequence.tokens[end - 1]
+            for (one, beam), end in zip(rows, ends, strict=True)
+        ]
+        prompts = np.array([one.sequence.length for one, _ in rows], np.int32)
+        pieces = Pieces(ends - 1, ends, np.array(newest, np.int32), None, prompts)
+        features = [
+            -1 if beam.tokens else runner.features_of(one.sequence, end - 1, end)[0]
+            for (one, beam), end in zip(rows, ends.tolist(), strict=True)
+        ]
+        tables = np.zeros((size.rows, runner.sizes.pages_per_sequence), np.int32)
+        early = np.zeros(size.rows, bool)
+        for row, (one, beam) in enumerate(rows):
+            tables[row, : len(beam.pages)] = beam.pages
+            early[row] = len(beam.tokens) < one.sequence.request.min_new_tokens
+        runner.used.add(("beams", size.rows, self._beams))
+        with runner.on_mesh():
+            runner.pages, logprobs, tokens = _EXTEND(
+                runner.owl, runner.model.tokenizer.eos_id, 2 * self._beams, runner.params, runner.pages,
+                runner.features.array, padded(pieces.tokens, size.tokens), padded(features, size.tokens, -1),
+                pieces.batch(size, tables), early,
+            )  # fmt: skip
+        return logprobs, tokens
+
+    def _give_pages(
+        self, search: Search, before: Sequence[Beam], parents: Sequence[int]
+    ) -> list[tuple[int, int]]:
+        """Pages for the answers that go on: those of what they extend, and one for the next token."""
+        pool, copies = self._runner.pool, []
+        positions = search.sequence.length + search.length - 1  # that have keys and values
+        kept: set[int] = set()
+        for beam, parent in zip(search.running, parents, strict=True):
+            if parent not in kept:  # the first takes over what the others copy
+                kept.add(parent)
+                beam.pages = before[parent].pages
+                for page in beam.pages:
+                    pool.share(page)
+            else:
+                beam.pages, more = pool.fork(before[parent].pages, positions)
+                copies += more
+        for beam in search.running:
+            if positions % pool.page_size == 0:
+                beam.pages = [*beam.pages, *pool.take(1)]
+        return copies
+
+    def _results(self, search: Search) -> list[Result]:
+        tokenizer = self._runner.model.tokenizer
+        return [
             Result(
-                text=_until_end(tokenizer.decode_answer(ids), tokenizer.end_texts),
-                token_ids=list(ids),
-                logprobs=logprobs[:length].tolist(),
-                finish_reason="stop" if ids[-1] == tokenizer.eos_id else "length",
-                prompt_tokens=len(task.prompt),
+                text=_until_end(tokenizer.decode_answer(beam.tokens), tokenizer.end_texts),
+                token_ids=beam.tokens,
+                logprobs=beam.logprobs,
+                finish_reason="stop" if beam.tokens[-1] == tokenizer.eos_id else "length",
+                prompt_tokens=len(search.sequence.prompt),
             )
-        )
-    return results
+            for beam in search.finished
+        ]
+
+
+def _image_at_end(search: Search) -> list[Any]:
+    """Images whose features the last position of a prompt needs, which runs in the first step."""
+    prompt = search.sequence.prompt
+    if search.length or not prompt.images or prompt.image_starts[-1] + prompt.span < len(prompt):
+        return []
+    return prompt.images[-1:]
 
 
 def _until_end(text: str, end_texts: Sequence[str]) -> str:

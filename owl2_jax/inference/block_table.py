@@ -8,7 +8,7 @@ import numpy as np
 
 
 class BlockTables:
-    """A row of pages for each of R running sequences; row R belongs to nobody.
+    """A row of pages for each of R running sequences; row R belongs to nobody, and may be borrowed.
 
     Attributes:
       array: int32[R + 1, W].
@@ -16,7 +16,7 @@ class BlockTables:
 
     def __init__(self, rows: int, width: int):
         self.array = np.zeros((rows + 1, width), np.int32)
-        self._filled = [0] * rows
+        self._filled = [0] * (rows + 1)
 
     def put(self, row: int, pages: Sequence[int], anew: bool = False) -> None:
         """Writes the pages of a sequence; those that it had are not written again, but for `anew`."""

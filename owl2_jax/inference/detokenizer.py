@@ -29,6 +29,7 @@ class Answer:
         self._shown = 0
         self._began = time.perf_counter()
         self._stream_logprobs = request.stream_logprobs
+        self._prompt_told = False
         self._told = 0  # tokens whose log-probabilities were given out
 
     def extend(self, chosen: Any) -> None:
@@ -90,7 +91,10 @@ class Answer:
         """The progress since the event before; `text` is what `new_text` gave."""
         result = self.result
         counts = (result.prompt_tokens, len(result.token_ids))
-        return Event(request_id, text, result if self.ended else None, self.new_logprobs(), *counts)
+        whole = result if self.ended else None
+        prompt = None if self._prompt_told else result.prompt_logprobs
+        self._prompt_told = True
+        return Event(request_id, text, whole, self.new_logprobs(), *counts, prompt)
 
     def new_logprobs(self) -> TokenLogprobs | None:
         """Those of the tokens not given out before; None when there are none, or nobody wants them."""

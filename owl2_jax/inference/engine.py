@@ -7,8 +7,10 @@ others to end, only for a free row and pages.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -19,19 +21,22 @@ from owl2_jax.inference.detokenizer import Answer
 from owl2_jax.inference.grammars import matcher_of
 from owl2_jax.inference.images import FeaturePool
 from owl2_jax.inference.inputs import Prompt, read_request
-from owl2_jax.inference.kv_cache import PagePool
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.matcher import Matcher
 from owl2_jax.inference.model_runner import ModelRunner
 from owl2_jax.inference.prefix_cache import PrefixCache
 from owl2_jax.inference.request import Event, Request, Result
 from owl2_jax.inference.sampler import Chosen
-from owl2_jax.inference.scheduler import Budget, Plan, Scheduler
+from owl2_jax.inference.scheduler import Budget, Chunk, Plan, Scheduler
 from owl2_jax.inference.sequence import Sequence
 from owl2_jax.inference.sizes import EngineConfig
 from owl2_jax.model.rotary import doublings
 
 __all__ = ["Engine", "EngineConfig"]
+
+
+class NoPagesError(Owl2Error):
+    """What is asked for beside the requests finds no room beside them."""
 
 
 class Engine:
@@ -52,7 +57,7 @@ class Engine:
         self._longest = model.config.decoder.max_length
         self._next_id = 0
         sizes = self.runner.sizes
-        self.pool = PagePool(sizes.pages, self.config.page_size)
+        self.pool = self.runner.pool
         self._cache = PrefixCache(self.pool, self.config.prefix_cache)
         budget = Budget(
             sequences=self.config.sequences,
@@ -95,16 +100,53 @@ class Engine:
         Raises:
           Owl2Error: the request cannot be answered; see `read_request`.
         """
+        sequence = self._sequence(request)
+        self.scheduler.add(sequence)
+        self._next_id += 1
+        return sequence.request_id
+
+    def _sequence(self, request: Request, more: int = 0) -> Sequence:
+        """A request as it waits, with room for `more` tokens than its answer may have."""
         prompt = self._read(request)
         room = self._longest - len(prompt)
-        limit = min(request.max_new_tokens or room, room)
+        limit = room if request.max_new_tokens is None else min(request.max_new_tokens, room)
         answer = Answer(request, self.model.tokenizer, len(prompt))
         # Prompts beyond the trained length may be rotated otherwise: their keys are others.
         root = bytes([doublings(self.model.config.decoder, len(prompt))])
         matcher = matcher_of(request, self.model)
-        self.scheduler.add(Sequence(self._next_id, request, prompt, limit, answer, matcher, root))
-        self._next_id += 1
-        return self._next_id - 1
+        return Sequence(self._next_id, request, prompt, limit + more, answer, matcher, root)
+
+    @contextlib.contextmanager
+    def held(self, request: Request, answer: np.ndarray) -> Iterator[Sequence]:
+        """A prompt in pages beside all requests that wait and run, but for its last position.
+
+        Args:
+          request: of which the prompt is used alone.
+          answer: int32[n], what stands behind it; there are pages for it, and nothing in them yet.
+
+        Raises:
+          Owl2Error: the prompt cannot be run, or pages for it are not free just now.
+        """
+        sequence = self._sequence(replace(request, max_new_tokens=None), len(answer))
+        sequence.append(answer)
+        until = len(sequence.prompt) - 1
+        sequence.row = self.config.sequences  # nobody's
+        found = self._cache.match(sequence.signature[: until + 1], sequence.root)
+        pages = self.pool.take(self.pool.pages_for(sequence.length) - len(found.pages))
+        sequence.pages = found.pages + (pages or [])
+        try:
+            if pages is None:
+                raise NoPagesError("all pages of the cache are in use; try again when fewer answers run")
+            if found.extra:
+                self.runner.copy_pages([(found.source, pages[0])])
+            start, most = len(found.pages) * self.config.page_size + found.extra, self.runner.sizes.chunks[-1]
+            for at in range(start, until, most.tokens):
+                self.runner.run_chunks([Chunk(sequence, at, min(at + most.tokens, until), last=False)])
+            yield sequence
+        finally:
+            self.pool.release(sequence.pages, self._cache.__contains__)
+            if found.extra:
+                self.pool.release([found.source])
 
     def fault(self, request: Request) -> Owl2Error | None:
         """Why a request cannot be answered; None when it can."""
@@ -200,12 +242,18 @@ class Engine:
         plan = self.scheduler.plan()
         # One transfer for everything: the host waits here, and only here.
         first, rest = jax.device_get(self._dispatch(plan))
-        parts = [
-            (chunk.sequence, _part(first, row, 1)) for row, chunk in enumerate(plan.chunks) if chunk.last
-        ]
-        for row, sequence in enumerate(plan.decoding):
+        parts = []
+        if first is not None:
+            chosen, counts, scored = first
+            parts += [
+                (chunk.sequence, _part(chosen, row, counts[row]))
+                for row, chunk in enumerate(plan.chunks)
+                if chunk.last
+            ]
+            _take_scores(plan.chunks, scored)
+        if rest is not None:
             chosen, counts = rest
-            parts.append((sequence, _part(chosen, row, counts[row])))
+            parts += [(one, _part(chosen, row, counts[row])) for row, one in enumerate(plan.decoding)]
         # Where nothing may come, what came anyway is no token of the answer.
         parts = [(sequence, part) for sequence, part in parts if not sequence.failed]
         _follow(parts)
@@ -265,7 +313,23 @@ class Engine:
 
 def _part(chosen: Chosen, row: int, count: int) -> Chosen:
     """The first `count` tokens of a row."""
-    return jax.tree.map(lambda column: column[row, :count], chosen)
+    return Chosen(
+        *(
+            column[row, :count]
+            for column in (chosen.tokens, chosen.logprobs, chosen.top_tokens, chosen.top_logprobs)
+        )
+    )
+
+
+def _take_scores(chunks: Iterable[Chunk], scored: Chosen) -> None:
+    """Gives sequences what they asked for of their prompts: of scored, [T], chunk after chunk."""
+    start = 0
+    for chunk in chunks:
+        end = start + chunk.end - chunk.start
+        if chunk.sequence.request.prompt_logprobs:
+            part = jax.tree.map(lambda column, span=slice(start, end): column[span], scored)
+            chunk.sequence.take_scores(chunk.start, chunk.end, part)
+        start = end
 
 
 def _follow(parts: Iterable[tuple[Sequence, Chosen]]) -> None:

@@ -15,7 +15,6 @@ from PIL import Image
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data import images
-from owl2_jax.inference.buckets import bucket
 from owl2_jax.model.config import Owl2Config
 
 Array = jax.Array
@@ -138,7 +137,7 @@ class FeaturePool:
     def _encode_batch(self, images: Sequence[RequestImage]) -> None:
         pixels = [image.pixels() for image in images]
         rows = [self._take_row(image.key) for image in images]
-        padding = bucket(len(images), self._batches) - len(images)
+        padding = next(size for size in self._batches if size >= len(images)) - len(images)
         pixels += [np.zeros_like(pixels[0])] * padding
         rows += [self.rows] * padding
         self.array = self._encode(self.array, np.stack(pixels), np.array(rows, np.int32))

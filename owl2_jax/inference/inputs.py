@@ -1,8 +1,7 @@
-"""Requests as arrays: token positions of a prompt, and batches of prompts padded to static sizes."""
+"""Requests as arrays: token positions of a prompt, and its images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,11 +11,9 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import encode_prompt, encode_text, expand
 from owl2_jax.data.messages import ImageCountError
 from owl2_jax.data.turns import read_turns
-from owl2_jax.inference import whole_prompts
 from owl2_jax.inference.images import RequestImage
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.request import Request
-from owl2_jax.model.rotary import doublings
 
 
 @dataclass
@@ -28,15 +25,12 @@ class Prompt:
       image_starts: first position of each image.
       images: one per start.
       span: Q + 1, positions of an image.
-      doublings: `rotary.doublings` of the prompt: with another number its keys
-        are rotated otherwise, and nothing of them can be shared.
     """
 
     tokens: np.ndarray
     image_starts: list[int]
     images: list[RequestImage]
     span: int
-    doublings: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -48,26 +42,7 @@ class Prompt:
         for start, image in zip(self.image_starts, self.images, strict=True):
             # Negative, so that no image is taken for a token.
             numbers[start : start + self.span] = -1 - int.from_bytes(image.key[:7], "big")
-        return self.marked(numbers)
-
-    def marked(self, numbers: np.ndarray) -> np.ndarray:
-        """Numbers of positions that differ from those of prompts which are rotated otherwise."""
-        # Bits that neither a token nor the seven bytes of an image's key reach.
-        return numbers ^ (self.doublings << 57)
-
-    def reusable(self, length: int) -> int:
-        """The longest beginning of at most `length` that cuts no image and leaves something to run."""
-        length = min(length, len(self) - 1)
-        for start in self.image_starts:
-            if start < length < start + self.span:
-                return start
-        return max(length, 0)
-
-    def after(self, length: int) -> Prompt:
-        """The prompt without its first `length` positions, which cut no image."""
-        gone = sum(start < length for start in self.image_starts)
-        starts = [start - length for start in self.image_starts[gone:]]
-        return Prompt(self.tokens[length:], starts, self.images[gone:], self.span, self.doublings)
+        return numbers
 
 
 def read_request(request: Request, model: LoadedModel) -> Prompt:
@@ -93,7 +68,10 @@ def read_images(request: Request, model: LoadedModel, tags: int) -> list[Request
             "give one image per tag, in the order of the tags"
         )
     mode, size = request.image_mode or prompt_format.image_mode, model.config.vision.image_size
-    return [RequestImage(source, mode, size) for source in request.images]
+    return [
+        source if isinstance(source, RequestImage) else RequestImage(source, mode, size)
+        for source in request.images
+    ]
 
 
 def prompt_ids(request: Request, model: LoadedModel) -> np.ndarray:
@@ -120,14 +98,14 @@ def place_images(ids: np.ndarray, model: LoadedModel) -> Prompt:
     tokens = expanded.tokens
     for start in starts:
         tokens[start : start + span] = model.config.decoder.vocab_size
-    return Prompt(tokens, starts, [], span, doublings(model.config.decoder, len(tokens)))
+    return Prompt(tokens, starts, [], span)
 
 
 def check_room(length: int, max_new_tokens: int | None, max_length: int) -> None:
     """Raises `Owl2Error` when a prompt and its answer do not fit into the model."""
     if length == 0:
         raise Owl2Error("the prompt is empty; expected at least one token")
-    if length >= max_length:
+    if length >= max_length + (max_new_tokens == 0):
         raise Owl2Error(
             f"the prompt has {length} positions (images included) and the model {max_length}, "
             "of which at least one is for the answer; shorten the prompt or give fewer images"
@@ -137,46 +115,3 @@ def check_room(length: int, max_new_tokens: int | None, max_length: int) -> None
             f"prompt {length} + max_new_tokens {max_new_tokens} = {length + max_new_tokens} positions are "
             f"more than the model's {max_length}; ask for at most {max_length - length} new tokens"
         )
-
-
-def stack_prompts(
-    prompts: Sequence[Prompt],
-    rows: int,
-    length: int,
-    padding_token: int,
-    row_of: Callable[[RequestImage], int],
-) -> whole_prompts.Prompts:
-    """Prompts padded to int32[rows, length], with as many places for images as the fullest needs.
-
-    Args:
-      padding_token: stands in padding; V, like the positions of images.
-      row_of: where the features of an image stand in the pool.
-    """
-    width = max(_places_for(len(prompt.images)) for prompt in prompts)
-    tokens = stack_tokens(prompts, rows, length, padding_token)
-    index = np.full((rows, width), -1, np.int32)
-    starts = np.zeros((rows, width), np.int32)
-    for row, prompt in enumerate(prompts):
-        count = len(prompt.images)
-        index[row, :count] = [row_of(image) for image in prompt.images]
-        starts[row, :count] = prompt.image_starts
-    lengths = pad_column([len(prompt) for prompt in prompts], rows - len(prompts), 0)
-    return whole_prompts.Prompts(tokens, lengths, index, starts)
-
-
-def stack_tokens(prompts: Sequence[Prompt], rows: int, length: int, padding_token: int) -> np.ndarray:
-    """int32[rows, length], right-padded."""
-    tokens = np.full((rows, length), padding_token, np.int32)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = prompt.tokens
-    return tokens
-
-
-def pad_column(values: Sequence[int], padding: int, filler: int) -> np.ndarray:
-    """int32[len(values) + padding]."""
-    return np.array([*values, *[filler] * padding], np.int32)
-
-
-def _places_for(images: int) -> int:
-    """Places for images in a row: 0, 1, 2, 4, 8, ..."""
-    return 0 if images == 0 else 1 << (images - 1).bit_length()

@@ -13,7 +13,9 @@ import numpy as np
 from owl2_jax.core.host_memory import collapse_into_huge_pages
 from owl2_jax.inference.block_table import BlockTables
 from owl2_jax.inference.device_memory import sizes_of
-from owl2_jax.inference.images import FeaturePool
+from owl2_jax.inference.flat_batch import Pieces, padded
+from owl2_jax.inference.images import FeaturePool, RequestImage
+from owl2_jax.inference.kv_cache import PagePool
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.packed import Layout, pack, unpack
 from owl2_jax.inference.program_sizes import StepSize
@@ -22,11 +24,11 @@ from owl2_jax.inference.sampler_rows import SamplerRows
 from owl2_jax.inference.scheduler import Chunk
 from owl2_jax.inference.sequence import Sequence as Running
 from owl2_jax.inference.sizes import EngineConfig
-from owl2_jax.inference.step import RowState, StepInputs, empty_rows, encode_images, step
+from owl2_jax.inference.step import RowState, StepInputs, empty_rows, encode_images, look, step
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
 from owl2_jax.model import paged_kernels
 from owl2_jax.model.owl2 import Owl2
-from owl2_jax.model.pages import PagedBatch, Pages, copy_pages, empty_pages
+from owl2_jax.model.pages import Pages, copy_pages, empty_pages
 from owl2_jax.parallel.axis_rules import activate
 
 Array = jax.Array
@@ -37,23 +39,21 @@ _MOST_COPIES = 16  # pages of one call
 def _packed_step(
     owl: Owl2, width: int, layout: Layout, params: Any, pages: Pages, state: RowState, pool: Array,
     buffer: Array, large: dict[str, Array],
-) -> tuple[Pages, RowState, Chosen, Array]:  # fmt: skip
-    """`step.step` with its small inputs in one buffer."""
+) -> tuple[Pages, RowState, Chosen, Array, Chosen | None]:  # fmt: skip
+    """`step.step` with its small inputs in one buffer; a step for prompts chooses one token of a row."""
     inputs = unpack(buffer, layout)
     inputs = inputs.replace(sampler=inputs.sampler.replace(**large))
-    return step(owl, width, params, pages, state, pool, inputs)
+    return step(owl, width if inputs.targets is None else 1, params, pages, state, pool, inputs)
 
 
 # Shared by all runners of a process, so that a second one of a model compiles nothing.
 _step = jax.jit(_packed_step, static_argnums=(0, 1, 2), donate_argnums=(4, 5))
-_encode_images = jax.jit(encode_images, static_argnums=0, donate_argnums=2)
+_encode_images = jax.jit(encode_images, static_argnums=(0, 1), donate_argnums=3)
+_look = jax.jit(look, static_argnums=0, donate_argnums=2)
 _copy_pages = jax.jit(copy_pages, static_argnums=3, donate_argnums=0)
 _load_row = jax.jit(load_row, donate_argnums=0)
 _empty_pages = jax.jit(empty_pages, static_argnums=(0, 1, 2, 3))
 _empty_rows = jax.jit(empty_rows, static_argnums=(0, 1))
-
-# Of the sampler's inputs, those that are large and nearly always the same.
-_LARGE = ("bias_ids", "bias", "allowed")
 
 
 class ModelRunner:
@@ -64,6 +64,7 @@ class ModelRunner:
       owl, params: the module, and its parameters as it takes them.
       config, sizes: of the engine.
       pages: of the key/value cache.
+      pool: which of them are in use.
       features: features of images; one seen before is not encoded again.
       rows: what running sequences ask of the sampler.
       used: name and sizes of every program that ran.
@@ -77,6 +78,7 @@ class ModelRunner:
         self.owl, self.params = prepare(model)
         self.features = FeaturePool(model.config, self.sizes.features, self._encode, self.sizes.images)
         self.rows = SamplerRows(config.sequences, model.config.decoder.vocab_size, model.tokenizer.eos_id)
+        self.pool = PagePool(self.sizes.pages, config.page_size)
         self._tables = BlockTables(config.sequences, self.sizes.pages_per_sequence)
         with self.on_mesh():
             head_dim = model.config.decoder.head_dim
@@ -85,6 +87,7 @@ class ModelRunner:
             self._state = _empty_rows(config.sequences, model.config.decoder.vocab_size)
         if isinstance(self.owl, UnrolledOwl2):
             collapse_into_huge_pages(jax.tree.leaves(self.pages))
+        self._reading: Array | None = None  # of the images encoded last, where they were few
         self._unasked: dict[int, dict[str, Array]] = {}  # large inputs of rows that ask for nothing
 
     # Programs ----------------------------------------------------------------
@@ -105,24 +108,35 @@ class ModelRunner:
             self.features.array = self._encode(
                 self.features.array, images, np.full(count, self.features.rows, np.int32)
             )
-        for step_size in dict.fromkeys((*self.sizes.decode, *self.sizes.chunks)):
-            self._run(self._inputs(step_size, [], [], [], 1))
-        self.copy_pages([])
-        nothing = np.full(
-            self.model.config.decoder.max_length, self.model.config.decoder.vocab_size, np.int32
+        nothing = np.zeros(0, np.int32)
+        pieces = Pieces(nothing, nothing, nothing, None, nothing)
+        for step_size in self.sizes.decode:
+            self._run(self._inputs(step_size, [], pieces, nothing, 1))
+        for step_size in self.sizes.chunks:
+            self._run(self._inputs(step_size, [], pieces, nothing, 1, targets=nothing))
+        self._look(
+            StepSize(self.sizes.looked, 1), pieces, np.zeros((1, self.sizes.pages_per_sequence), np.int32)
         )
-        self._load(self.config.sequences, nothing, 0)
+        self.copy_pages([])
+        decoder = self.model.config.decoder
+        self._load(self.config.sequences, np.full(decoder.max_length, decoder.vocab_size, np.int32), 0)
         jax.block_until_ready(self.pages)
 
-    def run_chunks(self, chunks: Sequence[Chunk]) -> Chosen:
-        """Pieces of prompts; row i of what was chosen, [S, ...], belongs to chunk i if it is the last."""
+    def run_chunks(self, chunks: Sequence[Chunk]) -> tuple[Chosen, Array, Chosen]:
+        """Pieces of prompts.
+
+        Returns:
+          What was chosen, [S, 1], and int32[S], whether row i of it belongs to chunk i; and all
+          tokens with the log-probabilities that are asked for, [T], chunk after chunk.
+        """
         self.features.make_ready(image for chunk in chunks for image in chunk.images())
         count = sum(chunk.end - chunk.start for chunk in chunks)
         size = next(s for s in self.sizes.chunks if s.tokens >= count and s.rows >= len(chunks))
-        pieces = [(chunk.sequence, chunk.start, chunk.end) for chunk in chunks]
+        pieces = self.pieces([(chunk.sequence, chunk.start, chunk.end) for chunk in chunks])
         limits = [chunk.sequence.left if chunk.last else 0 for chunk in chunks]
-        tokens = [self._piece(*piece) for piece in pieces]
-        return self._run(self._inputs(size, pieces, tokens, limits, 1))[0]
+        targets = np.concatenate([chunk.sequence.targets(chunk.start, chunk.end) for chunk in chunks])
+        sequences = [chunk.sequence for chunk in chunks]
+        return self._run(self._inputs(size, sequences, pieces, limits, 1, targets=targets))
 
     def decode(self, sequences: Sequence[Running], ahead: Sequence[int], steps: int) -> tuple[Chosen, Array]:
         """Goes on with the newest token of every sequence.
@@ -135,16 +149,13 @@ class ModelRunner:
           What was chosen, [S, decode_steps], and int32[S], how many of the columns each has.
         """
         size = next(s for s in self.sizes.decode if s.rows >= len(sequences))
-        pieces = [
-            (one, one.length - 1 + more, one.length + more)
-            for one, more in zip(sequences, ahead, strict=True)
-        ]
-        tokens = [
-            (np.array([-1 if more else one.tokens[one.length - 1]], np.int32), None)
-            for one, more in zip(sequences, ahead, strict=True)
-        ]
-        limits = [one.left - more for one, more in zip(sequences, ahead, strict=True)]
-        return self._run(self._inputs(size, pieces, tokens, limits, steps, ahead))
+        more = np.array(ahead, np.int32)
+        ends = np.array([one.length for one in sequences], np.int32) + more
+        newest = np.array([one.tokens[one.length - 1] for one in sequences], np.int32)
+        prompts = np.array([len(one.prompt) for one in sequences], np.int32)
+        limits = np.array([one.left for one in sequences], np.int32) - more
+        pieces = Pieces(ends - 1, ends, np.where(more, -1, newest), None, prompts)
+        return self._run(self._inputs(size, sequences, pieces, limits, steps, more))[:2]
 
     def copy_pages(self, copies: Sequence[tuple[int, int]]) -> None:
         """Copies pages (from, to)."""
@@ -173,38 +184,67 @@ class ModelRunner:
         self._state = self._state.replace(sampler=sampler)
 
     def _encode(self, pool: Any, images: np.ndarray, rows: np.ndarray) -> Array:
-        self.used.add(("encode_images", images.shape[0], images.dtype.str))
+        count = images.shape[0]
+        self.used.add(("encode_images", count, images.dtype.str))
         with self.on_mesh():
-            return _encode_images(self.owl, self.params, pool, images, rows)
+            pool, reading = _encode_images(
+                self.owl, count == self.sizes.images[0], self.params, pool, images, rows
+            )
+        self._reading = self._reading if reading is None else reading
+        return pool
 
-    def _run(self, inputs: StepInputs) -> tuple[Chosen, Array]:
-        tokens, rows = len(inputs.tokens), len(inputs.limits)
-        self.used.add(("step", tokens, rows))
-        large = self._large(inputs)
-        sampler = inputs.sampler.replace(**dict.fromkeys(_LARGE))
-        buffer, layout = pack(inputs.replace(sampler=sampler))
+    def reading(self, image: RequestImage) -> np.ndarray:
+        """How the queries read an image: float32[Q, P], mean over layers and heads, sum 1."""
+        count = self.sizes.images[0]
+        images = np.stack([image.pixels()] * count)
+        nowhere = np.full(count, self.features.rows, np.int32)
+        self.features.array = self._encode(self.features.array, images, nowhere)
+        return np.asarray(self._reading[0])
+
+    def look(self, sequence: Running, start: int, end: int) -> tuple[np.ndarray, float]:
+        """Runs positions of a sequence and tells what they pay attention to; see `step.look`."""
+        size = StepSize(self.sizes.looked, 1)
+        pieces = self.pieces([(sequence, start, end)])
+        table = padded(sequence.pages, self.sizes.pages_per_sequence)[None]
+        attention, error = self._look(size, pieces, table)
+        return np.asarray(attention)[:, : end - start], float(error)
+
+    def _look(self, size: StepSize, pieces: Pieces, table: np.ndarray) -> tuple[Array, Array]:
+        self.used.add(("look",))
+        features = () if pieces.features is None else pieces.features
         with self.on_mesh():
-            self.pages, self._state, chosen, counts = _step(
+            self.pages, attention, error = _look(
+                self.owl, self.params, self.pages, self.features.array, padded(pieces.tokens, size.tokens),
+                padded(features, size.tokens, -1), pieces.batch(size, table),
+            )  # fmt: skip
+        return attention, error
+
+    def _run(self, inputs: StepInputs) -> tuple[Chosen, Array, Chosen | None]:
+        tokens, rows = len(inputs.tokens), len(inputs.limits)
+        self.used.add(("step", tokens, rows, inputs.targets is None))
+        large = self._large(inputs.sampler.rows)
+        buffer, layout = pack(inputs)
+        with self.on_mesh():
+            self.pages, self._state, chosen, counts, scored = _step(
                 self.owl, self.config.decode_steps, layout, self.params, self.pages, self._state,
                 self.features.array, buffer, large,
             )  # fmt: skip
-        return chosen, counts
+        return chosen, counts, scored
 
-    def _large(self, inputs: StepInputs) -> dict[str, Any]:
+    def _large(self, rows: np.ndarray) -> dict[str, Any]:
         """The large inputs: those of the host when some row asks for them, else the same as last time."""
-        sampler, rows = inputs.sampler, len(inputs.limits)
-        vocabulary = self.model.config.decoder.vocab_size
-        if sampler.masked.any() or (sampler.bias_ids[:, 0] < vocabulary).any():
-            return {name: getattr(sampler, name) for name in _LARGE}
-        if rows not in self._unasked:
+        asked = self.rows.large(rows)
+        if asked is not None:
+            return asked
+        if len(rows) not in self._unasked:
             with self.on_mesh():
-                self._unasked[rows] = {name: jnp.asarray(getattr(sampler, name)) for name in _LARGE}
-        return self._unasked[rows]
+                self._unasked[len(rows)] = jax.tree.map(jnp.asarray, self.rows.unasked(len(rows)))
+        return self._unasked[len(rows)]
 
     # Inputs ------------------------------------------------------------------
 
-    def _piece(self, sequence: Running, start: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and rows of features, int32[n] each, of a piece of a sequence."""
+    def features_of(self, sequence: Running, start: int, end: int) -> np.ndarray:
+        """Rows of features of the positions of a sequence: int32[n], -1 for text."""
         prompt = sequence.prompt
         features = np.full(end - start, -1, np.int32)
         for at, image in zip(prompt.image_starts, prompt.images, strict=True):
@@ -212,56 +252,43 @@ class ModelRunner:
             if first < last:
                 row = self.features.row(image) * prompt.span
                 features[first - start : last - start] = np.arange(row + first - at, row + last - at)
-        return sequence.tokens[start:end], features
+        return features
+
+    def pieces(self, chunks: Sequence[tuple[Running, int, int]]) -> Pieces:
+        """Positions `start` to `end` of sequences, whose images were made ready."""
+        return Pieces(
+            starts=np.array([start for _, start, _ in chunks], np.int32),
+            ends=np.array([end for _, _, end in chunks], np.int32),
+            tokens=np.concatenate([one.tokens[start:end] for one, start, end in chunks]),
+            features=np.concatenate([self.features_of(*chunk) for chunk in chunks]),
+            prompt_lengths=np.array([len(one.prompt) for one, _, _ in chunks], np.int32),
+        )
 
     def _inputs(
         self,
         size: StepSize,
-        pieces: Sequence[tuple[Running, int, int]],
-        tokens: Sequence[tuple[np.ndarray, np.ndarray | None]],
-        limits: Sequence[int],
+        sequences: Sequence[Running],
+        pieces: Pieces,
+        limits: Sequence[int] | np.ndarray,
         steps: int,
-        ahead: Sequence[int] = (),
+        ahead: np.ndarray | int = 0,
+        targets: np.ndarray | None = None,
     ) -> StepInputs:
-        """Pieces (sequence, start, end) as a flat batch, padded."""
-        counts = [end - start for _, start, end in pieces]
-        total, rows = sum(counts), len(pieces)
-        of_device = np.array([one.row for one, _, _ in pieces], np.int32)
-        for one, _, _ in pieces:
+        """One piece of each sequence as a flat batch, padded."""
+        of_device = np.array([one.row for one in sequences], np.int32)
+        for one in sequences:
             self._tables.put(one.row, one.pages)
-        padded = np.full(size.rows, self.config.sequences, np.int32)
-        padded[:rows] = of_device
-        flat = np.zeros(size.tokens, np.int32)
-        features = np.full(size.tokens, -1, np.int32)
-        positions = np.zeros(size.tokens, np.int32)
-        starts = np.full(size.rows + 1, total, np.int32)
-        starts[: rows + 1] = np.cumsum([0, *counts])
-        for number, (_, start, end) in enumerate(pieces):
-            part = slice(starts[number], starts[number + 1])
-            flat[part], found = tokens[number]
-            positions[part] = np.arange(start, end)
-            if found is not None:
-                features[part] = found
-        of_token = np.full(size.tokens, size.rows, np.int32)
-        of_token[:total] = np.repeat(np.arange(rows), counts)
-        generated = np.array([one.generated for one, _, _ in pieces], np.int32)
-        if len(ahead):
-            generated += np.array(ahead, np.int32)
+        rows = padded(of_device, size.rows, self.config.sequences)
+        generated = np.array([one.generated for one in sequences], np.int32) + ahead
+        features = () if pieces.features is None else pieces.features
         return StepInputs(
-            tokens=flat,
-            feature_rows=features,
-            batch=PagedBatch(
-                rows=of_token,
-                positions=positions,
-                block_tables=self._tables.array[padded],
-                starts=starts,
-                lengths=_padded([end for _, _, end in pieces], size.rows),
-                count=np.array([rows], np.int32),
-                prompt_lengths=_padded([len(one.prompt) for one, _, _ in pieces], size.rows),
-            ),
-            limits=_padded(limits, size.rows),
+            tokens=padded(pieces.tokens, size.tokens),
+            feature_rows=padded(features, size.tokens, -1),
+            batch=pieces.batch(size, self._tables.array[rows]),
+            limits=padded(limits, size.rows),
             steps=np.array([steps], np.int32),
-            sampler=self.rows.take(of_device, generated, size.rows),
+            sampler=self.rows.take(rows, padded(generated, size.rows)),
+            targets=None if targets is None else padded(targets, size.tokens, -1),
         )
 
     @contextlib.contextmanager
@@ -270,13 +297,6 @@ class ModelRunner:
         mesh = contextlib.nullcontext() if self.model.mesh is None else activate(self.model.mesh)
         with mesh:
             yield
-
-
-def _padded(values: Sequence[int], size: int) -> np.ndarray:
-    """int32[size] with zeros behind."""
-    array = np.zeros(size, np.int32)
-    array[: len(values)] = values
-    return array
 
 
 def prepare(model: LoadedModel) -> tuple[Owl2, dict[str, Any]]:

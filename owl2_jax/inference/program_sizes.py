@@ -10,6 +10,8 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.sizes import DEFAULT_CACHE_BYTES, DEFAULT_CACHE_SHARE, EngineConfig
 from owl2_jax.model.config import Owl2Config
 
+_LOOKED = 16
+
 
 @dataclass(frozen=True)
 class StepSize:
@@ -43,6 +45,7 @@ class Sizes:
       chunks: step programs for prompts, ascending.
       images: numbers of images that are encoded together, ascending.
       features: F, rows of the feature pool.
+      looked: tokens of an answer whose attention is looked at together.
     """
 
     pages: int
@@ -51,6 +54,7 @@ class Sizes:
     chunks: tuple[StepSize, ...]
     images: tuple[int, ...]
     features: int
+    looked: int
 
     @classmethod
     def of(
@@ -78,6 +82,7 @@ class Sizes:
             chunks=chunk_sizes(config.chunk_tokens, config.sequences, ways),
             images=tuple(sorted({ways, -(-config.chunk_images // ways) * ways})),
             features=_features(config, model),
+            looked=-(-_LOOKED // ways) * ways,
         )
 
 

@@ -32,7 +32,8 @@ class Request:
         user's last, or a finished text that is tokenized as it stands; an image
         tag in a text marks where an image stands. Or token ids int32[n] with
         -200 where an image stands.
-      images: one per tag, in order: a path, the bytes of a file, or uint8[H, W, 3].
+      images: one per tag, in order: a path, the bytes of a file, uint8[H, W, 3], or a
+        `RequestImage` that several requests share.
       sampling: how tokens are chosen.
       max_new_tokens: most tokens of the answer, `</s>` counted; None for as many
         as the model has room for.
@@ -43,6 +44,8 @@ class Request:
       structured: what the answer must look like.
       matcher: at the beginning of that form, when it was compiled before; it is copied, not moved.
       top_logprobs: for every token, how many likeliest tokens to list with it.
+      prompt_logprobs: of how many last tokens of the prompt the log-probabilities are told; with
+        them `max_new_tokens` may be 0.
       stream_logprobs: tell the log-probabilities with each event, not in the result alone.
       image_mode: "pad", "resize" or "none"; None for the checkpoint's own.
       continues: the answer goes on with the text of the prompt, and a space in front of its
@@ -57,7 +60,7 @@ class Request:
     prompt: str | Sequence[Mapping[str, str]] | np.ndarray
     images: Sequence[Any] = ()
     sampling: Sampling = field(default_factory=Sampling)
-    max_new_tokens: Count | None = None
+    max_new_tokens: Whole | None = None
     min_new_tokens: Whole = 0
     stop: Sequence[str] = ()
     stop_token_ids: Sequence[int] = ()
@@ -65,14 +68,17 @@ class Request:
     structured: Structured | None = None
     matcher: Matcher | None = field(default=None, repr=False, compare=False)
     top_logprobs: TopLogprobs = 0
+    prompt_logprobs: Whole = 0
     stream_logprobs: bool = False
     image_mode: str | None = None
     continues: bool = False
     control_tokens: bool = False
 
     def __post_init__(self) -> None:
+        check_value(Whole, self.prompt_logprobs, "prompt_logprobs")
         if self.max_new_tokens is not None:
-            check_value(Count, self.max_new_tokens, "max_new_tokens")
+            least = Whole if self.prompt_logprobs else Count
+            check_value(least, self.max_new_tokens, "max_new_tokens")
         for name in ("control_tokens", "ignore_eos"):
             if not isinstance(getattr(self, name), bool):
                 raise Owl2Error(f"{name} is {getattr(self, name)!r}; expected true or false")
@@ -128,6 +134,7 @@ class Result:
       finish_reason: "stop" for `</s>`, a stop token or a stop text, "length", "cancelled", or "error".
       error: why the answer could not go on, when that is the reason.
       prompt_tokens: positions of the prompt, those of images included.
+      prompt_logprobs: of the tokens of the prompt that the request asked for.
       seconds: from submission to the end, waiting included.
     """
 
@@ -137,6 +144,7 @@ class Result:
     top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
     finish_reason: FinishReason = "length"
     prompt_tokens: int = 0
+    prompt_logprobs: TokenLogprobs | None = None
     seconds: float = field(default=0.0, compare=False)
     error: str | None = None
 
@@ -160,7 +168,7 @@ class Event:
       result: the finished answer, in the last event of a request.
       logprobs: of the tokens chosen since the event before, when the request
         wants them; what a stop text is made of is among them.
-      prompt_tokens: as in `Result`.
+      prompt_tokens, prompt_logprobs: as in `Result`; the latter in the first event alone.
       new_tokens: tokens chosen so far.
     """
 
@@ -170,3 +178,4 @@ class Event:
     logprobs: TokenLogprobs | None = None
     prompt_tokens: int = 0
     new_tokens: int = 0
+    prompt_logprobs: TokenLogprobs | None = None

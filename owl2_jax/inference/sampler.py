@@ -31,7 +31,7 @@ from owl2_jax.inference.truncation import truncate
 
 __all__ = [
     "MAX_BIAS", "MAX_STOP_IDS", "MAX_TOP", "Chosen", "SamplerInputs", "SamplerState",
-    "count", "empty_state", "likeliest", "load_row", "sample",
+    "count", "empty_state", "likeliest", "load_row", "sample", "told",
 ]  # fmt: skip
 
 Array = jax.Array
@@ -161,8 +161,21 @@ def sample(logits: Array, inputs: SamplerInputs, state: SamplerState) -> Chosen:
     tokens = lax.cond(
         jnp.any(inputs.temperature > 0), _drawn, lambda logits, _: likeliest(logits), shaped, inputs
     )
+    return told(logits, tokens, inputs.top, normalizer)
+
+
+def told(logits: Array, tokens: Array, tops: Array, normalizer: Array | None = None) -> Chosen:
+    """Tokens int32[S] with their log-probabilities, and the likeliest in their places.
+
+    Args:
+      logits: float32[S, V].
+      tokens: int32[S].
+      tops: int32[...], how many likeliest tokens rows ask for; with 0 everywhere there are none.
+      normalizer: float32[S], of the logits, where it is known already.
+    """
+    normalizer = jax.nn.logsumexp(logits, axis=-1) if normalizer is None else normalizer
     logprobs = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0] - normalizer
-    best, best_tokens = lax.cond(jnp.any(inputs.top > 0), _best, _no_best, logits)
+    best, best_tokens = lax.cond(jnp.any(tops > 0), _best, _no_best, logits)
     return Chosen(tokens, logprobs, best_tokens, best - normalizer[:, None])
 
 

@@ -12,13 +12,14 @@ from owl2_jax.inference.sampler import MAX_BIAS, MAX_STOP_IDS, SamplerInputs
 _PLAIN = (
     "temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
 )  # fmt: skip
+# Of the sampler's inputs, those that are large and nearly always the same.
+LARGE = ("bias_ids", "bias", "allowed")
 
 
 class SamplerRows:
     """The settings of R rows; row R is greedy and pads steps."""
 
     def __init__(self, rows: int, vocab_size: int, eos_id: int):
-        self._count = rows
         self._vocab_size = vocab_size
         self._eos_id = eos_id
         words = -(-vocab_size // 32)
@@ -83,11 +84,21 @@ class SamplerRows:
         """Whether the host has to look at every token of some row before the next is chosen."""
         return bool(self._columns["masked"][rows].any())
 
-    def take(self, rows: np.ndarray, generated: np.ndarray, size: int) -> SamplerInputs:
-        """The inputs of a step of `size` rows: int32[n] rows and tokens of their answers so far."""
-        padded = np.full(size, self._count, np.int32)
-        padded[: len(rows)] = rows
-        counts = np.zeros(size, np.int32)
-        counts[: len(rows)] = generated
-        columns = {name: column[padded] for name, column in self._columns.items()}
-        return SamplerInputs(rows=padded, generated=counts, **columns)
+    def take(self, rows: np.ndarray, generated: np.ndarray) -> SamplerInputs:
+        """The inputs of a step: int32[S] rows, R for padding, and tokens of their answers so far.
+
+        Without the large ones, which are nearly always the same; see `large`.
+        """
+        columns = {name: column[rows] for name, column in self._columns.items() if name not in LARGE}
+        return SamplerInputs(rows=rows, generated=generated, **columns, **dict.fromkeys(LARGE))
+
+    def large(self, rows: np.ndarray) -> dict[str, np.ndarray] | None:
+        """The large inputs of int32[S] rows; None when no row asks for them."""
+        columns = self._columns
+        if columns["masked"][rows].any() or (columns["bias_ids"][rows, 0] < self._vocab_size).any():
+            return {name: columns[name][rows] for name in LARGE}
+        return None
+
+    def unasked(self, size: int) -> dict[str, np.ndarray]:
+        """The large inputs of `size` rows that do not ask for them."""
+        return {name: np.repeat(self._columns[name][-1:], size, axis=0) for name in LARGE}

@@ -131,10 +131,10 @@ class Scheduler:
                 return
             if sequence.row < 0 and not self._admit(sequence, plan):
                 return
-            end = self._cut_at_images(sequence, min(sequence.length, sequence.computed + left), images)
+            end = self._cut_at_images(sequence, min(sequence.end, sequence.computed + left), images)
             if end == sequence.computed:
                 return
-            plan.chunks.append(Chunk(sequence, sequence.computed, end, end == sequence.length))
+            plan.chunks.append(Chunk(sequence, sequence.computed, end, end == sequence.end))
             left -= end - sequence.computed
             self.computed += end - sequence.computed
             sequence.computed = end
@@ -149,7 +149,7 @@ class Scheduler:
         """Gives a waiting sequence a row and pages for its tokens and the first steps behind them."""
         if not self._rows:
             return False
-        found = self._cache.match(sequence.signature[: sequence.length], sequence.root)
+        found = self._cache.match(sequence.signature[: sequence.shareable], sequence.root)
         positions = sequence.length + min(self._budget.decode_steps, sequence.left)
         pages = self._pool.take(self._pool.pages_for(positions) - len(found.pages))
         if pages is not None:

@@ -1,82 +1,26 @@
 """How likely given continuations of a prompt are, for multiple choice.
 
-The prompt runs once; its cache is then handed to every option of it.
+Every option runs as the end of a prompt of its own, of which the engine tells the
+log-probabilities; what the prompts of a question have in common lies in shared pages.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-import flax.struct
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error, errors_in_place
 from owl2_jax.data.conversation import encode_text
-from owl2_jax.inference import whole_prompts
-from owl2_jax.inference.buckets import power_of_two
-from owl2_jax.inference.inputs import Prompt, check_room, place_images, prompt_ids, read_images
-from owl2_jax.inference.model_runner import ModelRunner
-from owl2_jax.inference.prompt_batches import in_batches, row_counts, stack
-from owl2_jax.inference.request import Request
-from owl2_jax.model.cache import Cache
-from owl2_jax.model.owl2 import Owl2
-
-Array = jax.Array
-
-
-@flax.struct.dataclass
-class Continuations:
-    """C continuations of R prompts.
-
-    Attributes:
-      tokens: int32[C, O].
-      counts: int32[C], how many of the tokens are real; 0 for padding.
-      owners: int32[C], the prompt of each.
-    """
-
-    tokens: Array
-    counts: Array
-    owners: Array
-
-
-def log_likelihoods(
-    owl: Owl2,
-    params: Any,
-    pool: Array | None,
-    prompts: whole_prompts.Prompts,
-    continuations: Continuations,
-) -> Array:
-    """Natural log-probability of each continuation after its prompt, float32[C]."""
-    owners, width = continuations.owners, continuations.tokens.shape[1]
-    last, cache = whole_prompts.run_prompts(owl, params, pool, prompts, prompts.tokens.shape[1] + width)
-    keys, values = jax.tree.map(lambda part: part[:, owners], (cache.keys, cache.values))
-    cache = Cache(keys, values, cache.lengths[owners], cache.prompt_lengths[owners])
-    hidden, _ = owl.apply({"params": params}, continuations.tokens, cache, method="extend")
-    # The state before each token: the prompt's last, then those of the tokens themselves.
-    before = jnp.concatenate([last[owners][:, None], hidden[:, :-1]], axis=1)
-    logprobs = jax.nn.log_softmax(owl.apply({"params": params}, before, method="logits"), axis=-1)
-    chosen = jnp.take_along_axis(logprobs, continuations.tokens[:, :, None], axis=-1)[:, :, 0]
-    real = jnp.arange(width) < continuations.counts[:, None]
-    return jnp.sum(jnp.where(real, chosen, 0.0), axis=1)
-
-
-_LOG_LIKELIHOODS = jax.jit(log_likelihoods, static_argnums=0)
-
-
-@dataclass
-class _Question:
-    """A prompt without what its options do not share, and the rest of each option."""
-
-    prompt: Prompt
-    options: list[np.ndarray]
+from owl2_jax.inference.engine import Engine
+from owl2_jax.inference.inputs import place_images, prompt_ids, read_images
+from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.request import Request, Result
 
 
 def score_options(
-    runner: ModelRunner, requests: Iterable[Request], options: Iterable[Sequence[str]]
+    engine: Engine, requests: Iterable[Request], options: Iterable[Sequence[str]]
 ) -> Iterator[tuple[float, ...]]:
     """Scores the options of each request, in order.
 
@@ -84,7 +28,7 @@ def score_options(
     from the first token in which the options (or the bare prompt) differ.
 
     Args:
-      runner: its model and image features are used, not its pages.
+      engine: nothing else runs in it meanwhile.
       requests: what stands before the options; sampling settings do not matter.
       options: for each request, texts that may follow.
 
@@ -94,42 +38,37 @@ def score_options(
     Raises:
       Owl2Error: a prompt or image that cannot be used; no options; an option without text.
     """
-    for scores in option_answers(runner, zip(requests, options, strict=True)):
+    for scores in option_answers(engine, zip(requests, options, strict=True)):
         if isinstance(scores, Owl2Error):
             raise scores
         yield scores
 
 
 def option_answers(
-    runner: ModelRunner, questions: Iterable[tuple[Request, Sequence[str]]]
+    engine: Engine, questions: Iterable[tuple[Request, Sequence[str]]]
 ) -> Iterator[tuple[float, ...] | Owl2Error]:
     """As `score_options`, with the error in the place of a request that cannot be scored."""
     return errors_in_place(
-        questions,
-        lambda question: _read(runner, *question),
-        lambda read: in_batches(runner, read, lambda question: question.prompt, _score),
+        questions, lambda question: _read(engine.model, *question), lambda read: _score(engine, read)
     )
 
 
-def _read(runner: ModelRunner, request: Request, options: Sequence[str]) -> _Question:
+def _read(model: LoadedModel, request: Request, options: Sequence[str]) -> list[Request]:
+    """A request for each option that asks for nothing but log-probabilities."""
     if not options or not all(options):
         raise Owl2Error(f"options are {list(options)!r}; expected at least one, none of them empty")
-    whole = [_ids(runner, request, option) for option in options]
-    shared = min(_common_length([_ids(runner, request, ""), *whole]), *(len(ids) - 1 for ids in whole))
-    prompt = place_images(whole[0][:shared], runner.model)
-    prompt.images = read_images(request, runner.model, len(prompt.image_starts))
-    longest = max(len(ids) - shared for ids in whole)
-    check_room(len(prompt), longest, runner.model.config.decoder.max_length)
-    return _Question(prompt, [ids[shared:] for ids in whole])
+    whole = [_ids(model, request, option) for option in options]
+    shared = min(_common_length([_ids(model, request, ""), *whole]), *(len(ids) - 1 for ids in whole))
+    images = read_images(request, model, len(place_images(whole[0], model).image_starts))
+    return [Request(ids, images, max_new_tokens=0, prompt_logprobs=len(ids) - shared) for ids in whole]
 
 
-def _ids(runner: ModelRunner, request: Request, option: str) -> np.ndarray:
+def _ids(model: LoadedModel, request: Request, option: str) -> np.ndarray:
     """Ids of a prompt followed by an option."""
-    model, prompt, control = runner.model, request.prompt, request.control_tokens
+    prompt, control = request.prompt, request.control_tokens
     if isinstance(prompt, str):
-        return encode_text(
-            prompt + option, model.tokenizer, model.prompt_format.image_tag, control_tokens=control
-        )
+        tag = model.prompt_format.image_tag
+        return encode_text(prompt + option, model.tokenizer, tag, control_tokens=control)
     ids = prompt_ids(request, model)
     if isinstance(prompt, np.ndarray):
         more = model.tokenizer.encode(option, control_tokens=control)
@@ -145,26 +84,19 @@ def _common_length(sequences: Sequence[np.ndarray]) -> int:
     return int(np.argmin(np.append(same, False)))
 
 
-def _score(runner: ModelRunner, questions: Sequence[_Question]) -> list[tuple[float, ...]]:
-    stacked, pool = stack(runner, [question.prompt for question in questions])
-    continuations = _stack([question.options for question in questions], row_counts(runner)[0])
-    shapes = stacked.tokens.shape, stacked.image_index.shape, continuations.tokens.shape
-    runner.used.add(("log_likelihoods", *shapes))
-    with runner.on_mesh():
-        values = _LOG_LIKELIHOODS(runner.owl, runner.params, pool, stacked, continuations).tolist()
-    ends = np.cumsum([len(question.options) for question in questions])
-    return [
-        tuple(values[end - len(question.options) : end])
-        for question, end in zip(questions, ends, strict=True)
-    ]
+def _score(engine: Engine, questions: Iterator[list[Request]]) -> Iterator[tuple[float, ...] | Owl2Error]:
+    counts: deque[int] = deque()
 
+    def requests() -> Iterator[Request]:
+        for options in questions:
+            counts.append(len(options))
+            yield from options
 
-def _stack(options: Sequence[Sequence[np.ndarray]], ways: int) -> Continuations:
-    flat = [(ids, owner) for owner, texts in enumerate(options) for ids in texts]
-    count = ways * power_of_two(max(4, -(-len(flat) // ways)))
-    width = power_of_two(max(2, *(len(ids) for ids, _ in flat)))
-    tokens = np.zeros((count, width), np.int32)
-    counts, owners = np.zeros(count, np.int32), np.zeros(count, np.int32)
-    for row, (ids, owner) in enumerate(flat):
-        tokens[row, : len(ids)], counts[row], owners[row] = ids, len(ids), owner
-    return Continuations(tokens, counts, owners)
+    found: list[Result | Owl2Error] = []
+    for answer in engine.answers(requests()):
+        found.append(answer)
+        if len(found) == counts[0]:
+            errors = [one for one in found if isinstance(one, Owl2Error)]
+            yield errors[0] if errors else tuple(sum(one.prompt_logprobs.logprobs) for one in found)
+            counts.popleft()
+            found = []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from owl2_jax.inference.detokenizer import Answer
 from owl2_jax.inference.inputs import Prompt
 from owl2_jax.inference.matcher import Matcher
-from owl2_jax.inference.request import Request
+from owl2_jax.inference.request import Request, TokenLogprobs
 
 
 @dataclass(eq=False)
@@ -20,7 +21,7 @@ class Sequence:
       request_id: its number; earlier requests have smaller ones.
       request: what was asked.
       prompt: its positions.
-      limit: most tokens of the answer.
+      limit: most tokens of the answer; 0 when the prompt alone is of interest.
       answer: the answer so far.
       matcher: where the answer stands in the form it is to have, if any.
       root: of the prefix cache; prompts of different roots share no pages.
@@ -30,6 +31,7 @@ class Sequence:
       computed: positions whose keys and values are in its pages.
       pages: its block table.
       row: where its penalties and its newest token stand on the device; -1 while it waits.
+      scored_from: the first position of the prompt whose log-probability is asked for.
     """
 
     request_id: int
@@ -47,16 +49,52 @@ class Sequence:
     row: int = -1
 
     def __post_init__(self) -> None:
+        scored = min(self.request.prompt_logprobs, len(self.prompt) - 1)
+        self.scored_from = len(self.prompt) - scored
         self.length = len(self.prompt)
         self.tokens = np.zeros(self.length + self.limit, np.int32)
         self.signature = np.zeros(self.length + self.limit, np.int64)
         self.tokens[: self.length] = self.prompt.tokens
         self.signature[: self.length] = self.prompt.signature
+        if scored > 0:
+            ids = self.tokens[self.scored_from : self.length].tolist()
+            told = TokenLogprobs(ids, [0.0] * scored, [[] for _ in ids])
+            self.answer.result.prompt_logprobs = told
 
     @property
     def generated(self) -> int:
         """Tokens of the answer so far."""
         return self.length - len(self.prompt)
+
+    def take_scores(self, start: int, end: int, scores: Any) -> None:
+        """Takes `sampler.Chosen` [end - start]: the targets behind these positions."""
+        found = self.answer.result.prompt_logprobs
+        for at in range(max(start, self.scored_from - 1), min(end, len(self.prompt) - 1)):
+            place, top = at + 1 - self.scored_from, self.request.top_logprobs
+            found.logprobs[place] = float(scores.logprobs[at - start])
+            if top:
+                ids, logprobs = scores.top_tokens[at - start, :top], scores.top_logprobs[at - start, :top]
+                found.top_logprobs[place] = list(zip(ids.tolist(), logprobs.tolist(), strict=True))
+
+    @property
+    def end(self) -> int:
+        """Positions that have to run before its next token; of an answer of none, the last need not."""
+        return self.length if self.limit else self.length - 1
+
+    @property
+    def shareable(self) -> int:
+        """Positions that another sequence may have run, and the one behind: those scored run here."""
+        return self.length if self.scored_from == len(self.prompt) else self.scored_from
+
+    def targets(self, start: int, end: int) -> np.ndarray:
+        """int32[end - start], the token behind each position, -1 where nobody asks for it."""
+        found = np.full(end - start, -1, np.int32)
+        first, last = max(start, self.scored_from - 1), min(end, len(self.prompt) - 1)
+        if first < last:
+            tokens = self.tokens[first + 1 : last + 1]
+            is_image = self.signature[first + 1 : last + 1] < 0
+            found[first - start : last - start] = np.where(is_image, -1, tokens)
+        return found
 
     @property
     def left(self) -> int:

@@ -24,6 +24,7 @@ from owl2_jax.inference.sampler import (
     count,
     empty_state,
     sample,
+    told,
 )
 from owl2_jax.inference.sampler_rows import SamplerRows
 from owl2_jax.model.owl2 import Owl2
@@ -31,6 +32,8 @@ from owl2_jax.model.pages import PagedBatch, Pages
 
 Array = jax.Array
 Params = dict[str, Any]
+
+_SCORED_AT_A_TIME = 32  # tokens of prompts whose logits are made together
 
 
 @flax.struct.dataclass
@@ -59,6 +62,8 @@ class StepInputs:
       limits: int32[S], most tokens that a row gets; 0 when its prompt goes on later.
       steps: int32[1], most tokens of any row. Above 1, row i has token i and no other.
       sampler: what the rows ask for.
+      targets: int32[T], the token behind each of a prompt whose log-probability is asked for, -1
+        for none; None for a step of answers alone.
     """
 
     tokens: Array
@@ -67,12 +72,14 @@ class StepInputs:
     limits: Array
     steps: Array
     sampler: SamplerInputs
+    targets: Array | None = None
 
 
 def empty_inputs(
     tokens: int, rows: int, sequences: int, pages_per_sequence: int, vocab_size: int
 ) -> StepInputs:
     """Inputs of T tokens and S rows that ask for nothing, as numpy arrays: what a step is compiled with."""
+    plain = SamplerRows(sequences, vocab_size, -1)
     return StepInputs(
         tokens=np.zeros(tokens, np.int32),
         feature_rows=np.full(tokens, -1, np.int32),
@@ -87,8 +94,8 @@ def empty_inputs(
         ),
         limits=np.zeros(rows, np.int32),
         steps=np.ones(1, np.int32),
-        sampler=SamplerRows(sequences, vocab_size, -1).take(
-            np.zeros(0, np.int32), np.zeros(0, np.int32), rows
+        sampler=plain.take(np.full(rows, sequences, np.int32), np.zeros(rows, np.int32)).replace(
+            **plain.unasked(rows)
         ),
     )
 
@@ -98,22 +105,60 @@ def empty_rows(rows: int, vocab_size: int) -> RowState:
     return RowState(jnp.zeros(rows, jnp.int32), jnp.zeros(rows, bool), empty_state(rows, vocab_size))
 
 
-def encode_images(owl: Owl2, params: Params, pool: Array, images: Array, rows: Array) -> Array:
+def encode_images(
+    owl: Owl2, reads: bool, params: Params, pool: Array, images: Array, rows: Array
+) -> tuple[Array, Array | None]:
     """Encodes images into rows of the feature pool.
 
     Args:
+      reads: whether to tell what the queries read.
       pool: dtype[F, Q + 1, D].
       images: uint8[M, H, W, 3].
       rows: int32[M]; F (past the end) for an image that pads the batch.
+
+    Returns:
+      The pool, and float32[M, Q, P], how the queries spread over the patches: the mean over layers
+      and heads, sum 1.
     """
-    features = owl.apply({"params": params}, images, method="encode_images")
-    return pool.at[rows].set(features.astype(pool.dtype), mode="drop")
+    variables, reading = {"params": params}, None
+    if reads:
+        # The encoder runs by itself: its own attention is large, and not asked for.
+        patches = owl.apply(variables, images, method="see")
+        features, state = owl.apply(variables, patches, method="read", mutable=["intermediates"])
+        (sown,) = state["intermediates"]["abstractor"]["layers"]["attention"]["attention"]
+        reading = sown.mean((0, 2))[:, :, owl.config.abstractor.num_queries + 1 :]
+        reading = reading / reading.sum(-1, keepdims=True)
+    else:
+        features = owl.apply(variables, images, method="encode_images")
+    return pool.at[rows].set(features.astype(pool.dtype), mode="drop"), reading
+
+
+def look(
+    owl: Owl2, params: Params, pages: Pages, pool: Array, tokens: Array, features: Array, batch: PagedBatch
+) -> tuple[Pages, Array, Array]:
+    """Runs tokens int32[T] of one row, and tells what they pay attention to.
+
+    Returns:
+      Pages, float32[L, T, W * page_size], the mean over heads, and the largest distance of a row from
+      the sum 1.
+    """
+    (_, pages), state = owl.apply(
+        {"params": params}, tokens, pool, features, pages, batch, method="step", mutable=["intermediates"]
+    )
+    layers = state["intermediates"]["decoder"]["layers"]
+    if "attention" in layers:  # of a scan over layers, else there is one entry for each
+        (attention,) = layers["attention"]["attention"]
+    else:
+        attention = jnp.stack([layers[str(n)]["attention"]["attention"][0] for n in range(len(layers))])
+    return pages, attention.mean(1), jnp.max(jnp.abs(attention.sum(-1) - 1))
 
 
 def step(
     owl: Owl2, width: int, params: Params, pages: Pages, state: RowState, pool: Array, inputs: StepInputs
-) -> tuple[Pages, RowState, Chosen, Array]:
+) -> tuple[Pages, RowState, Chosen, Array, Chosen | None]:
     """Runs the batch, chooses a token for every row with a limit, and goes on with these tokens.
+
+    With targets it does not go on: that is a step for prompts.
 
     Args:
       width: most steps that a call can do, columns of the result.
@@ -121,7 +166,8 @@ def step(
       pool: features of images, dtype[F, Q + 1, D].
 
     Returns:
-      Pages, state, what was chosen, [S, width], and int32[S], how many of the columns each row has.
+      Pages, state, what was chosen, [S, width], int32[S], how many of the columns each row has,
+      and the targets, [T].
     """
     rows = inputs.sampler.rows
     newest = state.tokens.at[rows].get(mode="clip")
@@ -143,10 +189,14 @@ def step(
     def going(carry: _Carry) -> Array:
         return (carry.index == 0) | ((carry.index < inputs.steps[0]) & jnp.any(carry.active))
 
-    def advance(carry: _Carry) -> _Carry:
+    def advance(carry: _Carry) -> tuple[_Carry, Array]:
         return _advance(owl, params, pool, inputs, carry)
 
-    last = lax.while_loop(going, advance, first)
+    if inputs.targets is None:
+        last, scored = lax.while_loop(going, lambda carry: advance(carry)[0], first), None
+    else:
+        last, hidden = advance(first)
+        scored = _scored(owl, params, hidden, inputs.targets, inputs.sampler.top)
     chose = inputs.limits > 0
     put = jnp.where(chose, rows, state.tokens.shape[0])
     state = RowState(
@@ -154,7 +204,7 @@ def step(
         alive=state.alive.at[put].set(last.active, mode="drop"),
         sampler=last.sampler,
     )
-    return last.pages, state, last.columns, last.counts
+    return last.pages, state, last.columns, last.counts, scored
 
 
 @flax.struct.dataclass
@@ -177,8 +227,10 @@ def _has_tokens(inputs: StepInputs) -> Array:
     return first >= 0
 
 
-def _advance(owl: Owl2, params: Params, pool: Array, inputs: StepInputs, carry: _Carry) -> _Carry:
-    """One pass through the model."""
+def _advance(
+    owl: Owl2, params: Params, pool: Array, inputs: StepInputs, carry: _Carry
+) -> tuple[_Carry, Array]:
+    """One pass through the model, and the states of all tokens, dtype[T, D]."""
     batch, settings = carry.batch, inputs.sampler
     variables = {"params": params}
     hidden, pages = owl.apply(
@@ -194,7 +246,7 @@ def _advance(owl: Owl2, params: Params, pool: Array, inputs: StepInputs, carry: 
     newest = jnp.where(active, chosen.tokens, carry.newest)
     still = active & ~ended & (counts < inputs.limits)
     tokens, batch = _following(batch, newest, still, carry.tokens.shape[0])
-    return _Carry(
+    carry = _Carry(
         index=carry.index + 1,
         tokens=tokens,
         feature_rows=jnp.full_like(carry.feature_rows, -1),
@@ -206,6 +258,30 @@ def _advance(owl: Owl2, params: Params, pool: Array, inputs: StepInputs, carry: 
         pages=pages,
         columns=columns,
     )
+    return carry, hidden
+
+
+def _scored(owl: Owl2, params: Params, hidden: Array, targets: Array, tops: Array) -> Chosen:
+    """How likely the targets int32[T] are behind the states dtype[T, D].
+
+    Logits are made for a few states at a time and for none that nobody asks for: there are many.
+    """
+    size = targets.shape[0]
+    block = min(_SCORED_AT_A_TIME, size)
+    wanted = targets >= 0
+    places = jnp.where(wanted, jnp.cumsum(wanted) - 1, size + block)
+    order = (
+        jnp.full(size + block, size, jnp.int32).at[places].set(jnp.arange(size, dtype=jnp.int32), mode="drop")
+    )
+
+    def score(number: Array, found: Chosen) -> Chosen:
+        at = lax.dynamic_slice(order, (number * block,), (block,))
+        logits = owl.apply({"params": params}, hidden.at[at].get(mode="clip"), method="logits")
+        new = told(logits, targets.at[at].get(mode="clip"), tops)
+        return jax.tree.map(lambda column, part: column.at[at].set(part, mode="drop"), found, new)
+
+    nothing = jax.tree.map(lambda column: column[:, 0], _empty_columns(size, 1))
+    return lax.fori_loop(0, (jnp.sum(wanted) + block - 1) // block, score, nothing)
 
 
 def _following(batch: PagedBatch, newest: Array, active: Array, count: int) -> tuple[Array, PagedBatch]:

@@ -1,10 +1,10 @@
 """The model with its decoder layers apart, in place of one scan over stacked layers.
 
-Parameters and cache of a layer are then arrays of their own. It computes the
-same; it only takes longer to compile when there are many layers.
+Parameters of a layer are then arrays of their own. It computes the same over pages;
+it only takes longer to compile when there are many layers.
 
-    stacked     decoder/layers/attention/...  [L, ...]   cache [L, B, K, S, H]
-    unrolled    decoder/layers/0/attention/... [...]     cache (L times [1, B, K, S, H])
+    stacked     decoder/layers/attention/...  [L, ...]
+    unrolled    decoder/layers/0/attention/... [...]
 
 The projections of queries and of text's keys and values become one.
 """
@@ -18,7 +18,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from owl2_jax.model.abstractor import Abstractor
-from owl2_jax.model.cache import Cache, empty_cache
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.decoder import Decoder
 from owl2_jax.model.decoder_layer import DecoderBlock, LayerInputs
@@ -37,26 +36,10 @@ class UnrolledLayers(nn.Module):
 
     @nn.compact
     def __call__(self, carry: Any, layers: Array, inputs: LayerInputs) -> tuple[Any, None]:
-        """Takes the cache stacked or apart, and returns it apart."""
-        if inputs.paged is not None:
-            for number in range(self.config.decoder.num_layers):
-                carry, _ = DecoderBlock(self.config, name=str(number))(carry, number, inputs)
-            return carry, None
-        x, keys, values = carry
-        new_keys, new_values = [], []
+        """Takes the pages and returns them; it knows no other cache."""
         for number in range(self.config.decoder.num_layers):
-            block = DecoderBlock(self.config, name=str(number))
-            parts = None if keys is None else (_layer(keys, number), _layer(values, number))
-            (x, *parts), _ = block((x, *(parts or (None, None))), 0, inputs)
-            new_keys.append(parts[0])
-            new_values.append(parts[1])
-        if keys is None:
-            return (x, None, None), None
-        return (x, tuple(new_keys), tuple(new_values)), None
-
-
-def _layer(parts: Any, number: int) -> Array:
-    return parts[number] if isinstance(parts, tuple) else parts[number : number + 1]
+            carry, _ = DecoderBlock(self.config, name=str(number))(carry, number, inputs)
+        return carry, None
 
 
 class UnrolledDecoder(Decoder):
@@ -97,13 +80,3 @@ def _merge_projections(attention: dict[str, Any]) -> dict[str, Any]:
         name: jnp.concatenate([part[name] for part in parts], axis=name == "kernel") for name in parts[0]
     }
     return {name: part for name, part in attention.items() if name not in TEXT_PROJECTIONS} | {MERGED: merged}
-
-
-def new_cache(owl: Owl2, batch: int, length: int) -> Cache:
-    """An empty cache of the kind that `owl` returns."""
-    cache = empty_cache(owl.config, batch, length)
-    if not isinstance(owl, UnrolledOwl2):
-        return cache
-    layers = range(owl.config.decoder.num_layers)
-    keys, values = (tuple(_layer(part, n) for n in layers) for part in (cache.keys, cache.values))
-    return cache.replace(keys=keys, values=values)

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from owl2_jax.core import axes
-from owl2_jax.model import attention, attention_kernels, paged_kernels, remat
+from owl2_jax.model import attention, attention_kernels, paged_attention, paged_kernels, remat
 from owl2_jax.model.cache import write
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import Scale, rms_normalize
@@ -131,6 +131,9 @@ class DecoderAttention(nn.Module):
         layers = self.config.decoder.num_layers
         pages = write_tokens(Pages(keys, values), k[:, 0], v[:, 0], batch, layer, layers)
         context = paged_kernels.attend(q[:, 0], pages, batch, layer, layers)
+        if self.is_mutable_collection("intermediates"):
+            probabilities = paged_attention.probabilities(q[:, 0], pages, batch, layer, layers)
+            self.sow("intermediates", "attention", probabilities)
         return context[:, None], pages.keys, pages.values
 
 

@@ -91,8 +91,15 @@ class Owl2(nn.Module):
 
     def encode_images(self, images: Array) -> Array:
         """Images to decoder tokens: [M, H, W, 3] to dtype[M, Q + 1, D]."""
-        images = nn.with_logical_constraint(images, (axes.IMAGES, None, None, None))
-        return self.abstractor(self.vision(images))
+        return self.abstractor(self.see(images))
+
+    def see(self, images: Array) -> Array:
+        """Images to patches, as the abstractor reads them: [M, H, W, 3] to dtype[M, P + 1, E]."""
+        return self.vision(nn.with_logical_constraint(images, (axes.IMAGES, None, None, None)))
+
+    def read(self, patches: Array) -> Array:
+        """Patches dtype[M, P + 1, E] to decoder tokens dtype[M, Q + 1, D]."""
+        return self.abstractor(patches)
 
     def embed(
         self, tokens: Array, features: Array | None, image_index: Array, image_starts: Array

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from owl2_jax.model import attention
 from owl2_jax.model.attention import MASKED
-from owl2_jax.model.pages import PagedBatch, Pages
+from owl2_jax.model.pages import PagedBatch, Pages, keys_of
 
 Array = jax.Array
 
@@ -46,6 +47,13 @@ def written_out(q: Array, pages: Pages, batch: PagedBatch, layer: Array, num_lay
         return lax.fori_loop(0, (end - start + tile - 1) // tile, one_tile, out)
 
     return lax.fori_loop(0, batch.count[0], row, jnp.zeros_like(padded))[: q.shape[0]]
+
+
+def probabilities(q: Array, pages: Pages, batch: PagedBatch, layer: Array, num_layers: int) -> Array:
+    """What the tokens of the first row pay attention to: float32[N, T, W * page_size], to be looked at."""
+    keys = keys_of(pages, batch.block_tables[0], layer, num_layers, q.shape[-1])
+    mask = jnp.arange(keys.shape[0]) <= batch.positions[:, None]
+    return attention.dot_product(q[None], keys[None], keys[None], mask[None])[1][0]
 
 
 def _take(q: Array, start: Array, count: int) -> Array:

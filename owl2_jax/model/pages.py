@@ -119,6 +119,18 @@ def to_lanes(x: Array) -> Array:
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % LANES)])
 
 
+def keys_of(pages: Pages, table: Array, layer: Array, num_layers: int, width: int) -> Array:
+    """Keys that pages int32[W] of a layer hold, side by side: dtype[W * page_size, K, H = width]."""
+    count, size = _pages_per_layer(pages, num_layers), pages.page_size
+    if pages.layout == BY_HEAD:
+        keys = pages.keys[:, layer, table].transpose(1, 2, 0, 3)
+    elif pages.layout == COMBINED:
+        keys = pages.keys[table + layer * count, :, 0::2, :width]
+    else:
+        keys = pages.keys[table + layer * count].swapaxes(1, 2)
+    return keys.reshape(table.shape[0] * size, -1, width)
+
+
 def write_tokens(pages: Pages, k: Array, v: Array, batch: PagedBatch, layer: Array, num_layers: int) -> Pages:
     """Puts keys and values dtype[T, K, H] of a batch where its block tables say; padding is dropped."""
     count, size = _pages_per_layer(pages, num_layers), pages.page_size

@@ -15,15 +15,18 @@ from owl2_jax.core.axes import IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.prompt_format import IMAGE_TAG
 from owl2_jax.core.tree import Params
-from owl2_jax.inference import sampler, whole_prompts
+from owl2_jax.inference import sampler
 from owl2_jax.inference.engine import Engine, EngineConfig
-from owl2_jax.inference.inputs import read_request, stack_prompts
+from owl2_jax.inference.flat_batch import Pieces
+from owl2_jax.inference.inputs import read_request
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.model_runner import prepare
+from owl2_jax.inference.program_sizes import StepSize
 from owl2_jax.inference.request import Request
-from owl2_jax.model.cache import Cache
+from owl2_jax.model import paged_kernels
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import Owl2, init_params
+from owl2_jax.model.pages import PagedBatch, Pages, empty_pages
 
 Array = jax.Array
 
@@ -103,35 +106,39 @@ def _answer(engine: Engine, request: Request) -> float:
 
 
 def _bare(engine: Engine, request: Request, tokens: int) -> Callable[[], float]:
-    """A function that times the jitted step by itself, at the same cache length; seconds per token."""
-    model = engine.model
+    """A function that times the jitted step by itself, at the same length; seconds per token."""
+    model, size = engine.model, engine.config.page_size
     owl, params = prepare(model)
-    prompt = read_request(request, model)
-    engine.features.make_ready(prompt.images)
-    stacked = stack_prompts([prompt], 1, len(prompt), model.config.decoder.vocab_size, engine.features.row)
-    length = len(prompt) + request.max_new_tokens
-    start = jax.jit(functools.partial(whole_prompts.run_prompts, owl, cache_length=length))
-    state, cache = start(params, engine.features.array, stacked)
-    token = sampler.likeliest(owl.apply({"params": params}, state, method="logits"))
+    length = len(read_request(request, model))
+    table = np.arange(-(-(length + tokens + 1) // size), dtype=np.int32)[None]
+    layout = paged_kernels.layout(jax.default_backend(), model.config.decoder.head_dim, size)
+    pages = empty_pages(model.config, table.size, size, layout)
     step = jax.jit(functools.partial(_step, owl), donate_argnums=2)
+    nowhere, prompts = np.full(1, -1, np.int32), np.array([length])
 
     def run() -> float:
-        now, held = token, jax.tree.map(jnp.copy, cache)
-        now, held = jax.block_until_ready(step(params, now, held))
-        begin = time.perf_counter()
-        for _ in range(tokens):
-            now, held = step(params, now, held)
+        now, held = jnp.zeros(1, jnp.int32), jax.tree.map(jnp.copy, pages)
+        begin = 0.0
+        for number in range(tokens + 1):
+            if number == 1:  # the first may compile
+                jax.block_until_ready(now)
+                begin = time.perf_counter()
+            start = np.array([length + number])
+            batch = Pieces(start, start + 1, nowhere, None, prompts).batch(StepSize(1, 1), table)
+            now, held = step(params, now, held, engine.features.array, nowhere, batch)
         jax.block_until_ready(now)
         return (time.perf_counter() - begin) / tokens
 
     return run
 
 
-def _step(owl: Owl2, params: Params, token: Array, cache: Cache) -> tuple[Array, Cache]:
-    """One greedy token int32[B] after another; nothing but the model."""
-    hidden, cache = owl.apply({"params": params}, token[:, None], cache, method="extend")
-    logits = owl.apply({"params": params}, hidden[:, 0], method="logits")
-    return sampler.likeliest(logits), cache
+def _step(
+    owl: Owl2, params: Params, token: Array, pages: Pages, pool: Array, nowhere: Array, batch: PagedBatch
+) -> tuple[Array, Pages]:
+    """One greedy token int32[1] after another; nothing but the model."""
+    hidden, pages = owl.apply({"params": params}, token, pool, nowhere, pages, batch, method="step")
+    logits = owl.apply({"params": params}, hidden, method="logits")
+    return sampler.likeliest(logits), pages
 
 
 def _shared_image(model: LoadedModel, calls: int) -> dict[str, Any]:

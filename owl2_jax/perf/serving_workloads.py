@@ -78,7 +78,7 @@ def _workload(
 
     def run(params: Params, held: PyTree, seen: jax.Array, inputs: step.StepInputs) -> PyTree:
         pool = seen if images is None else owl.apply({"params": params}, seen, method="encode_images")
-        pages, state, chosen, counts = step.step(owl, width, params, *held, pool, inputs)
+        pages, state, chosen, counts, _ = step.step(owl, width, params, *held, pool, inputs)
         return (pages, state), chosen, counts
 
     def materialize() -> tuple[PyTree, ...]:

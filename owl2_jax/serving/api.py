@@ -136,9 +136,7 @@ async def text_completions(request: Request) -> Response:
     except ClientDisconnect:
         return Response(status_code=_GONE)
     choices, prompts = await service.start_texts(call)
-    model, texts = service.model, [prompt.text for prompt in prompts]
-    continues = [prompt.continues for prompt in prompts]
-    writer = TextCompletion(call, service.name, model.tokenizer, continues, texts if call.echo else None)
+    writer = TextCompletion(call, service.name, service.model.tokenizer, prompts)
     return await _reply(request, call, choices, writer)
 
 

@@ -21,6 +21,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.engine import Engine
@@ -31,6 +32,7 @@ from owl2_jax.serving.metrics import Metrics
 _log = logging.getLogger(__name__)
 
 Outcome = Event | ApiError
+T = TypeVar("T")
 
 
 class Ticket:
@@ -117,6 +119,7 @@ class EngineRunner:
         self._held: set[Ticket] = set()
         self._seconds = 1.0  # of an answer, a running mean
         self._commands: queue.SimpleQueue[Callable[[Engine], None] | None] = queue.SimpleQueue()
+        self._asked: set[asyncio.Future[Any]] = set()
         self._tickets: dict[int, Ticket] = {}  # by the engine's number; of the thread alone
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._ended = False
@@ -220,6 +223,33 @@ class EngineRunner:
     def _fail_held(self, error: ApiError) -> None:
         for ticket in list(self._held):
             ticket.deliver(error)
+        for asked in list(self._asked):
+            _settle(asked, None, error)
+
+    async def ask(self, work: Callable[[Engine], T]) -> T:
+        """What a function of the engine returns; the thread runs it between two steps.
+
+        Raises:
+          ApiError: the engine does not run, or fails meanwhile.
+          Owl2Error: from the function.
+        """
+        if not self.live or self.draining:
+            raise unavailable("the engine does not run", 30)
+        asked: asyncio.Future[T] = self._loop.create_future()
+        self._asked.add(asked)
+        asked.add_done_callback(self._asked.discard)
+
+        def command(engine: Engine) -> None:
+            try:
+                self._in_loop(_settle, asked, work(engine), None)
+            except Owl2Error as error:
+                self._in_loop(_settle, asked, None, error)
+            except BaseException:
+                self._in_loop(_settle, asked, None, _FAILED)
+                raise
+
+        self.command(command)
+        return await asked
 
     def command(self, command: Callable[[Engine], None]) -> None:
         """Has something done by the thread."""
@@ -305,6 +335,11 @@ class EngineRunner:
 def _deliver(outcomes: list[tuple[Ticket, Outcome]]) -> None:
     for ticket, outcome in outcomes:
         ticket.deliver(outcome)
+
+
+def _settle(asked: asyncio.Future[Any], found: Any, error: Exception | None) -> None:
+    if not asked.done():  # who asked may have gone
+        asked.set_exception(error) if error is not None else asked.set_result(found)
 
 
 _FAILED = ApiError("the engine failed while it answered; try again", 500, "engine_failed")

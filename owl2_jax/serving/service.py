@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ import numpy as np
 from owl2_jax.data.conversation import encode_prompt
 from owl2_jax.data.messages import IMAGE_MARK
 from owl2_jax.inference.device_memory import sizes_of
-from owl2_jax.inference.engine import Engine, EngineConfig
+from owl2_jax.inference.engine import Engine, EngineConfig, NoPagesError
 from owl2_jax.inference.grammars import known_matcher, matcher_of
-from owl2_jax.inference.image_attention import Look, Looking
+from owl2_jax.inference.image_attention import Look, encode_question, look
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.matcher import Matcher
 from owl2_jax.inference.program_sizes import describe_cache
@@ -46,7 +47,7 @@ class Service:
       model: what answers.
       config: of the server.
       name: what clients call the model.
-      metrics, bodies, images, runner, looking: the parts.
+      metrics, bodies, images, runner: the parts.
     """
 
     def __init__(
@@ -70,9 +71,8 @@ class Service:
             metrics=self.metrics,
             compile_first=compile_first,
         )
-        self.looking = Looking(model)
         self._prompt_format = model.prompt_format.with_tag(IMAGE_MARK)
-        self._look_thread = ThreadPoolExecutor(1, "look")
+        self._looking = asyncio.Lock()  # answers go on between two looks
         self._lookers = 0
         # Of their own: what takes long to compile keeps nobody from being read.
         self._form_threads = ThreadPoolExecutor(2, "form")
@@ -135,6 +135,8 @@ class Service:
             requests: list[Request] = []
             for prompt in prompts:
                 one = self._request(call, prompt.ids, prompt.room, [], matchers, prompt.continues)
+                if call.echo and call.logprobs:
+                    one = replace(one, prompt_logprobs=len(prompt.ids))
                 requests += one.choices(call.count)
             choices.submit(requests)
         except BaseException:
@@ -238,17 +240,25 @@ class Service:
         self._lookers += 1
         try:
             images = await self.read_images(conversation)
-            work = (
-                self.looking.look,
+            asked = (
+                self.model,
                 conversation.messages,
                 answer[: self._most_text],
                 images,
                 self._prompt_format,
             )
             with about("messages"):
-                return await asyncio.get_running_loop().run_in_executor(self._look_thread, *work)
+                question = await asyncio.to_thread(encode_question, *asked)
+                return await self._look(*question)
         finally:
             self._lookers -= 1
+
+    async def _look(self, request: Request, answer: np.ndarray) -> list[Look]:
+        async with self._looking:
+            try:
+                return await self.runner.ask(lambda engine: look(engine, request, answer))
+            except NoPagesError as error:
+                raise overloaded(str(error), 2) from error
 
     def ids(self, conversation: Conversation) -> tuple[np.ndarray, int]:
         """int32[n] of a prompt, -200 where an image stands, and the most tokens its answer may have.
@@ -280,8 +290,7 @@ class Service:
         """Ends all threads."""
         self.runner.stop()
         self.images.close()
-        for threads in (self._look_thread, self._form_threads):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._form_threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _most_text(model: LoadedModel) -> int:

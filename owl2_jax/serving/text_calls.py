@@ -33,7 +33,7 @@ class TextCall(Call):
 
     Attributes:
       prompts: texts, or token ids.
-      echo: the prompt is part of the text.
+      echo: the prompt is part of the text, and its tokens have log-probabilities, too.
     """
 
     prompts: tuple[str | tuple[int, ...], ...]
@@ -54,13 +54,6 @@ def read_text_call(call: Mapping[str, Any]) -> TextCall:
     if best not in (None, shared["count"]):
         raise wrong("best_of", best, f"expected null or as many as n, which is {shared['count']}")
     echo = fields.read_bool(call, "echo")
-    if echo and top is not None:
-        raise ApiError(
-            "echo and logprobs exclude each other: log-probabilities are told of the answer alone; "
-            "leave one of them out",
-            code="invalid_value",
-            param="echo",
-        )
     length = fields.read_length(call)
     return TextCall(
         prompts=read_prompts(call),

@@ -81,7 +81,7 @@ def test_beams_options_and_chat_work(model: LoadedModel, engine: Engine) -> None
     (greedy,) = engine.generate([ask()])
     ((best, *_),) = beam_search(engine.runner, [ask()], beams=2)
     assert sum(best.logprobs) >= sum(greedy.logprobs) - 1e-4 or len(best.token_ids) != len(greedy.token_ids)
-    (scores,) = score_options(engine.runner, [Request(QUESTION, [tiny.image(1)])], [["yes", "no", "the red"]])
+    (scores,) = score_options(engine, [Request(QUESTION, [tiny.image(1)])], [["yes", "no", "the red"]])
     assert len(scores) == 3
     assert all(np.isfinite(scores))
     chat = Chat(engine, max_new_tokens=3)

@@ -78,8 +78,8 @@ def test_answers_beams_and_scores_are_those_of_the_model_without_spare_rows(mode
         assert [beam.token_ids for beam in found] == [beam.token_ids for beam in expected]
     options = [["yes", "no, three"], ["a red circle", "a square"]]
     np.testing.assert_allclose(
-        list(score_options(ours.runner, requests(), options)),
-        list(score_options(theirs.runner, requests(), options)),
+        list(score_options(ours, requests(), options)),
+        list(score_options(theirs, requests(), options)),
         atol=1e-4,
     )  # fmt: skip
 

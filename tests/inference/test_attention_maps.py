@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.inference import whole_prompts
-from owl2_jax.inference.attention_maps import Inside, image_positions, look_inside
+from owl2_jax.inference.attention_maps import Inside, look_inside
 from owl2_jax.inference.attention_page import mass_chart, render
-from owl2_jax.inference.image_attention import attentions
+from owl2_jax.inference.flat_batch import Pieces
 from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.program_sizes import StepSize
+from owl2_jax.inference.step import encode_images
 from owl2_jax.model.owl2 import Owl2
+from owl2_jax.model.pages import empty_pages
 from owl2_jax.testing import tiny
 from tests.parity.golden import assert_close, case, load
 
@@ -36,20 +38,28 @@ def inside(model) -> Inside:
 def test_attention_is_that_of_the_original(name):
     config, params, golden, _ = load(name)
     inputs, expected = case(name, "i"), golden["i/attentions"]
-    length, answered = inputs.tokens.shape[1], 4
-    prompt = length - answered
-    prompts = whole_prompts.Prompts(
-        inputs.tokens[:, :prompt], np.array([prompt], np.int32), inputs.image_index, inputs.image_starts
-    )
-    read = jax.jit(lambda p, images, fed: attentions(config, p, images, prompts, fed))
-    attention, reading = read(params, inputs.images, inputs.tokens[:, prompt:])
-    assert attention.shape == (config.decoder.num_layers, config.decoder.num_heads, answered, length)
-    assert_close(attention, expected[:, 0, :, prompt:, :], "attention of the answer's tokens")
+    owl, variables, answered = Owl2(config), {"params": params}, 4
+    length = inputs.tokens.shape[1]
+    span, size = config.tokens_per_image, StepSize(length, 1)
+    features = np.full(length, -1, np.int32)
+    for row, start in zip(inputs.image_index[0], inputs.image_starts[0], strict=True):
+        features[start : start + span] = np.arange(row * span, (row + 1) * span)
+    pieces = Pieces(np.array([0]), np.array([length]), inputs.tokens[0], features, np.array([length]))
+    table = np.arange(-(-length // 4), dtype=np.int32)[None]
+    pool, reading = encode_images(
+        owl, True, params, jnp.zeros((len(inputs.images), span, config.decoder.width)), inputs.images,
+        np.arange(len(inputs.images)),
+    )  # fmt: skip
+    _, state = owl.apply(
+        variables, inputs.tokens[0], pool, features, empty_pages(config, table.size, 4),
+        jax.tree.map(jnp.asarray, pieces.batch(size, table)), method="step", mutable=["intermediates"],
+    )  # fmt: skip
+    (attention,) = state["intermediates"]["decoder"]["layers"]["attention"]["attention"]
+    assert attention.shape[:3] == (config.decoder.num_layers, config.decoder.num_heads, length)
+    found = attention[:, :, length - answered :, :length]
+    assert_close(found, expected[:, 0, :, length - answered :, :], "attention of the answer's tokens")
     np.testing.assert_allclose(attention.sum(-1), 1.0, atol=1e-5)
     np.testing.assert_allclose(reading.sum(-1), 1.0, atol=1e-5)
-    # Mass on the image, the end token included: the modality indicator of the original.
-    is_image = np.asarray(image_positions(config, prompts, length))
-    np.testing.assert_array_equal(is_image, golden["i/expanded_modality"][0].astype(bool))
 
 
 def test_masses_are_those_of_one_plain_pass(model, inside):

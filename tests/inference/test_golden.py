@@ -9,11 +9,13 @@ import pytest
 from owl2_jax.convert.to_flax import load_hf_params
 from owl2_jax.data.sentence_pieces import PieceStream
 from owl2_jax.inference.engine import Engine, EngineConfig
-from owl2_jax.inference.images import RequestImage
-from owl2_jax.inference.inputs import place_images, stack_prompts
+from owl2_jax.inference.flat_batch import Pieces
+from owl2_jax.inference.inputs import place_images
 from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.program_sizes import StepSize
 from owl2_jax.inference.request import Request
 from owl2_jax.model.owl2 import Owl2
+from owl2_jax.model.pages import empty_pages
 
 TOLERANCE = {"atol": 5e-5, "rtol": 1e-4}
 
@@ -123,30 +125,34 @@ def test_answers_beyond_the_trained_length_do_not_depend_on_their_company(golden
 
 def step_logits(model: LoadedModel, requests: list[Request], tokens: np.ndarray) -> np.ndarray:
     """Logits after the prompt and after each of the given tokens: float32[B, N, V]."""
+    return np.stack([_step_logits(model, *one) for one in zip(requests, tokens, strict=True)])
+
+
+def _step_logits(model: LoadedModel, request: Request, tokens: np.ndarray) -> np.ndarray:
+    """As the server runs it: the prompt in one step over pages, then token by token."""
     config, variables = model.config, {"params": model.params}
-    apply = jax.jit(Owl2(config).apply, static_argnames=("method", "cache_length"))
-    prompts = [place_images(request.prompt, model) for request in requests]
-    pixels = [image for request in requests for image in request.images]
-    for prompt, request in zip(prompts, requests, strict=True):
-        prompt.images = [RequestImage(image, "resize", config.vision.image_size) for image in request.images]
-    keys = [image.key for prompt in prompts for image in prompt.images]
-    length = max(map(len, prompts))
-    stacked = stack_prompts(
-        prompts, len(prompts), length, config.decoder.vocab_size, lambda image: keys.index(image.key)
-    )
-    features = apply(variables, np.stack(pixels), method="encode_images") if pixels else None
-    positions = np.tile(np.arange(length, dtype=np.int32), (len(prompts), 1))
-    segments = (positions < stacked.lengths[:, None]).astype(np.int32)
-    hidden, cache = apply(
-        variables, stacked.tokens, positions, segments, features, stacked.image_index,
-        stacked.image_starts, cache_length=length + tokens.shape[1], method="prefill",
-    )  # fmt: skip
-    states = [hidden[np.arange(len(prompts)), stacked.lengths - 1]]
-    for step in range(tokens.shape[1] - 1):
-        column = tokens[:, step : step + 1].astype(np.int32)
-        hidden, cache = apply(variables, column, cache, method="extend")
-        states.append(hidden[:, 0])
-    return np.stack([apply(variables, state, method="logits") for state in states], axis=1)
+    apply = jax.jit(Owl2(config).apply, static_argnames="method")
+    prompt, span = place_images(request.prompt, model), config.tokens_per_image
+    features = np.zeros((1, span, config.decoder.width), np.float32)
+    if len(request.images):
+        features = apply(variables, np.stack(request.images), method="encode_images")
+    rows = np.full(len(prompt), -1, np.int32)
+    for number, start in enumerate(prompt.image_starts):
+        rows[start : start + span] = np.arange(number * span, (number + 1) * span)
+    total = len(prompt) + len(tokens)
+    table = np.arange(-(-total // 16), dtype=np.int32)[None]
+    pages, states = empty_pages(config, table.size, 16), []
+    lengths = np.array([len(prompt)])
+    steps = [(0, prompt.tokens, rows)]
+    steps += [(len(prompt) + n, tokens[n : n + 1], np.array([-1])) for n in range(len(tokens) - 1)]
+    for start, ids, images in steps:
+        piece = Pieces(np.array([start]), np.array([start + len(ids)]), ids, None, lengths)
+        batch = piece.batch(StepSize(len(ids), 1), table)
+        hidden, pages = apply(
+            variables, ids.astype(np.int32), features, images.astype(np.int32), pages, batch, method="step"
+        )
+        states.append(hidden[-1])
+    return apply(variables, np.stack(states), method="logits")
 
 
 def test_left_padded_prompt_equals_the_unpadded_one(golden):

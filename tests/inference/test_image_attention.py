@@ -9,9 +9,11 @@ import pytest
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import encode_dialogue, expand
-from owl2_jax.inference.image_attention import MAX_ANSWER, Looking
+from owl2_jax.inference.engine import Engine, EngineConfig, NoPagesError
+from owl2_jax.inference.image_attention import MAX_ANSWER, Look, encode_question, look
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.quantize import quantize_model
+from owl2_jax.inference.request import Request
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.testing import tiny
 
@@ -24,8 +26,12 @@ def model(tiny_config, tiny_params, toy_tokenizer) -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def looking(model) -> Looking:
-    return Looking(model)
+def engine(model) -> Engine:
+    return Engine(model, EngineConfig(sequences=2))
+
+
+def looks_of(engine: Engine, messages, answer: str, images) -> list[Look]:
+    return look(engine, *encode_question(engine.model, messages, answer, images))
 
 
 def by_one_pass(model, answer: str, images) -> tuple[np.ndarray, np.ndarray]:
@@ -53,37 +59,39 @@ def by_one_pass(model, answer: str, images) -> tuple[np.ndarray, np.ndarray]:
     return maps / maps.sum(-1, keepdims=True), asked.sum(-1)
 
 
-def test_look_is_attention_of_the_plain_forward_pass(model, looking):
+def test_look_is_attention_of_the_plain_forward_pass(model, engine):
     images = [tiny.image(1), tiny.image(2)]
-    looks = looking.look(MESSAGES, "the red circle", images)
+    looks = looks_of(engine, MESSAGES, "the red circle", images)
     maps, shares = by_one_pass(model, "the red circle", images)
-    for look, expected, share in zip(looks, maps, shares, strict=True):
-        assert look.weights.shape == (2, 2)
-        np.testing.assert_allclose(look.weights.ravel(), expected, atol=1e-6)
-        assert look.share == pytest.approx(share, abs=1e-6)
-    assert 0 < sum(look.share for look in looks) < 1
+    for one, expected, share in zip(looks, maps, shares, strict=True):
+        assert one.weights.shape == (2, 2)
+        np.testing.assert_allclose(one.weights.ravel(), expected, atol=1e-6)
+        assert one.share == pytest.approx(share, abs=1e-6)
+    assert 0 < sum(one.share for one in looks) < 1
 
 
-def test_look_depends_on_the_image_and_the_answer(looking):
-    first, second = (looking.look(MESSAGES, text, [tiny.image(1), tiny.image(2)]) for text in ("red", "no"))
+def test_look_depends_on_the_image_and_the_answer(engine):
+    first, second = (
+        looks_of(engine, MESSAGES, text, [tiny.image(1), tiny.image(2)]) for text in ("red", "no")
+    )
     assert np.abs(first[0].weights - second[0].weights).max() > 1e-6
-    other = looking.look(MESSAGES, "red", [tiny.image(3), tiny.image(2)])
+    other = looks_of(engine, MESSAGES, "red", [tiny.image(3), tiny.image(2)])
     assert np.abs(first[0].weights - other[0].weights).max() > 1e-6
 
 
-def test_model_in_int8_looks_nearly_where_the_whole_one_does(model, looking):
+def test_model_in_int8_looks_nearly_where_the_whole_one_does(model, engine):
     images = [tiny.image(1), tiny.image(2)]
-    whole = looking.look(MESSAGES, "red", images)
-    small = Looking(quantize_model(model)).look(MESSAGES, "red", images)
-    for look, other in zip(whole, small, strict=True):
-        np.testing.assert_allclose(look.weights, other.weights, atol=0.02)
-        assert look.share == pytest.approx(other.share, abs=0.02)
+    whole = looks_of(engine, MESSAGES, "red", images)
+    small = looks_of(Engine(quantize_model(model), EngineConfig(sequences=2)), MESSAGES, "red", images)
+    for one, other in zip(whole, small, strict=True):
+        np.testing.assert_allclose(one.weights, other.weights, atol=0.02)
+        assert one.share == pytest.approx(other.share, abs=0.02)
 
 
-def test_long_answer_is_looked_at_from_its_beginning(looking):
+def test_long_answer_is_looked_at_from_its_beginning(engine):
     images = [tiny.image(1), tiny.image(2)]
-    looks = looking.look(MESSAGES, "x" * (MAX_ANSWER + 10), images)
-    same = looking.look(MESSAGES, "x" * (MAX_ANSWER + 5), images)
+    looks = looks_of(engine, MESSAGES, "x" * (MAX_ANSWER + 10), images)
+    same = looks_of(engine, MESSAGES, "x" * (MAX_ANSWER + 5), images)
     np.testing.assert_array_equal(looks[0].weights, same[0].weights)
 
 
@@ -96,6 +104,31 @@ def test_long_answer_is_looked_at_from_its_beginning(looking):
         ([{"role": "user", "content": "<|image|>" + "What " * 200}], "red", 1, "longer than"),
     ],
 )
-def test_what_cannot_be_looked_at_is_named(looking, messages, answer, count, words):
+def test_what_cannot_be_looked_at_is_named(engine, messages, answer, count, words):
     with pytest.raises(Owl2Error, match=words):
-        looking.look(messages, answer, [tiny.image(i) for i in range(count)])
+        looks_of(engine, messages, answer, [tiny.image(i) for i in range(count)])
+
+
+def test_a_look_beside_running_answers_changes_none_of_them_and_frees_its_pages(model, engine):
+    images = [tiny.image(1), tiny.image(2)]
+    asked = Request(MESSAGES, images, max_new_tokens=30, ignore_eos=True)
+    (alone,) = engine.generate([asked])
+    before = looks_of(engine, MESSAGES, "the red circle", images)
+    engine.forget()
+    engine.submit(asked)
+    engine.step()
+    engine.step()
+    found = looks_of(engine, MESSAGES, "the red circle", images)  # on pages that the answer uses, too
+    for one, other in zip(found, before, strict=True):
+        np.testing.assert_allclose(one.weights, other.weights, atol=1e-6)
+    results = [event.result for _ in range(30) if engine.pending for event in engine.step()]
+    assert results[-1].token_ids == alone.token_ids
+    assert engine.pool.num_free == engine.pool.count
+
+
+def test_without_free_pages_a_look_is_told_so(engine):
+    taken = engine.pool.take(engine.pool.num_free)
+    with pytest.raises(NoPagesError, match="all pages of the cache are in use"):
+        looks_of(engine, MESSAGES, "red", [tiny.image(1), tiny.image(2)])
+    engine.pool.release(taken)
+    assert looks_of(engine, MESSAGES, "red", [tiny.image(1), tiny.image(2)])

@@ -24,7 +24,9 @@ def inputs_of(requests, generated=None, allowed=None):
         rows.put(row, request)
         if request.structured is not None:
             rows.mask(row, bits(allowed))
-    return rows.take(np.arange(len(requests)), np.array(generated or [0] * len(requests)), len(requests))
+    every = np.arange(len(requests), dtype=np.int32)
+    inputs = rows.take(every, np.array(generated or [0] * len(requests), np.int32))
+    return inputs.replace(**(rows.large(every) or rows.unasked(len(requests))))
 
 
 def bits(tokens) -> np.ndarray:
@@ -219,17 +221,16 @@ def test_rows_that_pad_a_step_are_greedy_and_count_nothing():
     rows = SamplerRows(2, V, EOS)
     rows.put(0, REQUESTS[6])
     rows.put(0, Request("a"))  # leaves nothing of the request before
-    inputs = rows.take(np.array([1]), np.array([0]), 4)
+    inputs = rows.take(np.array([1, 2, 2, 2]), np.zeros(4, np.int32))
     assert inputs.rows.tolist() == [1, 2, 2, 2]
-    fresh = SamplerRows(2, V, EOS).take(np.array([0]), np.array([0]), 1)
-    put = rows.take(np.array([0]), np.array([0]), 1)
+    fresh = SamplerRows(2, V, EOS).take(np.array([0]), np.array([0]))
+    put = rows.take(np.array([0]), np.array([0]))
+    assert rows.large(np.array([0, 2])) is None
     assert put.stop_ids[0].tolist() == [EOS] + [V] * 15
     for name in (
         "temperature",
         "repetition_penalty",
         "presence_penalty",
-        "bias_ids",
-        "bias",
         "masked",
         "seed",
     ):

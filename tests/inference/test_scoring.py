@@ -24,7 +24,7 @@ def engine(tiny_config, tiny_params, toy_tokenizer) -> Engine:
 def by_whole_forward(engine: Engine, request: Request, option: str, first: int) -> float:
     """Sums the log-probabilities of everything from position `first` on."""
     model = engine.model
-    prompt = place_images(_ids(engine, request, option), model)
+    prompt = place_images(_ids(engine.model, request, option), model)
     tokens, count = prompt.tokens[None], len(prompt.image_starts)
     size = model.config.vision.image_size
     images = np.array([tiny.image(i) for i in range(count)], np.uint8).reshape(-1, size, size, 3)
@@ -43,8 +43,8 @@ def test_options_score_as_in_a_whole_forward_pass(engine, images):
     tags = "<|image|> and " * images
     request = Request(f"USER: {tags}What is this? ASSISTANT: ", [tiny.image(i) for i in range(images)])
     options = ["yes", "a red circle", "no"]
-    (scores,) = score_options(engine.runner, [request], [options])
-    bare = place_images(_ids(engine, request, ""), engine.model)
+    (scores,) = score_options(engine, [request], [options])
+    bare = place_images(_ids(engine.model, request, ""), engine.model)
     first = len(bare) - 1  # the prompt's last piece is a lone space, which goes into the option
     expected = [by_whole_forward(engine, request, option, first) for option in options]
     np.testing.assert_allclose(scores, expected, atol=1e-4)
@@ -56,17 +56,17 @@ def test_options_of_many_requests_equal_each_alone(engine):
         messages = [{"role": "user", "content": "<|image|>" * (i % 2) + "What" + " shape" * i}]
         requests.append(Request(messages, [tiny.image(i)] * (i % 2)))
         options.append(["red", "a blue circle", "yes", "no"][: 1 + i % 4])
-    together = list(score_options(engine.runner, requests, options))
+    together = list(score_options(engine, requests, options))
     assert [len(scores) for scores in together] == [len(texts) for texts in options]
     for request, texts, scores in zip(requests, options, together, strict=True):
-        (alone,) = score_options(engine.runner, [request], [texts])
+        (alone,) = score_options(engine, [request], [texts])
         np.testing.assert_allclose(scores, alone, atol=1e-4)
 
 
 def test_options_that_share_their_beginning_are_compared_where_they_differ(engine):
     request = Request("USER: What? ASSISTANT:")
-    (short,) = score_options(engine.runner, [request], [[" yes"]])
-    (both,) = score_options(engine.runner, [request], [[" yes", " yes yes"]])
+    (short,) = score_options(engine, [request], [[" yes"]])
+    (both,) = score_options(engine, [request], [[" yes", " yes yes"]])
     assert both[1] < 0
     assert np.isfinite([*short, *both]).all()
 
@@ -82,4 +82,4 @@ def test_options_that_share_their_beginning_are_compared_where_they_differ(engin
 )
 def test_bad_options_are_refused(engine, request_, options, message):
     with pytest.raises(Owl2Error, match=message):
-        list(score_options(engine.runner, [request_], [options]))
+        list(score_options(engine, [request_], [options]))

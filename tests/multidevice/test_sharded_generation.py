@@ -47,8 +47,8 @@ def test_sharded_generation_equals_unsharded(model, axes):
         np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
     options = [["red", "blue circle", "no"]] * 6
     np.testing.assert_allclose(
-        list(score_options(sharded.runner, requests(), options)),
-        list(score_options(single.runner, requests(), options)),
+        list(score_options(sharded, requests(), options)),
+        list(score_options(single, requests(), options)),
         atol=1e-4,
     )
 

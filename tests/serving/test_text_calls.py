@@ -84,7 +84,6 @@ def test_best_of_as_many_as_are_wanted_is_no_wish():
         ({"prompt": "<|image|>What?"}, "prompt", "send images to /v1/chat/completions"),
         ({"prompt": ["a", "\ud800"]}, "prompt", "prompt[1] holds half of a surrogate pair"),
         ({"suffix": "end"}, "suffix", "nothing but null is supported"),
-        ({"echo": True, "logprobs": 1}, "echo", "echo and logprobs exclude each other"),
         ({"logprobs": True}, "logprobs", "whole number from 0 to 20"),
         ({"max_tokens": 0}, "max_tokens", "from 1"),
         ({"n": 9}, "n", "from 1 to 8"),

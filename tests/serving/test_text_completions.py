@@ -124,6 +124,36 @@ def test_log_probabilities_stand_beside_their_tokens(client, model):
     assert complete(client, logprobs=0).choices[0].logprobs.top_logprobs is None
 
 
+def test_an_echoed_prompt_has_log_probabilities_too(client, model):
+    """As lm-eval asks for them: each token's after those before it, the first's unknown."""
+    ids = model.tokenizer.encode(PROMPT, bos=True)
+    (choice,) = complete(client, logprobs=3, echo=True, max_tokens=4).choices
+    found, count = choice.logprobs, len(ids)
+    assert (found.token_logprobs[0], found.top_logprobs[0], found.text_offset[0]) == (None, None, 0)
+    for end in range(1, count):  # by the answers to the prompt's beginnings
+        (first,) = complete(client, ids[:end], logprobs=3, max_tokens=1, extra_body={}).choices
+        if first.logprobs.tokens:
+            likely = first.logprobs.top_logprobs[0]
+            assert found.top_logprobs[end] == pytest.approx(likely, abs=1e-4)
+            name = found.tokens[end]
+            assert found.token_logprobs[end] == pytest.approx(
+                likely.get(name, found.token_logprobs[end]), abs=1e-4
+            )
+            assert found.token_logprobs[end] <= max(likely.values()) + 1e-4
+    assert choice.text.startswith(PROMPT)
+    for token, offset in zip(found.tokens[1:count], found.text_offset[1:count], strict=True):
+        assert choice.text[offset:].startswith(token.lstrip(" ") if offset == 0 else token)
+    (alone_,) = complete(client, logprobs=3, max_tokens=4).choices
+    assert found.tokens[count:] == alone_.logprobs.tokens
+    np.testing.assert_allclose(found.token_logprobs[count:], alone_.logprobs.token_logprobs, atol=1e-4)
+    assert found.text_offset[count:] == [at + len(PROMPT) for at in alone_.logprobs.text_offset]
+    chunks = [one.choices[0] for one in complete(client, logprobs=3, echo=True, max_tokens=4, stream=True)]
+    assert "".join(one.text for one in chunks) == choice.text
+    for name in ("tokens", "text_offset"):
+        told = [value for one in chunks if one.logprobs for value in getattr(one.logprobs, name)]
+        assert told == getattr(found, name)
+
+
 def test_stop_texts_and_forms(client, model):
     whole = alone(model, PROMPT, max_new_tokens=40).text
     stop = whole[len(whole) // 2 :][:2]
