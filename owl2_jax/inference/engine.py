@@ -18,8 +18,8 @@ import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.detokenizer import Answer
+from owl2_jax.inference.feature_pool import FeaturePool
 from owl2_jax.inference.grammars import matcher_of
-from owl2_jax.inference.images import FeaturePool
 from owl2_jax.inference.inputs import Prompt, read_request
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.matcher import Matcher

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from jax.sharding import Mesh
-
 from owl2_jax.core.prompt_format import RELEASED, PromptFormat
 from owl2_jax.data.tokenizer import Tokenizer
 from owl2_jax.model.config import Owl2Config
@@ -22,7 +20,7 @@ class LoadedModel:
       tokenizer: of at most `config.decoder.vocab_size` pieces; the embeddings beyond are spare.
       prompt_format: how prompts are written for it.
       name: for people, for example the directory.
-      mesh: where the parameters lie, when on several devices.
+      mesh: `jax.sharding.Mesh` where the parameters lie, when on several devices, or None.
 
     Raises:
       Owl2Error: the tokenizer does not fit the model's vocabulary.
@@ -33,7 +31,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     prompt_format: PromptFormat = RELEASED
     name: str = "owl2"
-    mesh: Mesh | None = None
+    mesh: Any = None
 
     def __post_init__(self) -> None:
         self.tokenizer.require_size(self.config.decoder.vocab_size)

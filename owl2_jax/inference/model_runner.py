@@ -13,8 +13,9 @@ import numpy as np
 from owl2_jax.core.host_memory import collapse_into_huge_pages
 from owl2_jax.inference.block_table import BlockTables
 from owl2_jax.inference.device_memory import sizes_of
+from owl2_jax.inference.feature_pool import FeaturePool
 from owl2_jax.inference.flat_batch import Pieces, padded
-from owl2_jax.inference.images import FeaturePool, RequestImage
+from owl2_jax.inference.images import RequestImage
 from owl2_jax.inference.kv_cache import PagePool
 from owl2_jax.inference.loaded import LoadedModel
 from owl2_jax.inference.packed import Layout, pack, unpack

@@ -240,13 +240,8 @@ class Service:
         self._lookers += 1
         try:
             images = await self.read_images(conversation)
-            asked = (
-                self.model,
-                conversation.messages,
-                answer[: self._most_text],
-                images,
-                self._prompt_format,
-            )
+            answer, written = answer[: self._most_text], self._prompt_format
+            asked = (self.model, conversation.messages, answer, images, written)
             with about("messages"):
                 question = await asyncio.to_thread(encode_question, *asked)
                 return await self._look(*question)
