@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from owl2_jax.data import tiff_errors
 from owl2_jax.data.images import ImageError, decode
+from tests.fuzz import image_files
 
 
 def damaged(compression: str) -> bytes:
@@ -57,3 +59,17 @@ def test_without_the_library_images_are_read_as_before(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.tif"], capture_output=True, text=True)
     assert done.stdout == f"the image {tmp_path}/a.tif is damaged: decoder error -2; replace the file\n"
+
+
+def test_what_pillow_logs_of_a_header_is_not_printed_either(capfd):
+    """Where a library has given the root logger a handler, as absl does."""
+    tags = image_files.tiff_tags(9, 9, [8, 8, 8], 2)
+    data = image_files.tiff(bytes(9 * 9 * 3), {**tags, 277: ("H", [10825])})
+    handler = logging.StreamHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        with pytest.raises(ImageError):
+            decode(data, "a.tif")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert capfd.readouterr().err == ""

@@ -129,7 +129,7 @@ def test_a_frame_larger_than_the_file_says_is_refused(tmp_path, monkeypatch):
         frames(path, 2, max_pixels=1000)
 
 
-def test_mutated_videos_give_frames_or_an_image_error(tmp_path):
+def test_mutated_videos_give_frames_or_an_image_error_and_print_nothing(tmp_path, capfd):
     good, rng, outcomes = write_video(tmp_path / "a.mp4", count=20).read_bytes(), np.random.default_rng(0), []
     for _ in range(60):
         data = bytearray(good)
@@ -142,6 +142,7 @@ def test_mutated_videos_give_frames_or_an_image_error(tmp_path):
             outcomes.append(error.reason)
     assert set(outcomes) <= {3, "corrupt", "oversized", "unsupported"}
     assert 3 in outcomes
+    assert capfd.readouterr().err == ""
 
 
 def test_frames_of_a_video_are_decoded_together(tmp_path, monkeypatch):
