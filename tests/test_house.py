@@ -64,6 +64,39 @@ def test_no_modules_import_each_other_in_a_circle():
     assert circles(graph) == []
 
 
+@cache
+def names_of(path: Path) -> set[str]:
+    """What a module defines or imports at its top."""
+    found, pending = set(), list(parsed(path).body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If | ast.Try | ast.With):
+            pending += ast.iter_child_nodes(node)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {name.asname or name.name for name in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {name.id for each in targets for name in ast.walk(each) if isinstance(name, ast.Name)}
+    return found
+
+
+def test_every_name_that_is_imported_from_us_is_there():
+    modules = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+    folders = [PACKAGE, *(PACKAGE.parent / name for name in ("tests", "configs", "docs", "launch"))]
+    missing = []
+    for path in (path for folder in folders for path in sorted(folder.rglob("*.py"))):
+        for node in ast.walk(parsed(path)):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("owl2_jax"):
+                continue
+            known = names_of(modules[node.module]) if node.module in modules else set()
+            for name in node.names:
+                if name.name not in known and f"{node.module}.{name.name}" not in modules:
+                    missing.append(f"{path}:{node.lineno}: {node.module}.{name.name}")
+    assert missing == []
+
+
 def test_every_room_says_what_it_is_for_and_what_it_knows():
     rooms = [path for path in PACKAGE.rglob("__init__.py") if "page" not in path.parts]
     texts = {module_name(path): ast.get_docstring(parsed(path)) or "" for path in rooms}
