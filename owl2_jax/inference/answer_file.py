@@ -17,17 +17,16 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from owl2_jax.core.append_file import AppendFile
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_writing import write_bytes
-from owl2_jax.core.json_files import read_json_object, write_json
+from owl2_jax.core.json_files import Json, JsonObject, read_json_object, write_json
 from owl2_jax.core.text_files import read_bytes
 from owl2_jax.inference.request import Result
 
 
-def check_settings(output: Path, settings: Mapping[str, Any]) -> None:
+def check_settings(output: Path, settings: Mapping[str, Json]) -> None:
     """Notes the settings beside the output, or raises `Owl2Error` when others are noted."""
     note = output.with_name(output.name + ".settings.json")
     if not output.exists():
@@ -94,7 +93,7 @@ def write_answers(
     return failed
 
 
-def to_line(row_id: str | int, answers: Sequence[Result | Owl2Error]) -> dict[str, Any]:
+def to_line(row_id: str | int, answers: Sequence[Result | Owl2Error]) -> JsonObject:
     """What is told of the answers to a prompt, or what is wrong with the first that failed."""
     told, prompt_tokens = [], 0
     for answer in answers:

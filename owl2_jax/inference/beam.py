@@ -27,6 +27,7 @@ from jax import lax
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import check_value
 from owl2_jax.core.ranges import Beams, LengthPenalty
+from owl2_jax.core.tree import Params
 from owl2_jax.inference.detokenizer import Answer
 from owl2_jax.inference.engine import Engine
 from owl2_jax.inference.flat_batch import Pieces, padded
@@ -130,7 +131,7 @@ class Search:
 
 
 def extend(
-    owl: Owl2, eos_id: int, count: int, params: Any, pages: Pages, pool: Array, tokens: Array,
+    owl: Owl2, eos_id: int, count: int, params: Params, pages: Pages, pool: Array, tokens: Array,
     features: Array, batch: PagedBatch, early: Array,
 ) -> tuple[Pages, Array, Array]:  # fmt: skip
     """Runs one token of each of S rows, and finds the likeliest behind it.

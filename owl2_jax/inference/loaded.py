@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from owl2_jax.core.prompt_format import RELEASED, PromptFormat
+from owl2_jax.core.tree import Params
 from owl2_jax.data.tokenizer import Tokenizer
 from owl2_jax.model.config import Owl2Config
 
@@ -27,7 +28,7 @@ class LoadedModel:
     """
 
     config: Owl2Config
-    params: dict[str, Any]
+    params: Params
     tokenizer: Tokenizer
     prompt_format: PromptFormat = RELEASED
     name: str = "owl2"

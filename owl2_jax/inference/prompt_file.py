@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.fields import check_value
-from owl2_jax.core.json_files import json_lines
+from owl2_jax.core.json_files import Json, JsonObject, json_lines
 from owl2_jax.data.sources.image_files import image_names, is_blank
 from owl2_jax.inference.request import Request
 from owl2_jax.inference.sampling import Choices, Sampling
@@ -42,7 +42,7 @@ _FORM: Final = ("response_format", "structured_outputs")
 _FIELDS: Final = ("id", "messages", "prompt", "images", "n", *_REQUEST, *_FORM, *_SAMPLING)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[JsonObject]:
     """The objects of a JSONL file, each with its "id".
 
     Raises:
@@ -60,7 +60,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_row(where: str, number: int, row: Any) -> dict[str, Any]:
+def _read_row(where: str, number: int, row: Json) -> JsonObject:
     if not isinstance(row, dict):
         raise Owl2Error(f"{where} is {reprlib.repr(row)}; expected an object")
     for key in row:
@@ -82,7 +82,7 @@ def _read_row(where: str, number: int, row: Any) -> dict[str, Any]:
 
 
 def to_requests(
-    row: Mapping[str, Any], folder: Path, sampling: Sampling, settings: Mapping[str, Any], choices: int
+    row: Mapping[str, Json], folder: Path, sampling: Sampling, settings: Mapping[str, Any], choices: int
 ) -> list[Request]:
     """A line as one request or several; raises `Owl2Error` for settings out of range, naming the id.
 

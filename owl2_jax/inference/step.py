@@ -8,14 +8,13 @@ without asking the host in between.
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from owl2_jax.core.tree import Params
 from owl2_jax.inference.sampler import (
     MAX_TOP,
     Chosen,
@@ -31,7 +30,6 @@ from owl2_jax.model.owl2 import Owl2
 from owl2_jax.model.pages import PagedBatch, Pages
 
 Array = jax.Array
-Params = dict[str, Any]
 
 _SCORED_AT_A_TIME = 32  # tokens of prompts whose logits are made together
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from owl2_jax.core.tree import Params
 from owl2_jax.model.abstractor import Abstractor
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.decoder import Decoder
@@ -59,7 +60,7 @@ class UnrolledOwl2(Owl2):
         self.decoder = UnrolledDecoder(self.config)
 
 
-def unstack_layers(params: dict[str, Any]) -> dict[str, Any]:
+def unstack_layers(params: Params) -> Params:
     """Stacked parameters with the decoder's layers apart."""
     stacked = params["decoder"]["layers"]
     count = jax.tree.leaves(stacked)[0].shape[0]
@@ -70,7 +71,7 @@ def unstack_layers(params: dict[str, Any]) -> dict[str, Any]:
     return {**params, "decoder": {**params["decoder"], "layers": layers}}
 
 
-def _merge_projections(attention: dict[str, Any]) -> dict[str, Any]:
+def _merge_projections(attention: Params) -> Params:
     """One kernel in place of three, which a CPU reads in less time; adapters keep them apart."""
     parts = [attention[name] for name in TEXT_PROJECTIONS]
     if any(set(part) - {"kernel", "bias", KERNEL_SCALE} for part in parts):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -81,7 +80,7 @@ def like_params(tree: PyTree, shardings: Tree, params: Tree, mesh: Mesh) -> PyTr
         for (name, leaf), sharding in zip(flatten(params).items(), flatten(shardings).values(), strict=True)
     }
 
-    def find(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    def find(path: tuple[object, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         keys = [_key_text(key) for key in path]
         for start in range(len(keys)):
             shape, sharding = known.get("/".join(keys[start:]), (None, None))
@@ -92,7 +91,7 @@ def like_params(tree: PyTree, shardings: Tree, params: Tree, mesh: Mesh) -> PyTr
     return jax.tree_util.tree_map_with_path(find, tree)
 
 
-def _key_text(key: Any) -> str:
+def _key_text(key: object) -> str:
     for attribute in ("key", "name", "idx"):
         if hasattr(key, attribute):
             return str(getattr(key, attribute))

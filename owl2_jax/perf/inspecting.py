@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -114,11 +114,11 @@ def list_leaves(
     return found
 
 
-def _axes(part: Any) -> tuple[str, ...]:
+def _axes(part: str | Sequence[str] | None) -> tuple[str, ...]:
     return (part,) if isinstance(part, str) else tuple(part or ())
 
 
-def _ways(part: Any, sizes: Mapping[str, int]) -> int:
+def _ways(part: str | Sequence[str] | None, sizes: Mapping[str, int]) -> int:
     return math.prod(sizes[axis] for axis in _axes(part))
 
 

@@ -25,12 +25,15 @@ from __future__ import annotations
 import base64
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from owl2_jax.parallel.chips import Chip
 from owl2_jax.perf.hlo import Instruction
+
+if TYPE_CHECKING:
+    from jaxlib.mlir import ir
 
 _BODY: Final = re.compile(r'"custom_call_config":\{"body":"([^"]+)"')
 # Assumed: a step of the grid by itself, for addresses and for starting and awaiting copies.
@@ -163,7 +166,7 @@ def _fetches(program: _Program, number: int, share: float) -> float:
     return times * share if axis == len(program.bounds) - 1 else times
 
 
-def _axes(values: Any, axes: dict[Any, int]) -> set[int]:
+def _axes(values: Iterable[ir.Value], axes: dict[ir.Value, int]) -> set[int]:
     """Grid axes that values depend on."""
     pending, found, seen = list(values), set(), set()
     while pending:
@@ -178,13 +181,15 @@ def _axes(values: Any, axes: dict[Any, int]) -> set[int]:
     return found
 
 
-def _executed(program: _Program, share: float) -> Iterator[tuple[Any, float]]:
+def _executed(program: _Program, share: float) -> Iterator[tuple[ir.Operation, float]]:
     """Every operation of a step, and how often it runs in one of them on average."""
     indices = dict(zip(program.block.arguments, program.bounds, strict=False))
     yield from _walk(program.block, 1.0, indices, share)
 
 
-def _walk(block: Any, times: float, indices: dict[Any, int], share: float) -> Iterator[tuple[Any, float]]:
+def _walk(
+    block: ir.Block, times: float, indices: dict[ir.Value, int], share: float
+) -> Iterator[tuple[ir.Operation, float]]:
     for each in block.operations:
         operation = each.operation
         name = _name(operation)
@@ -201,11 +206,11 @@ def _walk(block: Any, times: float, indices: dict[Any, int], share: float) -> It
                 yield from _walk(body, inner, indices, share)
 
 
-def _name(operation: Any) -> str:
+def _name(operation: ir.Operation) -> str:
     return str(operation.name).removeprefix("stable_mosaic.")
 
 
-def _index_of(value: Any, indices: dict[Any, int]) -> int | None:
+def _index_of(value: ir.Value, indices: dict[ir.Value, int]) -> int | None:
     """Size of the grid axis whose index alone a condition compares with a constant, or None."""
     pending, sizes = [value], []
     while pending:
@@ -220,7 +225,7 @@ def _index_of(value: Any, indices: dict[Any, int]) -> int | None:
     return sizes[0] if len(sizes) == 1 else None
 
 
-def _trips(loop: Any) -> float:
+def _trips(loop: ir.Operation) -> float:
     """Iterations of a loop with constant bounds, else 1."""
     try:
         first, last, step = (int(loop.operands[i].owner.attributes["value"]) for i in range(3))
@@ -229,13 +234,13 @@ def _trips(loop: Any) -> float:
     return float(max(-(-(last - first) // step), 1))
 
 
-def _shape(value: Any) -> tuple[int, ...]:
+def _shape(value: ir.Value) -> tuple[int, ...]:
     """Sizes of a vector, empty for a scalar."""
     kind = value.type
     return tuple(kind.shape) if hasattr(kind, "shape") and "vector" in str(kind) else ()
 
 
-def _product(operation: Any) -> float:
+def _product(operation: ir.Operation) -> float:
     """Operations of a matrix product."""
     if _name(operation) not in ("tpu.matmul", "vector.contract"):
         return 0.0
@@ -245,7 +250,7 @@ def _product(operation: Any) -> float:
     return 2.0 * result * math.sqrt(left * right / result)
 
 
-def _slots(operation: Any) -> float:
+def _slots(operation: ir.Operation) -> float:
     name = _name(operation)
     if name in _VIEWS or not name.startswith(("arith.", "math.", "vector.multi_reduction")):
         return 0.0
@@ -254,6 +259,6 @@ def _slots(operation: Any) -> float:
     return numbers / _REGISTER * (_SLOW_SLOTS if name in _SLOW else 1.0)
 
 
-def _block_bytes(kind: Any) -> float:
+def _block_bytes(kind: ir.Type) -> float:
     bits = _BITS.search(str(kind.element_type))
     return math.prod(kind.shape) * (int(bits[1]) if bits else 32) / 8
