@@ -9,7 +9,7 @@ from owl2_jax.version import __version__
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from owl2_jax.inference.loaded import LoadedModel
+    from owl2_jax.inference.loaded_model import LoadedModel
 
 __all__ = ["__version__", "load"]
 

@@ -19,7 +19,7 @@ from owl2_jax.core.paths import absolute, as_path
 from owl2_jax.core.prompt_format import PromptFormat
 from owl2_jax.core.tree import Params
 from owl2_jax.data.tokenizers import open_tokenizer
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.quantize import quantize_model
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import abstract_params, logical_axes

@@ -12,9 +12,9 @@ import owl2_jax
 from owl2_jax.config import RunConfig, load_config
 from owl2_jax.inference.chat import Chat
 from owl2_jax.inference.engine import Engine, EngineConfig
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request, Result
-from owl2_jax.inference.sampling import Sampling
+from owl2_jax.inference.sampling_params import Sampling
 from owl2_jax.loading import load_model
 from owl2_jax.training.logging.metrics import read_metrics
 

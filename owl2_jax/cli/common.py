@@ -17,7 +17,7 @@ from owl2_jax.core.texts import BucketPath
 
 if TYPE_CHECKING:
     from owl2_jax.inference.engine import EngineConfig
-    from owl2_jax.inference.loaded import LoadedModel
+    from owl2_jax.inference.loaded_model import LoadedModel
 
 _SEQUENCES = 64
 CacheMib = Annotated[int, between(1, 2**20)]

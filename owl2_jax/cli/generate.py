@@ -35,11 +35,11 @@ from owl2_jax.core.text_files import read_bytes
 from owl2_jax.core.texts import BucketPath
 from owl2_jax.inference.answer_file import check_settings, finished, write_answers
 from owl2_jax.inference.prompt_file import PENALTIES, read_rows, to_requests
-from owl2_jax.inference.sampling import Choices
+from owl2_jax.inference.sampling_params import Choices
 
 if TYPE_CHECKING:
     from owl2_jax.inference.request import Request
-    from owl2_jax.inference.sampling import Sampling
+    from owl2_jax.inference.sampling_params import Sampling
 
 SOME_FAILED = 1
 

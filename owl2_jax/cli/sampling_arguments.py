@@ -10,10 +10,10 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.ranges import NotNegative, PartKept, Positive, SampleSeed, Share, Whole
 from owl2_jax.core.text_files import read_text
 from owl2_jax.core.texts import FilePath
-from owl2_jax.inference.sampling import Bias, Penalty
+from owl2_jax.inference.sampling_params import Bias, Penalty
 
 if TYPE_CHECKING:
-    from owl2_jax.inference.sampling import Sampling
+    from owl2_jax.inference.sampling_params import Sampling
     from owl2_jax.inference.structured import Structured
 
 
@@ -77,7 +77,7 @@ def add_end_arguments(parser: argparse.ArgumentParser) -> None:
 
 def sampling_of(args: argparse.Namespace) -> Sampling:
     """The settings in `args`. Raises `Owl2Error` for values out of range."""
-    from owl2_jax.inference.sampling import Sampling
+    from owl2_jax.inference.sampling_params import Sampling
 
     return Sampling(
         temperature=args.temperature,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from owl2_jax.data.tokenizer import Tokenizer
     from owl2_jax.evals.base import Answered, Benchmark, Question
     from owl2_jax.evals.rows import Broken
-    from owl2_jax.inference.loaded import LoadedModel
+    from owl2_jax.inference.loaded_model import LoadedModel
     from owl2_jax.training.config import EvaluatorConfig
     from owl2_jax.training.hooks import Hook
     from owl2_jax.training.trainer import Trainer
@@ -103,7 +103,7 @@ def _model(params: Params, config: RunConfig, trainer: Trainer, tokenizer: Token
     """The model of this step; with several processes each has a whole copy on its own devices."""
     import jax
 
-    from owl2_jax.inference.loaded import LoadedModel
+    from owl2_jax.inference.loaded_model import LoadedModel
     from owl2_jax.model.owl2 import logical_axes
     from owl2_jax.parallel.mesh import make_mesh
     from owl2_jax.parallel.shardings import param_shardings

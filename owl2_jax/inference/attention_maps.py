@@ -13,7 +13,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.image_attention import attentions
 from owl2_jax.inference.inputs import read_request
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request, Result
 
 ALTERNATIVES = 5  # likely tokens that are listed beside the one that was taken

@@ -6,9 +6,9 @@ import jax
 from jax.sharding import Mesh
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.engine_config import EngineConfig
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.program_sizes import Memory, Sizes
-from owl2_jax.inference.sizes import EngineConfig
 from owl2_jax.model.pages import LANES
 from owl2_jax.parallel.mesh import TENSOR, axis_size
 from owl2_jax.parallel.shardings import batch_ways

@@ -13,7 +13,7 @@ from typing import Any, Final
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.tokenizer import Tokenizer
 from owl2_jax.inference.grammar_check import GrammarTimeout, GrammarTooLarge, fault, to_lark
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.matcher import Matcher, one_line, panics_as_errors
 from owl2_jax.inference.request import Request
 from owl2_jax.inference.structured import Structured

@@ -22,7 +22,7 @@ from owl2_jax.core.prompt_format import PromptFormat
 from owl2_jax.data.conversation import encode_dialogue, encode_prompt
 from owl2_jax.inference.engine import Engine
 from owl2_jax.inference.inputs import Prompt
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request
 
 MAX_ANSWER = 64  # tokens that are looked at

@@ -12,7 +12,7 @@ from owl2_jax.data.conversation import encode_prompt, encode_text, expand
 from owl2_jax.data.messages import ImageCountError
 from owl2_jax.data.turns import read_turns
 from owl2_jax.inference.images import RequestImage
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request
 
 

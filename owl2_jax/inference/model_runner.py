@@ -13,18 +13,18 @@ import numpy as np
 from owl2_jax.core.host_memory import collapse_into_huge_pages
 from owl2_jax.inference.block_table import BlockTables
 from owl2_jax.inference.device_memory import sizes_of
+from owl2_jax.inference.engine_config import EngineConfig
 from owl2_jax.inference.feature_pool import FeaturePool
 from owl2_jax.inference.flat_batch import Pieces, padded
 from owl2_jax.inference.images import RequestImage
 from owl2_jax.inference.kv_cache import PagePool
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.packed import Layout, pack, unpack
 from owl2_jax.inference.program_sizes import StepSize
 from owl2_jax.inference.sampler import Chosen, load_row
 from owl2_jax.inference.sampler_rows import SamplerRows
 from owl2_jax.inference.scheduler import Chunk
 from owl2_jax.inference.sequence import Sequence as Running
-from owl2_jax.inference.sizes import EngineConfig
 from owl2_jax.inference.step import RowState, StepInputs, empty_rows, encode_images, look, step
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
 from owl2_jax.model import paged_kernels

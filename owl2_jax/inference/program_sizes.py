@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.inference.sizes import DEFAULT_CACHE_BYTES, DEFAULT_CACHE_SHARE, EngineConfig
+from owl2_jax.inference.engine_config import DEFAULT_CACHE_BYTES, DEFAULT_CACHE_SHARE, EngineConfig
 from owl2_jax.model.config import Owl2Config
 
 _LOOKED = 16

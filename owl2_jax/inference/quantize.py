@@ -12,7 +12,7 @@ import jax
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.tree import flatten, unflatten
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.model.int8 import contracted_axes, quantize_kernel
 from owl2_jax.model.layers import KERNEL_SCALE
 

@@ -13,7 +13,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import check_value
 from owl2_jax.core.ranges import Count, Whole, between
 from owl2_jax.inference.matcher import Matcher
-from owl2_jax.inference.sampling import Sampling, check_token_ids
+from owl2_jax.inference.sampling_params import Sampling, check_token_ids
 from owl2_jax.inference.structured import Structured
 
 MAX_TOP_LOGPROBS = 20

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from owl2_jax.inference.sampling import MAX_BIAS
+from owl2_jax.inference.sampling_params import MAX_BIAS
 from owl2_jax.inference.truncation import truncate
 
 __all__ = [

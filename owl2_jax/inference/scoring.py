@@ -15,7 +15,7 @@ from owl2_jax.core.errors import Owl2Error, errors_in_place
 from owl2_jax.data.conversation import encode_text
 from owl2_jax.inference.engine import Engine
 from owl2_jax.inference.inputs import place_images, prompt_ids, read_images
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request, Result
 
 

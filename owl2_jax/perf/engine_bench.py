@@ -19,7 +19,7 @@ from owl2_jax.inference import sampler
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.flat_batch import Pieces
 from owl2_jax.inference.inputs import read_request
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.model_runner import prepare
 from owl2_jax.inference.program_sizes import StepSize
 from owl2_jax.inference.request import Request

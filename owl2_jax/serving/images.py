@@ -13,7 +13,7 @@ import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data import images
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.serving.errors import ApiError
 from owl2_jax.serving.remote import Fetcher
 from owl2_jax.serving.settings import Limits

@@ -10,7 +10,7 @@ from typing import Any
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference import structured
 from owl2_jax.inference.request import MAX_STOP_TOKENS
-from owl2_jax.inference.sampling import MAX_BIAS, Sampling, is_token_id
+from owl2_jax.inference.sampling_params import MAX_BIAS, Sampling, is_token_id
 from owl2_jax.inference.structured import Structured
 from owl2_jax.serving.errors import ApiError
 from owl2_jax.serving.fields import read_number, read_whole, wrong

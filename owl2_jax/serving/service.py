@@ -16,11 +16,11 @@ from owl2_jax.inference.device_memory import sizes_of
 from owl2_jax.inference.engine import Engine, EngineConfig, NoPagesError
 from owl2_jax.inference.grammars import known_matcher, matcher_of
 from owl2_jax.inference.image_attention import Look, encode_question, look
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.matcher import Matcher
 from owl2_jax.inference.program_sizes import describe_cache
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.sampling import check_token_ids
+from owl2_jax.inference.sampling_params import check_token_ids
 from owl2_jax.serving.body import BodyReader
 from owl2_jax.serving.calls import Call, ChatCall, Conversation, read_call, read_conversation
 from owl2_jax.serving.choices import Choices

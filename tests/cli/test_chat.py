@@ -15,7 +15,7 @@ from owl2_jax.cli.chat import Session, lines
 from owl2_jax.cli.main import main
 from owl2_jax.inference.chat import Chat
 from owl2_jax.inference.engine import Engine, EngineConfig
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from tests.environment import environment
 
 CASES = Path(__file__).parents[1] / "data" / "cases" / "images"

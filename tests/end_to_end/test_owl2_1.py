@@ -17,7 +17,7 @@ from owl2_jax.inference.chat import Chat
 from owl2_jax.inference.detokenizer import Answer
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.inputs import prompt_ids
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.quantize import quantize_model
 from owl2_jax.inference.request import Request
 from owl2_jax.inference.scoring import score_options

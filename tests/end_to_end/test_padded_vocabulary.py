@@ -18,9 +18,9 @@ from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.data.pipeline import load_tokenizer
 from owl2_jax.inference.beam import beam_search
 from owl2_jax.inference.engine import Engine, EngineConfig
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.sampling import Sampling
+from owl2_jax.inference.sampling_params import Sampling
 from owl2_jax.inference.scoring import score_options
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.testing import tiny

@@ -15,7 +15,7 @@ from owl2_jax.evals.runner import evaluate
 from owl2_jax.evals.text import ARC, MMLU
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.inputs import prompt_ids
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request
 
 VQA = PROMPTS["vqa"]

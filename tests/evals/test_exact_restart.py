@@ -13,7 +13,7 @@ from owl2_jax.evals.asking import EngineModel
 from owl2_jax.evals.base import Benchmark, Question
 from owl2_jax.evals.runner import evaluate
 from owl2_jax.inference.engine import Engine, EngineConfig
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request
 from owl2_jax.testing import tiny
 

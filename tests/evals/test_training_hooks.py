@@ -68,7 +68,7 @@ def on_disk(config, params, tokenizer, out):
     from owl2_jax.evals.registry import get_benchmark
     from owl2_jax.evals.runner import evaluate
     from owl2_jax.inference.engine import Engine, EngineConfig
-    from owl2_jax.inference.loaded import LoadedModel
+    from owl2_jax.inference.loaded_model import LoadedModel
 
     model = LoadedModel(config.model, params, tokenizer, config.data.prompt_format)
     asked = EngineModel(Engine(model, EngineConfig(sequences=2)))

@@ -17,8 +17,8 @@ from owl2_jax.config import RunConfig, apply_overrides, read_config_file
 from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data_tools.prepare.settings import PrepareConfig
-from owl2_jax.inference.sampling import Sampling
-from owl2_jax.inference.sizes import EngineConfig
+from owl2_jax.inference.engine_config import EngineConfig
+from owl2_jax.inference.sampling_params import Sampling
 from owl2_jax.serving.settings import ServeConfig
 from owl2_jax.sweeps.grid import SweepConfig
 from owl2_jax.training.config import identifier

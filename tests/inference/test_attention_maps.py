@@ -13,7 +13,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.attention_maps import Inside, look_inside
 from owl2_jax.inference.attention_page import mass_chart, render
 from owl2_jax.inference.flat_batch import Pieces
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.program_sizes import StepSize
 from owl2_jax.inference.step import encode_images
 from owl2_jax.model.owl2 import Owl2

@@ -13,9 +13,9 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.sentence_pieces import PieceStream
 from owl2_jax.inference.beam import beam_search
 from owl2_jax.inference.engine import Engine, EngineConfig
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.sampling import Sampling
+from owl2_jax.inference.sampling_params import Sampling
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.testing import tiny
 

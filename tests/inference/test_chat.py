@@ -9,7 +9,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.prompt_format import RELEASED
 from owl2_jax.inference.chat import Chat
 from owl2_jax.inference.engine import Engine, EngineConfig
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request
 from owl2_jax.testing import tiny
 

@@ -9,7 +9,7 @@ import pytest
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.device_memory import memory_left
-from owl2_jax.inference.sizes import EngineConfig
+from owl2_jax.inference.engine_config import EngineConfig
 from owl2_jax.parallel.mesh import TENSOR
 
 CONFIG = EngineConfig()

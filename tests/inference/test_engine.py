@@ -16,10 +16,10 @@ from jax._src import monitoring
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.grammars import Grammars, matcher_of
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.program_sizes import page_bytes
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.sampling import Sampling
+from owl2_jax.inference.sampling_params import Sampling
 from owl2_jax.inference.structured import choice, grammar, json_object, regex
 from owl2_jax.testing import tiny
 

@@ -11,7 +11,7 @@ from owl2_jax.data.sentence_pieces import PieceStream
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.flat_batch import Pieces
 from owl2_jax.inference.inputs import place_images
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.program_sizes import StepSize
 from owl2_jax.inference.request import Request
 from owl2_jax.model.owl2 import Owl2

@@ -9,10 +9,10 @@ from owl2_jax.inference.chat import Chat
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.inputs import read_request
 from owl2_jax.inference.kv_cache import PagePool
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.prefix_cache import PrefixCache, common_length
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.sampling import Sampling
+from owl2_jax.inference.sampling_params import Sampling
 from owl2_jax.testing import tiny
 
 

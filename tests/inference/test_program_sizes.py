@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.inference.engine_config import EngineConfig
 from owl2_jax.inference.program_sizes import (
     Memory,
     Sizes,
@@ -13,7 +14,6 @@ from owl2_jax.inference.program_sizes import (
     describe_cache,
     page_bytes,
 )
-from owl2_jax.inference.sizes import EngineConfig
 from owl2_jax.testing import tiny
 
 CONFIG = tiny.tiny_config()

@@ -9,7 +9,7 @@ import pytest
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.prompt_file import read_rows, to_requests
-from owl2_jax.inference.sampling import Sampling
+from owl2_jax.inference.sampling_params import Sampling
 
 CASES = Path(__file__).parents[1] / "data" / "cases"
 

@@ -9,7 +9,7 @@ import pytest
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.tree import flatten
 from owl2_jax.inference.engine import Engine, EngineConfig
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.quantize import quantize_model
 from owl2_jax.inference.request import Request
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers

@@ -10,7 +10,7 @@ import pytest
 from owl2_jax.inference.request import Request
 from owl2_jax.inference.sampler import count, empty_state, likeliest, load_row, sample
 from owl2_jax.inference.sampler_rows import SamplerRows
-from owl2_jax.inference.sampling import Sampling
+from owl2_jax.inference.sampling_params import Sampling
 from owl2_jax.inference.structured import json_object
 
 V, EOS = 203, 2

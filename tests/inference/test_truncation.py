@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from owl2_jax.inference.sampling import Sampling
+from owl2_jax.inference.sampling_params import Sampling
 from owl2_jax.inference.truncation import truncate
 from tests.inference.test_sampler import truncated
 

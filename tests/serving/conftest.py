@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from tests.serving.running import Running, serve
 
 

@@ -6,9 +6,9 @@ import base64
 from typing import Any
 
 from owl2_jax.inference.engine import Engine, EngineConfig
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request, Result
-from owl2_jax.inference.sampling import Sampling
+from owl2_jax.inference.sampling_params import Sampling
 from owl2_jax.testing import tiny
 
 

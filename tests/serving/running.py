@@ -13,7 +13,7 @@ import httpx
 import openai
 
 from owl2_jax.inference.engine import EngineConfig
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.serving.listening import listen, url_of
 from owl2_jax.serving.server import Server
 from owl2_jax.serving.service import Service

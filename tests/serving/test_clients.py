@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from owl2_jax.inference.engine import EngineConfig
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.testing import tiny
 from tests.serving.questions import user
 from tests.serving.running import Running, serve

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from owl2_jax.inference.engine import EngineConfig
-from owl2_jax.inference.loaded import LoadedModel
+from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.testing import tiny
 from tests.serving.browser import launched
 from tests.serving.page.driving import DESKTOP

@@ -6,7 +6,7 @@ import pytest
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.sampling import Sampling
+from owl2_jax.inference.sampling_params import Sampling
 from owl2_jax.inference.structured import json_object
 
 
