@@ -36,7 +36,7 @@ def base(argument: str) -> ConfigDict:
         "images": 32,
         "max_targets": 96,
     }
-    config.train = {"max_targets": 96, "save_every_steps": 250, "keep_checkpoints": 1}
+    config.train = {"save_every_steps": 250, "keep_checkpoints": 1}
     return config
 
 

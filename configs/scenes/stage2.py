@@ -13,7 +13,6 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.max_targets = 32  # answers are short
     config.train.update(
         {
-            "max_targets": 32,
             "total_steps": 800,
             "start_from": start(argument, "stage1"),
             "groups": [
