@@ -15,12 +15,23 @@ _NOT: Final = re.compile(
     r"|n['\u2019]t\s+$"
 )
 
-# What makes another number of one beside it: digits, a sign, a fraction, a time, a power.
+# What makes another number of one beside it: digits, a sign, a fraction, a time, a power, a word.
+_SCALE: Final = r"(?:hundred|thousand|million|billion|trillion|dozen|lakh|crore)s?\b"
+_TENS: Final = r"(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)"
 _SLASH: Final = "/\u2044\u2215"
 _MORE_BEFORE_NUMBER: Final = re.compile(
-    rf"(?:\d[.,:]|(?<![\w.])\.|[-+\u00b1\u2010-\u2013^\u221a{_SLASH}]|\d\s[{_SLASH}]\s|\b(?:minus|negative)\s)$"
+    rf"(?:\d[.,:]|(?<![\w.])\.|[-+\u00b1\u2010-\u2013^\u221a{_SLASH}]|\d\s[{_SLASH}]\s"
+    r"|\d\s?[x\u00d7]\s?|\b(?:minus|negative)\s)$"
 )
-_MORE_AFTER_NUMBER: Final = re.compile(rf"[.,:]\d|[+\u00b1^{_SLASH}]|[-\u2010-\u2013]\d|\s[{_SLASH}]\s\d")
+_MORE_AFTER_NUMBER: Final = re.compile(
+    rf"[.,:]\d|[+\u00b1^{_SLASH}]|[-\u2010-\u2013]\d|\s[{_SLASH}]\s\d|[\s-]{_SCALE}|\s?[x\u00d7]\s?\d"
+)
+# A number in words, and what makes another one of it ("two hundred", "twenty five").
+_NUMBER_WORD: Final = re.compile(
+    rf"(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|{_TENS}|{_SCALE})$"
+)
+_MORE_BEFORE_NUMBER_WORD: Final = re.compile(rf"\b(?:{_TENS}[\s-]|{_SCALE}\s(?:and\s)?|\d[\s-])$")
+_MORE_AFTER_NUMBER_WORD: Final = re.compile(rf"[\s-]{_SCALE}|[-\u2010\u2011]\w")
 # What makes another word of one beside it ("non-renewable"), and another unit ("m/s" of "m").
 _MORE_BEFORE_WORD: Final = re.compile(r"\w[-\u2010\u2011]$")
 _MORE_AFTER_WORD: Final = re.compile(r"[-\u2010\u2011]\w")
@@ -69,4 +80,7 @@ def _is_whole(text: str, answer: str, start: int, letter: str) -> bool:
     more_after = _MORE_AFTER_NUMBER
     if not text[-1].isdigit():
         more_after = _MORE_AFTER_UNIT if text[0].isdigit() else _MORE_AFTER_WORD
+    if _NUMBER_WORD.fullmatch(text):
+        more_before = more_before or _MORE_BEFORE_NUMBER_WORD.search(before)
+        more_after = _MORE_AFTER_NUMBER_WORD
     return not more_before and more_after.match(after) is None
