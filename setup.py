@@ -36,6 +36,7 @@ EXTRAS = {
     "qwen": ["tiktoken>=0.7"],
     "wandb": ["wandb>=0.17"],
     "gcs": ["gcsfs>=2025.3"],
+    "s3": ["s3fs>=2025.3"],
     "structured": ["llguidance>=1.9,<2"],
     "serve": ["fastapi>=0.115", "uvicorn>=0.30", "h11>=0.14", "prometheus_client>=0.20"],
     "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10"],
@@ -49,8 +50,12 @@ EXTRAS["test"] = [
     *EXTRAS["qwen"],
     *EXTRAS["serve"],
     *EXTRAS["gcs"],
+    *EXTRAS["s3"],
     *EXTRAS["docs"],
     "gcp-storage-emulator>=2024.8",
+    "moto[s3]>=5.1",
+    "flask>=3",  # of moto's server, whose extra brings all of Amazon's services
+    "flask-cors>=5",
     "dashscope==1.20.0",  # for the vocabulary that it ships
     *EXTRAS["structured"],
     "tensorboardX>=2.6",

@@ -91,3 +91,29 @@ def _memory():
 def _resident_bytes() -> int:
     statm = Path("/proc/self/statm")
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """Amazon's store for the tests that ask for it; see `tests.s3_server`."""
+    from tests import s3_server as servers
+
+    with pytest.MonkeyPatch.context() as patch, servers.started() as environment:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield environment
+
+
+@pytest.fixture
+def s3_bucket(s3_server, request):
+    """A folder of its own in the bucket of `s3_server`."""
+    from owl2_jax.core.paths import as_path
+    from tests import s3_server as servers
+
+    return as_path(f"s3://{servers.BUCKET}/{request.node.name.replace('[', '-').replace(']', '')}")
+
+
+@pytest.fixture(params=["gs", "s3"])
+def any_bucket(request):
+    """A folder of its own in the bucket of either store."""
+    return request.getfixturevalue({"gs": "bucket", "s3": "s3_bucket"}[request.param])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from owl2_jax.checkpoint.array_store import quiet_orbax
+from owl2_jax.checkpoint.orbax_s3 import know_s3
 from owl2_jax.core.buckets import key_values, told
 from owl2_jax.core.errors import Owl2Error, nearest, unknown_name
 from owl2_jax.core.paths import absolute, as_path, in_bucket
@@ -47,6 +48,7 @@ def stored_arrays(params: str | Path) -> dict[str, tuple[tuple[int, ...], np.dty
 
     params = absolute(params)
     check_complete(params)
+    know_s3(params)
     with _damage(params), quiet_orbax():
         tree = ocp.PyTreeCheckpointHandler().metadata(params)
         tree = getattr(tree, "tree", tree)
@@ -230,7 +232,8 @@ def _is_no_late_reply(record: logging.LogRecord) -> bool:
     """False for what an event loop logs of Orbax's tasks: errors that nobody received, and tasks cut off."""
     trace = record.exc_info[2] if record.exc_info else None
     files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace)]
-    return not any("/orbax/" in place for place in (record.getMessage(), *files))
+    message = record.getMessage()
+    return "tensorstore_spec=" not in message and not any("/orbax/" in place for place in (message, *files))
 
 
 def _with_nearest(name: str, options: list[str]) -> str:

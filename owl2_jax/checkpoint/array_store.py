@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from owl2_jax.checkpoint.orbax_s3 import commits_by_file
 from owl2_jax.checkpoint.output_directory import write_all
 from owl2_jax.checkpoint.overlap import write_behind
 from owl2_jax.core.buckets import key_values
+from owl2_jax.core.large_objects import written
 from owl2_jax.core.paths import absolute, as_path, in_bucket
 from owl2_jax.core.tree import Tree, flatten, unflatten
 
@@ -76,7 +78,7 @@ def write_params(directory: str | Path, params: Tree) -> None:
     registry = ocp.type_handlers.create_type_handler_registry((StreamedLeaf, _make_handler()))
     with quiet_orbax():
         handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, type_handler_registry=registry)
-        checkpointer = ocp.Checkpointer(handler)
+        checkpointer = ocp.Checkpointer(handler, **commits_by_file(directory))
         checkpointer.save(absolute(directory), args=ocp.args.PyTreeSave(unflatten(leaves)))
 
 
@@ -124,8 +126,8 @@ def _write_leaf(path: str, leaf: StreamedLeaf) -> None:
 
 def _write_chunk(path: Path, values: np.ndarray) -> None:
     if in_bucket(path):
-        with path.open("wb") as file:  # which sends it in pieces
-            file.write(memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8)))
+        with written(path) as file:
+            file.write(values)
         return
     with path.open("xb", buffering=0) as file:
         write_all(file, values)

@@ -199,13 +199,10 @@ def check_checkpoint(path: str | Path) -> None:
     Raises:
       Owl2Error: there is none, or it is half-written; see `resolve_checkpoint`.
     """
+    if in_bucket(path):  # rights and credentials first: what may not be seen looks like what is not there
+        check_readable(path)
     if not is_released_directory(path):
         resolve_checkpoint(path)
-    elif in_bucket(path):
-        raise Owl2Error(
-            f"checkpoint {path} holds released weights, which are read from a disk alone; copy them, or turn "
-            "them into a model directory with `owl2 convert to-jax`, which can lie in a bucket"
-        )
 
 
 def _latest_step(checkpoints: Path) -> Path:

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -16,6 +17,9 @@ import orbax.checkpoint as ocp
 from owl2_jax.checkpoint.array_reader import check_complete, drop_late_replies
 from owl2_jax.checkpoint.array_store import quiet_orbax
 from owl2_jax.checkpoint.best import BestConfig
+from owl2_jax.checkpoint.failed_saves import FailedSaves
+from owl2_jax.checkpoint.local_tier import LocalTier
+from owl2_jax.checkpoint.orbax_s3 import commits_by_file
 from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR, PARAMS_DIR
 from owl2_jax.core.buckets import move_folder
 from owl2_jax.core.errors import Owl2Error
@@ -27,6 +31,7 @@ from owl2_jax.parallel.multihost import all_gather
 TRAIN_ITEM: Final = "train"
 DATA_ITEM: Final = "data"
 DAMAGED_DIR: Final = "damaged"
+_THREADS: Final = 4  # of a save
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +58,8 @@ class Checkpoints(Generic[S]):
       fingerprint: state to small numbers (a pytree) that are saved with it and
         compared when it is restored: the files themselves have no checksum, so
         a flipped bit would go unseen. None saves and compares none.
+      local: frequent saves on every host's own disk; None for none.
+      may_fail: saves in a row that may fail; each is told, and the next one is tried.
     """
 
     def __init__(
@@ -61,13 +68,16 @@ class Checkpoints(Generic[S]):
         keep: int,
         best: BestConfig | None = None,
         fingerprint: Callable[[S], PyTree] | None = None,
+        local: LocalTier | None = None,
+        may_fail: int = 0,
     ) -> None:
-        self._run, self._fingerprint = run, fingerprint
+        self._run, self._fingerprint, self._local = run, fingerprint, local
+        self._failures, self._under_way = FailedSaves(may_fail), False
         drop_late_replies()  # of reads and writes beside one that failed
         with quiet_orbax():
             self._manager = ocp.CheckpointManager(
                 absolute(run / CHECKPOINTS_DIR),
-                options=_options(keep, best),
+                options=_options(keep, best, **commits_by_file(run)),
                 item_names=(PARAMS_DIR, TRAIN_ITEM, DATA_ITEM),
             )
 
@@ -85,19 +95,48 @@ class Checkpoints(Generic[S]):
                 raise
             _log.warning("%s", failed)
         finally:
+            if self._local is not None:
+                self._local.close()
             self._manager.close()
 
     def save(
-        self, state: S, data_state: Mapping[str, Any], scores: Mapping[str, float] | None = None
+        self,
+        state: S,
+        data_state: Mapping[str, Any],
+        scores: Mapping[str, float] | None = None,
+        last: bool = False,
     ) -> None:
         """Starts saving the state; a step that is saved already stays.
 
         Args:
           scores: what was evaluated at this step, for the choice of the best.
+          last: the run ends here, so this one must succeed.
 
         Raises:
-          Owl2Error: an earlier save failed, or this one could not begin.
+          Owl2Error: an earlier save failed, or this one could not begin, and no more may.
         """
+        self._look_back()
+        self._under_way = self._failures.tolerated(lambda: self._save(state, data_state, scores), last)
+        if self._local is not None and not last:
+            self.save_locally(state, data_state)
+
+    def _look_back(self) -> None:
+        """Tells how the save before this one ended."""
+        if self._under_way and self._failures.tolerated(self.wait):
+            self._failures.went_well()
+            return
+        for _ in range(_THREADS):  # it is told; each thread of it raises an error of its own
+            with suppress(Owl2Error):
+                self.wait()
+        self._manager.reload()
+
+    def save_locally(self, state: S, data_state: Mapping[str, Any]) -> None:
+        """Starts saving the state on every host's own disk. Raises `Owl2Error` as `save` does."""
+        assert self._local is not None
+        local, saved = self._local, {"data": dict(data_state), "fingerprint": self._sums(state)}
+        self._failures.tolerated(lambda: local.save(int(state.step), state, saved))
+
+    def _save(self, state: S, data_state: Mapping[str, Any], scores: Mapping[str, float] | None) -> None:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
@@ -136,7 +175,8 @@ class Checkpoints(Generic[S]):
         """The newest step that can be read, or None when there is none.
 
         A damaged step is moved to `damaged/` of the run, with a warning, and
-        the one before is taken.
+        the one before is taken. A step that all hosts have on their own disks is read
+        from there; one that only some have is none.
 
         Args:
           like: arrays or shapes with shardings, of the state to restore. The
@@ -147,11 +187,14 @@ class Checkpoints(Generic[S]):
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         damaged = []
-        for step in steps:
-            found, damage = self._try_step(step, like)
+        for step, is_local in self._candidates(steps):
+            found, damage = self._try_step(step, like, self._read_local if is_local else self._read_step)
             if found is not None:
                 self._set_aside(damaged)
                 return found
+            if is_local:
+                _log.warning("step %d cannot be read from the hosts' own disks (%s)", step, damage)
+                continue
             _log.warning(
                 "checkpoint of step %d cannot be read (%s); going on from the one before it", step, damage
             )
@@ -163,14 +206,33 @@ class Checkpoints(Generic[S]):
             )
         return None
 
-    def _try_step(self, step: int, like: S) -> tuple[tuple[S, dict[str, Any]] | None, str]:
+    def _candidates(self, steps: list[int]) -> list[tuple[int, bool]]:
+        """(step, whether on the hosts' own disks), in the order to try."""
+        found = [(step, False) for step in steps]
+        if self._local is not None:
+            on_hosts = [set(numbers) for numbers in all_gather(sorted(self._local.steps()))]
+            found += [(step, True) for step in set.intersection(*on_hosts)]
+            without = [str(host) for host, numbers in enumerate(on_hosts) if not numbers]
+            if without and any(on_hosts):
+                _log.warning(
+                    "host %s has none of the steps that others have on their disks", ", ".join(without)
+                )
+        return sorted(found, reverse=True)
+
+    def _read_local(self, step: int, like: S) -> tuple[S, dict[str, Any]]:
+        assert self._local is not None
+        return self._local.read(step, like)
+
+    def _try_step(
+        self, step: int, like: S, reader: Callable[[int, S], tuple[S, dict[str, Any]]]
+    ) -> tuple[tuple[S, dict[str, Any]] | None, str]:
         """(what a step holds, ""), or (None, what is wrong with it): the same on every process.
 
         A process whose part of the files is damaged must not go back alone.
         """
         read, damage = None, ""
         try:
-            read = self._read_step(step, like)
+            read = reader(step, like)
         except Exception as error:
             damage = " ".join(str(error).split())[:300] or type(error).__name__
         damages = {process: text for process, text in enumerate(all_gather(damage)) if text}
@@ -236,7 +298,7 @@ class Checkpoints(Generic[S]):
         return choose(scores, key=scores.get) if scores else None
 
 
-def _options(keep: int, best: BestConfig | None) -> ocp.CheckpointManagerOptions:
+def _options(keep: int, best: BestConfig | None, **more: Any) -> ocp.CheckpointManagerOptions:
     """The newest steps are kept, and the best one. What a killed run left half-written goes away."""
     policies = ocp.checkpoint_managers
     kept: Any = policies.LatestN(keep)
@@ -250,7 +312,7 @@ def _options(keep: int, best: BestConfig | None) -> ocp.CheckpointManagerOptions
         highest = policies.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
         kept = policies.AnyPreservationPolicy([kept, highest])
     return ocp.CheckpointManagerOptions(
-        preservation_policy=kept, best_fn=score, create=True, cleanup_tmp_directories=True
+        preservation_policy=kept, best_fn=score, create=True, cleanup_tmp_directories=True, **more
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from owl2_jax.cli.common import keep_compiled_programs
 from owl2_jax.core.fields import read_number
 from owl2_jax.core.ranges import Count, NotNegative, Whole
-from owl2_jax.core.texts import FilePath
+from owl2_jax.core.texts import BucketPath, FilePath
 
 _WORKLOADS = {
     "train": "a training step",
@@ -72,7 +72,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
-        type=FilePath,
+        type=BucketPath,
         default=Path("measured.json"),
         metavar="FILE",
         help="(default: %(default)s)",

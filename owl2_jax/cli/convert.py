@@ -8,9 +8,8 @@ from collections.abc import Callable
 from owl2_jax.cli import convert_lora
 from owl2_jax.cli.common import keep_compiled_programs
 from owl2_jax.cli.convert_notes import print_notes
-from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.ranges import Count, Seed
-from owl2_jax.core.texts import BucketPath, FilePath
+from owl2_jax.core.texts import BucketPath
 from owl2_jax.core.tokenizer_files import FILE_NAMES
 from owl2_jax.model.adaptive import PARTS, SETS
 
@@ -49,13 +48,13 @@ def _check_places(args: argparse.Namespace) -> None:
     """Refuses what can be refused before JAX is imported and gigabytes are read."""
     from owl2_jax.checkpoint.output_directory import refuse_existing
     from owl2_jax.checkpoint.param_files import check_checkpoint
+    from owl2_jax.convert.source import check_directory
     from owl2_jax.core.file_writing import check_folder
 
-    for name in ("source", "llama", "clip", "adapter"):
+    for name in ("source", "language", "clip", "adapter"):
         folder = getattr(args, name, None)
-        if folder is not None and not folder.is_dir():
-            found = "a file" if folder.is_file() else "not a directory"
-            raise Owl2Error(f"--{name} {folder} is {found}; expected a directory with weights")
+        if folder is not None:
+            check_directory(folder, f"--{'llama' if name == 'language' else name} ")
     if getattr(args, "checkpoint", None) is not None:
         check_checkpoint(args.checkpoint)
     if getattr(args, "output", None) is not None:
@@ -65,9 +64,9 @@ def _check_places(args: argparse.Namespace) -> None:
 
 def _add_to_jax(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("to-jax", help="released PyTorch directory to a model directory")
-    parser.add_argument("--source", required=True, type=FilePath, metavar="HF_DIR")
+    parser.add_argument("--source", required=True, type=BucketPath, metavar="HF_DIR")
     parser.add_argument("--output", required=True, type=BucketPath, metavar="DIR", help="must not exist")
-    parser.add_argument("--tokenizer", type=FilePath, metavar="FILE", help="when HF_DIR has none")
+    parser.add_argument("--tokenizer", type=BucketPath, metavar="FILE", help="when HF_DIR has none")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -93,7 +92,7 @@ def _to_jax(args: argparse.Namespace) -> int:
 def _add_to_torch(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("to-torch", help="model or run directory to the released PyTorch format")
     parser.add_argument("--checkpoint", required=True, type=BucketPath, metavar="DIR")
-    parser.add_argument("--output", required=True, type=FilePath, metavar="HF_DIR", help="must not exist")
+    parser.add_argument("--output", required=True, type=BucketPath, metavar="HF_DIR", help="must not exist")
     parser.add_argument(
         "--dtype", choices=("float16", "bfloat16", "float32"), help="of the weights; by default as stored"
     )
@@ -122,10 +121,10 @@ def _to_torch(args: argparse.Namespace) -> int:
 def _add_init(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("init", help="start stage 1 from LLaMA-2 or Qwen, and CLIP")
     parser.add_argument(
-        "--llama", "--qwen", dest="language", required=True, type=FilePath, metavar="HF_DIR",
+        "--llama", "--qwen", dest="language", required=True, type=BucketPath, metavar="HF_DIR",
         help="a LLaMA-2, which makes an mPLUG-Owl2, or a Qwen, which makes an mPLUG-Owl2.1",
     )  # fmt: skip
-    parser.add_argument("--clip", required=True, type=FilePath, metavar="HF_DIR")
+    parser.add_argument("--clip", required=True, type=BucketPath, metavar="HF_DIR")
     parser.add_argument("--output", required=True, type=BucketPath, metavar="DIR", help="must not exist")
     parser.add_argument("--image-size", type=Count, default=224, help="pixels (default: 224)")
     parser.add_argument("--num-queries", type=Count, default=64, help="of the abstractor (default: 64)")
@@ -191,7 +190,7 @@ def _resize(args: argparse.Namespace) -> int:
 def _add_verify(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("verify", help="compare with golden results of the original")
     parser.add_argument("--checkpoint", required=True, type=BucketPath, metavar="DIR")
-    parser.add_argument("--golden", required=True, type=FilePath, metavar="FILE.npz")
+    parser.add_argument("--golden", required=True, type=BucketPath, metavar="FILE.npz")
 
 
 def _verify(args: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from owl2_jax.cli.convert_notes import print_notes
-from owl2_jax.core.texts import BucketPath, FilePath
+from owl2_jax.core.texts import BucketPath
 
 
 def add_actions(commands: argparse._SubParsersAction) -> None:
@@ -37,12 +37,12 @@ def _add_import(commands: argparse._SubParsersAction) -> None:
     _add_paths(
         parser, "base: model, run or released directory without adapters", "model directory; must not exist"
     )
-    parser.add_argument("--adapter", required=True, type=FilePath, metavar="PEFT_DIR")
+    parser.add_argument("--adapter", required=True, type=BucketPath, metavar="PEFT_DIR")
 
 
 def _add_paths(parser: argparse.ArgumentParser, checkpoint: str, output: str) -> None:
     parser.add_argument("--checkpoint", required=True, type=BucketPath, metavar="DIR", help=checkpoint)
-    parser.add_argument("--output", required=True, type=FilePath, metavar="DIR", help=output)
+    parser.add_argument("--output", required=True, type=BucketPath, metavar="DIR", help=output)
 
 
 def _merge(args: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from owl2_jax.cli.common import (
 )
 from owl2_jax.core.locks import LOCK_FILE
 from owl2_jax.core.ranges import Count, Share
-from owl2_jax.core.texts import BucketPath, FilePath
+from owl2_jax.core.texts import BucketPath
 
 if TYPE_CHECKING:
     from owl2_jax.evals.asking import EngineModel
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--benchmarks", default="", metavar="A,B", help="names of benchmarks or groups")
     parser.add_argument("--list", action="store_true", help="show all benchmarks and what files they need")
     parser.add_argument(
-        "--data-root", type=FilePath, default=Path("data"), metavar="DIR", help="published files"
+        "--data-root", type=BucketPath, default=Path("data"), metavar="DIR", help="published files"
     )
     parser.add_argument("--output", type=BucketPath, default=Path("runs/evaluation"), metavar="DIR",
                         help="results and scores.json; an interrupted run goes on there")  # fmt: skip
@@ -126,7 +126,7 @@ def _list() -> int:
 
 def _judgements(pairs: list[str], names: list[str]) -> dict[str, Path]:
     from owl2_jax.core.errors import Owl2Error, unknown_name
-    from owl2_jax.core.paths import refuse_url
+    from owl2_jax.core.fields import read_path
 
     found: dict[str, Path] = {}
     for pair in pairs:
@@ -135,10 +135,9 @@ def _judgements(pairs: list[str], names: list[str]) -> dict[str, Path]:
             raise Owl2Error(f"--judgements {pair!r} is not of the form NAME=FILE")
         if name not in names:
             raise unknown_name("benchmark of this run", name, names)
-        refuse_url(path, f"--judgements {name}")
-        if not Path(path).is_file():
+        found[name] = read_path(BucketPath, path, f"--judgements {name}")
+        if not found[name].is_file():
             raise Owl2Error(f"--judgements {name}: there is no file {path}")
-        found[name] = Path(path)
     return found
 
 

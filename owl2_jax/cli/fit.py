@@ -9,7 +9,7 @@ from pathlib import Path
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.ranges import Count
-from owl2_jax.core.texts import BucketPath, FilePath
+from owl2_jax.core.texts import BucketPath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="look for what is fastest by the forecast: remat, batch, mesh, tiles, compiler options",
     )
     parser.add_argument(
-        "--tried", type=FilePath, metavar="FILE", help="where --search keeps what it tried, and looks it up"
+        "--tried", type=BucketPath, metavar="FILE", help="where --search keeps what it tried, and looks it up"
     )
     parser.add_argument(
         "--ops", action="store_true", help="also where the time goes, by part of the model and operation"

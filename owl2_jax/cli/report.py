@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from owl2_jax.core.texts import FilePath
+from owl2_jax.core.texts import BucketPath
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `owl2 report`."""
     parser.add_argument(
-        "--run", required=True, type=FilePath, help="folder with scores.json and training runs"
+        "--run", required=True, type=BucketPath, help="folder with scores.json and training runs"
     )
-    parser.add_argument("--output", type=FilePath, help="PNG file; RUN/report.png by default")
+    parser.add_argument("--output", type=BucketPath, help="PNG file; RUN/report.png by default")
 
 
 def main(args: argparse.Namespace) -> int:

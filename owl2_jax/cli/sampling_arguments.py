@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.ranges import NotNegative, PartKept, Positive, SampleSeed, Share, Whole
 from owl2_jax.core.text_files import read_text
-from owl2_jax.core.texts import FilePath
+from owl2_jax.core.texts import BucketPath
 from owl2_jax.inference.sampling_params import Bias, Penalty
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def add_end_arguments(parser: argparse.ArgumentParser) -> None:
     form = group.add_mutually_exclusive_group()
     form.add_argument("--json-object", action="store_true", help="the answer is an object of JSON")
     form.add_argument(
-        "--json-schema", type=FilePath, metavar="FILE", help="the answer is JSON that fits the schema"
+        "--json-schema", type=BucketPath, metavar="FILE", help="the answer is JSON that fits the schema"
     )
     form.add_argument(
         "--choice", action="append", metavar="TEXT",
@@ -69,7 +69,7 @@ def add_end_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument("--regex", metavar="TEXT", help="the answer matches the expression as a whole")
     form.add_argument(
         "--grammar",
-        type=FilePath,
+        type=BucketPath,
         metavar="FILE",
         help="the answer is of the grammar, in Lark's or GBNF's notation",
     )

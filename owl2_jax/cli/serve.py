@@ -22,7 +22,7 @@ from owl2_jax.cli.common import (
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.ranges import NotNegative, Port, Whole, between
 from owl2_jax.core.text_files import read_text
-from owl2_jax.core.texts import FilePath
+from owl2_jax.core.texts import BucketPath
 from owl2_jax.serving.listening import listen, url_of
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model-name", metavar="NAME", help="what clients call it (default: the directory's name)"
     )
     parser.add_argument(
-        "--api-key-file", type=FilePath, metavar="FILE",
+        "--api-key-file", type=BucketPath, metavar="FILE",
         help=f"clients must show the key in this file (or in the variable {KEY_VARIABLE})",
     )  # fmt: skip
     add_engine_arguments(parser, "answers")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from owl2_jax.core.ranges import Whole
-from owl2_jax.core.texts import FilePath
+from owl2_jax.core.texts import BucketPath, FilePath
 
 if TYPE_CHECKING:
     from owl2_jax.sweeps.costs import Machine
@@ -33,14 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="changed fields of every point, as train.total_steps=100",
     )
     parser.add_argument(
-        "--workdir", type=FilePath, metavar="DIR", help="results; runs/sweeps/NAME by default"
+        "--workdir", type=BucketPath, metavar="DIR", help="results; runs/sweeps/NAME by default"
     )
     parser.add_argument(
         "--plot", action="append", default=[], metavar="BENCHMARK/PART",
         help="with --collect: also draw a kind of question, as easy_vqa/shape; again for more",
     )  # fmt: skip
     parser.add_argument(
-        "--spread-from", type=FilePath, metavar="TABLE.csv",
+        "--spread-from", type=BucketPath, metavar="TABLE.csv",
         help="before a run: tell what the grid can see from the seeds' spread in an earlier sweep's table",
     )  # fmt: skip
     parser.add_argument("--retries", type=Whole, default=1, metavar="N", help="of a failed run (default: 1)")

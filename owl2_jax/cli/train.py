@@ -90,12 +90,14 @@ def _set_up_logs() -> None:
 
 def _check_folders(config: RunConfig, args: argparse.Namespace) -> None:
     """Refuses what can be refused before JAX is imported, which takes seconds."""
+    from owl2_jax.checkpoint.orbax_s3 import know_s3
     from owl2_jax.checkpoint.param_files import check_checkpoint
     from owl2_jax.config import todays_names
     from owl2_jax.core.file_writing import check_folder
     from owl2_jax.training.run_directory import check_known_data, check_run_directory
 
     if in_bucket(args.workdir):  # before anything is read there: missing rights look like a missing run
+        know_s3(args.workdir)
         check_folder(args.workdir, "--workdir")
     check_run_directory(args.workdir, config.to_dict(), todays_names)
     if not in_bucket(args.workdir):

@@ -19,6 +19,7 @@ import numpy as np
 from owl2_jax.core.axes import IGNORE_LABEL, IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_errors import why_not_readable
+from owl2_jax.core.large_objects import opened
 from owl2_jax.core.text_files import what_was_downloaded
 from owl2_jax.model.config import Owl2Config
 
@@ -54,12 +55,13 @@ class Case:
 def read_golden(path: str | Path) -> dict[str, np.ndarray]:
     """All arrays of a golden file. Raises `Owl2Error`: missing, damaged, or something else than numbers."""
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             wrong = what_was_downloaded(file.read(512))
-        if wrong:
-            raise Owl2Error(f"golden file {path} is {wrong}")
-        with np.load(path) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            if wrong:
+                raise Owl2Error(f"golden file {path} is {wrong}")
+            file.seek(0)
+            with np.load(file) as archive:
+                arrays = {name: archive[name] for name in archive.files}
     except _NOT_OPENED as error:
         raise Owl2Error(f"golden file {why_not_readable(path, error)}") from None
     except _DAMAGE as error:

@@ -41,7 +41,8 @@ from owl2_jax.convert.safetensors_file import SafetensorsWriter, TensorSpec
 from owl2_jax.convert.to_flax import leaf_shapes
 from owl2_jax.convert.weight_names import Pair, Rule, pairs
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.core.file_writing import write_text
+from owl2_jax.core.file_writing import new_file, write_text
+from owl2_jax.core.paths import as_path
 from owl2_jax.core.tree import unflatten
 from owl2_jax.model.config import LoraConfig, Owl2Config
 
@@ -90,10 +91,12 @@ def export_peft(
     specs = dict(sorted(specs.items()))
     size = sum(spec.nbytes for spec in specs.values()) + sum(4 * _count(pair) for pair in beside)
     with new_directory(output, size) as directory:
-        writer = SafetensorsWriter(directory / ADAPTER_FILES[0], Tensors.prefixed(specs))
-        for pair, values in _exported(adapters, reader):
-            writer.write(Tensors.PREFIX + pair.theirs, values, pair.rows)
-        write_pickled(directory / TRAINABLES_FILE, _whole_tensors(_exported(beside, reader)))
+        with new_file(directory / ADAPTER_FILES[0]) as file:
+            writer = SafetensorsWriter(file, Tensors.prefixed(specs))
+            for pair, values in _exported(adapters, reader):
+                writer.write(Tensors.PREFIX + pair.theirs, values, pair.rows)
+        with new_file(directory / TRAINABLES_FILE) as file:
+            write_pickled(file, _whole_tensors(_exported(beside, reader)))
         modules = [module(config, target) for target in config.lora.targets]
         write_adapter_config(directory, config.lora, modules, base, layers)
         _write_model_settings(directory, config, read_tokenizer(found.directory))
@@ -169,8 +172,9 @@ def import_peft(base: str | Path, adapter: str | Path, output: str | Path) -> Ow
     """
     refuse_existing(output)
     # The adapter first: opening the base takes seconds, or minutes where it is large.
-    settings = read_adapter_config(Path(adapter))
-    adapters = Tensors.open(Path(adapter), ADAPTER_FILES)
+    directory = as_path(adapter)
+    settings = read_adapter_config(directory)
+    adapters = Tensors.open(directory, ADAPTER_FILES)
     opened = open_model(base)
     if opened.config.lora is not None:
         raise Owl2Error(f"{base} has LoRA adapters already; merge them first with `owl2 convert merge-lora`")
@@ -183,8 +187,8 @@ def import_peft(base: str | Path, adapter: str | Path, output: str | Path) -> Ow
     saved = saved_pairs(settings.saved, opened.config, opened.shapes, str(adapter))
     check_tensors(adapters, [*adapted, *saved], config, settings.saved)
     imported: dict[str, np.ndarray] = {}
-    if (Path(adapter) / TRAINABLES_FILE).is_file():
-        beside = Tensors.open(Path(adapter), (TRAINABLES_FILE,))
+    if (directory / TRAINABLES_FILE).is_file():
+        beside = Tensors.open(directory, (TRAINABLES_FILE,))
         listed = list(pairs(_rules_of(beside.specs, config, shapes), shapes))
         check_listed(beside, listed)
         imported |= read_leaves(listed, beside, shapes)

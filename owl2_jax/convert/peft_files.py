@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from owl2_jax.convert.peft_modules import Saved, Selection, read_saved, read_sel
 from owl2_jax.convert.pickled_file import PickledReader
 from owl2_jax.convert.safetensors_file import SafetensorsReader, TensorSpec
 from owl2_jax.convert.source import wrapper_of
+from owl2_jax.core.buckets import exists
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_writing import write_text
 from owl2_jax.core.json_files import read_json_object
@@ -124,7 +124,7 @@ class AdapterSettings:
 def read_adapter_config(directory: Path) -> AdapterSettings:
     """The settings of a PEFT directory. Raises `Owl2Error` for what has no counterpart here."""
     path = directory / CONFIG_FILE
-    if not os.path.lexists(path):
+    if not exists(path):
         raise Owl2Error(f"{directory} has no {CONFIG_FILE}; {_EXPECTED}")
     return parse_adapter_config(read_json_object(path), str(path))
 

@@ -30,6 +30,7 @@ from owl2_jax.convert.safetensors_file import TensorSpec, read_array
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_errors import why_not_readable
 from owl2_jax.core.json_files import json_kind
+from owl2_jax.core.large_objects import opened
 from owl2_jax.core.text_files import what_was_downloaded
 
 _STORAGES: Final[dict[str, np.dtype]] = {
@@ -149,13 +150,14 @@ class PickledReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with path.open("rb") as file:
+            with opened(path) as file:
                 start = file.read(512)
-            wrong = what_was_downloaded(start) if start else "empty; copy the file again"
-            if wrong:
-                raise Owl2Error(f"{path} is {wrong}")
-            parse = _parse_zip if zipfile.is_zipfile(path) else _parse_legacy
-            values, self._offsets = parse(path)
+                wrong = what_was_downloaded(start) if start else "empty; copy the file again"
+                if wrong:
+                    raise Owl2Error(f"{path} is {wrong}")
+                parse = _parse_zip if zipfile.is_zipfile(file) else _parse_legacy
+                file.seek(0)
+                values, self._offsets = parse(file)
             self._tensors = _tensors(values)
         except pickle.UnpicklingError as error:
             raise Owl2Error(f"{path} is refused: {error}") from None
@@ -206,9 +208,9 @@ def _where_weights_are(values: Mapping[object, object]) -> str:
     return ""
 
 
-def _parse_zip(path: Path) -> tuple[Any, dict[str, int]]:
+def _parse_zip(file: BinaryIO) -> tuple[Any, dict[str, int]]:
     """The pickled object, and {storage key: byte offset in the file}."""
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+    with zipfile.ZipFile(file) as archive:
         records = {info.filename.partition("/")[2]: info for info in archive.infolist()}
         if "data.pkl" not in records:
             raise pickle.UnpicklingError("it is a zip archive without data.pkl")
@@ -231,22 +233,21 @@ def _record_start(file: BinaryIO, info: zipfile.ZipInfo) -> int:
     return info.header_offset + 30 + name_length + extra_length
 
 
-def _parse_legacy(path: Path) -> tuple[Any, dict[str, int]]:
+def _parse_legacy(file: BinaryIO) -> tuple[Any, dict[str, int]]:
     """As `_parse_zip`, for the stream: magic, version, system, object, keys, then count and bytes of each."""
-    with path.open("rb") as file:
-        if _load(file) != _LEGACY_MAGIC:
-            raise pickle.UnpicklingError("it does not start as a PyTorch file")
-        _load(file)  # protocol version
-        system = _load(file)
-        if not system.get("little_endian", True):
-            raise pickle.UnpicklingError("it was written on a big-endian machine")
-        check_depth(file)
-        unpickler = _Unpickler(file)
-        values = unpickler.load()
-        keys = _load(file)
-        offsets, position = {}, file.tell()
-        for key in map(str, keys):
-            offsets[key] = position + 8  # after the count
-            storage = unpickler.storages[key]
-            position += 8 + storage.count * storage.dtype.itemsize
+    if _load(file) != _LEGACY_MAGIC:
+        raise pickle.UnpicklingError("it does not start as a PyTorch file")
+    _load(file)  # protocol version
+    system = _load(file)
+    if not system.get("little_endian", True):
+        raise pickle.UnpicklingError("it was written on a big-endian machine")
+    check_depth(file)
+    unpickler = _Unpickler(file)
+    values = unpickler.load()
+    keys = _load(file)
+    offsets, position = {}, file.tell()
+    for key in map(str, keys):
+        offsets[key] = position + 8  # after the count
+        storage = unpickler.storages[key]
+        position += 8 + storage.count * storage.dtype.itemsize
     return values, offsets

@@ -26,6 +26,7 @@ from owl2_jax.convert.key_rules import shown
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_errors import why_not_readable
 from owl2_jax.core.json_files import parse_json
+from owl2_jax.core.large_objects import ObjectWriter, opened, read_at, size_of
 from owl2_jax.core.text_files import what_was_downloaded
 
 DTYPES: Final[dict[str, np.dtype]] = {
@@ -89,7 +90,7 @@ class SafetensorsReader:
 def read_array(path: Path, offset: int, count: int, dtype: np.dtype) -> np.ndarray:
     """`count` values of `dtype` from byte `offset`; raises `Owl2Error` when the file ends before."""
     try:
-        values = np.fromfile(path, np.uint8, count * dtype.itemsize, offset=offset) if count else _NOTHING
+        values = read_at(path, offset, count * dtype.itemsize) if count else _NOTHING
     except OSError as error:
         raise Owl2Error(why_not_readable(path, error)) from error
     if values.nbytes != count * dtype.itemsize:
@@ -102,8 +103,8 @@ def read_array(path: Path, offset: int, count: int, dtype: np.dtype) -> np.ndarr
 def read_header(path: Path) -> tuple[dict[str, Any], int, int]:
     """The header, where the data starts, and the bytes of the whole file."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        size = size_of(path)
+        with opened(path) as file:
             start = file.read(_START)
             if not start:
                 raise Owl2Error(f"{path} is empty; copy the file again")
@@ -199,35 +200,82 @@ class SafetensorsWriter:
     """
 
     def __init__(self, path: Path, specs: Mapping[str, TensorSpec]) -> None:
-        self.specs = dict(specs)
-        self._begins: dict[str, int] = {}
-        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        position = 0
-        for name, spec in specs.items():
-            begin, position = position, position + spec.nbytes
-            self._begins[name] = begin
-            header[name] = {
-                "dtype": _NAMES[spec.dtype],
-                "shape": list(spec.shape),
-                "data_offsets": [begin, position],
-            }
-        raw = json.dumps(header, separators=(",", ":")).encode()
-        raw += b" " * (-len(raw) % 8)  # so that data is aligned
-        self._data_start = 8 + len(raw)
-        self.path = path
-        path.write_bytes(len(raw).to_bytes(8, "little") + raw)
-        os.truncate(path, self._data_start + position)
+        self.path, self.specs = path, dict(specs)
+        start, self._begins, end = _header(specs)
+        self._data_start = len(start)
+        path.write_bytes(start)
+        os.truncate(path, self._data_start + end)
 
     def write(self, name: str, values: np.ndarray, rows: slice | None = None) -> None:
         """Stores `values`, cast to the dtype announced for `name`, in all or some of its rows."""
-        spec = self.specs[name]
-        shape, offset = spec.shape, 0
-        if rows is not None:
-            shape = (rows.stop - rows.start, *shape[1:])
-            offset = rows.start * math.prod(shape[1:]) * spec.dtype.itemsize
-        if values.shape != shape:
-            raise ValueError(f"{name}: shape {values.shape}, announced {shape}")
+        offset = _offset(name, self.specs[name], values, rows)
         # Opened each time: an export may have more shards than a process may have files.
         with self.path.open("r+b", buffering=0) as file:
             file.seek(self._data_start + self._begins[name] + offset)
-            write_all(file, values.astype(spec.dtype, copy=False))
+            write_all(file, values.astype(self.specs[name].dtype, copy=False))
+
+
+class SafetensorsStream:
+    """As `SafetensorsWriter`, for an object in a bucket: values come in the order of storage.
+
+    The object appears with its last value.
+
+    Raises:
+      Owl2Error: the store does not take it.
+    """
+
+    def __init__(self, path: Path, specs: Mapping[str, TensorSpec]) -> None:
+        self.path, self.specs = path, dict(specs)
+        self._start, self._begins, self._end = _header(specs)
+        self._position, self._writer = 0, None
+        if not self._end:
+            self._send(_NOTHING)
+
+    def write(self, name: str, values: np.ndarray, rows: slice | None = None) -> None:
+        """Adds `values`. Raises `ValueError` where others should come first."""
+        place = self._begins[name] + _offset(name, self.specs[name], values, rows)
+        if place != self._position:
+            raise ValueError(f"{name}: its values belong at {place}, expected those at {self._position}")
+        self._send(values.astype(self.specs[name].dtype, copy=False))
+
+    def _send(self, values: np.ndarray) -> None:
+        if self._writer is None:
+            self._writer = ObjectWriter(self.path)
+            self._writer.write(self._start)
+        self._writer.write(values)
+        self._position += values.nbytes
+        if self._position == self._end:
+            self._writer.close()
+
+    def discard(self) -> None:
+        """Leaves nothing of an object that has not appeared yet."""
+        if self._writer is not None and self._position != self._end:
+            self._writer.discard()
+
+
+def _header(specs: Mapping[str, TensorSpec]) -> tuple[bytes, dict[str, int], int]:
+    """(all bytes before the data, {name: first byte within the data}, bytes of the data)."""
+    begins: dict[str, int] = {}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name, spec in specs.items():
+        begins[name], position = position, position + spec.nbytes
+        header[name] = {
+            "dtype": _NAMES[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [begins[name], position],
+        }
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)  # so that data is aligned
+    return len(raw).to_bytes(8, "little") + raw, begins, position
+
+
+def _offset(name: str, spec: TensorSpec, values: np.ndarray, rows: slice | None) -> int:
+    """Where some of a tensor's rows begin within it. Raises `ValueError` for values of another shape."""
+    shape, offset = spec.shape, 0
+    if rows is not None:
+        shape = (rows.stop - rows.start, *shape[1:])
+        offset = rows.start * math.prod(shape[1:]) * spec.dtype.itemsize
+    if values.shape != shape:
+        raise ValueError(f"{name}: shape {values.shape}, announced {shape}")
+    return offset

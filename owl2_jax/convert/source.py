@@ -8,8 +8,7 @@ What a wrapper of training puts in front of every name is taken off.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any, Final, Protocol
 
@@ -18,9 +17,11 @@ import numpy as np
 from owl2_jax.convert.key_rules import shown
 from owl2_jax.convert.pickled_file import PickledReader
 from owl2_jax.convert.safetensors_file import SafetensorsReader, TensorSpec
+from owl2_jax.core.buckets import check_readable, is_folder, names_in
 from owl2_jax.core.errors import Owl2Error, nearest
 from owl2_jax.core.file_errors import why_not_readable
 from owl2_jax.core.json_files import read_json_object
+from owl2_jax.core.paths import as_path, in_bucket
 
 LAYOUTS: Final = ("model.safetensors", "pytorch_model.bin")
 # Put in front of names by DistributedDataParallel, torch.compile and FSDP.
@@ -51,13 +52,11 @@ class Source:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
+        self.directory = as_path(directory)
         self.where = str(directory)
         self.config_path = self.directory / "config.json"
         self.notes: list[str] = []
-        if not self.directory.is_dir():
-            kind = "a file" if self.directory.exists() else "not a directory"
-            raise Owl2Error(f"{self.directory} is {kind}; expected one with config.json and weights")
+        check_directory(self.directory)
         files = _open_files(self.directory, self.notes)
         wrapper = wrapper_of(files)
         if wrapper:
@@ -72,6 +71,15 @@ class Source:
     def config(self) -> dict[str, Any]:
         """The parsed `config.json`. Raises `Owl2Error` when it is missing or damaged."""
         return read_json_object(self.config_path)
+
+
+def check_directory(directory: Path, flag: str = "") -> None:
+    """Raises `Owl2Error`, which begins with `flag`, for what is no directory."""
+    if in_bucket(directory):
+        check_readable(directory)
+    if not is_folder(directory):
+        kind = "a file" if directory.exists() else "not a directory"
+        raise Owl2Error(f"{flag}{directory} is {kind}; expected a directory with weights")
 
 
 def wrapper_of(names: Iterable[str]) -> str:
@@ -91,22 +99,22 @@ def wrapper_of(names: Iterable[str]) -> str:
 
 def _open_files(directory: Path, notes: list[str]) -> dict[str, TensorFile]:
     """{tensor name: the file that has it}; may add to `notes`."""
+    try:
+        names = names_in(directory)
+    except OSError as error:
+        raise Owl2Error(why_not_readable(directory, error)) from error
     for name in LAYOUTS:
         index, whole = directory / f"{name}.index.json", directory / name
-        if os.path.lexists(whole):
-            if os.path.lexists(index):
+        if name in names:
+            if index.name in names:
                 notes.append(
                     f"{whole} was read, as the original does, and {index.name} beside it was not; remove "
                     f"{index.name} if it is left over, or {name} if the shards are meant"
                 )
             file = _open(whole)
             return dict.fromkeys(file.specs, file)
-        if os.path.lexists(index):
-            return _open_shards(index)
-    try:
-        names = sorted(os.listdir(directory))
-    except OSError as error:
-        raise Owl2Error(why_not_readable(directory, error)) from error
+        if index.name in names:
+            return _open_shards(index, names)
     raise Owl2Error(
         f"{directory} holds no weights: expected {' or '.join(LAYOUTS)}, or the same in shards with "
         f"an index; found {', '.join(names[:8]) or 'nothing'}"
@@ -117,15 +125,15 @@ def _open(path: Path) -> TensorFile:
     return SafetensorsReader(path) if path.suffix == ".safetensors" else PickledReader(path)
 
 
-def _way_out(index: Path, shard: object) -> str:
+def _way_out(names: Container[str], shard: object) -> str:
     """What to write in an index in place of a path."""
     base = PureWindowsPath(shard).name if isinstance(shard, str) and "\0" not in shard else ""
-    if base and os.path.lexists(index.parent / base):
+    if base and base in names:
         return f"{base} is beside the index: write that, for all of its entries"
     return "put the shards beside the index, and write their names without folders"
 
 
-def _open_shards(index: Path) -> dict[str, TensorFile]:
+def _open_shards(index: Path, names: Container[str]) -> dict[str, TensorFile]:
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise Owl2Error(f"{index} has no weight_map")
@@ -134,11 +142,11 @@ def _open_shards(index: Path) -> dict[str, TensorFile]:
         plain = isinstance(shard, str) and shard not in ("", "..") and PureWindowsPath(shard).name == shard
         if not plain or "\0" in shard:
             raise Owl2Error(
-                f"{index}: shard {shown(shard)} of {name} is no plain file name; {_way_out(index, shard)}"
+                f"{index}: shard {shown(shard)} of {name} is no plain file name; {_way_out(names, shard)}"
             )
     for shard in sorted(set(weight_map.values())):
         path = index.parent / shard
-        if not os.path.lexists(path):
+        if shard not in names:
             raise Owl2Error(f"{path} is missing; {index.name} names it; copy the shard again")
         shards[shard] = _open(path)
     for name, shard in weight_map.items():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,14 +25,17 @@ from owl2_jax.convert.buffers import buffers
 from owl2_jax.convert.finite import cast
 from owl2_jax.convert.formats import rules_for
 from owl2_jax.convert.hf_config_writer import write_hf_config
-from owl2_jax.convert.safetensors_file import SafetensorsWriter, TensorSpec
+from owl2_jax.convert.safetensors_file import SafetensorsStream, SafetensorsWriter, TensorSpec
 from owl2_jax.convert.to_flax import by_leaf, leaf_shapes, numpy_dtype, row_blocks
 from owl2_jax.convert.weight_names import Pair, in_their_order, pairs
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.file_writing import write_text
+from owl2_jax.core.paths import in_bucket
 from owl2_jax.core.tokenizer_files import file_name
 from owl2_jax.model.config import Owl2Config
 
+_ALL: Final = slice(0, None)
+TensorWriter = SafetensorsWriter | SafetensorsStream
 DTYPES: Final = ("float32", "float16", "bfloat16")
 DEFAULT_SHARD: Final = "5GB"
 _UNITS: Final = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -81,41 +85,103 @@ def convert_to_torch(
     fixed = dict(buffers(config)) if with_buffers else {}
     specs = {pair.theirs: TensorSpec(pair.their_shape, numpy_dtype(dtype)) for pair in listed}
     specs |= {name: TensorSpec(values.shape, values.dtype) for name, values in fixed.items()}
+    groups = [[leaf] for leaf in by_leaf(listed)]
+    if in_bucket(output):
+        groups = _that_share_tensors(listed)
+        specs = _in_order_of_export(specs, listed, groups)
     with new_directory(output, sum(spec.nbytes for spec in specs.values())) as directory:
-        _write_settings(directory, config, dtype, read_tokenizer(found.directory))
         writers = _open_shards(directory, specs, limit)
-        for name, values in fixed.items():
-            writers[name].write(name, values)
-        with write_behind() as write:
-            for path, leaf_pairs in by_leaf(listed).items():
-                _export_leaf(reader.blocks(path), leaf_pairs, writers, write)
-    return sorted({writer.path.name for writer in writers.values()})
+        with _discarded(writers):
+            for name, values in fixed.items():
+                writers[name].write(name, values)
+            with write_behind() as write:
+                for leaves in groups:
+                    _export_leaves(reader, leaves, listed, writers, write)
+        # Last, as a reader asks for them: in a bucket a half-written directory has its name already.
+        _write_index(directory, specs, writers)
+        _write_settings(directory, config, dtype, read_tokenizer(found.directory))
+    return _names(writers)
 
 
-def _export_leaf(
-    blocks: Iterable[np.ndarray],
-    leaf_pairs: Sequence[Pair],
-    writers: Mapping[str, SafetensorsWriter],
+def _that_share_tensors(listed: Sequence[Pair]) -> list[list[str]]:
+    """Our leaves in groups; one of their tensors, which may be of several leaves, is of one group."""
+    groups: list[list[str]] = []
+    home: dict[str, list[str]] = {}  # by their tensor
+    for leaf, leaf_pairs in by_leaf(listed).items():
+        group = next((home[pair.theirs] for pair in leaf_pairs if pair.theirs in home), None)
+        if group is None:
+            group = []
+            groups.append(group)
+        group.append(leaf)
+        home.update(dict.fromkeys((pair.theirs for pair in leaf_pairs), group))
+    return groups
+
+
+def _in_order_of_export(
+    specs: Mapping[str, TensorSpec], listed: Sequence[Pair], groups: Sequence[Sequence[str]]
+) -> dict[str, TensorSpec]:
+    """The tensors in the order in which they are made, as an object is written from its begin on.
+
+    On a disk they stand in the order of the original's files.
+    """
+    made = [pair.theirs for leaves in groups for layer in _by_layer(leaves, listed) for pair in layer]
+    fixed = {name: spec for name, spec in specs.items() if name not in set(made)}
+    return {**fixed, **{name: specs[name] for name in made}}
+
+
+@contextmanager
+def _discarded(writers: Mapping[str, TensorWriter]) -> Iterator[None]:
+    """Leaves no half-written object where the block fails."""
+    try:
+        yield
+    except BaseException:
+        for writer in {id(writer): writer for writer in writers.values()}.values():
+            if isinstance(writer, SafetensorsStream):
+                writer.discard()
+        raise
+
+
+def _export_leaves(
+    reader: ParamsReader,
+    leaves: Sequence[str],
+    listed: Sequence[Pair],
+    writers: Mapping[str, TensorWriter],
     write: Callable[..., None],
 ) -> None:
-    """Writes the tensors of one leaf, which comes in blocks along its leading axis."""
-    targets: dict[int | None, list[Pair]] = {}
-    for pair in leaf_pairs:
-        targets.setdefault(pair.layer, []).append(pair)
-    if None in targets:
-        pieces: Iterable[np.ndarray] = [_joined(list(blocks))]
-    else:
-        pieces = (layer for block in blocks for layer in block)
-    for ours, layer_pairs in zip(pieces, targets.values(), strict=True):
-        for pair in layer_pairs:
-            writer = writers[pair.theirs]
+    """Writes the tensors of some leaves, of each of which a layer is in memory at a time."""
+    pieces = {leaf: _pieces(reader.blocks(leaf), "/layers/" in leaf) for leaf in leaves}
+    for pairs_of_layer in _by_layer(leaves, listed):
+        ours = {leaf: next(one) for leaf, one in pieces.items()}
+        for pair in pairs_of_layer:
+            writer, values = writers[pair.theirs], ours[pair.rule.ours]
             dtype = writer.specs[pair.theirs].dtype
             for rows in row_blocks(pair):
-                part = cast(pair.rule.op.to_theirs(ours[:, rows]), dtype, pair.rule.ours)
+                part = cast(pair.rule.op.to_theirs(values[:, rows]), dtype, pair.rule.ours)
                 write(writer.write, pair.theirs, part, rows)
             if not row_blocks(pair):
-                whole = cast(pair.rule.op.to_theirs(ours), dtype, pair.rule.ours)
+                whole = cast(pair.rule.op.to_theirs(values), dtype, pair.rule.ours)
                 write(writer.write, pair.theirs, whole, pair.rows)
+
+
+def _pieces(blocks: Iterable[np.ndarray], stacked: bool) -> Iterator[np.ndarray]:
+    """The layers of a leaf that comes in blocks along its leading axis, or the whole of one that has none."""
+    if stacked:
+        yield from (layer for block in blocks for layer in block)
+    else:
+        yield _joined(list(blocks))
+
+
+def _by_layer(leaves: Sequence[str], listed: Sequence[Pair]) -> list[list[Pair]]:
+    """What each layer of some leaves becomes: tensor by tensor, each by its rows."""
+    layers: dict[int | None, dict[str, list[Pair]]] = {}
+    for pair in listed:
+        if pair.rule.ours in leaves:
+            layers.setdefault(pair.layer, {}).setdefault(pair.theirs, []).append(pair)
+    by_rows = lambda pair: (pair.rows or _ALL).start
+    return [
+        [pair for parts in tensors.values() for pair in sorted(parts, key=by_rows)]
+        for tensors in layers.values()
+    ]
 
 
 def _joined(blocks: Sequence[np.ndarray]) -> np.ndarray:
@@ -143,32 +209,40 @@ def plan_shards(specs: Mapping[str, TensorSpec], limit: int) -> list[list[str]]:
     return shards
 
 
-def _open_shards(
-    directory: Path, specs: Mapping[str, TensorSpec], limit: int
-) -> dict[str, SafetensorsWriter]:
-    """Makes the files, and the index when there is more than one: {tensor name: its file}."""
+def _open_shards(directory: Path, specs: Mapping[str, TensorSpec], limit: int) -> dict[str, TensorWriter]:
+    """Makes the files: {tensor name: its file}."""
     shards = plan_shards(specs, limit)
-    writers: dict[str, SafetensorsWriter] = {}
+    kind = SafetensorsStream if in_bucket(directory) else SafetensorsWriter
+    writers: dict[str, TensorWriter] = {}
     for number, names in enumerate(shards, start=1):
         file = "model.safetensors"
         if len(shards) > 1:
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        writer = SafetensorsWriter(directory / file, {name: specs[name] for name in names})
+        writer = kind(directory / file, {name: specs[name] for name in names})
         writers.update(dict.fromkeys(names, writer))
-    if len(shards) > 1:
+    return writers
+
+
+def _names(writers: Mapping[str, TensorWriter]) -> list[str]:
+    return sorted({writer.path.name for writer in writers.values()})
+
+
+def _write_index(
+    directory: Path, specs: Mapping[str, TensorSpec], writers: Mapping[str, TensorWriter]
+) -> None:
+    """The index, where there is more than one file."""
+    if len(_names(writers)) > 1:
         index = {
             "metadata": {"total_size": sum(spec.nbytes for spec in specs.values())},
             "weight_map": {name: writers[name].path.name for name in sorted(writers)},
         }
         _write_json(directory / "model.safetensors.index.json", index)
-    return writers
 
 
 def _write_settings(directory: Path, config: Owl2Config, dtype: str, tokenizer: bytes | None) -> None:
     """Every file of the released format except the weights."""
     bos_id, eos_id = tokenizer_files.special_ids(tokenizer)
     written = write_hf_config(config, dtype, bos_id, eos_id)
-    _write_json(directory / "config.json", written)
     _write_json(directory / "generation_config.json", tokenizer_files.generation_config(written))
     size = config.vision.image_size
     _write_json(directory / "preprocessor_config.json", tokenizer_files.preprocessor_config(size))
@@ -176,6 +250,7 @@ def _write_settings(directory: Path, config: Owl2Config, dtype: str, tokenizer: 
         (directory / file_name(tokenizer)).write_bytes(tokenizer)
         for name, values in tokenizer_files.settings(tokenizer, config.decoder.max_length).items():
             _write_json(directory / name, values)
+    _write_json(directory / "config.json", written)
 
 
 def _write_json(path: Path, values: Mapping[str, Any] | Sequence[Any]) -> None:

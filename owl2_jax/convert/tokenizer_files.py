@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from owl2_jax.core import tokenizer_files
+from owl2_jax.core.buckets import exists
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.paths import as_path
 from owl2_jax.core.pixels import CLIP_MEAN, CLIP_STD
 from owl2_jax.core.text_files import read_bytes, what_was_downloaded
 from owl2_jax.core.vocabulary import check_fit
@@ -24,7 +25,7 @@ def read_tokenizer_file(directory: str | Path, given: str | Path | None, vocab_s
       Owl2Error: it cannot be read, is of no known kind, or has more pieces than
         the model has embeddings, or far fewer; or `directory` has one of each kind.
     """
-    there = [name for name in tokenizer_files.FILE_NAMES if os.path.lexists(Path(directory) / name)]
+    there = [name for name in tokenizer_files.FILE_NAMES if exists(as_path(directory) / name)]
     if given is None and not there:
         return None
     if given is None and len(there) > 1:
@@ -32,7 +33,7 @@ def read_tokenizer_file(directory: str | Path, given: str | Path | None, vocab_s
             f"{directory} has {' and '.join(there)}; expected one tokenizer; take one away, or name that "
             "of the weights by --tokenizer"
         )
-    path = Path(given) if given is not None else Path(directory) / there[0]
+    path = as_path(given) if given is not None else as_path(directory) / there[0]
     model = read_bytes(path)
     wrong = what_was_downloaded(model[:512])
     if wrong or model.lstrip()[:1] == b"{":
@@ -43,7 +44,7 @@ def read_tokenizer_file(directory: str | Path, given: str | Path | None, vocab_s
 
 def why_no_tokenizer(directory: str | Path) -> str:
     """What a directory of PyTorch weights has instead of a tokenizer, and what to do."""
-    directory = Path(directory)
+    directory = as_path(directory)
     if (directory / "tokenizer.json").exists():
         return f"{directory} has tokenizer.json alone, which is not read here; {_ADVICE}"
     return f"{directory} has no tokenizer; {_ADVICE}"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from owl2_jax.core import locks
-from owl2_jax.core.buckets import ConditionalObject
+from owl2_jax.core.conditional_object import ConditionalObject, conditional_object
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.locks import Holder
 from owl2_jax.core.processes import lives, started
@@ -93,7 +93,7 @@ class BucketLock:
 
 def take(path: Path, what: str, wait: Callable[[Holder | None], bool] | None = None) -> BucketLock:
     """As `locks.take`, for an object in a bucket."""
-    store, mine = ConditionalObject(path), locks.this_process()
+    store, mine = conditional_object(path), locks.this_process()
     first: tuple[bytes, float] | None = None
     while True:
         found = store.read()
@@ -124,7 +124,7 @@ def take(path: Path, what: str, wait: Callable[[Holder | None], bool] | None = N
 
 def refuse_held(path: Path, what: str) -> None:
     """As `locks.refuse_held`, for an object in a bucket."""
-    holder = _holder(ConditionalObject(path).read().content)
+    holder = _holder(conditional_object(path).read().content)
     if holder is not None and holder.lives_here():
         raise locks.in_use(what, holder)
 

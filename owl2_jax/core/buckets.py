@@ -1,8 +1,7 @@
-"""Objects in buckets: what errors of a store mean, objects that grow, and writes on a condition.
+"""Objects in buckets: what errors of a store mean, looking at objects, and objects that grow.
 
 A bucket has no rename, no append and no file that only one can make. Objects
-appear whole; what grows is kept in memory and written anew at intervals; and a
-write can be bound to the generation (the version) that an object has.
+appear whole, and what grows is kept in memory and written anew at intervals.
 """
 
 from __future__ import annotations
@@ -14,19 +13,32 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from owl2_jax.core.errors import Owl2Error, counted
 from owl2_jax.core.paths import as_path, in_bucket, scheme_of
 
 # Packages whose errors are those of a store, where they are no `OSError`.
-_PACKAGES: Final = ("gcsfs", "google", "aiohttp", "requests")
+_PACKAGES: Final = ("gcsfs", "google", "aiohttp", "requests", "s3fs", "botocore", "aiobotocore")
 _LOGIN: Final = {
     "gs": "run `gcloud auth application-default login`, or give a service account "
     "(GOOGLE_APPLICATION_CREDENTIALS, or the machine's own)",
+    "s3": "run `aws sso login` or `aws configure`, or give the machine a role (AWS_PROFILE, "
+    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are read, too)",
 }
-_RIGHTS: Final = {"gs": "roles/storage.objectUser"}
+_RIGHTS: Final = {
+    "gs": "roles/storage.objectUser",
+    "s3": "s3:ListBucket on it, and s3:GetObject, s3:PutObject and s3:DeleteObject on what it holds,",
+}
 _CREDENTIALS_WORDS: Final = ("credential", "token", "anonymous caller", "refresh", "401")
+# What Amazon's store calls keys that are not, or not any more, good; s3fs makes them all one error.
+_BAD_KEYS: Final = (
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidToken",
+    "TokenRefreshRequired",
+)
 _SECONDS: Final = 10.0  # between two writes of an object that grows
 _SHARE: Final = 20  # at least so many times as long as the last write took
 _MOST_SECONDS: Final = 300.0  # after a write that failed
@@ -54,15 +66,23 @@ def _as_error(path: str | os.PathLike, error: Exception) -> Owl2Error | None:
     code = getattr(error, "code", None)
     if isinstance(error, FileNotFoundError):
         return Owl2Error(f"{path} is not there: no such bucket, or no such object in it")
-    if isinstance(error, PermissionError) or code == 403 or text.startswith("Forbidden"):
+    bad_keys = _code(error) in _BAD_KEYS
+    denied = isinstance(error, PermissionError) or code == 403 or text.startswith("Forbidden")
+    if denied and not bad_keys:
         return Owl2Error(
             f"{path}: this account may not do that ({_RIGHTS[scheme]} would let it): {text[:200]}"
         )
-    if _is_of_login(error, code, text):
+    if bad_keys or _is_of_login(error, code, text):
         return Owl2Error(f"{path}: there are no valid credentials ({text[:200]}); {_LOGIN[scheme]}")
     if isinstance(code, int) and 400 <= code < 500 and code not in _MAY_PASS:
         return Owl2Error(f"{path}: the bucket's store refuses: {text[:200]}")
     return AwayError(f"{path}: the bucket's store does not answer as it should: {text[:200]}{_LATER}")
+
+
+def _code(error: Exception) -> str:
+    """What Amazon's store called an error that s3fs translated; empty for any other."""
+    answer: Any = getattr(error.__cause__, "response", None) or {}
+    return str(answer.get("Error", {}).get("Code", ""))
 
 
 def _is_of_login(error: Exception, code: Any, text: str) -> bool:
@@ -119,25 +139,53 @@ def check_readable(folder: str | os.PathLike) -> None:
 
 def read(path: str | os.PathLike) -> bytes:
     """An object's content, by one request. Raises `FileNotFoundError`, or what the store raises."""
-    return _file_system(path).cat_file(os.fspath(path))
+    return file_system(path).cat_file(os.fspath(path))
 
 
 def info(url: str) -> dict[str, Any]:
     """What a store knows of an object: "size", a version and checksums of its kind. Raises `Owl2Error`."""
     with told(url):
-        return _file_system(url).info(url)
+        return file_system(url).info(url)
 
 
 def matching(pattern: str) -> list[str]:
     """The URLs of objects that a URL with `*` stands for, sorted. Raises `Owl2Error`."""
     with told(pattern):
-        return [f"{scheme_of(pattern)}://{name}" for name in sorted(_file_system(pattern).glob(pattern))]
+        return [f"{scheme_of(pattern)}://{name}" for name in sorted(file_system(pattern).glob(pattern))]
 
 
 def download(url: str, target: Path) -> None:
     """Copies an object to a file of this machine. Raises `Owl2Error`."""
     with told(url):
-        _file_system(url).get_file(url, str(target))
+        file_system(url).get_file(url, str(target))
+
+
+def exists(path: str | os.PathLike) -> bool:
+    """Whether a file, a link (also one to nowhere), an object or a folder is there.
+
+    Raises:
+      Owl2Error: the store does not say.
+    """
+    if not in_bucket(path):
+        return os.path.lexists(path)
+    with told(path):
+        return as_path(path).exists()
+
+
+def names_in(folder: str | os.PathLike) -> list[str]:
+    """What lies in a folder, sorted. Raises `OSError`, or `Owl2Error` for a store."""
+    if not in_bucket(folder):
+        return sorted(os.listdir(folder))
+    with told(folder):
+        return sorted(path.name for path in as_path(folder).iterdir())
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+    """Whether a folder is there; in a bucket, whether anything lies below it. Raises `Owl2Error`."""
+    if not in_bucket(path):
+        return os.path.isdir(path)
+    with told(path):
+        return as_path(path).is_dir()
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -147,7 +195,7 @@ def files_below(folder: Path) -> Iterator[Path]:
         return
     scheme = scheme_of(folder)
     with told(folder):
-        for name in _file_system(folder).find(os.fspath(folder)):
+        for name in file_system(folder).find(os.fspath(folder)):
             yield as_path(f"{scheme}://{name}")
 
 
@@ -157,26 +205,49 @@ def size_and_version(file: Path) -> tuple[int, str]:
         status = file.stat()
         return status.st_size, str(status.st_mtime_ns)
     with told(file):
-        info = _file_system(file).info(os.fspath(file))
+        info = file_system(file).info(os.fspath(file))
     return info["size"], str(info.get("md5Hash") or info.get("generation") or info.get("ETag"))
 
 
 def move_folder(source: Path, target: Path) -> None:
     """Gives all objects below `source` names below `target`: by copies, as a bucket renames nothing."""
     with told(source):
-        _file_system(source).mv(os.fspath(source), os.fspath(target), recursive=True)
+        file_system(source).mv(os.fspath(source), os.fspath(target), recursive=True)
+
+
+def move(source: str, target: str, last: str = "") -> None:
+    """Gives an object, or all below a folder, another name: by copies, as a bucket renames nothing.
+
+    Args:
+      last: the name, below a folder, of the object that comes after all others.
+
+    Raises:
+      Owl2Error: nothing is there, or the store refuses.
+    """
+    store = file_system(source)
+    with told(source):
+        if store.isfile(source):
+            store.mv(source, target)
+            return
+        end = f"{source}/{last}".partition("://")[2]
+        found = [name for name in store.find(source) if name != end]
+        names = [f"{target}{name[len(source.partition('://')[2]) :]}" for name in found]
+        store.copy(found, names)
+        if last:
+            store.copy(f"{source}/{last}", f"{target}/{last}")
+        store.rm(source, recursive=True)
 
 
 def remove_folder(folder: Path) -> None:
     """Removes all objects below a folder; none there is no error. Raises `Owl2Error`."""
     with told(folder), suppress(FileNotFoundError):
-        _file_system(folder).rm(os.fspath(folder), recursive=True)
+        file_system(folder).rm(os.fspath(folder), recursive=True)
 
 
 def upload_folder(source: Path, target: Path) -> None:
     """Writes all files below a folder of this machine into a bucket. Raises `Owl2Error`."""
     with told(target):
-        _file_system(target).put(f"{source}/", f"{os.fspath(target)}/", recursive=True)
+        file_system(target).put(f"{source}/", f"{os.fspath(target)}/", recursive=True)
 
 
 def key_values(path: str | os.PathLike) -> dict[str, Any]:
@@ -185,11 +256,18 @@ def key_values(path: str | os.PathLike) -> dict[str, Any]:
     if not rest:
         return {"driver": "file", "path": f"{os.fspath(path)}/"}
     bucket, _, name = rest.partition("/")
-    return {"driver": {"gs": "gcs"}.get(scheme, scheme), "bucket": bucket, "path": f"{name}/"}
+    place = {"bucket": bucket, "path": f"{name}/" if name else ""}
+    if scheme == "gs":
+        return {"driver": "gcs", **place}
+    # TensorStore reads neither variable itself.
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    given = {"endpoint": endpoint, "aws_region": region}
+    return {"driver": "s3", **place, **{name: value for name, value in given.items() if value}}
 
 
-def _file_system(path: str | os.PathLike) -> Any:
-    """Of this process: those of fsspec do not outlive a fork."""
+def file_system(path: str | os.PathLike) -> Any:
+    """The file system of fsspec for a URL, of this process: they do not outlive a fork."""
     import fsspec
 
     as_path(path)  # sets up its packages
@@ -271,54 +349,6 @@ class GrowingObject:
 
 def _warn(line: str) -> None:
     print(f"warning: {line}", file=sys.stderr, flush=True)
-
-
-class Version(NamedTuple):
-    """An object's content, None where there is none, and the generation to which a write can be bound."""
-
-    content: bytes | None
-    generation: bytes
-
-
-class ConditionalObject:
-    """An object that is written only if nobody wrote it since it was read.
-
-    Raises:
-      Owl2Error: by every method, for errors of the store.
-    """
-
-    def __init__(self, path: str | os.PathLike) -> None:
-        import tensorstore
-
-        self._path = os.fspath(path)
-        folder, _, self._name = self._path.rpartition("/")
-        with self._told():
-            self._store = tensorstore.KvStore.open(key_values(folder)).result()
-
-    def read(self) -> Version:
-        with self._told():
-            found = self._store.read(self._name).result()
-        return Version(found.value if found.state == "value" else None, found.stamp.generation)
-
-    def write(self, content: bytes | None, generation: bytes) -> bytes | None:
-        """Writes, or deletes with None, where the object still has `generation`.
-
-        Returns:
-          The new generation; None where somebody else was faster.
-        """
-        with self._told():
-            stamp = self._store.write(self._name, content, if_equal=generation).result()
-        return stamp.generation or None
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """TensorStore raises a `ValueError` with the status in front."""
-        try:
-            with told(self._path):
-                yield
-        except ValueError as error:
-            text = " ".join(str(error).split(" [", 1)[0].split())
-            raise Owl2Error(f"{self._path}: the bucket's store refuses: {text[:300]}") from error
 
 
 def remove_if_there(path: Path) -> None:

@@ -1,8 +1,8 @@
 """What a path names: a file or folder of this machine, or an object in a bucket.
 
-`gs://BUCKET/NAME` is in a bucket. What begins with any other scheme names
-nothing here, and is never taken for a folder of that name: "gs:" itself can be
-one only as "./gs:".
+`gs://BUCKET/NAME` and `s3://BUCKET/NAME` are in a bucket. What begins with any
+other scheme names nothing here, and is never taken for a folder of that name:
+"gs:" itself can be one only as "./gs:".
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Final
 from owl2_jax.core.errors import Owl2Error, nearest, shortened
 
 # Scheme of a bucket, the extra that brings its packages, and the package that is looked for.
-EXTRAS: Final = {"gs": ("gcs", "gcsfs")}
-_KNOWN: Final = ("gs", "s3")
+EXTRAS: Final = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}
+_KINDS: Final = "a path of this machine, gs://BUCKET/NAME or s3://BUCKET/NAME"
 _COPY: Final = {"gs": "gcloud storage cp -r", "s3": "aws s3 cp --recursive"}
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(/*)")
 _WEB: Final = ("http", "https", "ftp")
@@ -35,7 +35,7 @@ def scheme_of(path: str | os.PathLike) -> str | None:
     if found is None:
         return None
     scheme = found[1].lower()
-    return scheme if len(found[2]) > 1 or scheme in _KNOWN else None
+    return scheme if len(found[2]) > 1 or scheme in EXTRAS else None
 
 
 def in_bucket(path: str | os.PathLike) -> bool:
@@ -54,7 +54,7 @@ def as_path(path: str | os.PathLike) -> Path:
     expected = expected_path(path, buckets=True)
     if expected is not None:
         raise _not_as_expected(path, expected)
-    _set_up_packages()
+    _set_up_packages(scheme_of(path))
     from etils import epath
 
     return epath.Path(os.fspath(path))  # type: ignore[return-value]
@@ -67,16 +67,24 @@ def absolute(path: str | os.PathLike) -> Path:
 
 
 @functools.cache
-def _set_up_packages() -> None:
-    """Has gcsfs ask the bucket instead of a listing that others have made old since."""
+def _set_up_packages(scheme: str | None) -> None:
+    """Has fsspec ask the bucket instead of a listing that others have made old since."""
     import fsspec
 
-    for name in ("gs", "gcs"):
+    for name in {"gs": ("gs", "gcs"), "s3": ("s3", "s3a")}[scheme or "gs"]:
         fsspec.config.conf.setdefault(name, {}).setdefault("use_listings_cache", False)
+    logger = logging.getLogger({"gs": "gcsfs", "s3": "s3fs"}[scheme or "gs"])
+    logger.propagate = False  # what fails for good is raised, and told in one line
+    logger.addHandler(logging.NullHandler())
+    if scheme == "gs":
+        _set_up_gcsfs()
+
+
+def _set_up_gcsfs() -> None:
+    import fsspec
+
     if "STORAGE_EMULATOR_HOST" in os.environ:  # which knows no credentials
         fsspec.config.conf["gcs"].setdefault("token", "anon")
-    logging.getLogger("gcsfs").propagate = False  # what fails for good is raised, and told in one line
-    logging.getLogger("gcsfs").addHandler(logging.NullHandler())
     # What gcsfs adds for folders that buckets of a new kind have asks for rights that a run does
     # without, and where they are missing it waits for a minute before each file.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
@@ -97,12 +105,10 @@ def expected_path(path: str | os.PathLike, buckets: bool) -> str | None:
     scheme = scheme_of(text)
     if scheme is None:
         return None
-    if scheme not in _KNOWN:
+    if scheme not in EXTRAS:
         return _instead_of_unknown(text, scheme, buckets)
     if not buckets:
         return f"a path of this machine (copy it with `{_COPY[scheme]}`)"
-    if scheme not in EXTRAS:
-        return f"a path of this machine or gs://BUCKET/NAME ({scheme}:// is not read or written here)"
     if not re.match(rf"{scheme}://[^/]", text):
         return f"{scheme}://BUCKET/NAME"
     extra, package = EXTRAS[scheme]
@@ -133,5 +139,4 @@ def _instead_of_unknown(text: str, scheme: str, buckets: bool) -> str:
     if not buckets:
         return "a path of this machine"
     near = nearest(scheme, EXTRAS, 1)
-    kinds = "a path of this machine or gs://BUCKET/NAME"
-    return f"{kinds} (did you mean {near[0]}://?)" if near else kinds
+    return f"{_KINDS} (did you mean {near[0]}://?)" if near else _KINDS

@@ -7,15 +7,18 @@ in the middle of each is taken. PyAV reads the file; it comes with the extra
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from PIL import Image
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.large_objects import opened
+from owl2_jax.core.paths import in_bucket
 from owl2_jax.data import image_kinds
 from owl2_jax.data.images import MAX_PIXELS, ImageError, unreadable
 
@@ -80,7 +83,7 @@ def frames(
     av = require_reader()
     head = _head(path)
     try:
-        with av.open(os.fspath(path)) as container:
+        with _file(path) as file, av.open(file) as container:
             if not container.streams.video:
                 raise ImageError(f"{path} has no video stream; expected a video file", "unsupported")
             stream = container.streams.video[0]
@@ -95,15 +98,28 @@ def frames(
         raise ImageError(f"the video {path} is damaged: {reason}; replace the file", "corrupt") from error
 
 
+@contextlib.contextmanager
+def _file(path: str | os.PathLike) -> Iterator[str | BinaryIO]:
+    """What PyAV opens: the name of a file, or an object of a bucket, of which it reads what it needs."""
+    if not in_bucket(path):
+        yield os.fspath(path)
+        return
+    with opened(path) as file:
+        yield file
+
+
 def _head(path: str | os.PathLike) -> bytes:
     """The file's first bytes. Raises `ImageError`: missing, or not readable."""
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             return file.read(image_kinds.HEAD)
     except FileNotFoundError as error:
         raise ImageError(f"cannot read the video {path}: no such file; check the path", "missing") from error
     except (OSError, ValueError) as error:
         raise unreadable("video", os.fspath(path), error) from error
+    except Owl2Error as error:  # of a bucket
+        gone = isinstance(error.__cause__, FileNotFoundError)
+        raise ImageError(f"cannot read the video {error}", "missing" if gone else "unreadable") from error
 
 
 def _raise_other_kind(path: str | os.PathLike, head: bytes, error: Exception) -> None:

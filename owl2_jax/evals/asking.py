@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
@@ -134,9 +134,9 @@ class EngineModel:
         """uint8[H, W, 3] of an image; read here, where a damaged one fails its own question alone."""
         key = (image, image_mode)
         if key not in self._read:
-            source = image if isinstance(image, (Path, bytes)) else image.read()
+            source = image if isinstance(image, (PurePath, bytes)) else image.read()
             size = self.engine.model.config.vision.image_size
-            name = str(image) if isinstance(image, Path) else f"of question {question.id}"
+            name = str(image) if isinstance(image, PurePath) else f"of question {question.id}"
             self._read[key] = images.load(source, image_mode, size, name)
             if len(self._read) > _KEPT_IMAGES:
                 self._read.popitem(last=False)

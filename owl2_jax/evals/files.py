@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.core import file_errors, json_files
+from owl2_jax.core.buckets import exists, names_in
 from owl2_jax.core.errors import Owl2Error, nearest
 from owl2_jax.core.json_files import Json, json_kind, parse_json
+from owl2_jax.core.paths import as_path, in_bucket
 from owl2_jax.core.text_files import lines, read_text
 from owl2_jax.evals.broken import At, Broken
 
@@ -33,8 +35,12 @@ class DataFile:
 
     def require(self, root: Path) -> Path:
         """The full path; raises `Owl2Error` when nothing is there, or nothing that this user may read."""
-        root = Path(root)
+        root = as_path(root)
         full = root / self.path
+        if in_bucket(root):
+            if exists(full):
+                return full
+            raise Owl2Error(self._missing(root, full))
         try:
             full.stat()
         except PermissionError as error:
@@ -56,7 +62,7 @@ class DataFile:
         elsewhere = [path for path in (root / full.name, *root.glob(f"*/{full.name}")) if path.exists()]
         if elsewhere:
             return f"{message} (there is {elsewhere[0]})"
-        near = nearest(full.name, os.listdir(full.parent), count=1) if full.parent.is_dir() else []
+        near = nearest(full.name, names_in(full.parent), count=1) if full.parent.is_dir() else []
         return f"{message} (there is {near[0]} beside it)" if near else message
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
+from owl2_jax.core.buckets import names_in
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_errors import why_not_readable
+from owl2_jax.core.paths import as_path, in_bucket
 from owl2_jax.evals.base import Benchmark, Question
 from owl2_jax.evals.broken import Broken
 from owl2_jax.evals.rows import left_out
@@ -70,18 +72,36 @@ def check_share(
 def missing_images(questions: Sequence[Question]) -> dict[int, str]:
     """What is wrong with files of images and videos that cannot be opened, by number of the question."""
     known: dict[Path, str | None] = {}
+    listed = _Listed()
     missing = {}
     for index, question in enumerate(questions):
         for image in question.images:
             if isinstance(image, bytes):
                 continue
-            path = image if isinstance(image, Path) else image.path
+            path = image if isinstance(image, PurePath) else image.path
             if path not in known:
-                known[path] = _why_missing(path)
+                known[path] = listed.why_missing(path) if in_bucket(path) else _why_missing(path)
             if known[path] is not None:
                 missing[index] = known[path]
                 break
     return missing
+
+
+class _Listed:
+    """Folders of buckets, listed once: a request for each image would take minutes."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, set[str]] = {}
+
+    def why_missing(self, path: Path) -> str | None:
+        path = as_path(path)
+        folder = str(path.parent)
+        if folder not in self._names:
+            try:
+                self._names[folder] = set(names_in(folder))
+            except FileNotFoundError:
+                self._names[folder] = set()
+        return None if path.name in self._names[folder] else f"{path} is missing"
 
 
 def _why_missing(path: Path) -> str | None:

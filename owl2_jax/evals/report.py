@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from owl2_jax.core.errors import Owl2Error
@@ -159,8 +159,8 @@ def _examples_of(run: Path, name: str) -> list[Shown]:
 
 def _bytes_of(question: Question) -> bytes:
     image = question.images[0]
-    if isinstance(image, Path):
-        return image.read_bytes()
+    if isinstance(image, PurePath):
+        return images.read_file(image)
     return image if isinstance(image, bytes) else image.read()
 
 

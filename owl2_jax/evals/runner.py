@@ -16,7 +16,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from owl2_jax.core.append_file import write_lines
@@ -236,7 +236,7 @@ def _is_mended(row: Mapping[str, Any], questions: Sequence[Question]) -> bool:
         return False
     try:
         for image in questions[row["index"]].images:
-            images.decode(image if isinstance(image, Path | bytes) else image.read())
+            images.decode(image if isinstance(image, PurePath | bytes) else image.read())
     except Owl2Error:
         return False
     return True

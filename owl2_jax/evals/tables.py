@@ -7,11 +7,13 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_errors import why_not_readable
+from owl2_jax.core.large_objects import opened
 from owl2_jax.core.text_files import what_instead
 from owl2_jax.evals.broken import At, Broken
 
@@ -107,12 +109,12 @@ def _text(path: Path) -> Iterator[TextIO]:
     """A file for the `csv` module, whose faults come out as `Owl2Error`."""
     csv.field_size_limit(sys.maxsize)  # an image in base64 is one field
     try:
-        with path.open("rb") as file:
-            wrong = what_instead(file.read(256))
-        if wrong:
-            raise Owl2Error(f"{path} is {wrong}")
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            yield file
+        with opened(path) as data:
+            wrong = what_instead(data.read(256))
+            if wrong:
+                raise Owl2Error(f"{path} is {wrong}")
+            data.seek(0)
+            yield TextIOWrapper(data, encoding="utf-8-sig", newline="")
     except OSError as error:
         raise Owl2Error(why_not_readable(path, error)) from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -130,11 +132,12 @@ def read_parquet(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
         ) from error
 
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             wrong = what_instead(file.read(256))
-        if wrong:
-            raise Owl2Error(f"{path} is {wrong}")
-        table = pyarrow.parquet.read_table(path)
+            if wrong:
+                raise Owl2Error(f"{path} is {wrong}")
+            file.seek(0)
+            table = pyarrow.parquet.read_table(file)
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise Owl2Error(why_not_readable(path, error)) from error

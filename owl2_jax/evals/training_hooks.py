@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from owl2_jax.core.paths import as_path
 from owl2_jax.core.tree import Params
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _benchmark(evaluator: EvaluatorConfig) -> Benchmark:
         )
     benchmark.check()
     for file in benchmark.files:
-        file.require(Path(evaluator.data_root))
+        file.require(as_path(evaluator.data_root))
     return benchmark
 
 
@@ -69,7 +69,7 @@ def _evaluator(evaluator: EvaluatorConfig, config: RunConfig, trainer: Trainer, 
 
     benchmark = _benchmark(evaluator)
     limit = evaluator.max_questions or None
-    questions, broken = load_questions(evaluator.benchmark, benchmark, Path(evaluator.data_root), limit)
+    questions, broken = load_questions(evaluator.benchmark, benchmark, as_path(evaluator.data_root), limit)
     missing = missing_images(questions)
     total = len(questions) + len(broken)
     broken += [left_out(questions[index], f"cannot be asked: {why}") for index, why in missing.items()]

@@ -17,6 +17,7 @@ from typing import Final
 from owl2_jax.checkpoint.output_directory import new_directory
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_writing import write_text
+from owl2_jax.core.paths import in_bucket
 from owl2_jax.sweeps.commands import Commands, commands_of
 from owl2_jax.sweeps.folder import SweepFolder
 from owl2_jax.sweeps.grid import Run, Sweep
@@ -60,6 +61,9 @@ source "${{VENV:-.venv}}/bin/activate"
 mapfile -t arguments <"{tasks}/$SLURM_ARRAY_TASK_ID.evaluate"
 exec owl2 "${{arguments[@]}}"
 """
+_ASKED: Final = (
+    "import sys; from owl2_jax.core.buckets import exists; sys.exit(not exists(sys.argv[1] + '/model.json'))"
+)
 _STARTS: Final = """\
 #!/usr/bin/env bash
 # Copies of the checkpoint that all runs start from, in the sizes of the points.
@@ -112,7 +116,7 @@ def write_slurm(sweep: Sweep, folder: SweepFolder, output: Path) -> list[Path]:
 def write_jobsets(sweep: Sweep, folder: SweepFolder, output: Path) -> list[Path]:
     """Writes `<run>.train.yaml` and `<run>.evaluate.yaml` from launch/gke_jobset.yaml, and `starts.sh`.
 
-    IMAGE and CLAIM stay variables, as they are in launch/. Raises as `write_slurm` does.
+    IMAGE stays a variable, as it is in launch/. Raises as `write_slurm` does.
     """
     template = _read("gke_jobset.yaml")
     plans = _plans(sweep, folder)
@@ -133,9 +137,9 @@ def _jobset(template: str, name: str, arguments: Sequence[str]) -> str:
         if not line.startswith("#")
     ]
     use = [
-        "# One run of a sweep. IMAGE and CLAIM are those of launch/gke_jobset.yaml.",
+        "# One run of a sweep. IMAGE is that of launch/gke_jobset.yaml.",
         "#",
-        "#   envsubst '$IMAGE $CLAIM' <FILE | kubectl apply --filename=-",
+        "#   envsubst '$IMAGE' <FILE | kubectl apply --filename=-",
     ]
     return "\n".join([*use, *lines]) + "\n"
 
@@ -153,10 +157,16 @@ def _plans(sweep: Sweep, folder: SweepFolder) -> list[tuple[Run, Commands]]:
 def _starts(plans: Sequence[tuple[Run, Commands]]) -> str:
     """Makes each resized checkpoint that is not there."""
     found = {commands.start: commands.resize for _, commands in plans if commands.resize is not None}
-    lines = [
-        f"[ -d {shlex.quote(str(start))} ] || owl2 {shlex.join(resize)}\n" for start, resize in found.items()
-    ]
+    lines = [f"{_is_there(start)} || owl2 {shlex.join(resize)}\n" for start, resize in found.items()]
     return "".join(lines) or "echo 'no copy is needed'\n"
+
+
+def _is_there(start: Path | None) -> str:
+    """The shell's question whether a checkpoint was made."""
+    place = shlex.quote(str(start))
+    if start is None or not in_bucket(start):
+        return f"[ -d {place} ]"
+    return f"python -c {shlex.quote(_ASKED)} {place}"
 
 
 def _lines(arguments: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from owl2_jax.checkpoint.param_files import read_model_json, resolve_checkpoint
 from owl2_jax.config import RunConfig
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.paths import as_path
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.sweeps.folder import SweepFolder
 from owl2_jax.sweeps.grid import Run, Sweep
@@ -61,7 +62,7 @@ def _start(sweep: Sweep, folder: SweepFolder, config: RunConfig) -> Path | None:
         raise Owl2Error(f"start_from of the sweep: {error}; train or convert it first") from None
     theirs = Owl2Config.from_dict(read_model_json(found.directory)["model"])
     same = _sizes(theirs) == _sizes(config.model)
-    return Path(sweep.config.start_from) if same else folder.start(config)
+    return as_path(sweep.config.start_from) if same else folder.start(config)
 
 
 def _sizes(config: Owl2Config) -> tuple[int, int, str]:

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from owl2_jax.checkpoint.identity import checkpoint_identity
-from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR
+from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR, is_whole_step
 from owl2_jax.config import RunConfig
 from owl2_jax.core import fields, json_files
+from owl2_jax.core.buckets import exists
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.json_files import Json
+from owl2_jax.core.paths import as_path
 from owl2_jax.sweeps.grid import Point, Run, Sweep
 
 SCORES_FILE: Final = "scores.json"
@@ -53,7 +55,7 @@ class RunFolder:
 
     def is_trained(self, config: RunConfig) -> bool:
         """Whether the last step is saved."""
-        return (self.training / CHECKPOINTS_DIR / str(config.train.num_steps)).is_dir()
+        return is_whole_step(self.training / CHECKPOINTS_DIR / str(config.train.num_steps))
 
     def read_scores(self) -> dict[str, dict[str, Any]]:
         """{benchmark: its entry in scores.json}. Raises `Owl2Error` when the file is damaged."""
@@ -130,7 +132,7 @@ def _start_identity(start_from: str | None) -> str | None:
     if start_from is None:
         return None
     try:
-        return checkpoint_identity(Path(start_from))
+        return checkpoint_identity(as_path(start_from))
     except Owl2Error:  # said where a run needs it
         return None
 
@@ -153,7 +155,7 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
 
 def read_json(path: Path) -> Json:
     """The content of a file; None when there is none. Raises `Owl2Error` when it is damaged."""
-    if not path.exists():
+    if not exists(path):
         return None
     try:
         return json_files.read_json(path)

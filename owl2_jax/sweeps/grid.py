@@ -20,7 +20,7 @@ from owl2_jax.config import RunConfig, apply_overrides, config_path, read_config
 from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.ranges import Seed, Whole
-from owl2_jax.core.texts import AnyText, FilePath, Name
+from owl2_jax.core.texts import AnyText, BucketPath, FilePath, Name
 
 _AXIS: Final = re.compile(r"[a-z][a-z0-9_]*")
 _LABEL: Final = re.compile(r"[A-Za-z0-9.]+")  # part of a folder's name
@@ -56,9 +56,9 @@ class SweepConfig:
     design: Literal["grid", "one_at_a_time"] = "grid"
     overrides: tuple[AnyText, ...] = ()
     seeds: tuple[Seed, ...] = (0,)
-    start_from: FilePath | None = None
+    start_from: BucketPath | None = None
     benchmarks: tuple[Name, ...] = ()
-    data_root: FilePath = "data"
+    data_root: BucketPath = "data"
     max_questions: Whole = 0
     topology: Name | None = None
 

@@ -35,7 +35,6 @@ def write_plots(table: Table, folder: Path, parts: Sequence[str] = ()) -> list[P
     for name in parts:
         if name not in table.parts:
             raise unknown_name("part of a benchmark in this table", name, table.parts)
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name in (*table.benchmarks, *parts):
         stem = name.replace("/", "_")

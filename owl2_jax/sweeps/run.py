@@ -8,16 +8,21 @@ what failed is tried again, at once and the next time.
 from __future__ import annotations
 
 import os
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from owl2_jax.core.append_file import AppendFile
+from owl2_jax.core.buckets import remove_if_there
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.json_files import write_json
 from owl2_jax.core.locks import Lock
+from owl2_jax.core.paths import in_bucket
+from owl2_jax.core.text_files import read_bytes
 from owl2_jax.sweeps.commands import Commands, commands_of
 from owl2_jax.sweeps.folder import RunFolder, SweepFolder, read_json
 from owl2_jax.sweeps.grid import Run, Sweep
@@ -89,6 +94,8 @@ def check_fit_report(folder: SweepFolder, run: Run) -> None:
 
 def _environment(workdir: Path) -> dict[str, str]:
     """Runs that differ in the seed alone compile once."""
+    if in_bucket(workdir):  # where each kept program would be a request; they stay on this machine
+        return dict(os.environ)
     compiled = {
         "JAX_COMPILATION_CACHE_DIR": str((workdir / "compiled").resolve()),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -147,7 +154,7 @@ class _OneRun:
         lacks = self._lacks()
         if lacks is not None:
             return _failure(files, "evaluate", 0, f"the run {lacks}")
-        files.failed.unlink(missing_ok=True)
+        remove_if_there(files.failed)
         self._tell(f"done ({time.perf_counter() - started:.0f} s)")
         return None
 
@@ -163,12 +170,29 @@ class _OneRun:
 
     def _call(self, arguments: list[str], lock: Lock) -> dict[str, Any] | None:
         files = self._files
-        with AppendFile(files.log) as log:
+        with _log(files.log) as log:
             log.write(f"$ owl2 {' '.join(arguments)}\n")
             code = self._children.run(arguments, log.fileno(), lock)
         if code == 0 or self._children.stopped is not None:
             return None
         return _failure(files, arguments[0], code, _last_line(files.log))
+
+
+@contextmanager
+def _log(path: Path) -> Iterator[AppendFile]:
+    """The log of a run, which a command can write to; in a bucket it grows when the command has ended."""
+    if not in_bucket(path):
+        with AppendFile(path) as log:
+            yield log
+        return
+    with tempfile.TemporaryDirectory(prefix="owl2-") as folder:
+        local = Path(folder, path.name)
+        try:
+            with AppendFile(local) as log:
+                yield log
+        finally:
+            with AppendFile(path) as whole:
+                whole.write(local.read_bytes())
 
 
 def _failure(files: RunFolder, command: str, code: int, said: str) -> dict[str, Any]:
@@ -177,5 +201,5 @@ def _failure(files: RunFolder, command: str, code: int, said: str) -> dict[str, 
 
 
 def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = read_bytes(log).decode("utf-8", errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from pathlib import Path
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
+from owl2_jax.core.large_objects import opened
 from owl2_jax.sweeps.differences import Difference, corrected, unpaired
 
 Cells = dict[str, str]
@@ -15,8 +17,8 @@ Cells = dict[str, str]
 def read_rows(path: Path) -> list[Cells]:
     """{column: text} of every point. Raises `Owl2Error` when the file is no table of a sweep."""
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
+        with opened(path) as file:
+            rows = list(csv.DictReader(io.TextIOWrapper(file, encoding="utf-8", newline="")))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise Owl2Error(f"{path} cannot be read ({error}); give the table.csv of a sweep") from None
     if not rows or not {"point", "seeds"} <= set(rows[0]):

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from owl2_jax.checkpoint.best import BestConfig
+from owl2_jax.checkpoint.local_config import LocalConfig
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import OldNames, check_value, check_values
 from owl2_jax.core.ranges import Count, NotNegative, PartKept, PartLost, Positive, Seed, Whole, between
-from owl2_jax.core.texts import AnyText, BucketPath, FilePath, Name, Regex
+from owl2_jax.core.texts import AnyText, BucketPath, Name, Regex
 from owl2_jax.data.config import DatasetConfig, check_sources
 
 
@@ -164,7 +165,7 @@ class EvaluatorConfig:
     benchmark: Name
     every_steps: Count = 1000
     max_questions: Whole = 0
-    data_root: FilePath = "data"
+    data_root: BucketPath = "data"
 
     def __post_init__(self) -> None:
         check_values(self, f"evaluators.{self.benchmark}")
@@ -191,6 +192,8 @@ class TrainConfig:
       loss_chunk: positions whose logits exist at a time (0: all at once).
       log_every_steps: steps that a line of `metrics.jsonl` sums up.
       save_every_steps, keep_checkpoints: how often to save, how many to keep.
+      max_failed_saves: saves in a row that may fail; the run tells each and goes on.
+      local_checkpoints: frequent saves on every host's own disk, besides.
       max_bad_steps: non-finite steps in a row before the run stops.
       watchdog_seconds: longest time without a finished step; the run then
         prints every host's step and its own stacks and exits (0: never).
@@ -214,6 +217,8 @@ class TrainConfig:
     log_every_steps: Count = 20
     save_every_steps: Count = 500
     keep_checkpoints: Count = 2
+    max_failed_saves: Whole = 0
+    local_checkpoints: LocalConfig | None = None
     max_bad_steps: Count = 10
     watchdog_seconds: NotNegative = 1800.0
     profile_steps: tuple[Count, Count] | None = None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,9 +12,12 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from owl2_jax.checkpoint.local_tier import LocalTier
 from owl2_jax.checkpoint.run_checkpoints import Checkpoints
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.host_memory import give_back_free_memory
+from owl2_jax.core.json_files import read_json_object
+from owl2_jax.core.paths import absolute
 from owl2_jax.core.tree import Params, PyTree
 from owl2_jax.data.batch import Batch
 from owl2_jax.parallel import multihost
@@ -27,6 +32,7 @@ from owl2_jax.training.logging.profile import Profile
 from owl2_jax.training.logging.reporter import Reporter
 from owl2_jax.training.logging.terminal import print_groups
 from owl2_jax.training.preemption import StopRequests
+from owl2_jax.training.run_directory import RECORD_FILE
 from owl2_jax.training.state import TrainState
 from owl2_jax.training.step_window import StepMetrics, StepWindow
 from owl2_jax.training.trainer import Trainer
@@ -78,12 +84,13 @@ def train(
         no readable checkpoint, or a save that failed.
     """
     config, started = trainer.config, time.perf_counter()
+    local = config.local_checkpoints
     if jax.process_index() == 0:
         print_groups(param_groups.table(trainer.shapes, trainer.specs, config))
 
     with (
         Watchdog(run, config.watchdog_seconds) as watchdog,
-        Checkpoints(run, config.keep_checkpoints, config.best, trainer.fingerprint) as checkpoints,
+        _checkpoints(run, trainer) as checkpoints,
     ):
         # Where to begin: the newest checkpoint of this run, or the starting parameters.
         multihost.agree("newest checkpoint", max(checkpoints.steps, default=0))
@@ -131,7 +138,11 @@ def train(
                     changes.check(state)
                     with clock.during(SAVE):
                         reporter.flush()
-                        checkpoints.save(state, data_state(batches), scores)
+                        checkpoints.save(state, data_state(batches), scores, last=stops)
+                elif local is not None and step % local.every_steps == 0:
+                    with reporter.clock.during(SAVE):
+                        reporter.flush()
+                        checkpoints.save_locally(state, data_state(batches))
                 if due or stops or step % config.save_every_steps == 0:
                     give_back_free_memory()
                 if stops:
@@ -158,6 +169,25 @@ def check_finite(step: int, steps: Sequence[StepMetrics], most: int) -> None:
             f"step {step}: loss or gradient was not finite for {bad} steps in a row (train.max_bad_steps "
             f"is {most}); lower the learning rate, or look at these steps' batches"
         )
+
+
+def _checkpoints(run: Path, trainer: Trainer) -> Checkpoints[TrainState]:
+    config = trainer.config
+    local = None
+    if config.local_checkpoints is not None:
+        # Told by the first process, as the others may look before it has written the record.
+        local = LocalTier(config.local_checkpoints, all_gather(_identity(run, config.num_steps))[0])
+    return Checkpoints(
+        run, config.keep_checkpoints, config.best, trainer.fingerprint, local, config.max_failed_saves
+    )
+
+
+def _identity(run: Path, steps: int) -> str:
+    """Tells a run from every other one, also from one of the same name that was removed."""
+    path = run / RECORD_FILE
+    first = read_json_object(path)["starts"][0] if jax.process_index() == 0 and path.is_file() else None
+    text = json.dumps([str(absolute(run)), steps, first], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def data_state(batches: Batches) -> dict[str, Any]:

@@ -45,6 +45,8 @@ FREE_FIELDS: Final = frozenset(
         "train.log_every_steps",
         "train.save_every_steps",
         "train.keep_checkpoints",
+        "train.max_failed_saves",
+        "train.local_checkpoints",
         "train.max_bad_steps",
         "train.watchdog_seconds",
         "train.profile_steps",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,8 @@ from owl2_jax.core.append_file import read_whole_lines, write_lines
 from owl2_jax.core.buckets import files_below, upload_folder
 from owl2_jax.core.tree import flatten
 from owl2_jax.training.logging.metrics import read_metrics
+from tests.evals.conftest import Folder
+from tests.evals.test_vqa import vqav2_files
 from tests.training import runs
 
 
@@ -92,12 +97,73 @@ def test_results_of_evaluate_and_the_page_of_look_lie_in_a_bucket(model, bucket,
 
 
 def test_a_checkpoint_that_is_not_there_or_of_another_kind_is_told(bucket, capsys):
-    (bucket / "hf" / "config.json").write_text("{}")
-    for name, words in (("none", "no such bucket, or no such object in it"), ("hf", "owl2 convert to-jax")):
+    (bucket / "other" / "notes.txt").write_text("x")
+    for name, words in (
+        ("none", "no such bucket, or no such object in it"),
+        ("other", "has neither params/"),
+    ):
         assert main(["chat", f"--checkpoint={bucket / name}"]) == 2
         error = capsys.readouterr().err
         assert f"{bucket / name}" in error
         assert words in error
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_rights_and_credentials_are_told_before_anything_is_compiled(
+    config, bucket, bucket_server, capsys, monkeypatch, status
+):
+    monkeypatch.setattr("jax.jit", lambda *arguments, **options: pytest.fail("something was compiled"))
+    bucket_server.fail = lambda method, path: status
+    words = {401: "there are no valid credentials", 403: "roles/storage.objectUser would let it"}[status]
+    for arguments in (
+        ["train", f"--config={config}", f"--workdir={bucket}"],
+        ["chat", f"--checkpoint={bucket}"],
+        ["convert", "to-jax", f"--source={bucket}", "--output=new"],
+    ):
+        assert main(arguments) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_chat_reads_checkpoint_and_images_of_a_bucket(model, bucket, images, monkeypatch, capsys):
+    (bucket / "0.png").write_bytes((images / "0.png").read_bytes())
+    monkeypatch.setattr(sys, "stdin", io.StringIO("What?\n"))
+    arguments = [f"--checkpoint={model}", f"--image={bucket / '0.png'}", "--max-new-tokens=2"]
+    assert main(["chat", *arguments]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_serve_loads_a_checkpoint_of_a_bucket(model, bucket, monkeypatch, capsys):
+    loaded = []
+
+    class Service:
+        name = "x"
+        about_cache = staticmethod(lambda: "cache")
+
+        def __init__(self, model, config, engine):
+            loaded.append((model, config.api_key))
+            self.runner = types.SimpleNamespace(wait_ended=lambda seconds: True)
+
+    class Server:
+        failed = False
+
+        def __init__(self, service, on_ready):
+            self.run = lambda sockets: sockets[0].close()
+
+    monkeypatch.setattr("owl2_jax.serving.service.Service", Service)
+    monkeypatch.setattr("owl2_jax.serving.server.Server", Server)
+    (bucket / "key.txt").write_text("secret\n")
+    arguments = [f"--checkpoint={model}", "--port=0", f"--api-key-file={bucket / 'key.txt'}"]
+    assert main(["serve", *arguments]) == 0
+    assert loaded[0][0].config.decoder.vocab_size > 0
+    assert loaded[0][1] == "secret"
+
+
+def test_evaluate_reads_published_files_of_a_bucket(model, bucket, tmp_path):
+    vqav2_files(Folder(tmp_path))
+    upload_folder(tmp_path, bucket / "data")
+    arguments = [f"--checkpoint={model}", "--benchmarks=vqav2_val", f"--data-root={bucket / 'data'}"]
+    assert main(["evaluate", *arguments, f"--output={bucket / 'scores'}"]) == 0
+    assert len(read_whole_lines(bucket / "scores" / "vqav2_val" / "results.jsonl")) == 2
 
 
 def test_convert_reads_and_writes_model_directories_in_a_bucket(model, bucket, checkpoint, tmp_path, capsys):

@@ -44,7 +44,7 @@ def test_most_commands_take_paths():
         for command in COMMANDS
         if any(is_path(argument.type) for argument in arguments_of(parser_of(command)))
     ]
-    assert set(COMMANDS) - set(with_paths) == {"inspect"}
+    assert set(COMMANDS) - set(with_paths) == {"completion", "inspect"}
 
 
 def test_every_field_of_a_config_that_names_a_place_is_checked_as_a_path():

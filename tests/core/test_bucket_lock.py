@@ -13,23 +13,25 @@ def holder(bucket) -> dict:
     return json.loads((bucket / "owl2.lock").read_bytes())
 
 
-def test_the_second_writer_is_told_who_is_there(bucket):
-    with locks.locked(bucket / "owl2.lock", "--workdir runs/a"):
+def test_the_second_writer_is_told_who_is_there(any_bucket):
+    with locks.locked(any_bucket / "owl2.lock", "--workdir runs/a"):
         with pytest.raises(locks.LockedError, match=r"--workdir runs/a is in use: host .*, process \d+"):
-            locks.take(bucket / "owl2.lock", "--workdir runs/a")
+            locks.take(any_bucket / "owl2.lock", "--workdir runs/a")
         with pytest.raises(locks.LockedError):
-            locks.refuse_held(bucket / "owl2.lock", "x")
-    assert not (bucket / "owl2.lock").exists()
-    locks.refuse_held(bucket / "owl2.lock", "x")
-    locks.take(bucket / "owl2.lock", "x").release()
+            locks.refuse_held(any_bucket / "owl2.lock", "x")
+    assert not (any_bucket / "owl2.lock").exists()
+    locks.refuse_held(any_bucket / "owl2.lock", "x")
+    locks.take(any_bucket / "owl2.lock", "x").release()
 
 
-def test_the_lock_of_a_dead_process_of_this_machine_is_taken_over_at_once(bucket):
-    locks.take(bucket / "owl2.lock", "x")._ended.set()
-    (bucket / "owl2.lock").write_text(json.dumps({**holder(bucket), "processes": {"1": "0"}, "token": "t"}))
-    with locks.locked(bucket / "owl2.lock", "x"):
-        assert holder(bucket)["token"] != "t"
-    assert not (bucket / "owl2.lock").exists()
+def test_the_lock_of_a_dead_process_of_this_machine_is_taken_over_at_once(any_bucket):
+    locks.take(any_bucket / "owl2.lock", "x")._ended.set()
+    (any_bucket / "owl2.lock").write_text(
+        json.dumps({**holder(any_bucket), "processes": {"1": "0"}, "token": "t"})
+    )
+    with locks.locked(any_bucket / "owl2.lock", "x"):
+        assert holder(any_bucket)["token"] != "t"
+    assert not (any_bucket / "owl2.lock").exists()
 
 
 def test_the_lock_of_a_silent_holder_elsewhere_is_taken_over_after_a_while(bucket, monkeypatch, capsys):
@@ -55,20 +57,20 @@ def test_a_holder_elsewhere_that_beats_keeps_its_lock(bucket, monkeypatch):
     lock.release()
 
 
-def test_whoever_lost_the_lock_ends_at_the_next_beat(bucket, monkeypatch):
+def test_whoever_lost_the_lock_ends_at_the_next_beat(any_bucket, monkeypatch):
     class Ended(BaseException):
         pass
 
     def end(error):
         raise Ended(str(error))
 
-    lock = locks.take(bucket / "owl2.lock", "x")
-    (bucket / "owl2.lock").write_text(json.dumps({**holder(bucket), "token": "another"}))
+    lock = locks.take(any_bucket / "owl2.lock", "x")
+    (any_bucket / "owl2.lock").write_text(json.dumps({**holder(any_bucket), "token": "another"}))
     monkeypatch.setattr(locks, "end_lost", end)
     with pytest.raises(Ended, match=r"owl2.lock was taken over by another process \(host .*, process \d+"):
         lock._write()
     lock.release()
-    assert holder(bucket)["token"] == "another", "who holds it now keeps it"
+    assert holder(any_bucket)["token"] == "another", "who holds it now keeps it"
 
 
 @pytest.mark.parametrize("what", ["removed", "spoilt", "an answer got lost"])

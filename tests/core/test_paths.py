@@ -11,6 +11,8 @@ from owl2_jax.core import fields, paths
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.texts import BucketPath, FilePath
 
+BUCKETS = "a path of this machine, gs://BUCKET/NAME or s3://BUCKET/NAME"
+
 
 @pytest.fixture
 def without_extras(monkeypatch):
@@ -30,24 +32,26 @@ def test_paths_of_this_machine_have_no_scheme(text):
     assert not paths.in_bucket(text)
 
 
-def test_a_url_becomes_a_path_in_its_bucket(with_extras):
-    path = paths.as_path("gs://bucket/run") / "model.json"
-    assert str(path) == "gs://bucket/run/model.json"
-    assert str(path.parent) == "gs://bucket/run"
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_a_url_becomes_a_path_in_its_bucket(scheme, with_extras):
+    path = paths.as_path(f"{scheme}://bucket/run") / "model.json"
+    assert str(path) == f"{scheme}://bucket/run/model.json"
+    assert str(path.parent) == f"{scheme}://bucket/run"
     assert paths.in_bucket(path)
     assert paths.as_path(path) == path
 
 
-def test_a_bucket_without_its_packages_names_the_extra(without_extras):
+@pytest.mark.parametrize(("scheme", "extra"), [("gs", "gcs"), ("s3", "s3")])
+def test_a_bucket_without_its_packages_names_the_extra(scheme, extra, without_extras):
     message = (
-        "expected a path of this machine, as gs:// needs the extra gcs "
-        "(run `pip install 'owl2_jax[gcs]'`), found 'gs://b/x'"
+        f"expected a path of this machine, as {scheme}:// needs the extra {extra} "
+        f"(run `pip install 'owl2_jax[{extra}]'`), found '{scheme}://b/x'"
     )
     with pytest.raises(Owl2Error) as caught:
-        fields.check_value(BucketPath, "gs://b/x", "path")
+        fields.check_value(BucketPath, f"{scheme}://b/x", "path")
     assert str(caught.value) == f"path: {message}"
     with pytest.raises(Owl2Error) as caught:
-        paths.as_path("gs://b/x")
+        paths.as_path(f"{scheme}://b/x")
     assert str(caught.value) == message
 
 
@@ -58,16 +62,11 @@ def test_a_bucket_without_its_packages_names_the_extra(without_extras):
         ("gs:b", "gs://BUCKET/NAME"),
         ("GS://b/x", "gs://BUCKET/NAME"),
         ("gs:///x", "gs://BUCKET/NAME"),
-        (
-            "s3://b/x",
-            "a path of this machine or gs://BUCKET/NAME (s3:// is not read or written here)",
-        ),
-        ("s3:b", "a path of this machine or gs://BUCKET/NAME (s3:// is not read or written here)"),
-        (
-            "gcs://b/x",
-            "a path of this machine or gs://BUCKET/NAME (did you mean gs://?)",
-        ),
-        ("hdfs://b/x", "a path of this machine or gs://BUCKET/NAME"),
+        ("s3:/b/x", "s3://BUCKET/NAME"),
+        ("S3://b/x", "s3://BUCKET/NAME"),
+        ("gcs://b/x", f"{BUCKETS} (did you mean gs://?)"),
+        ("s3a://b/x", f"{BUCKETS} (did you mean s3://?)"),
+        ("hdfs://b/x", BUCKETS),
         ("file:///a/b", "a path without its scheme, as /a/b"),
         ("https://host/a", "a path of this machine (fetch the file first)"),
     ],

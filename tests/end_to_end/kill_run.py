@@ -1,26 +1,34 @@
 """Kills a training run again and again, and looks whether its result is that of an undisturbed one.
 
     python -m tests.end_to_end.kill_run --kills 50
+    python -m tests.end_to_end.kill_run --kills 200 --bucket
 
 Every start is the same command, and every kill (SIGKILL) comes at a random
-moment: of the start-up, of a step, or of a save that is under way.
+moment: of the start-up, of a step, or of a save that is under way. With --bucket
+the run that is killed lies in one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import random
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from owl2_jax.core.paths import absolute, as_path
+from owl2_jax.training.logging.metrics import read_metrics
+from tests.bucket_server import BUCKET, Bucket, started
 from tests.environment import environment
 from tests.training import runs
 
@@ -32,6 +40,8 @@ LATEST_SECONDS = {STEP: 0.03, SAVE: 0.05}
 
 class Victim:
     """A run directory and the command that trains in it."""
+
+    POLL_SECONDS = 0.002
 
     def __init__(self, folder: Path, name: str, steps: int) -> None:
         self.run, self.steps = folder / name, steps
@@ -55,7 +65,7 @@ class Victim:
         """Starts the run and kills it `delay` seconds after `reached`; False when it ended before."""
         process = self.start()
         while not reached() and process.poll() is None:
-            time.sleep(0.002)
+            time.sleep(self.POLL_SECONDS)
         time.sleep(delay)
         process.kill()
         _, errors = process.communicate()
@@ -73,19 +83,50 @@ class Victim:
         return any(int(save.name.partition(".")[0]) > step for save in saves)
 
 
+class BucketVictim(Victim):
+    """As `Victim`, for a run in the bucket of a server in this process."""
+
+    POLL_SECONDS = 0.03  # each look takes a while of the server
+
+    def __init__(self, folder: Path, name: str, steps: int, server: Bucket) -> None:
+        super().__init__(folder, name, steps)
+        self._server, self._name = server, name
+        self.run = as_path(f"gs://{BUCKET}/{name}")
+        self._command = [
+            f"--workdir={self.run}" if part.startswith("--workdir=") else part for part in self._command
+        ]
+        self._environment |= server.environment
+
+    def _saves(self) -> dict[int, bool]:
+        """{step: whether it is whole}."""
+        start = f"{self._name}/checkpoints/"
+        saves: dict[int, bool] = {}
+        for name in self._server.names(start):
+            step, _, file = name.removeprefix(start).partition("/")
+            if step.isdigit():
+                saves[int(step)] = saves.get(int(step), False) or file == "commit_success.txt"
+        return saves
+
+    def has_read(self, step: int) -> bool:
+        """Whether the save in front of a step is whole: its reading comes with the next one."""
+        return any(whole and saved >= step - step % 3 for saved, whole in self._saves().items())
+
+    def is_saving_behind(self, step: int) -> bool:
+        return any(saved > step and not whole for saved, whole in self._saves().items())
+
+
 def result(run: Path, step: int) -> list[np.ndarray]:
     """Every array of a checkpoint."""
     import orbax.checkpoint as ocp
 
-    folder = (run / "checkpoints" / str(step)).resolve()
+    folder = absolute(run / "checkpoints" / str(step))
     items = [ocp.PyTreeCheckpointer().restore(folder / name) for name in ("params", "train")]
     return [np.asarray(leaf) for leaf in jax.tree.leaves(items)]
 
 
 def losses(run: Path) -> list[tuple[int, float]]:
     """Step and loss of every reading."""
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return [(line["step"], line["loss"]) for line in lines]
+    return [(line["step"], line["loss"]) for line in read_metrics(run)]
 
 
 def compare(expected: Victim, found: Victim) -> None:
@@ -102,15 +143,28 @@ def compare(expected: Victim, found: Victim) -> None:
     assert states[0] == states[1]
 
 
-def kill_and_compare(folder: Path, kills: int, seed: int = 0) -> dict[str, Any]:
-    """Kills a run `kills` times; returns how often at what. Raises AssertionError if it ends differently."""
+def kill_and_compare(
+    folder: Path, kills: int, seed: int = 0, server: Bucket | None = None, seconds: float = math.inf
+) -> dict[str, Any]:
+    """Kills a run `kills` times; returns how often at what. Raises AssertionError if it ends differently.
+
+    Args:
+      server: the run that is killed lies in its bucket; None is on the disk.
+      seconds: no kill comes after them.
+    """
     chance = random.Random(seed)
     steps = 3 * kills + 6
-    expected, victim = Victim(folder, "straight", steps), Victim(folder, "killed", steps)
+    expected = Victim(folder, "straight", steps)
+    victim = (
+        Victim(folder, "killed", steps) if server is None else BucketVictim(folder, "killed", steps, server)
+    )
     expected.finish()
     done = {STARTUP: 0, STEP: 0, SAVE: 0}
     # In the order of steps, so that one run meets them all.
+    last = time.monotonic() + seconds
     for step in sorted(chance.sample(range(1, steps - 4), kills)):
+        if time.monotonic() > last:
+            break
         kind = chance.choice((STARTUP, STEP, SAVE))
         if kind == STARTUP:
             killed = victim.kill(lambda: True, chance.uniform(0, 4))
@@ -122,6 +176,7 @@ def kill_and_compare(folder: Path, kills: int, seed: int = 0) -> dict[str, Any]:
             killed = victim.kill(reached, chance.uniform(0, LATEST_SECONDS[SAVE]))
         assert killed, "the run ended before it was killed"
         done[kind] += 1
+        print(f"step {step}: {json.dumps(done)}", end="\r", flush=True)
     victim.finish()
     compare(expected, victim)
     return done
@@ -131,10 +186,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bucket", action="store_true")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="no kill comes after them")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        done = kill_and_compare(Path(folder), args.kills, args.seed)
-    print(f"the same bits and readings after {args.kills} kills: {json.dumps(done)}")
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        server = stack.enter_context(started()) if args.bucket else None
+        os.environ.update({} if server is None else server.environment)
+        done = kill_and_compare(Path(folder), args.kills, args.seed, server, args.seconds)
+    print(f"the same bits and readings after {sum(done.values())} kills: {json.dumps(done)}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import pytest
 from PIL import Image
 
+from owl2_jax.core.buckets import upload_folder
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.evals import report
 from owl2_jax.evals.registry import BENCHMARKS
@@ -111,3 +112,10 @@ def test_a_loss_that_was_not_finite_is_left_out_of_the_curve(run):
         run / "b_first", "2026-01-01T00:00:00+0000", [{"step": 1, "loss": None}, {"step": 2, "loss": 1.0}]
     )
     assert report.read_losses(run)[0] == ("b_first", {"loss": [(2, 1.0)]})
+
+
+def test_a_report_of_a_run_in_a_bucket_is_that_of_a_disk(run, bucket):
+    upload_folder(run, bucket)
+    report.write_report(run, run / "report.png")
+    report.write_report(bucket, bucket / "report.png")
+    assert (bucket / "report.png").read_bytes() == (run / "report.png").read_bytes()

@@ -10,10 +10,11 @@ from string import Template
 import pytest
 import yaml
 
+from owl2_jax.data.sources.bucket_files import FOLDER
 from owl2_jax.parallel.mesh import preset
 
 TEXT = (Path(__file__).parents[2] / "launch" / "gke_jobset.yaml").read_text()
-VALUES = {"IMAGE": "registry/owl2:1", "CLAIM": "runs", "ARGUMENTS": "--config=a.py --workdir=/runs/a"}
+VALUES = {"IMAGE": "registry/owl2:1", "ARGUMENTS": "--config=a.py --workdir=gs://bucket/a"}
 
 # Fields of the resources that the file may use: {field: type, or fields of its items}.
 CONTAINER = {
@@ -22,6 +23,7 @@ CONTAINER = {
     "command": [str],
     "ports": [{"containerPort": int}],
     "resources": {"limits": {"google.com/tpu": int}},
+    "env": [{"name": str, "value": str}],
     "volumeMounts": [{"name": str, "mountPath": str}],
 }
 POD = {
@@ -29,7 +31,7 @@ POD = {
     "terminationGracePeriodSeconds": int,
     "nodeSelector": {"cloud.google.com/gke-tpu-accelerator": str, "cloud.google.com/gke-tpu-topology": str},
     "containers": [CONTAINER],
-    "volumes": [{"name": str, "persistentVolumeClaim": {"claimName": str}}],
+    "volumes": [{"name": str, "hostPath": {"path": str, "type": str}}],
 }
 POD_FAILURE_RULE = {
     "action": str,
@@ -117,8 +119,9 @@ def test_failures_start_all_pods_again_and_mistakes_end_the_job(jobset):
     assert pod["containers"][0]["name"] == "train"
 
 
-def test_run_directory_is_on_the_shared_volume(jobset):
+def test_no_volume_is_shared_and_copies_and_saves_stay_on_the_node(jobset):
     pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     (container,), (volume,) = pod["containers"], pod["volumes"]
-    assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": "/runs"}]
+    assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": "/local"}]
+    assert {one["name"]: one["value"] for one in container["env"]} == {FOLDER: "/local/data"}
     assert container["command"][-1] == f"exec owl2 train {VALUES['ARGUMENTS']}"

@@ -163,3 +163,29 @@ def test_a_notice_to_one_process_stops_all_and_all_go_back_to_the_same_step(tmp_
         )
     assert (run / "damaged" / str(steps[-1])).is_dir()
     assert list(losses(run)) == list(range(1, max(losses(run)) + 1)), "every step has one reading"
+
+
+def test_hosts_go_on_from_their_own_disks_and_from_the_run_where_one_lost_its_own(tmp_path):
+    config, run, disk = runs.write_config(tmp_path / "config.py"), tmp_path / "run", tmp_path / "disk"
+    local = {"folder": str(disk), "every_steps": 1, "keep": 4}
+    overrides = (f"train.local_checkpoints={local}", "mesh={'fsdp': 8}")
+    codes, errors = train(config, run, 2, *overrides)
+    assert codes == [0, 0], errors
+    wanted = saved(run, 4)
+    for lost in (None, "1-of-2"):
+        shutil.rmtree(run / "checkpoints" / "4")
+        shutil.copytree(run / "checkpoints" / "2", tmp_path / "2", dirs_exist_ok=True)
+        if lost is None:  # whoever reads it would find it damaged
+            shutil.rmtree(run / "checkpoints" / "2" / "params")
+        else:
+            shutil.rmtree(next(disk.glob(f"*/{lost}")))
+        codes, errors = train(config, run, 2, *overrides)
+        assert codes == [0, 0], errors
+        assert not (run / "damaged").exists()
+        told = "step 3 cannot be read from the hosts' own disks (host 1: this host's disk lacks a part"
+        assert (told in errors[0]) == (lost is not None), errors
+        params, data = saved(run, 4)
+        assert data == wanted[1]
+        for name, value in wanted[0].items():
+            np.testing.assert_array_equal(params[name], value, err_msg=name)
+        shutil.copytree(tmp_path / "2", run / "checkpoints" / "2", dirs_exist_ok=True)

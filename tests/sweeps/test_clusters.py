@@ -87,7 +87,7 @@ def test_jobsets_are_those_of_launch_with_names_and_commands_of_their_own(sweep,
     assert len(paths) == 1 + 2 * len(sweep.runs)
     names = set()
     for path in paths[1:]:
-        text = Template(path.read_text()).substitute(IMAGE="registry/owl2:1", CLAIM="runs")
+        text = Template(path.read_text()).substitute(IMAGE="registry/owl2:1")
         jobset = yaml.safe_load(text)
         check(jobset, JOBSET)
         names.add(jobset["metadata"]["name"])

@@ -11,8 +11,12 @@ import time
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.sweeps.collect import collect
+from owl2_jax.sweeps.folder import SweepFolder
 from owl2_jax.sweeps.processes import locked
 from owl2_jax.sweeps.run import run_sweep
+from owl2_jax.sweeps.table_files import write_table
+from owl2_jax.sweeps.table_reading import read_rows
 
 
 @pytest.fixture
@@ -128,3 +132,21 @@ def test_run_that_another_process_is_at_is_waited_for(go, make_sweep, folder):
     other.join()
     assert said[0] == "[1/3] queries-4/seed-0: another process is at this run; waiting for it"
     assert len(outcome.finished) == 3
+
+
+def test_a_sweep_in_a_bucket_runs_goes_on_and_is_collected(make_sweep, pretended, bucket):
+    sweep, folder, said = make_sweep(axes={"queries": {"4": []}}), SweepFolder(bucket / "results"), []
+    folder.claim(sweep)
+    pretended.write_text("evaluate queries 1")
+    outcome = run_sweep(sweep, folder, sweep.runs, retries=2, say=said.append)
+    assert outcome.finished == ["queries-4/seed-0"]
+    log = (folder.path / "points/queries-4/seed-0/log.txt").read_text()
+    assert log.count("$ owl2 evaluate --checkpoint=gs://bucket/") == 2
+    assert run_sweep(sweep, folder, sweep.runs, say=said.append).finished == outcome.finished
+    assert said[-1].startswith("[1/1] queries-4/seed-0: done"), "nothing is done twice"
+    folder.claim(sweep)
+    table = collect(sweep, folder)
+    assert [path.name for path in write_table(table, folder.path)] == ["table.csv", "table.md"]
+    assert [row["point"] for row in read_rows(folder.path / "table.csv")] == ["queries-4"]
+    names = {path.name for path in (folder.path / "points/queries-4/seed-0").iterdir()}
+    assert names == {"run", "scores", "log.txt"}

@@ -4,6 +4,7 @@ import logging
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import unquote
 
 import jax
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from owl2_jax.checkpoint.best import BestConfig
 from owl2_jax.checkpoint.param_files import resolve_checkpoint
 from owl2_jax.checkpoint.run_checkpoints import Checkpoints
-from owl2_jax.core.buckets import upload_folder
+from owl2_jax.core.buckets import remove_folder, upload_folder
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.training.run_directory import is_complete, saved_step
 from tests.environment import environment
@@ -137,3 +138,46 @@ def test_a_damaged_step_in_a_bucket_is_set_aside(saved, config, trainer, straigh
     assert len(batches) == 2
     runs.assert_equal_trees(outcome.state, straight[1].state)
     assert (bucket / "damaged" / "4").is_dir()
+
+
+def test_a_restart_on_the_same_host_reads_no_checkpoint_of_the_bucket(
+    trainer, straight, bucket, bucket_server, tmp_path
+):
+    local = {"folder": str(tmp_path / "disk"), "every_steps": 1, "keep": 4}
+    config = runs.run_config(f"train.local_checkpoints={local}")
+    own = runs.trainer_of(config)
+    runs.run(config, bucket, trainer=own)
+    remove_folder(bucket / "checkpoints" / "4")
+    bucket_server.requests.clear()
+    outcome, batches = runs.run(config, bucket, trainer=own)
+    assert len(batches) == 1, "step 3 was on the disk"
+    runs.assert_equal_trees(outcome.state, straight[1].state)
+    read = [unquote(path) for method, path in bucket_server.requests if "alt=media" in path]
+    assert read
+    assert not [path for path in read if "checkpoints/2/params" in path or "checkpoints/2/train" in path]
+
+
+def test_local_steps_are_those_of_one_run_alone(trainer, tmp_path):
+    local = {"folder": str(tmp_path / "disk"), "every_steps": 1}
+    config = runs.run_config(f"train.local_checkpoints={local}", "train.total_steps=2")
+    own = runs.trainer_of(config)
+    runs.run(config, tmp_path / "run", trainer=own)
+    _, batches = runs.run(config, tmp_path / "another", trainer=own)
+    assert len(batches) == 2
+
+
+def test_a_save_that_cannot_be_finished_is_told_and_the_next_one_counts(
+    straight, bucket, bucket_server, caplog
+):
+    config = runs.run_config("train.max_failed_saves=1", "train.save_every_steps=1")
+    own = runs.trainer_of(config)
+    bucket_server.fail = lambda method, path: (
+        403 if method in ("POST", "PUT") and "checkpoints%2F2%2F" in path.replace("/", "%2F") else None
+    )
+    with caplog.at_level(logging.WARNING):
+        outcome, _ = runs.run(config, bucket, trainer=own)
+    assert "a checkpoint could not be saved in gs://bucket/" in caplog.text
+    assert "The run goes on; no more in a row may fail" in caplog.text
+    runs.assert_equal_trees(outcome.state, straight[1].state)
+    with opened(bucket, own) as checkpoints:
+        assert checkpoints.steps == [3, 4]

@@ -28,7 +28,7 @@ from owl2_jax.core import buckets
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import read_number
 from owl2_jax.core.file_errors import why_not_writable
-from owl2_jax.core.paths import in_bucket
+from owl2_jax.core.paths import as_path, in_bucket
 from owl2_jax.core.ranges import Positive
 
 FOLDER: Final = "OWL2_DATA_CACHE"
@@ -36,6 +36,7 @@ BOUND: Final = "OWL2_DATA_CACHE_GIB"
 _TOGETHER: Final = 8  # objects fetched at a time
 _TRIES: Final = 3  # of an object whose content arrives damaged
 _USES: Final = "uses"
+_VIEWS: Final = "views"  # folders of links to copies
 
 _urls: dict[str, str] = {}  # of the copies that this process reads
 _held: list[IO[str]] = []  # this process's notes of what it reads, locked as long as it lives
@@ -78,6 +79,28 @@ def local_copies(names: Sequence[str]) -> list[str]:
     copies = {url: str(folder / found.name) for url, found in objects.items()}
     _urls.update({copy: url for url, copy in copies.items()})
     return [copies.get(name, name) for name in names]
+
+
+def local_folder(folder: str, below: str) -> str:
+    """A folder of this machine with links to copies of all objects of FOLDER/BELOW, below their names.
+
+    Raises:
+      Owl2Error: nothing is there, or it cannot be fetched.
+    """
+    root = f"{folder.rstrip('/')}/{below}"
+    urls = [os.fspath(file) for file in buckets.files_below(as_path(root))]
+    if not urls:
+        raise Owl2Error(f"{root} is not there: no such bucket, or no object of that name")
+    copies = local_copies(urls)
+    digest = hashlib.sha256("\0".join([folder, *copies]).encode()).hexdigest()[:16]
+    view = _settings()[0] / _VIEWS / digest
+    for url, copy in zip(urls, copies, strict=True):
+        link = view / url[len(folder.rstrip("/")) + 1 :]
+        link.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            link.symlink_to(copy)
+        _urls[str(link)] = url
+    return str(view)
 
 
 def original_names(paths: Sequence[str]) -> list[str]:
@@ -169,7 +192,9 @@ def _read_by_others(folder: Path) -> set[str]:
 def _make_room(folder: Path, bound: float) -> None:
     """Removes copies, those used longest ago first, until the rest have at most `bound` bytes."""
     used = _read_by_others(folder)
-    found = (path for path in folder.glob("*/*") if path.parent.name != _USES and path.name[0] != ".")
+    found = (
+        path for path in folder.glob("*/*") if path.parent.name not in (_USES, _VIEWS) and path.name[0] != "."
+    )
     copies = [(path.stat(), path) for path in found]
     total = sum(status.st_size for status, _ in copies)
     for status, path in sorted(copies, key=lambda copy: copy[0].st_mtime):

@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Literal, get_args
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.json_files import read_json
-from owl2_jax.core.texts import AnyText, FilePath, Name
+from owl2_jax.core.paths import as_path, in_bucket
+from owl2_jax.core.texts import AnyText, BucketPath, Name
 from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.sources.base import (
     DEFAULT_IMAGE_TAG,
@@ -46,8 +46,8 @@ class CocoCaptionsSource:
 
     def __init__(
         self,
-        annotations: FilePath | os.PathLike,
-        image_folder: FilePath | os.PathLike,
+        annotations: BucketPath | os.PathLike,
+        image_folder: BucketPath | os.PathLike,
         *,
         unit: Unit = "caption",
         dataset: Name = "coco_captions",
@@ -85,9 +85,14 @@ class CocoCaptionsSource:
             image_keys=[f"{self.style.dataset}/{image_id}"],
         )
 
+    @property
+    def images_in_bucket(self) -> bool:
+        """Whether images are asked of a bucket one by one."""
+        return in_bucket(self.image_folder)
+
     def description(self) -> str:
         """One line: file, unit and number of examples."""
-        folder = Path(self.image_folder)
+        folder = as_path(self.image_folder)
         return f"coco_captions {self.path}: {len(self)} examples, one per {self.unit}, images in {folder}"
 
 

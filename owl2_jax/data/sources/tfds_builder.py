@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.core.texts import AnyText, FilePath, Name
+from owl2_jax.core.paths import in_bucket
+from owl2_jax.core.texts import AnyText, BucketPath, Name
 from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.released_reading import Reading, require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
+from owl2_jax.data.sources.bucket_files import local_folder, original_names
 from owl2_jax.data.sources.fields import Fields, Reader
 
 
@@ -26,7 +28,8 @@ class TfdsSource:
       builder: Name of the set, with config and version if wanted (`name/config:1.0.0`).
       split: Name of the split, or a slice such as `train[:10%]`.
       fields: Which features hold what; see `Fields`.
-      data_dir: Where prepared sets lie; TFDS's own default if None.
+      data_dir: Where prepared sets lie; TFDS's own default if None. Of one in a bucket, the
+        set is copied to this machine's disk (`bucket_files`).
       dataset: Short name of the set; the builder's name if None.
       file_tag: The image tag inside a `conversations` feature.
       reading: Where tags go in `conversations`; "as_written" or "released".
@@ -43,7 +46,7 @@ class TfdsSource:
         split: Name,
         fields: Fields | Mapping[Name, Name | None],
         *,
-        data_dir: FilePath | os.PathLike | None = None,
+        data_dir: BucketPath | os.PathLike | None = None,
         dataset: Name | None = None,
         file_tag: ImageTag = "<image>",
         prompt: AnyText = "{question}",
@@ -55,7 +58,11 @@ class TfdsSource:
         if fields.question:
             style.require_question()
         self.name = f"{builder}[{split}]"
-        self._rows, features, self._files = _open(builder, split, fields, data_dir)
+        local = data_dir
+        if data_dir is not None and in_bucket(data_dir):
+            local = local_folder(os.fspath(data_dir), builder.split(":")[0])
+        self._rows, features, files = _open(builder, split, fields, local)
+        self._files = original_names(files)
         names = {name: feature.names for name, feature in features.items() if hasattr(feature, "names")}
         self._reader = Reader(
             self.name, fields, style, file_tag=file_tag, names=names, reading=require_reading(reading)

@@ -12,7 +12,8 @@ from collections import Counter
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.json_files import read_json
-from owl2_jax.core.texts import AnyText, FilePath, Name
+from owl2_jax.core.paths import in_bucket
+from owl2_jax.core.texts import AnyText, BucketPath, Name
 from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
 from owl2_jax.data.sources.image_files import image_path
@@ -35,9 +36,9 @@ class VqaSource:
 
     def __init__(
         self,
-        questions: FilePath | os.PathLike,
-        image_folder: FilePath | os.PathLike,
-        annotations: FilePath | os.PathLike | None = None,
+        questions: BucketPath | os.PathLike,
+        image_folder: BucketPath | os.PathLike,
+        annotations: BucketPath | os.PathLike | None = None,
         *,
         image_pattern: Name = "COCO_train2014_{image_id:012d}.jpg",
         dataset: Name = "vqav2",
@@ -77,6 +78,11 @@ class VqaSource:
         key = f"{self.style.dataset}/{row['image_id']}"
         identity = str(row["question_id"])
         return self.style.example(identity, row["question"], answer, [image], image_keys=[key], **extra)
+
+    @property
+    def images_in_bucket(self) -> bool:
+        """Whether images are asked of a bucket one by one."""
+        return in_bucket(self.image_folder)
 
     def description(self) -> str:
         """One line: file, number of questions, with or without answers."""

@@ -17,6 +17,7 @@ from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_errors import is_no_room
 from owl2_jax.core.file_identity import Identity, identities
+from owl2_jax.core.paths import in_bucket
 from owl2_jax.data.sources import registry
 from owl2_jax.data_tools.prepare import beam_pipeline, shards, storage
 from owl2_jax.data_tools.prepare.settings import FILTERED, PrepareConfig
@@ -58,11 +59,11 @@ def prepare(config: PrepareConfig, output: str, flags: Sequence[str] = ()) -> di
     descriptions = {name: source.description() for name, source in opened.items()}
     files = {name: identities(source.files) for name, source in opened.items()}
     fingerprint = _fingerprint(config, descriptions, files)
-    done = _existing(output, fingerprint)
-    if done is not None:
-        return done
     head, name = storage.split(output)
     work = storage.join(head, f".{name}.partial-{fingerprint[:12]}")
+    done = _existing(output, fingerprint, work)
+    if done is not None:
+        return done
     if storage.exists(work):
         _log.info("going on with %s", work)
     _run(plan, config, work, flags)
@@ -124,7 +125,7 @@ def _publish(
         storage.remove(shards.note_of(storage.join(work, note["file"])))
     storage.remove(storage.join(work, "cleaned"))
     storage.write_json(storage.join(work, MANIFEST), manifest)
-    storage.move(work, output)
+    storage.move(work, output, last=MANIFEST)  # in a bucket, what it lists is there before it
     return manifest
 
 
@@ -142,12 +143,14 @@ def check_share(manifest: dict[str, Any], config: PrepareConfig, where: str) -> 
         )
 
 
-def _existing(output: str, fingerprint: str) -> dict[str, Any] | None:
-    """The manifest of a finished output of the same run; None when there is no output yet."""
+def _existing(output: str, fingerprint: str, work: str) -> dict[str, Any] | None:
+    """The manifest of a finished output of the same run; None when there is no whole output yet."""
     if not storage.exists(output):
         return None
     path = storage.join(output, MANIFEST)
     if not storage.exists(path):
+        if in_bucket(output) and storage.exists(work):  # killed while its files got their names
+            return None
         raise Owl2Error(f"{output} exists and has no {MANIFEST}; choose another output or remove it")
     manifest = storage.read_json(path)
     if manifest.get("fingerprint") != fingerprint:

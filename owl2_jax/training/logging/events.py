@@ -55,6 +55,10 @@ class EventWriter:
         )
         self._write(_step(step) + _bytes(_SUMMARY, summary))
 
+    def flush(self) -> None:
+        """Has all events so far where TensorBoard meets them. Raises `Owl2Error`."""
+        self._file.flush()
+
     def close(self) -> None:
         self._file.close()
 

@@ -55,6 +55,7 @@ class MetricWriter:
           Owl2Error: a store refuses them. One that is away gets them later.
         """
         self._file.flush()
+        self._events.flush()
 
     def close(self) -> None:
         """Closes every one, also when another fails. Raises `Owl2Error`, which tells of all that fail."""

@@ -3,12 +3,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from owl2_jax.core import buckets
+from owl2_jax.core.buckets import upload_folder
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_identity import identities
 from owl2_jax.data import images
@@ -155,3 +158,61 @@ def next_batch(config):
         return next(pipeline)
     finally:
         pipeline.close()
+
+
+def set_of_images(folder, records: int) -> None:
+    """Writes `data.json` with as many records as images."""
+    content = tiny.image_file(0)
+    for number in range(records):
+        (folder / f"{number}.png").write_bytes(content)
+    dialogues = [dialogue(str(n), "a", [f"{n}.png"]) for n in range(records)]
+    (folder / "data.json").write_text(json.dumps(dialogues))
+
+
+def images_asked_for(server) -> set[str]:
+    paths = (path.partition("?")[0] for _, path in server.requests if "alt=media" in path)
+    return {path for path in paths if path.endswith(".png")}
+
+
+def test_each_host_reads_the_images_of_its_own_shards_alone(bucket, bucket_server, tmp_path):
+    (tmp_path / "set").mkdir()
+    set_of_images(tmp_path / "set", 160)
+    upload_folder(tmp_path / "set", bucket)
+    config = corpora.config({"x": corpora.llava(bucket / "data.json")}, shards=2, prefetch=1)
+    read = []
+    for number in range(2):
+        bucket_server.requests.clear()
+        pipeline = Pipeline(config, corpora.IMAGE_SIZE, corpora.TOKENS_PER_IMAGE, (number, 2))
+        try:
+            next(pipeline)
+        finally:
+            pipeline.close()
+        read.append(images_asked_for(bucket_server))
+    assert len(read[0]) > 10
+    assert len(read[1]) > 10
+    assert not read[0] & read[1]
+
+
+def test_images_of_a_store_that_answers_late_wait_for_each_other_no_longer(bucket, bucket_server, tmp_path):
+    """One after the other they would take 20 ms each."""
+    (tmp_path / "set").mkdir()
+    set_of_images(tmp_path / "set", 160)
+    upload_folder(tmp_path / "set", bucket)
+    config = corpora.config({"x": corpora.llava(bucket / "data.json")}, shards=1)
+    open_now, most, lock = [0], [0], threading.Lock()
+
+    def fail(method, path):
+        with lock:
+            open_now[0] += 1
+            most[0] = max(most[0], open_now[0])
+        time.sleep(0.02)
+        with lock:
+            open_now[0] -= 1
+
+    pipeline = Pipeline(config, corpora.IMAGE_SIZE, corpora.TOKENS_PER_IMAGE)
+    bucket_server.fail = fail
+    try:
+        next(pipeline)
+    finally:
+        pipeline.close()
+    assert most[0] >= 8

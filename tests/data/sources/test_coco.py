@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from owl2_jax.core.buckets import upload_folder
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
+from owl2_jax.data import images
 from owl2_jax.data.sources.base import RecordError
 from owl2_jax.data.sources.coco import CocoCaptionsSource
 from tests.data.sources.images import image
@@ -92,3 +94,14 @@ def test_a_file_of_utf_16_is_named(folder):
     (folder / "wide.json").write_text(json.dumps(CONTENT), encoding="utf-16")
     with pytest.raises(Owl2Error, match=r"wide\.json is UTF-16, not UTF-8"):
         CocoCaptionsSource(folder / "wide.json", folder)
+
+
+def test_captions_and_images_are_read_from_a_bucket(folder, bucket):
+    upload_folder(folder, bucket)
+    there = CocoCaptionsSource(str(bucket / "captions.json"), str(bucket))
+    here = CocoCaptionsSource(folder / "captions.json", folder)
+    assert there.images_in_bucket
+    assert there.files == [str(bucket / "captions.json")]
+    found, expected = there[2], here[2]
+    assert images.read_file(found["images"][0]) == images.read_file(expected["images"][0])
+    assert {**found, "images": None} == {**expected, "images": None}

@@ -10,7 +10,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from owl2_jax.core.buckets import upload_folder
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
+from owl2_jax.data.sources import bucket_files
 from owl2_jax.data.sources.tfds_builder import TfdsSource
 from tests.data.sources.images import image
 
@@ -133,3 +135,14 @@ def test_reading_needs_no_tensorflow_and_no_builder_code(data_dir):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.stdout.split("\n")[0] == "4 which color? False", result.stderr
+
+
+def test_a_set_in_a_bucket_is_copied_and_goes_by_its_names_there(data_dir, bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv(bucket_files.FOLDER, str(tmp_path))
+    upload_folder(data_dir, bucket)
+    there = TfdsSource("owl2_source_test", "train", FIELDS, data_dir=str(bucket))
+    assert by_id(there) == by_id(TfdsSource("owl2_source_test", "train", FIELDS, data_dir=data_dir))
+    assert all(name.startswith(f"{bucket}/owl2_source_test/1.0.0/") for name in there.files)
+    with pytest.raises(Owl2Error, match=r"/other is not there: no such bucket, or no object of that name"):
+        TfdsSource("other", "train", FIELDS, data_dir=str(bucket))
+    bucket_files.let_go()

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from owl2_jax.core.buckets import upload_folder
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data import images
 from owl2_jax.data.sources.base import RecordError
 from owl2_jax.data.sources.vqa import VqaSource
 from tests.data.sources.images import image
@@ -98,3 +100,13 @@ def test_a_file_of_utf_16_is_named_and_a_byte_order_mark_skipped(tmp_path):
         VqaSource(tmp_path / "wide.json", tmp_path)
     (tmp_path / "mark.json").write_text("\ufeff" + questions, encoding="utf-8")
     assert len(VqaSource(tmp_path / "mark.json", tmp_path)) == 0
+
+
+def test_questions_and_images_are_read_from_a_bucket(folder, bucket):
+    upload_folder(folder, bucket)
+    there = VqaSource(str(bucket / "q.json"), str(bucket), str(bucket / "a.json"), prompt=PROMPT)
+    here = VqaSource(folder / "q.json", folder, folder / "a.json", prompt=PROMPT)
+    assert there.images_in_bucket
+    found, expected = there[1], here[1]
+    assert images.read_file(found["images"][0]) == images.read_file(expected["images"][0])
+    assert {**found, "images": None} == {**expected, "images": None}

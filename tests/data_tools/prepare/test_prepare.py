@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 
 from owl2_jax.cli import main as dispatcher
+from owl2_jax.core.append_file import read_whole_lines
+from owl2_jax.core.buckets import upload_folder
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.sources import bucket_files
 from owl2_jax.data.sources.arrayrecord import ArrayRecordSource
 from owl2_jax.data_tools.prepare.run import prepare
 from owl2_jax.data_tools.prepare.settings import PrepareConfig, PrepareSet, TextRules
@@ -218,3 +221,28 @@ def test_several_processes_give_the_same_bytes(source, tmp_path):
     prepare(config(source), str(tmp_path / "several"), several)
     prepare(config(source), str(tmp_path / "one"), FLAGS)
     assert checksums(tmp_path / "several") == checksums(tmp_path / "one")
+
+
+def test_sets_are_prepared_from_a_bucket_into_a_bucket(tmp_path, bucket, bucket_server, monkeypatch):
+    monkeypatch.setenv(bucket_files.FOLDER, str(tmp_path / "cache"))
+    (tmp_path / "set").mkdir()
+    for number in range(2):
+        (tmp_path / "set" / f"{number}.jpg").write_bytes(file(scene(number)))
+    records = [dialogue(f"r{i}", f"Caption number {i}.", [f"{i}.jpg"]) for i in (0, 1, 7)]
+    write_set(tmp_path / "set", "captions", records)
+    upload_folder(tmp_path / "set", bucket / "source")
+    remote = config(bucket / "source" / "captions.json", duplicates="keep", max_rejected_share=0.5)
+    manifest = prepare(remote, str(bucket / "set"), FLAGS)
+    found = ArrayRecordSource(str(bucket / "set" / "captions" / "*.array_record"))
+    assert [example["id"] for example in (found[i] for i in range(len(found)))] == ["r0", "r1"]
+    assert manifest["sets"]["captions"]["rejected"] == {"missing": 1}
+    (rejected,) = read_whole_lines(bucket / "set" / "rejected.jsonl")
+    assert rejected["id"] == "r7"
+    assert sorted(path.name for path in bucket.iterdir()) == ["set", "source"]
+    bucket_server.requests.clear()
+    assert prepare(remote, str(bucket / "set"), FLAGS) == manifest, "it is whole"
+    assert not [path for method, path in bucket_server.requests if method != "GET"]
+    (bucket / "set" / "manifest.json").unlink()
+    with pytest.raises(Owl2Error, match=r"has no manifest.json; choose another output or remove it"):
+        prepare(remote, str(bucket / "set"), FLAGS)
+    bucket_files.let_go()

@@ -7,6 +7,7 @@ import types
 
 import pytest
 
+from owl2_jax.core import buckets
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.training.config import WandbConfig
 from owl2_jax.training.logging.events import EventWriter, _masked_crc
@@ -85,3 +86,25 @@ def test_weights_and_biases_is_asked_for_by_name_when_it_is_missing(monkeypatch)
 def test_blank_lines_do_not_end_the_readings(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(b'\xef\xbb\xbf{"step": 1}\r\n\r\n \n{"step": 2}\n')
     assert read_metrics(tmp_path) == [{"step": 1}, {"step": 2}]
+
+
+def test_in_a_bucket_readings_and_events_are_there_at_intervals_and_before_a_save(bucket, monkeypatch):
+    from tensorboardX.proto import event_pb2
+
+    def steps():
+        files = list((bucket / "tensorboard").iterdir()) if (bucket / "tensorboard").exists() else []
+        events = [event_pb2.Event.FromString(data) for file in files for data in records(file)]
+        return [line["step"] for line in read_metrics(bucket)], [e.step for e in events if e.summary.value]
+
+    writer = MetricWriter(bucket, 0)
+    writer.write(1, {"loss": 1.0})
+    assert steps() == ([], [])
+    writer.flush()
+    assert steps() == ([1], [1])
+    monkeypatch.setattr(buckets, "_SECONDS", 0.0)
+    monkeypatch.setattr(buckets, "_SHARE", 0)
+    writer.write(2, {"loss": 1.0})
+    writer.flush()
+    writer.write(3, {"loss": 1.0})
+    assert steps() == ([1, 2, 3], [1, 2, 3]), "the interval is over"
+    writer.close()

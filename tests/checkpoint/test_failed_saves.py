@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from owl2_jax.checkpoint.failed_saves import FailedSaves
+from owl2_jax.core.errors import Owl2Error
+
+
+def fail():
+    raise Owl2Error("no room")
+
+
+def test_none_may_fail_unless_it_is_said():
+    with pytest.raises(Owl2Error, match="no room"):
+        FailedSaves(0).tolerated(fail)
+
+
+def test_so_many_in_a_row_are_told_and_one_more_is_raised(caplog):
+    failures = FailedSaves(2)
+    with caplog.at_level(logging.WARNING):
+        assert not failures.tolerated(fail)
+        assert failures.tolerated(lambda: None)
+        failures.went_well()
+        assert not failures.tolerated(fail)
+        assert not failures.tolerated(fail)
+    assert caplog.messages == [
+        "no room. The run goes on; 1 more in a row may fail",
+        "no room. The run goes on; 1 more in a row may fail",
+        "no room. The run goes on; no more in a row may fail",
+    ]
+    with pytest.raises(Owl2Error, match="no room"):
+        failures.tolerated(fail)
+
+
+def test_the_last_one_must_go_well():
+    with pytest.raises(Owl2Error, match="no room"):
+        FailedSaves(5).tolerated(fail, last=True)
