@@ -40,6 +40,11 @@ class FailedSaves:
             return False
         return True
 
+    @property
+    def any(self) -> bool:
+        """Whether the last one failed."""
+        return self._failed > 0
+
     def went_well(self) -> None:
         """Counts anew."""
         self._failed = 0

@@ -31,7 +31,6 @@ from owl2_jax.parallel.multihost import all_gather
 TRAIN_ITEM: Final = "train"
 DATA_ITEM: Final = "data"
 DAMAGED_DIR: Final = "damaged"
-_THREADS: Final = 4  # of a save
 
 _log = logging.getLogger(__name__)
 
@@ -74,10 +73,14 @@ class Checkpoints(Generic[S]):
         self._run, self._fingerprint, self._local = run, fingerprint, local
         self._failures, self._under_way = FailedSaves(may_fail), False
         drop_late_replies()  # of reads and writes beside one that failed
+        self._options = _options(keep, best, **commits_by_file(run))
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
         with quiet_orbax():
-            self._manager = ocp.CheckpointManager(
-                absolute(run / CHECKPOINTS_DIR),
-                options=_options(keep, best, **commits_by_file(run)),
+            return ocp.CheckpointManager(
+                absolute(self._run / CHECKPOINTS_DIR),
+                options=self._options,
                 item_names=(PARAMS_DIR, TRAIN_ITEM, DATA_ITEM),
             )
 
@@ -125,10 +128,10 @@ class Checkpoints(Generic[S]):
         if self._under_way and self._failures.tolerated(self.wait):
             self._failures.went_well()
             return
-        for _ in range(_THREADS):  # it is told; each thread of it raises an error of its own
-            with suppress(Owl2Error):
-                self.wait()
-        self._manager.reload()
+        if self._failures.any:  # it is told, but each of its threads keeps an error of its own, for later
+            with suppress(Exception):
+                self._manager.close()
+            self._manager = self._open()
 
     def save_locally(self, state: S, data_state: Mapping[str, Any]) -> None:
         """Starts saving the state on every host's own disk. Raises `Owl2Error` as `save` does."""

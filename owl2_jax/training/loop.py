@@ -140,7 +140,7 @@ def train(
                         reporter.flush()
                         checkpoints.save(state, data_state(batches), scores, last=stops)
                 elif local is not None and step % local.every_steps == 0:
-                    with reporter.clock.during(SAVE):
+                    with clock.during(SAVE):
                         reporter.flush()
                         checkpoints.save_locally(state, data_state(batches))
                 if due or stops or step % config.save_every_steps == 0:
