@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from owl2_jax.checkpoint.identity import checkpoint_identity
 from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR, is_whole_step
-from owl2_jax.config import RunConfig
+from owl2_jax.config import RunConfig, todays_names
 from owl2_jax.core import fields, json_files
 from owl2_jax.core.buckets import exists
 from owl2_jax.core.errors import Owl2Error
@@ -141,6 +141,8 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     """Lines for what is not as it was; points that are new are none."""
     before, after = dict(found["common"]), dict(wanted["common"])
     before_start, after_start = before.pop("start_identity", None), after.pop("start_identity")
+    if todays_names(before["base"]) == todays_names(after["base"]):
+        before["base"] = after["base"]  # the same, as an older version or another spelling has it
     lines = fields.differences(before, after)
     if before_start is not None and before_start != after_start:  # an earlier version noted none
         lines.append(f"the checkpoint start_from={after['start_from']} was replaced by another one")

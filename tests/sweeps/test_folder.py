@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
@@ -47,3 +49,18 @@ def test_a_replaced_checkpoint_to_start_from_is_refused(make_sweep, folder, tmp_
     identity["now"] = "second"
     with pytest.raises(Owl2Error, match=r"start_from=.*start was replaced by another one"):
         folder.claim(sweep)
+
+
+def test_a_folder_of_an_older_version_goes_on_under_the_names_of_today(make_sweep, folder):
+    folder.claim(make_sweep())
+    path = folder.path / "sweep.json"
+    noted = json.loads(path.read_text())
+    data, train = noted["common"]["base"]["data"], noted["common"]["base"]["train"]
+    data["lanes"], train["max_targets"] = data.pop("shards"), data["max_targets"]
+    path.write_text(json.dumps(noted))
+    folder.claim(make_sweep())
+    assert json.loads(path.read_text())["common"]["base"]["data"]["shards"] == data["lanes"]
+    noted["common"]["base"]["data"]["lanes"] = 4
+    path.write_text(json.dumps(noted))
+    with pytest.raises(Owl2Error, match=r"another grid \(base\.data\.lanes: 4 -> None; base\.data\.shards"):
+        folder.claim(make_sweep())
