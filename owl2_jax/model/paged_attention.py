@@ -23,14 +23,16 @@ from owl2_jax.model.pages import PagedBatch, Pages, keys_of
 Array = jax.Array
 
 _TILE: Final = 32  # queries of a row that read its pages together
+_BLOCK: Final = 4  # pages that a tile reads together; those beyond a row's end are masked
 
 
 def written_out(q: Array, pages: Pages, batch: PagedBatch, layer: Array, num_layers: int) -> Array:
     """The reference: runs anywhere, fast on a CPU."""
     first = layer * (pages.keys.shape[0] // num_layers)
-    tables = batch.block_tables + first
+    tables = jnp.pad(batch.block_tables + first, ((0, 0), (0, -batch.block_tables.shape[1] % _BLOCK)))
     # With a row for every token there is, rows have one token each as a rule.
     tile = 1 if q.shape[0] == batch.lengths.shape[0] else min(_TILE, q.shape[0])
+    block = 1 if tile == 1 else _BLOCK  # one token does better without the copy that joins pages
     padded = jnp.pad(q, ((0, tile - 1), (0, 0), (0, 0)))
 
     def row(number: Array, out: Array) -> Array:
@@ -41,7 +43,7 @@ def written_out(q: Array, pages: Pages, batch: PagedBatch, layer: Array, num_lay
 
         def one_tile(index: Array, out: Array) -> Array:
             at = start + index * tile
-            context = _attend(_take(padded, at, tile), pages, tables[number], before + index * tile)
+            context = _attend(_take(padded, at, tile), pages, tables[number], before + index * tile, block)
             return _put(out, context, at)
 
         return lax.fori_loop(0, (end - start + tile - 1) // tile, one_tile, out)
@@ -65,13 +67,13 @@ def _put(out: Array, values: Array, start: Array) -> Array:
     return lax.dynamic_update_slice_in_dim(out, values, start, 0)
 
 
-def _attend(q: Array, pages: Pages, table: Array, position: Array) -> Array:
+def _attend(q: Array, pages: Pages, table: Array, position: Array, together: int) -> Array:
     """Queries of one row at positions `position` and on: dtype[t, N, H] to the same.
 
-    Softmax over blocks: sums are rescaled as greater scores turn up.
+    Reads pages so many `together`. Softmax over blocks: sums are rescaled as greater scores turn up.
     """
     count, heads, width = q.shape
-    kv_heads, size = pages.keys.shape[1], pages.page_size
+    kv_heads, size = pages.keys.shape[1], together * pages.page_size
     wide = jnp.promote_types(q.dtype, jnp.float32)
     groups = heads // kv_heads
     q = (q * width**-0.5).reshape(count, kv_heads, groups, width).transpose(1, 2, 0, 3)
@@ -80,8 +82,8 @@ def _attend(q: Array, pages: Pages, table: Array, position: Array) -> Array:
 
     def block(number: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         greatest, total, context = carry
-        keys = lax.dynamic_index_in_dim(pages.keys, table[number], 0, keepdims=False)
-        values = lax.dynamic_index_in_dim(pages.values, table[number], 0, keepdims=False)
+        taken = lax.dynamic_slice_in_dim(table, number * together, together)
+        keys, values = (_side_by_side(part, taken) for part in (pages.keys, pages.values))
         scores = jnp.einsum("kqh,ksh->kqs", q, keys, preferred_element_type=wide)
         scores = jnp.where(number * size + jnp.arange(size) <= limits, scores, MASKED)
         new = jnp.maximum(greatest, _row_max(scores))
@@ -96,6 +98,12 @@ def _attend(q: Array, pages: Pages, table: Array, position: Array) -> Array:
     _, total, context = lax.fori_loop(0, (position + count - 1) // size + 1, block, empty)
     context = (context / total[..., None]).astype(pages.keys.dtype)
     return context.reshape(kv_heads, groups, count, width).transpose(2, 0, 1, 3).reshape(count, heads, width)
+
+
+def _side_by_side(part: Array, taken: Array) -> Array:
+    """Some pages of keys or values side by side: dtype[K, n * page_size, H]."""
+    found = [lax.dynamic_index_in_dim(part, taken[n], 0, keepdims=False) for n in range(taken.shape[0])]
+    return jnp.concatenate(found, axis=1)
 
 
 def _row_max(scores: Array) -> Array:

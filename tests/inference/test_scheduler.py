@@ -9,6 +9,7 @@ import numpy as np
 from owl2_jax.inference.inputs import Prompt
 from owl2_jax.inference.kv_cache import PagePool
 from owl2_jax.inference.prefix_cache import PrefixCache
+from owl2_jax.inference.request import Request
 from owl2_jax.inference.scheduler import Budget, Plan, Scheduler
 from owl2_jax.inference.sequence import Sequence
 
@@ -33,7 +34,7 @@ class Prompts:
         tokens = np.arange(length, dtype=np.int32) + 1000 * self.made
         prompt = Prompt(tokens, [at for at, _ in images], [], SPAN)
         prompt.images = [Named(name.encode()) for _, name in images]
-        return Sequence(self.made, None, prompt, limit, None)
+        return Sequence(self.made, Request("a"), prompt, limit, None)
 
 
 def scheduler(pages: int = 32, known: tuple[bytes, ...] = (), **changes: int) -> Scheduler:

@@ -221,6 +221,33 @@ def test_engine_that_cannot_start_anew_leaves_nobody_waiting():
     run(test)
 
 
+def test_the_thread_does_what_it_is_asked_between_two_steps():
+    def wrong(engine: FakeEngine) -> None:
+        raise Owl2Error("a bad question")
+
+    def worse(engine: FakeEngine) -> None:
+        raise Panic("index out of bounds")
+
+    async def test():
+        first, engine = FakeEngine(), FakeEngine()
+        for one in (first, engine):
+            one.go.set()
+        async with running(first, engine) as runner:
+            found = await runner.ask(lambda engine: (engine, threading.get_ident()))
+            assert found == (first, runner._thread.ident)
+            with pytest.raises(Owl2Error, match="a bad question"):
+                await runner.ask(wrong)
+            with pytest.raises(ApiError, match="engine failed"):
+                await runner.ask(worse)
+            assert await text_of(submit(runner)) == "xxx"  # of the next engine
+            assert await runner.ask(lambda engine: engine) is engine
+            runner.drain()
+            with pytest.raises(ApiError, match="does not run"):
+                await runner.ask(wrong)
+
+    run(test)
+
+
 def test_whatever_ends_the_thread_nobody_waits_for_it():
     go = threading.Event()
 
