@@ -12,7 +12,7 @@ tag, becomes one image tag for each of the frames that are shown.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class LlavaSource:
         self.style = Style(dataset or Path(self.path).stem, image_tag=image_tag)
         self.file_tag = Style(self.style.dataset, image_tag=file_tag).image_tag
         self._ranges = index_json(self._file)
-        refuse_other_tag(self._file, file_tag)
+        self._refuse_other_tag()
 
     def __len__(self) -> int:
         return len(self._ranges)
@@ -119,6 +119,33 @@ class LlavaSource:
         text = f"llava {self.path}: {len(self)} dialogues, images in {self.image_folder}, {self.file_tag}"
         return f"{text}, {self.num_frames} frames a video" if self.num_frames else text
 
+    def _refuse_other_tag(self) -> None:
+        """Raises Owl2Error when turns have image tags, but all of them are the other one.
+
+        A file with both is left to the check of each record; a tag elsewhere, as in an id, is none.
+        """
+        found = dict(zip(IMAGE_TAGS, contains(self._file, [t.encode() for t in IMAGE_TAGS]), strict=True))
+        if found[self.file_tag]:
+            return
+        for other in (tag for tag in IMAGE_TAGS if tag != self.file_tag and found[tag]):
+            if any(other in text for text in self._texts()):
+                raise Owl2Error(
+                    f"{self.path} marks images with {other!r}, but the config says {self.file_tag!r}: "
+                    f"every image would be lost; set file_tag to {other!r}"
+                )
+
+    def _texts(self) -> Iterator[str]:
+        """What the turns of the file say, as far as it can be read."""
+        for start, end in self._ranges:
+            try:
+                record = parse_record(read_slice(self._file, int(start), int(end - start)), self.path, 0)
+            except Owl2Error:
+                continue
+            turns = record.get("conversations")
+            for turn in turns if isinstance(turns, list) else ():
+                if isinstance(turn, Mapping) and isinstance(turn.get("value"), str):
+                    yield turn["value"]
+
     def _require_seen(self, record: Mapping[str, Any], names: list, index: int) -> None:
         """Raises RecordError for a record that names other images than `names` under another key."""
         for key, value in record.items():
@@ -139,20 +166,6 @@ class LlavaSource:
             image_path(self.image_folder, name, self.path, index) for name in image_names(record["video"])
         ]
         return [Frame(path, number, self.num_frames) for path in paths for number in range(self.num_frames)]
-
-
-def refuse_other_tag(path: str, file_tag: str) -> None:
-    """Raises Owl2Error when a file has image tags, but all of them are the other one.
-
-    A file with both is left to the check of each record.
-    """
-    found = dict(zip(IMAGE_TAGS, contains(path, [tag.encode() for tag in IMAGE_TAGS]), strict=True))
-    others = [tag for tag in IMAGE_TAGS if tag != file_tag and found[tag]]
-    if others and not found[file_tag]:
-        raise Owl2Error(
-            f"{path} marks images with {others[0]!r}, but the config says {file_tag!r}: "
-            f"every image would be lost; set file_tag to {others[0]!r}"
-        )
 
 
 def with_frame_tags(record: Mapping[str, Any], file_tag: str, num_frames: int) -> dict[str, Any]:

@@ -77,6 +77,12 @@ def test_file_with_the_other_tag_is_refused_by_name(folder, written, declared):
         LlavaSource(path, file_tag=declared)
 
 
+def test_the_other_tag_in_an_id_marks_no_image(folder):
+    plain = {**record("one", "What?"), "id": "<image>"}
+    path = write(folder, ["no record", {"conversations": 5}, {"conversations": ["x", {"value": 5}]}, plain])
+    assert LlavaSource(path, file_tag="<|image|>")[3]["id"] == "<image>"
+
+
 def test_unknown_tag_is_refused(folder):
     with pytest.raises(UnknownNameError, match="image tag '<img>'"):
         LlavaSource(write(folder, RECORDS), file_tag="<img>")
