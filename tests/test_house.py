@@ -24,14 +24,10 @@ def module_name(path: Path) -> str:
 
 
 def imports(path: Path, modules: set[str]) -> set[str]:
-    """Modules of ours that a file names in its imports, outside of functions."""
+    """Modules of ours that a file names in its imports, inside of functions too."""
     found = set()
-    pending = list(parsed(path).body)
-    while pending:
-        node = pending.pop()
-        if isinstance(node, ast.If | ast.Try):
-            pending += ast.iter_child_nodes(node)
-        elif isinstance(node, ast.Import):
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             inner = {f"{node.module}.{name.name}" for name in node.names}

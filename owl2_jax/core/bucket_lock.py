@@ -17,14 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from owl2_jax.core import locks
+from owl2_jax.core import lock_holders
 from owl2_jax.core.conditional_object import ConditionalObject, conditional_object
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.locks import Holder
+from owl2_jax.core.lock_holders import STALE_SECONDS, Holder
 from owl2_jax.core.processes import lives, started
 
 BEAT_SECONDS: Final = 10.0
-STALE_SECONDS: Final = 60.0
 _POLL_SECONDS: Final = 1.0
 
 
@@ -36,7 +35,7 @@ class BucketLock:
         self._store, self._generation = store, generation
         self._ended, self._guard = threading.Event(), threading.Lock()
         self._beats, self._last = 0, time.time()
-        locks.hold(holder.token)
+        lock_holders.hold(holder.token)
         threading.Thread(target=self._beat, name="owl2-lock", daemon=True).start()
 
     def share(self, process: int) -> None:
@@ -54,7 +53,7 @@ class BucketLock:
         self._ended.set()
         with self._guard, contextlib.suppress(Owl2Error):
             self._store.write(None, self._generation)
-        locks.let_go(self._holder.token)
+        lock_holders.let_go(self._holder.token)
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
@@ -85,7 +84,7 @@ class BucketLock:
             if holder is not None and holder.token == self._holder.token:
                 return found.generation
             if holder is not None or time.time() - self._last > STALE_SECONDS:
-                locks.end_lost(locks.lost(self._path, holder))
+                lock_holders.end_lost(lock_holders.lost(self._path, holder))
             written = self._store.write(content, found.generation)
             if written is not None:
                 return written
@@ -93,7 +92,7 @@ class BucketLock:
 
 def take(path: Path, what: str, wait: Callable[[Holder | None], bool] | None = None) -> BucketLock:
     """As `locks.take`, for an object in a bucket."""
-    store, mine = conditional_object(path), locks.this_process()
+    store, mine = conditional_object(path), lock_holders.this_process()
     first: tuple[bytes, float] | None = None
     while True:
         found = store.read()
@@ -111,7 +110,7 @@ def take(path: Path, what: str, wait: Callable[[Holder | None], bool] | None = N
                 return BucketLock(path, mine, store, written)
             continue
         if not wait(holder) if wait is not None else alive:
-            raise locks.in_use(what, holder)
+            raise lock_holders.in_use(what, holder)
         if is_new and holder is not None:
             print(
                 f"{what} is in use or was left behind: {holder}. Waiting up to {STALE_SECONDS:g} s for a "
@@ -126,7 +125,7 @@ def refuse_held(path: Path, what: str) -> None:
     """As `locks.refuse_held`, for an object in a bucket."""
     holder = _holder(conditional_object(path).read().content)
     if holder is not None and holder.lives_here():
-        raise locks.in_use(what, holder)
+        raise lock_holders.in_use(what, holder)
 
 
 def _holder(content: bytes | None) -> Holder | None:

@@ -17,79 +17,36 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import secrets
-import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_errors import why_not_writable
+from owl2_jax.core.lock_holders import (
+    STALE_SECONDS,
+    Holder,
+    LockedError,
+    end_lost,
+    hold,
+    in_use,
+    let_go,
+    lost,
+    this_process,
+)
 from owl2_jax.core.new_folders import missing_parents, remove_empty
 from owl2_jax.core.paths import in_bucket
-from owl2_jax.core.processes import lives, place, started
+from owl2_jax.core.processes import lives, started
 
 LOCK_FILE: Final = "owl2.lock"  # in a folder that one process writes
 BEAT_SECONDS: Final = 5.0
-STALE_SECONDS: Final = 60.0
-LOST: Final = 3  # exit code of a process whose lock was taken over: it may be started again
 _POLL_SECONDS: Final = 0.1
 _NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
-
-_held: set[str] = set()  # tokens of this process's locks
-
-
-class LockedError(Owl2Error):
-    """Somebody else holds the lock."""
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who holds a lock, as its file says.
-
-    Attributes:
-      place: the machine and what numbers its processes there.
-      processes: {number: when it started, in the machine's own words}.
-    """
-
-    token: str
-    host: str
-    place: str
-    processes: Mapping[int, str]
-    command: str
-    since: str
-
-    @classmethod
-    def parse(cls, text: bytes) -> Holder:
-        """Raises `ValueError` for what no lock file holds."""
-        try:
-            values = json.loads(text)
-            processes = {int(number): str(start) for number, start in values["processes"].items()}
-            words = {key: str(values[key]) for key in ("token", "host", "place", "command", "since")}
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(str(error)) from error
-        return cls(processes=processes, **words)
-
-    def dump(self) -> bytes:
-        return (json.dumps({**vars(self), "processes": dict(self.processes)}, indent=1) + "\n").encode()
-
-    def __str__(self) -> str:
-        number = next(iter(self.processes), "?")
-        return f"host {self.host}, process {number}, `{self.command}`, since {self.since}"
-
-    def lives_here(self) -> bool | None:
-        """Whether one of its processes lives; None where only the holder's machine knows."""
-        if self.place != place():
-            return None
-        if set(self.processes) == {os.getpid()} and self.token not in _held:
-            return False  # this process had it, and failed to remove it
-        return any(lives(number, start) for number, start in self.processes.items())
 
 
 class Lock:
@@ -163,31 +120,6 @@ class Lock:
             raise lost(self._path, found)
 
 
-def hold(token: str) -> None:
-    """Notes a lock of this process."""
-    _held.add(token)
-
-
-def let_go(token: str) -> None:
-    """Forgets a lock of this process."""
-    _held.discard(token)
-
-
-def lost(path: Path, holder: Holder | None) -> LockedError:
-    """The error for a lock that is not this process's any more, but that of `holder` where one is known."""
-    now = f"was taken over by another process ({holder})" if holder else "is not this process's any more"
-    return LockedError(
-        f"{path} {now}: it was removed or changed, or this process stood still for more than "
-        f"{STALE_SECONDS:g} s"
-    )
-
-
-def end_lost(error: LockedError) -> NoReturn:
-    """Two writers would damage what is written, so this one ends at once."""
-    print(f"error: {error}; ending", file=sys.stderr, flush=True)
-    os._exit(LOST)
-
-
 @contextlib.contextmanager
 def locked(path: Path, what: str, wait: Callable[[Holder | None], bool] | None = None) -> Iterator[Lock]:
     """Holds a lock inside the block; see `take`."""
@@ -252,12 +184,6 @@ def refuse_held(path: Path, what: str) -> None:
         found = _read(Path(path))
         if found.lives_here():
             raise in_use(what, found)
-
-
-def in_use(what: str, holder: Holder | None) -> LockedError:
-    """The error for a lock of somebody who lives."""
-    who = holder or "its lock file names nobody yet"
-    return LockedError(f"{what} is in use: {who}. Wait for it, stop it, or choose another place")
 
 
 class _Watched:
@@ -389,16 +315,3 @@ def _write_beside(path: Path, holder: Holder) -> Path:
 
 def _read(path: Path) -> Holder:
     return Holder.parse(path.read_bytes())
-
-
-def this_process() -> Holder:
-    """What a lock of this process says."""
-    command = " ".join([Path(sys.argv[0]).name or "python", *sys.argv[1:]])
-    return Holder(
-        token=secrets.token_hex(8),
-        host=socket.gethostname(),
-        place=place(),
-        processes={os.getpid(): started(os.getpid()) or ""},
-        command=command if len(command) <= 200 else f"{command[:197]}...",
-        since=time.strftime("%Y-%m-%d %H:%M:%S%z"),
-    )

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from owl2_jax.core import bucket_lock, locks
+from owl2_jax.core import bucket_lock, lock_holders, locks
 from owl2_jax.core.errors import Owl2Error
 
 
@@ -66,7 +66,7 @@ def test_whoever_lost_the_lock_ends_at_the_next_beat(any_bucket, monkeypatch):
 
     lock = locks.take(any_bucket / "owl2.lock", "x")
     (any_bucket / "owl2.lock").write_text(json.dumps({**holder(any_bucket), "token": "another"}))
-    monkeypatch.setattr(locks, "end_lost", end)
+    monkeypatch.setattr(lock_holders, "end_lost", end)
     with pytest.raises(Ended, match=r"owl2.lock was taken over by another process \(host .*, process \d+"):
         lock._write()
     lock.release()
@@ -78,7 +78,7 @@ def test_an_object_that_nobody_else_holds_is_written_again(bucket, monkeypatch, 
     def fail(error):
         raise AssertionError(error)
 
-    monkeypatch.setattr(locks, "end_lost", fail)
+    monkeypatch.setattr(lock_holders, "end_lost", fail)
     with locks.locked(bucket / "owl2.lock", "x") as lock:
         token, first = holder(bucket)["token"], lock._generation
         lock._write()
@@ -104,7 +104,7 @@ def test_one_that_is_gone_after_a_long_silence_is_lost(bucket, monkeypatch):
         raise Ended(str(error))
 
     lock = locks.take(bucket / "owl2.lock", "x")
-    monkeypatch.setattr(locks, "end_lost", end)
+    monkeypatch.setattr(lock_holders, "end_lost", end)
     lock._last -= bucket_lock.STALE_SECONDS + 1
     (bucket / "owl2.lock").unlink()
     with pytest.raises(Ended, match=r"owl2.lock is not this process's any more: it was removed"):

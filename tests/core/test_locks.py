@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from owl2_jax.core import locks
+from owl2_jax.core import lock_holders, locks
 from owl2_jax.core.errors import Owl2Error
 
 HOLD = """
@@ -236,7 +236,7 @@ def test_a_process_whose_lock_was_taken_over_ends_instead_of_writing_on(tmp_path
     beside.write_text(json.dumps({**content, "token": "other"}))
     beside.replace(tmp_path / "lock")
     _, said = process.communicate(timeout=30)
-    assert process.returncode == locks.LOST
+    assert process.returncode == lock_holders.LOST
     assert re.search(
         r"lock was taken over by another process \(host .*, process \d+, .*\): it was removed", said
     )
