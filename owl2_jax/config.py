@@ -144,7 +144,7 @@ def read_config_file(location: str) -> dict[str, Any]:
     path, argument = config_path(location)
     if path.suffix != ".py":
         raise Owl2Error(f"config file {path} is no Python file; expected FILE.py with get_config()")
-    sys.path.insert(0, str(path.parent))  # config files may share a module that lies beside them
+    sys.path.insert(0, str(path.parent.absolute()))  # config files may share a module that lies beside them
     before = set(sys.modules)
     try:
         return _call_config(path, argument)

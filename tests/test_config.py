@@ -261,3 +261,17 @@ def test_what_is_no_python_file_is_not_run_as_one(tmp_path):
     (tmp_path / "README.md").write_text("# A title")
     with pytest.raises(Owl2Error, match=r"README.md is no Python file; expected FILE.py with get_config"):
         read_config_file(f"{tmp_path}/README.md")
+
+
+def test_a_shared_module_is_that_of_the_folder_also_after_a_change_of_the_working_directory(
+    tmp_path, monkeypatch
+):
+    for number in (1, 2):
+        folder = tmp_path / str(number) / "configs"
+        folder.mkdir(parents=True)
+        (folder / "common.py").write_text(f"NUMBER = {number}\n")
+        (folder / "one.py").write_text(
+            "from common import NUMBER\ndef get_config():\n    return {'n': NUMBER}\n"
+        )
+        monkeypatch.chdir(folder.parent)
+        assert read_config_file("configs/one.py") == {"n": number}

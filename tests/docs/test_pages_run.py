@@ -42,7 +42,7 @@ MODEL = tiny.tiny_config(**{"decoder.vocab_size": 4096, "decoder.num_kv_heads": 
 # What is done with the words of a page besides: full sizes become tiny ones, runs and answers short.
 SHORT_RUN = (
     "train.total_steps=2", "train.log_every_steps=1", "train.schedule.warmup_steps=1",
-    "mesh={'data': 1}", "data.rows=2", "data.images=4", "data.row_length=192", "data.shards=1",
+    "mesh={'data': 1}", "data.rows=2", "data.row_length=192", "data.shards=1",
 )  # fmt: skip
 ADDED = {
     "chat": ["--max-new-tokens=3"],
@@ -87,6 +87,7 @@ def world(made: Path, path: Path, tmp_path: Path, monkeypatch) -> Path:
         "image.png": made / "images/red.png", "cat.png": made / "images/red.png", "DIR": made / "model",
         "checkpoints/mplug_owl2": made / "model", "runs/quickstart/stage1": made / "model",
         "runs/quickstart/stage2": made / "model", "runs/pretrain": made / "model",
+        "runs/sweeps/start": made / "model",
         "runs/without": made / "model", "HF_DIR": made / "torch", "MPLUG_OWL2_HF_DIR": made / "torch",
     }  # fmt: skip
     for name, target in links.items():
@@ -113,8 +114,9 @@ def small(location: str, overrides: Sequence[str]) -> list[str]:
     lora = dict(values.get("model", {})).get("lora")
     if lora:
         model["lora"] = {**dict(lora), "rank": 2}
-    train = ["train.total_examples=None", "train.accumulate_steps=1"]
-    return [f"model={model!r}", *SHORT_RUN, *train, *overrides]
+    images = 0 if values.get("data", {}).get("images_per_row") == 0 else 4  # both 0 of text alone
+    rest = ["train.total_examples=None", "train.accumulate_steps=1", f"data.images={images}"]
+    return [f"model={model!r}", *SHORT_RUN, *rest, *overrides]
 
 
 TRAINED: dict[str, Path] = {}  # runs of this file by their config, which train once
