@@ -101,9 +101,10 @@ class _Costs:
     def own(self, instruction: Instruction, computation: Computation) -> float:
         chip = self.topology.chip
         if instruction.target == KERNEL:
-            on_chip = [all(a.on_chip for a in computation[name].arrays) for name in instruction.operands]
             try:
-                return kernels.read_kernel(instruction, on_chip).seconds(chip)
+                return kernels.read_kernel(instruction, kernels.places(instruction, computation)).seconds(
+                    chip
+                )
             except ValueError:
                 self.unread.append(instruction.name)
         cycles = instruction.cycles

@@ -18,19 +18,24 @@ attention looks up which blocks its mask leaves) runs `share` of the time.
                                                   x x . .
                                                   x x x .
                                                   x x x x
+
+A kernel over pages fetches them itself, as many as its table has places: every
+block of queries walks through all pages of every row it belongs to. Its loops
+over rows and pages are counted by that.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from owl2_jax.parallel.chips import Chip
-from owl2_jax.perf.hlo import Instruction
+from owl2_jax.perf.hlo import Computation, Instruction
 
 if TYPE_CHECKING:
     from jaxlib.mlir import ir
@@ -44,6 +49,8 @@ _SLOW_SLOTS: Final = 4.0
 # Of vector operations only what computes; views, loads and stores have slots of their own.
 _VIEWS: Final = ("vector.shape_cast", "vector.broadcast", "vector.load", "tpu.concatenate", "arith.constant")
 _BITS: Final = re.compile(r"(\d+)$")
+# Where an array lies that a kernel fetches from by itself.
+_ANYWHERE: Final = ("any>", "hbm>")
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,13 @@ class Work:
         return max(compute, self.bytes / chip.bandwidth) + self.steps * STEP_SECONDS / cores
 
 
-def read_kernel(call: Instruction, on_chip: Sequence[bool], share: float | None = None) -> Work:
+def places(call: Instruction, computation: Computation) -> tuple[bool, ...]:
+    """Of every operand of a call in a computation, whether it lies in the chip's scratch memory."""
+    return tuple(all(array.on_chip for array in computation[name].arrays) for name in call.operands)
+
+
+@functools.lru_cache(maxsize=256)  # asked for by bytes and by seconds; reading one takes a tenth of a second
+def read_kernel(call: Instruction, on_chip: tuple[bool, ...], share: float | None = None) -> Work:
     """Counts the program of a `tpu_custom_call`.
 
     Args:
@@ -93,18 +106,59 @@ def read_kernel(call: Instruction, on_chip: Sequence[bool], share: float | None 
         # Grids are heads x queries x keys, but keys x heads x queries for the keys' gradient.
         others = -3 if "dkv" in program.name else -2
         share = causal_share(bounds[others], bounds[-1]) if "splash" in program.name else 1.0
-    flops = slots = 0.0
-    for operation, times in _executed(program, share):
+    flops, slots, paged = 0.0, 0.0, _paged(program)
+    for operation, times in _executed(program, share, paged.trips if paged else ()):
         flops += times * _product(operation)
         slots += times * _slots(operation)
     steps = float(math.prod(bounds))
-    places = [*on_chip[program.tables :], *(array.on_chip for array in call.arrays)]
-    moved = sum(
-        _fetches(program, number, share) * _block_bytes(kind)
-        for number, (kind, here) in enumerate(zip(program.windows, places, strict=False))
-        if not here
-    )
+    near = [*on_chip[program.tables :], *(array.on_chip for array in call.arrays)]
+    moved = paged.bytes if paged else 0.0
+    for number, (kind, lies_near) in enumerate(zip(program.windows, near, strict=False)):
+        if _fetched_by_itself(kind):
+            moved += 0.0 if paged else _block_bytes(kind)
+        elif not lies_near:
+            moved += _fetches(program, number, share) * _block_bytes(kind)
     return Work(steps, steps * flops, steps * slots, moved, program.parallel)
+
+
+@dataclass(frozen=True)
+class _Paged:
+    """Walks through pages of main memory in one call.
+
+    Attributes:
+      bytes: of all pages fetched.
+      trips: iterations of the loops over data in a step of the grid: rows of a block of queries,
+        and blocks of a row's pages; the inner loop stands in the outer one.
+    """
+
+    bytes: float
+    trips: tuple[float, float]
+
+
+def _paged(program: _Program) -> _Paged | None:
+    """How a kernel walks through pages, or None for one that has no table of them.
+
+    The table is int32[rows, places], the pages [pages, *page] in main memory, and what is fetched
+    at a time lies in one of two scratch buffers [2, pages at a time, ...].
+    """
+    tables = [kind.shape for kind in program.table_types if len(kind.shape) == 2]
+    far = [kind for kind in program.windows if _fetched_by_itself(kind)]
+    if len(tables) != 1 or len(far) != 1:
+        return None
+    (rows, places), page = tables[0], far[0].shape[1:]
+    pairs = [k for k in program.windows if len(k.shape) == len(page) + 2 and tuple(k.shape)[:1] == (2,)]
+    if len(pairs) != 1:
+        return None
+    blocks = program.bounds[-1]
+    visits = max(rows, blocks)  # pairs of a block of queries and a row that has some of them
+    walk = math.ceil(places / pairs[0].shape[1])
+    heads = math.prod(program.bounds[:-1])
+    return _Paged(heads * visits * walk * _block_bytes(pairs[0]) / 2, (visits / blocks, float(walk)))
+
+
+def _fetched_by_itself(kind: ir.Type) -> bool:
+    """Whether an argument of the kernel is a whole array in main memory, no block of it."""
+    return any(mark in str(kind) for mark in _ANYWHERE)
 
 
 def causal_share(queries: int, keys: int) -> float:
@@ -145,8 +199,8 @@ class _Program:
         # Tables that are there before the grid starts, which index the blocks.
         self.tables = int(attributes["scalar_prefetch"]) if "scalar_prefetch" in attributes else 0
         self.block = self._main.regions[0].blocks[0]
-        arguments = list(self.block.arguments)[len(self.bounds) + self.tables :]
-        self.windows = [argument.type for argument in arguments]
+        arguments = [argument.type for argument in self.block.arguments][len(self.bounds) :]
+        self.table_types, self.windows = arguments[: self.tables], arguments[self.tables :]
 
     def varies(self, number: int) -> int:
         """The innermost grid axis that the place of a block depends on, or -1."""
@@ -181,20 +235,27 @@ def _axes(values: Iterable[ir.Value], axes: dict[ir.Value, int]) -> set[int]:
     return found
 
 
-def _executed(program: _Program, share: float) -> Iterator[tuple[ir.Operation, float]]:
-    """Every operation of a step, and how often it runs in one of them on average."""
+def _executed(
+    program: _Program, share: float, trips: tuple[float, ...]
+) -> Iterator[tuple[ir.Operation, float]]:
+    """Every operation of a step, and how often it runs in one of them on average.
+
+    `trips` are the iterations of loops over data, the outermost first; further ones count once.
+    """
     indices = dict(zip(program.block.arguments, program.bounds, strict=False))
-    yield from _walk(program.block, 1.0, indices, share)
+    yield from _walk(program.block, 1.0, indices, share, trips)
 
 
 def _walk(
-    block: ir.Block, times: float, indices: dict[ir.Value, int], share: float
+    block: ir.Block, times: float, indices: dict[ir.Value, int], share: float, trips: tuple[float, ...]
 ) -> Iterator[tuple[ir.Operation, float]]:
     for each in block.operations:
         operation = each.operation
         name = _name(operation)
-        inner = times
-        if name == "scf.if":
+        inner, deeper = times, trips
+        if name == "scf.while":
+            inner, deeper = times * (trips[0] if trips else 1.0), trips[1:]
+        elif name == "scf.if":
             size = _index_of(operation.operands[0], indices)
             inner = times * (share if size is None else 1.0 / size)
         elif name == "scf.for":
@@ -203,7 +264,7 @@ def _walk(
             yield operation, times
         for region in operation.regions:
             for body in region.blocks:
-                yield from _walk(body, inner, indices, share)
+                yield from _walk(body, inner, indices, share, deeper)
 
 
 def _name(operation: ir.Operation) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from owl2_jax.parallel.chips import Topology
+from owl2_jax.perf import kernels
 from owl2_jax.perf.hlo import Computation, Instruction, Module, parameter, root
 
 COLLECTIVES: Final = (
@@ -63,8 +64,8 @@ class Traffic:
     Attributes:
       collectives: every collective once, with its number of executions, the
         largest first.
-      memory_bytes: bytes between main memory and chip. Of kernels that the
-        compiler cannot look into, operands and results count once.
+      memory_bytes: bytes between main memory and chip. Of kernels, operands and results count once,
+        and of pages what the kernel fetches.
       unknown_loops: loops whose number of iterations is not in the text; they
         count once.
     """
@@ -171,7 +172,16 @@ def moved(instruction: Instruction, computation: Computation, module: Module) ->
         return operands[0] + sum(a.size for a in instruction.arrays[:1] if not a.on_chip)
     if op in ("slice-start", "async-start"):
         return instruction.arrays[1].size  # of (operand, result, flags)
-    return sum(operands) + instruction.memory_size
+    whole = sum(operands) + instruction.memory_size
+    return min(whole, _kernel_moved(instruction, computation)) if instruction.target else whole
+
+
+def _kernel_moved(call: Instruction, computation: Computation) -> float:
+    """Bytes that a kernel fetches and writes, of pages just those it walks through; inf if unread."""
+    try:
+        return kernels.read_kernel(call, kernels.places(call, computation)).bytes
+    except ValueError:
+        return math.inf
 
 
 def _fusion_moved(fusion: Instruction, operands: list[float], module: Module) -> float:

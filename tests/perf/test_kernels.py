@@ -58,7 +58,7 @@ ARGUMENTS = jnp.ones((512, 1024), jnp.bfloat16), jnp.ones((1024, 256), jnp.bfloa
 
 def test_products_vector_operations_and_blocks_of_a_kernel():
     (call,) = calls(blocked, *ARGUMENTS)
-    work = kernels.read_kernel(call, [False, False])
+    work = kernels.read_kernel(call, (False, False))
     assert work.steps == 32
     assert work.flops == 2 * 512 * 1024 * 256
     # A product by 2 and a sum in every step, of 128 x 128 numbers.
@@ -66,7 +66,7 @@ def test_products_vector_operations_and_blocks_of_a_kernel():
     # Both inputs move in every step, the result where the first two indices do.
     assert work.bytes == 32 * 2 * 2 * (128 * 256) + 8 * 4 * 128 * 128
     assert work.parallel
-    assert kernels.read_kernel(call, [True, True]).bytes == 8 * 4 * 128 * 128
+    assert kernels.read_kernel(call, (True, True)).bytes == 8 * 4 * 128 * 128
 
 
 def test_time_is_the_longer_of_computing_and_fetching_after_every_steps_own():
@@ -78,7 +78,7 @@ def test_time_is_the_longer_of_computing_and_fetching_after_every_steps_own():
 
 def test_a_grid_without_a_parallel_dimension_leaves_the_second_core_idle():
     (call,) = calls(functools.partial(blocked, semantics=("arbitrary",) * 3), *ARGUMENTS)
-    alone = kernels.read_kernel(call, [False, False])
+    alone = kernels.read_kernel(call, (False, False))
     assert not alone.parallel
     both = kernels.Work(alone.steps, alone.flops, alone.slots, alone.bytes, True)
     assert alone.seconds(CHIPS["v5p"]) == pytest.approx(2 * both.seconds(CHIPS["v5p"]), rel=0.3)
@@ -102,15 +102,74 @@ def test_splash_attention_forward_and_backward_count_the_blocks_their_mask_leave
 
     found = calls(jax.grad(loss, (0, 1, 2)), shape, shape, shape, ids)
     product = 2 * heads * length**2 * width * 3 / 4  # 3 of 4 blocks of 512 x 512
-    counted = sorted(kernels.read_kernel(call, [True] * 11).flops for call in found)
+    counted = sorted(kernels.read_kernel(call, (True,) * 11).flops for call in found)
     # Forward two products, queries' gradient three, keys' and values' four.
     assert counted == [2 * product, 3 * product, 4 * product]
+
+
+PAGE = (16, 8, 128)
+PAGES_AT_A_TIME, PLACES = 4, 10
+
+
+def walk_through_pages(lengths_ref, table_ref, x_ref, pages_ref, out_ref, buffers, semaphore):
+    """For every row, for every block of its pages: the scratch buffer filled, and the queries doubled."""
+
+    def blocks(state):
+        number, _ = state
+        pltpu.make_async_copy(pages_ref.at[pl.ds(table_ref[0, number], 4)], buffers.at[0], semaphore).start()
+        out_ref[...] += x_ref[...] * 2.0
+        return number + 1, number
+
+    def rows(number):
+        jax.lax.while_loop(lambda state: state[0] < lengths_ref[number], blocks, (0, 0))
+        return number + 1
+
+    jax.lax.while_loop(lambda number: number < lengths_ref[0], rows, 0)
+
+
+def paged(rows, tokens, memory=pl.ANY, pages=4096):
+    """8 queries at a time over pages in main memory, by a grid of 1 x tokens / 8."""
+    float32 = jnp.float32
+    queries = pl.BlockSpec((8, 128), lambda heads, block, *tables: (block, 0))
+    call = pl.pallas_call(
+        walk_through_pages,
+        out_shape=jax.ShapeDtypeStruct((tokens, 128), float32),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=2,
+            grid=(1, tokens // 8),
+            in_specs=[queries, pl.BlockSpec(memory_space=memory)],
+            out_specs=queries,
+            scratch_shapes=[pltpu.VMEM((2, PAGES_AT_A_TIME, *PAGE), float32), pltpu.SemaphoreType.DMA],
+        ),
+    )
+    shapes = [((rows,), jnp.int32), ((rows, PLACES), jnp.int32), ((tokens, 128), float32)]
+    found = calls(call, *[jax.ShapeDtypeStruct(*each) for each in [*shapes, ((pages, *PAGE), float32)]])
+    return kernels.read_kernel(found[0], (False,) * 4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "visits"),
+    [(32, 8, 32), (32, 64, 32), (2, 64, 8)],
+    ids=["one block of queries", "less blocks than rows", "more blocks than rows"],
+)
+def test_a_kernel_over_pages_walks_through_the_pages_of_its_table(rows, tokens, visits):
+    work = paged(rows, tokens)
+    walked = visits * -(-PLACES // PAGES_AT_A_TIME)
+    page, block = 4 * 16 * 8 * 128, 4 * 8 * 128
+    assert work.bytes == walked * PAGES_AT_A_TIME * page + 2 * (tokens // 8) * block
+    # A product by 2 and a sum for every block of pages, of 8 x 128 numbers.
+    assert work.slots == walked * 2
+    assert work.steps == tokens // 8
+
+
+def test_how_many_pages_there_are_beside_those_of_the_table_changes_nothing():
+    assert paged(32, 8, pages=4096) == paged(32, 8, pages=2**20)
 
 
 def test_what_is_no_program_is_told():
     call = Instruction("kernel", (FAR,), "custom-call", (), "", "metadata={}", False)
     with pytest.raises(ValueError, match="no program in the call of kernel"):
-        kernels.read_kernel(call, [])
+        kernels.read_kernel(call, ())
     broken = 'backend_config={"custom_call_config":{"body":"TUzvUg=="}}'
     with pytest.raises(ValueError, match="cannot be read"):
-        kernels.read_kernel(Instruction("kernel", (FAR,), "custom-call", (), "", broken, False), [])
+        kernels.read_kernel(Instruction("kernel", (FAR,), "custom-call", (), "", broken, False), ())

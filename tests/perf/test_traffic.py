@@ -7,6 +7,7 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 from owl2_jax.parallel.mesh import make_mesh
+from owl2_jax.perf import kernels
 from owl2_jax.perf.hlo import read_module
 from owl2_jax.perf.traffic import traffic
 
@@ -51,6 +52,22 @@ def test_received_bytes_of_each_collective(collective, op, share):
     (found,) = traffic(compiled_module(run, jnp.ones((ROWS, WIDTH)))).collectives
     local = ROWS // 8 * WIDTH * F32
     assert (found.op, found.received) == (op, share * local)
+
+
+def test_of_a_kernels_operands_only_what_it_fetches_counts(monkeypatch):
+    module = read_module(
+        "HloModule m, is_scheduled=true\n\n"
+        "ENTRY %main (pages: f32[1000]) -> f32[8] {\n"
+        "  %pages = f32[1000]{0} parameter(0)\n"
+        '  ROOT %kernel = f32[8]{0} custom-call(%pages), custom_call_target="tpu_custom_call"\n'
+        "}\n"
+    )
+    whole = 1008 * F32
+    assert traffic(module).memory_bytes == whole  # its program cannot be read
+    for fetched, expected in ((100.0, 100.0), (2.0 * whole, whole)):
+        work = kernels.Work(steps=1, flops=0, slots=0, bytes=fetched, parallel=False)
+        monkeypatch.setattr(kernels, "read_kernel", lambda call, on_chip, work=work: work)
+        assert traffic(module).memory_bytes == expected
 
 
 def test_scanned_weights_are_read_once_in_slices():
