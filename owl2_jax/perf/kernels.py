@@ -30,12 +30,13 @@ import base64
 import functools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from owl2_jax.parallel.chips import Chip
 from owl2_jax.perf.hlo import Computation, Instruction
+from owl2_jax.perf.kernel_program import Program, block_bytes, fetched_by_itself, paged
 
 if TYPE_CHECKING:
     from jaxlib.mlir import ir
@@ -48,9 +49,6 @@ _SLOW: Final = ("math.exp", "math.exp2", "math.log", "arith.divf", "math.tanh")
 _SLOW_SLOTS: Final = 4.0
 # Of vector operations only what computes; views, loads and stores have slots of their own.
 _VIEWS: Final = ("vector.shape_cast", "vector.broadcast", "vector.load", "tpu.concatenate", "arith.constant")
-_BITS: Final = re.compile(r"(\d+)$")
-# Where an array lies that a kernel fetches from by itself.
-_ANYWHERE: Final = ("any>", "hbm>")
 
 
 @dataclass(frozen=True)
@@ -100,65 +98,25 @@ def read_kernel(call: Instruction, on_chip: tuple[bool, ...], share: float | Non
     found = _BODY.search(call.attributes)
     if found is None:
         raise ValueError(f"no program in the call of {call.name}")
-    program = _Program(base64.b64decode(found[1]))
+    program = Program(base64.b64decode(found[1]))
     bounds = program.bounds
     if share is None:
         # Grids are heads x queries x keys, but keys x heads x queries for the keys' gradient.
         others = -3 if "dkv" in program.name else -2
         share = causal_share(bounds[others], bounds[-1]) if "splash" in program.name else 1.0
-    flops, slots, paged = 0.0, 0.0, _paged(program)
-    for operation, times in _executed(program, share, paged.trips if paged else ()):
+    flops, slots, walk = 0.0, 0.0, paged(program)
+    for operation, times in _executed(program, share, walk.trips if walk else ()):
         flops += times * _product(operation)
         slots += times * _slots(operation)
     steps = float(math.prod(bounds))
     near = [*on_chip[program.tables :], *(array.on_chip for array in call.arrays)]
-    moved = paged.bytes if paged else 0.0
+    moved = walk.bytes if walk else 0.0
     for number, (kind, lies_near) in enumerate(zip(program.windows, near, strict=False)):
-        if _fetched_by_itself(kind):
-            moved += 0.0 if paged else _block_bytes(kind)
+        if fetched_by_itself(kind):
+            moved += 0.0 if walk else block_bytes(kind)
         elif not lies_near:
-            moved += _fetches(program, number, share) * _block_bytes(kind)
+            moved += _fetches(program, number, share) * block_bytes(kind)
     return Work(steps, steps * flops, steps * slots, moved, program.parallel)
-
-
-@dataclass(frozen=True)
-class _Paged:
-    """Walks through pages of main memory in one call.
-
-    Attributes:
-      bytes: of all pages fetched.
-      trips: iterations of the loops over data in a step of the grid: rows of a block of queries,
-        and blocks of a row's pages; the inner loop stands in the outer one.
-    """
-
-    bytes: float
-    trips: tuple[float, float]
-
-
-def _paged(program: _Program) -> _Paged | None:
-    """How a kernel walks through pages, or None for one that has no table of them.
-
-    The table is int32[rows, places], the pages [pages, *page] in main memory, and what is fetched
-    at a time lies in one of two scratch buffers [2, pages at a time, ...].
-    """
-    tables = [kind.shape for kind in program.table_types if len(kind.shape) == 2]
-    far = [kind for kind in program.windows if _fetched_by_itself(kind)]
-    if len(tables) != 1 or len(far) != 1:
-        return None
-    (rows, places), page = tables[0], far[0].shape[1:]
-    pairs = [k for k in program.windows if len(k.shape) == len(page) + 2 and tuple(k.shape)[:1] == (2,)]
-    if len(pairs) != 1:
-        return None
-    blocks = program.bounds[-1]
-    visits = max(rows, blocks)  # pairs of a block of queries and a row that has some of them
-    walk = math.ceil(places / pairs[0].shape[1])
-    heads = math.prod(program.bounds[:-1])
-    return _Paged(heads * visits * walk * _block_bytes(pairs[0]) / 2, (visits / blocks, float(walk)))
-
-
-def _fetched_by_itself(kind: ir.Type) -> bool:
-    """Whether an argument of the kernel is a whole array in main memory, no block of it."""
-    return any(mark in str(kind) for mark in _ANYWHERE)
 
 
 def causal_share(queries: int, keys: int) -> float:
@@ -168,75 +126,15 @@ def causal_share(queries: int, keys: int) -> float:
     return seen / (queries * keys)
 
 
-class _Program:
-    """A kernel's function, its grid and its blocks."""
-
-    def __init__(self, body: bytes) -> None:
-        from jax._src.interpreters import mlir
-        from jax._src.lib import tpu
-        from jaxlib.mlir import ir
-
-        context = mlir.make_ir_context()
-        tpu.register_dialect(context)
-        context.allow_unregistered_dialects = True
-        try:
-            with context:
-                self._module = ir.Module.parse(body)  # owns all that is read from it
-        except ir.MLIRError as error:
-            raise ValueError(f"a kernel's program cannot be read: {error}") from error
-        self._functions = {
-            str(each.operation.attributes["sym_name"]).strip('"'): each.operation
-            for each in self._module.body.operations
-        }
-        found = [f for f in self._functions.values() if "iteration_bounds" in f.attributes]
-        if not found:
-            raise ValueError("a kernel's program has no grid")
-        self._main = found[0]
-        attributes = self._main.attributes
-        self.name = str(attributes["sym_name"])
-        self.bounds = tuple(int(size) for size in attributes["iteration_bounds"])
-        self.parallel = "parallel" in str(attributes["dimension_semantics"])
-        # Tables that are there before the grid starts, which index the blocks.
-        self.tables = int(attributes["scalar_prefetch"]) if "scalar_prefetch" in attributes else 0
-        self.block = self._main.regions[0].blocks[0]
-        arguments = [argument.type for argument in self.block.arguments][len(self.bounds) :]
-        self.table_types, self.windows = arguments[: self.tables], arguments[self.tables :]
-
-    def varies(self, number: int) -> int:
-        """The innermost grid axis that the place of a block depends on, or -1."""
-        function = self._functions.get(f"transform_{number}")
-        if function is None:
-            return len(self.bounds) - 1
-        block = function.regions[0].blocks[0]
-        axes = {argument: axis for axis, argument in enumerate(list(block.arguments)[: len(self.bounds)])}
-        last = list(block.operations)[-1].operation
-        return max((_axes(last.operands, axes)), default=-1)
-
-
-def _fetches(program: _Program, number: int, share: float) -> float:
+def _fetches(program: Program, number: int, share: float) -> float:
     """How often a block is fetched or written: whenever an index that its place depends on moves."""
     axis = program.varies(number)
     times = float(math.prod(program.bounds[: axis + 1]))
     return times * share if axis == len(program.bounds) - 1 else times
 
 
-def _axes(values: Iterable[ir.Value], axes: dict[ir.Value, int]) -> set[int]:
-    """Grid axes that values depend on."""
-    pending, found, seen = list(values), set(), set()
-    while pending:
-        value = pending.pop()
-        if value in seen:
-            continue
-        seen.add(value)
-        if value in axes:
-            found.add(axes[value])
-        else:
-            pending += list(getattr(value.owner, "operands", ()))
-    return found
-
-
 def _executed(
-    program: _Program, share: float, trips: tuple[float, ...]
+    program: Program, share: float, trips: tuple[float, ...]
 ) -> Iterator[tuple[ir.Operation, float]]:
     """Every operation of a step, and how often it runs in one of them on average.
 
@@ -318,8 +216,3 @@ def _slots(operation: ir.Operation) -> float:
     shapes = [_shape(value) for value in (*operation.operands, *operation.results)]
     numbers = max((math.prod(shape) for shape in shapes if shape), default=0)
     return numbers / _REGISTER * (_SLOW_SLOTS if name in _SLOW else 1.0)
-
-
-def _block_bytes(kind: ir.Type) -> float:
-    bits = _BITS.search(str(kind.element_type))
-    return math.prod(kind.shape) * (int(bits[1]) if bits else 32) / 8
