@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from owl2_jax.checkpoint.param_files import resolve_checkpoint, restore_params
+from owl2_jax.checkpoint.param_files import read_model_json, resolve_checkpoint, restore_params
 from owl2_jax.cli.main import main
 from owl2_jax.core.append_file import read_whole_lines, write_lines
 from owl2_jax.core.buckets import files_below, upload_folder
@@ -51,6 +51,22 @@ def test_a_run_in_a_bucket_and_its_rest_are_those_of_a_disk(config, bucket, tmp_
     assert "owl2.lock" not in names
     assert len(list((bucket / "tensorboard").iterdir())) == 2
     assert not Path("gs:").exists()
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_a_checkpoint_in_a_bucket(config, model, bucket, tmp_path):
+    sizes = [f"--output={bucket / 'start'}", "--num-queries=3"]
+    assert main(["convert", "resize", f"--checkpoint={model}", *sizes]) == 0
+    values = read_model_json(bucket / "start")["model"]
+    vocabulary = values["decoder"]["vocab_size"]
+    fields = [f"train.start_from={bucket / 'start'}", "model.abstractor.num_queries=3"]
+    tokenizer = f"data.tokenizer={bucket / 'start' / 'tokenizer.model'}"
+    fields += [f"model.decoder.vocab_size={vocabulary}", tokenizer, "train.total_steps=1"]
+    assert train(config, tmp_path / "run", *fields, "train.schedule.warmup_steps=0") == 0
+    there, taken = parameters(bucket / "start"), parameters(tmp_path / "run")
+    frozen = [name for name in there if name.startswith("vision/")]
+    assert frozen
+    assert all(np.array_equal(taken[name], there[name]) for name in frozen)
 
 
 @pytest.fixture
