@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from owl2_jax.checkpoint.array_store import quiet_orbax
+from owl2_jax.checkpoint.array_store import is_stacked, longest_axis, quiet_orbax
 from owl2_jax.checkpoint.orbax_s3 import know_s3
 from owl2_jax.core.buckets import key_values, told
 from owl2_jax.core.errors import Owl2Error, nearest, unknown_name
@@ -137,16 +137,20 @@ class ParamsReader:
             return self._open(name).read().result()
 
     def blocks(self, name: str) -> Iterator[np.ndarray]:
-        """The leaf in pieces along axis 0, in order, as large as it is stored in."""
+        """The leaf in pieces, in order, as large as it is stored in.
+
+        They lie along the axis of its layers, or along its longest (`array_store.StreamedLeaf.axis`).
+        """
         with _damage(self._params):
             store = self._open(name)
-            step = store.chunk_layout.read_chunk.shape[0]
-            starts = range(0, store.shape[0], step)
-            ahead = [store[start : start + step].read() for start in starts[:1]]
-            for start in starts[1:]:
-                # One piece is on its way while the last one is used.
-                ahead.append(store[start : start + step].read())
-                yield ahead.pop(0).result()
+            axis = 0 if is_stacked(name) else longest_axis(store.shape)
+            starts = range(0, store.shape[axis], store.chunk_layout.read_chunk.shape[axis])
+            ahead: list[Any] = []
+            for start in starts:
+                along = slice(start, min(start + starts.step, starts.stop))
+                ahead.append(store[(*(slice(None),) * axis, along)].read())
+                if start:  # one piece is on its way while the last one is used
+                    yield ahead.pop(0).result()
             yield ahead.pop(0).result()
 
     def _open(self, name: str) -> Any:

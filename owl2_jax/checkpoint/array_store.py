@@ -1,21 +1,21 @@
 """Parameter trees written as Orbax checkpoints, leaf by leaf from blocks.
 
 Orbax itself writes arrays that are already in memory. Here a leaf may be a
-recipe that makes its layers one after the other, so that a tree of any size is
-written with one layer in memory. The result is an ordinary Orbax checkpoint
-(zarr arrays, one chunk per layer, uncompressed: weights hardly compress, and
-decompressing them costs more than reading them).
+recipe that makes its layers, or its pieces, one after the other, so that a tree
+of any size is written with one of them in memory. The result is an ordinary Orbax
+checkpoint (zarr arrays, one chunk per layer or piece, uncompressed: weights hardly
+compress, and decompressing them costs more than reading them).
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from owl2_jax.core.large_objects import written
 from owl2_jax.core.paths import absolute, as_path, in_bucket
 from owl2_jax.core.tree import Tree, flatten, unflatten
 
+PIECE_BYTES: Final = 1 << 25  # a matrix that counts no layers is cut into pieces of at most this
+
 
 @dataclass(frozen=True)
 class StreamedLeaf:
@@ -35,8 +37,8 @@ class StreamedLeaf:
     Attributes:
       shape: of the whole array.
       dtype: of the stored values.
-      blocks: makes the values: arrays [1, ...] in order along axis 0 when
-        `stacked`, one array of the whole shape when not.
+      blocks: makes the values, in order along `axis`: arrays [1, ...] when
+        `stacked`, one or several of any length when not.
       stacked: axis 0 counts layers.
     """
 
@@ -49,12 +51,39 @@ class StreamedLeaf:
     def nbytes(self) -> int:
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
+    @property
+    def axis(self) -> int:
+        """The axis that the array is cut along: that of the layers, or the longest."""
+        return 0 if self.stacked else longest_axis(self.shape)
+
+    @property
+    def step(self) -> int:
+        """How long a stored chunk is along `axis`."""
+        return 1 if self.stacked else piece_length(self.shape, self.dtype)
+
+
+def is_stacked(path: str) -> bool:
+    """Whether the first axis of a parameter counts layers."""
+    return "/layers/" in path
+
+
+def longest_axis(shape: Sequence[int]) -> int:
+    """The first of the longest axes; 0 of a single number."""
+    return max(range(len(shape)), key=shape.__getitem__, default=0)
+
+
+def piece_length(shape: Sequence[int], dtype: np.dtype) -> int:
+    """How much of the longest axis `PIECE_BYTES` hold, 1 or more."""
+    longest = max(shape, default=1)
+    each = math.prod(shape) // max(longest, 1) * np.dtype(dtype).itemsize
+    return max(1, min(longest, PIECE_BYTES // max(each, 1)))
+
 
 def streamed(path: str, values: Any) -> StreamedLeaf:
     """An array in memory as a leaf to write; `path` says whether it is stacked over layers."""
     if isinstance(values, StreamedLeaf):
         return values
-    stacked = "/layers/" in path
+    stacked = is_stacked(path)
 
     def blocks() -> Iterator[np.ndarray]:
         if not stacked:
@@ -115,13 +144,62 @@ def _write_leaf(path: str, leaf: StreamedLeaf) -> None:
     store would copy each one and write it in one costly call.
     """
     _create_array(path, leaf)
+    blocks = _checked(path, leaf)
+    if leaf.shape:
+        blocks = pieces(blocks, leaf.axis, leaf.step)
     with write_behind() as write:
-        for layer, block in enumerate(leaf.blocks()):
-            expected = (1, *leaf.shape[1:]) if leaf.stacked else leaf.shape
-            if block.shape != expected or block.dtype != leaf.dtype:
-                raise ValueError(f"{path}: block {layer} is {block.dtype}{block.shape}, expected {expected}")
-            chunk = [layer if leaf.stacked else 0, *[0] * (len(leaf.shape) - 1)]
-            write(_write_chunk, as_path(path) / ".".join(map(str, chunk)), block)
+        for number, values in enumerate(blocks):
+            chunk = [0] * max(1, len(leaf.shape))
+            chunk[leaf.axis] = number
+            write(_write_chunk, as_path(path) / ".".join(map(str, chunk)), _padded(values, leaf))
+
+
+def _checked(path: str, leaf: StreamedLeaf) -> Iterator[np.ndarray]:
+    """The blocks of a leaf. Raises ValueError for one that is not what was announced."""
+    done, whole = 0, leaf.shape[leaf.axis] if leaf.shape else 1
+    for block in leaf.blocks():
+        length = block.shape[leaf.axis] if block.ndim else 1
+        expected = (1, *leaf.shape[1:]) if leaf.stacked else _with_length(leaf.shape, leaf.axis, length)
+        done += length
+        if block.shape != expected or block.dtype != leaf.dtype or done > whole:
+            raise ValueError(f"{path}: a block is {block.dtype}{block.shape}, expected {expected} of {whole}")
+        yield block
+    if done != whole:
+        raise ValueError(f"{path}: blocks of {done} along axis {leaf.axis}, expected {whole}")
+
+
+def pieces(blocks: Iterable[np.ndarray], axis: int, step: int) -> Iterator[np.ndarray]:
+    """The same values in arrays of `step` along `axis`, the last of what is left."""
+    waiting: list[np.ndarray] = []
+    missing = step
+    for block in blocks:
+        while block.shape[axis]:
+            before = (slice(None),) * axis
+            waiting.append(block[(*before, slice(missing))])
+            block = block[(*before, slice(missing, None))]
+            missing -= waiting[-1].shape[axis]
+            if not missing:
+                yield _joined(waiting, axis)
+                waiting, missing = [], step
+    if waiting:
+        yield _joined(waiting, axis)
+
+
+def _joined(parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis)
+
+
+def _with_length(shape: Sequence[int], axis: int, length: int) -> tuple[int, ...]:
+    return tuple(length if number == axis else size for number, size in enumerate(shape))
+
+
+def _padded(values: np.ndarray, leaf: StreamedLeaf) -> np.ndarray:
+    """A last piece with zeros behind it: in zarr all chunks are of one size."""
+    missing = leaf.step - values.shape[leaf.axis] if values.ndim else 0
+    if not missing:
+        return values
+    zeros = np.zeros(_with_length(leaf.shape, leaf.axis, missing), leaf.dtype)
+    return np.concatenate([values, zeros], leaf.axis)
 
 
 def _write_chunk(path: Path, values: np.ndarray) -> None:
@@ -139,7 +217,7 @@ def _create_array(path: str, leaf: StreamedLeaf) -> None:
     dtype = np.dtype(leaf.dtype)
     metadata = {
         "shape": list(leaf.shape),
-        "chunks": [1, *leaf.shape[1:]] if leaf.stacked else list(leaf.shape),
+        "chunks": list(_with_length(leaf.shape, leaf.axis, leaf.step)),
         "dtype": "bfloat16" if dtype.name == "bfloat16" else dtype.newbyteorder("<").str,
         "compressor": None,
         "order": "C",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from owl2_jax.checkpoint.array_store import StreamedLeaf
+from owl2_jax.checkpoint.array_store import StreamedLeaf, is_stacked
 from owl2_jax.checkpoint.output_directory import refuse_existing
 from owl2_jax.checkpoint.param_files import (
     ParamsReader,
@@ -60,11 +60,11 @@ def merge_checkpoint(checkpoint: str | Path, output: str | Path) -> Owl2Config:
 def _leaf(name: str, reader: ParamsReader, config: Owl2Config) -> StreamedLeaf:
     """A merged leaf, made layer by layer when it is written."""
     names = [name, *(part for part in beside(name) if part in reader.shapes)]
-    changed, stacked = len(names) > 1, "/layers/" in name
+    changed, stacked = len(names) > 1, is_stacked(name)
 
     def blocks() -> Iterator[np.ndarray]:
         if not stacked:
-            yield reader.read(name)
+            yield from reader.blocks(name)
             return
         for parts in zip(*(_layers(reader, part) for part in names), strict=True):
             flat = dict(zip(names, parts, strict=True))

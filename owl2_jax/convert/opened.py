@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from owl2_jax.checkpoint.array_store import StreamedLeaf
+from owl2_jax.checkpoint.array_store import StreamedLeaf, is_stacked
 from owl2_jax.checkpoint.param_files import (
     ParamsReader,
     check_fit,
@@ -72,11 +72,11 @@ def _open_ours(path: str | Path) -> OpenedModel:
 
 def _stored(reader: ParamsReader, name: str) -> StreamedLeaf:
     """A leaf as it is stored, read when it is written."""
-    stacked = "/layers/" in name
+    stacked = is_stacked(name)
 
     def blocks() -> Iterator[np.ndarray]:
         if not stacked:
-            yield reader.read(name)
+            yield from reader.blocks(name)
             return
         for block in reader.blocks(name):
             yield from (block[layer : layer + 1] for layer in range(len(block)))

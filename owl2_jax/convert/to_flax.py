@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from owl2_jax.checkpoint.array_store import StreamedLeaf
+from owl2_jax.checkpoint.array_store import StreamedLeaf, longest_axis, piece_length
 from owl2_jax.checkpoint.output_directory import refuse_existing
 from owl2_jax.checkpoint.overlap import read_ahead
 from owl2_jax.checkpoint.param_files import model_json, write_model_directory
@@ -19,15 +19,13 @@ from owl2_jax.convert.coverage import check_coverage
 from owl2_jax.convert.finite import cast
 from owl2_jax.convert.formats import format_of
 from owl2_jax.convert.hf_config import is_tied, read_hf_config
-from owl2_jax.convert.ops import Linear, QkvPart, Shape
+from owl2_jax.convert.ops import Linear, QkvPart, Same, Shape
 from owl2_jax.convert.source import Source
 from owl2_jax.convert.tokenizer_files import read_tokenizer_file
 from owl2_jax.convert.weight_names import HEAD, Pair, pairs, tied_head, tied_names
 from owl2_jax.core.tokenizer_files import file_name
 from owl2_jax.core.tree import Params, flatten, unflatten
 from owl2_jax.model.config import AbstractorConfig, DecoderConfig, LoraConfig, Owl2Config, VisionConfig
-
-_ROWS: Final = 8192  # of a matrix that is moved in parts
 
 
 def leaf_shapes(config: Owl2Config) -> dict[str, Shape]:
@@ -103,9 +101,9 @@ def by_leaf(listed: Iterable[Pair]) -> dict[str, list[Pair]]:
 
 
 def blocks(source: Source, listed: Sequence[Pair], dtype: np.dtype) -> Iterator[np.ndarray]:
-    """The values of one leaf: layer by layer as [1, ...], or whole when it is not stacked."""
-    if row_blocks(listed[0]):
-        yield _by_row_blocks(source, listed[0], dtype)
+    """The values of one leaf: layer by layer as [1, ...], or in pieces when it is not stacked."""
+    if listed[0].layer is None and rows_axis(listed[0]) is not None:
+        yield from _by_rows(source, listed[0], dtype)
         return
     by_layer: dict[int | None, list[Pair]] = {}
     for pair in listed:
@@ -119,25 +117,25 @@ def blocks(source: Source, listed: Sequence[Pair], dtype: np.dtype) -> Iterator[
         yield values if layer is None else values[None]
 
 
-def row_blocks(pair: Pair) -> list[slice]:
-    """Rows of their matrix to move at a time; none where it may be moved as a whole.
+def rows_axis(pair: Pair) -> int | None:
+    """The axis of our matrix that counts the rows of theirs, where ours is cut along it; else None.
 
-    The head of a large vocabulary is the largest matrix of all, and turned round: read or
-    written as a whole it would be in memory twice.
+    Embedding and head of a large vocabulary are the largest matrices of all: such a one is
+    moved in pieces, as read or written as a whole it would be in memory two or three times.
     """
-    if pair.layer is not None or not isinstance(pair.rule.op, Linear) or len(pair.shape) != 2:
-        return []
-    rows = pair.their_shape[0]
-    return [slice(start, min(start + _ROWS, rows)) for start in range(0, rows, _ROWS)]
+    op, axis = pair.rule.op, longest_axis(pair.shape)
+    if len(pair.shape) != 2 or op not in (Linear(), Same()):
+        return None
+    return axis if axis == (1 if op == Linear() else 0) else None
 
 
-def _by_row_blocks(source: Source, pair: Pair, dtype: np.dtype) -> np.ndarray:
-    values = np.empty(pair.shape, dtype)
-    read = ((rows, source.read(pair.theirs, rows)) for rows in row_blocks(pair))
-    for rows, theirs in read_ahead(read):
+def _by_rows(source: Source, pair: Pair, dtype: np.dtype) -> Iterator[np.ndarray]:
+    count, step = pair.their_shape[0], piece_length(pair.shape, dtype)
+    starts = range(0, count, step)
+    read = (source.read(pair.theirs, slice(start, min(start + step, count))) for start in starts)
+    for theirs in read_ahead(read):
         theirs = cast(theirs, dtype, f"{source.where}: {pair.theirs}")
-        values[:, rows] = pair.rule.op.to_ours(theirs, (pair.shape[0], len(theirs)))
-    return values
+        yield pair.rule.op.to_ours(theirs, theirs.shape[::-1] if rows_axis(pair) else theirs.shape)
 
 
 def _assemble(parts: Sequence[Pair], theirs: Sequence[np.ndarray]) -> np.ndarray:
@@ -165,8 +163,11 @@ def streamed_leaves(
 def materialize(leaf: StreamedLeaf) -> np.ndarray:
     """The whole leaf in memory."""
     values = np.empty(leaf.shape, leaf.dtype)
-    for index, block in enumerate(leaf.blocks()):
-        values[index if leaf.stacked else ...] = block[0] if leaf.stacked else block
+    before, start = (slice(None),) * leaf.axis, 0
+    for block in leaf.blocks():
+        end = start + block.shape[leaf.axis]
+        values[(*before, slice(start, end))] = block
+        start = end
     return values
 
 
@@ -200,7 +201,7 @@ def load_hf_params(path: str | Path, dtype: str = "float32") -> tuple[Owl2Config
 def convert_to_jax(
     source: str | Path, output: str | Path, *, dtype: str | None = None, tokenizer: str | Path | None = None
 ) -> dict[str, Any]:
-    """Converts a released directory to a model directory, one tensor in memory at a time.
+    """Converts a released directory to a model directory, one layer or piece of a tensor in memory at a time.
 
     Args:
       source: released directory.

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from owl2_jax.checkpoint.array_store import longest_axis, piece_length, pieces
 from owl2_jax.checkpoint.output_directory import new_directory, refuse_existing
 from owl2_jax.checkpoint.overlap import write_behind
 from owl2_jax.checkpoint.param_files import (
@@ -26,7 +27,7 @@ from owl2_jax.convert.finite import cast
 from owl2_jax.convert.formats import rules_for
 from owl2_jax.convert.hf_config_writer import write_hf_config
 from owl2_jax.convert.safetensors_file import SafetensorsStream, SafetensorsWriter, TensorSpec
-from owl2_jax.convert.to_flax import by_leaf, leaf_shapes, numpy_dtype, row_blocks
+from owl2_jax.convert.to_flax import by_leaf, leaf_shapes, numpy_dtype, rows_axis
 from owl2_jax.convert.weight_names import Pair, in_their_order, pairs
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.file_writing import write_text
@@ -148,27 +149,43 @@ def _export_leaves(
     writers: Mapping[str, TensorWriter],
     write: Callable[..., None],
 ) -> None:
-    """Writes the tensors of some leaves, of each of which a layer is in memory at a time."""
-    pieces = {leaf: _pieces(reader.blocks(leaf), "/layers/" in leaf) for leaf in leaves}
+    """Writes the tensors of some leaves, of each of which a layer or a piece is in memory at a time."""
+    layers = {leaf: _layers(reader.blocks(leaf)) for leaf in leaves}
     for pairs_of_layer in _by_layer(leaves, listed):
-        ours = {leaf: next(one) for leaf, one in pieces.items()}
+        if pairs_of_layer[0].layer is None:
+            for pair in pairs_of_layer:
+                _export_unstacked(reader.blocks(pair.rule.ours), pair, writers[pair.theirs], write)
+            continue
+        ours = {leaf: next(one) for leaf, one in layers.items()}
         for pair in pairs_of_layer:
-            writer, values = writers[pair.theirs], ours[pair.rule.ours]
-            dtype = writer.specs[pair.theirs].dtype
-            for rows in row_blocks(pair):
-                part = cast(pair.rule.op.to_theirs(values[:, rows]), dtype, pair.rule.ours)
-                write(writer.write, pair.theirs, part, rows)
-            if not row_blocks(pair):
-                whole = cast(pair.rule.op.to_theirs(values), dtype, pair.rule.ours)
-                write(writer.write, pair.theirs, whole, pair.rows)
+            _export(ours[pair.rule.ours], pair, pair.rows, writers[pair.theirs], write)
 
 
-def _pieces(blocks: Iterable[np.ndarray], stacked: bool) -> Iterator[np.ndarray]:
-    """The layers of a leaf that comes in blocks along its leading axis, or the whole of one that has none."""
-    if stacked:
-        yield from (layer for block in blocks for layer in block)
-    else:
-        yield _joined(list(blocks))
+def _layers(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    yield from (layer for block in blocks for layer in block)
+
+
+def _export_unstacked(
+    blocks: Iterable[np.ndarray], pair: Pair, writer: TensorWriter, write: Callable[..., None]
+) -> None:
+    """Some rows at a time where they lie together in ours, or the whole."""
+    axis = rows_axis(pair)
+    if axis is None:
+        whole = np.concatenate(list(blocks), longest_axis(pair.shape))
+        _export(whole, pair, pair.rows, writer, write)
+        return
+    start = 0
+    for ours in pieces(blocks, axis, piece_length(pair.shape, writer.specs[pair.theirs].dtype)):
+        rows = slice(start, start + ours.shape[axis])
+        _export(ours, pair, rows, writer, write)
+        start = rows.stop
+
+
+def _export(
+    ours: np.ndarray, pair: Pair, rows: slice | None, writer: TensorWriter, write: Callable[..., None]
+) -> None:
+    dtype = writer.specs[pair.theirs].dtype
+    write(writer.write, pair.theirs, cast(pair.rule.op.to_theirs(ours), dtype, pair.rule.ours), rows)
 
 
 def _by_layer(leaves: Sequence[str], listed: Sequence[Pair]) -> list[list[Pair]]:
@@ -182,10 +199,6 @@ def _by_layer(leaves: Sequence[str], listed: Sequence[Pair]) -> list[list[Pair]]
         [pair for parts in tensors.values() for pair in sorted(parts, key=by_rows)]
         for tensors in layers.values()
     ]
-
-
-def _joined(blocks: Sequence[np.ndarray]) -> np.ndarray:
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def parse_size(size: str | int) -> int:

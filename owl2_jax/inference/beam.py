@@ -2,21 +2,22 @@
 
 N unfinished answers are kept per prompt, and the N best finished ones. A step
 extends every unfinished answer by every token and keeps the best; what ends in
-`</s>` is finished. The search stops when no unfinished answer can become
-better than the finished ones. The score of n tokens is their sum of
-log-probabilities divided by n**length_penalty (Wu et al. 2016, simplified as
+`</s>`, be it a token or a text, is finished. The search stops when no unfinished
+answer can become better than the finished ones. The score of n tokens is their sum
+of log-probabilities divided by n**length_penalty (Wu et al. 2016, simplified as
 in Hugging Face's generation).
 
 The device makes one step for the answers of several prompts and lists the likeliest
-2 N tokens behind each; the host keeps the scores. Answers share the pages of what they
-have in common.
+2 N tokens behind each, and as many more as may end a text; the host keeps the scores
+(`beam_ranking`). Answers share the pages of what they have in common.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -28,7 +29,9 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import check_value
 from owl2_jax.core.ranges import Beams, LengthPenalty
 from owl2_jax.core.tree import Params
+from owl2_jax.inference.beam_ranking import Beam, Search
 from owl2_jax.inference.detokenizer import Answer
+from owl2_jax.inference.end_texts import end_table
 from owl2_jax.inference.engine import Engine
 from owl2_jax.inference.flat_batch import Pieces, padded
 from owl2_jax.inference.inputs import read_request
@@ -41,93 +44,6 @@ from owl2_jax.model.owl2 import Owl2
 from owl2_jax.model.pages import PagedBatch, Pages
 
 Array = jax.Array
-
-
-@dataclass
-class Beam:
-    """An answer.
-
-    Attributes:
-      score: sum of log-probabilities, of a finished one divided.
-      tokens, logprobs: of the answer so far.
-      pages: of an unfinished one.
-    """
-
-    score: np.float32
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    pages: list[int] = field(default_factory=list)
-
-    def with_token(self, token: int, logprob: np.float32) -> Beam:
-        return Beam(self.score + logprob, [*self.tokens, token], [*self.logprobs, float(logprob)])
-
-
-class Search:
-    """The search for the answers to one prompt.
-
-    Attributes:
-      sequence: the prompt.
-      running, finished: best first, N at most.
-    """
-
-    def __init__(self, sequence: Running, beams: int, length_penalty: float):
-        self.sequence = sequence
-        self.running = [Beam(np.float32(0))]
-        self.finished: list[Beam] = []
-        self._beams = beams
-        self._penalty = np.float32(length_penalty)
-
-    @property
-    def length(self) -> int:
-        """Tokens of the unfinished answers."""
-        return len(self.running[0].tokens)
-
-    @property
-    def going(self) -> bool:
-        """Whether an unfinished answer may become better than the finished ones."""
-        if not self.running or self.length == self.sequence.limit:
-            return False
-        if len(self.finished) < self._beams:
-            return True
-        # Every further token lowers the sum; only the divisor can still help.
-        reachable = self.running[0].score / np.float32(self.sequence.limit) ** self._penalty
-        return bool(reachable > self.finished[-1].score)
-
-    def advance(self, logprobs: np.ndarray, tokens: np.ndarray, eos_id: int) -> list[int]:
-        """Extends the unfinished answers by the likeliest tokens of each, [n, 2 N], best first.
-
-        Returns:
-          For every answer that goes on, which of those before it extends.
-        """
-        totals = np.array([beam.score for beam in self.running], np.float32)[:, None] + logprobs
-        best = np.argsort(-totals, axis=None, kind="stable")[: 2 * self._beams]
-        grown, parents = [], []
-        for parent, place in zip(*np.unravel_index(best, totals.shape), strict=True):
-            if np.isneginf(logprobs[parent, place]):
-                continue
-            token = int(tokens[parent, place])
-            beam = self.running[parent].with_token(token, logprobs[parent, place])
-            if token == eos_id:
-                self._finish([beam])
-            elif len(grown) < self._beams:
-                grown.append(beam)
-                parents.append(int(parent))
-        self.running = grown
-        if grown and self.length == self.sequence.limit:
-            self._finish(grown)
-        return parents
-
-    def _finish(self, beams: Sequence[Beam]) -> None:
-        scored = [
-            Beam(beam.score / np.float32(len(beam.tokens)) ** self._penalty, beam.tokens, beam.logprobs)
-            for beam in beams
-        ]
-        self.finished = sorted([*self.finished, *scored], key=lambda beam: -beam.score)[: self._beams]
-
-    def give_back(self, runner: ModelRunner) -> None:
-        """Lets go of the pages of all answers."""
-        for beam in self.running:
-            runner.pool.release(beam.pages, lambda page: False)
 
 
 def extend(
@@ -172,8 +88,14 @@ def beam_search(
       Owl2Error: a request that cannot be answered or is not greedy, or a number out of range.
     """
     check_settings(beams, length_penalty)
-    source = (Search(_read(runner, request, beams), beams, length_penalty) for request in requests)
-    yield from _Searching(runner, beams).run(source)
+    table = end_table(runner.model.tokenizer, runner.model.config.decoder.vocab_size)
+    source = (Search(_read(runner, request, beams), beams, length_penalty, table) for request in requests)
+    yield from _Searching(runner, beams, _likeliest(beams, table)).run(source)
+
+
+def _likeliest(beams: int, table: np.ndarray | None) -> int:
+    """C, tokens to list behind each answer: N that go on must be among them, however many end it."""
+    return 2 * beams + (0 if table is None else int((table == len(table)).sum(axis=1).max()))
 
 
 def beam_answers(
@@ -224,9 +146,10 @@ def _most_pages(runner: ModelRunner, sequence: Running, beams: int) -> int:
 class _Searching:
     """Several searches at a time, as many as there are rows and pages for."""
 
-    def __init__(self, runner: ModelRunner, beams: int):
+    def __init__(self, runner: ModelRunner, beams: int, likeliest: int):
         self._runner = runner
         self._beams = beams
+        self._likeliest = likeliest
         self._most = max(runner.config.sequences // beams, 1)
         ways = runner.sizes.images[0]
         rows = (-(-count * beams // ways) * ways for count in (1, self._most))
@@ -250,7 +173,8 @@ class _Searching:
                     yield self._results(order.popleft())
         finally:
             for search in self._active:
-                search.give_back(self._runner)
+                for beam in search.running:
+                    self._runner.pool.release(beam.pages, lambda page: False)
 
     def _has_room(self, sequence: Running) -> bool:
         held = sum(_most_pages(self._runner, one.sequence, self._beams) for one in self._active)
@@ -302,7 +226,7 @@ class _Searching:
             runner.copy_pages(copies)
 
     def _extend(self) -> tuple[Array, Array]:
-        """Log-probabilities and tokens, [S, 2 N] each, of all answers, search after search."""
+        """Log-probabilities and tokens, [S, C] each, of all answers, search after search."""
         runner = self._runner
         rows = [(search, beam) for search in self._active for beam in search.running]
         size = next(size for size in self._sizes if size.rows >= len(rows))
@@ -325,7 +249,7 @@ class _Searching:
         runner.used.add(("beams", size.rows, self._beams))
         with runner.on_mesh():
             runner.pages, logprobs, tokens = _EXTEND(
-                runner.owl, runner.model.tokenizer.eos_id, 2 * self._beams, runner.params, runner.pages,
+                runner.owl, runner.model.tokenizer.eos_id, self._likeliest, runner.params, runner.pages,
                 runner.features.array, padded(pieces.tokens, size.tokens), padded(features, size.tokens, -1),
                 pieces.batch(size, tables), early,
             )  # fmt: skip
@@ -353,17 +277,25 @@ class _Searching:
         return copies
 
     def _results(self, search: Search) -> list[Result]:
-        tokenizer = self._runner.model.tokenizer
-        return [
-            Result(
-                text=_until_end(tokenizer.decode_answer(beam.tokens), tokenizer.end_texts),
-                token_ids=beam.tokens,
-                logprobs=beam.logprobs,
-                finish_reason="stop" if beam.tokens[-1] == tokenizer.eos_id else "length",
-                prompt_tokens=len(search.sequence.prompt),
+        """Read as answers that grow: they end where such a one would."""
+        results = []
+        for beam in search.finished:
+            answer = Answer(
+                search.sequence.request, self._runner.model.tokenizer, len(search.sequence.prompt)
             )
-            for beam in search.finished
-        ]
+            answer.extend(_Chosen(np.array(beam.tokens), np.array(beam.logprobs)))
+            answer.end("length")
+            answer.result.seconds = time.perf_counter() - search.began
+            results.append(answer.result)
+        return results
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What `Answer.extend` reads of `sampler.Chosen`."""
+
+    tokens: np.ndarray
+    logprobs: np.ndarray
 
 
 def _image_at_end(search: Search) -> list[Any]:
@@ -372,9 +304,3 @@ def _image_at_end(search: Search) -> list[Any]:
     if search.length or not prompt.images or prompt.image_starts[-1] + prompt.span < len(prompt):
         return []
     return prompt.images[-1:]
-
-
-def _until_end(text: str, end_texts: Sequence[str]) -> str:
-    """The text before the first of these; a beam goes on behind them, as they are no token."""
-    places = [place for place in map(text.find, end_texts) if place >= 0]
-    return text[: min(places)] if places else text

@@ -108,9 +108,3 @@ def query_scale(decoder: DecoderConfig, positions: Array, prompt_lengths: Array 
         return None
     scale = jnp.log(positions.astype(float) + 1) / math.log(decoder.trained_length)
     return jnp.where(positions >= decoder.trained_length, scale, 1.0)[..., None, None]
-
-
-def segment_lengths(segment_ids: Array) -> Array:
-    """Tokens of the segment that each token is in: int32[B, T] to int32[B, T]; padding counts as one."""
-    same = segment_ids[:, :, None] == segment_ids[:, None, :]
-    return jnp.sum(same, axis=-1, dtype=jnp.int32)

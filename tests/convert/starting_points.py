@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,41 @@ def qwen_tensors(sizes: LlamaSizes) -> Tensors:
             f"{ours}.mlp.c_proj.weight": llama[f"{theirs}.mlp.down_proj.weight"],
         }
     return tensors
+
+
+def qwen_logits(
+    tensors: Tensors, sizes: LlamaSizes, tokens: torch.Tensor, seq_length: int = 64
+) -> torch.Tensor:
+    """int64[T] to float32[T, V] of a plain Qwen in evaluation, with dynamic NTK and log-n."""
+    heads, head_dim, length = sizes.num_heads, sizes.width // sizes.num_heads, len(tokens)
+    alpha = max(2 ** math.ceil(math.log2(length / seq_length) + 1) - 1, 1)
+    base = 10000 * alpha ** (head_dim / (head_dim - 2))
+    angles = torch.arange(length)[:, None] / base ** (torch.arange(0, head_dim, 2) / head_dim)
+    sin, cos = (torch.cat([f(angles)] * 2, -1)[:, None] for f in (torch.sin, torch.cos))
+    index = torch.arange(1, length + 1)
+    grown = torch.where(index > seq_length, index.log() / math.log(seq_length), 1.0)[:, None, None]
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * tensors[f"{name}.weight"]
+
+    def rotate(x: torch.Tensor) -> torch.Tensor:
+        first, second = x.chunk(2, -1)
+        return x * cos + torch.cat([-second, first], -1) * sin
+
+    x = tensors["transformer.wte.weight"][tokens]
+    for layer in range(sizes.num_layers):
+        root = f"transformer.h.{layer}"
+        weight, bias = (tensors[f"{root}.attn.c_attn.{part}"] for part in ("weight", "bias"))
+        fused = norm(x, f"{root}.ln_1") @ weight.T + bias
+        q, k, v = (part.view(length, heads, head_dim) for part in fused.chunk(3, -1))
+        scores = torch.einsum("tnh,snh->nts", rotate(q) * grown, rotate(k)) / head_dim**0.5
+        scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), float("-inf"))
+        context = torch.einsum("nts,snh->tnh", scores.softmax(-1), v).reshape(length, -1)
+        x = x + context @ tensors[f"{root}.attn.c_proj.weight"].T
+        h = norm(x, f"{root}.ln_2")
+        up, gate = (h @ tensors[f"{root}.mlp.{name}.weight"].T for name in ("w1", "w2"))
+        x = x + (up * F.silu(gate)) @ tensors[f"{root}.mlp.c_proj.weight"].T
+    return norm(x, "transformer.ln_f") @ tensors["lm_head.weight"].T
 
 
 def write_qwen(directory: Path, sizes: LlamaSizes, ranks: bytes, **config: Any) -> Tensors:

@@ -26,6 +26,7 @@ from tests.convert.starting_points import (
     LlamaSizes,
     clip_features,
     llama_logits,
+    qwen_logits,
     write_clip,
     write_llama,
     write_qwen,
@@ -49,7 +50,7 @@ def logits(config: Owl2Config, params: dict, tokens: np.ndarray) -> list[jax.Arr
 
     def run(m: Owl2, index: jax.Array) -> jax.Array:
         start = jnp.zeros((1, 1), jnp.int32)
-        hidden, _ = m.prefill(tokens[None], row, jnp.ones_like(row), features, index, start, 16)
+        hidden, _ = m.prefill(tokens[None], row, jnp.ones_like(row), features, index, start, 80)
         return m.logits(hidden)[0]
 
     forward = jax.jit(lambda p, index: Owl2(config).apply({"params": p}, index, method=run))
@@ -235,6 +236,19 @@ def test_a_plain_qwen_makes_an_owl2_1_with_both_branches_alike(tmp_path: Path) -
     assert json.loads((tmp_path / "hf" / "tokenizer_config.json").read_text()) == {
         "model_max_length": 128, "tokenizer_class": "QWenTokenizer",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [4, 80])
+def test_both_branches_compute_what_qwen_computes_also_beyond_its_length(tmp_path: Path, length: int) -> None:
+    theirs = write_qwen(tmp_path / "qwen", QWEN_SIZES, small_ranks())
+    write_clip(tmp_path / "clip")
+    small = {**SMALL, "num_queries": length - 1}  # all positions are one image of these and the end token
+    config = init_checkpoint(tmp_path / "qwen", tmp_path / "clip", tmp_path / "start", **small)
+    params = restore_params(tmp_path / "start" / "params")
+    tokens = np.random.default_rng(0).integers(0, 520, length)
+    expected = qwen_logits(theirs, QWEN_SIZES, torch.from_numpy(tokens)).numpy()
+    for actual in logits(config, params, tokens):
+        np.testing.assert_allclose(actual, expected, atol=5e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,25 @@ def test_released_directory_is_resized_without_converting_it_first(tmp_path: Pat
         np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
+def test_owl2_1_is_resized_as_owl2_is(tmp_path: Path) -> None:
+    """From a released directory too; what has a bias keeps it."""
+    convert_to_jax(GOLDEN / "F/hf", tmp_path / "model")
+    for source, output in ((tmp_path / "model", "ours"), (GOLDEN / "F/hf", "released")):
+        config = resize_checkpoint(source, tmp_path / output, image_size=112, num_queries=6, adaptive="q")
+    assert (config.vision.image_size, config.tokens_per_image, config.decoder.adaptive) == (112, 7, "q")
+    decoder = config.decoder
+    assert (decoder.trained_length, decoder.dynamic_ntk, decoder.logn) == (32, True, True)
+    old, found, expected = (
+        flatten(restore_params(tmp_path / name / "params")) for name in ("model", "released", "ours")
+    )
+    assert found.keys() == expected.keys() == leaf_shapes(config).keys()
+    changed = {"vision/position_embedding", "abstractor/queries"}
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+        assert (bits(values) == bits(old[name])) == (name not in changed), name
+    assert {name.split("/")[-2] for name in expected if "_image/" in name} == {"q_image"}
+
+
 def test_a_query_of_images_starts_as_the_query_of_text(tmp_path: Path) -> None:
     convert_to_jax(GOLDEN / "F/hf", tmp_path / "qkv")
     resize_checkpoint(tmp_path / "qkv", tmp_path / "none", adaptive="none")

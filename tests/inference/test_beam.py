@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.sentence_pieces import PieceStream
 from owl2_jax.inference.beam import beam_search
+from owl2_jax.inference.detokenizer import Answer
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request
@@ -45,6 +47,29 @@ class FewTokens:
         return token_id == 2
 
 
+class Letters(FewTokens):
+    """The same as letters, with an end of answers that is a text."""
+
+    end_texts = ("ab",)
+    pieces = ("x", "y", "", "a", "b", "c", "ab", "ca", "bc", "a ", "d", "e")
+
+    def decode(self, ids) -> str:
+        return "".join(self.pieces[i] for i in ids)
+
+    def piece(self, token_id: int) -> str:
+        return self.pieces[token_id]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        return self.pieces[token_id].encode()
+
+
+@pytest.fixture(scope="module")
+def letters() -> Engine:
+    config = tiny.tiny_config(**{"decoder.vocab_size": 12})
+    model = LoadedModel(config, tiny.tiny_params(config, scale=1.0), Letters())
+    return Engine(model, EngineConfig(sequences=8))
+
+
 @pytest.fixture(scope="module")
 def few_tokens() -> Engine:
     config = tiny.tiny_config(**{"decoder.vocab_size": 12})
@@ -63,7 +88,13 @@ PROMPT = np.array([1, 5, 7, 4], np.int32)
 def all_answers(engine: Engine, longest: int) -> dict[tuple[int, ...], float]:
     """Log-probability of every answer of at most `longest` tokens, ended or cut there."""
     bodies = [body for n in range(longest + 1) for body in itertools.product(set(range(12)) - {2}, repeat=n)]
-    answers = [body if len(body) == longest else (*body, 2) for body in bodies]
+
+    def ended(body: tuple[int, ...]) -> bool:
+        tokenizer = engine.model.tokenizer
+        return any(text in tokenizer.decode(body) for text in tokenizer.end_texts)
+
+    bodies = [body for body in bodies if not ended(body[:-1])]
+    answers = [body if len(body) == longest or ended(body) else (*body, 2) for body in bodies]
     rows = np.zeros((len(answers), len(PROMPT) + longest), np.int32)
     rows[:, : len(PROMPT)] = PROMPT
     for row, answer in zip(rows, answers, strict=True):
@@ -92,6 +123,36 @@ def test_wide_search_finds_the_best_of_all_answers(few_tokens, length_penalty):
     for result in found:
         assert sum(result.logprobs) == pytest.approx(answers[tuple(result.token_ids)], abs=1e-4)
         assert result.finish_reason == ("stop" if result.token_ids[-1] == 2 else "length")
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0])
+def test_a_text_that_ends_answers_finishes_beams_as_the_token_does(letters, length_penalty):
+    request = Request(PROMPT, max_new_tokens=2)
+    (found,) = beam_search(letters.runner, [request], beams=32, length_penalty=length_penalty)
+    answers = all_answers(letters, 2)
+    best = sorted(answers, key=lambda answer: -answers[answer] / len(answer) ** length_penalty)[:32]
+    assert [tuple(result.token_ids) for result in found] == best
+    by_text = [result for result in found if "ab" in letters.model.tokenizer.decode(result.token_ids)]
+    assert {tuple(result.token_ids) for result in by_text} & {(6,), (3, 4), (3, 8), (7, 4)}
+    for result in by_text:
+        assert result.finish_reason == "stop"
+        assert "ab" not in result.text
+
+
+def test_a_text_among_the_tokens_that_must_come_ends_no_beam(letters):
+    request = Request(PROMPT, max_new_tokens=3, min_new_tokens=2)
+    (found,) = beam_search(letters.runner, [request], beams=32)
+    ids = [tuple(result.token_ids) for result in found]
+    assert all(len(answer) >= 2 for answer in ids)
+    assert any(answer[0] == 6 for answer in ids)
+    for result in found:
+        grown = Answer(request, letters.model.tokenizer, len(PROMPT))
+        for number, token in enumerate(result.token_ids):
+            assert grown.ended is None, "a beam goes on where the answer to a greedy choice would end"
+            grown.extend(SimpleNamespace(tokens=np.array([token]), logprobs=np.zeros(1)))
+            assert len(grown.result.token_ids) == number + 1
+        grown.end("length")
+        assert (grown.result.text, grown.result.finish_reason) == (result.text, result.finish_reason)
 
 
 def test_floor_forbids_short_answers(few_tokens):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.tree import flatten
+from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.quantize import quantize_model
@@ -18,9 +18,25 @@ from owl2_jax.model.owl2 import Owl2
 from owl2_jax.testing import tiny
 
 
-@pytest.fixture(scope="module")
-def model(tiny_config, tiny_params, toy_tokenizer) -> LoadedModel:
-    return LoadedModel(tiny_config, tiny_params, toy_tokenizer)
+@pytest.fixture(scope="module", params=["owl2", "owl2_1"])
+def model(request: pytest.FixtureRequest, tiny_config, tiny_params, toy_tokenizer) -> LoadedModel:
+    if request.param == "owl2":
+        return LoadedModel(tiny_config, tiny_params, toy_tokenizer)
+    config = tiny.tiny_config(**{**tiny.OWL2_1, "decoder.trained_length": 16})
+    return LoadedModel(config, with_biases(tiny.tiny_params(config)), toy_tokenizer)
+
+
+def with_biases(params):
+    """The same parameters with biases that are not zero."""
+    chance = np.random.default_rng(0)
+    return unflatten(
+        {
+            name: chance.standard_normal(leaf.shape).astype(np.float32) * 0.3
+            if name.startswith("decoder/") and name.endswith("/bias")
+            else leaf
+            for name, leaf in flatten(params).items()
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +61,7 @@ def test_scales_give_the_kernels_back_to_half_a_step(model, small):
 def test_logits_stay_close_and_do_not_depend_on_the_layout(model, small):
     inputs = tiny.tiny_inputs(model.config)
     inputs.pop("labels")
+    inputs["prompt_lengths"] = inputs["segment_ids"].sum(axis=1, dtype=np.int32)  # in evaluation
 
     def logits(owl: Owl2, params) -> np.ndarray:
         return np.asarray(jax.jit(owl.apply)({"params": params}, **inputs))

@@ -1,5 +1,7 @@
 """Attention kernels against the written-out product."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +77,34 @@ def test_attention_over_the_cache_equals_the_written_out_product(tokens):
 def test_masked_attention_equals_the_written_out_product():
     """The call that goes to cuDNN on a GPU, through JAX's own implementation of it."""
     assert_equal_to_reference(lambda *a: attention_kernels.masked_attention(*a, "xla"), *case(length=40))
+
+
+@pytest.mark.parametrize("beyond", [True, False])
+def test_splash_and_the_written_out_product_agree_on_owl2_1(beyond, monkeypatch):
+    """In evaluation at four times its trained length, where queries are scaled and turned otherwise, too."""
+    interpreted = functools.partial(attention_kernels.splash, interpret=True)
+    monkeypatch.setitem(attention_kernels.KERNELS, "splash", interpreted)
+    config = tiny.tiny_config(**tiny.OWL2_1)
+    params = tiny.tiny_params(config)
+    inputs = {name: x for name, x in tiny.tiny_inputs(config, rows=2, length=128).items() if name != "labels"}
+    if beyond:
+        inputs["prompt_lengths"] = inputs["segment_ids"].sum(axis=1, dtype=np.int32)
+    weights = inputs["segment_ids"][:, :, None] * np.cos(np.arange(config.decoder.width))
+
+    def run(name):
+        def loss(params):
+            hidden = Owl2(config.replace(attention=name)).apply({"params": params}, **inputs, method="hidden")
+            return (hidden * weights).sum(), hidden * inputs["segment_ids"][:, :, None]
+
+        return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+    (got, hidden), (want, expected) = run("splash"), run("xla")
+    np.testing.assert_allclose(hidden, expected, atol=1e-4, rtol=1e-4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * max(np.abs(b).max(), 1), rtol=1e-3),
+        got,
+        want,
+    )
 
 
 def test_shapes_a_kernel_cannot_take_are_refused():

@@ -64,6 +64,25 @@ def test_a_module_of_queries_and_adapters_of_all_three_count_as_traced():
     assert flops.total(flops.forward_flops(config, work(config))).executed == traced
 
 
+def test_the_work_of_owl2_1_is_what_its_sizes_say():
+    """2048 tokens with one image, from the sizes in the release's papers and configs."""
+    config = presets.preset("owl2_1_7b")
+    found = flops.forward_flops(config, flops.batch_work(config, 1, 2048, images=1, images_per_row=1))
+    tokens, layers, width, mlp, vocabulary, image = 2048, 32, 4096, 11008, 151_936, 65
+    square = width * width
+    projections = 2 * layers * (tokens * 3 + image * 3 + tokens) * square  # fused, its image copy, output
+    looked_at = layers * 2 * 2 * width * tokens * (tokens + 1) / 2  # scores and context, causal
+    assert found["decoder"].forward == projections + looked_at + 2 * layers * tokens * 3 * width * mlp
+    assert found["head"].forward == 2 * tokens * width * vocabulary
+    total = flops.total(found).forward
+    assert total / 1e12 == pytest.approx(31.1, abs=0.05)
+    # What the page on the two models says of them.
+    owl2 = presets.preset("owl2_7b")
+    other = flops.total(flops.forward_flops(owl2, flops.batch_work(owl2, 1, 2048, 1, 1))).forward
+    assert other / 1e12 == pytest.approx(29.1, abs=0.05)
+    assert 2 * layers * image * square / 1e12 == pytest.approx(0.07, abs=0.005)
+
+
 def train_program(config, trained):
     names = {name: trained(name) for name in flatten(abstract_params(config))}
     kept, rest = partition(abstract_params(config), names)

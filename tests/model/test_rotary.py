@@ -9,6 +9,8 @@ import pytest
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.model import rotary
 from owl2_jax.model.config import DecoderConfig
+from owl2_jax.model.owl2 import Owl2
+from owl2_jax.testing import tiny
 
 RULES = DecoderConfig(
     width=64, num_heads=4, num_kv_heads=4, max_length=1000, trained_length=32, dynamic_ntk=True, logn=True
@@ -60,9 +62,25 @@ def test_training_and_other_decoders_know_neither_rule() -> None:
     assert rotary.doublings(PLAIN, 5000) == 0
 
 
-def test_segments_of_a_packed_row_are_counted_each_by_itself() -> None:
-    lengths = rotary.segment_lengths(jnp.array([[1, 1, 1, 2, 2, 0]]))
-    np.testing.assert_array_equal(lengths, [[3, 3, 3, 2, 2, 1]])
+def test_samples_of_a_packed_row_are_turned_and_scaled_as_each_alone() -> None:
+    """Given the length of its own sample for every token."""
+    config = tiny.tiny_config(**{**tiny.OWL2_1, "decoder.trained_length": 4})
+    params = tiny.tiny_params(config)
+    tokens = np.random.default_rng(0).integers(3, 300, 20).astype(np.int32)
+    none = np.zeros((1, 0), np.int32)
+
+    def logits(samples: list[np.ndarray]) -> np.ndarray:
+        lengths = [len(sample) for sample in samples]
+        segments = np.repeat(np.arange(len(samples), dtype=np.int32) + 1, lengths)
+        positions = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
+        keys = np.repeat(np.array(lengths, np.int32), lengths)
+        rows = [part[None] for part in (np.concatenate(samples), positions, segments)]
+        images = np.zeros((0, 28, 28, 3), np.uint8)
+        return Owl2(config).apply({"params": params}, *rows, images, none, none, keys[None])[0]
+
+    samples = [tokens[:3], tokens[3:8], tokens[8:]]
+    alone = np.concatenate([logits([sample]) for sample in samples])
+    np.testing.assert_allclose(logits(samples), alone, atol=1e-4)
 
 
 def test_a_rule_without_a_length_to_begin_at_is_refused() -> None:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from owl2_jax.testing import tiny
 from owl2_jax.training.device_batch import device_batch
 from tests.training import runs
 
@@ -16,10 +17,16 @@ GROUPS = [
 ]
 
 
-def one_step(base: str, mesh: dict[str, int], devices: int):
+# mPLUG-Owl2.1 with one adapter of its queries, keys and values.
+OWL2_1 = [f"model.{name}={value!r}" for name, value in tiny.OWL2_1.items()]
+FUSED = {"targets": ("qkv_text", "qkv_image", "out", "gate", "up", "down")}
+
+
+def one_step(base: str, mesh: dict[str, int], devices: int, model: str = "owl2"):
     """Loss, norm of the gradient, and the state after a step with accumulation and dropout."""
-    lora = {"rank": 2, "alpha": 4.0, "dropout": 0.2, "base": base}
+    lora = {"rank": 2, "alpha": 4.0, "dropout": 0.2, "base": base, **(FUSED if model == "owl2_1" else {})}
     config = runs.run_config(
+        *(OWL2_1 if model == "owl2_1" else []),
         f"model.lora={lora}", f"train.groups={GROUPS}", f"mesh={mesh}", "train.schedule.warmup_steps=0",
         "train.accumulate_steps=2", "model.remat=full",
     )  # fmt: skip
@@ -31,10 +38,10 @@ def one_step(base: str, mesh: dict[str, int], devices: int):
     return float(metrics["loss"]), float(metrics["grad_norm"]), state
 
 
-@pytest.mark.parametrize("base", ["stored", "int8"])
-def test_a_step_on_a_mesh_is_that_of_one_device(base):
-    loss, norm, alone = one_step(base, {"data": 1}, 1)
-    sharded_loss, sharded_norm, sharded = one_step(base, {"fsdp": 2, "tensor": 2}, 4)
+@pytest.mark.parametrize(("base", "model"), [("stored", "owl2"), ("int8", "owl2"), ("int8", "owl2_1")])
+def test_a_step_on_a_mesh_is_that_of_one_device(base, model):
+    loss, norm, alone = one_step(base, {"data": 1}, 1, model)
+    sharded_loss, sharded_norm, sharded = one_step(base, {"fsdp": 2, "tensor": 2}, 4, model)
     assert sharded_loss == pytest.approx(loss, rel=1e-5)
     assert sharded_norm == pytest.approx(norm, rel=1e-4)
     kernel = sharded.params["decoder"]["layers"]["mlp"]["up"]["kernel"]

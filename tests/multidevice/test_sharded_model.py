@@ -74,6 +74,7 @@ def expected(model):
         *((spec, "gather", "owl2") for spec in MESHES),
         (MESHES[2], "select", "owl2"),
         (MESHES[2], "gather", "owl2_1"),
+        (MESHES[4], "gather", "owl2_1"),
     ],
     ids=str,
 )

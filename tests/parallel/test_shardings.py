@@ -5,6 +5,8 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.tree import flatten
+from owl2_jax.model.config import LoraConfig
 from owl2_jax.model.owl2 import abstract_params, logical_axes
 from owl2_jax.parallel import shardings
 from owl2_jax.parallel.mesh import make_mesh
@@ -23,6 +25,24 @@ def test_parameters_lie_as_the_table_says(mesh, tiny_config):
     assert layers["mlp"]["down"]["kernel"].spec == P(None, "tensor", "fsdp")
     assert stored["decoder"]["embedding"].spec == P("tensor", "fsdp")
     assert stored["decoder"]["final_norm"]["scale"].spec == P(None)
+
+
+def test_the_fused_projection_of_owl2_1_is_cut_by_heads(mesh):
+    """Its three parts are leaves of ours: a device has whole heads of each, their biases and adapters."""
+    config = tiny.tiny_config(**tiny.OWL2_1).replace(
+        lora=LoraConfig(rank=4, targets=("qkv_text", "qkv_image", "out"))
+    )
+    stored = flatten(shardings.param_shardings(logical_axes(config), mesh))
+    place = "decoder/layers/attention"
+    for branch in (("q", "k_text", "v_text"), ("q_image", "k_image", "v_image")):
+        for name in branch:
+            assert stored[f"{place}/{name}/kernel"].spec == P(None, "fsdp", "tensor", None)
+            assert stored[f"{place}/{name}/bias"].spec == P(None, "tensor", None)
+    assert stored[f"{place}/out/kernel"].spec == P(None, "tensor", None, "fsdp")
+    for fused in ("qkv_text", "qkv_image"):
+        assert stored[f"{place}/{fused}/lora_a"].spec == P(None, "fsdp", None)
+        for which in "qkv":
+            assert stored[f"{place}/{fused}/{which}/lora_b"].spec == P(None, None, "tensor", None)
 
 
 def test_optimiser_states_lie_like_their_parameters(mesh, tiny_config):

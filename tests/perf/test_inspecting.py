@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from owl2_jax.cli.main import main
+from owl2_jax.config import load_config
 from owl2_jax.core import tree
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.perf.inspecting import Machine, inspect
@@ -44,6 +45,27 @@ def test_the_full_model_takes_seconds_and_no_device():
     assert work["hours_at_peak"] == pytest.approx(work["seconds_at_peak"] * 42_500 / 3600)
     model = work["parts"]["all"]["forward"] + work["parts"]["all"]["backward"]
     assert work["seconds_at_peak"] == pytest.approx(model / (64 * 459e12))
+
+
+def test_the_parts_of_owl2_1_are_those_of_the_release():
+    config = load_config(f"{ROOT}/configs/pretrain_7b.py:model=owl2_1,image_size=448")
+    found = inspect(config, Machine(64))
+    parts = {row["part"]: row["parameters"] for row in found["parameters"]}
+    assert parts == {
+        "vision encoder": 303_966_208,
+        "visual abstractor": 81_473_536,
+        "token embedding": 622_329_856,
+        "decoder layers, image branch": 1_611_005_952,
+        "decoder layers, text branch and shared": 8_087_666_688 - 1_611_005_952,
+        "final norm": 4_096,
+        "head": 622_329_856,
+        "all": 9_717_770_240,
+    }
+    trained = {leaf["name"] for leaf in found["shardings"] if leaf["trained"]}
+    image_branch = {
+        f"decoder/layers/attention/{part}_image/{leaf}" for part in "qkv" for leaf in ("kernel", "bias")
+    }
+    assert {name for name in trained if name.startswith("decoder/")} == image_branch
 
 
 def test_memory_is_that_of_the_trainers_state_on_the_mesh():

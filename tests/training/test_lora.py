@@ -13,12 +13,14 @@ from owl2_jax.cli.main import main
 from owl2_jax.convert.merge import merge_checkpoint
 from owl2_jax.convert.safetensors_file import SafetensorsReader
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.data.pipeline import load_tokenizer
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.request import Request
 from owl2_jax.loading import load_model
 from owl2_jax.model.lora import is_adapter
 from owl2_jax.model.lora_merge import merge
 from owl2_jax.model.owl2 import Owl2, abstract_params
+from owl2_jax.testing import tiny
 from owl2_jax.training.initialize import check_start, starting_params
 from owl2_jax.training.logging.metrics import read_metrics
 from owl2_jax.training.param_groups import assign_groups
@@ -26,6 +28,7 @@ from owl2_jax.training.step import dropout_key
 from tests.training import runs
 
 LORA = {"rank": 2, "alpha": 4.0, "dropout": 0.1}
+ASKED = Request("Which country has the capital Paris?", max_new_tokens=6)
 GROUPS = [
     {"name": "abstractor", "pattern": "abstractor/.*", "lr_multiplier": 0.2},
     {"name": "adapters", "pattern": ".*/lora_[ab]"},
@@ -89,9 +92,8 @@ def test_a_run_answers_with_its_adapters_merged_or_not(adapted):
     model = load_model(adapted[0])
     params, config = merge(model.params, model.config)
     merged = dataclasses.replace(model, params=params, config=config)
-    request = Request("Which country has the capital Paris?", max_new_tokens=6)
     answers = [
-        next(iter(Engine(one, EngineConfig(sequences=1)).generate([request]))) for one in (model, merged)
+        next(iter(Engine(one, EngineConfig(sequences=1)).generate([ASKED]))) for one in (model, merged)
     ]
     assert answers[0].token_ids == answers[1].token_ids
 
@@ -123,6 +125,36 @@ def test_int8_base_trains_beside_the_stored_one(straight, adapted, tmp_path):
     assert np.abs(found[name]).max() > 1e-4
     losses = [read_metrics(folder)[0]["loss"] for folder in (tmp_path, adapted[0])]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_the_fused_adapters_of_owl2_1_train_on_an_int8_base(tmp_path):
+    model = [f"model.{name}={value!r}" for name, value in tiny.OWL2_1.items()]
+    start = runs.run_config(*model).model
+    pieces = load_tokenizer(runs.run_config().data).bytes
+    settings = param_files.model_json(start.to_dict())
+    param_files.write_model_directory(tmp_path / "start", settings, tiny.tiny_params(start), pieces)
+    lora = {**LORA, "base": "int8", "targets": ("qkv_text", "qkv_image", "out", "gate", "up", "down")}
+    config = runs.run_config(
+        *model, f"model.lora={lora}", f"train.groups={GROUPS}", f"train.start_from={tmp_path / 'start'}"
+    )
+    trainer = runs.trainer_of(config)
+    before = runs.leaves(starting_params(trainer))
+    outcome, _ = runs.run(config, tmp_path / "run", trainer=trainer)
+    after = runs.leaves(outcome.state.params)
+    place = "decoder/layers/attention"
+    assert {name for name in after if after[name].dtype == np.int8} >= {
+        f"{place}/{name}/kernel" for name in ("q", "q_image", "k_text", "k_image", "v_text", "v_image", "out")
+    }
+    assert after[f"{place}/q_image/bias"].dtype == np.float32
+    for name, leaf in after.items():
+        trains = is_adapter(name) or name.startswith("abstractor/")
+        assert np.array_equal(leaf, before[name]) != trains, name
+    merge_checkpoint(tmp_path / "run", tmp_path / "merged")
+    answers = [
+        next(iter(Engine(load_model(path), EngineConfig(sequences=1)).generate([ASKED])))
+        for path in (tmp_path / "run", tmp_path / "merged")
+    ]
+    assert answers[0].token_ids == answers[1].token_ids
 
 
 def test_starts_and_groups_that_do_not_fit_are_refused(straight, adapted):

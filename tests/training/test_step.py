@@ -64,6 +64,24 @@ def test_accumulating_8_times_4_rows_equals_32_rows_at_once(params, arrays):
             assert float(jnp.linalg.norm(got - want)) <= 1e-12 * norm
 
 
+def test_rows_beyond_the_trained_length_of_owl2_1_train_as_if_it_had_none(arrays):
+    """Packed rows: loss and gradients are those of a decoder without the two rules, bit by bit."""
+    rules = tiny.tiny_config(**{**tiny.OWL2_1, "decoder.trained_length": 2})
+    plain = rules.replace(**{"decoder.dynamic_ntk": False, "decoder.logn": False})
+    params = init_params(plain, jax.random.key(0))
+    lengths = (10, 8, 6)
+    segments = np.repeat(np.arange(1, 4, dtype=np.int32), lengths)
+    positions = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])
+    packed = {"segment_ids": np.tile(segments, (ROWS, 1)), "positions": np.tile(positions, (ROWS, 1))}
+    batch = DeviceBatch(**{**arrays, **packed})
+
+    def trained(model):
+        return jax.tree.leaves(jax.jit(lambda p: gradients(p, {}, batch, Owl2(model), CONFIG))(params))
+
+    for with_rules, without in zip(trained(rules), trained(plain), strict=True):
+        np.testing.assert_array_equal(with_rules, without)
+
+
 def test_a_step_that_is_not_finite_changes_no_parameter_and_no_moment(params, arrays):
     specs = param_groups.assign_groups(params, CONFIG)
     optimizer = make_optimizer(CONFIG, specs)
