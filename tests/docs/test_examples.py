@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import json
 import re
 import shlex
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 
@@ -29,9 +31,25 @@ def commands() -> list[Command]:
     return [(page, words[words.index("owl2") + 1 :]) for page, words in found if "owl2" in words]
 
 
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A parser and those of its actions."""
+    yield parser
+    for group in parser._actions:
+        if isinstance(group, argparse._SubParsersAction):
+            yield from group.choices.values()
+
+
 def refusal(words: list[str]) -> str | None:
-    """Why a command is refused before it does anything; None if it is not."""
+    """Why a command is refused before it does anything; None if it is not.
+
+    A sentence may name a flag by its command alone, as "owl2 sweep --slurm".
+    """
     try:
+        flags = {
+            flag for one in parsers(dispatcher.parser_of(words[0])) for flag in one._option_string_actions
+        }
+        if len(words) == 2 and words[1] in flags:
+            return None
         args = parse(dispatcher.parser_of(words[0]), words[1:])
         config = getattr(args, "config", None) or ""
         if config.startswith("configs/"):  # others stand for a reader's own
@@ -54,6 +72,7 @@ def test_every_command_of_the_pages_parses_and_its_config_loads(monkeypatch):
 
 def test_a_command_that_does_not_exist_would_be_found(monkeypatch):
     monkeypatch.chdir(ROOT)
+    assert refusal(["sweep", "--slurm"]) is None
     assert "unknown option of owl2 chat '--no-such-flag'" in (refusal(["chat", "--no-such-flag"]) or "")
     assert "train" in (refusal(["tran"]) or "")
     wrong = refusal(["train", "--config=configs/tiny/stage1.py", "--workdir=x", "train.total_step=5"])
