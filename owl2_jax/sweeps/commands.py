@@ -35,11 +35,11 @@ def commands_of(sweep: Sweep, folder: SweepFolder, run: Run) -> Commands:
     """The commands of a run. Raises `Owl2Error` when the checkpoint to start from is not there."""
     config = sweep.run_config(run)
     overrides = [*sweep.config.overrides, *run.overrides]
-    start = _start(sweep, folder, config)
+    start = _start(sweep, folder, run, config)
     started = overrides if start is None else [*overrides, f"train.start_from={start}"]
     files = folder.run(run)
     return Commands(
-        resize=None if start is None else _resize(sweep, start, config),
+        resize=None if start is None else _resize(sweep.start_of(run), start, config),
         start=start,
         train=["train", f"--config={sweep.base}", f"--workdir={files.training}", *started],
         evaluate=_evaluate(sweep, folder, run) if sweep.config.benchmarks else None,
@@ -52,29 +52,32 @@ def fit_command(sweep: Sweep, run: Run) -> list[str]:
     return ["fit", f"--config={sweep.base}", f"--topology={sweep.config.topology}", "--json", *overrides]
 
 
-def _start(sweep: Sweep, folder: SweepFolder, config: RunConfig) -> Path | None:
+def _start(sweep: Sweep, folder: SweepFolder, run: Run, config: RunConfig) -> Path | None:
     """The checkpoint itself when it has the sizes of `config`, else a copy to be made."""
-    if sweep.config.start_from is None:
+    source = sweep.start_of(run)
+    if source is None:
         return None
     try:
-        found = resolve_checkpoint(sweep.config.start_from)
+        found = resolve_checkpoint(source)
     except Owl2Error as error:
-        raise Owl2Error(f"start_from of the sweep: {error}; train or convert it first") from None
+        whose = "start_from of the sweep" if source == sweep.config.start_from else f"point {run.point.name}"
+        raise Owl2Error(f"{whose}: {error}; train or convert it first") from None
     theirs = Owl2Config.from_dict(read_model_json(found.directory)["model"])
-    same = _sizes(theirs) == _sizes(config.model)
-    return as_path(sweep.config.start_from) if same else folder.start(config)
+    if _sizes(theirs) == _sizes(config.model):
+        return as_path(source)
+    return folder.start(config, None if source == sweep.config.start_from else source)
 
 
 def _sizes(config: Owl2Config) -> tuple[int, int, str]:
     return config.vision.image_size, config.abstractor.num_queries, config.decoder.adaptive
 
 
-def _resize(sweep: Sweep, start: Path, config: RunConfig) -> list[str] | None:
-    if str(start) == sweep.config.start_from:
+def _resize(source: str | None, start: Path, config: RunConfig) -> list[str] | None:
+    if source is not None and start == as_path(source):
         return None
     size, queries, adaptive = _sizes(config.model)
     return [
-        "convert", "resize", f"--checkpoint={sweep.config.start_from}", f"--output={start}",
+        "convert", "resize", f"--checkpoint={source}", f"--output={start}",
         f"--image-size={size}", f"--num-queries={queries}", f"--adaptive={adaptive}",
     ]  # fmt: skip
 

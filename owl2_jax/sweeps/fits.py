@@ -1,10 +1,12 @@
-"""Memory per chip of every point, as `owl2 fit` finds it by compiling the step for the sweep's slice."""
+"""Memory and chip-hours of every point, as `owl2 fit` finds them by compiling the step for the sweep's slice."""
 
 from __future__ import annotations
 
 import json
+import math
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.json_files import read_json, write_json
@@ -24,7 +26,7 @@ def fit_points(sweep: Sweep, folder: SweepFolder, say: Callable[[str], None]) ->
         raise Owl2Error(
             'the sweep names no slice; set its topology, as "v5e:16x16" (owl2 fit computes for TPU slices)'
         )
-    too_large = []
+    too_large, hours = [], 0.0
     for point in sweep.points:
         path = folder.fit(point)
         if not path.is_file():
@@ -33,10 +35,22 @@ def fit_points(sweep: Sweep, folder: SweepFolder, say: Callable[[str], None]) ->
         report = read_json(path)
         needed, capacity = (report["memory"][name] / 2**30 for name in ("needed", "capacity"))
         verdict = "fits" if report["fits"] else "DOES NOT FIT"
-        say(f"{point.name}: {needed:.2f} of {capacity:.2f} GiB per chip, {verdict}")
+        one = chip_hours(report, sweep.run_config(Run(point, sweep.config.seeds[0])).train.num_steps)
+        cost = "" if one is None else f", {one:.3g} chip-hours a run"
+        say(f"{point.name}: {needed:.2f} of {capacity:.2f} GiB per chip, {verdict}{cost}")
+        hours += (one or math.nan) * len(sweep.config.seeds)
         if not report["fits"]:
             too_large.append(point.name)
+    if not math.isnan(hours):
+        say(f"training of all {len(sweep.runs)} runs: {hours:.3g} chip-hours of {sweep.config.topology}, "
+            "as forecast; evaluation comes on top")  # fmt: skip
     return too_large
+
+
+def chip_hours(report: Mapping[str, Any], steps: int) -> float | None:
+    """Of so many steps, by the forecast of `owl2 fit`; None where it has none."""
+    ahead = report.get("forecast")
+    return None if ahead is None else ahead["step_seconds"] * steps * report["chips"] / 3600
 
 
 def _ask(arguments: list[str]) -> dict:

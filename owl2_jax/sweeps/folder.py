@@ -12,6 +12,7 @@ WORKDIR/sweep.json                     what the runs have in common, and every p
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -89,10 +90,16 @@ class SweepFolder:
     def fit(self, point: Point) -> Path:
         return self.path / "points" / point.name / "fit.json"
 
-    def start(self, config: RunConfig) -> Path:
-        """A copy of the start for the sizes of `config`."""
+    def start(self, config: RunConfig, source: str | None = None) -> Path:
+        """A copy of the start for the sizes of `config`.
+
+        Args:
+          source: a point's own start; None for the sweep's.
+        """
         model = config.model
         name = f"{model.vision.image_size}px_{model.abstractor.num_queries}q_{model.decoder.adaptive}"
+        if source is not None:
+            name += f"_{hashlib.sha256(source.encode()).hexdigest()[:8]}"
         return self.path / "starts" / name
 
     def claim(self, sweep: Sweep) -> None:

@@ -43,7 +43,8 @@ class SweepConfig:
         seed is the same order of the data and the same start for every point.
       start_from: checkpoint that every run starts from; where a point has
         another image size, number of queries or module, from a resized copy
-        (`owl2 convert resize`). None leaves what the base config says.
+        (`owl2 convert resize`). None leaves what the base config says; a point
+        that sets `train.start_from` has its own.
       benchmarks: names for `owl2 evaluate`.
       data_root: folder of the benchmarks' published files.
       max_questions: only the first so many of each benchmark (0: all).
@@ -158,6 +159,14 @@ class Sweep:
             return RunConfig.from_dict(apply_overrides(self.base_values, overrides))
         except Owl2Error as error:
             raise Owl2Error(f"point {run.point.name} ({', '.join(run.point.overrides)}): {error}") from None
+
+    def start_of(self, run: Run) -> str | None:
+        """The checkpoint that a run starts from: its point's own `train.start_from`, or the sweep's.
+
+        None where neither names one; the base config then has its way.
+        """
+        own = any(text.partition("=")[0] == "train.start_from" for text in run.point.overrides)
+        return self.run_config(run).train.start_from if own else self.config.start_from
 
     def find(self, name: str) -> Run:
         """The run called "POINT/seed-N". Raises `UnknownNameError`."""

@@ -26,7 +26,7 @@ def _deciding(sweep: Sweep, run: Run) -> dict[str, Any]:
     config = sweep.run_config(run)
     found = {f"data.{name}": getattr(config.data, name) for name in _ORDER}
     found["data.datasets"] = list(config.data.datasets.items())  # numbered in their order
-    start = sweep.config.start_from or config.train.start_from
+    start = sweep.start_of(run) or config.train.start_from
     found["train.start_from"] = start
     # Random parameters of other shapes are others; a checkpoint is resized.
     found["model, from random parameters"] = config.model if start is None else None

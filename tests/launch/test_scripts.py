@@ -186,6 +186,7 @@ def test_readme_names_every_script():
         "gke_jobset.yaml",
         "slurm.sbatch",
         "quickstart.sh",
+        "study.sh",
         "measure.sh",
     ):
         assert f"`{name}`" in text

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import time
 
 import pytest
@@ -65,6 +66,21 @@ def test_scores_that_a_judge_gives_and_damaged_files_are_named(make_sweep, folde
         collect(sweep, folder)
 
 
+def test_fit_tells_the_chip_hours_of_a_run_and_of_all(make_sweep, folder):
+    sweep, said = make_sweep(topology="v5e:2x2", seeds=[0, 1, 2]), []
+    memory = {"needed": 2.0**30, "capacity": 2.0**34}
+    for point, seconds in zip(sweep.points, (900.0, 1800.0, 450.0), strict=True):
+        folder.fit(point).parent.mkdir(parents=True)
+        report = {"fits": True, "chips": 4, "memory": memory, "forecast": {"step_seconds": seconds}}
+        folder.fit(point).write_text(json.dumps(report))
+    assert fit_points(sweep, folder, said.append) == []
+    steps = sweep.run_config(sweep.runs[0]).train.num_steps
+    assert said[0] == f"queries-4: 1.00 of 16.00 GiB per chip, fits, {steps:.3g} chip-hours a run"
+    assert said[-1].startswith(
+        f"training of all 9 runs: {3 * 3.5 * steps:.3g} chip-hours of v5e:2x2, as forecast"
+    )
+
+
 def test_memory_per_chip_comes_from_fit(make_sweep, folder, pretended):
     sweep = make_sweep(topology="v5e:2x2")
     pretend(sweep, folder)
@@ -72,6 +88,7 @@ def test_memory_per_chip_comes_from_fit(make_sweep, folder, pretended):
     assert fit_points(sweep, folder, said.append) == []
     assert said[:2] == ["queries-4: compiling for v5e:2x2", "queries-4: 3.00 of 16.00 GiB per chip, fits"]
     assert {row.memory_per_chip for row in collect(sweep, folder).rows} == {3 * 2**30}
+    assert not any("chip-hours" in line for line in said), "without a forecast there is no cost"
     pretended.write_text("fit num_queries=2 2")
     folder.fit(sweep.points[1]).unlink()
     with pytest.raises(Owl2Error, match=r"owl2 fit .* ended with code 2: error: told to end with 2"):

@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 from owl2_jax.config import load_config
+from owl2_jax.core.errors import UnknownNameError
+from owl2_jax.model.owl2 import abstract_params
+from owl2_jax.sweeps.costs import step_flops
 from owl2_jax.sweeps.grid import load_sweep
+from owl2_jax.training import param_groups
 
 FOLDER = Path(__file__).parents[2] / "configs" / "sweeps"
 STUDIES = {
@@ -18,7 +22,13 @@ STUDIES = {
 
 
 def test_every_study_is_listed_here():
-    assert {path.stem for path in FOLDER.glob("*.py")} == {*STUDIES, "miniature", "start", "studies"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == {
+        *STUDIES,
+        "miniature",
+        "claims",
+        "start",
+        "studies",
+    }
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -55,3 +65,54 @@ def test_miniature_has_every_axis_of_the_paper_one_at_a_time():
     sweep = load_sweep(str(FOLDER / "miniature.py"))
     assert list(sweep.config.axes) == ["queries", "pixels", "module", "vision", "data"]
     assert sweep.points[0].name == "base"
+
+
+SMALL = {"queries": 5, "pixels": 3, "module": 4, "data": 3, "vision": 2, "start": 2}
+
+
+@pytest.mark.parametrize(
+    ("argument", "points"), [("size=small", 14), ("size=large", 4), ("claim=queries", 5)]
+)
+def test_claims_change_one_thing_at_a_time_over_five_seeds(argument, points):
+    sweep = load_sweep(f"{FOLDER / 'claims.py'}:{argument}")
+    assert len(sweep.points) == points
+    assert len(sweep.config.seeds) == 5
+    assert sweep.base_point.name == "base"
+    assert sweep.run_config(sweep.runs[0]).model.abstractor.num_queries == 8
+
+
+def test_every_claim_of_the_paper_is_an_axis():
+    sweep = load_sweep(f"{FOLDER / 'claims.py'}")
+    assert {axis: len(values) for axis, values in sweep.config.axes.items()} == SMALL
+    one = {run.point.name: sweep.run_config(run) for run in sweep.runs[: len(sweep.points)]}
+    # Rows of more queries hold as many samples.
+    assert [one[f"queries-{n}"].data.row_length - 5 * n for n in (16, 64, 128)] == [88, 88, 88]
+    assert one["start-warmup"].train.start_from == "runs/scenes/small/warmup"
+    assert sweep.start_of(sweep.find("start-warmup/seed-0")) == "runs/scenes/small/warmup"
+    assert sweep.start_of(sweep.find("base/seed-0")) == "runs/scenes/small/stage1"
+
+
+def test_unknown_claims_and_sizes_are_named():
+    with pytest.raises(UnknownNameError, match=r"unknown claim 'query'.*queries"):
+        load_sweep(f"{FOLDER / 'claims.py'}:claim=query")
+    with pytest.raises(UnknownNameError, match="unknown size of the claims 'big'"):
+        load_sweep(f"{FOLDER / 'claims.py'}:size=big")
+
+
+def test_the_claims_of_both_sizes_stay_within_their_budget_of_work():
+    """FLOPs of all training steps; at 35 GFLOP/s of a core this is 5.5 hours of two."""
+    work = 0.0
+    for size in ("small", "large"):
+        sweep = load_sweep(f"{FOLDER / 'claims.py'}:size={size}")
+        configs = [sweep.run_config(run) for run in sweep.runs]
+        work += sum(step_flops(config) * config.train.num_steps for config in configs)
+    assert work < 1.4e15
+
+
+@pytest.mark.parametrize("phase", ["warmup", "stage1", "stage2"])
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_phases_on_scenes_are_whole(phase, size):
+    config = load_config(f"{FOLDER.parent / 'scenes' / phase}.py:size={size}")
+    assert config.model.decoder.width == {"small": 128, "large": 192}[size]
+    specs = param_groups.assign_groups(abstract_params(config.model), config.train)
+    assert any(spec.trained for spec in specs.values())

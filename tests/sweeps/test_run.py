@@ -88,6 +88,29 @@ def test_copies_of_the_start_are_shared_by_the_seeds(
     assert f"train.start_from={folder.path}/starts/28px_2q_full\n" in other
 
 
+def test_a_point_can_start_elsewhere_and_has_a_copy_of_its_own_there(
+    go, folder, tmp_path, tiny_config, tiny_params, toy_tokenizer
+):
+    from owl2_jax.checkpoint.param_files import model_json, write_model_directory
+
+    for name in ("start", "other"):
+        json_text = model_json(tiny_config.to_dict())
+        write_model_directory(tmp_path / name, json_text, tiny_params, toy_tokenizer.bytes)
+    other = f"train.start_from={tmp_path / 'other'}"
+    axes = {"start": {"ours": [], "theirs": [other], "resized": [other, "model.abstractor.num_queries=2"]}}
+    go(start_from=str(tmp_path / "start"), axes=axes)
+    logs = {
+        name: (folder.path / f"points/start-{name}/seed-0/log.txt").read_text().splitlines()
+        for name in ("ours", "theirs", "resized")
+    }
+    assert logs["ours"][0].endswith(f" train.start_from={tmp_path / 'start'}")
+    assert logs["theirs"][0].endswith(f" train.start_from={tmp_path / 'other'}")
+    assert (
+        f"resize --checkpoint={tmp_path / 'other'} --output={folder.path}/starts/28px_2q_full_"
+        in logs["resized"][0]
+    )
+
+
 def test_start_that_is_missing_is_named_before_anything_runs(go, folder):
     with pytest.raises(Owl2Error, match="start_from of the sweep: checkpoint nowhere is not a directory"):
         go(start_from="nowhere")
