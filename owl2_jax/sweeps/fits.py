@@ -1,4 +1,4 @@
-"""Memory and chip-hours of every point, as `owl2 fit` finds them by compiling the step for the sweep's slice."""
+"""Memory and chip-hours of every point, as `owl2 fit` finds them by compiling for the sweep's slice."""
 
 from __future__ import annotations
 
