@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from owl2_jax.core.buckets import remove_if_there
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.json_files import write_json
 from owl2_jax.sweeps.folder import SweepFolder, read_json
@@ -56,4 +57,4 @@ def read_stops(folder: SweepFolder) -> dict[str, Stop]:
 
 def forget_stops(folder: SweepFolder) -> None:
     """For a sweep that goes on with all points."""
-    (folder.path / _FILE).unlink(missing_ok=True)
+    remove_if_there(folder.path / _FILE)
