@@ -14,6 +14,7 @@ from owl2_jax.core.errors import Owl2Error, errors_in_place
 from owl2_jax.core.prompt_format import IMAGE_TAG
 from owl2_jax.data import images
 from owl2_jax.evals.base import Decoding, Image, Question
+from owl2_jax.evals.images_ahead import ImagesAhead
 from owl2_jax.evals.metrics.choice import LETTERS
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class EngineModel:
         self.engine = engine
         self.name = engine.model.name
         self._read: OrderedDict[tuple[Image, str], np.ndarray] = OrderedDict()
+        self._ahead = ImagesAhead()
 
     def replies(
         self, questions: Sequence[Question], decoding: Decoding, image_mode: str
@@ -89,7 +91,7 @@ class EngineModel:
             prompts[number] = self._fitting(question, decoding.max_new_tokens)
             return self._request(question, prompts[number], decoding, image_mode)
 
-        results = errors_in_place(enumerate(questions), request, self.engine.answers)
+        results = errors_in_place(enumerate(self._ahead.each(questions)), request, self.engine.answers)
         for number, result in enumerate(results):
             refused = isinstance(result, Owl2Error)
             yield result if refused else Reply(prompts[number], result.text.strip(), seconds=result.seconds)
@@ -107,7 +109,7 @@ class EngineModel:
             return self._request(question, prompts[number], decoding, image_mode), question.options
 
         results = errors_in_place(
-            enumerate(questions), request, lambda asked: option_answers(self.engine, asked)
+            enumerate(self._ahead.each(questions)), request, lambda asked: option_answers(self.engine, asked)
         )
         for number, scores in enumerate(results):
             if isinstance(scores, Owl2Error):
@@ -134,7 +136,8 @@ class EngineModel:
         """uint8[H, W, 3] of an image; read here, where a damaged one fails its own question alone."""
         key = (image, image_mode)
         if key not in self._read:
-            source = image if isinstance(image, (PurePath, bytes)) else image.read()
+            source = self._ahead.content(image) if isinstance(image, PurePath) else image
+            source = source if isinstance(source, (PurePath, bytes)) else source.read()
             size = self.engine.model.config.vision.image_size
             name = str(image) if isinstance(image, PurePath) else f"of question {question.id}"
             self._read[key] = images.load(source, image_mode, size, name)
