@@ -21,8 +21,10 @@ _KEYS_AT_A_TIME: Final = 128
 _MOST_SPLITS: Final = 16
 _LEAST_WIDTH: Final = 16  # of a head; tensor cores take no less
 # Of the TPU's kernel. It would ask the local device for them otherwise, which may be none.
-_KEYS_PER_BLOCK: Final = 128
+_KEYS_PER_BLOCK: Final = 512
 _QUERIES_PER_BLOCK: Final = 32
+# Where rows have at least as many tokens: a block of queries walks through all keys of its row again.
+_QUERIES_OF_PROMPTS: Final = 128
 _VMEM_BYTES: Final = 32 * 2**20
 
 
@@ -94,12 +96,14 @@ def _on_own_heads(kernel: Callable[..., Array], pages: Pages, q: Array, *others:
 def _ragged_local(q: Array, keys: Array, lengths: Array, tables: Array, starts: Array, count: Array) -> Array:
     from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
 
-    size = keys.shape[1]
+    size, tokens = keys.shape[1], q.shape[0]
+    are_prompts = tokens >= _QUERIES_OF_PROMPTS * tables.shape[0]
+    queries = _QUERIES_OF_PROMPTS if are_prompts else _QUERIES_PER_BLOCK
     run = functools.partial(
         ragged_paged_attention,
         sm_scale=q.shape[-1] ** -0.5,
         num_kv_pages_per_block=min(max(_KEYS_PER_BLOCK // size, 1), tables.shape[1]),
-        num_queries_per_block=min(_QUERIES_PER_BLOCK, q.shape[0]),
+        num_queries_per_block=min(queries, tokens),
         vmem_limit_bytes=_VMEM_BYTES,
     )
     return run(to_lanes(q), keys, lengths, tables, starts, count)[..., : q.shape[-1]]

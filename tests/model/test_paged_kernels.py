@@ -33,6 +33,38 @@ def test_ragged_kernel_of_the_tpu_is_the_reference(lengths, counts, tokens, rows
     np.testing.assert_allclose(found[:real], expected[:real], atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "rows", "places", "queries", "keys"),
+    [
+        (32, 32, 128, 32, 512),
+        (544, 32, 128, 32, 512),
+        (8 * 128, 8, 128, 128, 512),
+        (8 * 128 - 8, 8, 128, 32, 512),
+        (8, 8, 4, 8, 16),
+    ],
+    ids=["answers", "answers and a prompt", "prompts", "short prompts", "few"],
+)
+def test_prompts_read_their_keys_less_often(tokens, rows, places, queries, keys, monkeypatch):
+    seen = {}
+
+    def kernel(q, *others, **sizes):
+        seen.update(sizes)
+        return q
+
+    monkeypatch.setattr(library, "ragged_paged_attention", kernel)
+    size, heads, integers = 4 if places == 4 else 16, 2, jnp.int32
+    paged_kernels._ragged_local(
+        jnp.zeros((tokens, heads, 128)),
+        jnp.zeros((places, size, 2 * heads, 128)),
+        jnp.zeros(rows, integers),
+        jnp.zeros((rows, places), integers),
+        jnp.zeros(rows + 1, integers),
+        jnp.zeros(1, integers),
+    )
+    found = seen["num_queries_per_block"], seen["num_kv_pages_per_block"] * size
+    assert found == (queries, keys)
+
+
 @pytest.mark.parametrize(("lengths", "counts", "tokens", "rows"), CASES)
 def test_kernel_of_the_gpu_is_the_product_written_out(lengths, counts, tokens, rows, monkeypatch):
     """In interpret mode, with blocks of two pages and all splits that there can be."""
