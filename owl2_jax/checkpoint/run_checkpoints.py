@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from owl2_jax.checkpoint.array_store import quiet_orbax
 from owl2_jax.checkpoint.best import BestConfig
 from owl2_jax.checkpoint.failed_saves import FailedSaves
 from owl2_jax.checkpoint.local_tier import LocalTier
-from owl2_jax.checkpoint.orbax_s3 import commits_by_file
+from owl2_jax.checkpoint.manager_options import manager_options
 from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR, PARAMS_DIR
 from owl2_jax.core.buckets import move_folder
 from owl2_jax.core.errors import Owl2Error
@@ -73,7 +72,7 @@ class Checkpoints(Generic[S]):
         self._run, self._fingerprint, self._local = run, fingerprint, local
         self._failures, self._under_way = FailedSaves(may_fail), False
         drop_late_replies()  # of reads and writes beside one that failed
-        self._options = _options(keep, best, **commits_by_file(run))
+        self._options = manager_options(run, keep, best)
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -299,24 +298,6 @@ class Checkpoints(Generic[S]):
                 scores[step] = metrics[best.metric]
         choose = min if best.mode == "min" else max
         return choose(scores, key=scores.get) if scores else None
-
-
-def _options(keep: int, best: BestConfig | None, **more: Any) -> ocp.CheckpointManagerOptions:
-    """The newest steps are kept, and the best one. What a killed run left half-written goes away."""
-    policies = ocp.checkpoint_managers
-    kept: Any = policies.LatestN(keep)
-    score = None
-    if best is not None:
-        sign = -1.0 if best.mode == "min" else 1.0
-
-        def score(scores: Mapping[str, float]) -> float:
-            return sign * scores[best.metric] if best.metric in scores else -math.inf
-
-        highest = policies.BestN(get_metric_fn=score, n=1, keep_checkpoints_without_metrics=False)
-        kept = policies.AnyPreservationPolicy([kept, highest])
-    return ocp.CheckpointManagerOptions(
-        preservation_policy=kept, best_fn=score, create=True, cleanup_tmp_directories=True, **more
-    )
 
 
 def _without_params(state: RunState) -> dict[str, Any]:

@@ -102,6 +102,8 @@ def _check_folders(config: RunConfig, args: argparse.Namespace) -> None:
     check_run_directory(args.workdir, config.to_dict(), todays_names)
     if not in_bucket(args.workdir):
         check_folder(args.workdir, "--workdir")
+    if config.train.local_checkpoints is not None:
+        check_folder(config.train.local_checkpoints.folder, "train.local_checkpoints.folder")
     refuse_other_writer(args.workdir / LOCK_FILE, f"--workdir {args.workdir}")
     if not args.accept_changed_data:
         check_known_data(args.workdir)

@@ -190,6 +190,14 @@ def test_refuses_checkpoints_to_start_from(folder, tmp_path, start):
     assert not (tmp_path / "run").exists()
 
 
+def test_refuses_a_folder_for_saves_of_a_host_that_cannot_be_made(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    local = f"train.local_checkpoints={{'folder': '{tmp_path}/file/saves'}}"
+    assert main(["train", f"--config={folder / 'small.py'}", f"--workdir={tmp_path / 'run'}", local]) == 2
+    assert "train.local_checkpoints.folder" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_refuses_a_run_directory_of_another_config(folder, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
