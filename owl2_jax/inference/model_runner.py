@@ -200,7 +200,7 @@ class ModelRunner:
         images = np.stack([image.pixels()] * count)
         nowhere = np.full(count, self.features.rows, np.int32)
         self.features.array = self._encode(self.features.array, images, nowhere)
-        return np.asarray(self._reading[0])
+        return np.asarray(self._reading)[0]
 
     def look(self, sequence: Running, start: int, end: int) -> tuple[np.ndarray, float]:
         """Runs positions of a sequence and tells what they pay attention to; see `step.look`."""

@@ -16,6 +16,7 @@ from jax._src import monitoring
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.grammars import Grammars, matcher_of
+from owl2_jax.inference.image_attention import encode_question, look
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.program_sizes import page_bytes
 from owl2_jax.inference.request import Request
@@ -212,6 +213,9 @@ def test_nothing_is_compiled_after_the_start(model):
         for batch in (random_requests(1, 1), random_requests(2, 30), random_requests(3, 7)):
             for _ in engine.answers(batch):
                 pass
+        images = [tiny.image(1), tiny.image(2)]
+        messages = [{"role": "user", "content": "<|image|>Is it red, or<|image|>this one?"}]
+        assert len(look(engine, *encode_question(model, messages, "red", images))) == 2
     assert compiled == []
 
 
@@ -254,6 +258,7 @@ def random_requests(seed: int, count: int) -> list[Request]:
             "ignore_eos": form is None and draw.random() < 0.2,
             "stop_token_ids": (45,) if draw.random() < 0.3 else (),
             "top_logprobs": int(draw.choice([0, 4])),
+            "prompt_logprobs": int(draw.choice([0, 0, 6])),
             "stop": ("e",) if draw.random() < 0.3 else (),
         }
         requests.append(ask(text, *images[: len(images) - int(draw.random() < 0.05)], **settings))
