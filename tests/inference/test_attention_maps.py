@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import re
 
 import jax
@@ -13,8 +15,10 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.attention_maps import Inside, look_inside
 from owl2_jax.inference.attention_page import mass_chart, render
 from owl2_jax.inference.flat_batch import Pieces
+from owl2_jax.inference.inputs import read_request
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.program_sizes import StepSize
+from owl2_jax.inference.request import Request
 from owl2_jax.inference.step import encode_images
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.model.pages import empty_pages
@@ -85,11 +89,30 @@ def test_masses_are_those_of_one_plain_pass(model, inside):
     np.testing.assert_allclose(shown, np.asarray(chances).max(-1), rtol=1e-4)
 
 
+def test_a_key_beyond_the_trained_length_it_is_the_whole_prompt_that_counts(toy_tokenizer):
+    """Its last position runs by itself here; the base is still that of what gave the answer."""
+    config, images = tiny.tiny_config(**tiny.OWL2_1), [tiny.image(1), tiny.image(2)]
+    model = LoadedModel(config, tiny.tiny_params(config), toy_tokenizer)
+    length = len(read_request(Request(MESSAGES, images), model))
+    config = config.replace(**{"decoder.trained_length": length - 1})
+    model = dataclasses.replace(model, config=config)
+    inside = look_inside(model, MESSAGES, images, max_new_tokens=3)
+    assert inside.positions == length
+    tokens, starts, images = _whole_sequence(model, inside)
+    row = jnp.arange(tokens.shape[1])[None]
+    run = jax.jit(functools.partial(Owl2(config).apply, mutable=["intermediates"]))
+    _, state = run(
+        {"params": model.params}, tokens, row, jnp.ones_like(row), images, jnp.arange(2)[None], starts,
+        jnp.array([length]),
+    )  # fmt: skip
+    attention = state["intermediates"]["decoder"]["layers"]["attention"]["attention"][0][:, 0].mean(1)
+    rows, span = attention[:, length - 1 : length + 2], config.tokens_per_image
+    seen = sum(np.asarray(rows[:, :, start : start + span]).sum(-1) for start in starts[0])
+    np.testing.assert_allclose(inside.image_mass, seen, atol=1e-5)
+
+
 def _whole_sequence(model, inside):
     """Prompt and answer as one row."""
-    from owl2_jax.inference.inputs import read_request
-    from owl2_jax.inference.request import Request
-
     prompt = read_request(Request(MESSAGES, inside.images), model)
     pieces = {model.tokenizer.piece(number): number for number in range(model.tokenizer.vocab_size)}
     answer = [pieces[token.text] for token in inside.tokens]
