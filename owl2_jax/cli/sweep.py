@@ -98,11 +98,11 @@ def main(args: argparse.Namespace) -> int:
 
 def _check_halving(sweep: Sweep, args: argparse.Namespace) -> None:
     """Raises `Owl2Error` for a choice between points that no command could make."""
+    if args.halving is None:
+        return
     from owl2_jax.core.errors import Owl2Error
     from owl2_jax.sweeps.halving import check_measure
 
-    if args.halving is None:
-        return
     check_measure(sweep, args.halving)
     names = ("only", "slurm", "jobset", "list", "fit", "collect")
     other = next((name for name in names if getattr(args, name)), None)

@@ -14,7 +14,7 @@ from owl2_jax.core import compilation_cache
 from owl2_jax.core.errors import Owl2Error
 
 # `fit` compiles for a machine that is not there, and such a compiler loads nothing.
-COMPILE_NOTHING = {"data", "fit", "inspect", "report", "sweep"}
+COMPILE_NOTHING = {"completion", "data", "fit", "inspect", "report", "sweep"}
 
 
 @pytest.fixture
