@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +22,7 @@ import numpy as np
 from owl2_jax.checkpoint.orbax_s3 import commits_by_file
 from owl2_jax.checkpoint.output_directory import write_all
 from owl2_jax.checkpoint.overlap import write_behind
-from owl2_jax.core.buckets import key_values
+from owl2_jax.core.buckets import key_values, told_by_tensorstore
 from owl2_jax.core.large_objects import written
 from owl2_jax.core.paths import absolute, as_path, in_bucket
 from owl2_jax.core.tree import Tree, flatten, unflatten
@@ -223,8 +223,9 @@ def _create_array(path: str, leaf: StreamedLeaf) -> None:
         "order": "C",
         "dimension_separator": ".",
     }
-    kvstore = key_values(path)
-    tensorstore.open({"driver": "zarr", "kvstore": kvstore, "metadata": metadata}, create=True).result()
+    spec = {"driver": "zarr", "kvstore": key_values(path), "metadata": metadata}
+    with told_by_tensorstore(path) if in_bucket(path) else nullcontext():
+        tensorstore.open(spec, create=True).result()
 
 
 @contextmanager

@@ -115,6 +115,17 @@ def told(path: str | os.PathLike) -> Iterator[None]:
         raise found from error
 
 
+@contextmanager
+def told_by_tensorstore(path: str | os.PathLike) -> Iterator[None]:
+    """As `told`, where TensorStore asks: it raises a `ValueError` with the status in front."""
+    try:
+        with told(path):
+            yield
+    except ValueError as error:
+        text = " ".join(str(error).split(" [", 1)[0].split())
+        raise Owl2Error(f"{os.fspath(path)}: the bucket's store refuses: {text[:300]}") from error
+
+
 def check_writable(folder: str | os.PathLike, flag: str) -> None:
     """Writes a small object into a folder of a bucket and removes it again.
 

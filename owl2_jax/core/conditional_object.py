@@ -7,11 +7,9 @@ them by a hash (its ETag); both take a write bound to one of them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final, NamedTuple, Protocol
 
-from owl2_jax.core.buckets import file_system, key_values, told
+from owl2_jax.core.buckets import file_system, key_values, told, told_by_tensorstore
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.paths import scheme_of
 
@@ -56,28 +54,18 @@ class _OfGoogle:
 
         self._path = os.fspath(path)
         folder, _, self._name = self._path.rpartition("/")
-        with self._told():
+        with told_by_tensorstore(self._path):
             self._store = tensorstore.KvStore.open(key_values(folder)).result()
 
     def read(self) -> Version:
-        with self._told():
+        with told_by_tensorstore(self._path):
             found = self._store.read(self._name).result()
         return Version(found.value if found.state == "value" else None, found.stamp.generation)
 
     def write(self, content: bytes | None, generation: bytes) -> bytes | None:
-        with self._told():
+        with told_by_tensorstore(self._path):
             stamp = self._store.write(self._name, content, if_equal=generation).result()
         return stamp.generation or None
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """TensorStore raises a `ValueError` with the status in front."""
-        try:
-            with told(self._path):
-                yield
-        except ValueError as error:
-            text = " ".join(str(error).split(" [", 1)[0].split())
-            raise Owl2Error(f"{self._path}: the bucket's store refuses: {text[:300]}") from error
 
 
 class _OfAmazon:

@@ -12,6 +12,7 @@ import pytest
 from owl2_jax.checkpoint import array_store
 from owl2_jax.checkpoint.array_reader import ParamsReader, restore_params
 from owl2_jax.checkpoint.array_store import StreamedLeaf, longest_axis, piece_length, pieces, write_params
+from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.tree import flatten
 
 DTYPES = [np.float32, np.float16, ml_dtypes.bfloat16]
@@ -116,3 +117,11 @@ def test_a_block_that_is_not_what_was_announced(tmp_path: Path, block: np.ndarra
     leaf = StreamedLeaf((2, 2), np.dtype(np.float32), lambda: iter([block]), stacked=True)
     with pytest.raises(ValueError, match="expected"):
         write_params(tmp_path / "params", {"layers": {"kernel": leaf}})
+
+
+def test_what_tensorstore_refuses_in_a_bucket_is_one_line(bucket, bucket_server):
+    write_params(bucket / "good", example())
+    bucket_server.fail = lambda method, path: 403 if ".zarray" in path else None
+    with pytest.raises(Owl2Error, match="the bucket's store refuses: PERMISSION_DENIED") as caught:
+        write_params(bucket / "params", example())
+    assert "\n" not in str(caught.value)
