@@ -10,7 +10,6 @@ import os
 from typing import Any, Final, NamedTuple, Protocol
 
 from owl2_jax.core.buckets import file_system, key_values, told, told_by_tensorstore
-from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.paths import scheme_of
 
 # How Amazon's store says that the condition does not hold, or that two writes met.
