@@ -130,13 +130,13 @@ class Engine:
         sequence = self._sequence(replace(request, max_new_tokens=None), len(answer))
         sequence.append(answer)
         until = len(sequence.prompt) - 1
-        sequence.row = self.config.sequences  # nobody's
         found = self._cache.match(sequence.signature[: until + 1], sequence.root)
         pages = self.pool.take(self.pool.pages_for(sequence.length) - len(found.pages))
         sequence.pages = found.pages + (pages or [])
         try:
             if pages is None:
                 raise NoPagesError("all pages of the cache are in use; try again when fewer answers run")
+            self.runner.borrow(sequence)
             if found.extra:
                 self.runner.copy_pages([(found.source, pages[0])])
             start, most = len(found.pages) * self.config.page_size + found.extra, self.runner.sizes.chunks[-1]

@@ -178,6 +178,11 @@ class ModelRunner:
             tokens[: sequence.length] = sequence.tokens[: sequence.length]
             self._load(sequence.row, tokens, len(sequence.prompt))
 
+    def borrow(self, sequence: Running) -> None:
+        """Gives a sequence the row that is nobody's, with nothing in it of who had it before."""
+        sequence.row = self.config.sequences
+        self._tables.put(sequence.row, sequence.pages, anew=True)
+
     def _load(self, row: int, tokens: np.ndarray, prompt_length: int) -> None:
         self.used.add(("load_row",))
         with self.on_mesh():

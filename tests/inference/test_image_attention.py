@@ -132,3 +132,24 @@ def test_without_free_pages_a_look_is_told_so(engine):
         looks_of(engine, MESSAGES, "red", [tiny.image(1), tiny.image(2)])
     engine.pool.release(taken)
     assert looks_of(engine, MESSAGES, "red", [tiny.image(1), tiny.image(2)])
+
+
+def test_looks_and_answers_that_share_nothing_keep_out_of_each_others_pages(model):
+    """The row that looks borrow keeps nothing of the look before, whose pages an answer has by now."""
+    engine = Engine(model, EngineConfig(sequences=2))
+    asked = Request(MESSAGES, [tiny.image(3), tiny.image(4)], max_new_tokens=30, ignore_eos=True)
+    (alone,) = Engine(model, EngineConfig(sequences=2)).generate([asked])
+    looks_of(engine, MESSAGES, "the red circle", [tiny.image(5), tiny.image(6)])
+    engine.submit(asked)
+    engine.step()
+    results = []
+    for images in ([tiny.image(1), tiny.image(2)], [tiny.image(2), tiny.image(7)]):
+        found = looks_of(engine, MESSAGES, "the red circle", images)
+        maps, shares = by_one_pass(model, "the red circle", images)
+        for one, expected, share in zip(found, maps, shares, strict=True):
+            np.testing.assert_allclose(one.weights.ravel(), expected, atol=1e-6)
+            assert one.share == pytest.approx(share, abs=1e-6)
+        results += [event.result for event in engine.step()]
+    results += [event.result for _ in range(30) if engine.pending for event in engine.step()]
+    assert results[-1].token_ids == alone.token_ids
+    np.testing.assert_allclose(results[-1].logprobs, alone.logprobs, atol=1e-4)
