@@ -125,9 +125,18 @@ def todays_names(values: Mapping[str, Any]) -> Mapping[str, Any]:
     One that today's rules refuse stays as it is, for whoever compares it to say what differs.
     """
     try:
-        return RunConfig.from_dict(values).to_dict()
+        return RunConfig.from_dict(_with_two_local_steps(values)).to_dict()
     except Owl2Error:
         return values
+
+
+def _with_two_local_steps(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`values` with at least two for `train.local_checkpoints.keep`, which was 1 unless it was set."""
+    train = values.get("train")
+    local = train.get("local_checkpoints") if isinstance(train, Mapping) else None
+    if not isinstance(local, Mapping) or local.get("keep") != 1:
+        return values
+    return {**values, "train": {**train, "local_checkpoints": {**local, "keep": 2}}}
 
 
 def load_config(location: str, overrides: Sequence[str] = ()) -> RunConfig:

@@ -1,11 +1,13 @@
 """Frequent saves on a host's own disk, in front of those that all hosts write together.
 
-    FOLDER/<run>/<process>-of-<processes>/<step>/arrays.bin     what this process's devices hold
-                                                 index.json     which parts of which arrays, and the rest
+    FOLDER/<run>/<attempt>/<process>-of-<processes>/<step>/
+        arrays.bin     what this process's devices hold
+        index.json     which parts of which arrays, and the rest
 
 Every process writes its own devices' parts, once each, so a save crosses no
 network. A step counts where every process finds all the parts that its devices
-need; whichever process wrote them, as processes may be numbered anew.
+need, of one attempt (a start of the run); whichever process wrote them, as
+processes may be numbered anew.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from owl2_jax.core.json_files import read_json_object
 
 _ARRAYS: Final = "arrays.bin"
 _INDEX: Final = "index.json"
+_UNFINISHED: Final = ".tmp"
 _PIECE: Final = 1 << 22  # bytes
 
 Slices = tuple[tuple[int, int], ...]
@@ -51,15 +54,19 @@ class LocalTier:
 
     Args:
       run: tells the saves of one run from those of any other.
+      attempt: tells this start of the run from the others: above 0, the same on
+        every process, and more than at every start before.
 
     Raises:
       Owl2Error: the folder cannot be written.
     """
 
-    def __init__(self, config: LocalConfig, run: str) -> None:
+    def __init__(self, config: LocalConfig, run: str, attempt: int) -> None:
         check_folder(config.folder, "train.local_checkpoints.folder")
         self._root, self._keep = Path(config.folder) / run, config.keep
-        self._own = self._root / f"{jax.process_index()}-of-{jax.process_count()}"
+        self._attempt = attempt
+        self._on_all_hosts: set[tuple[int, int]] = set()
+        self._own = self._root / str(attempt) / f"{jax.process_index()}-of-{jax.process_count()}"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="owl2-local-save")
         self._writing: Future[None] | None = None
 
@@ -90,12 +97,23 @@ class LocalTier:
         except OSError as error:
             raise Owl2Error(f"train.local_checkpoints: {why_not_writable(self._own, error)}") from error
 
-    def steps(self) -> set[int]:
-        """Steps of which something whole is on this disk."""
-        return {int(path.name) for path in self._root.glob("*-of-*/*") if path.name.isdigit()}
+    def saves(self) -> set[tuple[int, int]]:
+        """(step, attempt) of which something whole is on this disk."""
+        return {
+            (int(save.name), int(start.name))
+            for start in _inside(self._root)
+            if start.name.isdigit()
+            for writer in _inside(start)
+            for save in _inside(writer)
+            if save.name.isdigit()
+        }
 
-    def read(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """(the state, what was saved with it) of a step.
+    def prefer(self, on_all_hosts: set[tuple[int, int]]) -> None:
+        """Tells which saves of earlier starts every host has: of those alone can one still be read."""
+        self._on_all_hosts = on_all_hosts
+
+    def read(self, step: int, attempt: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        """(the state, what was saved with it) of a step that an attempt saved.
 
         Args:
           like: shapes with shardings, of the state to read.
@@ -103,16 +121,16 @@ class LocalTier:
         Raises:
           Owl2Error: this disk lacks a part that this process's devices need, or has a damaged file.
         """
-        parts, rest = self._parts(step)
+        parts, rest = self._parts(step, attempt)
         leaves, structure = jax.tree_util.tree_flatten_with_path(like)
         read = [_placed(jax.tree_util.keystr(path), leaf, parts) for path, leaf in leaves]
         return jax.tree_util.tree_unflatten(structure, read), rest
 
-    def _parts(self, step: int) -> tuple[dict[tuple[str, Slices], _Part], dict[str, Any]]:
-        """All parts of a step that are on this disk, and what was saved with them."""
+    def _parts(self, step: int, attempt: int) -> tuple[dict[tuple[str, Slices], _Part], dict[str, Any]]:
+        """All parts of one save that are on this disk, and what was saved with them."""
         parts: dict[tuple[str, Slices], _Part] = {}
         rest: dict[str, Any] = {}
-        for folder in sorted(self._root.glob(f"*-of-*/{step}")):
+        for folder in sorted(self._root.glob(f"{attempt}/*-of-*/{step}")):
             index = read_json_object(folder / _INDEX)
             rest = index["rest"]
             for one in index["parts"]:
@@ -123,30 +141,73 @@ class LocalTier:
         return parts, rest
 
     def _write(self, step: int, parts: list[tuple[str, Slices, np.ndarray]], rest: dict[str, Any]) -> None:
-        beside, folder = self._own / f".{step}.tmp", self._own / str(step)
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        index, offset = [], 0
-        with (beside / _ARRAYS).open("wb", buffering=0) as file:
-            for name, slices, values in parts:
-                data = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
-                index.append({"name": name, "slices": slices, "dtype": values.dtype.name, "offset": offset})
-                offset += len(data)
-                while data:
-                    data = data[file.write(data[:_PIECE]) :]
-            os.fsync(file.fileno())
-        (beside / _INDEX).write_text(json.dumps({"parts": index, "rest": rest}))
-        shutil.rmtree(folder, ignore_errors=True)
-        beside.replace(folder)
-        steps = sorted(int(path.name) for path in self._own.iterdir() if path.name.isdigit())
-        for old in steps[: -self._keep]:
-            shutil.rmtree(self._own / str(old), ignore_errors=True)
+        self._remove_leftovers()
+        beside, folder = self._own / f".{step}{_UNFINISHED}", self._own / str(step)
+        try:
+            beside.mkdir(parents=True)
+            _write_parts(beside, parts, rest)
+            _remove(folder)
+            beside.replace(folder)
+        except BaseException:
+            _remove(beside)  # a disk that is full must not stay so
+            raise
+        self._remove_oldest()
+
+    def _remove_leftovers(self) -> None:
+        """Removes what saves that were cut off left, and starts that left nothing whole."""
+        whole = {str(attempt) for _, attempt in self.saves()} | {str(self._attempt)}
+        for start in _inside(self._root):
+            if start.name not in whole:
+                _remove(start)
+                continue
+            # Other processes of this start may be writing theirs.
+            writers = [self._own] if start.name == str(self._attempt) else _inside(start)
+            for part in (part for writer in writers for part in _inside(writer)):
+                if part.suffix == _UNFINISHED:
+                    _remove(part)
+
+    def _remove_oldest(self) -> None:
+        """Keeps the newest saves, of whichever start; of this one, each process removes its own."""
+
+        def worth(save: tuple[int, int]) -> tuple[bool, int, int]:
+            step, attempt = save
+            return save in self._on_all_hosts or attempt == self._attempt, attempt, step
+
+        for step, attempt in sorted(self.saves(), key=worth, reverse=True)[self._keep :]:
+            is_own = attempt == self._attempt
+            for writer in [self._own] if is_own else _inside(self._root / str(attempt)):
+                _remove(writer / str(step))
 
     def close(self) -> None:
         """Waits for the save under way; that it failed is no matter any more."""
         with suppress(Owl2Error):
             self.wait()
         self._thread.shutdown()
+
+
+def _write_parts(folder: Path, parts: list[tuple[str, Slices, np.ndarray]], rest: dict[str, Any]) -> None:
+    index, offset = [], 0
+    with (folder / _ARRAYS).open("wb", buffering=0) as file:
+        for name, slices, values in parts:
+            data = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+            index.append({"name": name, "slices": slices, "dtype": values.dtype.name, "offset": offset})
+            offset += len(data)
+            while data:
+                data = data[file.write(data[:_PIECE]) :]
+        os.fsync(file.fileno())
+    (folder / _INDEX).write_text(json.dumps({"parts": index, "rest": rest}))
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing where it is none any more, as another process may have removed it."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _named(state: Any) -> dict[str, jax.Array]:

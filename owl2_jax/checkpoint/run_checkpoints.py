@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -24,7 +25,7 @@ from owl2_jax.core.buckets import move_folder
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.paths import absolute, in_bucket
 from owl2_jax.core.tree import Params, PyTree
-from owl2_jax.parallel.multihost import all_gather
+from owl2_jax.parallel.multihost import all_gather, any_trouble
 
 # Items of a step directory, beside PARAMS_DIR.
 TRAIN_ITEM: Final = "train"
@@ -57,7 +58,8 @@ class Checkpoints(Generic[S]):
         compared when it is restored: the files themselves have no checksum, so
         a flipped bit would go unseen. None saves and compares none.
       local: frequent saves on every host's own disk; None for none.
-      may_fail: saves in a row that may fail; each is told, and the next one is tried.
+      may_fail: saves in a row that may fail; each is told, and the next one is tried. Those on the
+        hosts' own disks are counted by themselves.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Checkpoints(Generic[S]):
     ) -> None:
         self._run, self._fingerprint, self._local = run, fingerprint, local
         self._failures, self._under_way = FailedSaves(may_fail), False
+        self._local_failures = FailedSaves(may_fail)
         drop_late_replies()  # of reads and writes beside one that failed
         self._options = manager_options(run, keep, best)
         self._manager = self._open()
@@ -133,10 +136,16 @@ class Checkpoints(Generic[S]):
             self._manager = self._open()
 
     def save_locally(self, state: S, data_state: Mapping[str, Any]) -> None:
-        """Starts saving the state on every host's own disk. Raises `Owl2Error` as `save` does."""
+        """Starts saving the state on every host's own disk, once all have written the one before.
+
+        Raises:
+          Owl2Error: the one before failed on a host, and no more may.
+        """
         assert self._local is not None
         local, saved = self._local, {"data": dict(data_state), "fingerprint": self._sums(state)}
-        self._failures.tolerated(lambda: local.save(int(state.step), state, saved))
+        if self._local_failures.tolerated(local.wait):
+            self._local_failures.went_well()
+        local.save(int(state.step), state, saved)
 
     def _save(self, state: S, data_state: Mapping[str, Any], scores: Mapping[str, float] | None) -> None:
         step = int(state.step)
@@ -189,12 +198,13 @@ class Checkpoints(Generic[S]):
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         damaged = []
-        for step, is_local in self._candidates(steps):
-            found, damage = self._try_step(step, like, self._read_local if is_local else self._read_step)
+        for step, attempt in self._candidates(steps):
+            reader = partial(self._read_local, attempt) if attempt else self._read_step
+            found, damage = self._try_step(step, like, reader)
             if found is not None:
                 self._set_aside(damaged)
                 return found
-            if is_local:
+            if attempt:
                 _log.warning("step %d cannot be read from the hosts' own disks (%s)", step, damage)
                 continue
             _log.warning(
@@ -208,22 +218,24 @@ class Checkpoints(Generic[S]):
             )
         return None
 
-    def _candidates(self, steps: list[int]) -> list[tuple[int, bool]]:
-        """(step, whether on the hosts' own disks), in the order to try."""
-        found = [(step, False) for step in steps]
+    def _candidates(self, steps: list[int]) -> list[tuple[int, int]]:
+        """(step, the attempt that left it on all hosts' own disks; 0 for the run's), in the order to try."""
+        found = [(step, 0) for step in steps]
         if self._local is not None:
-            on_hosts = [set(numbers) for numbers in all_gather(sorted(self._local.steps()))]
-            found += [(step, True) for step in set.intersection(*on_hosts)]
-            without = [str(host) for host, numbers in enumerate(on_hosts) if not numbers]
+            on_hosts = [set(map(tuple, saves)) for saves in all_gather(sorted(self._local.saves()))]
+            common = set.intersection(*on_hosts)
+            self._local.prefer(common)
+            found += common
+            without = [str(host) for host, saves in enumerate(on_hosts) if not saves]
             if without and any(on_hosts):
                 _log.warning(
                     "host %s has none of the steps that others have on their disks", ", ".join(without)
                 )
         return sorted(found, reverse=True)
 
-    def _read_local(self, step: int, like: S) -> tuple[S, dict[str, Any]]:
+    def _read_local(self, attempt: int, step: int, like: S) -> tuple[S, dict[str, Any]]:
         assert self._local is not None
-        return self._local.read(step, like)
+        return self._local.read(step, attempt, like)
 
     def _try_step(
         self, step: int, like: S, reader: Callable[[int, S], tuple[S, dict[str, Any]]]
@@ -237,14 +249,28 @@ class Checkpoints(Generic[S]):
             read = reader(step, like)
         except Exception as error:
             damage = " ".join(str(error).split())[:300] or type(error).__name__
-        damages = {process: text for process, text in enumerate(all_gather(damage)) if text}
-        if damages:
-            return None, "; ".join(f"host {n}: {text}" if n else text for n, text in damages.items())
+        damage = any_trouble(damage)
+        if damage:
+            return None, damage
         assert read is not None
         state, saved = read
-        if self._fingerprint is not None and self._sums(state) != saved["fingerprint"]:
-            return None, "its values are not those that were saved"
-        return (state, saved["data"]), ""
+        damage = self._compared(state, saved["fingerprint"])
+        return (None, damage) if damage else ((state, saved["data"]), "")
+
+    def _compared(self, state: S, saved: PyTree) -> str:
+        """What is wrong with values that were read, told alike on every process; "" for nothing.
+
+        Args:
+          saved: the fingerprint that this process read with them.
+        """
+        if self._fingerprint is None:
+            return ""
+        same = self._sums(state) == saved
+        damage = any_trouble("" if same else "its values are not those that were saved")
+        # Each host's replicas may match what lay beside them and be of another save than the others'.
+        if not damage and any(other != saved for other in all_gather(saved)):
+            return "the hosts have it of different saves"
+        return damage
 
     def _read_step(self, step: int, like: S) -> tuple[S, dict[str, Any]]:
         """The state and the JSON item, as they are stored."""

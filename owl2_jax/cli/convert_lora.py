@@ -69,7 +69,7 @@ def _export(args: argparse.Namespace) -> int:
 def _trained(checkpoint: Path) -> Callable[[str], bool]:
     """What trained beside the adapters, by the config of the run; the abstractor for a model directory."""
     from owl2_jax.checkpoint.param_files import resolve_checkpoint
-    from owl2_jax.config import RunConfig
+    from owl2_jax.config import RunConfig, todays_names
     from owl2_jax.convert.peft import is_abstractor
     from owl2_jax.core.json_files import read_json_object
     from owl2_jax.model.owl2 import abstract_params
@@ -79,7 +79,7 @@ def _trained(checkpoint: Path) -> Callable[[str], bool]:
     path = resolve_checkpoint(checkpoint).directory / CONFIG_FILE
     if not path.is_file():
         return is_abstractor
-    config = RunConfig.from_dict(read_json_object(path))
+    config = RunConfig.from_dict(todays_names(read_json_object(path)))
     specs = assign_groups(abstract_params(config.model), config.train)
     return lambda name: specs[name].trained
 

@@ -88,6 +88,20 @@ def all_gather(values: Json) -> list[Json]:
     return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
 
 
+def any_trouble(trouble: str) -> str:
+    """What went wrong on any process, told alike on every one; "" where nothing did. All must call it.
+
+    What one does about its own trouble alone, the others would wait for.
+
+    Args:
+      trouble: what went wrong on this process; "" for nothing.
+    """
+    told = all_gather(trouble)
+    if len(set(told)) == 1:
+        return trouble
+    return "; ".join(f"host {n}: {text}" if n else text for n, text in enumerate(told) if text)
+
+
 def agree(what: str, values: Json, timeout_s: float = 60) -> None:
     """Checks that all processes hold the same values; every process must call it, in the same order.
 

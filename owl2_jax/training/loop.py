@@ -176,7 +176,8 @@ def _checkpoints(run: Path, trainer: Trainer) -> Checkpoints[TrainState]:
     local = None
     if config.local_checkpoints is not None:
         # Told by the first process, as the others may look before it has written the record.
-        local = LocalTier(config.local_checkpoints, all_gather(_identity(run, config.num_steps))[0])
+        identity, attempt = all_gather([_identity(run, config.num_steps), time.time_ns()])[0]
+        local = LocalTier(config.local_checkpoints, identity, attempt)
     return Checkpoints(
         run, config.keep_checkpoints, config.best, trainer.fingerprint, local, config.max_failed_saves
     )

@@ -4,6 +4,7 @@ import logging
 
 import pytest
 
+from owl2_jax.checkpoint import failed_saves
 from owl2_jax.checkpoint.failed_saves import FailedSaves
 from owl2_jax.core.errors import Owl2Error
 
@@ -37,3 +38,17 @@ def test_so_many_in_a_row_are_told_and_one_more_is_raised(caplog):
 def test_the_last_one_must_go_well():
     with pytest.raises(Owl2Error, match="no room"):
         FailedSaves(5).tolerated(fail, last=True)
+
+
+def test_what_fails_on_another_host_alone_has_failed_here_too(monkeypatch, caplog):
+    told = []
+    monkeypatch.setattr(
+        failed_saves, "any_trouble", lambda trouble: told.append(trouble) or "host 1: no room"
+    )
+    failures = FailedSaves(1)
+    assert not failures.tolerated(lambda: None)
+    assert failures.any
+    assert caplog.messages == ["host 1: no room. The run goes on; no more in a row may fail"]
+    with pytest.raises(Owl2Error, match="host 1: no room"):
+        failures.tolerated(lambda: None)
+    assert told == ["", ""], "every host asks the others, also one that has nothing to tell"

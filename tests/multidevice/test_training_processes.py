@@ -44,12 +44,27 @@ def read_or_fail(self, step, like):
     return found
 Checkpoints._read_step = read_or_fail
 """
+# One host alone has no room for the first step on its own disk.
+NO_ROOM = """
+import errno, os
+from owl2_jax.checkpoint import local_tier
+write = local_tier._write_parts
+def write_or_fail(folder, *rest):
+    if folder.name == ".1.tmp" and os.environ["OWL2_PROCESS"] == "1":
+        raise OSError(errno.ENOSPC, "No space left on device")
+    return write(folder, *rest)
+local_tier._write_parts = write_or_fail
+"""
 
 
-def train(config, run, processes, *overrides):
-    """Trains over eight devices in all; returns exit codes and error output of the processes."""
+def train(config, run, processes, *overrides, before=""):
+    """Trains over eight devices in all; returns exit codes and error output of the processes.
+
+    Args:
+      before: code that each process runs first.
+    """
     arguments = (f"--config={config}", f"--workdir={run}", *OVERRIDES, *overrides)
-    results = finish(start_processes(TRAIN, processes, 8 // processes, arguments))
+    results = finish(start_processes(before + TRAIN, processes, 8 // processes, arguments))
     return [code for code, _, _ in results], [err for _, _, err in results]
 
 
@@ -169,8 +184,10 @@ def test_hosts_go_on_from_their_own_disks_and_from_the_run_where_one_lost_its_ow
     config, run, disk = runs.write_config(tmp_path / "config.py"), tmp_path / "run", tmp_path / "disk"
     local = {"folder": str(disk), "every_steps": 1, "keep": 4}
     overrides = (f"train.local_checkpoints={local}", "mesh={'fsdp': 8}")
-    codes, errors = train(config, run, 2, *overrides)
+    codes, errors = train(config, run, 2, *overrides, "train.max_failed_saves=1", before=NO_ROOM)
     assert codes == [0, 0], errors
+    for error in errors:
+        assert "host 1: train.local_checkpoints: no space left while writing" in error
     wanted = saved(run, 4)
     for lost in (None, "1-of-2"):
         shutil.rmtree(run / "checkpoints" / "4")
@@ -178,7 +195,7 @@ def test_hosts_go_on_from_their_own_disks_and_from_the_run_where_one_lost_its_ow
         if lost is None:  # whoever reads it would find it damaged
             shutil.rmtree(run / "checkpoints" / "2" / "params")
         else:
-            shutil.rmtree(next(disk.glob(f"*/{lost}")))
+            shutil.rmtree(next(disk.glob(f"*/*/{lost}")))
         codes, errors = train(config, run, 2, *overrides)
         assert codes == [0, 0], errors
         assert not (run / "damaged").exists()

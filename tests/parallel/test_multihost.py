@@ -2,6 +2,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 from owl2_jax.parallel import multihost
 
 
@@ -18,6 +20,21 @@ def test_disagreements_name_field_value_and_process():
 
 def test_one_process_agrees_with_itself():
     multihost.agree("config", {"seed": 0})
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"),
+    [
+        (["", ""], ""),
+        (["no room"], "no room"),
+        (["no room", "no room"], "no room"),
+        (["", "no room"], "host 1: no room"),
+        (["no room", "", "damaged"], "no room; host 2: damaged"),
+    ],
+)
+def test_trouble_of_one_process_is_told_alike_on_all(monkeypatch, told, wanted):
+    monkeypatch.setattr(multihost, "all_gather", lambda own: told)
+    assert {multihost.any_trouble(own) for own in told} == {wanted}
 
 
 def run(code):

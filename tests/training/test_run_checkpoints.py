@@ -4,12 +4,16 @@ import logging
 import shutil
 import subprocess
 from pathlib import Path
+from unittest.mock import create_autospec
 from urllib.parse import unquote
 
 import jax
 import pytest
 
+from owl2_jax.checkpoint import failed_saves, run_checkpoints
 from owl2_jax.checkpoint.best import BestConfig
+from owl2_jax.checkpoint.local_config import LocalConfig
+from owl2_jax.checkpoint.local_tier import LocalTier
 from owl2_jax.checkpoint.param_files import resolve_checkpoint
 from owl2_jax.checkpoint.run_checkpoints import Checkpoints
 from owl2_jax.core.buckets import remove_folder, upload_folder
@@ -181,3 +185,65 @@ def test_a_save_that_cannot_be_finished_is_told_and_the_next_one_counts(
     runs.assert_equal_trees(outcome.state, straight[1].state)
     with opened(bucket, own) as checkpoints:
         assert checkpoints.steps == [3, 4]
+
+
+def test_failures_on_a_hosts_own_disk_count_in_a_row_by_themselves_and_reopen_nothing(
+    trainer, straight, tmp_path
+):
+    full = Owl2Error("no space left")
+    local = create_autospec(LocalTier, instance=True)
+    local.wait.side_effect = [None, full, None, full, None, full, full]
+    state = jax.device_put(straight[1].state)
+    with opened(tmp_path, trainer, local=local, may_fail=1) as checkpoints:
+        manager = checkpoints._manager
+        for _ in range(5):
+            checkpoints.save_locally(state, {})
+        checkpoints.save(state, {})  # the third failure, after good ones
+        checkpoints.save(state, {}, last=True)
+        assert checkpoints._manager is manager
+        with pytest.raises(Owl2Error, match="no space left"):
+            checkpoints.save_locally(state, {})
+    assert local.save.call_count == 6
+
+
+def test_a_save_that_fails_on_another_host_alone_is_answered_here_too(
+    trainer, straight, tmp_path, monkeypatch, caplog
+):
+    """All hosts open the checkpoints anew, as that is something they do together."""
+    state = jax.device_put(straight[1].state)
+    with opened(tmp_path, trainer, may_fail=1) as checkpoints:
+        manager = checkpoints._manager
+        checkpoints.save(state, {})
+        told = iter(["host 1: a checkpoint could not be saved", ""])
+        monkeypatch.setattr(failed_saves, "any_trouble", lambda trouble: next(told))
+        checkpoints.save(state.replace(step=jax.numpy.int32(5)), {})
+        assert checkpoints._manager is not manager
+        checkpoints.wait()
+        assert checkpoints.steps == [4, 5]
+    assert "host 1: a checkpoint could not be saved. The run goes on" in caplog.text
+
+
+def test_a_local_step_that_hosts_have_of_different_saves_is_refused(
+    saved, trainer, straight, tmp_path, monkeypatch, caplog
+):
+    """Each host's replicas may match what lay beside them on its disk, and no other host's."""
+    fingerprints = []
+
+    def gather(values):
+        if isinstance(values, list):  # of the saves on the disks
+            return [values, values]
+        fingerprints.append(values)
+        return [values, {"params": {}} if len(fingerprints) == 1 else values]
+
+    monkeypatch.setattr(run_checkpoints, "all_gather", gather)
+    local = LocalTier(LocalConfig(str(tmp_path / "disk")), "run", 1)
+    with opened(saved, trainer, local=local) as checkpoints:
+        checkpoints.save_locally(jax.device_put(straight[1].state), {"from": "the disk"})
+        local.wait()
+        state, data = checkpoints.restore(trainer.abstract_state())
+    assert int(state.step) == 4
+    assert data != {"from": "the disk"}
+    assert "step 4 cannot be read from the hosts' own disks (the hosts have it of different saves)" in (
+        caplog.text
+    )
+    assert len(fingerprints) == 2
