@@ -102,6 +102,17 @@ def test_a_run_of_an_older_version_goes_on_under_the_names_of_today(tmp_path):
         check_run_directory(tmp_path, now)
 
 
+def test_a_run_that_kept_one_step_on_each_disk_goes_on_with_two(tmp_path):
+    local = {"folder": str(tmp_path / "disk"), "every_steps": 5}
+    now = runs.run_config(f"train.local_checkpoints={local}").to_dict()
+    old = copy.deepcopy(now)
+    old["data"]["lanes"] = old["data"].pop("shards")
+    old["train"]["local_checkpoints"]["keep"] = 1
+    write_run_directory(tmp_path, old, b"pieces")
+    check_run_directory(tmp_path, now, todays_names)
+    assert todays_names(old) == now
+
+
 def test_the_newest_saved_step_counts_whole_ones_alone(tmp_path):
     assert saved_step(tmp_path) == 0
     for name in ("4", "20", "30.orbax-checkpoint-tmp"):
