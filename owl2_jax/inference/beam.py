@@ -102,11 +102,23 @@ def beam_answers(
     engine: Engine, requests: Sequence[Request], beams: int, length_penalty: float
 ) -> Iterator[Result | Owl2Error]:
     """The best answer, or what is wrong with the request, for each request in order."""
-    errors = {n: error for n, request in enumerate(requests) if (error := engine.fault(request))}
+    check_settings(beams, length_penalty)
+    errors = {n: error for n, request in enumerate(requests) if (error := _fault(engine, request, beams))}
     sound = (request for n, request in enumerate(requests) if n not in errors)
     found = beam_search(engine.runner, sound, beams, length_penalty)
     for number in range(len(requests)):
         yield errors[number] if number in errors else next(found)[0]
+
+
+def _fault(engine: Engine, request: Request, beams: int) -> Owl2Error | None:
+    """Why a request cannot be searched for, found before any search begins; None when it can."""
+    error = engine.fault(request)
+    if error is None:
+        try:
+            _read(engine.runner, request, beams)
+        except Owl2Error as found:
+            error = found
+    return error
 
 
 def check_settings(beams: int, length_penalty: float) -> None:

@@ -191,12 +191,16 @@ def test_messages_are_read_as_the_server_reads_them(generate, workspace):
 
 
 def test_beams_and_int8_answer_too(generate, workspace):
-    write(workspace / "in.jsonl", [{"prompt": "What?"}, {"prompt": "<|image|>", "images": ["no.png"]}])
+    rows = [{"prompt": "What?"}, {"prompt": "<|image|>", "images": ["no.png"]}]
+    rows += [{"prompt": "What?", "temperature": 0.5}, {"prompt": "What?"}]
+    write(workspace / "in.jsonl", rows)
     code, _ = generate("--beams=3", "--length-penalty=0.5", "--int8")
     assert code == 1
-    first, second = read(workspace / "out.jsonl")
+    first, second, third, last = read(workspace / "out.jsonl")
     assert first["new_tokens"] <= 4
     assert "no.png" in second["error"]
+    assert "beam search takes no sampling settings" in third["error"]
+    assert last["text"] == first["text"]
 
 
 def test_beams_out_of_range_are_refused(generate, workspace):

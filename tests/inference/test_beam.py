@@ -12,12 +12,14 @@ import pytest
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.sentence_pieces import PieceStream
-from owl2_jax.inference.beam import beam_search
+from owl2_jax.inference.beam import beam_answers, beam_search
 from owl2_jax.inference.detokenizer import Answer
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded_model import LoadedModel
+from owl2_jax.inference.program_sizes import page_bytes
 from owl2_jax.inference.request import Request
 from owl2_jax.inference.sampling_params import Sampling
+from owl2_jax.inference.structured import regex
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.testing import tiny
 
@@ -196,3 +198,26 @@ def test_a_search_is_at_least_as_likely_as_greedy_choice(engine):
 def test_bad_searches_are_refused(engine, request_, settings, message):
     with pytest.raises(Owl2Error, match=message):
         list(beam_search(engine.runner, [request_], **settings))
+
+
+def test_what_is_wrong_with_one_request_stands_in_its_place_and_ends_no_other(tiny_config, engine):
+    """Each fault stands behind a search that is in flight, and before one that begins later."""
+    small = EngineConfig(sequences=8, cache_bytes=16 * page_bytes(tiny_config, 16))
+    short = Request("What?", max_new_tokens=3)
+    requests = [
+        short,
+        dataclasses.replace(short, max_new_tokens=100),
+        dataclasses.replace(short, sampling=Sampling(0.5)),
+        short,
+        dataclasses.replace(short, stop=["x"]),
+        dataclasses.replace(short, structured=regex("[a-d]", "f")),
+        dataclasses.replace(short, prompt="word " * 200),
+        short,
+    ]
+    found = list(beam_answers(Engine(engine.model, small), requests, 4, 1.0))
+    (best,) = beam_search(engine.runner, [short], 4)
+    for number in (0, 3, 7):
+        assert found[number].token_ids == best[0].token_ids
+    for number, words in {1: "which has 16", 2: "sampling", 4: "stop", 5: "forms", 6: "shorten"}.items():
+        assert isinstance(found[number], Owl2Error)
+        assert words in str(found[number])
