@@ -302,9 +302,11 @@ class Engine:
         return [answer.event(sequence.request_id, text)] if text or answer.ended else []
 
     def _drop_ended(self) -> list[Event]:
-        """Takes out what was cancelled or cannot get its form, before anything is planned for it."""
+        """Takes out what was cancelled, has nothing to run or cannot get its form, before it is planned."""
         self._wait_for_forms()
         for sequence in self.scheduler:
+            if not sequence.end:
+                sequence.answer.end("length")
             if not sequence.waits and sequence.failed:
                 sequence.answer.fail(f"{sequence.request.structured.name}: {sequence.matcher.error}")
         gone = [sequence for sequence in self.scheduler if sequence.answer.ended]

@@ -36,7 +36,8 @@ def score_options(
       For each request, the natural log-likelihood of every option.
 
     Raises:
-      Owl2Error: a prompt or image that cannot be used; no options; an option without text.
+      Owl2Error: a prompt or image that cannot be used; no options; an option without text,
+        or of one token behind nothing.
     """
     for scores in option_answers(engine, zip(requests, options, strict=True)):
         if isinstance(scores, Owl2Error):
@@ -58,6 +59,12 @@ def _read(model: LoadedModel, request: Request, options: Sequence[str]) -> list[
     if not options or not all(options):
         raise Owl2Error(f"options are {list(options)!r}; expected at least one, none of them empty")
     whole = [_ids(model, request, option) for option in options]
+    for option, ids in zip(options, whole, strict=True):
+        if len(ids) == 1:
+            raise Owl2Error(
+                f"the option {option!r} is one token and nothing stands before it, so it has no probability; "
+                "give a prompt"
+            )
     shared = min(_common_length([_ids(model, request, ""), *whole]), *(len(ids) - 1 for ids in whole))
     images = read_images(request, model, len(place_images(whole[0], model).image_starts))
     return [Request(ids, images, max_new_tokens=0, prompt_logprobs=len(ids) - shared) for ids in whole]

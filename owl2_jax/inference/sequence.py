@@ -56,7 +56,7 @@ class Sequence:
         self.signature = np.zeros(self.length + self.limit, np.int64)
         self.tokens[: self.length] = self.prompt.tokens
         self.signature[: self.length] = self.prompt.signature
-        if scored > 0:
+        if self.request.prompt_logprobs:
             ids = self.tokens[self.scored_from : self.length].tolist()
             told = TokenLogprobs(ids, [0.0] * scored, [[] for _ in ids])
             self.answer.result.prompt_logprobs = told

@@ -323,6 +323,19 @@ def test_streamed_pieces_join_to_the_text(model):
     assert text == result.text
 
 
+def test_a_prompt_of_one_position_without_an_answer_ends_at_once_beside_others(model, single):
+    lone = Request(np.array([5]), max_new_tokens=0, prompt_logprobs=1)
+    beside = ask("What?")
+    engine = shared(model)
+    first, answer, last = engine.generate([lone, beside, lone])
+    for result in (first, last):  # nothing stands before its one token
+        assert (result.token_ids, result.finish_reason, result.prompt_tokens) == ([], "length", 1)
+        assert result.prompt_logprobs.token_ids == []
+    assert_same([answer], single.generate([beside]))
+    assert not engine.pending
+    assert engine.pool.num_free == engine.pool.count
+
+
 def test_top_logprobs_list_the_likeliest_tokens(single):
     result = next(single.generate([ask("What?", top_logprobs=3)]))
     for token, logprob, top in zip(result.token_ids, result.logprobs, result.top_logprobs, strict=True):

@@ -78,6 +78,7 @@ def test_options_that_share_their_beginning_are_compared_where_they_differ(engin
         (Request("What?"), ["a", ""], "options"),
         (Request("<|image|>?"), ["a"], "1 image tag"),
         (Request("What " * 200), ["a"], "shorten"),
+        (Request(np.zeros(0, np.int32)), ["red", "a"], "'a' is one token and nothing stands before it"),
     ],
 )
 def test_bad_options_are_refused(engine, request_, options, message):
