@@ -26,6 +26,7 @@ from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.matcher import Matcher
 from owl2_jax.inference.model_runner import ModelRunner
 from owl2_jax.inference.prefix_cache import PrefixCache
+from owl2_jax.inference.program_sizes import Sizes
 from owl2_jax.inference.request import Event, Request, Result
 from owl2_jax.inference.sampler import Chosen
 from owl2_jax.inference.scheduler import Budget, Chunk, Plan, Scheduler
@@ -50,10 +51,11 @@ class Engine:
       pool: pages of the cache.
     """
 
-    def __init__(self, model: LoadedModel, config: EngineConfig | None = None):
+    def __init__(self, model: LoadedModel, config: EngineConfig | None = None, sizes: Sizes | None = None):
+        """`sizes` are those of an engine before, which need no other programs; None measures the device."""
         self.model = model
         self.config = config or EngineConfig()
-        self.runner = ModelRunner(model, self.config)
+        self.runner = ModelRunner(model, self.config, sizes)
         self._longest = model.config.decoder.max_length
         self._next_id = 0
         sizes = self.runner.sizes

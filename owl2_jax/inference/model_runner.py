@@ -20,7 +20,7 @@ from owl2_jax.inference.images import RequestImage
 from owl2_jax.inference.kv_cache import PagePool
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.packed import Layout, pack, unpack
-from owl2_jax.inference.program_sizes import StepSize
+from owl2_jax.inference.program_sizes import Sizes, StepSize
 from owl2_jax.inference.sampler import Chosen, load_row
 from owl2_jax.inference.sampler_rows import SamplerRows
 from owl2_jax.inference.scheduler import Chunk
@@ -71,10 +71,11 @@ class ModelRunner:
       used: name and sizes of every program that ran.
     """
 
-    def __init__(self, model: LoadedModel, config: EngineConfig):
+    def __init__(self, model: LoadedModel, config: EngineConfig, sizes: Sizes | None = None):
+        """`sizes` as `Engine` takes them."""
         self.model = model
         self.config = config
-        self.sizes = sizes_of(config, model)
+        self.sizes = sizes or sizes_of(config, model)
         self.used: set[tuple] = set()
         self.owl, self.params = prepare(model)
         self.features = FeaturePool(model.config, self.sizes.features, self._encode, self.sizes.images)

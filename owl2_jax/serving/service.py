@@ -58,6 +58,7 @@ class Service:
         self.config = config
         self.name = config.model_name or model.name
         self._engine_config = engine
+        # Measured once: a later engine finds less memory free, and other sizes need other programs.
         self._sizes = sizes_of(engine, model)
         self.metrics = Metrics()
         limits = config.limits
@@ -65,7 +66,7 @@ class Service:
         fetcher = Fetcher(limits.remote_bytes, limits.remote_seconds) if config.remote_images else None
         self.images = ImageReader(model, limits, fetcher)
         self.runner = EngineRunner(
-            lambda: Engine(model, engine),
+            lambda: Engine(model, engine, self._sizes),
             sequences=engine.sequences,
             places=limits.queue,
             metrics=self.metrics,
