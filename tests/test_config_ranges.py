@@ -16,19 +16,19 @@ import owl2_jax
 from owl2_jax.config import RunConfig, load_config
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import type_hints
-from owl2_jax.core.ranges import Range, at_least, range_of
+from owl2_jax.core.ranges import at_least, range_of
 from owl2_jax.core.texts import text_of
 from owl2_jax.data.sources.registry import SOURCES
 from owl2_jax.data_tools.prepare.settings import PrepareConfig, PrepareSet
 from owl2_jax.inference.engine_config import EngineConfig
 from owl2_jax.inference.sampling_params import Sampling
 from owl2_jax.serving.settings import ServeConfig
-from owl2_jax.sweeps.grid import Point, Run, Sweep, SweepConfig
+from owl2_jax.sweeps.grid import SweepConfig
 
 CONFIGS = (RunConfig, PrepareConfig, SweepConfig, ServeConfig, Sampling, EngineConfig)
 TINY = "configs/tiny/stage2.py"
 # Files whose dataclasses are settings that a user writes.
-FILES = ("config.py", "settings.py", "augment.py", "sampling.py", "sizes.py")
+FILES = ("config", "settings", "augment", "sampling_params", "engine_config", "local_config")
 
 
 def leaves(hint: Any, where: str) -> Iterator[tuple[str, Any]]:
@@ -79,14 +79,16 @@ def test_the_walk_finds_what_has_no_rule():
 
 
 def test_every_dataclass_of_the_files_of_settings_is_walked():
-    found = set()
+    found, files = set(), set()
     for module in pkgutil.walk_packages(owl2_jax.__path__, "owl2_jax."):
-        if f"{module.name.rsplit('.', 1)[-1]}.py" in FILES:
+        if (file := module.name.rpartition(".")[2]) in FILES:
+            files.add(file)
             members = vars(importlib.import_module(module.name)).values()
+            own = [m for m in members if isinstance(m, type) and m.__module__ == module.name]
             # Settings are plain and frozen; arrays of the device have `replace` of their own.
-            found |= {m for m in members if dataclasses.is_dataclass(m) and not hasattr(m, "replace")}
-    found = {m for m in found if isinstance(m, type) and m not in (Range,)}
-    assert found - set(GROUPS) - {Sweep, Point, Run} == set()
+            found |= {m for m in own if dataclasses.is_dataclass(m) and not hasattr(m, "replace")}
+    assert files == set(FILES)
+    assert found <= set(GROUPS)
 
 
 @pytest.mark.parametrize("kind", SOURCES)
@@ -103,6 +105,7 @@ FULL = {
     "heldout": {"datasets": {"held": {"kind": "embedded", "options": {"dataset": "facts"}}}},
     "evaluators": [{"benchmark": "embedded_vqa"}],
     "train.best": {},
+    "train.local_checkpoints": {"folder": "saves"},
     "train.wandb": {"project": "p"},
     "train.groups.0.schedule": {},
 }

@@ -192,8 +192,8 @@ class TrainConfig:
       loss_chunk: positions whose logits exist at a time (0: all at once).
       log_every_steps: steps that a line of `metrics.jsonl` sums up.
       save_every_steps, keep_checkpoints: how often to save, how many to keep.
-      max_failed_saves: saves in a row that may fail; the run tells each and goes on. Those of
-        `local_checkpoints` are counted by themselves.
+      max_failed_saves: saves in a row that may fail (0: the first ends the run); the run tells each
+        and goes on. Those of `local_checkpoints` are counted by themselves.
       local_checkpoints: frequent saves on every host's own disk, besides.
       max_bad_steps: non-finite steps in a row before the run stops.
       watchdog_seconds: longest time without a finished step; the run then
