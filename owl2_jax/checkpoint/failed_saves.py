@@ -54,5 +54,5 @@ class FailedSaves:
         return self._failed > 0
 
     def went_well(self) -> None:
-        """Counts anew."""
+        """Counts from zero."""
         self._failed = 0

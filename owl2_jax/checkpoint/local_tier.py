@@ -7,7 +7,7 @@
 Every process writes its own devices' parts, once each, so a save crosses no
 network. A step counts where every process finds all the parts that its devices
 need, of one attempt (a start of the run); whichever process wrote them, as
-processes may be numbered anew.
+processes may be renumbered.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def read_model_json(directory: str | Path) -> dict[str, Any]:
 
 def _way_to_model_json(directory: Path) -> str:
     if (directory / CHECKPOINTS_DIR).is_dir():
-        return f"copy it back, or run its `owl2 train --workdir={directory}` again, which writes it anew"
+        return f"copy it back, or run its `owl2 train --workdir={directory}` again, which writes it"
     return "expected a model or run directory of ours"
 
 

@@ -1,6 +1,6 @@
 """One writer at a time of a folder in a bucket: an object that is written on a condition.
 
-It names its holder as the lock file of `core.locks` does. Its holder writes it anew
+It names its holder as the lock file of `core.locks` does. Its holder writes it again
 every few seconds, each time only if it is still what it wrote last; so whoever
 takes it over is seen at the next beat. A holder elsewhere whose object does not
 change for `STALE_SECONDS` is gone.
@@ -101,7 +101,7 @@ def take(path: Path, what: str, wait: Callable[[Holder | None], bool] | None = N
         is_new = first is None
         if first is None or first[0] != found.generation:
             if first is not None and alive is None and holder is not None:
-                alive = True  # it was written anew while it was watched
+                alive = True  # it was written again while it was watched
             first = (found.generation, time.monotonic())
         silent = time.monotonic() - first[1] > STALE_SECONDS
         if found.content is None or alive is False or (alive is None and silent):

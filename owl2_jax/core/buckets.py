@@ -1,7 +1,7 @@
 """Objects in buckets: what errors of a store mean, looking at objects, and objects that grow.
 
 A bucket has no rename, no append and no file that only one can make. Objects
-appear whole, and what grows is kept in memory and written anew at intervals.
+appear whole, and what grows is kept in memory and written again at intervals.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def size_and_version(file: Path) -> tuple[int, str]:
-    """Bytes of a file, and what changes when it is written anew: its time, or an object's generation."""
+    """Bytes of a file, and what changes when it is written again: its time, or an object's generation."""
     if not in_bucket(file):
         status = file.stat()
         return status.st_size, str(status.st_mtime_ns)

@@ -78,7 +78,7 @@ def file_identity(path: str | os.PathLike, share: int = BUDGET) -> Identity:
 
 @functools.lru_cache(maxsize=4096)  # a start looks before JAX is imported, and again with the sets opened
 def _hash(path: str | os.PathLike, size: int, changed: int, share: int) -> str:
-    del changed  # so that a file written anew is read anew
+    del changed  # so that a file written again is read again
     digest = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         for offset in _offsets(size, share):

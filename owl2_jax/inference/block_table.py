@@ -18,9 +18,9 @@ class BlockTables:
         self.array = np.zeros((rows + 1, width), np.int32)
         self._filled = [0] * (rows + 1)
 
-    def put(self, row: int, pages: Sequence[int], anew: bool = False) -> None:
-        """Writes the pages of a sequence; those that it had are not written again, but for `anew`."""
-        start = 0 if anew else self._filled[row]
+    def put(self, row: int, pages: Sequence[int], whole: bool = False) -> None:
+        """Writes the pages of a sequence; those that it had are not written again, unless `whole`."""
+        start = 0 if whole else self._filled[row]
         if start < len(pages):
             self.array[row, start : len(pages)] = pages[start:]
         self._filled[row] = len(pages)

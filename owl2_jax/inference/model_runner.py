@@ -172,7 +172,7 @@ class ModelRunner:
     def admit(self, sequence: Running) -> None:
         """Makes the row of a sequence ready for it."""
         self.rows.put(sequence.row, sequence.request)
-        self._tables.put(sequence.row, sequence.pages, anew=True)
+        self._tables.put(sequence.row, sequence.pages, whole=True)
         if self.rows.penalized(sequence.row):
             decoder = self.model.config.decoder
             tokens = np.full(decoder.max_length, decoder.vocab_size, np.int32)
@@ -182,7 +182,7 @@ class ModelRunner:
     def borrow(self, sequence: Running) -> None:
         """Gives a sequence the row that is nobody's, with nothing in it of who had it before."""
         sequence.row = self.config.sequences
-        self._tables.put(sequence.row, sequence.pages, anew=True)
+        self._tables.put(sequence.row, sequence.pages, whole=True)
 
     def _load(self, row: int, tokens: np.ndarray, prompt_length: int) -> None:
         self.used.add(("load_row",))

@@ -46,7 +46,7 @@ def test_shares_hold_exactly_after_a_round():
     assert split(sum(shares), shares) == shares
 
 
-def test_a_set_is_read_through_before_it_starts_anew():
+def test_a_set_is_read_through_before_it_starts_again():
     mixed = Mixture([10, 4], [500, 500], seed=5)
     seen = [a for a in addresses(mixed, 100) if a.dataset == 1]
     for start in range(0, len(seen) - 4, 4):

@@ -211,7 +211,7 @@ def test_each_unusable_record_is_written_down_once_also_across_resumes(tmp_path,
     assert abs(sum(counts) / sum(reads) - 1 / 6) < 0.04
 
 
-def test_a_run_started_anew_starts_its_file_anew(tmp_path):
+def test_a_run_started_again_starts_its_file_again(tmp_path):
     config = corpora.config(broken_sets(tmp_path), max_rejected_share=1.0)
     for _ in range(2):
         run(config, steps=8, quarantine=tmp_path / "rejected.jsonl")

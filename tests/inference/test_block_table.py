@@ -13,8 +13,8 @@ def test_pages_that_come_later_are_written_after_those_that_stand():
     assert tables.array.tolist() == [[5, 6, 9, 0], [7, 0, 0, 0], [0, 0, 0, 0]]
 
 
-def test_a_row_begins_anew_for_another_sequence():
+def test_a_row_begins_again_for_another_sequence():
     tables = BlockTables(1, 3)
     tables.put(0, [5, 6])
-    tables.put(0, [1, 2], anew=True)
+    tables.put(0, [1, 2], whole=True)
     assert tables.array[0, :2].tolist() == [1, 2]

@@ -205,7 +205,7 @@ def test_counts_grow_by_what_active_rows_with_penalties_chose():
     assert counts.sum() == 4 * len(ANSWER) + 2
 
 
-def test_a_row_is_loaded_anew_with_prompt_and_answer():
+def test_a_row_is_loaded_again_with_prompt_and_answer():
     state = LOAD(state_of(2), np.int32(1), np.full(16, V, np.int32), np.int32(0))
     assert np.flatnonzero(state.in_prompt[0]).tolist() == [5, 9, 40]
     assert {token: int(state.counts[0, token]) for token in np.flatnonzero(state.counts[0])} == {

@@ -192,7 +192,7 @@ def test_place_that_was_never_used_is_given_back():
 
 @pytest.mark.parametrize("broken", [BrokenEngine, PanickedEngine])
 @pytest.mark.parametrize("prompt", ["good", "worse"])
-def test_failed_engine_starts_anew_and_its_answers_get_an_error(broken, prompt):
+def test_failed_engine_starts_again_and_its_answers_get_an_error(broken, prompt):
     async def test():
         engine = FakeEngine()
         engine.go.set()
@@ -207,7 +207,7 @@ def test_failed_engine_starts_anew_and_its_answers_get_an_error(broken, prompt):
     run(test)
 
 
-def test_engine_that_cannot_start_anew_leaves_nobody_waiting():
+def test_engine_that_cannot_start_again_leaves_nobody_waiting():
     async def test():
         async with running(BrokenEngine()) as runner:
             with pytest.raises(ApiError):

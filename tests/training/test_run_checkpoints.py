@@ -209,7 +209,7 @@ def test_failures_on_a_hosts_own_disk_count_in_a_row_by_themselves_and_reopen_no
 def test_a_save_that_fails_on_another_host_alone_is_answered_here_too(
     trainer, straight, tmp_path, monkeypatch, caplog
 ):
-    """All hosts open the checkpoints anew, as that is something they do together."""
+    """All hosts open the checkpoints again, as that is something they do together."""
     state = jax.device_put(straight[1].state)
     with opened(tmp_path, trainer, may_fail=1) as checkpoints:
         manager = checkpoints._manager

@@ -1,7 +1,7 @@
 """Shards and record files out of buckets, as verified copies on a local disk of bounded size.
 
-A copy is named by its object's URL and generation, so an object that was written anew is
-fetched anew. It gets that name once its size and checksum are those of the object. When
+A copy is named by its object's URL and generation, so an object that was written again is
+fetched again. It gets that name once its size and checksum are those of the object. When
 there is no room for new copies, the ones used longest ago go, but for those that a living
 process reads.
 

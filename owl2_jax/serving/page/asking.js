@@ -148,7 +148,7 @@ export function stop() {
   return true;
 }
 
-// Begins anew with some turns, those of a stored conversation or none.
+// Begins again with some turns, those of a stored conversation or none.
 export function show(stored) {
   running?.abort();
   setRunning(null);

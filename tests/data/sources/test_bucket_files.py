@@ -38,7 +38,7 @@ def copies(cache) -> list[str]:
     return sorted(path.name for path in cache.glob("*/*") if path.parent.name != "uses")
 
 
-def test_an_object_is_fetched_once_and_anew_when_it_was_written_anew(bucket, cache, bucket_server):
+def test_an_object_is_fetched_once_and_again_when_it_was_written_again(bucket, cache, bucket_server):
     (bucket / "a.bin").write_bytes(b"one")
     url = str(bucket / "a.bin")
     first = bucket_files.local_copies(["here.bin", url])

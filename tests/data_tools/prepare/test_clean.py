@@ -60,7 +60,7 @@ def test_small_images_stay_the_files_they_are(kind):
     assert shrink(data, ImageRules(), "x")[0] == data
 
 
-def test_turned_animated_and_rare_images_are_written_anew():
+def test_turned_animated_and_rare_images_are_written_again():
     exif = Image.Exif()
     exif[0x0112] = 6
     turned, image = shrink(file(scene(0), exif=exif), ImageRules(), "x")

@@ -24,7 +24,7 @@ from tests.data_tools.prepare.images import file, scene
     ],
     ids=["quality", "smaller", "larger", "darker", "grey"],
 )
-def test_a_image_written_anew_keeps_its_hash_but_for_a_few_bits(change):
+def test_a_image_written_again_keeps_its_hash_but_for_a_few_bits(change):
     found = [distance(image_hash(scene(seed)), image_hash(change(scene(seed)))) for seed in range(20)]
     assert np.mean([bits <= 12 for bits in found]) >= 0.95
 
