@@ -58,9 +58,11 @@ class Tally:
 
     @property
     def rate(self) -> float:
+        """Tokens per second."""
         return self.tokens / self.seconds
 
     def row(self, clients: int) -> str:
+        """The line of the table."""
         first, last = np.percentile(self.firsts or [np.nan], [50, 99])
         bad = self.wrong + self.failures.total()
         return f"{clients:>7} {len(self.firsts):>8} {self.rate:>9.0f} {first:>10.3f} {last:>10.3f} {bad:>5}"
@@ -112,6 +114,7 @@ class Client:
         return text, first or time.perf_counter() - began, tokens
 
     def close(self) -> None:
+        """Closes the connection, if one is open."""
         if self._reader is not None:
             self._writer.close()
             self._reader = None

@@ -49,6 +49,7 @@ class StreamedLeaf:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the whole array."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     @property

@@ -41,7 +41,8 @@ class RunState(Protocol):
     step: jax.Array
     params: Params
 
-    def replace(self, **changes: Any) -> Any: ...
+    def replace(self, **changes: Any) -> Any:
+        """A copy with other fields."""
 
 
 S = TypeVar("S", bound=RunState)

@@ -95,6 +95,7 @@ class Session:
         return f"[{count} image{'s' * (count > 1)}] > " if count else "> "
 
     def run(self, source: Iterator[str]) -> None:
+        """Answers line by line until the lines end or one says `/quit`."""
         for line in source:
             text = line.strip()
             try:

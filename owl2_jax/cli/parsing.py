@@ -24,6 +24,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{**settings, "allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
+        """Raises `Owl2Error` where argparse would print its usage and exit."""
         raise Owl2Error(f"{self._in_our_words(message)}; `{self.prog} --help` lists what it takes")
 
     def _in_our_words(self, message: str) -> str:

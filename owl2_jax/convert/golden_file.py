@@ -49,6 +49,7 @@ class Case:
 
     @property
     def inputs(self) -> tuple[np.ndarray, ...]:
+        """What the model's call takes, in its order."""
         return tuple(getattr(self, field.name) for field in fields(self)[:6])
 
 

@@ -44,6 +44,7 @@ class OpenedModel:
 
     @property
     def shapes(self) -> dict[str, Shape]:
+        """{leaf name: shape}."""
         return {name: tuple(leaf.shape) for name, leaf in self.leaves.items()}
 
     def read(self, name: str) -> np.ndarray:

@@ -33,7 +33,8 @@ class TensorFile(Protocol):
 
     specs: Mapping[str, TensorSpec]
 
-    def read(self, name: str, rows: slice | None = None) -> np.ndarray: ...
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
+        """A tensor, or `rows` of its first axis."""
 
 
 class Source:
@@ -65,6 +66,7 @@ class Source:
         self.specs = {name: file.specs[theirs] for name, (theirs, file) in self._files.items()}
 
     def read(self, name: str, rows: slice | None = None) -> np.ndarray:
+        """A tensor by its plain name, or `rows` of its first axis."""
         theirs, file = self._files[name]
         return file.read(theirs, rows)
 

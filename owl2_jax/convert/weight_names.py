@@ -36,6 +36,7 @@ class Rule:
 
     @property
     def stacked(self) -> bool:
+        """Whether it is a rule of every layer."""
         return "{i}" in self.theirs
 
 

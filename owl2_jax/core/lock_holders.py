@@ -54,6 +54,7 @@ class Holder:
         return cls(processes=processes, **words)
 
     def dump(self) -> bytes:
+        """UTF-8 JSON, as it stands in the lock."""
         return (json.dumps({**vars(self), "processes": dict(self.processes)}, indent=1) + "\n").encode()
 
     def __str__(self) -> str:

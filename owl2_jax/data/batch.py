@@ -69,10 +69,12 @@ class Batch:
 
     @property
     def num_samples(self) -> int:
+        """Samples of all rows."""
         return int(self.segment_ids.max(axis=1, initial=0).sum())
 
     @property
     def num_images(self) -> int:
+        """Image places that are taken."""
         return int((self.image_index >= 0).sum())
 
     def samples_by_set(self, count: int) -> np.ndarray:

@@ -76,10 +76,12 @@ class Encoded:
 
     @property
     def num_images(self) -> int:
+        """Images that its ids name."""
         return int((self.ids == IMAGE_TOKEN).sum())
 
     @property
     def num_supervised(self) -> int:
+        """Tokens that are learnt."""
         return count_supervised(self.labels)
 
 
@@ -99,6 +101,7 @@ class Expanded:
 
     @property
     def num_supervised(self) -> int:
+        """Tokens that are learnt."""
         return count_supervised(self.labels)
 
 

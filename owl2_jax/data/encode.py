@@ -261,5 +261,6 @@ class EncodedMixture:
         self.sets = sets
 
     def __call__(self, address: Address) -> tuple[Sample | None, Rejected | None]:
+        """(the sample, why the record or a part of it is not used), either of them None."""
         sample, note = self.sets[address.dataset].get(address.record, address.epoch)
         return sample, note and dataclasses.replace(note, epoch=address.epoch)

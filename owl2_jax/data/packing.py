@@ -84,6 +84,7 @@ class RowPacker:
         self._roomiest = max(self._room)
 
     def batch(self) -> Batch:
+        """The rows so far as one batch, padded to the limits."""
         limits = self.limits
         return build_batch(self._rows, limits.length, limits.images_per_row, limits.images, limits.image_size)
 

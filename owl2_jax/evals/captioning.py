@@ -39,6 +39,7 @@ class Captioning(Benchmark):
     scale = 150.0
 
     def question(self, name: str, image: Path, references: Json, **info: Json) -> Question:
+        """A question of the file's row."""
         references = texts(references, "the list of reference captions")
         return Question(name, self.prompt.text(), self.prompt.hash, references, (image,), info=info)
 

@@ -80,6 +80,7 @@ class Embedded(_Inside):
         self._kinds = None if kind is None else [kind]
 
     def open(self, split: str) -> EmbeddedSource:
+        """The source of a split."""
         return EmbeddedSource(self._dataset, split, kinds=self._kinds)
 
 
@@ -95,6 +96,7 @@ class Scenes(_Inside):
         self._split, self._modality, self._difficulty = split, modality, difficulty
 
     def open(self, split: str) -> ScenesSource:
+        """The source of a split."""
         taken: Split = "train" if split == "train" else self._split
         # What training may show has captions and homes, too; kinds that are not scored teach no guess.
         return ScenesSource(

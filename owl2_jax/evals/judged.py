@@ -33,6 +33,7 @@ class FreeAnswer(Judged):
     scored_here = False
 
     def question(self, name: str, question: str, image: Path, answer: str, **info: Json) -> Question:
+        """A question of the file's row."""
         prompt, answer = self.prompt.text(question=text(question, "the question")), text(answer, "the answer")
         return Question(name, prompt, self.prompt.hash, answer, (image,), info=info)
 

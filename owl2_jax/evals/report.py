@@ -44,6 +44,7 @@ class Shown:
 
     @property
     def right(self) -> bool:
+        """Whether prediction and truth are one text, but for case and spaces around."""
         return self.prediction.strip().lower() == self.truth.strip().lower()
 
 

@@ -63,6 +63,7 @@ class VideoQuestions(Judged):
     num_frames = 8
 
     def question(self, name: str, question: str, video: Path, answer: str) -> Question:
+        """A question of the file's row, on evenly spaced frames of its video."""
         frames = tuple(VideoFrame(video, number, self.num_frames) for number in range(self.num_frames))
         tags, question = IMAGE_TAG * len(frames), text(question, "the question")
         prompt = self.prompt.text(frames=tags, question=question)

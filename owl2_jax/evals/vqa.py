@@ -32,6 +32,7 @@ class ShortAnswer(Benchmark):
     prompt = PROMPTS["vqa"]
 
     def question(self, name: str, question: str, image: Image, answer: Json, **info: Json) -> Question:
+        """A question of the file's row."""
         prompt = self.prompt.text(question=text(question, "the question"))
         return Question(name, prompt, self.prompt.hash, answer, (image,), info=info)
 

@@ -29,6 +29,7 @@ class Beam:
     written: int = 0
 
     def with_token(self, token: int, logprob: np.float32, written: int) -> Beam:
+        """A copy that goes on with a token; `written` positions have keys and values."""
         tokens, logprobs = [*self.tokens, token], [*self.logprobs, float(logprob)]
         return Beam(self.score + logprob, tokens, logprobs, written=written)
 

@@ -102,6 +102,7 @@ class Scheduler:
         return iter([*self.running, *self.waiting])
 
     def add(self, sequence: Sequence) -> None:
+        """Puts a new sequence at the end of those that wait."""
         self.waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:

@@ -55,6 +55,7 @@ class UnrolledOwl2(Owl2):
     """`Owl2` for the parameters that `unstack_layers` returns."""
 
     def setup(self) -> None:
+        """As `Owl2`, with a decoder of single layers."""
         self.vision = VisionEncoder(self.config)
         self.abstractor = Abstractor(self.config)
         self.decoder = UnrolledDecoder(self.config)

@@ -78,6 +78,7 @@ class VisionConfig:
 
     @property
     def head_dim(self) -> int:
+        """Width of a head."""
         return self.width // self.num_heads
 
 
@@ -168,6 +169,7 @@ class DecoderConfig:
 
     @property
     def head_dim(self) -> int:
+        """Width of a head."""
         return self.width // self.num_heads
 
     def adapts(self, part: str) -> bool:
@@ -229,6 +231,7 @@ class LoraConfig:
 
     @property
     def scale(self) -> float:
+        """What an adapter's product is multiplied by."""
         return self.alpha / self.rank
 
 
@@ -296,6 +299,7 @@ class Owl2Config:
         return self.abstractor.num_queries + 1
 
     def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values, which `from_dict` reads."""
         return fields.to_dict(self)
 
     @classmethod

@@ -28,6 +28,7 @@ class Decoder(nn.Module):
     config: Owl2Config
 
     def setup(self) -> None:
+        """Embedding, layers, final norm and head."""
         config, decoder = self.config, self.config.decoder
         self.embedding = self.param(
             "embedding",

@@ -97,6 +97,7 @@ class Flops:
 
     @property
     def model(self) -> float:
+        """Forward and backward pass, nothing computed twice."""
         return self.forward + self.backward
 
     def __add__(self, other: Flops) -> Flops:

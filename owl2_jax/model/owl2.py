@@ -50,6 +50,7 @@ class Owl2(nn.Module):
     pieces: int | None = None
 
     def setup(self) -> None:
+        """Vision encoder, abstractor and decoder."""
         self.vision = VisionEncoder(self.config)
         self.abstractor = Abstractor(self.config)
         self.decoder = Decoder(self.config)

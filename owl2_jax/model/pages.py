@@ -61,6 +61,7 @@ class Pages:
 
     @property
     def page_size(self) -> int:
+        """Positions of a page."""
         return self.keys.shape[1 if self.values is None else -2]
 
     @property

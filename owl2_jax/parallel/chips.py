@@ -92,10 +92,12 @@ class Topology:
 
     @property
     def chip(self) -> Chip:
+        """What its chips are."""
         return CHIPS[self.generation]
 
     @property
     def count(self) -> int:
+        """How many chips it has."""
         return math.prod(self.shape)
 
     def receive_rate(self, group: int) -> float:

@@ -37,6 +37,7 @@ class Plan:
 
     @property
     def accumulation(self) -> int:
+        """Parts that a batch is cut into; 1 of what does not train."""
         return self.train.accumulate_steps if self.what == "train" else 1
 
 

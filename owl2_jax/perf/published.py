@@ -43,6 +43,7 @@ class Published:
 
     @property
     def chips(self) -> int:
+        """How many chips it ran on."""
         return parse_topology(self.topology).count
 
     @property

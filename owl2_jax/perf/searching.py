@@ -85,6 +85,7 @@ class Memory:
                 self._known[row["key"]] = row
 
     def get(self, plan: Plan) -> Attempt | None:
+        """What came of a plan, None where it was not tried."""
         row = self._known.get(self._key(plan))
         if row is None:
             return None
@@ -92,6 +93,7 @@ class Memory:
         return Attempt(lines=tuple(row["lines"]), **{name: row[name] for name in names})
 
     def put(self, plan: Plan, attempt: Attempt) -> None:
+        """Keeps what came of a plan, in the file too where there is one."""
         row = {field.name: getattr(attempt, field.name) for field in dataclasses.fields(attempt)}
         row = {"key": self._key(plan), **row, "lines": list(attempt.lines)}
         del row["result"]

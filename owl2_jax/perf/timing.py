@@ -50,14 +50,17 @@ class Timing:
 
     @property
     def median(self) -> float:
+        """Seconds."""
         return float(np.median(self.seconds))
 
     @property
     def tokens_per_second(self) -> float:
+        """Tokens per second of the median."""
         return self.tokens / self.median
 
     @property
     def flops_per_second(self) -> float:
+        """Model FLOPs per second of the median."""
         return self.model_flops / self.median
 
     def spread(self) -> tuple[float, float]:

@@ -73,6 +73,7 @@ class Memory:
 
     @property
     def fits(self) -> bool:
+        """Whether it is within the chip's memory."""
         return self.needed <= self.capacity
 
 
@@ -108,6 +109,7 @@ class Roofline:
 
     @property
     def limit(self) -> str:
+        """Name of the longest term."""
         return max(self.terms, key=self.terms.__getitem__)
 
     @property

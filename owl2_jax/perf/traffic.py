@@ -54,6 +54,7 @@ class Collective:
 
     @property
     def total(self) -> float:
+        """Bytes that a device takes in per run of the module."""
         return self.received * self.times
 
 

@@ -105,6 +105,7 @@ class Completion(Writer):
     prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def begin(self) -> Iterator[bytes]:
+        """An event per answer that names its role."""
         for index in range(self._call.count):
             yield self._chunk(_delta(index, {"role": "assistant", "content": ""}))
 

@@ -74,9 +74,11 @@ class Metrics:
             Gauge(name, text, registry=self._registry).set_function(value)
 
     def request(self, path: str, status: int) -> None:
+        """Counts a request by path and status."""
         self._requests.labels(path, str(status)).inc()
 
     def first_token(self, seconds: float) -> None:
+        """Seconds from a request to its first token."""
         self._first.observe(seconds)
 
     def answer(self, result: Result, seconds: float, after_first: float) -> None:
@@ -90,9 +92,11 @@ class Metrics:
             self._per_token.observe(after_first / (count - 1))
 
     def images(self, count: int) -> None:
+        """Counts images of a request."""
         self._images.inc(count)
 
     def engine_failed(self) -> None:
+        """Counts a failure of the engine."""
         self._failures.inc()
 
     def text(self) -> bytes:

@@ -28,6 +28,7 @@ class CountAndProtect:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

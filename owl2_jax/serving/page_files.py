@@ -31,6 +31,7 @@ class PageFiles(StaticFiles):
         super().__init__(directory=PAGE)
 
     def file_response(self, full_path: Any, *args: Any, **options: Any) -> Response:
+        """The file with the page's headers."""
         response = super().file_response(full_path, *args, **options)
         response.headers.update(_headers(Path(full_path)))
         return response

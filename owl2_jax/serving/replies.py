@@ -51,6 +51,7 @@ class AnswerStream(Response):
         self._writer = writer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the events as they come, until the client leaves."""
         async with _watched(self._choices, receive):
             await send(
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}

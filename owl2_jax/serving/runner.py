@@ -164,10 +164,12 @@ class EngineRunner:
 
     @property
     def running(self) -> int:
+        """Requests under way."""
         return min(len(self._held), self.sequences)
 
     @property
     def waiting(self) -> int:
+        """Requests that the batch has no room for yet."""
         return len(self._held) - self.running
 
     def reserve(self) -> Ticket:

@@ -49,6 +49,7 @@ class Server(uvicorn.Server):
         self.service.runner.drain()
 
     async def on_tick(self, counter: int) -> bool:
+        """Looks after the engine ten times a second; True ends the server."""
         runner = self.service.runner
         if runner.draining and self._drain is None:
             self._drain = asyncio.create_task(self._finish())
@@ -64,6 +65,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Ends what still runs, then the connections."""
         self.service.runner.stop()  # what still runs gets its error now, not when the wait is over
         await super().shutdown(sockets)
 

@@ -32,6 +32,7 @@ class TextCompletion(Writer):
         self._lengths = [len(prompt.text) * self._echo for prompt in self._prompts]  # of texts so far
 
     def begin(self) -> Iterator[bytes]:
+        """The prompts, where they are asked for and have no log-probabilities."""
         for index, prompt in enumerate(self._prompts):
             # With log-probabilities a prompt comes when it has them.
             if self._echo and prompt.text and not self._call.logprobs:

@@ -38,6 +38,7 @@ class Spread:
 
     @classmethod
     def of(cls, by_seed: dict[int, float]) -> Spread:
+        """Mean and standard deviation of {seed: score}; no deviation of a single one."""
         values = list(by_seed.values())
         deviation = statistics.stdev(values) if len(values) > 1 else None
         return cls(statistics.fmean(values), deviation, by_seed)

@@ -40,18 +40,22 @@ class RunFolder:
 
     @property
     def training(self) -> Path:
+        """Of `owl2 train`."""
         return self.path / "run"
 
     @property
     def scores(self) -> Path:
+        """Of `owl2 evaluate`."""
         return self.path / "scores"
 
     @property
     def log(self) -> Path:
+        """What the commands printed."""
         return self.path / "log.txt"
 
     @property
     def failed(self) -> Path:
+        """Why the last try failed; no file where it did not."""
         return self.path / "failed.json"
 
     def is_trained(self, config: RunConfig) -> bool:
@@ -85,9 +89,11 @@ class SweepFolder:
     path: Path
 
     def run(self, run: Run) -> RunFolder:
+        """The folder of a run."""
         return RunFolder(self.path / "points" / run.name)
 
     def fit(self, point: Point) -> Path:
+        """The file of what `owl2 fit` said of a point."""
         return self.path / "points" / point.name / "fit.json"
 
     def start(self, config: RunConfig, source: str | None = None) -> Path:

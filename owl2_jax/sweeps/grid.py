@@ -104,10 +104,12 @@ class Run:
 
     @property
     def name(self) -> str:
+        """Its folder below `points`."""
         return f"{self.point.name}/seed-{self.seed}"
 
     @property
     def overrides(self) -> tuple[str, ...]:
+        """Fields of the point and both seeds, as on the command line."""
         return (*self.point.overrides, f"train.seed={self.seed}", f"data.seed={self.seed}")
 
 
@@ -133,6 +135,7 @@ class Sweep:
 
     @cached_property
     def points(self) -> list[Point]:
+        """All combinations of the axes' values, or one change at a time (`design`); the base comes first."""
         return list(_points(self.config))
 
     @property

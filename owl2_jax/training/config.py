@@ -246,6 +246,7 @@ class TrainConfig:
 
     @property
     def num_steps(self) -> int:
+        """Optimiser steps of the whole run."""
         if self.total_steps is not None:
             return self.total_steps
         assert self.total_examples is not None

@@ -54,6 +54,7 @@ class GoodputClock:
         return cls(elapsed, productive, started)
 
     def add(self, part: str, seconds: float) -> None:
+        """Counts seconds under a part of the run."""
         self._parts[part] = self._parts.get(part, 0.0) + seconds
 
     @contextlib.contextmanager

@@ -27,6 +27,7 @@ class Hook:
     metrics: tuple[str, ...]
 
     def is_due(self, step: int, last: bool) -> bool:
+        """Whether it runs after this step, as it always does after the last."""
         return last or step % self.every_steps == 0
 
 

@@ -44,9 +44,11 @@ class Batches(Protocol):
 
     def __next__(self) -> Batch: ...
 
-    def get_state(self) -> dict[str, Any]: ...
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` takes to go on after the last batch."""
 
-    def set_state(self, state: dict[str, Any]) -> None: ...
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on from a state."""
 
 
 class Outcome(NamedTuple):

@@ -40,6 +40,7 @@ class ParamSpec:
 
     @property
     def trained(self) -> bool:
+        """Whether the leaf trains."""
         return self.lr_multiplier is not None
 
 

@@ -89,10 +89,12 @@ class Survey:
 
     @property
     def read(self) -> int:
+        """Records read of all sets."""
         return sum(one.read for one in self.sets)
 
     @property
     def num_rejected(self) -> int:
+        """Records that cannot be used, of all sets."""
         return sum(one.rejected.total() for one in self.sets)
 
     @property

@@ -44,9 +44,11 @@ class Shard:
     last: int
 
     def cleaned(self, work: str) -> str:
+        """Path of its checked records, below the folder of work."""
         return storage.join(work, "cleaned", self.dataset, f"{self.number:05d}.array_record")
 
     def final(self, work: str) -> str:
+        """Path of the shard as it will be, below the folder of work."""
         return storage.join(work, self.dataset, f"{self.name}.array_record")
 
     @property
@@ -56,6 +58,7 @@ class Shard:
 
     @property
     def name(self) -> str:
+        """Name of its file, without the ending."""
         return f"part-{self.number:05d}-of-{self.count:05d}"
 
 

@@ -114,6 +114,7 @@ class Mention:
 
     @property
     def single(self) -> bool:
+        """Whether all of its letters are one."""
         return len(set(self.letters.upper())) == 1
 
 

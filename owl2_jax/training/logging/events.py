@@ -60,6 +60,7 @@ class EventWriter:
         self._file.flush()
 
     def close(self) -> None:
+        """Writes what is left and closes the file."""
         self._file.close()
 
     def _write(self, fields: bytes) -> None:

@@ -81,6 +81,7 @@ class TerminalProgress:
             print(line, flush=True)
 
     def close(self) -> None:
+        """Takes the bar away."""
         self._bar.stop()
 
 
