@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,10 +83,17 @@ def main(args: argparse.Namespace) -> int:
 
 def _set_up_logs() -> None:
     """Our warnings on the error stream; what the libraries below log reaches us as exceptions."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("warning: %(message)s"))
-    logging.getLogger("owl2_jax").addHandler(handler)
+    ours = logging.getLogger("owl2_jax")
+    if not any(isinstance(handler, _Warnings) for handler in ours.handlers):
+        ours.addHandler(_Warnings())
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+class _Warnings(logging.Handler):
+    """Writes to what is the error stream then, not when the handler was made: a caller may exchange it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"warning: {record.getMessage()}", file=sys.stderr, flush=True)
 
 
 def _check_folders(config: RunConfig, args: argparse.Namespace) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import pty
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 
 from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.cli.main import main
+from owl2_jax.cli.train import _set_up_logs
 from owl2_jax.config import read_config_file
 from owl2_jax.core.append_file import AppendFile
 from owl2_jax.data.pipeline import load_tokenizer
@@ -238,15 +240,28 @@ def test_a_disk_that_fills_up_and_data_that_changes_stop_a_run_that_can_go_on(tm
     one = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda *_: one)
 
+    class Full:
+        """A file on a disk that has room for `left` more bytes."""
+
+        def __init__(self, file, left: int) -> None:
+            self.file, self.left = file, left
+            self.fileno, self.truncate = file.fileno, file.truncate
+
+        def write(self, part: memoryview) -> int:
+            if not self.left:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            written = self.file.write(part[: self.left])
+            self.left -= written
+            return written
+
     def full(file: AppendFile, record: bytes | str) -> None:
-        """A limit on file sizes stands in for the disk: half of the third reading still fits."""
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        raw = file._file
         if file.path.name == "metrics.jsonl" and json.loads(record)["step"] == 3:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file.path.stat().st_size + len(record) // 2, hard))
+            file._file = Full(raw, len(record) // 2)
         try:
             write(file, record)
         finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            file._file = raw
 
     with monkeypatch.context() as patched:
         patched.setattr(AppendFile, "write", full)
@@ -339,3 +354,10 @@ def test_configs_of_the_quickstart_are_whole():
     for name in ("warmup", "stage1", "stage2"):
         values = read_config_file(str(ROOT / "configs" / "tiny" / f"{name}.py"))
         assert runs.RunConfig.from_dict(values).train.num_steps > 0
+
+
+def test_warnings_go_once_to_what_is_the_error_stream_then(capsys):
+    for _ in range(2):
+        _set_up_logs()
+    logging.getLogger("owl2_jax.training").warning("%d rows left", 3)
+    assert capsys.readouterr().err == "warning: 3 rows left\n"
