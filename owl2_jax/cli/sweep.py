@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from owl2_jax.core.ranges import Whole
+from owl2_jax.core.ranges import Count, Whole
 from owl2_jax.core.texts import BucketPath, FilePath
 
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--retries", type=Whole, default=1, metavar="N", help="of a failed run (default: 1)")
     parser.add_argument(
+        "--jobs", type=Count, metavar="N",
+        help="N runs at a time, in N processes that share the cores and do run after run, so that small runs "
+        "start, compile and read their data once (default: one run at a time, a process per command)",
+    )  # fmt: skip
+    parser.add_argument(
         "--base", metavar="POINT", help="the point that differences are to (default: the first of --list)"
     )
     parser.add_argument(
@@ -74,6 +79,7 @@ def main(args: argparse.Namespace) -> int:
 
     sweep = load_sweep(args.sweep, args.overrides, args.base)
     _check_halving(sweep, args)
+    _check_jobs(args)
     folder = SweepFolder(args.workdir or Path("runs/sweeps") / sweep.name)
     if args.list:
         return _list(sweep, folder)
@@ -113,6 +119,18 @@ def _check_halving(sweep: Sweep, args: argparse.Namespace) -> None:
         )
 
 
+def _check_jobs(args: argparse.Namespace) -> None:
+    """Raises `Owl2Error` for processes beside an argument that starts none here."""
+    from owl2_jax.core.errors import Owl2Error
+
+    names = ("list", "fit", "collect", "slurm", "jobset")
+    other = next((name for name in names if getattr(args, name)), None)
+    if args.jobs is not None and other is not None:
+        raise Owl2Error(
+            f"--jobs says how many runs go on at a time, and --{other} starts none; leave one of them out"
+        )
+
+
 def _machine(sweep: Sweep) -> Machine:
     """The sweep's slice, or this machine."""
     from owl2_jax.parallel.chips import parse_topology
@@ -147,7 +165,7 @@ def _run(sweep: Sweep, folder: SweepFolder, args: argparse.Namespace) -> int:
         _tell_power(sweep, folder, args.spread_from)
     say = lambda text: print(text, flush=True)
     if args.halving is not None:
-        outcome = run_halving(sweep, folder, args.halving, retries=args.retries, say=say)
+        outcome = run_halving(sweep, folder, args.halving, retries=args.retries, say=say, jobs=args.jobs)
         stops = read_stops(folder)
         runs = [
             run
@@ -157,7 +175,7 @@ def _run(sweep: Sweep, folder: SweepFolder, args: argparse.Namespace) -> int:
     else:
         if not args.only:
             forget_stops(folder)
-        outcome = run_sweep(sweep, folder, runs, retries=args.retries, say=say)
+        outcome = run_sweep(sweep, folder, runs, retries=args.retries, say=say, jobs=args.jobs)
     if outcome.signal is not None:
         say(f"stopped with {len(outcome.finished)} of {len(runs)} runs done; the same command goes on")
         return STOPPED + outcome.signal

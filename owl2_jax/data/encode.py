@@ -206,16 +206,23 @@ class EncodedSet:
     Args:
       name: name of the set, for rejects.
       number: its number in the mixture.
-      cache: keep what was encoded; with augmentation, all but the images.
+      cache: {record: what was encoded}, to be kept; with augmentation, all but
+        the images. None keeps nothing.
       seed: of augmentation; None when there is none.
     """
 
     def __init__(
-        self, name: str, number: int, source: Source, encoder: Encoder, cache: bool, seed: int | None
+        self,
+        name: str,
+        number: int,
+        source: Source,
+        encoder: Encoder,
+        cache: dict[int, Any] | None,
+        seed: int | None,
     ) -> None:
         self.name, self.source = name, source
         self._number, self._encoder, self._seed = number, encoder, seed
-        self._kept: dict[int, Draft | Sample] | None = {} if cache else None
+        self._kept = cache
 
     def get(self, record: int, epoch: int) -> tuple[Sample | None, Rejected | None]:
         """The sample of a record, and the note on it if it was cut; or no sample and why."""

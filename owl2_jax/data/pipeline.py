@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.file_identity import identities
+from owl2_jax.core.kept import keeps, kept
 from owl2_jax.data.batch import Batch, concatenate
 from owl2_jax.data.config import DataConfig
 from owl2_jax.data.encode import EncodedMixture, EncodedSet, Encoder
@@ -196,15 +199,43 @@ class OpenMixture:
 def open_mixture(config: DataConfig, image_size: int, tokens_per_image: int) -> OpenMixture:
     """Opens the sources and mixes them. Raises `Owl2Error`."""
     tokenizer = load_tokenizer(config)
-    images: dict[str, Any] | None = {} if config.cache_samples else None
+    images = _images_kept(config, image_size) if config.cache_samples else None
     sets = []
     for number, (name, dataset) in enumerate(config.datasets.items()):
         options = registry.read_as(dataset.kind, dataset.options, config.reading)
         source = registry.make_source(dataset.kind, **options)
         encoder = Encoder(config, number, tokenizer, image_size, tokens_per_image, images)
         seed = None if config.augment is None else config.seed
-        sets.append(EncodedSet(name, number, source, encoder, config.cache_samples, seed))
+        samples = None
+        if config.cache_samples:
+            samples = _samples_kept(config, name, source.files, (number, image_size, tokens_per_image))
+        sets.append(EncodedSet(name, number, source, encoder, samples, seed))
     return OpenMixture(config, sets)
+
+
+def _images_kept(config: DataConfig, image_size: int) -> dict[str, Any]:
+    """Decoded images by their keys; those of an earlier run of this process where it had the same."""
+    sets = {name: (dataset.kind, dataset.options) for name, dataset in config.datasets.items()}
+    how = (config.image_mode, config.augment, config.max_pixels, image_size)
+    return kept(("images", repr(sets), repr(how)), dict)
+
+
+def _samples_kept(
+    config: DataConfig, name: str, files: Sequence[str], sizes: tuple[int, int, int]
+) -> dict[int, Any]:
+    """Encoded samples by record; those of an earlier run of this process where it encoded the same files.
+
+    Args:
+      sizes: the set's number, pixels of an image's side, tokens per image.
+    """
+    if not keeps():
+        return {}
+    alike = dataclasses.replace(
+        config,
+        datasets={name: dataclasses.replace(config.datasets[name], weight=1.0, epochs=None)},
+        seed=config.seed if config.augment else 0,
+    )
+    return kept(("samples", repr(alike), repr(identities(files)), sizes), dict)
 
 
 def row_limits(config: DataConfig, image_size: int) -> RowLimits:

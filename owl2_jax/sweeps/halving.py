@@ -28,7 +28,13 @@ FIRST_SEEDS: Final = 2
 
 
 def run_halving(
-    sweep: Sweep, folder: SweepFolder, measure: str, *, retries: int = 1, say: Say = print
+    sweep: Sweep,
+    folder: SweepFolder,
+    measure: str,
+    *,
+    retries: int = 1,
+    say: Say = print,
+    jobs: int | None = None,
 ) -> Outcome:
     """Runs the sweep's points with 2 seeds, the better half with 4, and so on; more is as `run_sweep`.
 
@@ -46,7 +52,7 @@ def run_halving(
     write_stops(folder, stops)
     for count in rungs(len(seeds)):
         runs = [Run(point, seed) for seed in seeds[:count] for point in alive]
-        outcome = run_sweep(sweep, folder, runs, retries=retries, say=say)
+        outcome = run_sweep(sweep, folder, runs, retries=retries, say=say, jobs=jobs)
         if outcome.signal is not None or outcome.failed or count == len(seeds):
             break
         means = {point.name: _mean(sweep, folder, point, count, measure) for point in alive}

@@ -1,6 +1,8 @@
-"""Runs a sweep on this machine, one run after the other, and goes on where it was stopped.
+"""Runs a sweep on this machine, and goes on where it was stopped.
 
-Each run is made of commands in processes of their own (`commands`). What is
+Each run is made of commands (`commands`), in processes of their own, one run
+after the other; or several runs at a time, each of them in a process that does
+run after run (`processes.Worker`). What is
 finished is skipped, what was interrupted goes on from its last checkpoint, and
 what failed is tried again, at once and the next time.
 """
@@ -9,8 +11,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +30,7 @@ from owl2_jax.core.text_files import read_bytes
 from owl2_jax.sweeps.commands import Commands, commands_of
 from owl2_jax.sweeps.folder import RunFolder, SweepFolder, read_json
 from owl2_jax.sweeps.grid import Run, Sweep
-from owl2_jax.sweeps.processes import Children, locked
+from owl2_jax.sweeps.processes import Children, Runner, Worker, locked
 
 Say = Callable[[str], None]
 _MISTAKE: Final = 2  # exit code of what a second try cannot cure
@@ -48,7 +52,13 @@ class Outcome:
 
 
 def run_sweep(
-    sweep: Sweep, folder: SweepFolder, runs: Sequence[Run], *, retries: int = 1, say: Say = print
+    sweep: Sweep,
+    folder: SweepFolder,
+    runs: Sequence[Run],
+    *,
+    retries: int = 1,
+    say: Say = print,
+    jobs: int | None = None,
 ) -> Outcome:
     """Trains and evaluates `runs`.
 
@@ -56,6 +66,8 @@ def run_sweep(
       folder: claimed for this sweep.
       retries: how often a run that failed is tried again before the next run.
       say: takes a line for every step.
+      jobs: so many processes share the runs and the cores; None makes a process
+        of each command, with all cores.
 
     Raises:
       Owl2Error: the checkpoint to start from is missing, or `owl2 fit` said
@@ -64,20 +76,53 @@ def run_sweep(
     plans = {run.name: commands_of(sweep, folder, run) for run in runs}
     for run in runs:
         check_fit_report(folder, run)
-    outcome = Outcome()
-    with Children(_environment(folder.path)) as children:
-        for number, run in enumerate(runs, 1):
+    outcome, left, turn = Outcome(), iter(enumerate(runs, 1)), threading.Lock()
+
+    def work(runner: Runner) -> None:
+        while runner.stopped is None:
+            with turn:
+                number, run = next(left, (0, None))
+            if run is None:
+                return
             tell: Say = lambda text, number=number, run=run: say(f"[{number}/{len(runs)}] {run.name}: {text}")
-            one = _OneRun(sweep, folder, run, plans[run.name], children, tell)
+            one = _OneRun(sweep, folder, run, plans[run.name], runner, tell)
             error = one.finish(retries)
-            if children.stopped is not None:
-                outcome.signal = children.stopped
-                break
-            if error is None:
-                outcome.finished.append(run.name)
-            else:
-                outcome.failed[run.name] = error
+            if runner.stopped is not None:
+                return
+            with turn:
+                if error is None:
+                    outcome.finished.append(run.name)
+                else:
+                    outcome.failed[run.name] = error
+
+    with Children(_environment(folder.path)) as children:
+        if jobs is None:
+            work(children)
+        else:
+            _work_beside(work, children, jobs)
+    outcome.signal = children.stopped
     return outcome
+
+
+def _work_beside(work: Callable[[Runner], None], children: Children, jobs: int) -> None:
+    """`work` in so many threads, each with a process that lives as long as the thread."""
+    threads = max(1, _cores() // jobs)
+
+    def one() -> None:
+        worker = Worker(children, threads)
+        try:
+            work(worker)
+        finally:
+            worker.close()
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for ended in [pool.submit(one) for _ in range(jobs)]:
+            ended.result()
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_fit_report(folder: SweepFolder, run: Run) -> None:
@@ -107,7 +152,7 @@ class _OneRun:
     """One run, from its folder's state to done."""
 
     def __init__(
-        self, sweep: Sweep, folder: SweepFolder, run: Run, commands: Commands, children: Children, tell: Say
+        self, sweep: Sweep, folder: SweepFolder, run: Run, commands: Commands, children: Runner, tell: Say
     ) -> None:
         self._config, self._workdir = sweep.run_config(run), folder.path
         self._files, self._commands = folder.run(run), commands

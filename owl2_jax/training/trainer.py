@@ -6,6 +6,7 @@ pipeline and checkpoints.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 import jax
 import optax
 
+from owl2_jax.core.kept import kept
 from owl2_jax.core.tree import Params, PyTree
 from owl2_jax.model import flops
 from owl2_jax.model.config import Owl2Config
@@ -93,9 +95,27 @@ def make_trainer(
         when batches have none.
       max_targets: `data.max_targets` of the batches.
 
+    A process that does one run after another (`core.kept`) compiles once for
+    runs that differ in their seed or their start alone.
+
     Raises:
       Owl2Error: groups or sizes that do not fit.
     """
+    alike = dataclasses.replace(config, start_from=None)
+    if model_config.lora is None:  # whose dropout has the seed in the step
+        alike = dataclasses.replace(alike, seed=0)
+    key = ("trainer", repr(model_config), repr(alike), mesh, datasets, max_targets)
+    made = kept(key, lambda: _make_trainer(model_config, alike, mesh, datasets, max_targets))
+    return dataclasses.replace(made, config=config)
+
+
+def _make_trainer(
+    model_config: Owl2Config,
+    config: TrainConfig,
+    mesh: jax.sharding.Mesh,
+    datasets: tuple[str, ...],
+    max_targets: int,
+) -> Trainer:
     model, shapes, axes = Owl2(model_config), abstract_params(model_config), logical_axes(model_config)
     shardings.check_params(axes, shapes, mesh)
     specs = param_groups.assign_groups(shapes, config)

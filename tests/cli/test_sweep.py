@@ -186,3 +186,8 @@ def test_halving_and_base_refuse_what_they_cannot_do(sweep_file, refused):
     assert "unknown measure for --halving 'easyvqa'" in refused("--halving=easyvqa")
     assert "has no meaning with --slurm" in refused("--halving=easy_vqa", "--slurm=jobs")
     assert "unknown point of this sweep 'queries-3'" in refused("--base=queries-3")
+
+
+def test_jobs_refuse_what_starts_nothing_here(refused):
+    assert "--slurm starts none; leave one of them out" in refused("--jobs=2", "--slurm=jobs")
+    assert "--collect starts none" in refused("--jobs=2", "--collect")

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from owl2_jax.core import kept
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.batch import Batch, concatenate
-from owl2_jax.data.pipeline import Pipeline, load_tokenizer, merge_states
+from owl2_jax.data.pipeline import Pipeline, load_tokenizer, merge_states, open_mixture
 from owl2_jax.data.record_counts import RejectedShareError
 from tests.data import corpora
 from tests.data.corpora import IMAGE_SIZE, TOKENS_PER_IMAGE, dialogue, llava
@@ -43,6 +46,13 @@ def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
     for one, other in zip(found, expected, strict=True):
         for name, value in vars(one).items():
             np.testing.assert_array_equal(value, getattr(other, name), err_msg=name)
+
+
+@pytest.fixture
+def keeping():
+    kept.keep()
+    yield
+    kept.forget()
 
 
 # ---- the order -------------------------------------------------------------------
@@ -254,3 +264,36 @@ def test_a_set_has_a_weight_or_epochs():
     ]:
         with pytest.raises(Owl2Error, match=message):
             corpora.DatasetConfig("llava", **settings)
+
+
+# ---- runs after one another in a process --------------------------------------------
+
+
+def test_a_second_run_of_a_process_reads_no_record_again_and_gets_the_same_batches(datasets, keeping):
+    config = corpora.config(datasets, cache_samples=True)
+    alone, _ = run(corpora.config(datasets))
+    run(dataclasses.replace(config, seed=1))
+    again, _ = run(config)
+    assert_equal(again, alone)
+    first, second = (open_mixture(config, IMAGE_SIZE, TOKENS_PER_IMAGE).sets[0] for _ in range(2))
+    assert first.get(0, 0)[0] is second.get(0, 0)[0]
+
+
+@pytest.mark.parametrize(
+    "other", [({"max_targets": 9}, IMAGE_SIZE), ({"template": "plain"}, IMAGE_SIZE), ({}, 2 * IMAGE_SIZE)]
+)
+def test_what_changes_a_sample_makes_another_one(datasets, keeping, other):
+    changes, size = other
+    config = corpora.config(datasets, cache_samples=True)
+    first = open_mixture(config, IMAGE_SIZE, TOKENS_PER_IMAGE).sets[0].get(0, 0)[0]
+    second = open_mixture(dataclasses.replace(config, **changes), size, TOKENS_PER_IMAGE).sets[0]
+    assert second.get(0, 0)[0] is not first
+
+
+def test_samples_of_files_that_changed_between_two_runs_are_read_again(tmp_path, keeping):
+    config = dataclasses.replace(corpora.config(corpora.mixed_sets(tmp_path)), cache_samples=True)
+    (file, *_), sizes = open_mixture(config, IMAGE_SIZE, TOKENS_PER_IMAGE).files["text"], (IMAGE_SIZE, 5)
+    first = open_mixture(config, *sizes).sets[-1].get(0, 0)[0]
+    path = Path(file)
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert open_mixture(config, *sizes).sets[-1].get(0, 0)[0] is not first

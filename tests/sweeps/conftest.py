@@ -15,6 +15,18 @@ from owl2_jax.sweeps.grid import Run, Sweep, load_sweep
 from tests.sweeps import fake_owl2
 from tests.training import runs
 
+# The true worker, of commands that pretend.
+_WORKER = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from owl2_jax.cli import worker
+from tests.sweeps import fake_owl2
+def main(arguments):
+    print("process", os.getpid(), "threads", os.environ["NPROC"])
+    return fake_owl2.main(arguments)
+worker.main = main
+worker.run(int(sys.argv[2]))
+"""
 QUERIES = {"4": [], "2": ["model.abstractor.num_queries=2"], "8": ["model.abstractor.num_queries=8"]}
 SIZES = {"28": [], "56": ["model.vision.image_size=56"]}
 
@@ -42,6 +54,7 @@ def folder(tmp_path: Path) -> SweepFolder:
 def pretended(monkeypatch, tmp_path: Path) -> Path:
     """`owl2` becomes `fake_owl2.py`; returns the file that tells it what to fail at."""
     monkeypatch.setattr(processes, "PROGRAM", (sys.executable, str(Path(__file__).with_name("fake_owl2.py"))))
+    monkeypatch.setattr(processes, "WORKER", (sys.executable, "-c", _WORKER, str(Path(__file__).parents[2])))
     monkeypatch.setenv("FAKE_FAILS", str(tmp_path / "fails"))
     return tmp_path / "fails"
 

@@ -14,7 +14,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.sweeps.collect import collect
 from owl2_jax.sweeps.folder import SweepFolder
 from owl2_jax.sweeps.processes import locked
-from owl2_jax.sweeps.run import run_sweep
+from owl2_jax.sweeps.run import _cores, run_sweep
 from owl2_jax.sweeps.table_files import write_table
 from owl2_jax.sweeps.table_reading import read_rows
 
@@ -23,9 +23,9 @@ from owl2_jax.sweeps.table_reading import read_rows
 def go(make_sweep, folder, pretended):
     """Runs a sweep; returns its outcome and the lines it said."""
 
-    def run(retries: int = 1, **changes):
+    def run(retries: int = 1, jobs: int | None = None, **changes):
         sweep, said = make_sweep(**changes), []
-        return run_sweep(sweep, folder, sweep.runs, retries=retries, say=said.append), said
+        return run_sweep(sweep, folder, sweep.runs, retries=retries, say=said.append, jobs=jobs), said
 
     return run
 
@@ -173,3 +173,35 @@ def test_a_sweep_in_a_bucket_runs_goes_on_and_is_collected(make_sweep, pretended
     assert [row["point"] for row in read_rows(folder.path / "table.csv")] == ["queries-4"]
     names = {path.name for path in (folder.path / "points/queries-4/seed-0").iterdir()}
     assert names == {"run", "scores", "log.txt"}
+
+
+def test_jobs_share_the_runs_among_processes_that_do_run_after_run(go, folder, monkeypatch):
+    monkeypatch.setenv("FAKE_SECONDS", "0.2")  # so that one process cannot be done before the other begins
+    outcome, _ = go(jobs=2, seeds=[0, 1])
+    assert len(outcome.finished) == 6
+    logs = [path.read_text() for path in folder.path.glob("points/*/*/log.txt")]
+    told = [line for log in logs for line in log.splitlines() if line.startswith("process")]
+    assert len(told) == 12, "training and evaluation of each run"
+    assert len({line.split()[1] for line in told}) == 2
+    assert {line.split(" ", 2)[2] for line in told} == {f"threads {max(1, _cores() // 2)}"}
+
+
+def test_a_run_that_fails_in_a_process_of_many_is_told_and_the_next_has_another_process(
+    go, folder, pretended
+):
+    pretended.write_text("train queries-4 2\ntrain queries-2 1")
+    outcome, said = go(jobs=1)
+    assert "owl2 train ended with code 2 (error: told to end with 2)" in outcome.failed["queries-4/seed-0"]
+    assert outcome.finished == ["queries-2/seed-0", "queries-8/seed-0"]
+    assert sum("tries again" in line for line in said) == 1
+    assert len(go(jobs=1)[0].finished) == 3, "the same call goes on"
+
+
+def test_request_to_stop_ends_all_jobs(go, monkeypatch):
+    monkeypatch.setenv("FAKE_SECONDS", "60")
+    started = time.perf_counter()
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    outcome, said = go(jobs=2)
+    assert (outcome.signal, outcome.finished, outcome.failed) == (signal.SIGTERM, [], {})
+    assert len(said) == 2
+    assert time.perf_counter() - started < 30

@@ -149,6 +149,12 @@ def _caption(rng: Random, wanted: Wanted) -> Asked:
     return Asked(shown, "Describe the picture.", scene.words())
 
 
+def _repeat(rng: Random, wanted: Wanted) -> Asked:
+    """The scene in words, to be said again: what a language model can do before it has seen anything."""
+    scene = arranged(rng, wanted.level, rng.choices(PAIRS, k=rng.randint(*wanted.level.things)))
+    return Asked(scene, "Say it again.", scene.words())
+
+
 _DRAWN_BY: Final[dict[str, Callable[[Random, Wanted], Asked]]] = {
     "count": _count,
     "relation": _relation,
@@ -157,13 +163,15 @@ _DRAWN_BY: Final[dict[str, Callable[[Random, Wanted], Asked]]] = {
     "word": _word,
     "home": _home,
     "caption": _caption,
+    "repeat": _repeat,
 }
-# No question: what stage 1 learns, and, without the image, the language of it.
-CAPTION: Final = "caption"
+# No questions, and never scored. A caption is what stage 1 learns, and, without the image, the language
+# of it; to repeat a scene in words is what a decoder must know before it can find anything in one.
+_UNSCORED: Final = ("caption", "repeat")
 
 
 def kinds_of(modality: str, split: str) -> tuple[str, ...]:
-    """The kinds of question that a split has; of captions, see `CAPTION`.
+    """The kinds of question that a split has.
 
     A word in a text would only be copied. Pairs that training never shows have
     no home, and homes alone are taught in one modality and asked in the other.
@@ -172,7 +180,14 @@ def kinds_of(modality: str, split: str) -> tuple[str, ...]:
         return ("home",)
     lacks = {"word"} if modality == "text" else set()
     lacks |= {"home"} if split == "composed" else set()
-    return tuple(kind for kind in _DRAWN_BY if kind not in {CAPTION, *lacks})
+    return tuple(kind for kind in _DRAWN_BY if kind not in {*_UNSCORED, *lacks})
+
+
+def untested_kinds(modality: str, split: str) -> tuple[str, ...]:
+    """What a split has beside questions: in training captions, and in words something to repeat."""
+    if split != "train":
+        return ()
+    return _UNSCORED if modality == "text" else _UNSCORED[:1]
 
 
 def asked(kind: str, wanted: Wanted, key: str) -> Asked:

@@ -19,7 +19,7 @@ from owl2_jax.core.ranges import Seed, at_least, between
 from owl2_jax.core.texts import AnyText, Name
 from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.scenes.drawing import png
-from owl2_jax.data.scenes.questions import CAPTION, Asked, Modality, Split, Wanted, asked, kinds_of
+from owl2_jax.data.scenes.questions import Asked, Modality, Split, Wanted, asked, kinds_of, untested_kinds
 from owl2_jax.data.scenes.scene import LEVELS
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, Style, checked_index
 
@@ -36,7 +36,8 @@ class ScenesSource:
       kinds: Only these of "count", "relation", "size", "odd", "word" and
         "home"; None for all that the split has. "caption", of the split
         "train", is there where it is named: the scene in words, and with
-        "text" without the scene, for its language alone.
+        "text" without the scene, for its language alone; so is "repeat", of
+        "text": the scene in words twice.
       difficulty: 1 to 3: more things, sizes that differ less, longer words,
         noise, and odd ones out among things that are not all alike.
       examples: How many there are; a longer source begins with a shorter one.
@@ -61,7 +62,7 @@ class ScenesSource:
         image_tag: ImageTag = DEFAULT_IMAGE_TAG,
     ):
         known = kinds_of(modality, split)
-        named = (*known, CAPTION) if split == "train" else known
+        named = (*known, *untested_kinds(modality, split))
         for kind in kinds or ():
             if kind not in named:
                 raise unknown_name(f"kind of the scenes' split {split} in {modality}", kind, named)

@@ -1,0 +1,54 @@
+"""What is fixed during a run, and what a process of many runs shares between them."""
+
+from __future__ import annotations
+
+import jax
+import pytest
+
+from owl2_jax.core import kept
+from tests.training import runs
+
+
+@pytest.fixture
+def keeping():
+    kept.keep()
+    yield
+    kept.forget()
+
+
+def test_runs_of_other_seeds_and_starts_share_the_compiled_step_and_keep_their_own_config(keeping):
+    one = runs.trainer_of(runs.run_config())
+    other = runs.trainer_of(runs.run_config("train.seed=1", "train.start_from=elsewhere"))
+    assert other.step is one.step
+    assert (one.config.seed, one.config.start_from) == (0, None)
+    assert (other.config.seed, other.config.start_from) == (1, "elsewhere")
+
+
+@pytest.mark.parametrize(
+    "changed", ["train.total_steps=5", "train.schedule.peak_lr=2e-3", "model.abstractor.num_queries=2"]
+)
+def test_another_recipe_or_model_has_its_own_step(keeping, changed):
+    assert runs.trainer_of(runs.run_config(changed)).step is not runs.trainer_of(runs.run_config()).step
+
+
+def test_adapters_with_dropout_do_not_share_a_step_as_the_seed_is_in_it(keeping):
+    lora = "model.lora={'rank': 2, 'dropout': 0.5}"
+    one, other = (runs.trainer_of(runs.run_config(lora, f"train.seed={seed}")) for seed in (0, 1))
+    assert one.step is not other.step
+
+
+def test_without_keeping_every_trainer_is_its_own():
+    assert runs.trainer_of(runs.run_config()).step is not runs.trainer_of(runs.run_config()).step
+
+
+def test_a_run_after_another_one_in_a_process_comes_to_the_same_bits_as_alone(
+    keeping, config, trainer, straight, tmp_path
+):
+    """`trainer` and `straight` were made without keeping, by the run of seed 0 alone."""
+    shared = runs.trainer_of(runs.run_config("train.seed=1", "data.seed=1"))
+    cached = "data.cache_samples=True"
+    runs.run(runs.run_config("train.seed=1", "data.seed=1", cached), tmp_path / "before", trainer=shared)
+    second = runs.trainer_of(config)
+    assert second.step is shared.step
+    outcome, _ = runs.run(runs.run_config(cached), tmp_path / "after", trainer=second)
+    runs.assert_equal_trees(jax.device_get(outcome.state), straight[1].state)
