@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import os
 import signal
 import socket
@@ -51,7 +50,6 @@ def _serve(line: socket.socket) -> int:
         _print_to(os.open(os.devnull, os.O_WRONLY))
         if code:
             return code
-        logging.getLogger("owl2_jax").handlers.clear()  # each command makes its own
         gc.collect()
         line.sendall(DONE)
     return 0

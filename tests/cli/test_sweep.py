@@ -42,8 +42,9 @@ def sweep_file(tmp_path: Path) -> Path:
     return path
 
 
-def start(sweep_file: Path, workdir: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "owl2_jax.cli.main", "sweep", str(sweep_file), f"--workdir={workdir}"]
+def start(sweep_file: Path, workdir: Path, *options: str) -> subprocess.Popen[str]:
+    program = [sys.executable, "-m", "owl2_jax.cli.main", "sweep"]
+    command = [*program, str(sweep_file), f"--workdir={workdir}", *options]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -71,7 +72,7 @@ def test_killed_sweep_goes_on_from_the_last_checkpoint_of_the_running_point(swee
     assert saved >= reached - SAVE_EVERY
     assert reached < STEPS
 
-    second = start(sweep_file, workdir)
+    second = start(sweep_file, workdir, "--jobs=1")  # training and evaluation in one process
     said, _ = second.communicate(timeout=600)
     assert second.returncode == 0, said
     assert "[1/1] queries-2/seed-0: goes on training" in said

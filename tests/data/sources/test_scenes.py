@@ -48,6 +48,15 @@ def test_kinds_take_turns():
     assert {kind: counts.total() for kind, counts in source.answers_by_kind().items()} == source.kind_counts()
 
 
+def test_a_scene_in_words_is_repeated_where_that_is_named():
+    source = ScenesSource(kinds=["repeat"], modality="text", difficulty=1)
+    for example in map(source.__getitem__, range(20)):
+        question, answer = (message["content"] for message in example["messages"])
+        assert question == f"{answer} Say it again."
+        assert answer.count(";") == 2
+    assert "repeat" not in ScenesSource(modality="text").kind_counts()
+
+
 def test_a_caption_is_there_where_it_is_named():
     example = ScenesSource(kinds=["caption"], difficulty=1)[0]
     assert example["question"] == "Describe the picture."
@@ -67,6 +76,7 @@ def test_test_images_are_none_of_training():
         ({"kinds": ["counts"]}, "count"),
         ({"kinds": ["word"], "modality": "text"}, "word"),
         ({"kinds": ["caption"], "split": "test"}, "caption"),
+        ({"kinds": ["repeat"], "modality": "images"}, "repeat"),
         ({"split": "tests"}, "test"),
         ({"difficulty": 4}, "from 1 to 3"),
         ({"examples": 0}, "at least 1"),
