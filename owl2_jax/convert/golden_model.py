@@ -13,15 +13,16 @@ import optax
 
 from owl2_jax.convert.formats import format_of, rules_for
 from owl2_jax.convert.golden_file import INPUTS, Arrays, Case, check_pixels, pad_alike, read_case
+from owl2_jax.convert.golden_pages import PagedRows
 from owl2_jax.convert.to_flax import leaf_shapes
 from owl2_jax.convert.weight_names import Pair, in_their_order, pairs
 from owl2_jax.core.axes import IGNORE_LABEL
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.tree import Params, PyTree, Tree, flatten
 from owl2_jax.model import image_positions
-from owl2_jax.model.cache import Cache
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import Owl2
+from owl2_jax.model.pages import Pages
 
 GENERATED: Final = "gen_"
 TRAINED_ON: Final = "iv"  # the case of the five training steps
@@ -190,9 +191,10 @@ class GoldenModel:
         }
 
     def _cache(self, case: Case) -> dict[str, Any]:
-        _, cache = self._prefill(case, 0)
+        rows, _, pages = self._prompts(case, 0)
         cut = np.s_[:, : case.rows, :, : case.length]
-        past = {"past_k": cache.keys[cut], "past_v": cache.values[cut]}
+        parts, layers = {"past_k": pages.keys, "past_v": pages.values}, self.config.decoder.num_layers
+        past = {name: rows.dense(part, layers)[cut] for name, part in parts.items()}
         if format_of(self.config).heads_first:
             return past
         return {name: part.swapaxes(2, 3) for name, part in past.items()}
@@ -241,24 +243,27 @@ class GoldenModel:
             **{name: tensor for name, tensor in final.items() if name in wanted},
         }
 
-    def _prefill(self, case: Case, room: int) -> tuple[jax.Array, Cache]:
-        return self._apply(_prefill_with(room))(self.params, *case.inputs)
+    def _prompts(self, case: Case, room: int) -> tuple[PagedRows, jax.Array, Pages]:
+        """Rows with their prompts in pages and room for more tokens, and the states of their last ones."""
+        rows = PagedRows(case.segment_ids, room)
+        features = self._apply(Owl2.encode_images)(self.params, case.images)
+        span = self.config.tokens_per_image
+        tokens, images, batch = rows.prompts(case.tokens, case.image_index, case.image_starts, span)
+        pages = rows.empty_pages(self.config)
+        hidden, pages = self._apply(Owl2.step)(self.params, tokens, features, images, pages, batch)
+        return rows, rows.newest(hidden, batch), pages
 
     def _generate(self, case: Case, count: int) -> dict[str, Any]:
         """Greedy decoding without a stop: tokens [B, count] and the logits after them."""
-        extend = self._apply(_next_logits)
-        hidden, cache = self._prefill(case, count)
-        last = hidden[jnp.arange(len(hidden)), jnp.maximum(cache.lengths - 1, 0)]
-        logits = self._apply(Owl2.logits)(self.params, last)
+        rows, last, pages = self._prompts(case, count)
+        features = self._apply(Owl2.encode_images)(self.params, case.images)
         tokens, steps = [], []
         for _ in range(count):
-            steps.append(logits)
-            tokens.append(jnp.argmax(logits, -1).astype(jnp.int32))
-            logits, cache = extend(self.params, tokens[-1][:, None], cache)
-        return {
-            "tokens": jnp.stack(tokens, 1)[: case.rows],
-            "step_logits": jnp.stack(steps, 1)[: case.rows],
-        }
+            steps.append(self._apply(Owl2.logits)(self.params, last))
+            tokens.append(np.asarray(jnp.argmax(steps[-1], -1).astype(jnp.int32)))
+            newest, images, batch = rows.following(tokens[-1])
+            last, pages = self._apply(Owl2.step)(self.params, newest, features, images, pages, batch)
+        return {"tokens": np.stack(tokens, 1)[: case.rows], "step_logits": jnp.stack(steps, 1)[: case.rows]}
 
     def _apply(self, method: Callable[..., Any], sow: bool = False) -> Callable[..., Any]:
         """Jitted `method(module, *args)`; with `sow`, it returns (output, intermediates) too."""
@@ -276,19 +281,6 @@ def _jitted(config: Owl2Config, method: Callable[..., Any], sow: bool) -> Callab
         return output, state["intermediates"]
 
     return jax.jit(run)
-
-
-@functools.lru_cache(maxsize=8)
-def _prefill_with(room: int) -> Callable[..., Any]:
-    """`Owl2.prefill` from images, with `room` cache positions to spare."""
-
-    def run(m: Owl2, *inputs: jax.Array) -> tuple[jax.Array, Cache]:
-        tokens, positions, segment_ids, images, image_index, image_starts = inputs
-        features = m.encode_images(images)
-        length = tokens.shape[1] + room
-        return m.prefill(tokens, positions, segment_ids, features, image_index, image_starts, length)
-
-    return run
 
 
 def next_token_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -329,8 +321,3 @@ def _embed(
     image_starts: jax.Array,
 ) -> jax.Array:
     return m.embed(tokens, m.encode_images(images), image_index, image_starts)[0]
-
-
-def _next_logits(m: Owl2, tokens: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-    hidden, cache = m.extend(tokens, cache)
-    return m.logits(hidden[:, 0]), cache

@@ -13,7 +13,6 @@ from flax import linen as nn
 
 from owl2_jax.core import axes
 from owl2_jax.model import image_positions, remat, rotary
-from owl2_jax.model.cache import Cache
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.decoder_layer import STREAM, DecoderBlock, LayerInputs
 from owl2_jax.model.layers import Linear, Scale, at_least_float32, gather_weight, partitioned, rms_normalize
@@ -71,26 +70,23 @@ class Decoder(nn.Module):
         self,
         x: Array,
         positions: Array,
-        segment_ids: Array | None,
+        segment_ids: Array,
         starts: Array | None,
-        cache: Cache | None,
         prompt_lengths: Array | None = None,
-    ) -> tuple[Array, Cache | None]:
-        """Runs the layers.
+    ) -> Array:
+        """Runs the layers over whole rows.
 
         Args:
           x: dtype[B, T, D], embedded text and images.
           positions: int32[B, T].
-          segment_ids: int32[B, T], 0 for padding, for attention among these
-            tokens; None for attention over the cache.
+          segment_ids: int32[B, T], 0 for padding.
           starts: int32[B, I] from `image_positions.slot_starts`, or None without images.
-          cache: written at `positions` and returned (lengths unchanged), or None.
           prompt_lengths: int32[B] or int32[B, T], keys of the prompt that a row or
             a token belongs to or follows, padding not counted; what evaluation
             does beyond the trained length hangs on it. None in training.
 
         Returns:
-          dtype[B, T, D] after the final norm, and the cache.
+          dtype[B, T, D] after the final norm.
         """
         decoder = self.config.decoder
         if prompt_lengths is not None and prompt_lengths.ndim == 1:
@@ -107,14 +103,10 @@ class Decoder(nn.Module):
             starts=starts,
             is_image=is_image,
             segment_ids=segment_ids,
-            cache_positions=None if cache is None else positions,
         )
-        carry = (x, None, None) if cache is None else (x, cache.keys, cache.values)
-        (x, keys, values), _ = self.layers(carry, jnp.arange(decoder.num_layers), inputs)
-        if cache is not None:
-            cache = cache.replace(keys=keys, values=values)
+        (x, _, _), _ = self.layers((x, None, None), jnp.arange(decoder.num_layers), inputs)
         normed = rms_normalize(x, decoder.norm_eps).astype(x.dtype)
-        return normed * self.final_norm().astype(x.dtype), cache
+        return normed * self.final_norm().astype(x.dtype)
 
     def step(self, x: Array, is_image: Array, pages: Pages, batch: PagedBatch) -> tuple[Array, Pages]:
         """Runs a flat batch of T tokens over pages.
@@ -138,7 +130,6 @@ class Decoder(nn.Module):
             starts=None,
             is_image=is_image[:, None],
             segment_ids=None,
-            cache_positions=None,
             paged=batch,
         )
         carry = (x, pages.keys, pages.values)

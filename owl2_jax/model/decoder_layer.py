@@ -10,7 +10,6 @@ from jax.ad_checkpoint import checkpoint_name
 
 from owl2_jax.core import axes
 from owl2_jax.model import attention, attention_kernels, paged_attention, paged_kernels, remat
-from owl2_jax.model.cache import write
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import Scale, rms_normalize
 from owl2_jax.model.lora import layer_linear
@@ -19,7 +18,7 @@ from owl2_jax.model.pages import PagedBatch, Pages, write_tokens
 from owl2_jax.model.rotary import apply_rope
 
 Array = jax.Array
-Carry = tuple[Array, Array | None, Array | None]  # the stream, and keys and values of a cache or of pages
+Carry = tuple[Array, Array | None, Array | None]  # the stream, and keys and values of pages, if any
 
 STREAM = (axes.BATCH, axes.LENGTH, axes.ACT_EMBED)
 
@@ -35,9 +34,7 @@ class LayerInputs:
         None when no row has an image.
       is_image: bool[B, T], the modality indicator, or None likewise.
       segment_ids: int32[B, T] when attention is among these T tokens, or None
-        when it is over the cache.
-      cache_positions: int32[B, T], cache positions that the tokens are written to, or None
-        without a cache.
+        when it is over pages.
       paged: the tokens as a flat batch over pages (they are [T, 1] then), or None.
     """
 
@@ -47,7 +44,6 @@ class LayerInputs:
     starts: Array | None
     is_image: Array | None
     segment_ids: Array | None
-    cache_positions: Array | None
     paged: PagedBatch | None = None
 
 
@@ -64,11 +60,11 @@ class DecoderAttention(nn.Module):
 
         Args:
           x: dtype[B, T, D], normed.
-          layer: int32[], which layer of the cache this is.
-          keys, values: dtype[L, B, K, S, H], the cache of all layers, or None.
+          layer: int32[], which layer of the pages this is.
+          keys, values: of `Pages`, or None.
 
         Returns:
-          dtype[B, T, D] and the updated cache arrays.
+          dtype[B, T, D] and the updated arrays.
         """
         decoder = self.config.decoder
         projections = ModalityProjections(self.config)
@@ -89,38 +85,21 @@ class DecoderAttention(nn.Module):
         if inputs.paged is not None:
             context, keys, values = self._attend_pages(q, k, v, inputs.paged, layer, keys, values)
         else:
-            if keys is not None and values is not None:
-                keys = write(keys, layer, inputs.cache_positions, k)
-                values = write(values, layer, inputs.cache_positions, v)
-            context = checkpoint_name(self._attend(q, k, v, inputs, layer, keys, values), remat.CONTEXT)
+            context = checkpoint_name(self._attend(q, k, v, inputs.segment_ids), remat.CONTEXT)
         out = layer_linear(
             self.config, "out", (decoder.num_heads, decoder.head_dim), (decoder.width,),
             (axes.HEADS, axes.HEAD_DIM), (axes.EMBED,),
         )(context)  # fmt: skip
         return out, keys, values
 
-    def _attend(
-        self,
-        q: Array,
-        k: Array,
-        v: Array,
-        inputs: LayerInputs,
-        layer: Array,
-        keys: Array | None,
-        values: Array | None,
-    ) -> Array:
-        """Attention among the tokens when they have segments, over the cache otherwise."""
-        if inputs.segment_ids is None:
-            mask = attention.cache_mask(inputs.cache_positions, keys.shape[3])
-            context, probabilities = attention.cache_product(q, keys, values, layer, mask)
-        elif self.is_mutable_collection("intermediates"):
-            # Only the written-out product has probabilities to show.
-            segments = attention.query_segments(inputs.segment_ids)
-            mask = attention.causal_segment_mask(segments, inputs.segment_ids)
-            context, probabilities = attention.dot_product(q, k, v, mask)
-        else:
+    def _attend(self, q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
+        """Attention among the tokens of segments int32[B, T]."""
+        if not self.is_mutable_collection("intermediates"):
             kernel = attention_kernels.kernel(self.config.attention, self.config.splash_block)
-            return kernel(q, k, v, inputs.segment_ids)
+            return kernel(q, k, v, segment_ids)
+        # Only the written-out product has probabilities to show.
+        mask = attention.causal_segment_mask(attention.query_segments(segment_ids), segment_ids)
+        context, probabilities = attention.dot_product(q, k, v, mask)
         self.sow("intermediates", "attention", probabilities)
         return context
 
@@ -156,13 +135,13 @@ class DecoderMlp(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """One layer; the signature is that of a scan body carrying the stream and the cache."""
+    """One layer; the signature is that of a scan body carrying the stream and the pages."""
 
     config: Owl2Config
 
     @nn.compact
     def __call__(self, carry: Carry, layer: Array, inputs: LayerInputs) -> tuple[Carry, None]:
-        """The stream dtype[B, T, D] and the cache after this layer, whose number is `layer`."""
+        """The stream dtype[B, T, D] and the pages after this layer, whose number is `layer`."""
         x, keys, values = carry
         normed = self._norm("attention_norm", x, inputs)
         update, keys, values = DecoderAttention(self.config, name="attention")(

@@ -14,7 +14,6 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.tree import Params
 from owl2_jax.model import image_positions
 from owl2_jax.model.abstractor import Abstractor
-from owl2_jax.model.cache import Cache, empty_cache
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.decoder import Decoder
 from owl2_jax.model.pages import PagedBatch, Pages
@@ -88,7 +87,7 @@ class Owl2(nn.Module):
         chex.assert_equal_shape([image_index, image_starts])
         features = self.encode_images(images) if images.shape[0] else None
         x, starts = self.embed(tokens, features, image_index, image_starts)
-        return self.decoder(x, positions, segment_ids, starts, None, prompt_lengths)[0]
+        return self.decoder(x, positions, segment_ids, starts, prompt_lengths)
 
     def encode_images(self, images: Array) -> Array:
         """Images to decoder tokens: [M, H, W, 3] to dtype[M, Q + 1, D]."""
@@ -125,66 +124,6 @@ class Owl2(nn.Module):
         if self.pieces is None or self.pieces == logits.shape[-1]:
             return logits
         return jnp.where(jnp.arange(logits.shape[-1]) < self.pieces, logits, -jnp.inf)
-
-    def prefill(
-        self,
-        tokens: Array,
-        positions: Array,
-        segment_ids: Array,
-        features: Array | None,
-        image_index: Array,
-        image_starts: Array,
-        cache_length: int,
-        prompt_lengths: Array | None = None,
-    ) -> tuple[Array, Cache]:
-        """Runs right-padded prompts and fills a new cache of `cache_length` positions.
-
-        Args:
-          prompt_lengths: int32[B], of the whole prompts where `extend` brings
-            the rest of them; by default these tokens are all.
-
-        Returns:
-          States after the final norm, dtype[B, T, D], and the cache; the next
-          token's logits of row b are those of position `cache.lengths[b] - 1`.
-        """
-        cache = empty_cache(self.config, tokens.shape[0], cache_length)
-        x, starts = self.embed(tokens, features, image_index, image_starts)
-        lengths = jnp.sum(segment_ids > 0, axis=1, dtype=jnp.int32)
-        prompt_lengths = lengths if prompt_lengths is None else prompt_lengths
-        hidden, cache = self.decoder(x, positions, segment_ids, starts, cache, prompt_lengths)
-        return hidden, cache.replace(lengths=lengths, prompt_lengths=prompt_lengths)
-
-    def extend(
-        self,
-        tokens: Array,
-        cache: Cache,
-        counts: Array | None = None,
-        features: Array | None = None,
-        image_index: Array | None = None,
-        image_starts: Array | None = None,
-    ) -> tuple[Array, Cache]:
-        """Appends tokens to each row at its own length; decoding is T = 1.
-
-        Args:
-          tokens: int32[B, T].
-          cache: from `prefill`; it needs room for T more positions.
-          counts: int32[B], how many of the T tokens are real in each row; all
-            by default. What lies after is hidden, then overwritten.
-          features, image_index, image_starts: images among the new tokens,
-            starts counted from the first of them.
-
-        Returns:
-          States after the final norm, dtype[B, T, D], and the longer cache.
-        """
-        batch, length = tokens.shape
-        if features is None:
-            x, starts = self.decoder.embed(tokens), None
-        else:
-            x, starts = self.embed(tokens, features, image_index, image_starts)
-        positions = cache.lengths[:, None] + jnp.arange(length, dtype=jnp.int32)
-        hidden, cache = self.decoder(x, positions, None, starts, cache, cache.prompt_lengths)
-        counts = jnp.full((batch,), length, jnp.int32) if counts is None else counts
-        return hidden, cache.replace(lengths=cache.lengths + counts)
 
     def step(
         self, tokens: Array, features: Array, feature_rows: Array, pages: Pages, batch: PagedBatch

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from owl2_jax.checkpoint.param_files import read_model_json, read_tokenizer, restore_params
+from owl2_jax.convert.golden_pages import PagedRows
 from owl2_jax.convert.hf_config import read_clip_config, read_language_config
 from owl2_jax.convert.init_from import init_checkpoint
 from owl2_jax.convert.resize import resize_position_table
@@ -45,16 +46,18 @@ def start(tmp_path: Path, **arguments: Any) -> tuple[Owl2Config, dict]:
 
 def logits(config: Owl2Config, params: dict, tokens: np.ndarray) -> list[jax.Array]:
     """Logits of a text, with all of its positions taken for text, and for an image's."""
-    row = jnp.arange(len(tokens), dtype=jnp.int32)[None]
     features = params["decoder"]["embedding"][tokens][None]
+    rows = PagedRows(np.ones((1, len(tokens)), np.int32), room=0)
 
-    def run(m: Owl2, index: jax.Array) -> jax.Array:
-        start = jnp.zeros((1, 1), jnp.int32)
-        hidden, _ = m.prefill(tokens[None], row, jnp.ones_like(row), features, index, start, 80)
-        return m.logits(hidden)[0]
+    def run(m: Owl2, *inputs: Any) -> jax.Array:
+        return m.logits(m.step(inputs[0], features, inputs[1], rows.empty_pages(config), inputs[2])[0])
 
-    forward = jax.jit(lambda p, index: Owl2(config).apply({"params": p}, index, method=run))
-    return [forward(params, jnp.full((1, 1), index)) for index in (-1, 0)]
+    forward = jax.jit(lambda p, *inputs: Owl2(config).apply({"params": p}, *inputs, method=run))
+    start = np.zeros((1, 1), np.int32)
+    return [
+        forward(params, *rows.prompts(tokens[None], np.full((1, 1), index), start, len(tokens)))
+        for index in (-1, 0)
+    ]
 
 
 @pytest.mark.parametrize(

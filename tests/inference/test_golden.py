@@ -161,8 +161,7 @@ def test_left_padded_prompt_equals_the_unpadded_one(golden):
     (request,) = requests_of(arrays, "gen_i")
     prompt = place_images(request.prompt, model)
     count, pad = len(prompt), 5
-    apply = jax.jit(Owl2(model.config).apply, static_argnames=("method", "cache_length"))
-    features = apply({"params": model.params}, np.stack(request.images), method="encode_images")
+    apply = jax.jit(Owl2(model.config).apply, static_argnames="method")
 
     def last_state(left: int) -> np.ndarray:
         tokens = np.concatenate([np.zeros(left, np.int32), prompt.tokens])[None]
@@ -170,9 +169,9 @@ def test_left_padded_prompt_equals_the_unpadded_one(golden):
         segments = (np.arange(left + count) >= left).astype(np.int32)[None]
         starts = np.array([prompt.image_starts], np.int32) + left
         index = np.arange(len(prompt.image_starts), dtype=np.int32)[None]
-        hidden, _ = apply(
-            {"params": model.params}, tokens, positions, segments, features, index, starts,
-            cache_length=left + count, method="prefill",
+        hidden = apply(
+            {"params": model.params}, tokens, positions, segments, np.stack(request.images), index, starts,
+            np.array([count]), method="hidden",
         )  # fmt: skip
         return hidden[0, -1]
 

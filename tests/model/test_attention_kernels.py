@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
-from owl2_jax.model import attention, attention_kernels
+from owl2_jax.model import attention_kernels
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.parallel.axis_rules import activate
 from owl2_jax.parallel.mesh import make_mesh
@@ -61,17 +61,6 @@ def test_splash_on_a_mesh_equals_the_written_out_product():
     mesh = make_mesh({"fsdp": 2, "tensor": 2}, jax.devices()[:4])
     arguments = jax.device_put(case(), jax.NamedSharding(mesh, PartitionSpec()))
     assert_equal_to_reference(activate(mesh)(INTERPRETED), *arguments)
-
-
-@pytest.mark.parametrize("tokens", [1, 3])
-def test_attention_over_the_cache_equals_the_written_out_product(tokens):
-    q, k, v, _ = case(length=64)
-    q = q[:, :tokens]
-    mask = attention.cache_mask(jnp.array([[5], [40]]) + jnp.arange(tokens), cache_length=64)
-    keys, values = (jnp.stack([jnp.ones_like(x), x]).transpose(0, 1, 3, 2, 4) for x in (k, v))
-    got = jax.jit(attention.cache_product)(q, keys, values, 1, mask)
-    want = attention.dot_product(q, k, v, mask)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-6), got, want)
 
 
 def test_masked_attention_equals_the_written_out_product():

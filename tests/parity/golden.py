@@ -12,10 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from owl2_jax.convert.golden_pages import PagedRows
 from owl2_jax.convert.to_flax import load_hf_params
 from owl2_jax.core.axes import IGNORE_LABEL, IMAGE_TOKEN
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import Owl2
+from owl2_jax.model.pages import PagedBatch
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MODELS = ("A", "B")
@@ -120,6 +122,30 @@ def apply(config: Owl2Config, method: Callable[..., Any], sow: bool = False) -> 
     """Jitted `Owl2(config).apply(variables, *args, method=method)`, with intermediates on request."""
     mutable = ["intermediates"] if sow else False
     return jax.jit(functools.partial(Owl2(config).apply, method=method, mutable=mutable))
+
+
+def run_over_pages(
+    config: Owl2Config, params: dict[str, Any], inputs: Case, sow: bool = False
+) -> tuple[Any, Any, PagedRows, PagedBatch]:
+    """A case as a flat batch: what `Owl2.step` returns, in pages with room for three more tokens of each row.
+
+    With `sow`, (states, intermediates) are returned in the states' place.
+    """
+    rows = PagedRows(inputs.segment_ids, room=3)
+    variables = {"params": params}
+    features = np.zeros((1, config.tokens_per_image, config.decoder.width), np.float32)
+    if len(inputs.images):
+        features = apply(config, Owl2.encode_images)(variables, inputs.images)
+    tokens, of_features, batch = rows.prompts(
+        inputs.tokens, inputs.image_index, inputs.image_starts, config.tokens_per_image
+    )
+    found = apply(config, Owl2.step, sow)(
+        variables, tokens, features, of_features, rows.empty_pages(config), batch
+    )
+    if sow:
+        (hidden, pages), seen = found
+        return (hidden, seen["intermediates"]), pages, rows, batch
+    return *found, rows, batch
 
 
 def _expand_row(

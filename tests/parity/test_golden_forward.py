@@ -12,7 +12,17 @@ from owl2_jax.model import image_positions
 from owl2_jax.model.attention import causal_segment_mask, query_segments
 from owl2_jax.model.layers import LayerNorm
 from owl2_jax.model.owl2 import Owl2
-from tests.parity.golden import FORWARD_CASES, MODELS, Case, apply, assert_close, case, load, padded
+from tests.parity.golden import (
+    FORWARD_CASES,
+    MODELS,
+    Case,
+    apply,
+    assert_close,
+    case,
+    load,
+    padded,
+    run_over_pages,
+)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -115,20 +125,15 @@ def test_decoder_states_and_attention_layer_by_layer(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_prefill_cache_holds_the_originals_keys_and_values(model: str) -> None:
+def test_pages_hold_the_originals_keys_and_values(model: str) -> None:
     config, params, golden, _ = load(model)
-    inputs = case(model, "i")
-    length = inputs.tokens.shape[1]
-
-    def prefill(m: Owl2, tokens, positions, segment_ids, images, image_index, image_starts):
-        features = m.encode_images(images)
-        return m.prefill(tokens, positions, segment_ids, features, image_index, image_starts, length + 3)
-
-    hidden, cache = apply(config, prefill)({"params": params}, *inputs.inputs)
-    assert_close(hidden, golden["i/hidden_states"][-1])
-    assert_close(cache.keys[:, :, :, :length], golden["i/past_k"], "keys")
-    assert_close(cache.values[:, :, :, :length], golden["i/past_v"], "values")
-    np.testing.assert_array_equal(cache.lengths, [length])
+    hidden, pages, rows, batch = run_over_pages(config, params, case(model, "i"))
+    length = case(model, "i").tokens.shape[1]
+    assert_close(hidden[:length], golden["i/hidden_states"][-1][0])
+    layers = config.decoder.num_layers
+    assert_close(rows.dense(pages.keys, layers), golden["i/past_k"], "keys")
+    assert_close(rows.dense(pages.values, layers), golden["i/past_v"], "values")
+    np.testing.assert_array_equal(batch.lengths, [length])
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -27,6 +27,7 @@ from tests.parity.golden import (
     case,
     load,
     padded,
+    run_over_pages,
 )
 from tests.parity.test_golden_training import CONFIG, check_five_steps, device_batch, theirs
 
@@ -109,23 +110,18 @@ def _row(inputs: Case, row: int) -> Case:
     return Case(**{name: value if name == "images" else value[[row, row]] for name, value in values.items()})
 
 
-def test_decoder_states_and_cache_layer_by_layer() -> None:
+def test_decoder_states_and_pages_layer_by_layer() -> None:
     config, params, golden, _ = load(MODEL)
     inputs = case(MODEL, "i")
-    length = inputs.tokens.shape[1]
-
-    def prefill(m: Owl2, tokens, positions, segment_ids, images, image_index, image_starts):
-        features = m.encode_images(images)
-        return m.prefill(tokens, positions, segment_ids, features, image_index, image_starts, length + 3)
-
-    (hidden, cache), seen = apply(config, prefill, sow=True)({"params": params}, *inputs.inputs)
-    expected = golden["i/hidden_states"]
-    assert_close(seen["intermediates"]["decoder"]["layers"]["hidden"][0][:-1], expected[1:-1], "layers")
+    (hidden, seen), pages, rows, batch = run_over_pages(config, params, inputs, sow=True)
+    expected = golden["i/hidden_states"][:, 0]
+    assert_close(seen["decoder"]["layers"]["hidden"][0][:-1, :, 0], expected[1:-1], "layers")
     assert_close(hidden, expected[-1], "after the final norm")
     # The original keeps positions before heads.
-    assert_close(cache.keys[:, :, :, :length].swapaxes(2, 3), golden["i/past_k"], "keys")
-    assert_close(cache.values[:, :, :, :length].swapaxes(2, 3), golden["i/past_v"], "values")
-    np.testing.assert_array_equal(cache.prompt_lengths, [length])
+    layers = config.decoder.num_layers
+    assert_close(rows.dense(pages.keys, layers).swapaxes(2, 3), golden["i/past_k"], "keys")
+    assert_close(rows.dense(pages.values, layers).swapaxes(2, 3), golden["i/past_v"], "values")
+    np.testing.assert_array_equal(batch.prompt_lengths, [inputs.tokens.shape[1]])
 
 
 @functools.cache
