@@ -21,7 +21,7 @@ from owl2_jax.core.texts import text_of
 from owl2_jax.data.sources.registry import SOURCES
 from owl2_jax.data_tools.prepare.settings import PrepareConfig, PrepareSet
 from owl2_jax.inference.engine_config import EngineConfig
-from owl2_jax.inference.sampling_params import Sampling
+from owl2_jax.sampling.params import Sampling
 from owl2_jax.serving.settings import ServeConfig
 from owl2_jax.sweeps.grid import SweepConfig
 

@@ -14,8 +14,8 @@ from owl2_jax.inference.chat import Chat
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request, Result
-from owl2_jax.inference.sampling_params import Sampling
 from owl2_jax.loading import load_model
+from owl2_jax.sampling.params import Sampling
 from owl2_jax.training.logging.metrics import read_metrics
 
 # What the page shows, in this order, with the public methods of classes that have any to call.

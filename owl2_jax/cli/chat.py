@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
 
     from owl2_jax.inference.chat import Chat
     from owl2_jax.inference.engine import Engine, EngineConfig
-    from owl2_jax.inference.grammars import check_request
+    from owl2_jax.inference.inputs import check_request
 
     model = load_model(args, args.int8)
     check_request(settings, model)

@@ -1,6 +1,6 @@
 """`owl2 generate`: a JSONL file of prompts to a JSONL file of answers.
 
-The lines of both are told in `inference/prompt_file.py` and `inference/answer_file.py`.
+The lines of both are told in `offline/prompt_file.py` and `offline/answer_file.py`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from owl2_jax.core.paths import absolute, in_bucket
 from owl2_jax.core.ranges import Beams, LengthPenalty
 from owl2_jax.core.text_files import read_bytes
 from owl2_jax.core.texts import BucketPath
-from owl2_jax.inference.answer_file import check_settings, finished, write_answers
-from owl2_jax.inference.prompt_file import PENALTIES, read_rows, to_requests
-from owl2_jax.inference.sampling_params import Choices
+from owl2_jax.offline.answer_file import check_settings, finished, write_answers
+from owl2_jax.offline.prompt_file import PENALTIES, read_rows, to_requests
+from owl2_jax.sampling.params import Choices
 
 if TYPE_CHECKING:
     from owl2_jax.inference.request import Request
-    from owl2_jax.inference.sampling_params import Sampling
+    from owl2_jax.sampling.params import Sampling
 
 SOME_FAILED = 1
 
@@ -83,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
     rows = read_rows(args.input)
     sampling, ends = sampling_of(args), ends_of(args)
     if args.beams is not None:
-        from owl2_jax.inference.beam import check_settings as check_beams
+        from owl2_jax.beam_search.search import check_settings as check_beams
 
         check_beams(args.beams, args.length_penalty)
     settings = {"max_new_tokens": args.max_new_tokens, **ends}
@@ -135,7 +135,7 @@ def answer(
     if args.beams is None:
         answers = engine.answers(each)
     else:
-        from owl2_jax.inference.beam import beam_answers
+        from owl2_jax.beam_search.search import beam_answers
 
         answers = beam_answers(engine, each, args.beams, args.length_penalty)
     prompts = [(row["id"], len(choices)) for row, choices in zip(rows, requests, strict=True)]

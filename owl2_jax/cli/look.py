@@ -53,8 +53,8 @@ def main(args: argparse.Namespace) -> int:
     for image in args.image:
         check_image(image)
 
-    from owl2_jax.inference.attention_maps import look_inside
-    from owl2_jax.inference.attention_page import render
+    from owl2_jax.attention_maps.inside import look_inside
+    from owl2_jax.attention_maps.page import render
     from owl2_jax.loading import load_model
 
     keep_compiled_programs()

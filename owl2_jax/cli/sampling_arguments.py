@@ -10,11 +10,11 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.ranges import NotNegative, PartKept, Positive, SampleSeed, Share, Whole
 from owl2_jax.core.text_files import read_text
 from owl2_jax.core.texts import BucketPath
-from owl2_jax.inference.sampling_params import Bias, Penalty
+from owl2_jax.sampling.params import Bias, Penalty
 
 if TYPE_CHECKING:
-    from owl2_jax.inference.sampling_params import Sampling
-    from owl2_jax.inference.structured import Structured
+    from owl2_jax.sampling.params import Sampling
+    from owl2_jax.structured.form import Structured
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +77,7 @@ def add_end_arguments(parser: argparse.ArgumentParser) -> None:
 
 def sampling_of(args: argparse.Namespace) -> Sampling:
     """The settings in `args`. Raises `Owl2Error` for values out of range."""
-    from owl2_jax.inference.sampling_params import Sampling
+    from owl2_jax.sampling.params import Sampling
 
     return Sampling(
         temperature=args.temperature,
@@ -119,20 +119,20 @@ def ends_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _form_of(args: argparse.Namespace) -> Structured | None:
-    from owl2_jax.inference import structured
+    from owl2_jax.structured import form
 
     if args.json_object:
-        return structured.json_object("--json-object")
+        return form.json_object("--json-object")
     if args.json_schema is not None:
         name = f"--json-schema {args.json_schema}"
         try:
-            return structured.json_schema(json.loads(read_text(args.json_schema)), name)
+            return form.json_schema(json.loads(read_text(args.json_schema)), name)
         except ValueError as error:
             raise Owl2Error(f"{name} is not valid JSON: {error}") from None
     if args.choice is not None:
-        return structured.choice(args.choice, "--choice")
+        return form.choice(args.choice, "--choice")
     if args.regex is not None:
-        return structured.regex(args.regex, "--regex")
+        return form.regex(args.regex, "--regex")
     if args.grammar is not None:
-        return structured.grammar(read_text(args.grammar), f"--grammar {args.grammar}")
+        return form.grammar(read_text(args.grammar), f"--grammar {args.grammar}")
     return None

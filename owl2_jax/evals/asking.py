@@ -99,7 +99,7 @@ class EngineModel:
     def _choose(
         self, questions: Sequence[Question], decoding: Decoding, image_mode: str
     ) -> Iterator[Reply | Owl2Error]:
-        from owl2_jax.inference.scoring import option_answers
+        from owl2_jax.evals.option_scoring import option_answers
 
         prompts: dict[int, str] = {}
 

@@ -1,1 +1,1 @@
-"""A model that answers: sampling, continuous batching, beams, chat turns, attention maps. Knows no web."""
+"""A model that answers: one scheduler over a paged cache, the step program, chat turns. Knows no web."""

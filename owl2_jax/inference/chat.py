@@ -11,7 +11,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import encode_dialogue, encode_prompt
 from owl2_jax.inference.engine import Engine
 from owl2_jax.inference.request import Request, Result
-from owl2_jax.inference.sampling_params import Sampling
+from owl2_jax.sampling.params import Sampling
 
 _EARLIER = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 

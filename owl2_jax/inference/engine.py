@@ -20,18 +20,17 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.detokenizer import Answer
 from owl2_jax.inference.engine_config import EngineConfig
 from owl2_jax.inference.feature_pool import FeaturePool
-from owl2_jax.inference.grammars import matcher_of
-from owl2_jax.inference.inputs import Prompt, read_request
+from owl2_jax.inference.inputs import Prompt, matcher_of, read_request
 from owl2_jax.inference.loaded_model import LoadedModel
-from owl2_jax.inference.matcher import Matcher
 from owl2_jax.inference.model_runner import ModelRunner
 from owl2_jax.inference.prefix_cache import PrefixCache
 from owl2_jax.inference.program_sizes import Sizes
 from owl2_jax.inference.request import Event, Request, Result
-from owl2_jax.inference.sampler import Chosen
 from owl2_jax.inference.scheduler import Budget, Chunk, Plan, Scheduler
 from owl2_jax.inference.sequence import Sequence
 from owl2_jax.model.rotary import doublings
+from owl2_jax.sampling.sampler import Chosen
+from owl2_jax.structured.matcher import Matcher
 
 __all__ = ["Engine", "EngineConfig"]
 

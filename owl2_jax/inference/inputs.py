@@ -14,6 +14,8 @@ from owl2_jax.data.turns import read_turns
 from owl2_jax.inference.images import RequestImage
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request
+from owl2_jax.structured.grammars import grammars_of
+from owl2_jax.structured.matcher import Matcher
 
 
 @dataclass
@@ -115,3 +117,25 @@ def check_room(length: int, max_new_tokens: int | None, max_length: int) -> None
             f"prompt {length} + max_new_tokens {max_new_tokens} = {length + max_new_tokens} positions are "
             f"more than the model's {max_length}; ask for at most {max_length - length} new tokens"
         )
+
+
+def check_request(request: Request, model: LoadedModel) -> None:
+    """Raises `Owl2Error` for ids in the settings that there are not, and a form that cannot be had."""
+    request.check_tokens(model.tokenizer.vocab_size)
+    matcher_of(request, model)
+
+
+def matcher_of(request: Request, model: LoadedModel) -> Matcher | None:
+    """A matcher at the beginning of an answer; None when any text will do. Raises `Owl2Error`."""
+    if request.structured is None:
+        return None
+    if request.matcher is not None:
+        return request.matcher.copy()
+    found = grammars_of(model.tokenizer, model.config.decoder.vocab_size)
+    return found.open(request.structured, request.continues)
+
+
+def known_matcher(request: Request, model: LoadedModel) -> Matcher | None:
+    """As `matcher_of`, for a form that was compiled before; None for another."""
+    found = grammars_of(model.tokenizer, model.config.decoder.vocab_size)
+    return found.known(request.structured, request.continues)

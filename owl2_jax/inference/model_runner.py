@@ -21,7 +21,6 @@ from owl2_jax.inference.kv_cache import PagePool
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.packed import Layout, pack, unpack
 from owl2_jax.inference.program_sizes import Sizes, StepSize
-from owl2_jax.inference.sampler import Chosen, load_row
 from owl2_jax.inference.sampler_rows import SamplerRows
 from owl2_jax.inference.scheduler import Chunk
 from owl2_jax.inference.sequence import Sequence as Running
@@ -31,6 +30,7 @@ from owl2_jax.model import paged_kernels
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.model.pages import Pages, copy_pages, empty_pages
 from owl2_jax.parallel.axis_rules import activate
+from owl2_jax.sampling.sampler import Chosen, load_row
 
 Array = jax.Array
 

@@ -12,9 +12,9 @@ import numpy as np
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import check_value
 from owl2_jax.core.ranges import Count, Whole, between
-from owl2_jax.inference.matcher import Matcher
-from owl2_jax.inference.sampling_params import Sampling, check_token_ids
-from owl2_jax.inference.structured import Structured
+from owl2_jax.sampling.params import Sampling, check_token_ids
+from owl2_jax.structured.form import Structured
+from owl2_jax.structured.matcher import Matcher
 
 MAX_TOP_LOGPROBS = 20
 MAX_STOP_TOKENS = 15  # with `</s>`, as many as the sampler has places for

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.sampler import MAX_BIAS, MAX_STOP_IDS, SamplerInputs
+from owl2_jax.sampling.sampler import MAX_BIAS, MAX_STOP_IDS, SamplerInputs
 
 _PLAIN = (
     "temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",

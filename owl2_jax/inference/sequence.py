@@ -9,8 +9,8 @@ import numpy as np
 
 from owl2_jax.inference.detokenizer import Answer
 from owl2_jax.inference.inputs import Prompt
-from owl2_jax.inference.matcher import Matcher
 from owl2_jax.inference.request import Request, TokenLogprobs
+from owl2_jax.structured.matcher import Matcher
 
 
 @dataclass(eq=False)

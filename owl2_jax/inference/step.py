@@ -15,7 +15,10 @@ import numpy as np
 from jax import lax
 
 from owl2_jax.core.tree import Params
-from owl2_jax.inference.sampler import (
+from owl2_jax.inference.sampler_rows import SamplerRows
+from owl2_jax.model.owl2 import Owl2
+from owl2_jax.model.pages import PagedBatch, Pages
+from owl2_jax.sampling.sampler import (
     MAX_TOP,
     Chosen,
     SamplerInputs,
@@ -25,9 +28,6 @@ from owl2_jax.inference.sampler import (
     sample,
     told,
 )
-from owl2_jax.inference.sampler_rows import SamplerRows
-from owl2_jax.model.owl2 import Owl2
-from owl2_jax.model.pages import PagedBatch, Pages
 
 Array = jax.Array
 

@@ -15,7 +15,6 @@ from owl2_jax.core.axes import IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.prompt_format import IMAGE_TAG
 from owl2_jax.core.tree import Params
-from owl2_jax.inference import sampler
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.flat_batch import Pieces
 from owl2_jax.inference.inputs import read_request
@@ -27,6 +26,7 @@ from owl2_jax.model import paged_kernels
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import Owl2, init_params
 from owl2_jax.model.pages import PagedBatch, Pages, empty_pages
+from owl2_jax.sampling import sampler
 
 Array = jax.Array
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from owl2_jax.data.messages import IMAGE_MARK
 from owl2_jax.data.turns import MessageError, read_turns
-from owl2_jax.inference.sampling_params import MAX_CHOICES, Sampling
-from owl2_jax.inference.structured import Structured
+from owl2_jax.sampling.params import MAX_CHOICES, Sampling
 from owl2_jax.serving import fields, sampling_fields
 from owl2_jax.serving.errors import ApiError
 from owl2_jax.serving.fields import wrong
+from owl2_jax.structured.form import Structured
 
 MAX_MESSAGES = 1000
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.inference import structured
 from owl2_jax.inference.request import MAX_STOP_TOKENS
-from owl2_jax.inference.sampling_params import MAX_BIAS, Sampling, is_token_id
-from owl2_jax.inference.structured import Structured
+from owl2_jax.sampling.params import MAX_BIAS, Sampling, is_token_id
 from owl2_jax.serving.errors import ApiError
 from owl2_jax.serving.fields import read_number, read_whole, wrong
+from owl2_jax.structured import form
+from owl2_jax.structured.form import Structured
 
 
 def read_sampling(call: Mapping[str, Any]) -> Sampling:
@@ -70,7 +70,7 @@ def read_structured(call: Mapping[str, Any]) -> Structured | None:
     """What the answer must look like, of `response_format` or of `structured_outputs`."""
     given, other = call.get("response_format"), call.get("structured_outputs")
     with about("structured_outputs" if other is not None else "response_format"):
-        return structured.from_fields(given, other)
+        return form.from_fields(given, other)
 
 
 def check_together(call: Mapping[str, Any], form: Structured | None) -> None:

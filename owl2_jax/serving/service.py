@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from owl2_jax.attention_maps.image_attention import Look, encode_question, look
 from owl2_jax.data.conversation import encode_prompt
 from owl2_jax.data.messages import IMAGE_MARK
 from owl2_jax.inference.device_memory import sizes_of
 from owl2_jax.inference.engine import Engine, EngineConfig, NoPagesError
-from owl2_jax.inference.grammars import known_matcher, matcher_of
-from owl2_jax.inference.image_attention import Look, encode_question, look
+from owl2_jax.inference.inputs import known_matcher, matcher_of
 from owl2_jax.inference.loaded_model import LoadedModel
-from owl2_jax.inference.matcher import Matcher
 from owl2_jax.inference.program_sizes import describe_cache
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.sampling_params import check_token_ids
+from owl2_jax.sampling.params import check_token_ids
 from owl2_jax.serving.body import BodyReader
 from owl2_jax.serving.calls import Call, ChatCall, Conversation, read_call, read_conversation
 from owl2_jax.serving.choices import Choices
@@ -34,6 +33,7 @@ from owl2_jax.serving.sampling_fields import about
 from owl2_jax.serving.settings import ServeConfig
 from owl2_jax.serving.text_calls import TextCall, read_text_call
 from owl2_jax.serving.text_prompts import TextPrompt, read_prompts
+from owl2_jax.structured.matcher import Matcher
 
 MAX_LOOKERS = 8  # that wait to see where the model looked
 MAX_FORMS = 32  # that wait to be compiled

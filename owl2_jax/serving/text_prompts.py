@@ -8,7 +8,7 @@ import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.loaded_model import LoadedModel
-from owl2_jax.inference.sampling_params import check_token_ids
+from owl2_jax.sampling.params import check_token_ids
 from owl2_jax.serving.errors import ApiError
 from owl2_jax.serving.sampling_fields import about
 from owl2_jax.serving.text_calls import TextCall

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 
 import owl2_jax
+from owl2_jax.attention_maps.inside import look_inside
+from owl2_jax.beam_search.search import beam_search
 from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.cli.main import main
 from owl2_jax.convert.load import load_hf
 from owl2_jax.convert.to_torch import convert_to_torch
 from owl2_jax.core.tokenizer_files import SPECIAL_TOKENS
 from owl2_jax.evals.asking import EngineModel
+from owl2_jax.evals.option_scoring import score_options
 from owl2_jax.evals.registry import get_benchmark
-from owl2_jax.inference.attention_maps import look_inside
-from owl2_jax.inference.beam import beam_search
 from owl2_jax.inference.chat import Chat
 from owl2_jax.inference.detokenizer import Answer
 from owl2_jax.inference.engine import Engine, EngineConfig
@@ -27,8 +28,7 @@ from owl2_jax.inference.inputs import prompt_ids
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.quantize import quantize_model
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.sampling_params import Sampling
-from owl2_jax.inference.scoring import score_options
+from owl2_jax.sampling.params import Sampling
 from owl2_jax.serving.calls import read_call
 from owl2_jax.testing import tiny
 from tests.data.vocabularies import small_ranks

@@ -10,19 +10,19 @@ import pytest
 from safetensors.torch import load_file
 
 import owl2_jax
+from owl2_jax.beam_search.search import beam_search
 from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.cli.train import check_tokenizer
 from owl2_jax.convert.to_flax import convert_to_jax
 from owl2_jax.convert.to_torch import convert_to_torch
 from owl2_jax.core.tree import flatten, unflatten
 from owl2_jax.data.pipeline import load_tokenizer
-from owl2_jax.inference.beam import beam_search
+from owl2_jax.evals.option_scoring import score_options
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.sampling_params import Sampling
-from owl2_jax.inference.scoring import score_options
 from owl2_jax.model.owl2 import Owl2
+from owl2_jax.sampling.params import Sampling
 from owl2_jax.testing import tiny
 from tests.training import runs
 

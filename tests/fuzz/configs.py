@@ -18,7 +18,7 @@ from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data_tools.prepare.settings import PrepareConfig
 from owl2_jax.inference.engine_config import EngineConfig
-from owl2_jax.inference.sampling_params import Sampling
+from owl2_jax.sampling.params import Sampling
 from owl2_jax.serving.settings import ServeConfig
 from owl2_jax.sweeps.grid import SweepConfig
 from owl2_jax.training.config import identifier

@@ -30,7 +30,7 @@ from owl2_jax.data.sources.llava import LlavaSource
 from owl2_jax.data.tokenizer import Tokenizer
 from owl2_jax.data.tokenizers import open_tokenizer
 from owl2_jax.evals.files import read_json_lines
-from owl2_jax.inference.prompt_file import read_rows
+from owl2_jax.offline.prompt_file import read_rows
 from owl2_jax.training.logging.metrics import METRICS_FILE, read_metrics
 from tests.data.fuzz import mutated
 

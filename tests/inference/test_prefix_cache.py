@@ -12,7 +12,7 @@ from owl2_jax.inference.kv_cache import PagePool
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.prefix_cache import PrefixCache, common_length
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.sampling_params import Sampling
+from owl2_jax.sampling.params import Sampling
 from owl2_jax.testing import tiny
 
 

@@ -10,8 +10,8 @@ import pytest
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.inputs import Prompt
 from owl2_jax.inference.request import Request, Result
-from owl2_jax.inference.sampler import Chosen
 from owl2_jax.inference.sequence import Sequence
+from owl2_jax.sampling.sampler import Chosen
 
 
 def sequence(scored: int, limit: int = 4, image_at: tuple[int, ...] = (), top: int = 0) -> Sequence:

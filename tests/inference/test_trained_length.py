@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from owl2_jax.inference.beam import beam_search
+from owl2_jax.beam_search.search import beam_search
+from owl2_jax.evals.option_scoring import score_options
 from owl2_jax.inference.chat import Chat
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.program_sizes import page_bytes
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.scoring import score_options
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.model.rotary import doublings
 from owl2_jax.testing import tiny

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.evals.option_scoring import score_options
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.scoring import score_options
 from owl2_jax.model.owl2 import logical_axes
 from owl2_jax.parallel.mesh import make_mesh
 from owl2_jax.parallel.shardings import param_shardings

@@ -8,7 +8,7 @@ from typing import Any
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request, Result
-from owl2_jax.inference.sampling_params import Sampling
+from owl2_jax.sampling.params import Sampling
 from owl2_jax.testing import tiny
 
 

@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.sampling_params import Sampling
+from owl2_jax.sampling.params import Sampling
 from owl2_jax.testing import tiny
 from tests.serving.questions import answer_alone, user
 

@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.sampling_params import Sampling
+from owl2_jax.sampling.params import Sampling
 from tests.serving.questions import answer_alone
 from tests.serving.running import serve
 

@@ -6,8 +6,8 @@ import pytest
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.sampling_params import Sampling
-from owl2_jax.inference.structured import json_object
+from owl2_jax.sampling.params import Sampling
+from owl2_jax.structured.form import json_object
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from owl2_jax.attention_maps.image_attention import attentions
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.engine import Engine, EngineConfig
-from owl2_jax.inference.image_attention import attentions
 from owl2_jax.inference.inputs import read_request
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request, Result

@@ -8,8 +8,8 @@ import pytest
 from llguidance import LLMatcher
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.inference import grammar_check
-from owl2_jax.inference.grammar_check import GrammarTooLarge, fault, to_lark
+from owl2_jax.structured import grammar_check
+from owl2_jax.structured.grammar_check import GrammarTooLarge, fault, to_lark
 
 
 def test_what_compiles_has_no_fault():

@@ -10,17 +10,17 @@ import jax
 import numpy as np
 import pytest
 
+from owl2_jax.beam_search.search import beam_answers, beam_search
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.sentence_pieces import PieceStream
-from owl2_jax.inference.beam import beam_answers, beam_search
 from owl2_jax.inference.detokenizer import Answer
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.program_sizes import page_bytes
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.sampling_params import Sampling
-from owl2_jax.inference.structured import regex
 from owl2_jax.model.owl2 import Owl2
+from owl2_jax.sampling.params import Sampling
+from owl2_jax.structured.form import regex
 from owl2_jax.testing import tiny
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from owl2_jax.beam_search.end_texts import end_table, transitions
 from owl2_jax.data.tokenizers import open_tokenizer
-from owl2_jax.inference.end_texts import end_table, transitions
 from tests.data.vocabularies import qwen_file, small_ranks
 
 PIECES = (

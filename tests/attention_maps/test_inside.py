@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from owl2_jax.attention_maps.inside import Inside, look_inside
+from owl2_jax.attention_maps.page import mass_chart, render
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.inference.attention_maps import Inside, look_inside
-from owl2_jax.inference.attention_page import mass_chart, render
 from owl2_jax.inference.flat_batch import Pieces
 from owl2_jax.inference.inputs import read_request
 from owl2_jax.inference.loaded_model import LoadedModel

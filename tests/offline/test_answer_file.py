@@ -7,8 +7,8 @@ import json
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.inference.answer_file import check_settings, finished, to_line, write_answers
 from owl2_jax.inference.request import Result
+from owl2_jax.offline.answer_file import check_settings, finished, to_line, write_answers
 
 ANSWER = Result(
     text="A cat.", token_ids=[5, 6], logprobs=[-0.25, -0.5], finish_reason="stop", prompt_tokens=23

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from owl2_jax.inference.attention_maps import Inside, Token
+from owl2_jax.attention_maps.inside import Inside, Token
 
 _SHOWN: Final = 224  # pixels of the large images on the page
 _HEAT: Final = (214, 60, 40)

@@ -12,11 +12,9 @@ from typing import Any, Final
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.tokenizer import Tokenizer
-from owl2_jax.inference.grammar_check import GrammarTimeout, GrammarTooLarge, fault, to_lark
-from owl2_jax.inference.loaded_model import LoadedModel
-from owl2_jax.inference.matcher import Matcher, one_line, panics_as_errors
-from owl2_jax.inference.request import Request
-from owl2_jax.inference.structured import Structured
+from owl2_jax.structured.form import Structured
+from owl2_jax.structured.grammar_check import GrammarTimeout, GrammarTooLarge, fault, to_lark
+from owl2_jax.structured.matcher import Matcher, one_line, panics_as_errors
 
 _KEPT: Final = 64  # compiled grammars, and verdicts on those that cannot be compiled
 # Of a step, a few milliseconds; of the lexer, some 40 MB. Reached, they end the one answer.
@@ -109,28 +107,6 @@ def _opened(found: Matcher | Owl2Error, structured: Structured) -> Matcher:
 def grammars_of(tokenizer: Tokenizer, vocab_size: int) -> Grammars:
     """The same compiler, and what it has compiled, for all who use a tokenizer."""
     return Grammars(tokenizer, vocab_size)
-
-
-def check_request(request: Request, model: LoadedModel) -> None:
-    """Raises `Owl2Error` for ids in the settings that there are not, and a form that cannot be had."""
-    request.check_tokens(model.tokenizer.vocab_size)
-    matcher_of(request, model)
-
-
-def matcher_of(request: Request, model: LoadedModel) -> Matcher | None:
-    """A matcher at the beginning of an answer; None when any text will do. Raises `Owl2Error`."""
-    if request.structured is None:
-        return None
-    if request.matcher is not None:
-        return request.matcher.copy()
-    found = grammars_of(model.tokenizer, model.config.decoder.vocab_size)
-    return found.open(request.structured, request.continues)
-
-
-def known_matcher(request: Request, model: LoadedModel) -> Matcher | None:
-    """As `matcher_of`, for a form that was compiled before; None for another."""
-    found = grammars_of(model.tokenizer, model.config.decoder.vocab_size)
-    return found.known(request.structured, request.continues)
 
 
 class _Vocabulary:

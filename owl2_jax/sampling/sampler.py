@@ -10,10 +10,10 @@ compiles anything. Work that no row asks for is skipped under `lax.cond`.
 
 Who does what:
 
-- `sampling` holds `Sampling`, the settings of one request, and imports no JAX.
+- `params` holds `Sampling`, the settings of one request, and imports no JAX.
 - `sampler` (this file) holds what runs inside of the step program.
-- `sampler_rows` fills the arrays on the host, and the bit masks of structured output.
-- `model_runner` calls `sample` and `count` in the step program and `load_row` when a
+- `inference.sampler_rows` fills the arrays on the host, and the bit masks of structured output.
+- `inference.model_runner` calls `sample` and `count` in the step program and `load_row` when a
   sequence with penalties gets a row; rows that pad a step are greedy ones.
 """
 
@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from owl2_jax.inference.sampling_params import MAX_BIAS
-from owl2_jax.inference.truncation import truncate
+from owl2_jax.sampling.params import MAX_BIAS
+from owl2_jax.sampling.truncation import truncate
 
 __all__ = [
     "MAX_BIAS", "MAX_STOP_IDS", "MAX_TOP", "Chosen", "SamplerInputs", "SamplerState",

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.inference.structured import MAX_TEXT, choice, grammar, json_object, json_schema, regex
+from owl2_jax.structured.form import MAX_TEXT, choice, grammar, json_object, json_schema, regex
 
 
 def test_forms_keep_what_was_given():

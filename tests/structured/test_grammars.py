@@ -12,9 +12,9 @@ import pytest
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.qwen_tokenizer import QwenTokenizer
-from owl2_jax.inference import grammars as module
-from owl2_jax.inference.grammars import Grammars, Matcher, grammars_of
-from owl2_jax.inference.structured import Structured, choice, grammar, json_object, json_schema, regex
+from owl2_jax.structured import grammars as module
+from owl2_jax.structured.form import Structured, choice, grammar, json_object, json_schema, regex
+from owl2_jax.structured.grammars import Grammars, Matcher, grammars_of
 from owl2_jax.testing import tiny
 
 TOKENIZER = tiny.toy_tokenizer()

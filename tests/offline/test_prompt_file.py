@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.inference.prompt_file import read_rows, to_requests
-from owl2_jax.inference.sampling_params import Sampling
+from owl2_jax.offline.prompt_file import read_rows, to_requests
+from owl2_jax.sampling.params import Sampling
 
 CASES = Path(__file__).parents[1] / "data" / "cases"
 

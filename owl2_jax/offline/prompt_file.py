@@ -29,8 +29,8 @@ from owl2_jax.core.fields import check_value
 from owl2_jax.core.json_files import Json, JsonObject, json_lines
 from owl2_jax.data.sources.image_files import image_names, is_blank
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.sampling_params import Choices, Sampling
-from owl2_jax.inference.structured import from_fields
+from owl2_jax.sampling.params import Choices, Sampling
+from owl2_jax.structured.form import from_fields
 
 PENALTIES: Final = ("presence_penalty", "frequency_penalty", "logit_bias")
 _SAMPLING: Final = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", *PENALTIES, "seed")

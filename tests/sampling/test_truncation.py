@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from owl2_jax.inference.sampling_params import Sampling
-from owl2_jax.inference.truncation import truncate
-from tests.inference.test_sampler import truncated
+from owl2_jax.sampling.params import Sampling
+from owl2_jax.sampling.truncation import truncate
+from tests.sampling.test_sampler import truncated
 
 ROWS, V = 16, 203
 TRUNCATE = jax.jit(truncate)

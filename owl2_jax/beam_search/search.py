@@ -9,7 +9,7 @@ in Hugging Face's generation).
 
 The device makes one step for the answers of several prompts and lists the likeliest
 2 N tokens behind each, and as many more as may end a text; the host keeps the scores
-(`beam_ranking`). Answers share the pages of what they have in common.
+(`ranking`). Answers share the pages of what they have in common.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from owl2_jax.beam_search.end_texts import end_table
+from owl2_jax.beam_search.ranking import Beam, Search
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import check_value
 from owl2_jax.core.ranges import Beams, LengthPenalty
 from owl2_jax.core.tree import Params
-from owl2_jax.inference.beam_ranking import Beam, Search
 from owl2_jax.inference.detokenizer import Answer
-from owl2_jax.inference.end_texts import end_table
 from owl2_jax.inference.engine import Engine
 from owl2_jax.inference.flat_batch import Pieces, padded
 from owl2_jax.inference.inputs import read_request

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.sampler import count, empty_state, likeliest, load_row, sample
 from owl2_jax.inference.sampler_rows import SamplerRows
-from owl2_jax.inference.sampling_params import Sampling
-from owl2_jax.inference.structured import json_object
+from owl2_jax.sampling.params import Sampling
+from owl2_jax.sampling.sampler import count, empty_state, likeliest, load_row, sample
+from owl2_jax.structured.form import json_object
 
 V, EOS = 203, 2
 SAMPLE, COUNT, LOAD = jax.jit(sample), jax.jit(count), jax.jit(load_row)

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.evals.option_scoring import _ids, score_options
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.inputs import place_images
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.scoring import _ids, score_options
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.testing import tiny
 

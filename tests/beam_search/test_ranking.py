@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from owl2_jax.inference.beam_ranking import Search
+from owl2_jax.beam_search.ranking import Search
 
 END = 0
 
