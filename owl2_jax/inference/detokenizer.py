@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from owl2_jax.data.tokenizer import Tokenizer
@@ -17,10 +18,20 @@ class Answer:
       ended: why the answer ended, or None.
     """
 
-    def __init__(self, request: Request, tokenizer: Tokenizer, prompt_tokens: int):
+    def __init__(
+        self,
+        request: Request,
+        tokenizer: Tokenizer,
+        prompt_tokens: int,
+        is_whole: Callable[[str], bool] | None = None,
+    ):
+        """`is_whole` tells whether a text is one of the form that the answer is to have."""
         self.result = Result(prompt_tokens=prompt_tokens)
         self.ended: FinishReason | None = None
         self._stop = (*request.stop, *tokenizer.end_texts)
+        self._asked = frozenset(request.stop)
+        self._is_whole = is_whole
+        self._wholes: dict[int, bool] = {}  # by length of the text
         self._shortest = request.min_new_tokens
         self._stop_from = 0  # where a stop text may begin: not in what had to be said
         self._top = request.top_logprobs
@@ -106,8 +117,23 @@ class Answer:
 
     def _stop_at(self) -> int | None:
         """Where the first stop text begins."""
-        places = (self.result.text.find(text, self._stop_from) for text in self._stop)
+        places = map(self._first, self._stop)
         return min((place for place in places if place >= 0), default=None)
+
+    def _first(self, stop: str) -> int:
+        """Where a stop text begins; -1 for nowhere."""
+        place = self.result.text.find(stop, self._stop_from)
+        while place >= 0 and not self._ends(stop, place):
+            place = self.result.text.find(stop, place + 1)
+        return place
+
+    def _ends(self, stop: str, place: int) -> bool:
+        """What the tokenizer ends answers with is a part of a form's text, unless the form may end there."""
+        if self._is_whole is None or stop in self._asked:
+            return True
+        if place not in self._wholes:
+            self._wholes[place] = self._is_whole(self.result.text[:place])
+        return self._wholes[place]
 
     def _held_back(self) -> int:
         """Length of the longest end of the text that begins a stop text."""

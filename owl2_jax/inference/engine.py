@@ -20,7 +20,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.detokenizer import Answer
 from owl2_jax.inference.engine_config import EngineConfig
 from owl2_jax.inference.feature_pool import FeaturePool
-from owl2_jax.inference.inputs import Prompt, matcher_of, read_request
+from owl2_jax.inference.inputs import Prompt, matcher_of, read_request, whole_form
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.model_runner import ModelRunner
 from owl2_jax.inference.prefix_cache import PrefixCache
@@ -111,10 +111,10 @@ class Engine:
         prompt = self._read(request)
         room = self._longest - len(prompt)
         limit = room if request.max_new_tokens is None else min(request.max_new_tokens, room)
-        answer = Answer(request, self.model.tokenizer, len(prompt))
+        tokenizer, matcher = self.model.tokenizer, matcher_of(request, self.model)
+        answer = Answer(request, tokenizer, len(prompt), whole_form(matcher, request, tokenizer))
         # Prompts beyond the trained length may be rotated otherwise: their keys are others.
         root = bytes([doublings(self.model.config.decoder, len(prompt))])
-        matcher = matcher_of(request, self.model)
         return Sequence(self._next_id, request, prompt, limit + more, answer, matcher, root)
 
     @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +11,7 @@ import numpy as np
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import encode_prompt, encode_text, expand
 from owl2_jax.data.messages import ImageCountError
+from owl2_jax.data.tokenizer import Tokenizer
 from owl2_jax.data.turns import read_turns
 from owl2_jax.inference.images import RequestImage
 from owl2_jax.inference.loaded_model import LoadedModel
@@ -139,3 +141,17 @@ def known_matcher(request: Request, model: LoadedModel) -> Matcher | None:
     """As `matcher_of`, for a form that was compiled before; None for another."""
     found = grammars_of(model.tokenizer, model.config.decoder.vocab_size)
     return found.known(request.structured, request.continues)
+
+
+def whole_form(
+    matcher: Matcher | None, request: Request, tokenizer: Tokenizer
+) -> Callable[[str], bool] | None:
+    """What tells whether a text is one of the form of an answer; None where nobody needs to know.
+
+    Args:
+      matcher: at the beginning of the answer.
+    """
+    if matcher is None or not tokenizer.end_texts:
+        return None
+    beginning, space = matcher.copy(), "" if request.continues else " "
+    return lambda text: beginning.accepts(tokenizer.encode(space + text, control_tokens=False))

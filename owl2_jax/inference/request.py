@@ -38,7 +38,7 @@ class Request:
       max_new_tokens: most tokens of the answer, `</s>` counted; None for as many
         as the model has room for.
       min_new_tokens: tokens before the answer may end, or a stop text begin.
-      stop: texts that end the answer; they are not part of it.
+      stop: texts that end the answer; they are not part of it. They cut an answer of a given form, too.
       stop_token_ids: tokens that end the answer as `</s>` does; they are not part of its text.
       ignore_eos: `</s>` does not end the answer.
       structured: what the answer must look like.

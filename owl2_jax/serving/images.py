@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import binascii
+import hashlib
 import re
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 from urllib.parse import unquote, unquote_to_bytes
-
-import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data import images
+from owl2_jax.inference.images import RequestImage
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.serving.errors import ApiError
 from owl2_jax.serving.remote import Fetcher
@@ -23,6 +26,7 @@ from owl2_jax.serving.settings import Limits
 MAX_JPEG_SCANS = 100
 _DECODERS = 2  # at a time: a decoded image is large
 _FETCHERS = 4
+KEPT_BYTES: Final = 32 * 2**20  # of pixels, for images that come again, as in the turns of a conversation
 
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
 # How JPEG, PNG, GIF and WebP begin in base64, which is sent without a head now and then.
@@ -45,9 +49,12 @@ class ImageReader:
         self._fetcher = fetcher
         self._decoders = ThreadPoolExecutor(_DECODERS, "decode-image")
         self._fetchers = ThreadPoolExecutor(_FETCHERS, "fetch-image")
+        self._kept: OrderedDict[bytes, RequestImage] = OrderedDict()  # by what was sent; oldest first
+        self._most_kept = max(KEPT_BYTES // (3 * self._size**2), 1)
+        self._lock = threading.Lock()
 
-    async def read(self, urls: Sequence[str]) -> list[np.ndarray]:
-        """uint8[H, W, 3] of each URL, at the model's size.
+    async def read(self, urls: Sequence[str]) -> list[RequestImage]:
+        """The image of each URL, at the model's size; one sent before is not decoded again.
 
         Raises:
           ApiError: an address that is not allowed or cannot be had, or no
@@ -55,7 +62,7 @@ class ImageReader:
         """
         return [await self._read(f"image {number}", url) for number, url in enumerate(urls, 1)]
 
-    async def _read(self, name: str, url: str) -> np.ndarray:
+    async def _read(self, name: str, url: str) -> RequestImage:
         loop = asyncio.get_running_loop()
         url = url.strip()
         if url[:5].lower() == "data:":
@@ -77,19 +84,40 @@ class ImageReader:
         except TimeoutError:
             raise ApiError(f"{name} could not be fetched in time", code="invalid_image_url") from None
 
-    def _from_data_url(self, name: str, url: str) -> np.ndarray:
-        return self._decode(name, read_data_url(name, url))
+    def _from_data_url(self, name: str, url: str) -> RequestImage:
+        return self._once(
+            url.encode(errors="surrogatepass"), lambda: self._load(name, read_data_url(name, url))
+        )
 
-    def _decode(self, name: str, data: bytes) -> np.ndarray:
+    def _decode(self, name: str, data: bytes) -> RequestImage:
+        return self._once(data, lambda: self._load(name, data))
+
+    def _once(self, sent: bytes, load: Callable[[], RequestImage]) -> RequestImage:
+        """What `load` makes of what was sent, or made of it before."""
+        key = hashlib.blake2b(sent, digest_size=16).digest()
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+                return found
+        found = load()
+        with self._lock:
+            self._kept[key] = found
+            while len(self._kept) > self._most_kept:
+                self._kept.popitem(last=False)
+        return found
+
+    def _load(self, name: str, data: bytes) -> RequestImage:
         if data[:2] == b"\xff\xd8" and count_scans(data) > MAX_JPEG_SCANS:
             raise ApiError(f"{name} is a JPEG of more than {MAX_JPEG_SCANS} scans", code="invalid_image")
         try:
-            return images.load(
+            pixels = images.load(
                 data, self._mode, self._size, name, self._limits.pixels, "this server's limit of pixels"
             )
         except Owl2Error as error:
             message = str(error).replace(f"the image {name}", name)
             raise ApiError(message, code="invalid_image") from error
+        return RequestImage(pixels, self._mode, self._size)
 
     def close(self) -> None:
         """Ends the threads once they are idle."""

@@ -15,6 +15,7 @@ from owl2_jax.data.conversation import encode_prompt
 from owl2_jax.data.messages import IMAGE_MARK
 from owl2_jax.inference.device_memory import sizes_of
 from owl2_jax.inference.engine import Engine, EngineConfig, NoPagesError
+from owl2_jax.inference.images import RequestImage
 from owl2_jax.inference.inputs import known_matcher, matcher_of
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.program_sizes import describe_cache
@@ -157,7 +158,7 @@ class Service:
         call: Call,
         ids: np.ndarray,
         room: int,
-        images: list[np.ndarray],
+        images: list[RequestImage],
         matchers: Mapping[bool, Matcher],
         continues: bool = False,
     ) -> Request:
@@ -213,8 +214,8 @@ class Service:
         finally:
             self._forms -= 1
 
-    async def read_images(self, conversation: Conversation) -> list[np.ndarray]:
-        """uint8[H, W, 3] of each image. Raises `ApiError`."""
+    async def read_images(self, conversation: Conversation) -> list[RequestImage]:
+        """Each image. Raises `ApiError`."""
         with about("messages"):
             images = await self.images.read(conversation.images)
         self.metrics.images(len(images))

@@ -44,6 +44,16 @@ class Matcher:
         with panics_as_errors():
             return Matcher(self._walker.deep_copy(), self._words, self.allowed.copy())
 
+    def accepts(self, tokens: Sequence[int]) -> bool:
+        """Whether an answer may go on with these tokens and then end; it stays where it is."""
+        try:
+            walker = self._walker.deep_copy()
+            return walker.try_consume_tokens(list(tokens)) == len(tokens) and walker.is_accepting()
+        except BaseException as error:  # see `_take`
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+            return False
+
     @property
     def allowed(self) -> np.ndarray:
         """uint32[W], bit i % 32 of word i // 32 for token i; waits until it is known."""

@@ -30,6 +30,7 @@ from owl2_jax.inference.quantize import quantize_model
 from owl2_jax.inference.request import Request
 from owl2_jax.sampling.params import Sampling
 from owl2_jax.serving.calls import read_call
+from owl2_jax.structured.form import choice
 from owl2_jax.testing import tiny
 from tests.data.vocabularies import small_ranks
 from tests.serving.running import Running, serve
@@ -84,6 +85,18 @@ def test_an_answer_ends_at_the_separator_which_is_text(model: LoadedModel) -> No
     answer = Answer(Request("x"), model.tokenizer, 1)
     answer.extend(Chosen)
     assert (answer.result.text, answer.ended) == ("yes.", "stop")
+
+
+@pytest.mark.parametrize(
+    ("texts", "text"), [(["<b>a</s>b"], "<b>a</s>b"), (["a</s>b", "a"], "a"), (["</s>"], "</s>")]
+)
+def test_the_separator_is_part_of_a_form_that_cannot_end_before_it(
+    engine: Engine, texts: list[str], text: str
+) -> None:
+    bias = {str(engine.model.tokenizer.eos_id): -100.0}  # goes on where it may
+    form = dataclasses.replace(ask(12), structured=choice(texts, "f"), sampling=Sampling(logit_bias=bias))
+    (result,) = engine.generate([form])
+    assert (result.text, result.finish_reason) == (text, "stop")
 
 
 def test_beams_options_and_chat_work(model: LoadedModel, engine: Engine) -> None:

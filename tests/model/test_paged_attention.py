@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from owl2_jax.model import attention, paged_attention
+from owl2_jax.model import attention, paged_attention, paged_kernels
 from owl2_jax.model.pages import HEADS, PagedBatch, Pages, copy_pages, empty_pages, write_tokens
 from owl2_jax.testing import tiny
 
@@ -15,14 +15,16 @@ LAYERS, COUNT, SIZE, HEADS_Q, HEADS_KV, WIDTH = 2, 12, 4, 4, 2, 8
 CONFIG = tiny.tiny_config(**{"decoder.width": HEADS_Q * WIDTH, "decoder.num_layers": LAYERS})
 
 
-def batch_of(lengths: list[int], counts: list[int], tokens: int, rows: int, seed: int = 0) -> PagedBatch:
+def batch_of(
+    lengths: list[int], counts: list[int], tokens: int, rows: int, size: int = SIZE, held: int = COUNT
+) -> PagedBatch:
     """Rows of `lengths` positions whose last `counts` are tokens, on pages in any order."""
     width = 10
-    pages = np.random.default_rng(seed).permutation(COUNT)
+    pages = np.random.default_rng(0).permutation(held)
     tables = np.zeros((rows, width), np.int32)
     first = 0
     for row, length in enumerate(lengths):
-        needed = -(-length // SIZE)
+        needed = -(-length // size)
         tables[row, :needed] = pages[first : first + needed]
         first += needed
     of_token = np.repeat(np.arange(len(counts)), counts)
@@ -62,6 +64,49 @@ def filled(batch: PagedBatch, layout: str = HEADS) -> tuple[Pages, np.ndarray, n
     pages = write_tokens(pages, keys, values, whole, jnp.int32(1), LAYERS)
     split = np.cumsum(np.asarray(batch.lengths))[:-1]
     return pages, np.split(keys, split), np.split(values, split)
+
+
+# Page size, heads and those of keys and values: as many, grouped, one for all.
+SHAPES = [(4, 4, 4), (8, 6, 2), (16, 4, 1)]
+RAGGED = ([1, 16, 33, 7], [1, 16, 5, 1], 24, 5)
+
+
+def check_ragged_rows(layout: str, size: int, heads: int, kv_heads: int, tolerance: float) -> None:
+    """Rows of all kinds side by side, one of them on pages of another, amid what earlier sequences left."""
+    lengths, counts, tokens, rows = RAGGED
+    batch, held, width = batch_of(*RAGGED, size, held=20), 20, 16
+    whole = batch_of(lengths, lengths, sum(lengths), rows, size, held)
+    # The last row begins as the third.
+    tables = np.asarray(batch.block_tables).copy()
+    shared = lengths[3] // size
+    tables[3, :shared] = tables[2, :shared]
+    batch, whole = (one.replace(block_tables=tables) for one in (batch, whole))
+    config = tiny.tiny_config(
+        **{"decoder.width": heads * width, "decoder.num_heads": heads, "decoder.num_kv_heads": kv_heads,
+           "decoder.num_layers": LAYERS}
+    )  # fmt: skip
+    keys, values = np.random.default_rng(1).normal(size=(2, sum(lengths), kv_heads, width)).astype(np.float32)
+    starts = np.cumsum([0, *lengths])
+    for part in (keys, values):
+        part[starts[3] : starts[3] + shared * size] = part[starts[2] : starts[2] + shared * size]
+    left_over = jax.tree.map(lambda part: part + 50, empty_pages(config, held, size, layout))
+    pages = write_tokens(left_over, keys, values, whole, jnp.int32(1), LAYERS)
+    q = np.random.default_rng(2).normal(size=(tokens, heads, width)).astype(np.float32)
+    attend = jax.jit(paged_kernels.attend, static_argnums=4)
+    found = attend(q, pages, batch, jnp.int32(1), LAYERS)
+    for row, length in enumerate(lengths):
+        part, of_row = (
+            slice(int(batch.starts[row]), int(batch.starts[row + 1])),
+            slice(*starts[row : row + 2]),
+        )
+        mask = (np.arange(length) <= np.asarray(batch.positions)[part][:, None])[None]
+        expected, _ = attention.dot_product(q[None, part], keys[None, of_row], values[None, of_row], mask)
+        np.testing.assert_allclose(found[part], expected[0], atol=tolerance)
+
+
+@pytest.mark.parametrize(("size", "heads", "kv_heads"), SHAPES)
+def test_ragged_rows_amid_what_others_left(size, heads, kv_heads):
+    check_ragged_rows(HEADS, size, heads, kv_heads, 2e-6)
 
 
 CASES = [

@@ -13,7 +13,18 @@ from jax.experimental.pallas.ops.tpu.ragged_paged_attention import kernel
 
 from owl2_jax.model import attention, paged_attention, paged_kernels
 from owl2_jax.model.pages import BY_HEAD, COMBINED, HEADS, copy_pages
-from tests.model.test_paged_attention import CASES, COUNT, HEADS_Q, LAYERS, SIZE, WIDTH, batch_of, filled
+from tests.model.test_paged_attention import (
+    CASES,
+    COUNT,
+    HEADS_Q,
+    LAYERS,
+    SHAPES,
+    SIZE,
+    WIDTH,
+    batch_of,
+    check_ragged_rows,
+    filled,
+)
 
 
 def reference(q, pages, lengths, tables, starts, count, *, sm_scale, **sizes):
@@ -81,6 +92,16 @@ def test_kernel_of_the_gpu_is_the_product_written_out(lengths, counts, tokens, r
         mask = (np.arange(length) <= np.asarray(batch.positions)[part][:, None])[None]
         expected, _ = attention.dot_product(q[None, part], keys[row][None], values[row][None], mask)
         np.testing.assert_allclose(found[part], expected[0], atol=2e-6)
+
+
+@pytest.mark.parametrize(("size", "heads", "kv_heads"), SHAPES)
+def test_ragged_rows_amid_what_others_left(size, heads, kv_heads, monkeypatch):
+    interpreted = functools.partial(gpu_library.paged_attention, interpret=True)
+    monkeypatch.setattr(gpu_library, "paged_attention", interpreted)
+    monkeypatch.setattr(paged_kernels, "_KEYS_AT_A_TIME", 16)
+    check_ragged_rows(BY_HEAD, size, heads, kv_heads, 2e-6)
+    monkeypatch.setattr(library, "ragged_paged_attention", reference)
+    check_ragged_rows(COMBINED, size, heads, kv_heads, 2e-5)
 
 
 def test_pages_by_head_are_written_and_copied_as_the_others():

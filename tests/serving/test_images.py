@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 
 from owl2_jax.data import images
+from owl2_jax.inference.images import RequestImage
+from owl2_jax.serving import images as module
 from owl2_jax.serving.errors import ApiError
 from owl2_jax.serving.images import MAX_JPEG_SCANS, ImageReader, count_scans, read_data_url
 from owl2_jax.serving.settings import Limits
@@ -50,7 +52,7 @@ def progressive_jpeg() -> bytes:
 @pytest.fixture
 def read(model):
     reader = ImageReader(model, Limits(pixels=1_000_000), None)
-    yield lambda *urls: asyncio.run(reader.read(urls))
+    yield lambda *urls: [image.pixels() for image in asyncio.run(reader.read(urls))]
     reader.close()
 
 
@@ -61,6 +63,30 @@ def test_images_have_the_pixels_the_engine_would_make(read, model):
     np.testing.assert_array_equal(pixels, images.load(data, mode, size))
     # The engine fits what it gets once more; that must change nothing.
     np.testing.assert_array_equal(images.fit(Image.fromarray(pixels), mode, size), pixels)
+
+
+def test_an_image_that_comes_again_is_not_decoded_again(model, monkeypatch):
+    monkeypatch.setattr(module, "KEPT_BYTES", 2 * 3 * model.config.vision.image_size**2)
+    decoded, load = [], images.load
+    monkeypatch.setattr(images, "load", lambda data, *others: decoded.append(data) or load(data, *others))
+    reader = ImageReader(model, Limits(), None)
+    files = [tiny.image_file(seed, 50) for seed in range(3)]
+
+    def read(*numbers: int) -> list[RequestImage]:
+        return asyncio.run(reader.read([data_url(files[number]) for number in numbers]))
+
+    one, other, again = read(0, 1, 0)
+    assert one is again
+    assert one.key != other.key
+    np.testing.assert_array_equal(one.pixels(), load(files[0], one._mode, one._size))
+    assert decoded == files[:2]
+    read(2, 0, 1)  # the second is the one that was asked for least recently
+    assert decoded == [*files, files[1]]
+    with pytest.raises(ApiError, match="image 1"):
+        asyncio.run(reader.read([data_url(b"no image")]))
+    with pytest.raises(ApiError, match="image 2"):
+        asyncio.run(reader.read([data_url(files[0]), data_url(b"no image")]))
+    reader.close()
 
 
 DATA = bytes(range(256)) + b"ab"  # its base64 has padding, "+" and "/"

@@ -74,6 +74,15 @@ def test_answers_have_their_form(grammars, form, fits, continues):
     assert ended
 
 
+def test_what_may_end_where_is_told_without_going_there(grammars):
+    matcher = grammars.open(regex("(a red)?( circle)?", "r"))
+    before = matcher.allowed.copy()
+    texts = ("", "a red", "a red circle", "a red circ", "a blue")
+    assert [matcher.accepts(TOKENIZER.encode(text)) for text in texts] == [False, True, True, False, False]
+    np.testing.assert_array_equal(matcher.allowed, before)
+    assert not matcher.accepts([V + 5])
+
+
 def test_any_object_of_json(grammars):
     matcher = grammars.open(json_object("response_format"))
     for text in ('{"a": [1, 2.5e3, null], "b": {"c": "d"}}', "{}", '{\n  "a": true\n}'):
