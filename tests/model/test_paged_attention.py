@@ -68,12 +68,12 @@ def filled(batch: PagedBatch, layout: str = HEADS) -> tuple[Pages, np.ndarray, n
 
 # Page size, heads and those of keys and values: as many, grouped, one for all.
 SHAPES = [(4, 4, 4), (8, 6, 2), (16, 4, 1)]
-RAGGED = ([1, 16, 33, 7], [1, 16, 5, 1], 24, 5)
+RAGGED = ([1, 16, 33, 20], [1, 16, 5, 1], 24, 5)
 
 
 def check_ragged_rows(layout: str, size: int, heads: int, kv_heads: int, tolerance: float) -> None:
     """Rows of all kinds side by side, one of them on pages of another, amid what earlier sequences left."""
-    lengths, counts, tokens, rows = RAGGED
+    lengths, _, tokens, rows = RAGGED
     batch, held, width = batch_of(*RAGGED, size, held=20), 20, 16
     whole = batch_of(lengths, lengths, sum(lengths), rows, size, held)
     # The last row begins as the third.
