@@ -21,16 +21,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from owl2_jax.beam_search.end_texts import end_table
+from owl2_jax.beam_search.program import EXTEND
 from owl2_jax.beam_search.ranking import Beam, Search
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import check_value
 from owl2_jax.core.ranges import Beams, LengthPenalty
-from owl2_jax.core.tree import Params
 from owl2_jax.inference.detokenizer import Answer
 from owl2_jax.inference.engine import Engine
 from owl2_jax.inference.flat_batch import Pieces, padded
@@ -40,34 +38,8 @@ from owl2_jax.inference.program_sizes import StepSize
 from owl2_jax.inference.request import Request, Result
 from owl2_jax.inference.scheduler import Chunk
 from owl2_jax.inference.sequence import Sequence as Running
-from owl2_jax.model.owl2 import Owl2
-from owl2_jax.model.pages import PagedBatch, Pages
 
 Array = jax.Array
-
-
-def extend(
-    owl: Owl2, eos_id: int, count: int, params: Params, pages: Pages, pool: Array, tokens: Array,
-    features: Array, batch: PagedBatch, early: Array,
-) -> tuple[Pages, Array, Array]:  # fmt: skip
-    """Runs one token of each of S rows, and finds the likeliest behind it.
-
-    Args:
-      count: C.
-      tokens, features: int32[S], see `Owl2.step`.
-      early: bool[S], rows that may not end yet.
-
-    Returns:
-      Pages, log-probabilities float32[S, C] and tokens int32[S, C], best first.
-    """
-    hidden, pages = owl.apply({"params": params}, tokens, pool, features, pages, batch, method="step")
-    logprobs = jax.nn.log_softmax(owl.apply({"params": params}, hidden, method="logits"), axis=-1)
-    ends = jnp.where(early, -jnp.inf, logprobs[:, eos_id])
-    found, places = lax.top_k(logprobs.at[:, eos_id].set(ends), min(count, logprobs.shape[1]))
-    return pages, found, places
-
-
-_EXTEND = jax.jit(extend, static_argnums=(0, 1, 2), donate_argnums=4)
 
 
 def beam_search(
@@ -260,7 +232,7 @@ class _Searching:
             early[row] = len(beam.tokens) < one.sequence.request.min_new_tokens
         runner.used.add(("beams", size.rows, self._beams))
         with runner.on_mesh():
-            runner.pages, logprobs, tokens = _EXTEND(
+            runner.pages, logprobs, tokens = EXTEND(
                 runner.owl, runner.model.tokenizer.eos_id, self._likeliest, runner.params, runner.pages,
                 runner.features.array, padded(pieces.tokens, size.tokens), padded(features, size.tokens, -1),
                 pieces.batch(size, tables), early,

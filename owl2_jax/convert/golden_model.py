@@ -191,7 +191,8 @@ class GoldenModel:
         }
 
     def _cache(self, case: Case) -> dict[str, Any]:
-        rows, _, pages = self._prompts(case, 0)
+        features = self._apply(Owl2.encode_images)(self.params, case.images)
+        rows, _, pages = self._prompts(case, features, 0)
         cut = np.s_[:, : case.rows, :, : case.length]
         parts, layers = {"past_k": pages.keys, "past_v": pages.values}, self.config.decoder.num_layers
         past = {name: rows.dense(part, layers)[cut] for name, part in parts.items()}
@@ -243,10 +244,9 @@ class GoldenModel:
             **{name: tensor for name, tensor in final.items() if name in wanted},
         }
 
-    def _prompts(self, case: Case, room: int) -> tuple[PagedRows, jax.Array, Pages]:
+    def _prompts(self, case: Case, features: jax.Array, room: int) -> tuple[PagedRows, jax.Array, Pages]:
         """Rows with their prompts in pages and room for more tokens, and the states of their last ones."""
         rows = PagedRows(case.segment_ids, room)
-        features = self._apply(Owl2.encode_images)(self.params, case.images)
         span = self.config.tokens_per_image
         tokens, images, batch = rows.prompts(case.tokens, case.image_index, case.image_starts, span)
         pages = rows.empty_pages(self.config)
@@ -255,8 +255,8 @@ class GoldenModel:
 
     def _generate(self, case: Case, count: int) -> dict[str, Any]:
         """Greedy decoding without a stop: tokens [B, count] and the logits after them."""
-        rows, last, pages = self._prompts(case, count)
         features = self._apply(Owl2.encode_images)(self.params, case.images)
+        rows, last, pages = self._prompts(case, features, count)
         tokens, steps = [], []
         for _ in range(count):
             steps.append(self._apply(Owl2.logits)(self.params, last))

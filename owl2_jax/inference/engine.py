@@ -28,9 +28,8 @@ from owl2_jax.inference.program_sizes import Sizes
 from owl2_jax.inference.request import Event, Request, Result
 from owl2_jax.inference.scheduler import Budget, Chunk, Plan, Scheduler
 from owl2_jax.inference.sequence import Sequence
+from owl2_jax.inference.step_results import parts_of
 from owl2_jax.model.rotary import doublings
-from owl2_jax.sampling.sampler import Chosen
-from owl2_jax.structured.matcher import Matcher
 
 __all__ = ["Engine", "EngineConfig"]
 
@@ -242,22 +241,7 @@ class Engine:
         ended = self._drop_ended()
         plan = self.scheduler.plan()
         # One transfer for everything: the host waits here, and only here.
-        first, rest = jax.device_get(self._dispatch(plan))
-        parts = []
-        if first is not None:
-            chosen, counts, scored = first
-            parts += [
-                (chunk.sequence, _part(chosen, row, counts[row]))
-                for row, chunk in enumerate(plan.chunks)
-                if chunk.last
-            ]
-            _take_scores(plan.chunks, scored)
-        if rest is not None:
-            chosen, counts = rest
-            parts += [(one, _part(chosen, row, counts[row])) for row, one in enumerate(plan.decoding)]
-        # Where nothing may come, what came anyway is no token of the answer.
-        parts = [(sequence, part) for sequence, part in parts if not sequence.failed]
-        _follow(parts)
+        parts = parts_of(plan, *jax.device_get(self._dispatch(plan)))
         for sequence, part in parts:
             if len(part.tokens):
                 sequence.append(part.tokens)
@@ -312,31 +296,3 @@ class Engine:
                 sequence.answer.fail(f"{sequence.request.structured.name}: {sequence.matcher.error}")
         gone = [sequence for sequence in self.scheduler if sequence.answer.ended]
         return [event for sequence in gone for event in self._event(sequence)]
-
-
-def _part(chosen: Chosen, row: int, count: int) -> Chosen:
-    """The first `count` tokens of a row."""
-    return Chosen(
-        *(
-            column[row, :count]
-            for column in (chosen.tokens, chosen.logprobs, chosen.top_tokens, chosen.top_logprobs)
-        )
-    )
-
-
-def _take_scores(chunks: Iterable[Chunk], scored: Chosen) -> None:
-    """Gives sequences what they asked for of their prompts: of scored, [T], chunk after chunk."""
-    start = 0
-    for chunk in chunks:
-        end = start + chunk.end - chunk.start
-        if chunk.sequence.request.prompt_logprobs:
-            part = jax.tree.map(lambda column, span=slice(start, end): column[span], scored)
-            chunk.sequence.take_scores(chunk.start, chunk.end, part)
-        start = end
-
-
-def _follow(parts: Iterable[tuple[Sequence, Chosen]]) -> None:
-    """Has a thread find what may follow in answers of a given form, which get one token in a step."""
-    walks = [(one.matcher, int(part.tokens[-1])) for one, part in parts if one.matcher and len(part.tokens)]
-    if walks:
-        Matcher.advance_all(*zip(*walks, strict=True))

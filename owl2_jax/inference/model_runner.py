@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from owl2_jax.core.host_memory import collapse_into_huge_pages
+from owl2_jax.inference import programs
 from owl2_jax.inference.block_table import BlockTables
 from owl2_jax.inference.device_memory import sizes_of
 from owl2_jax.inference.engine_config import EngineConfig
@@ -19,42 +20,20 @@ from owl2_jax.inference.flat_batch import Pieces, padded
 from owl2_jax.inference.images import RequestImage
 from owl2_jax.inference.kv_cache import PagePool
 from owl2_jax.inference.loaded_model import LoadedModel
-from owl2_jax.inference.packed import Layout, pack, unpack
+from owl2_jax.inference.packed import pack
 from owl2_jax.inference.program_sizes import Sizes, StepSize
 from owl2_jax.inference.sampler_rows import SamplerRows
 from owl2_jax.inference.scheduler import Chunk
 from owl2_jax.inference.sequence import Sequence as Running
-from owl2_jax.inference.step import RowState, StepInputs, empty_rows, encode_images, look, step
-from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
+from owl2_jax.inference.step import StepInputs
+from owl2_jax.inference.unrolled import UnrolledOwl2
 from owl2_jax.model import paged_kernels
-from owl2_jax.model.owl2 import Owl2
-from owl2_jax.model.pages import Pages, copy_pages, empty_pages
 from owl2_jax.parallel.axis_rules import activate
-from owl2_jax.sampling.sampler import Chosen, load_row
+from owl2_jax.sampling.sampler import Chosen
 
 Array = jax.Array
 
 _MOST_COPIES = 16  # pages of one call
-
-
-def _packed_step(
-    owl: Owl2, width: int, layout: Layout, params: Any, pages: Pages, state: RowState, pool: Array,
-    buffer: Array, large: dict[str, Array],
-) -> tuple[Pages, RowState, Chosen, Array, Chosen | None]:  # fmt: skip
-    """`step.step` with its small inputs in one buffer; a step for prompts chooses one token of a row."""
-    inputs = unpack(buffer, layout)
-    inputs = inputs.replace(sampler=inputs.sampler.replace(**large))
-    return step(owl, width if inputs.targets is None else 1, params, pages, state, pool, inputs)
-
-
-# Shared by all runners of a process, so that a second one of a model compiles nothing.
-_step = jax.jit(_packed_step, static_argnums=(0, 1, 2), donate_argnums=(4, 5))
-_encode_images = jax.jit(encode_images, static_argnums=(0, 1), donate_argnums=3)
-_look = jax.jit(look, static_argnums=0, donate_argnums=2)
-_copy_pages = jax.jit(copy_pages, static_argnums=3, donate_argnums=0)
-_load_row = jax.jit(load_row, donate_argnums=0)
-_empty_pages = jax.jit(empty_pages, static_argnums=(0, 1, 2, 3))
-_empty_rows = jax.jit(empty_rows, static_argnums=(0, 1))
 
 
 class ModelRunner:
@@ -77,7 +56,7 @@ class ModelRunner:
         self.config = config
         self.sizes = sizes or sizes_of(config, model)
         self.used: set[tuple] = set()
-        self.owl, self.params = prepare(model)
+        self.owl, self.params = programs.prepare(model)
         self.features = FeaturePool(model.config, self.sizes.features, self._encode, self.sizes.images)
         self.rows = SamplerRows(config.sequences, model.config.decoder.vocab_size, model.tokenizer.eos_id)
         self.pool = PagePool(self.sizes.pages, config.page_size)
@@ -85,8 +64,8 @@ class ModelRunner:
         with self.on_mesh():
             head_dim = model.config.decoder.head_dim
             layout = paged_kernels.layout(jax.default_backend(), head_dim, config.page_size)
-            self.pages = _empty_pages(model.config, self.sizes.pages, config.page_size, layout)
-            self._state = _empty_rows(config.sequences, model.config.decoder.vocab_size)
+            self.pages = programs.EMPTY_PAGES(model.config, self.sizes.pages, config.page_size, layout)
+            self._state = programs.EMPTY_ROWS(config.sequences, model.config.decoder.vocab_size)
         if isinstance(self.owl, UnrolledOwl2):
             collapse_into_huge_pages(jax.tree.leaves(self.pages))
         self._reading: Array | None = None  # of the images encoded last, where they were few
@@ -167,7 +146,9 @@ class ModelRunner:
             sources, targets = np.array([*part, *padding], np.int32).T.copy()
             self.used.add(("copy_pages",))
             with self.on_mesh():
-                self.pages = _copy_pages(self.pages, sources, targets, self.model.config.decoder.num_layers)
+                self.pages = programs.COPY_PAGES(
+                    self.pages, sources, targets, self.model.config.decoder.num_layers
+                )
 
     def admit(self, sequence: Running) -> None:
         """Makes the row of a sequence ready for it."""
@@ -187,14 +168,14 @@ class ModelRunner:
     def _load(self, row: int, tokens: np.ndarray, prompt_length: int) -> None:
         self.used.add(("load_row",))
         with self.on_mesh():
-            sampler = _load_row(self._state.sampler, np.int32(row), tokens, np.int32(prompt_length))
+            sampler = programs.LOAD_ROW(self._state.sampler, np.int32(row), tokens, np.int32(prompt_length))
         self._state = self._state.replace(sampler=sampler)
 
     def _encode(self, pool: Any, images: np.ndarray, rows: np.ndarray) -> Array:
         count = images.shape[0]
         self.used.add(("encode_images", count, images.dtype.str))
         with self.on_mesh():
-            pool, reading = _encode_images(
+            pool, reading = programs.ENCODE_IMAGES(
                 self.owl, count == self.sizes.images[0], self.params, pool, images, rows
             )
         self._reading = self._reading if reading is None else reading
@@ -209,7 +190,7 @@ class ModelRunner:
         return np.asarray(self._reading)[0]
 
     def look(self, sequence: Running, start: int, end: int) -> tuple[np.ndarray, float]:
-        """Runs positions of a sequence and tells what they pay attention to; see `step.look`."""
+        """Runs positions of a sequence and tells what they pay attention to; see `programs.look`."""
         size = StepSize(self.sizes.looked, 1)
         pieces = self.pieces([(sequence, start, end)])
         table = padded(sequence.pages, self.sizes.pages_per_sequence)[None]
@@ -220,7 +201,7 @@ class ModelRunner:
         self.used.add(("look",))
         features = () if pieces.features is None else pieces.features
         with self.on_mesh():
-            self.pages, attention, error = _look(
+            self.pages, attention, error = programs.LOOK(
                 self.owl, self.params, self.pages, self.features.array, padded(pieces.tokens, size.tokens),
                 padded(features, size.tokens, -1), pieces.batch(size, table),
             )  # fmt: skip
@@ -232,7 +213,7 @@ class ModelRunner:
         large = self._large(inputs.sampler.rows)
         buffer, layout = pack(inputs)
         with self.on_mesh():
-            self.pages, self._state, chosen, counts, scored = _step(
+            self.pages, self._state, chosen, counts, scored = programs.STEP(
                 self.owl, self.config.decode_steps, layout, self.params, self.pages, self._state,
                 self.features.array, buffer, large,
             )  # fmt: skip
@@ -304,17 +285,3 @@ class ModelRunner:
         mesh = contextlib.nullcontext() if self.model.mesh is None else activate(self.model.mesh)
         with mesh:
             yield
-
-
-def prepare(model: LoadedModel) -> tuple[Owl2, dict[str, Any]]:
-    """The module to run and its parameters.
-
-    On a CPU the layers are taken apart: a step of the layer scan copies the
-    weights that it slices, which costs a third of a decode step there.
-    """
-    config, pieces = model.config.replace(remat="none"), model.tokenizer.vocab_size
-    if model.mesh is None and jax.default_backend() == "cpu":
-        params = jax.tree.map(jnp.asarray, unstack_layers(model.params))
-        collapse_into_huge_pages(jax.tree.leaves(params))
-        return UnrolledOwl2(config, pieces), params
-    return Owl2(config, pieces), model.params

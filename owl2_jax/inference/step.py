@@ -103,54 +103,6 @@ def empty_rows(rows: int, vocab_size: int) -> RowState:
     return RowState(jnp.zeros(rows, jnp.int32), jnp.zeros(rows, bool), empty_state(rows, vocab_size))
 
 
-def encode_images(
-    owl: Owl2, reads: bool, params: Params, pool: Array, images: Array, rows: Array
-) -> tuple[Array, Array | None]:
-    """Encodes images into rows of the feature pool.
-
-    Args:
-      reads: whether to tell what the queries read.
-      pool: dtype[F, Q + 1, D].
-      images: uint8[M, H, W, 3].
-      rows: int32[M]; F (past the end) for an image that pads the batch.
-
-    Returns:
-      The pool, and float32[M, Q, P], how the queries spread over the patches: the mean over layers
-      and heads, sum 1.
-    """
-    variables, reading = {"params": params}, None
-    if reads:
-        # The encoder runs by itself: its own attention is large, and not asked for.
-        patches = owl.apply(variables, images, method="see")
-        features, state = owl.apply(variables, patches, method="read", mutable=["intermediates"])
-        (sown,) = state["intermediates"]["abstractor"]["layers"]["attention"]["attention"]
-        reading = sown.mean((0, 2))[:, :, owl.config.abstractor.num_queries + 1 :]
-        reading = reading / reading.sum(-1, keepdims=True)
-    else:
-        features = owl.apply(variables, images, method="encode_images")
-    return pool.at[rows].set(features.astype(pool.dtype), mode="drop"), reading
-
-
-def look(
-    owl: Owl2, params: Params, pages: Pages, pool: Array, tokens: Array, features: Array, batch: PagedBatch
-) -> tuple[Pages, Array, Array]:
-    """Runs tokens int32[T] of one row, and tells what they pay attention to.
-
-    Returns:
-      Pages, float32[L, T, W * page_size], the mean over heads, and the largest distance of a row from
-      the sum 1.
-    """
-    (_, pages), state = owl.apply(
-        {"params": params}, tokens, pool, features, pages, batch, method="step", mutable=["intermediates"]
-    )
-    layers = state["intermediates"]["decoder"]["layers"]
-    if "attention" in layers:  # of a scan over layers, else there is one entry for each
-        (attention,) = layers["attention"]["attention"]
-    else:
-        attention = jnp.stack([layers[str(n)]["attention"]["attention"][0] for n in range(len(layers))])
-    return pages, attention.mean(1), jnp.max(jnp.abs(attention.sum(-1) - 1))
-
-
 def step(
     owl: Owl2, width: int, params: Params, pages: Pages, state: RowState, pool: Array, inputs: StepInputs
 ) -> tuple[Pages, RowState, Chosen, Array, Chosen | None]:

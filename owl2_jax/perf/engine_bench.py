@@ -19,8 +19,8 @@ from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.flat_batch import Pieces
 from owl2_jax.inference.inputs import read_request
 from owl2_jax.inference.loaded_model import LoadedModel
-from owl2_jax.inference.model_runner import prepare
 from owl2_jax.inference.program_sizes import StepSize
+from owl2_jax.inference.programs import prepare
 from owl2_jax.inference.request import Request
 from owl2_jax.model import paged_kernels
 from owl2_jax.model.config import Owl2Config

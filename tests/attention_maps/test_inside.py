@@ -18,8 +18,8 @@ from owl2_jax.inference.flat_batch import Pieces
 from owl2_jax.inference.inputs import read_request
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.program_sizes import StepSize
+from owl2_jax.inference.programs import encode_images
 from owl2_jax.inference.request import Request
-from owl2_jax.inference.step import encode_images
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.model.pages import empty_pages
 from owl2_jax.testing import tiny
