@@ -46,7 +46,7 @@ def start(tmp_path: Path, **arguments: Any) -> tuple[Owl2Config, dict]:
 
 def logits(config: Owl2Config, params: dict, tokens: np.ndarray) -> list[jax.Array]:
     """Logits of a text, with all of its positions taken for text, and for an image's."""
-    features = params["decoder"]["embedding"][tokens][None]
+    features = jnp.asarray(params["decoder"]["embedding"][tokens])[None]
     rows = PagedRows(np.ones((1, len(tokens)), np.int32), room=0)
 
     def run(m: Owl2, *inputs: Any) -> jax.Array:

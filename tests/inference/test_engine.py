@@ -16,12 +16,13 @@ from jax._src import monitoring
 from owl2_jax.attention_maps.image_attention import encode_question, look
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.engine import Engine, EngineConfig
+from owl2_jax.inference.inputs import matcher_of
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.program_sizes import page_bytes
 from owl2_jax.inference.request import Request
 from owl2_jax.sampling.params import Sampling
 from owl2_jax.structured.form import choice, grammar, json_object, regex
-from owl2_jax.structured.grammars import Grammars, matcher_of
+from owl2_jax.structured.grammars import Grammars
 from owl2_jax.testing import tiny
 
 

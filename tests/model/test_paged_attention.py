@@ -80,7 +80,7 @@ def check_ragged_rows(layout: str, size: int, heads: int, kv_heads: int, toleran
     tables = np.asarray(batch.block_tables).copy()
     shared = lengths[3] // size
     tables[3, :shared] = tables[2, :shared]
-    batch, whole = (one.replace(block_tables=tables) for one in (batch, whole))
+    batch, whole = (one.replace(block_tables=jnp.asarray(tables)) for one in (batch, whole))
     config = tiny.tiny_config(
         **{"decoder.width": heads * width, "decoder.num_heads": heads, "decoder.num_kv_heads": kv_heads,
            "decoder.num_layers": LAYERS}
