@@ -61,6 +61,20 @@ class Bucket:
         return self.storage.get_file(BUCKET, name)
 
 
+class _Storage(Storage):
+    """Objects in memory, and nothing but them.
+
+    The emulator writes the descriptions of all objects, deleted ones too, as one JSON text
+    after every request that changes one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(use_memory_fs=True)
+
+    def _write_config_to_file(self) -> None:
+        """Nobody reads it: the objects end with this process."""
+
+
 class _Handler(RequestHandler):
     """A request to the emulator, with its condition and its fault."""
 
@@ -149,7 +163,7 @@ class _Server(server.ThreadingHTTPServer):
 def started() -> Iterator[Bucket]:
     """A server on a free port, with the bucket `BUCKET`."""
     logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)  # a missing object is no error
-    bucket = Bucket(Storage(use_memory_fs=True))
+    bucket = Bucket(_Storage())
     buckets.create_bucket(BUCKET, bucket.storage)
     listening = _Server(("127.0.0.1", 0), partial(_Handler, bucket))
     bucket.address = f"http://127.0.0.1:{listening.server_address[1]}"

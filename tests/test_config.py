@@ -252,6 +252,21 @@ def test_words_of_other_languages_are_told_in_python(override, words):
     assert str(error.value).endswith(words)
 
 
+@pytest.mark.parametrize("place", ["data", "heldout"])
+def test_a_misspelt_set_of_an_override_is_answered_with_the_nearest_name(place):
+    heldout = "heldout.datasets={'captions': {'kind': 'embedded', 'options': {'dataset': 'captions'}}}"
+    for change in ("weight=2", "options.dataset=facts"):
+        message = rf"^{place}\.datasets\.captons: required kind not given; did you mean 'captions'\? Known: "
+        with pytest.raises(Owl2Error, match=message):
+            run_config(heldout, f"{place}.datasets.captons.{change}")
+
+
+def test_an_evaluator_that_the_config_has_not_cannot_be_changed():
+    message = r"evaluators has no member to change, give all of it, as evaluators=\[\{\.\.\.\}\]$"
+    with pytest.raises(Owl2Error, match=message):
+        run_config("evaluators.vqa.every_steps=3")
+
+
 def test_a_seed_cannot_be_none_and_no_such_hint_is_given():
     with pytest.raises(Owl2Error, match=r"train.seed: expected a whole number, .*found 'null' \(str\)$"):
         run_config("train.seed=null")

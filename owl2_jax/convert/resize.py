@@ -51,12 +51,18 @@ def resize_checkpoint(
       The new configuration.
 
     Raises:
-      Owl2Error: a size that does not fit, a damaged checkpoint, or an output
-        that exists or does not fit on the disk.
+      Owl2Error: a size that does not fit, nothing that changes, a damaged
+        checkpoint, or an output that exists or does not fit on the disk.
     """
     refuse_existing(output)
     old = open_model(checkpoint)
     new = resized_config(old.config, image_size, num_queries, adaptive)
+    if new == old.config:
+        raise Owl2Error(
+            f"nothing to resize: {checkpoint} has {new.vision.image_size} pixels, "
+            f"{new.abstractor.num_queries} queries and the module {new.decoder.adaptive!r} already; "
+            "give another image size, number of queries or module, or use it as it is"
+        )
     changes: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "vision/position_embedding": partial(resize_position_table, grid_size=new.vision.grid_size),
         "abstractor/queries": partial(resize_queries, count=new.abstractor.num_queries),

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from owl2_jax.core.errors import Owl2Error, UnknownNameError, shortened, unknown_name
+from owl2_jax.core.errors import Owl2Error, UnknownNameError, nearest, shortened, unknown_name
 from owl2_jax.core.paths import as_path, refuse_url
 from owl2_jax.core.ranges import ANY_NUMBER, Range, range_of
 from owl2_jax.core.texts import ANY_TEXT, Text, text_of
@@ -59,7 +59,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "") -> C:
         and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise Owl2Error(f"{where or cls.__name__}: required {', '.join(missing)} not given")
+        raise _MissingError(f"{where or cls.__name__}: required {', '.join(missing)} not given")
     try:
         return cls(**kwargs)
     except Owl2Error as error:
@@ -183,6 +183,10 @@ def require_group(values: object, where: str) -> None:
         raise _wrong_type(where, "a group of fields", values)
 
 
+class _MissingError(Owl2Error):
+    """A group of fields without one that it needs."""
+
+
 def _located(error: Owl2Error, where: str) -> Owl2Error:
     """The error of a group's own checks with the place of the group, where it does not name it."""
     named = str(error).startswith(where) or f"{where}." in str(error)
@@ -259,10 +263,26 @@ def _convert_mapping(args: tuple[Hint, ...], value: object, path: str) -> dict[s
     for key in value:
         if not isinstance(key, str) and _word(key) in value:
             raise Owl2Error(f"{path} has both {key!r} and {_word(key)!r}, which are one name; leave one out")
-    return {
-        _convert(args[0], _word(key), f"key of {path}"): _convert(args[1], item, f"{path}.{_word(key)}")
-        for key, item in value.items()
-    }
+    entries: dict[str, Any] = {}
+    incomplete: tuple[str, Owl2Error] | None = None
+    for key, item in value.items():
+        name = _convert(args[0], _word(key), f"key of {path}")
+        try:
+            entries[name] = _convert(args[1], item, f"{path}.{name}")
+        except _MissingError as error:
+            incomplete = incomplete or (name, error)
+    if incomplete:
+        raise _misspelt(*incomplete, path, entries)
+    return entries
+
+
+def _misspelt(name: str, error: Owl2Error, path: str, complete: Mapping[str, Any]) -> Owl2Error:
+    """The error of an entry without what it needs, which may be meant to change one of the complete ones."""
+    if not complete or not str(error).startswith(f"{path}.{name}: "):
+        return error
+    close = nearest(name, complete)
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
+    return Owl2Error(f"{error}{hint} Known: {shortened(', '.join(complete), 500)}.")
 
 
 def _word(key: object) -> str:
@@ -272,7 +292,9 @@ def _word(key: object) -> str:
 
 def _convert_sequence(origin: Hint, args: tuple[Hint, ...], value: object, path: str) -> tuple[Any, ...]:
     if isinstance(value, str) or not isinstance(value, list | tuple):
-        raise _wrong_type(path, "a sequence", value)
+        named = isinstance(value, Mapping) and any(map(dataclasses.is_dataclass, args))
+        hint = f"; {path} has no member to change, give all of it, as {path}=[{{...}}]" if named else ""
+        raise _wrong_type(path, "a sequence", value, hint)
     if (len(args) == 2 and args[1] is Ellipsis) or origin is not tuple:
         return tuple(_convert(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))
     if len(value) != len(args):

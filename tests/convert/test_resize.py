@@ -118,6 +118,17 @@ def test_sizes_that_do_not_fit_leave_nothing(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "taken"]
 
 
+@pytest.mark.parametrize("sizes", [{}, {"image_size": 28, "num_queries": 4, "adaptive": "full"}])
+def test_a_copy_is_refused_and_says_what_is_there_already(tmp_path: Path, sizes, monkeypatch) -> None:
+    message = (
+        "nothing to resize: .*A/hf has 28 pixels, 4 queries and the module 'full' already; "
+        "give another image size, number of queries or module, or use it as it is"
+    )
+    with pytest.raises(Owl2Error, match=message):
+        resize_checkpoint(GOLDEN / "A/hf", tmp_path / "out", **sizes)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_released_directory_is_resized_without_converting_it_first(tmp_path: Path) -> None:
     convert_to_jax(GOLDEN / "B/hf", tmp_path / "model")
     for source, output in ((tmp_path / "model", "ours"), (GOLDEN / "B/hf", "released")):
