@@ -22,7 +22,7 @@ from owl2_jax.evals.tables import read_parquet
 
 CATEGORIES = {
     "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
-    "Business": ("RecordCounts", "Economics", "Finance", "Manage", "Marketing"),
+    "Business": ("Accounting", "Economics", "Finance", "Manage", "Marketing"),
     "Science": ("Biology", "Chemistry", "Geography", "Math", "Physics"),
     "Health and Medicine": (
         "Basic_Medical_Science",

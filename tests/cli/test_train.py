@@ -63,20 +63,23 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "owl2_jax.cli.main", "train", *map(str, arguments)]
 
 
-def refused(*arguments: object, platform: str = "no_such_platform") -> str:
-    """The error of a refused command. By default any use of a device would be an error of its own."""
-    done = subprocess.run(
-        command(*arguments),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment(JAX_PLATFORMS=platform),
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1, "one line"
-    return done.stderr
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Gives the error of a refused command. By default any use of a device is a failure of its own."""
+
+    def run(*arguments: object, devices: bool = False) -> str:
+        with monkeypatch.context() as patched:
+            if not devices:
+                patched.setattr("jax._src.xla_bridge.get_backend", lambda *_, **__: pytest.fail("a device"))
+            capsys.readouterr()
+            assert main(["train", *map(str, arguments)]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("error: ")
+        assert said.err.count("\n") == 1, "one line"
+        return said.err
+
+    return run
 
 
 BAD_SETTINGS = {
@@ -140,7 +143,7 @@ BAD_SETTINGS = {
 
 
 @pytest.mark.parametrize("name", BAD_SETTINGS)
-def test_refuses_before_a_device_is_touched(folder, tmp_path, name):
+def test_refuses_before_a_device_is_touched(folder, tmp_path, refused, name):
     overrides, message = BAD_SETTINGS[name]
     workdir = tmp_path / "run"
     error = refused(f"--config={folder}/small.py", f"--workdir={workdir}", *overrides)
@@ -148,7 +151,7 @@ def test_refuses_before_a_device_is_touched(folder, tmp_path, name):
     assert not workdir.exists(), "nothing is left behind"
 
 
-def test_refuses_config_files_with_the_nearest_name(folder, tmp_path):
+def test_refuses_config_files_with_the_nearest_name(folder, tmp_path, refused):
     workdir = f"--workdir={tmp_path}"
     error = refused(f"--config={folder}/smal.py", workdir)
     assert re.search(r"smal.py does not exist; there is .*small.py", error)
@@ -166,7 +169,7 @@ def test_refuses_config_files_with_the_nearest_name(folder, tmp_path):
     assert re.search(r"typo.py, line 3: KeyError: 'trian'", refused(f"--config={folder}/typo.py", workdir))
 
 
-def test_refuses_checkpoints_to_start_from(folder, tmp_path, start):
+def test_refuses_checkpoints_to_start_from(folder, tmp_path, start, refused):
     def start_from(path: Path, *overrides: str) -> str:
         config = f"--config={folder}/small.py"
         return refused(config, f"--workdir={tmp_path}/run", f"train.start_from={path}", *overrides)
@@ -200,7 +203,7 @@ def test_refuses_a_folder_for_saves_of_a_host_that_cannot_be_made(folder, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_refuses_a_run_directory_of_another_config(folder, tmp_path):
+def test_refuses_a_run_directory_of_another_config(folder, tmp_path, refused):
     run = tmp_path / "run"
     run.mkdir()
     values = runs.run_config().to_dict()
@@ -217,11 +220,11 @@ def test_refuses_a_run_directory_of_another_config(folder, tmp_path):
     assert "is a file" in refused(arguments[0], f"--workdir={tmp_path}/file")
 
 
-def test_refuses_sizes_and_data_that_need_the_devices(folder, tmp_path):
+def test_refuses_sizes_and_data_that_need_the_devices(folder, tmp_path, refused):
     arguments = (f"--config={folder}/small.py", f"--workdir={tmp_path}/run")
-    error = refused(*arguments, "mesh={'data': 3}", platform="cpu")
-    assert re.search(r"data 3 .* = 3, but there are 1 devices; change an axis", error)
-    error = refused(*arguments, "data.datasets.facts.kind=embeded", platform="cpu")
+    error = refused(*arguments, "mesh={'data': 3}", devices=True)
+    assert re.search(r"data 3 .* = 3, but there are 8 devices; change an axis", error)
+    error = refused(*arguments, "data.datasets.facts.kind=embeded", devices=True)
     assert "unknown source kind 'embeded'; did you mean 'embedded'" in error
     assert not (tmp_path / "run").exists()
 

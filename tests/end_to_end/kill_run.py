@@ -143,22 +143,35 @@ def compare(expected: Victim, found: Victim) -> None:
     assert states[0] == states[1]
 
 
+def undisturbed(folder: Path, steps: int) -> Victim:
+    """A run that nobody kills, which has ended."""
+    victim = Victim(folder, "straight", steps)
+    victim.finish()
+    return victim
+
+
 def kill_and_compare(
-    folder: Path, kills: int, seed: int = 0, server: Bucket | None = None, seconds: float = math.inf
+    folder: Path,
+    kills: int,
+    seed: int = 0,
+    server: Bucket | None = None,
+    seconds: float = math.inf,
+    expected: Victim | None = None,
 ) -> dict[str, Any]:
     """Kills a run `kills` times; returns how often at what. Raises AssertionError if it ends differently.
 
     Args:
       server: the run that is killed lies in its bucket; None is on the disk.
       seconds: no kill comes after them.
+      expected: an undisturbed run in the same folder; None trains one.
     """
     chance = random.Random(seed)
-    steps = 3 * kills + 6
-    expected = Victim(folder, "straight", steps)
+    if expected is None:
+        expected = undisturbed(folder, 3 * kills + 6)
+    steps = expected.steps
     victim = (
         Victim(folder, "killed", steps) if server is None else BucketVictim(folder, "killed", steps, server)
     )
-    expected.finish()
     done = {STARTUP: 0, STEP: 0, SAVE: 0}
     # In the order of steps, so that one run meets them all.
     last = time.monotonic() + seconds

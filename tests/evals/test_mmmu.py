@@ -36,7 +36,7 @@ def row(name, question, answer, options="[]", kind="multiple-choice", **images):
         "answer": answer,
         "topic_difficulty": "Easy",
         "question_type": kind,
-        "subfield": "Managerial RecordCounts",
+        "subfield": "Managerial Accounting",
     }
 
 
@@ -83,9 +83,19 @@ def test_mmmu_scores_choices_by_letter_and_open_questions_by_value(folder, answe
     assert MMMU.decoding.max_new_tokens == 20
 
 
+def test_the_folders_are_the_subjects_of_the_published_set():
+    published = """
+        Accounting Agriculture Architecture_and_Engineering Art Art_Theory Basic_Medical_Science Biology
+        Chemistry Clinical_Medicine Computer_Science Design Diagnostics_and_Laboratory_Medicine Economics
+        Electronics Energy_and_Power Finance Geography History Literature Manage Marketing Materials Math
+        Mechanical_Engineering Music Pharmacy Physics Psychology Public_Health Sociology
+    """
+    assert published.split() == SUBJECTS
+
+
 def test_malformed_files_are_named(folder, image_bytes):
     mmmu_files(folder, image_bytes)
-    folder.text("mmmu/RecordCounts/validation-00000-of-00001.parquet", "not parquet")
+    folder.text("mmmu/Accounting/validation-00000-of-00001.parquet", "not parquet")
     with pytest.raises(Owl2Error, match="is not a readable Parquet file"):
         list(MMMU().questions(folder.root))
     (folder.root / "mmmu/Sociology/validation-00000-of-00001.parquet").unlink()
