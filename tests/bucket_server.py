@@ -1,8 +1,8 @@
 """Google Cloud Storage for the tests: the emulator's own handlers, with what it lacks and with faults.
 
-The emulator ignores `ifGenerationMatch`, on which a run's lock stands, and answers
-one request after the other. Here it keeps the condition, answers several at once,
-and can be told to fail: `FAULTS` are taken one by one by the next requests.
+The emulator ignores `ifGenerationMatch`, on which a run's lock stands, moves no
+object, and answers one request after the other. Here it keeps the condition, moves,
+answers several at once, and can be told to fail by `Bucket.fail`.
 """
 
 from __future__ import annotations
@@ -99,8 +99,10 @@ class _Handler(RequestHandler):
         with bucket.lock:
             if not self._holds(method):
                 self._refuse(412)
-                return
-            Router(self).handle(method)
+            elif "/moveTo/o/" in self.path:
+                self._move()
+            else:
+                Router(self).handle(method)
 
     do_GET = do_POST = do_DELETE = do_PUT = do_PATCH = lambda self: self._answer(self.command)
 
@@ -118,10 +120,29 @@ class _Handler(RequestHandler):
         name = query["name"][0] if "name" in query else unquote(parts.path.partition("/o/")[2])
         return self._bucket.storage.get_file_obj(BUCKET, name)["generation"]
 
+    def _move(self) -> None:
+        """Gives an object another name, as the store does in one step."""
+        path = urlsplit(self.path).path.partition("/o/")[2]
+        old, new = map(unquote, path.split("/moveTo/o/"))
+        storage = self._bucket.storage
+        try:
+            found, content = storage.get_file_obj(BUCKET, old), storage.get_file(BUCKET, old)
+        except NotFound:
+            self._refuse(404)
+            return
+        moved = {**found, "name": new, "generation": str(time.time_ns())}
+        storage.create_file(BUCKET, new, content, moved)
+        storage.delete_file(BUCKET, old)
+        self._send(200, moved)
+
     def _refuse(self, status: int) -> None:
+        self._send(status, {"error": {"code": status, "message": f"told to answer {status}"}})
+
+    def _send(self, status: int, answer: dict[str, Any]) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        content = json.dumps({"error": {"code": status, "message": f"told to answer {status}"}}).encode()
+        content = json.dumps(answer).encode()
         self.send_response(status)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
