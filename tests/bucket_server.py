@@ -1,12 +1,13 @@
 """Google Cloud Storage for the tests: the emulator's own handlers, with what it lacks and with faults.
 
 The emulator ignores `ifGenerationMatch`, on which a run's lock stands, moves no
-object, and answers one request after the other. Here it keeps the condition, moves,
-answers several at once, and can be told to fail by `Bucket.fail`.
+object, cuts an object that ends in a carriage return, and answers one request after
+the other. Here it does all of that right, and can be told to fail by `Bucket.fail`.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import threading
@@ -102,6 +103,7 @@ class _Handler(RequestHandler):
             elif "/moveTo/o/" in self.path:
                 self._move()
             else:
+                self._keep_the_end()
                 Router(self).handle(method)
 
     do_GET = do_POST = do_DELETE = do_PUT = do_PATCH = lambda self: self._answer(self.command)
@@ -119,6 +121,15 @@ class _Handler(RequestHandler):
         query = parse_qs(parts.query)
         name = query["name"][0] if "name" in query else unquote(parts.path.partition("/o/")[2])
         return self._bucket.storage.get_file_obj(BUCKET, name)["generation"]
+
+    def _keep_the_end(self) -> None:
+        """Ends the content of an upload in both characters that the emulator takes for one line's end."""
+        if "uploadType=multipart" not in self.path:
+            return
+        content, end, rest = self.rfile.read(int(self.headers["Content-Length"])).rpartition(b"\n--")
+        body = content + b"\r" + end + rest
+        self.headers.replace_header("Content-Length", str(len(body)))
+        self.rfile = io.BytesIO(body)
 
     def _move(self) -> None:
         """Gives an object another name, as the store does in one step."""

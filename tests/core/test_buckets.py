@@ -18,6 +18,16 @@ def test_text_and_json_are_written_whole_and_read_back(any_bucket):
     assert sorted(path.name for path in any_bucket.iterdir()) == ["a.txt", "b.json", "c.bin"]
 
 
+def test_files_come_back_as_they_were_whatever_they_end_in(any_bucket, tmp_path):
+    contents = {
+        str(number): b"abc" + end for number, end in enumerate((b"\r", b"\n", b"\r\n", b"\n\r", b"\0"))
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    buckets.upload_folder(tmp_path, any_bucket)
+    assert {path.name: path.read_bytes() for path in any_bucket.iterdir()} == contents
+
+
 def test_what_fails_in_a_block_leaves_no_object(any_bucket):
     with pytest.raises(ZeroDivisionError), file_writing.new_file(any_bucket / "c.bin") as local:
         local.write_bytes(bytes([1 // 0]))

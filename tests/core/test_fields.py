@@ -48,8 +48,8 @@ class Group:
     ("sets", "message"),
     [
         (
-            {"captons": {"size": 3}, "captions": {"kind": "a"}, "facts": {"kind": "b"}},
-            "sets.captons: required kind not given; did you mean 'captions'? Known: captions, facts.",
+            {"captons": {"size": 3}, "captions": {"kind": "a"}, "words": {"kind": "b"}},
+            "sets.captons: required kind not given; did you mean 'captions'? Known: captions, words.",
         ),
         (
             {"xyz": {"size": 3}, "facts": {"kind": "b"}},
