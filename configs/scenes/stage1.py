@@ -22,7 +22,7 @@ def get_config(argument: str = "") -> ConfigDict:
                 {"name": "abstractor", "pattern": "abstractor/.*"},
                 {"name": "decoder", "pattern": "decoder/.*", "trainable": False},
             ],
-            "schedule": {"peak_lr": 1.5e-3, "end_lr": 2e-4, "warmup_steps": 50},
+            "schedule": {"peak_lr": 1e-3, "end_lr": 2e-4, "warmup_steps": 50},
             "optimizer": {"b2": 0.95, "eps": 1e-6, "weight_decay": 0.05},
         }
     )

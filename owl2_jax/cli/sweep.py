@@ -59,7 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="print the points and their state, run nothing")
-    what.add_argument("--only", metavar="POINT/seed-N", help="run this one alone")
+    what.add_argument(
+        "--only", action="append", metavar="POINT/seed-N",
+        help="run this one alone, or a POINT with all its seeds; again for more, in their order",
+    )  # fmt: skip
     what.add_argument("--fit", action="store_true", help="memory of every point by `owl2 fit` (extra [fit])")
     what.add_argument("--collect", action="store_true", help="write table and plots of what is finished")
     what.add_argument(
@@ -160,7 +163,7 @@ def _run(sweep: Sweep, folder: SweepFolder, args: argparse.Namespace) -> int:
     from owl2_jax.sweeps.run import run_sweep
     from owl2_jax.sweeps.stops import forget_stops, read_stops
 
-    runs = [sweep.find(args.only)] if args.only else sweep.runs
+    runs = sweep.chosen(args.only) if args.only else sweep.runs
     if not args.only:
         _tell_power(sweep, folder, args.spread_from)
     say = lambda text: print(text, flush=True)

@@ -143,7 +143,7 @@ class Sweep:
         """The point that the others are compared with."""
         if self.compared_with is None:
             return self.points[0]
-        return next(point for point in self.points if point.name == self.compared_with)
+        return self.find_point(self.compared_with)
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -178,6 +178,26 @@ class Sweep:
             raise unknown_name("run of this sweep", name, known)
         return known[name]
 
+    def chosen(self, names: Sequence[str]) -> list[Run]:
+        """Runs by "POINT/seed-N", and all of a "POINT"; each once, in the order of the names.
+
+        Where points are named, the first seed of each comes first, as in `runs`.
+
+        Raises:
+          UnknownNameError: neither a run nor a point is called so.
+        """
+        named = [self.find_point(name).name for name in names if "/" not in name]
+        found = [self.find(name) for name in names if "/" in name]
+        found += [Run(self.find_point(name), seed) for seed in self.config.seeds for name in named]
+        return list({run.name: run for run in found}.values())
+
+    def find_point(self, name: str) -> Point:
+        """The point of that name. Raises `UnknownNameError`."""
+        known = {point.name: point for point in self.points}
+        if name not in known:
+            raise unknown_name("point of this sweep", name, known)
+        return known[name]
+
 
 def load_sweep(location: str, overrides: Sequence[str] = (), compared_with: str | None = None) -> Sweep:
     """Reads "FILE.py" or a recipe's name, with or without ":ARGUMENT"; `overrides` are of every point.
@@ -195,9 +215,8 @@ def load_sweep(location: str, overrides: Sequence[str] = (), compared_with: str 
     file, colon, argument = config.base.partition(":")
     base = f"{_shortest(path.parent / file)}{colon}{argument}"
     sweep = Sweep(path.stem, config, base, location, read_config_file(base), compared_with)
-    known = [point.name for point in sweep.points]
-    if compared_with is not None and compared_with not in known:
-        raise unknown_name("point of this sweep", compared_with, known)
+    if compared_with is not None:
+        sweep.find_point(compared_with)
     for point in sweep.points:
         sweep.run_config(Run(point, config.seeds[0]))
     return sweep

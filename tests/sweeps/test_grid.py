@@ -98,3 +98,13 @@ def test_another_point_can_be_the_one_that_all_are_compared_with(make_sweep):
     assert [point.name for point in chosen.points] == [point.name for point in sweep.points]
     with pytest.raises(UnknownNameError, match=r"point of this sweep 'queries-9'.*queries-8"):
         load_sweep(sweep.location, compared_with="queries-9")
+
+
+def test_runs_are_chosen_one_by_one_or_by_points_whose_first_seeds_come_first(make_sweep):
+    sweep = make_sweep(axes={"queries": QUERIES}, seeds=[0, 1])
+    chosen = sweep.chosen(["queries-8", "queries-2/seed-1", "queries-4", "queries-8/seed-0"])
+    assert [run.name for run in chosen] == [
+        "queries-2/seed-1", "queries-8/seed-0", "queries-4/seed-0", "queries-8/seed-1", "queries-4/seed-1",
+    ]  # fmt: skip
+    with pytest.raises(UnknownNameError, match="unknown point of this sweep 'queries-9'"):
+        sweep.chosen(["queries-9"])
