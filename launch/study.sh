@@ -5,6 +5,7 @@
 #
 # Leaves runs/scenes/SIZE/claims/{table.csv,table.md,plots}. Interrupted, the
 # same command goes on where it was, inside a run from its last checkpoint.
+# JOBS is the number of runs at a time (default: 2, for two cores).
 # PYTHON names the interpreter to make the virtual environment with (default: python3).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -20,6 +21,6 @@ for size in "${sizes[@]}"; do
   sweep=configs/sweeps/claims.py:size=$size
   owl2 train --config="configs/scenes/warmup.py:size=$size" --workdir="$run/warmup"
   owl2 train --config="configs/scenes/stage1.py:size=$size" --workdir="$run/stage1"
-  owl2 sweep "$sweep" --workdir="$run/claims"
+  owl2 sweep "$sweep" --workdir="$run/claims" --jobs="${JOBS:-2}"
   owl2 sweep "$sweep" --workdir="$run/claims" --collect --plot=scenes/word --plot=scenes/count
 done
