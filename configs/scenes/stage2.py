@@ -2,7 +2,11 @@
 
 As the paper's stage 2, it goes on with captions: an answer of one word teaches the eyes little.
 
-owl2 train --config=configs/scenes/stage2.py --workdir=runs/scenes/small/stage2
+Stage 1 has no module; a copy with it starts as the same function.
+
+owl2 convert resize --checkpoint=runs/scenes/small/stage1 --output=runs/scenes/small/start --adaptive=full
+owl2 train --config=configs/scenes/stage2.py --workdir=runs/scenes/small/stage2 \\
+    train.start_from=runs/scenes/small/start
 """
 
 from common import base, scenes, start

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import jax
@@ -19,6 +20,7 @@ from owl2_jax.training.trainer import Trainer
 
 # Leaves whose shape follows from the image size and the number of queries.
 _RESIZABLE = ("vision/position_embedding", "abstractor/queries")
+_OF_IMAGES = re.compile(r"^decoder/.*_image/")  # copies that the module has for images
 
 
 def starting_params(trainer: Trainer) -> Params:
@@ -82,6 +84,7 @@ def check_start(start_from: str | None, shapes: Tree, tokenizer: bytes) -> None:
         beside = (f"/{lora.FIRST}", f"/{lora.SECOND}", f"/{KERNEL_SCALE}")
         expected = {name: size for name, size in expected.items() if not name.endswith(beside)}
     _check_sizes(start_from, stored, expected)
+    _check_module(start_from, stored, expected)
     param_files.check_fit(stored, expected, f"train.start_from {start_from}")
     their_tokenizer = param_files.read_tokenizer(checkpoint.directory)
     if their_tokenizer is not None and their_tokenizer != tokenizer:
@@ -107,6 +110,19 @@ def _check_adapters(start_from: str, stored: Tree, expected: Tree) -> None:
 
 def _sizes(shapes: Tree) -> dict[str, tuple[int, ...]]:
     return {name: tuple(leaf.shape) for name, leaf in tree.flatten(shapes).items()}
+
+
+def _check_module(
+    start_from: str, stored: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Names the command for a checkpoint that has no copy per modality where the run has one."""
+    missing = sorted(set(expected) - set(stored))
+    if missing and all(_OF_IMAGES.search(name) for name in missing):
+        raise Owl2Error(
+            f"train.start_from {start_from} has another modality-adaptive module than the run (no "
+            f"{', '.join(missing[:4])}); run `owl2 convert resize --checkpoint {start_from} --output DIR "
+            "--adaptive=NAME` with the name in model.decoder.adaptive, and start from DIR"
+        )
 
 
 def _check_sizes(

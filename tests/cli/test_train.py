@@ -187,6 +187,8 @@ def test_refuses_checkpoints_to_start_from(folder, tmp_path, start, refused):
     )
     error = start_from(start, "model.vision.image_size=56")
     assert re.search(r"another image size .* run `owl2 convert resize --checkpoint", error)
+    error = start_from(start, "model.decoder.adaptive=all")
+    assert re.search(r"another modality-adaptive module .*q_image.* --output DIR --adaptive=NAME`", error)
 
     other = shutil.copytree(start, tmp_path / "other")
     with (other / "tokenizer.model").open("ab") as file:
