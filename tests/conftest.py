@@ -21,20 +21,22 @@ os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).s
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 gc.set_threshold(50_000, 20, 50)  # as in the commands (`owl2_jax.cli.main.run`)
 
-# What the tests themselves compile they compile once; the processes that they start share their
-# programs within one run of the tests (`tests/environment.py`).
-os.environ["OWL2_COMPILATION_CACHE"] = "off"
+# A program is compiled once in a run of the tests: its workers and the processes that they
+# start load what another one compiled, or they themselves before a command or a clean-up.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    os.environ["OWL2_TEST_PROGRAMS"] = tempfile.mkdtemp(prefix="owl2-programs-")
-    atexit.register(shutil.rmtree, os.environ["OWL2_TEST_PROGRAMS"], ignore_errors=True)
+    os.environ["OWL2_COMPILATION_CACHE"] = tempfile.mkdtemp(prefix="owl2-programs-")
+    atexit.register(shutil.rmtree, os.environ["OWL2_COMPILATION_CACHE"], ignore_errors=True)
 
 from pathlib import Path  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from owl2_jax.core.compilation_cache import keep_programs_in  # noqa: E402
 from owl2_jax.core.host_memory import give_back_free_memory  # noqa: E402
 from owl2_jax.testing import tiny  # noqa: E402
+
+keep_programs_in(Path(os.environ["OWL2_COMPILATION_CACHE"]), print)
 
 
 @pytest.fixture(scope="session")

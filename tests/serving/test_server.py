@@ -22,7 +22,7 @@ from owl2_jax.cli.serve import read_key
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.serving.listening import listen, url_of
 from owl2_jax.testing import tiny
-from tests.environment import environment, sharing_programs
+from tests.environment import environment
 from tests.serving.questions import user
 
 LONG = {"messages": [user("What?")], "max_tokens": 1500, "min_tokens": 1500, "temperature": 0, "stream": True}
@@ -51,7 +51,7 @@ class Process:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "owl2_jax.cli.main", "serve", "--checkpoint", str(checkpoint), "--port=0",
              "--sequences=2", *arguments],
-            env=os.environ | sharing_programs() | environment,
+            env=os.environ | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
