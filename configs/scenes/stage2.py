@@ -23,7 +23,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.update({"images": 20, "max_targets": 64})  # images as the rows have room for, beside texts
     config.train.update(
         {
-            "total_steps": 400,
+            "total_steps": 800,
             "start_from": start(argument, "stage1"),
             "groups": [
                 {"name": "vision", "pattern": "vision/.*"},

@@ -103,13 +103,13 @@ def test_unknown_claims_and_sizes_are_named():
 
 
 def test_the_claims_of_both_sizes_stay_within_their_budget_of_work():
-    """FLOPs of all training steps; at 35 GFLOP/s of a core this is 2.3 hours of two."""
+    """FLOPs of all training steps; at 35 GFLOP/s of a core this is 4.6 hours of two."""
     work = 0.0
     for size in ("small", "large"):
         sweep = load_sweep(f"{FOLDER / 'claims.py'}:size={size}")
         configs = [sweep.run_config(run) for run in sweep.runs]
         work += sum(step_flops(config) * config.train.num_steps for config in configs)
-    assert work < 6e14
+    assert work < 1.2e15
 
 
 @pytest.mark.parametrize("phase", ["warmup", "stage1", "stage2"])
