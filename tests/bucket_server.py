@@ -36,6 +36,7 @@ class Bucket:
       fail: request (method, path) to what happens to it: None, a status, "reset", or "cut".
       delay: seconds added to every answer.
       requests: (method, path with query) of all requests so far.
+      ranges: (path without query, first byte, last byte) of all requests so far that asked for a part.
     """
 
     storage: Any
@@ -43,6 +44,7 @@ class Bucket:
     fail: Callable[[str, str], int | str | None] = lambda method, path: None
     delay: float = 0.0
     requests: list[tuple[str, str]] = field(default_factory=list)
+    ranges: list[tuple[str, int, int]] = field(default_factory=list)
     lock: Any = field(default_factory=threading.RLock)
 
     @property
@@ -86,6 +88,9 @@ class _Handler(RequestHandler):
     def _answer(self, method: str) -> None:
         bucket = self._bucket
         bucket.requests.append((method, self.path))
+        first, _, last = self.headers.get("Range", "").removeprefix("bytes=").partition("-")
+        if first and last:
+            bucket.ranges.append((self.path.partition("?")[0], int(first), int(last)))
         time.sleep(bucket.delay)
         fault = bucket.fail(method, self.path)
         if isinstance(fault, int):

@@ -100,22 +100,29 @@ def s3_server():
     """Amazon's store for the tests that ask for it; see `tests.s3_server`."""
     from tests import s3_server as servers
 
-    with pytest.MonkeyPatch.context() as patch, servers.started() as environment:
-        for name, value in environment.items():
+    with pytest.MonkeyPatch.context() as patch, servers.started() as server:
+        for name, value in server.environment.items():
             patch.setenv(name, value)
-        yield environment
+        yield server
 
 
 @pytest.fixture
 def s3_bucket(s3_server, request):
-    """A folder of its own in the bucket of `s3_server`."""
+    """A folder of its own in the bucket of `s3_server`, which answers without faults."""
     from owl2_jax.core.paths import as_path
     from tests import s3_server as servers
 
-    return as_path(f"s3://{servers.BUCKET}/{request.node.name.replace('[', '-').replace(']', '')}")
+    yield as_path(f"s3://{servers.BUCKET}/{request.node.name.replace('[', '-').replace(']', '')}")
+    s3_server.fail, s3_server.delay = (lambda method, path: None), 0.0
 
 
 @pytest.fixture(params=["gs", "s3"])
 def any_bucket(request):
     """A folder of its own in the bucket of either store."""
     return request.getfixturevalue({"gs": "bucket", "s3": "s3_bucket"}[request.param])
+
+
+@pytest.fixture
+def any_server(any_bucket, request):
+    """The store of `any_bucket`, to be told what fails."""
+    return request.getfixturevalue({"gs:": "bucket_server", "s3:": "s3_server"}[str(any_bucket)[:3]])

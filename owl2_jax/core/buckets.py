@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -46,7 +46,11 @@ _MAY_PASS: Final = (408, 429)  # of the codes that blame the request
 _LATER: Final = "; try again later"
 
 
-class AwayError(Owl2Error):
+class StoreError(Owl2Error):
+    """What a store says to every request alike, so that no single object is at fault."""
+
+
+class AwayError(StoreError):
     """A store that does not answer as it should; a later try may find it well."""
 
 
@@ -73,7 +77,7 @@ def _as_error(path: str | os.PathLike, error: Exception) -> Owl2Error | None:
             f"{path}: this account may not do that ({_RIGHTS[scheme]} would let it): {text[:200]}"
         )
     if bad_keys or _is_of_login(error, code, text):
-        return Owl2Error(f"{path}: there are no valid credentials ({text[:200]}); {_LOGIN[scheme]}")
+        return StoreError(f"{path}: there are no valid credentials ({text[:200]}); {_LOGIN[scheme]}")
     if isinstance(code, int) and 400 <= code < 500 and code not in _MAY_PASS:
         return Owl2Error(f"{path}: the bucket's store refuses: {text[:200]}")
     return AwayError(f"{path}: the bucket's store does not answer as it should: {text[:200]}{_LATER}")
@@ -217,7 +221,12 @@ def size_and_version(file: Path) -> tuple[int, str]:
         return status.st_size, str(status.st_mtime_ns)
     with told(file):
         info = file_system(file).info(os.fspath(file))
-    return info["size"], str(info.get("md5Hash") or info.get("generation") or info.get("ETag"))
+    return info["size"], version(info)
+
+
+def version(info: Mapping[str, Any]) -> str:
+    """What changes when an object is written again, of what a store knows of it."""
+    return str(info.get("md5Hash") or info.get("generation") or info.get("ETag"))
 
 
 def move_folder(source: Path, target: Path) -> None:

@@ -22,15 +22,27 @@ from owl2_jax.core.paths import in_bucket
 _PIECE: Final = 1 << 24  # bytes of one request that reads data
 _PART: Final = 1 << 24  # bytes of one that writes
 _TOGETHER: Final = 8  # requests under way at a time: one alone reads some 50 MB/s, however fast the network
+_AHEAD: Final = 1 << 23  # bytes of one that reads an object in order
 _LOOK: Final = 1 << 16  # bytes of one request for what describes the data
 
 
-def opened(path: str | os.PathLike) -> BinaryIO:
-    """A file or an object, to be read from any place. Raises `OSError`, or `Owl2Error` for a store."""
+def opened(path: str | os.PathLike, in_order: bool = False) -> BinaryIO:
+    """A file or an object, to be read from any place.
+
+    Args:
+      in_order: nearly all of it will be read, from begin to end: the next part comes meanwhile.
+
+    Raises:
+      OSError: a file cannot be read.
+      Owl2Error: an object cannot be read.
+    """
     if not in_bucket(path):
         return open(path, "rb")
+    parts: dict[str, Any] = {"block_size": _LOOK, "cache_type": "readahead"}
+    if in_order:
+        parts = {"block_size": _AHEAD, "cache_type": "background", "cache_options": {"maxblocks": 4}}
     with told(path):
-        found = file_system(path).open(os.fspath(path), "rb", block_size=_LOOK, cache_type="readahead")
+        found = file_system(path).open(os.fspath(path), "rb", **parts)
         return io.BufferedReader(_Told(path, found), _LOOK)  # type: ignore[return-value]
 
 

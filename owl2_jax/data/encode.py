@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
+from owl2_jax.core.buckets import StoreError
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data import augment, conversation, images, video
 from owl2_jax.data.batch import Sample
@@ -242,6 +243,8 @@ class EncodedSet:
             example = self.source[record]
             identity = str(example["id"])
             draft = self._encoder.draft(example)
+        except StoreError:
+            raise
         except Owl2Error as error:
             return None, self._rejected(error, record, identity)
         return draft if self._seed is not None and draft.images else self._finish(draft, record, None)
@@ -251,6 +254,8 @@ class EncodedSet:
     ) -> tuple[Sample | None, Rejected | None]:
         try:
             sample = self._encoder.sample(draft, rng)
+        except StoreError:
+            raise
         except Owl2Error as error:
             return None, self._rejected(error, record, draft.id)
         if not draft.cut:

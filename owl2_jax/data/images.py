@@ -25,11 +25,12 @@ from typing import NoReturn
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
-from owl2_jax.core.buckets import read, why_not
+from owl2_jax.core.buckets import StoreError
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.paths import in_bucket
 from owl2_jax.core.pixels import CLIP_MEAN, CLIP_STD
 from owl2_jax.data import image_blocks, image_colours, image_kinds, tiff_errors
+from owl2_jax.data.bucket_reads import read_object
 from owl2_jax.data.image_modes import LARGE, MODES
 from owl2_jax.data.image_modes import PAD_COLOUR as PAD_COLOUR
 
@@ -179,7 +180,12 @@ def _check_length(size: tuple[int, int], mode: str, edge: int, name: str, max_pi
 
 
 def read_file(path: str | os.PathLike, name: str | None = None) -> bytes:
-    """The bytes of an image's file. Raises `ImageError`: "missing", or "unreadable" for what is there."""
+    """The bytes of an image's file.
+
+    Raises:
+      ImageError: "missing", or "unreadable" for what is there.
+      StoreError: its bucket's store does not answer, or knows no credentials: no fault of the image.
+    """
     try:
         if in_bucket(path):
             return _from_bucket(path)
@@ -191,11 +197,11 @@ def read_file(path: str | os.PathLike, name: str | None = None) -> bytes:
 
 def _from_bucket(path: str | os.PathLike) -> bytes:
     try:
-        return read(path)
-    except FileNotFoundError:
+        return read_object(os.fspath(path))
+    except StoreError:
         raise
-    except Exception as error:
-        raise OSError(why_not(path, error) or str(error)) from error
+    except Owl2Error as error:
+        raise OSError(str(error)) from error
 
 
 def unreadable(what: str, name: str, error: OSError | ValueError) -> ImageError:

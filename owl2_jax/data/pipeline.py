@@ -11,6 +11,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_identity import identities
 from owl2_jax.core.kept import keeps, kept
 from owl2_jax.data.batch import Batch, concatenate
+from owl2_jax.data.bucket_reads import of_host
 from owl2_jax.data.config import DataConfig
 from owl2_jax.data.encode import EncodedMixture, EncodedSet, Encoder
 from owl2_jax.data.mixture import Mixture, round_shares
@@ -68,7 +69,8 @@ class Pipeline:
             )
         per_host = config.shards // count
         self._config = config
-        self._mixture = open_mixture(config, image_size, tokens_per_image)
+        with of_host(number, count):
+            self._mixture = open_mixture(config, image_size, tokens_per_image)
         self._settings = ShardSettings(
             samples=self._mixture.samples,
             limits=row_limits(config, image_size),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, Generic, TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 # Samples under way at a time for each shard. An answer takes some 20 to 100 ms, an image some 5 ms of a core.
@@ -34,6 +36,21 @@ class ReadAhead(Generic[T]):
         return self._under_way.pop(position).result()
 
 
+def ahead(function: Callable[[S], T], items: Iterable[S], count: int = SAMPLES) -> Iterator[T]:
+    """What a function gives for each item, in their order, with `count` of them under way in threads."""
+    with ThreadPoolExecutor(count, thread_name_prefix="owl2-ahead") as threads:
+        under_way: deque[Future[T]] = deque()
+        try:
+            for item in items:
+                under_way.append(threads.submit(function, item))
+                if len(under_way) >= count:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
 def waits_for_bucket(source: object) -> bool:
-    """Whether a source's images are asked of a bucket one by one."""
-    return bool(getattr(source, "images_in_bucket", False))
+    """Whether a source's images or records are asked of a bucket one by one."""
+    return bool(getattr(source, "reads_bucket", False))

@@ -28,7 +28,7 @@ def named() -> set[tuple[str, str]]:
     return found
 
 
-def tested() -> dict[str, str]:
+def sources_of_tests() -> dict[str, str]:
     """{name of a test or helper of buckets: its source}."""
     sources = {}
     for name in FILES:
@@ -41,7 +41,7 @@ def tested() -> dict[str, str]:
 
 
 def test_every_command_of_the_readme_that_names_a_place_is_run_with_a_bucket():
-    sources = tested().values()
+    sources = sources_of_tests().values()
     missing = []
     for command, flag in named():
         words = command.split()

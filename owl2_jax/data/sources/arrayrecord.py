@@ -20,14 +20,16 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+from owl2_jax.core.buckets import StoreError
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.paths import in_bucket
 from owl2_jax.core.text_files import not_downloaded
 from owl2_jax.core.texts import BucketPath, Name
 from owl2_jax.data.messages import ConversationError, ImageTag
 from owl2_jax.data.released_reading import Reading, require_reading
+from owl2_jax.data.sources.array_record_ranges import ArrayRecordRanges
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
-from owl2_jax.data.sources.bucket_files import original_names
-from owl2_jax.data.sources.files import expand_paths, parse_record
+from owl2_jax.data.sources.files import all_in_bucket, expand_paths, parse_record
 from owl2_jax.data.sources.llava import read_messages
 
 MAGIC = b"OWL2"
@@ -106,8 +108,8 @@ class ArrayRecordSource:
         self.file_tag = Style("", image_tag=file_tag).image_tag
         self.image_tag = Style("", image_tag=image_tag).image_tag
         self.paths = expand_paths(paths)
-        names = original_names(self.paths)
-        self.name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+        more = len(self.paths) - 1
+        self.name = f"{self.paths[0]} and {more} more" if more else self.paths[0]
         self._records = open_array_record(self.paths)
 
     def __len__(self) -> int:
@@ -116,12 +118,14 @@ class ArrayRecordSource:
     @property
     def files(self) -> list[str]:
         """The files that hold the records."""
-        return original_names(self.paths)
+        return list(self.paths)
 
     def __getitem__(self, index: int) -> Example:
         position = checked_index(index, len(self), self.name)
         try:
             data = self._records[position]
+        except StoreError:
+            raise
         except Exception as error:  # the reader has no error type of its own
             raise RecordError(self.name, position, "corrupt_record", f"unreadable: {error}") from error
         example = decode_example(data, self.name, position)
@@ -130,6 +134,11 @@ class ArrayRecordSource:
     def description(self) -> str:
         """One line: files and number of examples."""
         return f"arrayrecord {self.name}: {len(self)} examples"
+
+    @property
+    def reads_bucket(self) -> bool:
+        """Whether records are asked of a bucket one by one."""
+        return in_bucket(self.paths[0])
 
     def _checked(self, example: dict[str, Any], index: int) -> Example:
         for field in ("id", "dataset", "messages"):
@@ -147,11 +156,13 @@ class ArrayRecordSource:
 
 
 def open_array_record(paths: Sequence[str]) -> Any:
-    """Opens ArrayRecord files as one list of bytes.
+    """Opens ArrayRecord files as one list of bytes; those of a bucket are read by ranges.
 
     Raises:
-      Owl2Error: One of them cannot be read.
+      Owl2Error: One of them cannot be read, or some lie in a bucket and others do not.
     """
+    if all_in_bucket(paths):
+        return ArrayRecordRanges(paths)
     # Imported here: Grain takes a second, and most commands need no data.
     import grain
 

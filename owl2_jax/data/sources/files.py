@@ -13,7 +13,7 @@ from owl2_jax.core import file_errors, json_files, text_files
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.paths import in_bucket
 from owl2_jax.data.sources.base import RecordError
-from owl2_jax.data.sources.bucket_files import local_copies, matching_objects
+from owl2_jax.data.sources.bucket_files import matching_objects
 
 CHUNK = 1 << 24
 
@@ -38,8 +38,7 @@ _STEP = np.array([0, 1, -1, 0, 0], np.int8)
 def expand_paths(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
     """Lists the files that names, `*` patterns and ranges such as `{000..099}` stand for.
 
-    The files of one pattern come sorted, the patterns in their order. Objects of
-    buckets are listed as their copies on this machine (`bucket_files`).
+    The files of one pattern come sorted, the patterns in their order.
 
     Raises:
       Owl2Error: A pattern matches no file.
@@ -59,11 +58,22 @@ def expand_paths(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list
             found += files
     if not found:
         raise Owl2Error("a source was given an empty list of files; name at least one")
-    return local_copies(found)
+    return found
+
+
+def all_in_bucket(paths: Sequence[str]) -> bool:
+    """Whether files lie in a bucket. Raises `Owl2Error` where some do and others do not."""
+    inside = [in_bucket(path) for path in paths]
+    if any(inside) and not all(inside):
+        there, here = paths[inside.index(True)], paths[inside.index(False)]
+        raise Owl2Error(
+            f"one set has files in a bucket and on this machine ({there}, {here}); make two of it"
+        )
+    return all(inside)
 
 
 def read_slice(path: str, offset: int, size: int) -> bytes:
-    """Reads `size` bytes at `offset`.
+    """Reads `size` bytes at `offset`, of a file of this machine.
 
     The file is opened again each time: sources are used by many threads and
     sent to other processes, and beside decoding an image an open is free.

@@ -110,7 +110,7 @@ class LlavaSource:
         }
 
     @property
-    def images_in_bucket(self) -> bool:
+    def reads_bucket(self) -> bool:
         """Whether images are asked of a bucket one by one."""
         return in_bucket(self.image_folder)
 

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from owl2_jax.core.buckets import StoreError
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.paths import in_bucket
 from owl2_jax.core.text_files import not_downloaded
 from owl2_jax.core.texts import AnyText, BucketPath, Name
+from owl2_jax.data.bucket_reads import TOGETHER, RangeFile, objects_of
 from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.released_reading import Reading, require_reading
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, RecordError, Style, checked_index
-from owl2_jax.data.sources.bucket_files import original_names
 from owl2_jax.data.sources.fields import Fields, Reader
 from owl2_jax.data.sources.files import expand_paths
 
@@ -59,8 +61,9 @@ class ParquetSource:
         reading: Reading = "as_written",
     ):
         self.paths = expand_paths(paths)
-        names = original_names(self.paths)
-        self.name = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+        more = len(self.paths) - 1
+        self.name = f"{self.paths[0]} and {more} more" if more else self.paths[0]
+        self._objects = objects_of(self.paths)
         fields = Fields.of(fields)
         style = Style(dataset, prompt, image_tag)
         if fields.question:
@@ -68,11 +71,15 @@ class ParquetSource:
         self._reader = Reader(
             self.name, fields, style, image_folder, file_tag, reading=require_reading(reading)
         )
-        sizes = [size for path in self.paths for size in self._group_sizes(path)]
+        with ThreadPoolExecutor(TOGETHER) as threads:
+            sizes = [size for file in threads.map(self._group_sizes, self.paths) for size in file]
         self._groups = [(path, group) for path, group, _ in sizes]
         self._ends = np.cumsum([rows for _, _, rows in sizes], dtype=np.int64)
+        self._begin()
+
+    def _begin(self) -> None:
         self._kept: OrderedDict[int, Any] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), defaultdict[int, threading.Lock](threading.Lock)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -80,7 +87,7 @@ class ParquetSource:
     @property
     def files(self) -> list[str]:
         """The files that hold the records."""
-        return original_names(self.paths)
+        return list(self.paths)
 
     def __getitem__(self, index: int) -> Example:
         position = checked_index(index, len(self), self.name)
@@ -90,29 +97,30 @@ class ParquetSource:
         return self._reader.example(row, position)
 
     @property
-    def images_in_bucket(self) -> bool:
-        """Whether images are asked of a bucket one by one."""
-        return in_bucket(self._reader.image_folder)
+    def reads_bucket(self) -> bool:
+        """Whether rows or images are asked of a bucket one by one."""
+        return bool(self._objects) or in_bucket(self._reader.image_folder)
 
     def description(self) -> str:
         """One line: files, columns and number of rows."""
         return f"parquet {self.name}: {len(self)} rows, columns {', '.join(self._reader.fields.columns())}"
 
     def __getstate__(self) -> dict[str, Any]:
-        # Neither the lock nor tables travel to worker processes.
-        return {key: value for key, value in vars(self).items() if key not in ("_lock", "_kept")}
+        # Neither locks nor tables travel to worker processes.
+        own = ("_lock", "_reading", "_kept")
+        return {key: value for key, value in vars(self).items() if key not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._lock, self._kept = threading.Lock(), OrderedDict()
+        self._begin()
 
     def _group_sizes(self, path: str) -> list[tuple[str, int, int]]:
         parquet = _pyarrow_parquet()
-        wrong = not_downloaded(path)
+        wrong = None if path in self._objects else not_downloaded(path)
         if wrong:
             raise Owl2Error(f"{path} is {wrong}")
         try:
-            with parquet.ParquetFile(path) as file:
+            with parquet.ParquetFile(self._file(path)) as file:
                 metadata, columns = file.metadata, file.schema_arrow.names
                 groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         except Exception as error:  # pyarrow raises several types on damaged files
@@ -122,23 +130,37 @@ class ParquetSource:
                 raise unknown_name(f"column of {path}", column, columns)
         return [(path, group, rows) for group, rows in enumerate(groups)]
 
+    def _file(self, path: str) -> Any:
+        """What pyarrow reads: the path of a file, or an object by its parts."""
+        if path not in self._objects:
+            return path
+        size, version = self._objects[path]
+        return RangeFile(path, version, size)
+
     def _group(self, number: int, position: int) -> Any:
         with self._lock:
-            if number in self._kept:
-                self._kept.move_to_end(number)
-                return self._kept[number]
-        path, group = self._groups[number]
+            reading = self._reading[number]
+        with reading:  # several rows of a group are asked for at a time
+            with self._lock:
+                if number in self._kept:
+                    self._kept.move_to_end(number)
+                    return self._kept[number]
+            table = self._read_group(*self._groups[number], position)
+            with self._lock:
+                self._kept[number] = table
+                while len(self._kept) > GROUPS_KEPT:
+                    self._kept.popitem(last=False)
+            return table
+
+    def _read_group(self, path: str, group: int, position: int) -> Any:
         try:
-            with _pyarrow_parquet().ParquetFile(path) as file:
-                table = file.read_row_group(group, columns=self._reader.fields.columns())
+            with _pyarrow_parquet().ParquetFile(self._file(path)) as file:
+                return file.read_row_group(group, columns=self._reader.fields.columns())
+        except StoreError:
+            raise
         except Exception as error:
             detail = f"row group {group} is unreadable: {error}"
             raise RecordError(path, position, "corrupt_record", detail) from error
-        with self._lock:
-            self._kept[number] = table
-            while len(self._kept) > GROUPS_KEPT:
-                self._kept.popitem(last=False)
-        return table
 
 
 def _pyarrow_parquet() -> ModuleType:

@@ -80,7 +80,7 @@ class VqaSource:
         return self.style.example(identity, row["question"], answer, [image], image_keys=[key], **extra)
 
     @property
-    def images_in_bucket(self) -> bool:
+    def reads_bucket(self) -> bool:
         """Whether images are asked of a bucket one by one."""
         return in_bucket(self.image_folder)
 

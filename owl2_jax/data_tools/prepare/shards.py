@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from owl2_jax.core import fields
+from owl2_jax.core.buckets import StoreError
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_errors import is_no_room
+from owl2_jax.data.read_ahead import ahead, waits_for_bucket
 from owl2_jax.data.sources.base import Source
 from owl2_jax.data_tools.prepare import storage
 from owl2_jax.data_tools.prepare.clean import Cleaned, clean
@@ -99,17 +101,23 @@ def clean_shard(shard: Shard, source: Source, config: PrepareConfig, work: str) 
 
 
 def _cleaned(shard: Shard, source: Source, config: PrepareConfig, note: dict[str, Any]) -> Iterator[bytes]:
-    for record in range(shard.first, shard.last):
+    def outcome(record: int) -> tuple[int, str | None, Cleaned | Owl2Error]:
         identity = None
         try:
             example = source[record]
             identity = str(example["id"])
-            done = clean(example, shard.dataset, config)
+            return record, identity, clean(example, shard.dataset, config)
+        except StoreError:
+            raise
         except Owl2Error as error:
-            reason = getattr(error, "reason", "invalid")
-            note["rejected"].append(
-                {"record": record, "id": identity, "reason": reason, "detail": str(error)}
-            )
+            return record, identity, error
+
+    records = range(shard.first, shard.last)
+    outcomes = ahead(outcome, records) if waits_for_bucket(source) else map(outcome, records)
+    for record, identity, done in outcomes:
+        if isinstance(done, Owl2Error):
+            reason = getattr(done, "reason", "invalid")
+            note["rejected"].append({"record": record, "id": identity, "reason": reason, "detail": str(done)})
             continue
         note["usable"].append({"record": record, "id": identity, **_keys(done)})
         yield done.record

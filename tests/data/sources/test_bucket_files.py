@@ -11,18 +11,21 @@ import numpy as np
 import pytest
 
 from owl2_jax.core import buckets
-from owl2_jax.core.buckets import upload_folder
+from owl2_jax.core.buckets import StoreError, upload_folder
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_identity import identities
 from owl2_jax.data import images
+from owl2_jax.data.config import DatasetConfig
 from owl2_jax.data.pipeline import Pipeline, load_tokenizer
 from owl2_jax.data.sources import bucket_files
 from owl2_jax.data.sources.arrayrecord import ArrayRecordSource, encode_example
-from owl2_jax.data.sources.base import RecordError
+from owl2_jax.data.sources.base import RecordError, Style
 from owl2_jax.data.sources.llava import LlavaSource
+from owl2_jax.data.sources.webdataset import WebDatasetSource
 from owl2_jax.testing import tiny
 from tests.data import corpora
 from tests.data.corpora import dialogue
+from tests.data.sources import test_webdataset
 from tests.data.sources.test_arrayrecord import EXAMPLES, write
 
 
@@ -191,6 +194,91 @@ def test_each_host_reads_the_images_of_its_own_shards_alone(bucket, bucket_serve
     assert len(read[0]) > 10
     assert len(read[1]) > 10
     assert not read[0] & read[1]
+
+
+def webdataset(folder, count: int) -> DatasetConfig:
+    """Shards of ten samples, whose images are their most bytes."""
+    content = tiny.image_file(0)
+    content += bytes(20_000 - len(content))  # what follows an image's end is passed over
+    for first in range(0, count, 10):
+        files = [
+            one
+            for number in range(first, first + 10)
+            for one in ((f"{number}.png", content), (f"{number}.txt", b"words"))
+        ]
+        test_webdataset.write(folder / f"{first:03d}.tar", files)
+    return DatasetConfig("webdataset", {"paths": "*.tar", "dataset": "d"})
+
+
+def arrayrecord(folder, count: int) -> DatasetConfig:
+    content = tiny.image_file(0)
+    content += bytes(20_000 - len(content))
+    for first in range(0, count, 10):
+        examples = [Style("d").example(str(n), "What?", "It.", [content]) for n in range(first, first + 10)]
+        write(folder / f"{first:03d}.array_record", map(encode_example, examples))
+    return DatasetConfig("arrayrecord", {"paths": "*.array_record"})
+
+
+@pytest.mark.parametrize("make", [webdataset, arrayrecord])
+def test_each_host_reads_the_records_of_its_own_shards_alone(make, bucket, bucket_server, tmp_path):
+    (tmp_path / "set").mkdir()
+    dataset = make(tmp_path / "set", 160)
+    upload_folder(tmp_path / "set", bucket)
+    dataset.options["paths"] = f"{bucket}/{dataset.options['paths']}"
+    config = corpora.config({"x": dataset}, shards=2, prefetch=1)
+    Pipeline(config, corpora.IMAGE_SIZE, corpora.TOKENS_PER_IMAGE)  # an index is there from now on
+    read = []
+    for number in range(2):
+        pipeline = Pipeline(config, corpora.IMAGE_SIZE, corpora.TOKENS_PER_IMAGE, (number, 2))
+        bucket_server.ranges.clear()
+        try:
+            batches = [next(pipeline) for _ in range(2)]
+        finally:
+            pipeline.close()
+        assert all(batch.num_images for batch in batches)
+        read.append(set(bucket_server.ranges))
+    assert len(read[0]) > 10
+    assert len(read[1]) > 10
+    assert not read[0] & read[1], "no record is read by both"
+    assert all(last - first < 22_000 for _, first, last in read[0] | read[1]), "a record at a time"
+
+
+def test_shards_are_read_once_where_a_cache_has_room(bucket, bucket_server, tmp_path, monkeypatch):
+    monkeypatch.setenv(bucket_files.BOUND, "0.01")
+    (tmp_path / "set").mkdir()
+    webdataset(tmp_path / "set", 10)
+    upload_folder(tmp_path / "set", bucket)
+    first = WebDatasetSource(f"{bucket}/*.tar", dataset="d")
+    examples = [first[index] for index in range(10)]
+    bucket_server.ranges.clear()
+    again = WebDatasetSource(f"{bucket}/*.tar", dataset="d")
+    assert [again[index] for index in range(10)] == examples
+    assert bucket_server.ranges == []
+    (bucket / "000.tar").write_bytes((tmp_path / "set" / "000.tar").read_bytes().replace(b"words", b"WORDS"))
+    assert WebDatasetSource(f"{bucket}/*.tar", dataset="d")[0]["answer"] == "WORDS"
+
+
+def test_a_store_that_stays_away_ends_the_reading_and_rejects_no_record(
+    bucket, bucket_server, tmp_path, monkeypatch
+):
+    async def no_pause(seconds):
+        return None
+
+    (tmp_path / "set").mkdir()
+    webdataset(tmp_path / "set", 10)
+    set_of_images(tmp_path / "set", 10)
+    upload_folder(tmp_path / "set", bucket)
+    shards = DatasetConfig("webdataset", {"paths": f"{bucket}/*.tar", "dataset": "d"})
+    for dataset in (shards, corpora.llava(bucket / "data.json")):
+        bucket_server.fail = lambda method, path: None
+        pipeline = Pipeline(
+            corpora.config({"x": dataset}, shards=1), corpora.IMAGE_SIZE, corpora.TOKENS_PER_IMAGE
+        )
+        monkeypatch.setattr("gcsfs.retry.asyncio.sleep", no_pause)
+        bucket_server.fail = lambda method, path: 503 if "alt=media" in path else None
+        with pytest.raises(StoreError, match="the bucket's store does not answer as it should"):
+            next(pipeline)
+        pipeline.close()
 
 
 def test_images_of_a_store_that_answers_late_wait_for_each_other_no_longer(bucket, bucket_server, tmp_path):

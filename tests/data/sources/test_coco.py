@@ -100,7 +100,7 @@ def test_captions_and_images_are_read_from_a_bucket(folder, bucket):
     upload_folder(folder, bucket)
     there = CocoCaptionsSource(str(bucket / "captions.json"), str(bucket))
     here = CocoCaptionsSource(folder / "captions.json", folder)
-    assert there.images_in_bucket
+    assert there.reads_bucket
     assert there.files == [str(bucket / "captions.json")]
     found, expected = there[2], here[2]
     assert images.read_file(found["images"][0]) == images.read_file(expected["images"][0])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pytest
@@ -175,3 +176,28 @@ def test_what_a_file_is_instead_is_named(tmp_path, data, words):
     (tmp_path / "a.parquet").write_bytes(data)
     with pytest.raises(Owl2Error, match=rf"a\.parquet is .*{words}"):
         ParquetSource(tmp_path / "a.parquet", {"answer": "caption"}, dataset="d")
+
+
+def test_rows_of_a_bucket_are_read_by_the_group(bucket, bucket_server, tmp_path):
+    for number in range(2):
+        file = write(tmp_path / f"a-{number}.parquet", rows(9, start=9 * number))
+        (bucket / file.name).write_bytes(file.read_bytes())
+    there = ParquetSource(f"{bucket}/*.parquet", FIELDS, dataset="numbers")
+    here = ParquetSource(tmp_path / "*.parquet", FIELDS, dataset="numbers")
+    assert there.reads_bucket
+    assert there.files == [f"{bucket}/a-0.parquet", f"{bucket}/a-1.parquet"]
+    assert [there[index] for index in range(18)] == [here[index] for index in range(18)]
+    assert pickle.loads(pickle.dumps(there))[17] == here[17]
+    own = ParquetSource(f"{bucket}/*.parquet", FIELDS, dataset="numbers")
+    bucket_server.ranges.clear()
+    with ThreadPoolExecutor(6) as threads:
+        found = list(threads.map(own.__getitem__, (3, 4, 5, 3, 4, 5)))
+    assert [example["id"] for example in found] == ["3", "4", "5", "3", "4", "5"]
+    assert bucket_server.ranges
+    assert all(path.endswith("a-0.parquet") for path, _, _ in bucket_server.ranges)
+
+
+def test_other_files_of_a_bucket_are_refused_by_their_url(bucket):
+    (bucket / "a.parquet").write_bytes(b"no Parquet at all")
+    with pytest.raises(Owl2Error, match=f"cannot read {bucket}/a.parquet as Parquet"):
+        ParquetSource(f"{bucket}/a.parquet", FIELDS, dataset="numbers")

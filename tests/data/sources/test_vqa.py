@@ -106,7 +106,7 @@ def test_questions_and_images_are_read_from_a_bucket(folder, bucket):
     upload_folder(folder, bucket)
     there = VqaSource(str(bucket / "q.json"), str(bucket), str(bucket / "a.json"), prompt=PROMPT)
     here = VqaSource(folder / "q.json", folder, folder / "a.json", prompt=PROMPT)
-    assert there.images_in_bucket
+    assert there.reads_bucket
     found, expected = there[1], here[1]
     assert images.read_file(found["images"][0]) == images.read_file(expected["images"][0])
     assert {**found, "images": None} == {**expected, "images": None}

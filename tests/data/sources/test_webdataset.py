@@ -11,7 +11,6 @@ import pytest
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data import images
-from owl2_jax.data.sources import webdataset
 from owl2_jax.data.sources.base import RecordError
 from owl2_jax.data.sources.webdataset import WebDatasetSource
 from tests.data.sources.images import image
@@ -48,39 +47,6 @@ def test_samples_of_all_shards_are_read(tmp_path):
         {"role": "assistant", "content": "caption 5"},
     ]
     assert pickle.loads(pickle.dumps(source))[0]["answer"] == "caption 0"
-
-
-def test_index_is_built_once_and_again_when_a_shard_changes(tmp_path, monkeypatch):
-    path = write(tmp_path / "00000.tar", members(0, 2))
-    WebDatasetSource(path, dataset="d")
-    monkeypatch.setattr(webdataset, "build_index", lambda paths: pytest.fail("the index was built twice"))
-    assert len(WebDatasetSource(path, dataset="d")) == 2
-    monkeypatch.undo()
-    write(path, members(0, 5))
-    assert len(WebDatasetSource(path, dataset="d")) == 5
-
-
-def test_index_goes_to_its_folder_and_nothing_else_is_left(tmp_path):
-    shards, index = tmp_path / "shards", tmp_path / "index"
-    shards.mkdir(), index.mkdir()
-    write(shards / "00000.tar", members(0, 2))
-    WebDatasetSource(shards / "*.tar", dataset="d", index_folder=index)
-    assert [path.name for path in shards.iterdir()] == ["00000.tar"]
-    assert [path.suffix for path in index.iterdir()] == [".npy"]
-
-
-def test_unwritable_index_folder_says_what_to_set(tmp_path):
-    path = write(tmp_path / "00000.tar", members(0, 1))
-    for folder in (tmp_path / "missing", path):
-        with pytest.raises(Owl2Error, match="set index_folder"):
-            WebDatasetSource(path, dataset="d", index_folder=folder)
-
-
-def test_damaged_index_is_named(tmp_path):
-    source = WebDatasetSource(write(tmp_path / "00000.tar", members(0, 2)), dataset="d")
-    source.index_path.write_bytes(source.index_path.read_bytes()[:50])
-    with pytest.raises(Owl2Error, match="delete it"):
-        WebDatasetSource(tmp_path / "00000.tar", dataset="d")
 
 
 def test_incomplete_samples_are_rejected_and_json_captions_used(tmp_path):
