@@ -1,7 +1,7 @@
 """Text alone: the language of captions and scenes in words; stands in for LLaMA-2.
 
-Three things, as a decoder that cannot find a word in a text finds nothing in an image: the language of
-captions, scenes to say again (which it learns in 200 steps), questions about the easiest ones.
+Captions for their language, scenes to say again, which teaches copying in 200 steps, and questions about
+the easiest scenes.
 
 The decoder has no modality-adaptive module, so that points with and without it start as one function.
 

@@ -138,7 +138,8 @@ def _home(rng: Random, wanted: Wanted) -> Asked:
     pair = rng.choice(taught_pairs(taught))
     if shown == "images":
         return Asked(arranged(rng, wanted.level, [pair]), _HOME_OF_IMAGES, HOMES[pair])
-    wording = rng.choice(_HOME_TAUGHT) if wanted.split == "train" else _HOME_ASKED
+    # Another wording would be a second thing to carry over; in "test" it is the only thing that is new.
+    wording = _HOME_ASKED if wanted.split == "test" else rng.choice(_HOME_TAUGHT)
     return Asked(None, wording.format(pair), HOMES[pair])
 
 
@@ -150,7 +151,7 @@ def _caption(rng: Random, wanted: Wanted) -> Asked:
 
 
 def _repeat(rng: Random, wanted: Wanted) -> Asked:
-    """The scene in words, to be said again: what a language model can do before it has seen anything."""
+    """The scene in words, to be said again."""
     scene = arranged(rng, wanted.level, rng.choices(PAIRS, k=rng.randint(*wanted.level.things)))
     return Asked(scene, "Say it again.", scene.words())
 
@@ -166,7 +167,7 @@ _DRAWN_BY: Final[dict[str, Callable[[Random, Wanted], Asked]]] = {
     "repeat": _repeat,
 }
 # No questions, and never scored. A caption is what stage 1 learns, and, without the image, the language
-# of it; to repeat a scene in words is what a decoder must know before it can find anything in one.
+# of it; a scene in words to be said again teaches a decoder to copy from a text.
 _UNSCORED: Final = ("caption", "repeat")
 
 

@@ -85,6 +85,14 @@ def test_homes_are_asked_in_the_modality_that_taught_them_or_for_transfer_in_the
             assert answer == HOMES[pair]
 
 
+def test_transfer_asks_texts_in_a_wording_that_training_has():
+    asked = {split: questions("home", modality="text", split=split) for split in ("train", "transfer")}
+    worded = {
+        split: {re.sub(r"the \w+ \w+", "it", one.question) for one in found} for split, found in asked.items()
+    }
+    assert worded["transfer"] <= worded["train"]
+
+
 def test_texts_ask_for_homes_in_a_wording_that_training_does_not_have():
     trained = {re.sub(r"the \w+ \w+", "it", one.question) for one in questions("home", modality="text")}
     scored = {
