@@ -18,6 +18,7 @@ HELPERS = {
     "convert_lora",
     "convert_notes",
     "help_pages",
+    "worker",
     "main",
     "common",
     "parsing",
