@@ -1,4 +1,4 @@
-"""Which answers of a beam search go on, and which are the best finished ones; see `beam`."""
+"""Which answers of a beam search go on, and which are the best finished ones; see `search`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ class Beam:
     pages: list[int] = field(default_factory=list)
     written: int = 0
 
-    def with_token(self, token: int, logprob: np.float32, written: int) -> Beam:
-        """A copy that goes on with a token; `written` positions have keys and values."""
-        tokens, logprobs = [*self.tokens, token], [*self.logprobs, float(logprob)]
-        return Beam(self.score + logprob, tokens, logprobs, written=written)
+    def with_token(self, token: int, logprob: float, score: np.float32, written: int) -> Beam:
+        """A copy that goes on with a token; `score` and `written` are those with it."""
+        return Beam(score, [*self.tokens, token], [*self.logprobs, logprob], written=written)
 
 
 class Search:
@@ -78,21 +77,22 @@ class Search:
         """
         totals = np.array([beam.score for beam in self.running], np.float32)[:, None] + logprobs
         best = np.argsort(-totals, axis=None, kind="stable")
+        columns = totals.ravel()[best], logprobs.ravel()[best].tolist(), tokens.ravel()[best].tolist()
         grown, parents = [], []
-        for rank, (parent, place) in enumerate(zip(*np.unravel_index(best, totals.shape), strict=True)):
+        for rank, (total, logprob, token) in enumerate(zip(*columns, strict=True)):
             if rank >= 2 * self._beams and len(grown) == self._beams:
                 break
-            if np.isneginf(logprobs[parent, place]):
+            if logprob == -np.inf:
                 continue
-            token = int(tokens[parent, place])
-            written, whole = self._written(self.running[parent], token)
-            beam = self.running[parent].with_token(token, logprobs[parent, place], written)
+            parent = int(best[rank]) // totals.shape[1]
+            before = self.running[parent]
+            written, whole = self._written(before, token)
             if token == eos_id or whole:
                 if rank < 2 * self._beams:
-                    self._finish([beam])
+                    self._finish([before.with_token(token, logprob, total, written)])
             elif len(grown) < self._beams:
-                grown.append(beam)
-                parents.append(int(parent))
+                grown.append(before.with_token(token, logprob, total, written))
+                parents.append(parent)
         self.running = grown
         if grown and self.length == self.sequence.limit:
             self._finish(grown)

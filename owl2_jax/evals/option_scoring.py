@@ -58,31 +58,32 @@ def _read(model: LoadedModel, request: Request, options: Sequence[str]) -> list[
     """A request for each option that asks for nothing but log-probabilities."""
     if not options or not all(options):
         raise Owl2Error(f"options are {list(options)!r}; expected at least one, none of them empty")
-    whole = [_ids(model, request, option) for option in options]
+    bare = None if isinstance(request.prompt, str) else prompt_ids(request, model)
+    whole = [_ids(model, request, option, bare) for option in options]
     for option, ids in zip(options, whole, strict=True):
         if len(ids) == 1:
             raise Owl2Error(
                 f"the option {option!r} is one token and nothing stands before it, so it has no probability; "
                 "give a prompt"
             )
-    shared = min(_common_length([_ids(model, request, ""), *whole]), *(len(ids) - 1 for ids in whole))
+    shared = min(_common_length([_ids(model, request, "", bare), *whole]), *(len(ids) - 1 for ids in whole))
     images = read_images(request, model, len(place_images(whole[0], model).image_starts))
     return [Request(ids, images, max_new_tokens=0, prompt_logprobs=len(ids) - shared) for ids in whole]
 
 
-def _ids(model: LoadedModel, request: Request, option: str) -> np.ndarray:
-    """Ids of a prompt followed by an option."""
+def _ids(model: LoadedModel, request: Request, option: str, bare: np.ndarray | None = None) -> np.ndarray:
+    """Ids of a prompt followed by an option; `bare` are those of a prompt that is no text, where known."""
     prompt, control = request.prompt, request.control_tokens
     if isinstance(prompt, str):
         tag = model.prompt_format.image_tag
         return encode_text(prompt + option, model.tokenizer, tag, control_tokens=control)
-    ids = prompt_ids(request, model)
+    bare = prompt_ids(request, model) if bare is None else bare
     if isinstance(prompt, np.ndarray):
         more = model.tokenizer.encode(option, control_tokens=control)
     else:
         text = " " + option.lstrip(" ")
         more = model.tokenizer.encode_continuation(text, control) if option else []
-    return np.concatenate([ids, np.array(more, np.int32)]).astype(np.int32)
+    return np.concatenate([bare, np.array(more, np.int32)]).astype(np.int32)
 
 
 def _common_length(sequences: Sequence[np.ndarray]) -> int:

@@ -128,11 +128,16 @@ class PrefixCache:
         best, length = -1, 0
         if not self._enabled or not len(wanted):
             return best, length
-        for page in list(self._children.get(key, ()))[-_MOST_COMPARED:]:
+        first, most = wanted[0], min(len(wanted), self._pool.page_size)
+        for page in list(self._children.get(key, ()))[: -_MOST_COMPARED - 1 : -1]:
             node = self._nodes[page]
-            common = common_length(node.positions, wanted) if node.ready else 0
+            if not node.ready or node.positions[0] != first:
+                continue
+            common = common_length(node.positions, wanted)
             if common > length:
                 best, length = page, common
+            if length == most:  # none agrees longer
+                break
         return best, length
 
 
@@ -143,5 +148,6 @@ def _key(before: bytes, positions: np.ndarray) -> bytes:
 def common_length(one: np.ndarray, other: np.ndarray) -> int:
     """Length of the common beginning."""
     shortest = min(len(one), len(other))
-    different = np.flatnonzero(one[:shortest] != other[:shortest])
-    return int(different[0]) if len(different) else shortest
+    different = one[:shortest] != other[:shortest]
+    first = int(different.argmax()) if shortest else 0
+    return first if shortest and different[first] else shortest

@@ -11,6 +11,7 @@ from owl2_jax.inference.engine_config import DEFAULT_CACHE_BYTES, DEFAULT_CACHE_
 from owl2_jax.model.config import Owl2Config
 
 _LOOKED = 16
+_MOST_PROMPTS = 32  # of a step
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def chunk_sizes(tokens: int, sequences: int, ways: int = 1) -> tuple[StepSize, .
     sizes = set()
     for part in (1, 8):
         count = max(-(-tokens // part // ways) * ways, ways)
-        sizes.add(StepSize(count, min(count, sequences, 16)))
+        sizes.add(StepSize(count, min(count, sequences, _MOST_PROMPTS)))
     return tuple(sorted(sizes, key=lambda size: size.tokens))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import check_value
 from owl2_jax.core.ranges import Count, Whole, between
-from owl2_jax.sampling.params import Sampling, check_token_ids
+from owl2_jax.sampling.params import GREEDY, Sampling, check_token_ids
 from owl2_jax.structured.form import Structured
 from owl2_jax.structured.matcher import Matcher
 
@@ -59,7 +59,7 @@ class Request:
 
     prompt: str | Sequence[Mapping[str, str]] | np.ndarray
     images: Sequence[Any] = ()
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: Sampling = GREEDY
     max_new_tokens: Whole | None = None
     min_new_tokens: Whole = 0
     stop: Sequence[str] = ()

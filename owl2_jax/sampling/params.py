@@ -85,6 +85,9 @@ class Sampling:
         return self if number == 0 else replace(self, seed=_mixed(self.seed, number))
 
 
+GREEDY: Final = Sampling()
+
+
 def is_token_id(text: str) -> bool:
     """Whether a text is a token id in digits, none of them to spare."""
     return text.isascii() and text.isdecimal() and len(text) < 10 and str(int(text)) == text
