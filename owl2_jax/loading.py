@@ -21,6 +21,7 @@ from owl2_jax.core.tree import Params
 from owl2_jax.data.tokenizers import open_tokenizer
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.quantize import quantize_model
+from owl2_jax.inference.weight_layouts import lay_out
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import abstract_params, logical_axes
 
@@ -60,7 +61,8 @@ def load_model(
         name=absolute(path).name,
         mesh=mesh,
     )
-    return quantize_model(model) if int8 else model
+    model = quantize_model(model) if int8 else model
+    return lay_out(model) if jax.default_backend() == "tpu" else model
 
 
 Parts = tuple[Owl2Config, Params, dict[str, Any], bytes | None]

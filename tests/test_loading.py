@@ -45,6 +45,16 @@ def test_dtype_can_be_chosen(directory):
     assert {leaf.dtype.name for leaf in flatten(model.params).values()} == {"bfloat16"}
 
 
+def test_matrices_are_laid_out_for_serving_on_a_tpu_alone(directory, monkeypatch):
+    def order() -> tuple[int, ...]:
+        params = flatten(owl2_jax.load(directory).params)
+        return params["decoder/layers/attention/q/kernel"].format.layout.major_to_minor
+
+    assert order() == (0, 1, 2, 3)
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert order() == (0, 2, 3, 1)
+
+
 def test_loads_straight_onto_a_mesh(directory, tiny_params):
     mesh = make_mesh({"data": 4, "tensor": 2})
     model = owl2_jax.load(directory, mesh=mesh)

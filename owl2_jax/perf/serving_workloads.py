@@ -9,12 +9,14 @@ from typing import Final
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Format
 from jax.sharding import Mesh
 
 from owl2_jax.core.host_memory import collapse_into_huge_pages
 from owl2_jax.core.tree import Params, PyTree
 from owl2_jax.inference import step
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
+from owl2_jax.inference.weight_layouts import served_formats
 from owl2_jax.model import flops, owl2, paged_kernels
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.pages import empty_pages
@@ -169,10 +171,12 @@ def _served(config: Owl2Config, mesh: Mesh) -> tuple[owl2.Owl2, Params]:
         whole = shardings.replicated(mesh)
         return UnrolledOwl2(config), _place(jax.eval_shape(unstack_layers, shapes), lambda leaf: whole)
     stored = shardings.param_shardings(axes, mesh)
+    if mesh.devices.flat[0].platform == "tpu":
+        stored = served_formats(stored, axes)
     return owl2.Owl2(config), jax.tree.map(_shape, shapes, stored)
 
 
-def _shape(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+def _shape(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding | Format) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 

@@ -17,14 +17,14 @@ from owl2_jax.training.step import DeviceBatch
 
 
 def params(config: Owl2Config, like: PyTree) -> Params:
-    """Random parameters with the structure and shardings of `like`, stacked or with layers apart."""
+    """Random parameters with the structure, shardings and layouts of `like`, stacked or with layers apart."""
     stacked = "0" not in like["decoder"]["layers"]
 
     def make(key: jax.Array) -> Params:
         made = init_params(config, key)
         return made if stacked else unstack_layers(made)
 
-    places = jax.tree.map(lambda leaf: leaf.sharding, like)
+    places = jax.tree.map(lambda leaf: leaf.format, like)
     # Runs once: on a CPU, compiling it well takes longer than all of its time.
     fast = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     return jax.jit(make, out_shardings=places, compiler_options=fast)(jax.random.key(0))

@@ -13,6 +13,7 @@ from owl2_jax.evals.option_scoring import score_options
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request
+from owl2_jax.inference.weight_layouts import lay_out
 from owl2_jax.model.owl2 import logical_axes
 from owl2_jax.parallel.mesh import make_mesh
 from owl2_jax.parallel.shardings import param_shardings
@@ -36,11 +37,15 @@ def requests() -> list[Request]:
     ]
 
 
-@pytest.mark.parametrize("axes", [{"tensor": 2, "data": 4}, {"fsdp": 4, "tensor": 2}, {"data": 8}])
-def test_sharded_generation_equals_unsharded(model, axes):
+@pytest.mark.parametrize(
+    ("axes", "as_on_tpu"),
+    [({"tensor": 2, "data": 4}, True), ({"fsdp": 4, "tensor": 2}, False), ({"data": 8}, False)],
+)
+def test_sharded_generation_equals_unsharded(model, axes, as_on_tpu):
     mesh = make_mesh(axes)
     params = jax.device_put(model.params, param_shardings(logical_axes(model.config), mesh))
-    sharded = Engine(dataclasses.replace(model, params=params, mesh=mesh), EngineConfig(sequences=8))
+    placed = dataclasses.replace(model, params=params, mesh=mesh)
+    sharded = Engine(lay_out(placed) if as_on_tpu else placed, EngineConfig(sequences=8))
     single = Engine(model, EngineConfig(sequences=8))
     for one, other in zip(sharded.generate(requests()), single.generate(requests()), strict=True):
         assert one.token_ids == other.token_ids
