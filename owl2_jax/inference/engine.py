@@ -30,6 +30,7 @@ from owl2_jax.inference.scheduler import Budget, Chunk, Plan, Scheduler
 from owl2_jax.inference.sequence import Sequence
 from owl2_jax.inference.step_results import parts_of
 from owl2_jax.model.rotary import doublings
+from owl2_jax.sampling.sampler import Chosen
 
 __all__ = ["Engine", "EngineConfig"]
 
@@ -56,6 +57,7 @@ class Engine:
         self.runner = ModelRunner(model, self.config, sizes)
         self._longest = model.config.decoder.max_length
         self._next_id = 0
+        self._going_on: tuple[Plan, Any] | None = None  # what the device decodes since the last call
         sizes = self.runner.sizes
         self.pool = self.runner.pool
         self._cache = PrefixCache(self.pool, self.config.prefix_cache)
@@ -237,17 +239,34 @@ class Engine:
     # One step ----------------------------------------------------------------
 
     def step(self) -> list[Event]:
-        """Runs a piece of the prompts that wait and up to `decode_steps` tokens of every answer."""
+        """Runs a piece of the prompts that wait and up to `decode_steps` tokens of every answer.
+
+        First tokens are told while the device goes on with those behind them, of which the next
+        call tells.
+        """
+        if self._going_on is not None:
+            plan, rest = self._going_on
+            self._going_on = None
+            told = self._tell(parts_of(plan, None, jax.device_get(rest)))
+            if told:
+                return told
         ended = self._drop_ended()
         plan = self.scheduler.plan()
-        # One transfer for everything: the host waits here, and only here.
-        parts = parts_of(plan, *jax.device_get(self._dispatch(plan)))
+        first, rest = self._dispatch(plan)
+        if rest is not None and any(chunk.last for chunk in plan.chunks):
+            self._going_on, rest = (plan, rest), None
+        # One transfer for everything: the host waits here and above, and nowhere else.
+        return ended + self._tell(parts_of(plan, *jax.device_get((first, rest))))
+
+    def _tell(self, parts: list[tuple[Sequence, Chosen]]) -> list[Event]:
+        """Gives sequences their new tokens; one that ended at its first has no row any more."""
+        parts = [(sequence, part) for sequence, part in parts if sequence.row >= 0]
         for sequence, part in parts:
             if len(part.tokens):
                 sequence.append(part.tokens)
                 sequence.answer.extend(part)
         touched = dict.fromkeys(sequence for sequence, _ in parts)
-        return ended + [event for sequence in touched for event in self._event(sequence)]
+        return [event for sequence in touched for event in self._event(sequence)]
 
     def _dispatch(self, plan: Plan) -> tuple[Any, Any]:
         """Tells the device what to do, and returns what it will have chosen: chunks, and decoding."""

@@ -288,6 +288,24 @@ def test_new_request_joins_a_running_one(model):
     assert ended == [short, long]
 
 
+def test_a_first_token_is_told_before_those_behind_it(model, single):
+    asked = ask("What is this?", max_new_tokens=20, ignore_eos=True)
+    (alone,) = single.generate([asked])
+    engine = shared(model, decode_steps=4)
+    numbers = [engine.submit(asked) for _ in range(3)]
+    engine.submit(dataclasses.replace(asked, stop=[alone.text[:1]]))  # ends at once, while it is decoded
+    first = engine.step()
+    assert [engine.tokens_of(number) for number in numbers] == [alone.token_ids[:1]] * 3
+    assert [event.result.finish_reason for event in first if event.result] == ["stop"]
+    engine.cancel(numbers[0])
+    second = engine.step()
+    assert [event.result.finish_reason for event in second if event.result] == ["cancelled"]
+    assert [engine.tokens_of(number) for number in numbers[1:]] == [alone.token_ids[:5]] * 2
+    results = [event.result for _ in range(9) for event in engine.step() if event.result]
+    assert [one.token_ids for one in results] == [alone.token_ids] * 2
+    assert engine.pool.num_free == engine.pool.count
+
+
 def test_cancelled_requests_free_their_rows_and_pages(model):
     engine = shared(model, sequences=1, decode_steps=2)
     numbers = [engine.submit(ask("What?", max_new_tokens=50)) for _ in range(3)]
