@@ -49,8 +49,14 @@ def blocks(language: str) -> list[Block]:
     return [block for path in TEXTS for block in blocks_of(path) if block.language == language]
 
 
+def joined_lines(text: str) -> list[str]:
+    """The lines of a shell block, long ones whole."""
+    return [line for line in text.replace("\\\n", " ").splitlines() if line.strip()]
+
+
 def lines_of(text: str) -> list[list[str]]:
     """The words of every command of a shell block; of what may be left out, "[--flag VALUE]", no brackets."""
-    joined = text.replace("\\\n", " ").splitlines()
-    words = [shlex.split(re.sub(r"\[(--[^\]]*)\]", r"\1", line), comments=True) for line in joined]
+    words = [
+        shlex.split(re.sub(r"\[(--[^\]]*)\]", r"\1", line), comments=True) for line in joined_lines(text)
+    ]
     return [one for one in words if one]
