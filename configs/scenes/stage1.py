@@ -15,7 +15,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.update({"rows": 16, "row_length": 104, "images_per_row": 2, "max_targets": 64})
     config.train.update(
         {
-            "total_steps": 600,
+            "total_steps": 1500,
             "start_from": start(argument, "warmup"),
             "groups": [
                 {"name": "vision", "pattern": "vision/.*"},
