@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.parallel.multihost import any_trouble
 
 _log = logging.getLogger(__name__)
+# How Orbax's log words what fails in a thread of its own.
+_OF_SAVES: Final = ("background save thread", "Save Finalize thread")
 
 
 class FailedSaves:
@@ -56,3 +59,24 @@ class FailedSaves:
     def went_well(self) -> None:
         """Counts from zero."""
         self._failed = 0
+
+
+class SaveFailure(logging.Filter):
+    """Sees in Orbax's log what failed in the thread of a save, and keeps its traceback from the user.
+
+    Orbax tells of it once all hosts came to its next barrier, where the others would wait for this one.
+
+    Attributes:
+      error: the first one; None for none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: BaseException | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """False for the record of such a failure."""
+        if not record.exc_info or not any(words in record.getMessage() for words in _OF_SAVES):
+            return True
+        self.error = self.error or record.exc_info[1]
+        return False

@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from owl2_jax.checkpoint.array_reader import check_complete, drop_late_replies
 from owl2_jax.checkpoint.array_store import quiet_orbax
 from owl2_jax.checkpoint.best import BestConfig
-from owl2_jax.checkpoint.failed_saves import FailedSaves
+from owl2_jax.checkpoint.failed_saves import FailedSaves, SaveFailure
 from owl2_jax.checkpoint.local_tier import LocalTier
 from owl2_jax.checkpoint.manager_options import manager_options
 from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR, PARAMS_DIR
@@ -25,7 +25,7 @@ from owl2_jax.core.buckets import move_folder
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.paths import absolute, in_bucket
 from owl2_jax.core.tree import Params, PyTree
-from owl2_jax.parallel.multihost import all_gather, any_trouble
+from owl2_jax.parallel.multihost import all_gather, any_trouble, together
 
 # Items of a step directory, beside PARAMS_DIR.
 TRAIN_ITEM: Final = "train"
@@ -74,7 +74,9 @@ class Checkpoints(Generic[S]):
     ) -> None:
         self._run, self._fingerprint, self._local = run, fingerprint, local
         self._failures, self._under_way = FailedSaves(may_fail), False
-        self._local_failures = FailedSaves(may_fail)
+        self._local_failures, self._failed_together = FailedSaves(may_fail), False
+        self._failure, self._saving = SaveFailure(), -1
+        logging.getLogger("absl").addFilter(self._failure)
         drop_late_replies()  # of reads and writes beside one that failed
         self._options = manager_options(run, keep, best)
         self._manager = self._open()
@@ -95,7 +97,10 @@ class Checkpoints(Generic[S]):
     ) -> None:
         """Waits for running saves. Their error is raised, unless another one is on its way."""
         try:
-            self.wait()
+            if error is None:
+                self.wait()
+            elif not self._failed_together:
+                self._guarded(self._manager.wait_until_finished)  # the others may be elsewhere
         except Owl2Error as failed:
             if error is None:
                 raise
@@ -103,7 +108,15 @@ class Checkpoints(Generic[S]):
         finally:
             if self._local is not None:
                 self._local.close()
+            self._close()
+
+    def _close(self) -> None:
+        if self._failed_together and jax.process_count() > 1:
+            # Orbax would wait for the host that failed. Together, so that no end cuts off another's message.
+            jax.distributed.shutdown()
+        else:
             self._manager.close()
+            logging.getLogger("absl").removeFilter(self._failure)
 
     def save(
         self,
@@ -134,7 +147,7 @@ class Checkpoints(Generic[S]):
         if self._failures.any:  # it is told, but each of its threads keeps an error of its own, for later
             with suppress(Exception):
                 self._manager.close()
-            self._manager = self._open()
+            self._manager, self._failed_together, self._failure.error = self._open(), False, None
 
     def save_locally(self, state: S, data_state: Mapping[str, Any]) -> None:
         """Starts saving the state on every host's own disk, once all have written the one before.
@@ -152,6 +165,7 @@ class Checkpoints(Generic[S]):
         step = int(state.step)
         if step in self._manager.all_steps():
             return
+        self._saving = step
         items = {
             PARAMS_DIR: ocp.args.StandardSave(state.params),
             TRAIN_ITEM: ocp.args.StandardSave(_without_params(state)),
@@ -164,8 +178,13 @@ class Checkpoints(Generic[S]):
         )
 
     def wait(self) -> None:
-        """Waits for running saves. Raises `Owl2Error` when one failed."""
-        self._guarded(self._manager.wait_until_finished)
+        """Waits for running saves, on every process. Raises `Owl2Error` on all when one failed on any."""
+        try:
+            # Orbax itself waits for the other hosts before it tells what failed on this one.
+            together(lambda: self._guarded(self._manager.wait_until_finished), self._look)
+        except Owl2Error:
+            self._failed_together = True
+            raise
 
     def _guarded(self, action: Callable[[], object]) -> None:
         """Runs `action` after asking for the errors of saves under way, and words what goes wrong."""
@@ -175,13 +194,21 @@ class Checkpoints(Generic[S]):
                 action()
                 self._manager.check_for_errors()
         except Exception as error:
-            reason = " ".join(str(error).split(" [tensorstore_spec", 1)[0].split())
-            steps = self._manager.all_steps()
-            raise Owl2Error(
-                f"a checkpoint could not be saved in {self._manager.directory}: "
-                f"{reason or type(error).__name__}. Whole ones: {steps or 'none'}; make room there, then the "
-                "same command resumes"
-            ) from error
+            raise self._worded(error) from error
+
+    def _look(self) -> None:
+        """Raises what failed so far of a save under way."""
+        if self._failure.error is not None:
+            raise self._worded(self._failure.error) from self._failure.error
+
+    def _worded(self, error: BaseException) -> Owl2Error:
+        reason = " ".join(str(error).split(" [tensorstore_spec", 1)[0].split())
+        steps = [step for step in self._manager.all_steps() if step != self._saving]
+        return Owl2Error(
+            f"a checkpoint could not be saved in {self._manager.directory}: "
+            f"{reason or type(error).__name__}. Whole ones: {steps or 'none'}; make room there, then the "
+            "same command resumes"
+        )
 
     def restore(self, like: S) -> tuple[S, dict[str, Any]] | None:
         """The newest step that can be read, or None when there is none.

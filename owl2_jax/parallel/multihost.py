@@ -13,8 +13,9 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NoReturn
 
 import jax
@@ -99,6 +100,11 @@ def any_trouble(trouble: str) -> str:
     told = all_gather(trouble)
     if len(set(told)) == 1:
         return trouble
+    return _joined(told)
+
+
+def _joined(told: list[Any]) -> str:
+    """One line of what each process told; "" where none told anything."""
     return "; ".join(f"host {n}: {text}" if n else text for n, text in enumerate(told) if text)
 
 
@@ -172,6 +178,58 @@ def by_first(what: str, action: Callable[[], object], timeout_s: float = 180) ->
     if said:
         jax.distributed.shutdown()
         raise Owl2Error(said)
+
+
+def together(
+    action: Callable[[], object], look: Callable[[], object] = lambda: None, look_every_s: float = 0.5
+) -> None:
+    """Runs on every process what waits for the others, and returns once it is done on all.
+
+    All must call it. Where it fails on one, the others are told at once, and what they
+    wait for goes on in a thread of theirs.
+
+    Args:
+      look: raises what made `action` fail, where that would tell it later only.
+
+    Raises:
+      Owl2Error: what either raised on any process, told alike on every one.
+    """
+    if jax.process_count() == 1:
+        action()
+        return
+    client, key, pause = _client(), f"owl2/together/{next(_agreements)}", 0.01
+    failed: list[Exception] = []
+
+    def tell(action: Callable[[], object]) -> str:
+        try:
+            action()
+        except Exception as error:
+            failed.append(error)
+            return str(error) or type(error).__name__
+        return ""
+
+    def say(text: str) -> None:
+        client.key_value_set(f"{key}/{jax.process_index()}", json.dumps(text), True)
+
+    def run() -> None:
+        text = tell(action)
+        with suppress(jax.errors.JaxRuntimeError):  # all have parted since
+            say(text)
+
+    threading.Thread(target=run, name="owl2-together", daemon=True).start()
+    while True:
+        own = tell(look)
+        if own:
+            say(own)
+        found = client.key_value_dir_get(key)
+        said = {int(name.rpartition("/")[2]): json.loads(text) for name, text in found}
+        trouble = _joined([said.get(process, "") for process in range(jax.process_count())])
+        if trouble:
+            raise Owl2Error(trouble) from (failed[0] if failed else None)
+        if len(said) == jax.process_count():
+            return
+        time.sleep(pause)
+        pause = min(2 * pause, look_every_s)
 
 
 def disagreements(everyone: list[Json], most: int = 5) -> list[str]:

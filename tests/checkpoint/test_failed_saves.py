@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from owl2_jax.checkpoint import failed_saves
-from owl2_jax.checkpoint.failed_saves import FailedSaves
+from owl2_jax.checkpoint.failed_saves import FailedSaves, SaveFailure
 from owl2_jax.core.errors import Owl2Error
 
 
@@ -52,3 +52,19 @@ def test_what_fails_on_another_host_alone_has_failed_here_too(monkeypatch, caplo
     with pytest.raises(Owl2Error, match="host 1: no room"):
         failures.tolerated(lambda: None)
     assert told == ["", ""], "every host asks the others, also one that has nothing to tell"
+
+
+def test_what_failed_in_a_thread_of_orbax_is_seen_in_its_log_and_not_shown(caplog):
+    failure, logger = SaveFailure(), logging.getLogger("absl")
+    logger.addFilter(failure)
+    try:
+        logger.error("something else")
+        assert failure.error is None
+        try:
+            raise OSError("gone")
+        except OSError:
+            logger.error("[process=1] Failed to run 5 operations in background save thread", exc_info=True)
+    finally:
+        logger.removeFilter(failure)
+    assert str(failure.error) == "gone"
+    assert "background save thread" not in caplog.text
