@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--list", action="store_true", help="print the points and their state, run nothing")
     what.add_argument(
         "--only", action="append", metavar="POINT/seed-N",
-        help="run this one alone, or a POINT with all its seeds; again for more, in their order",
+        help="run this one alone, or a POINT with all its seeds; again for more, single runs first",
     )  # fmt: skip
     what.add_argument("--fit", action="store_true", help="memory of every point by `owl2 fit` (extra [fit])")
     what.add_argument("--collect", action="store_true", help="write table and plots of what is finished")

@@ -47,7 +47,7 @@ _LATER: Final = "; try again later"
 
 
 class StoreError(Owl2Error):
-    """What a store says to every request alike, so that no single object is at fault."""
+    """What a store, or the cache before it, says to every request alike: no single object is at fault."""
 
 
 class AwayError(StoreError):

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.buckets import StoreError
 from owl2_jax.core.fields import read_number
 from owl2_jax.core.file_errors import why_not_writable
 from owl2_jax.core.ranges import Positive
@@ -63,17 +63,25 @@ class Cache:
           name: hexadecimal digits that stand for this content and no other.
 
         Raises:
-          Owl2Error: the folder cannot be written, or what `fetch` raises.
+          StoreError: the folder cannot be written, which is no fault of this content.
+          Exception: what `fetch` raises.
         """
         path = self.folder / _PIECES / name[:2] / name
-        try:
+        with self._written():
             found = _read_piece(path)
-            if found is None:
-                found = fetch()
+        if found is None:
+            found = fetch()
+            with self._written():
                 self._keep(path, found)
-        except OSError as error:
-            raise Owl2Error(why_not_writable(self.folder, error)) from error
         return found
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Words what the folder's disk refuses. Raises `StoreError`."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(why_not_writable(self.folder, error)) from error
 
     def _keep(self, path: Path, content: bytes) -> None:
         size = len(content) + _CHECKSUM
@@ -94,7 +102,7 @@ class Cache:
           always: they come even where they do not fit.
         """
         with self._total() as total:
-            if total.value + size > self.bound:
+            if total.value + size > self.bound and (always or size <= self.bound):
                 total.value = self._remove_oldest(self.bound * _LEFT - size)
             fits = total.value + size <= self.bound
             total.value += size if fits or always else 0
@@ -143,11 +151,11 @@ class Cache:
 
     def note(self, names: list[str]) -> IO[str]:
         """Says that this process reads copies, as long as the file it gives is open."""
-        (self.folder / _USES).mkdir(parents=True, exist_ok=True)
-        file = (self.folder / _USES / f"{uuid.uuid4().hex}.json").open("w+")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        json.dump(names, file)
-        file.flush()
+        with self._total():  # while nobody decides what to remove
+            file = (self.folder / _USES / f"{uuid.uuid4().hex}.json").open("w+")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            json.dump(names, file)
+            file.flush()
         return file
 
     def read_by_others(self) -> set[str]:

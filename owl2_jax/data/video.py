@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from PIL import Image
 
+from owl2_jax.core.buckets import StoreError
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.large_objects import opened
 from owl2_jax.core.paths import in_bucket
@@ -78,6 +79,7 @@ def frames(
 
     Raises:
       ImageError: missing, no video, damaged, or too large.
+      StoreError: its bucket's store does not answer, or knows no credentials: no fault of the video.
       Owl2Error: PyAV is not installed.
     """
     av = require_reader()
@@ -90,7 +92,7 @@ def frames(
             _check_size(path, stream.codec_context, max_pixels, limit)
             stream.thread_type = "NONE"  # many videos are read at once; threads of their own only add up
             return [_image(path, frame, max_pixels, limit) for frame in _chosen(container, stream, count)]
-    except ImageError:
+    except (ImageError, StoreError):
         raise
     except Exception as error:  # the bindings raise many types on damaged files
         _raise_other_kind(path, head, error)
@@ -109,7 +111,7 @@ def _file(path: str | os.PathLike) -> Iterator[str | BinaryIO]:
 
 
 def _head(path: str | os.PathLike) -> bytes:
-    """The file's first bytes. Raises `ImageError`: missing, or not readable."""
+    """The file's first bytes. Raises `ImageError`: missing, or not readable; `StoreError` as `frames`."""
     try:
         with opened(path) as file:
             return file.read(image_kinds.HEAD)
@@ -117,6 +119,8 @@ def _head(path: str | os.PathLike) -> bytes:
         raise ImageError(f"cannot read the video {path}: no such file; check the path", "missing") from error
     except (OSError, ValueError) as error:
         raise unreadable("video", os.fspath(path), error) from error
+    except StoreError:
+        raise
     except Owl2Error as error:  # of a bucket
         gone = isinstance(error.__cause__, FileNotFoundError)
         raise ImageError(f"cannot read the video {error}", "missing" if gone else "unreadable") from error

@@ -179,9 +179,9 @@ class Sweep:
         return known[name]
 
     def chosen(self, names: Sequence[str]) -> list[Run]:
-        """Runs by "POINT/seed-N", and all of a "POINT"; each once, in the order of the names.
+        """Runs by "POINT/seed-N", and then all of each "POINT"; each once.
 
-        Where points are named, the first seed of each comes first, as in `runs`.
+        Runs come in the order given, those of points with the first seed of each first, as in `runs`.
 
         Raises:
           UnknownNameError: neither a run nor a point is called so.

@@ -139,7 +139,7 @@ class Worker:
     def run(self, arguments: Sequence[str], log: int, lock: Lock) -> int:
         """See `Runner`."""
         try:
-            process, line = self._started()
+            process, line = self._started(log)
             lock.share(process.pid)
             socket.send_fds(line, [json.dumps(arguments).encode() + b"\n"], [log])
             if line.recv(1) == DONE:
@@ -161,13 +161,14 @@ class Worker:
             line.close()
         return 0 if process is None else self._children.end(process)
 
-    def _started(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    def _started(self, log: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        """The process; a new one that fails before it takes a command tells why in this log."""
         if self._process is None or self._line is None:
             self._line, theirs = socket.socketpair()
             with theirs:
                 self._process = self._children.start(
                     [*WORKER, str(theirs.fileno())],
-                    output=subprocess.DEVNULL,
+                    output=log,
                     given=[theirs.fileno()],
                     NPROC=str(self._threads),  # XLA's name for the size of its pool of threads
                 )

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import fcntl
 import os
+import threading
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+from owl2_jax.core.buckets import StoreError
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.bucket_cache import BOUND, FOLDER, Cache, cache, piece_name
 
@@ -64,6 +68,34 @@ def test_what_is_larger_than_the_folder_is_not_kept(small):
     assert pieces(small) == {}
 
 
+def test_what_is_larger_than_the_folder_drives_nothing_out(small):
+    small.piece(piece_name("a"), lambda: b"content")
+    small.piece(piece_name("b"), lambda: bytes(4000))
+    assert small.piece(piece_name("a"), never) == b"content"
+
+
+def test_a_copy_is_noted_only_while_nobody_decides_what_to_remove(small):
+    small.make_room(0)
+    noting = threading.Thread(target=lambda: held.append(small.note(["a/b"])))
+    held: list[IO[str]] = []
+    with (small.folder / "total").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        noting.start()
+        noting.join(0.1)
+        assert small.read_by_others() == set()
+    noting.join()
+    assert small.read_by_others() == {"a/b"}
+    held[0].close()
+
+
+def test_what_a_fetch_raises_is_no_fault_of_the_folder(small):
+    def gone() -> bytes:
+        raise FileNotFoundError("gs://b/a.png")
+
+    with pytest.raises(FileNotFoundError, match="gs://b/a"):
+        small.piece(piece_name("a"), gone)
+
+
 def test_room_is_shared_with_others_that_use_the_folder(small):
     other = Cache(small.folder, 3000, True)
     for number in range(3):
@@ -77,7 +109,8 @@ def test_room_is_shared_with_others_that_use_the_folder(small):
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(Owl2Error, match="is a file, not a folder"):
+    # Of the store's kind: no record is at fault and may be left out for it.
+    with pytest.raises(StoreError, match="is a file, not a folder"):
         Cache(tmp_path / "file", 3000, True).piece(piece_name("a"), lambda: b"1")
 
 

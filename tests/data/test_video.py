@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import struct
 import sys
@@ -9,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from owl2_jax.core.buckets import AwayError
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data import video
 from owl2_jax.data.images import ImageError
@@ -143,6 +145,25 @@ def test_mutated_videos_give_frames_or_an_image_error_and_print_nothing(tmp_path
     assert set(outcomes) <= {3, "corrupt", "oversized", "unsupported"}
     assert 3 in outcomes
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("readable", [[0], [4096, 0], [4096, 3000]], ids=["at-once", "as-opened", "amid"])
+def test_a_store_that_is_away_is_no_fault_of_the_video(tmp_path, monkeypatch, readable):
+    class Away(io.BytesIO):
+        def read(self, size=-1):
+            if self.tell() >= self.until:
+                raise AwayError("the store does not answer")
+            return super().read(size)
+
+    def opened(path):
+        file = Away(content)
+        file.until = lengths.pop(0)
+        return file
+
+    content, lengths = write_video(tmp_path / "a.avi").read_bytes(), list(readable)
+    monkeypatch.setattr(video, "opened", opened)
+    with pytest.raises(AwayError, match="does not answer"):
+        frames("gs://b/a.avi", 4)
 
 
 def test_frames_of_a_video_are_decoded_together(tmp_path, monkeypatch):
