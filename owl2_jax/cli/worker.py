@@ -21,6 +21,7 @@ from typing import Final
 from owl2_jax.cli.main import main
 from owl2_jax.cli.signals import Terminated, die_of, end, handle_signals, let_signals_end
 from owl2_jax.core import kept
+from owl2_jax.data.sources import bucket_files
 from owl2_jax.sweeps.processes import DONE
 
 _FAULT: Final = 1
@@ -50,6 +51,7 @@ def _serve(line: socket.socket) -> int:
         _print_to(os.open(os.devnull, os.O_WRONLY))
         if code:
             return code
+        bucket_files.let_go()
         gc.collect()
         line.sendall(DONE)
     return 0

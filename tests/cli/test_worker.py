@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from owl2_jax.core.append_file import AppendFile
+from owl2_jax.data.bucket_cache import FOLDER, Cache
 from owl2_jax.sweeps.processes import DONE, WORKER
 from owl2_jax.version import __version__
 
@@ -87,3 +88,30 @@ def test_a_fault_of_ours_stands_in_the_log_with_its_traceback(tmp_path):
         assert ask(ours, tmp_path / "log", "--version") == b""
         assert process.wait(timeout=30) == 1
     assert "TypeError: list indices" in (tmp_path / "log").read_text()
+
+
+def test_copies_that_a_command_read_may_go_once_it_ended(tmp_path):
+    program = (
+        "import sys, owl2_jax.cli.worker as worker\n"
+        "from owl2_jax.data.bucket_cache import cache\n"
+        "def main(arguments):\n"
+        "    worker.bucket_files._held.append(cache().note(['a/b']))\n"
+        "    print(cache().read_by_others())\n"
+        "    return 0\n"
+        "worker.main = main\n"
+        "worker.run(int(sys.argv[1]))"
+    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        number = theirs.fileno()
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, str(number)],
+            pass_fds=[number],
+            env={**os.environ, FOLDER: str(tmp_path / "cache")},
+        )
+        theirs.close()
+        assert ask(ours, tmp_path / "log") == DONE
+        assert Cache(tmp_path / "cache", 3000, keeps_pieces=False).read_by_others() == set()
+        ours.close()
+        assert process.wait(timeout=30) == 0
+    assert (tmp_path / "log").read_text() == "{'a/b'}\n"
