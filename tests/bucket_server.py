@@ -58,7 +58,8 @@ class Bucket:
 
     def names(self, prefix: str = "") -> list[str]:
         """Names of the objects."""
-        return sorted(name for name in self.storage.objects.get(BUCKET, {}) if name.startswith(prefix))
+        kept = list(self.storage.objects.get(BUCKET, {}))  # at once: others write meanwhile
+        return sorted(name for name in kept if name.startswith(prefix))
 
     def read(self, name: str) -> bytes:
         return self.storage.get_file(BUCKET, name)
