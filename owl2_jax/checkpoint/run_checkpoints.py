@@ -60,7 +60,7 @@ class Checkpoints(Generic[S]):
         a flipped bit would go unseen. None saves and compares none.
       local: frequent saves on every host's own disk; None for none.
       may_fail: saves in a row that may fail; each is told, and the next one is tried. Those on the
-        hosts' own disks are counted by themselves.
+        hosts' own disks are counted by themselves. On several hosts it is for those alone.
     """
 
     def __init__(
@@ -73,7 +73,8 @@ class Checkpoints(Generic[S]):
         may_fail: int = 0,
     ) -> None:
         self._run, self._fingerprint, self._local = run, fingerprint, local
-        self._failures, self._under_way = FailedSaves(may_fail), False
+        # A host that failed leaves the others in Orbax's barriers, which no later save gets past.
+        self._failures, self._under_way = FailedSaves(may_fail if jax.process_count() == 1 else 0), False
         self._local_failures, self._failed_together = FailedSaves(may_fail), False
         self._failure, self._saving = SaveFailure(), -1
         logging.getLogger("absl").addFilter(self._failure)

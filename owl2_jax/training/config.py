@@ -193,7 +193,8 @@ class TrainConfig:
       log_every_steps: steps that a line of `metrics.jsonl` sums up.
       save_every_steps, keep_checkpoints: how often to save, how many to keep.
       max_failed_saves: saves in a row that may fail (0: the first ends the run); the run tells each
-        and goes on. Those of `local_checkpoints` are counted by themselves.
+        and goes on. Those of `local_checkpoints` are counted by themselves; on several hosts no others
+        may fail.
       local_checkpoints: frequent saves on every host's own disk, besides.
       max_bad_steps: non-finite steps in a row before the run stops.
       watchdog_seconds: longest time without a finished step; the run then

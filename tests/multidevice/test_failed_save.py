@@ -1,11 +1,13 @@
-"""What fails on one host's last save ends all hosts, with the same line and at once."""
+"""What fails in one host's save ends all hosts, with the same line and at once."""
 
 from __future__ import annotations
+
+import pytest
 
 from tests.multidevice.processes import finish, start_processes
 
 # The second process fails; the first waits for it in Orbax's own thread, which has a limit of minutes.
-LAST_SAVE = """
+SAVES = """
 import dataclasses, os, sys
 from pathlib import Path
 import jax
@@ -34,16 +36,20 @@ both = NamedSharding(Mesh(np.asarray(jax.devices()), ("x",)), PartitionSpec("x")
 parts = jax.make_array_from_callback((2,), both, lambda place: np.arange(2.0, dtype=np.float32)[place])
 state = State(np.int32(1), {"a": parts})
 try:
-    with Checkpoints(Path(sys.argv[1]), 1) as checkpoints:
-        checkpoints.save(state, {}, last=True)
+    with Checkpoints(Path(sys.argv[1]), 1, may_fail=1) as checkpoints:
+        saves = int(sys.argv[2])
+        for step in range(saves):
+            checkpoints.save(dataclasses.replace(state, step=np.int32(step)), {}, last=step + 1 == saves)
 except Owl2Error as error:
     print(f"error: {error}", file=sys.stderr)
     end(2)
 """
 
 
-def test_a_last_save_that_fails_on_one_host_ends_all_of_them_alike(tmp_path):
-    for code, _, errors in finish(start_processes(LAST_SAVE, 2, 1, (str(tmp_path),)), timeout_s=90):
+@pytest.mark.parametrize("saves", ["1", "2"])
+def test_a_save_that_fails_on_one_host_ends_all_of_them_alike(tmp_path, saves):
+    """The last one, and one before it, which no `may_fail` excuses among several hosts."""
+    for code, _, errors in finish(start_processes(SAVES, 2, 1, (str(tmp_path), saves)), timeout_s=90):
         assert code == 2, errors
         (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
         assert line.startswith(f"error: host 1: a checkpoint could not be saved in {tmp_path}")
