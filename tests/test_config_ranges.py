@@ -28,7 +28,7 @@ from owl2_jax.sweeps.grid import SweepConfig
 CONFIGS = (RunConfig, PrepareConfig, SweepConfig, ServeConfig, Sampling, EngineConfig)
 TINY = "configs/tiny/stage2.py"
 # Files whose dataclasses are settings that a user writes.
-FILES = ("config", "settings", "augment", "sampling_params", "engine_config", "local_config")
+FILES = ("config", "settings", "augment", "sampling.params", "engine_config", "local_config")
 
 
 def leaves(hint: Any, where: str) -> Iterator[tuple[str, Any]]:
@@ -81,7 +81,7 @@ def test_the_walk_finds_what_has_no_rule():
 def test_every_dataclass_of_the_files_of_settings_is_walked():
     found, files = set(), set()
     for module in pkgutil.walk_packages(owl2_jax.__path__, "owl2_jax."):
-        if (file := module.name.rpartition(".")[2]) in FILES:
+        if file := next((name for name in FILES if module.name.endswith(f".{name}")), None):
             files.add(file)
             members = vars(importlib.import_module(module.name)).values()
             own = [m for m in members if isinstance(m, type) and m.__module__ == module.name]
