@@ -100,17 +100,22 @@ class Topology:
         """How many chips it has."""
         return math.prod(self.shape)
 
+    @property
+    def rings(self) -> tuple[bool, ...]:
+        """Of every dimension, whether its ends are linked, so that it is a ring."""
+        return tuple(length >= self.chip.wrap for length in self.shape)
+
     def receive_rate(self, group: int) -> float:
         """Bytes per second that a chip takes in during a collective over `group` chips.
 
         A collective over the whole slice uses every port; one over fewer
         chips runs along one dimension. An open dimension has half the rate.
         """
-        long = [length for length in self.shape if length > 1]
+        long = [ring for length, ring in zip(self.shape, self.rings, strict=True) if length > 1]
         if group < self.count:
             long = long[:1]
-        rings = sum(2.0 if length >= self.chip.wrap else 1.0 for length in long)
-        return self.chip.link * max(rings, 1.0)
+        ways = sum(2.0 if ring else 1.0 for ring in long)
+        return self.chip.link * max(ways, 1.0)
 
 
 def parse_topology(name: str) -> Topology:

@@ -39,14 +39,20 @@ _UNITS: Final = {"": 1.0, "K": 2.0**10, "M": 2.0**20, "G": GIB, "T": 2.0**40}
 def topology_devices(topology: Topology) -> list[jax.Device]:
     """Stand-ins for the chips of a slice, for a mesh that programs can be compiled for.
 
+    The compiler takes every dimension for open unless it is told otherwise; a shift around
+    a ring then has to cross the whole dimension, and nothing else runs meanwhile.
+
     Raises:
       Owl2Error: libtpu is not installed or not the one of this JAX, or it does not know the topology.
     """
     check_compiler()
     from jax.experimental import topologies
 
+    wrap = [int(ring) for ring in topology.rings]
+    wrap += [0] * (3 - len(wrap))
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name).devices)
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, wrap=wrap)
+        return list(found.devices)
     except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise Owl2Error(f"the TPU compiler does not know the topology {topology.name!r}: {reason}") from None

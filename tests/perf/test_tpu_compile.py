@@ -105,6 +105,23 @@ def test_a_compiler_that_does_not_go_with_jax_is_refused_before_a_topology_is_as
         tpu_compile.topology_devices(TOPOLOGY)
 
 
+@pytest.mark.parametrize(
+    ("name", "wrap"),
+    [("v5e:16x16", [1, 1, 0]), ("v5e:4x16", [0, 1, 0]), ("v5e:2x2", [0, 0, 0]), ("v5p:4x4x2", [1, 1, 0])],
+)
+def test_the_compiler_is_told_which_dimensions_are_rings(monkeypatch, name, wrap):
+    asked = []
+
+    def describe(platform, topology_name, **settings):
+        asked.append((platform, topology_name, settings))
+        return SimpleNamespace(devices=())
+
+    monkeypatch.setattr(tpu_compile, "check_compiler", lambda: None)
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", describe)
+    assert tpu_compile.topology_devices(parse_topology(name)) == []
+    assert asked == [("tpu", name, {"wrap": wrap})]
+
+
 def test_options_reach_the_compiler():
     mesh = make_mesh({"fsdp": 8})
     lowered = jax.jit(lambda x: x + 1).lower(placed((8, 8), P("fsdp"), mesh))
