@@ -7,39 +7,38 @@ answer can become better than the finished ones. The score of n tokens is their 
 of log-probabilities divided by n**length_penalty (Wu et al. 2016, simplified as
 in Hugging Face's generation).
 
-The device makes one step for the answers of several prompts and lists the likeliest
-2 N tokens behind each, and as many more as may end a text; the host keeps the scores
-(`ranking`). Answers share the pages of what they have in common.
+The device does some steps for the answers of several prompts (`program`): it lists the
+likeliest 2 N tokens behind each, and as many more as may end a text, and chooses who goes
+on (`ranking`). The host keeps what was chosen in each step and reads answers from it.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from owl2_jax.beam_search.end_texts import end_table
-from owl2_jax.beam_search.program import EXTEND
-from owl2_jax.beam_search.ranking import Beam, Search
+from owl2_jax.beam_search.program import EXTEND, MOST_STEPS, CallInputs, Searches
+from owl2_jax.beam_search.ranking import Finished, Grown, Rules, divisors, empty
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import check_value
 from owl2_jax.core.ranges import Beams, LengthPenalty
 from owl2_jax.inference.detokenizer import Answer
 from owl2_jax.inference.engine import Engine
-from owl2_jax.inference.flat_batch import Pieces, padded
 from owl2_jax.inference.inputs import read_request
 from owl2_jax.inference.model_runner import ModelRunner
-from owl2_jax.inference.program_sizes import StepSize
+from owl2_jax.inference.packed import pack
 from owl2_jax.inference.request import Request, Result
 from owl2_jax.inference.scheduler import Chunk
 from owl2_jax.inference.sequence import Sequence as Running
-
-Array = jax.Array
 
 
 def beam_search(
@@ -61,8 +60,8 @@ def beam_search(
     """
     check_settings(beams, length_penalty)
     table = end_table(runner.model.tokenizer, runner.model.config.decoder.vocab_size)
-    source = (Search(_read(runner, request, beams), beams, length_penalty, table) for request in requests)
-    yield from _Searching(runner, beams, _likeliest(beams, table)).run(source)
+    source = (_Search(_read(runner, request, beams)) for request in requests)
+    yield from _Searching(runner, beams, length_penalty, table).run(source)
 
 
 def _likeliest(beams: int, table: np.ndarray | None) -> int:
@@ -121,58 +120,94 @@ def _read(runner: ModelRunner, request: Request, beams: int) -> Running:
 
 
 def _most_pages(runner: ModelRunner, sequence: Running, beams: int) -> int:
-    """Pages of a search at its longest, and those of the answers before while answers are copied."""
-    shared = len(sequence.prompt) // runner.pool.page_size
-    own = runner.pool.pages_for(len(sequence.prompt) + sequence.limit) - shared
-    return shared + beams * (own + 1)
+    """Pages of a search: those that its prompt fills, and every answer's own."""
+    whole = len(sequence.prompt) // runner.pool.page_size
+    own = runner.pool.pages_for(len(sequence.prompt) + sequence.limit) - whole
+    return whole + beams * own
+
+
+@dataclass(eq=False)
+class _Search:
+    """The search for the answers to one prompt.
+
+    Attributes:
+      sequence: the prompt, with the pages of the first answer as far as it reaches.
+      pages: those of all answers.
+      steps: how the answers of each step came to be.
+      finished: the best, once it has ended.
+    """
+
+    sequence: Running
+    pages: list[int] = field(default_factory=list)
+    steps: list[Grown] = field(default_factory=list)
+    finished: Finished | None = None
+    began: float = field(default_factory=time.perf_counter)
+
+    def answers(self) -> Iterator[_Chosen]:
+        """The finished answers, best first, each followed back from its last token."""
+        last = self.finished
+        for place in np.flatnonzero(last.scores > -np.inf):
+            tokens, logprobs, parent = [last.tokens[place]], [last.logprobs[place]], last.parents[place]
+            for step in reversed(self.steps[: last.steps[place]]):
+                tokens.append(step.tokens[parent])
+                logprobs.append(step.logprobs[parent])
+                parent = step.parents[parent]
+            yield _Chosen(np.array(tokens[::-1]), np.array(logprobs[::-1]))
 
 
 class _Searching:
     """Several searches at a time, as many as there are rows and pages for."""
 
-    def __init__(self, runner: ModelRunner, beams: int, likeliest: int):
+    def __init__(self, runner: ModelRunner, beams: int, length_penalty: float, table: np.ndarray | None):
         self._runner = runner
         self._beams = beams
-        self._likeliest = likeliest
+        self._likeliest = _likeliest(beams, table)
+        self._table = None if table is None else jnp.asarray(table)
+        self._divisors = divisors(runner.model.config.decoder.max_length, length_penalty)
         self._most = max(runner.config.sequences // beams, 1)
         ways = runner.sizes.images[0]
-        rows = (-(-count * beams // ways) * ways for count in (1, self._most))
-        self._sizes = [StepSize(count, count) for count in rows]
-        self._active: list[Search] = []
+        whole = ways // math.gcd(ways, beams)  # searches whose rows divide over a mesh
+        self._sizes = [-(-count // whole) * whole for count in (1, self._most)]
+        self._active: list[_Search] = []
+        self._state: Searches | None = None  # of the active ones, as the last call left them
 
-    def run(self, source: Iterator[Search]) -> Iterator[list[Result]]:
-        order: deque[Search] = deque()
+    def run(self, source: Iterator[_Search]) -> Iterator[list[Result]]:
+        order: deque[_Search] = deque()
         following = next(source, None)
         try:
             while following is not None or order:
                 new = []
-                while following is not None and self._has_room(following.sequence):
+                while following is not None and self._take_pages(following):
                     new.append(following)
                     self._active.append(following)
                     following = next(source, None)
                 self._admit(new)
                 order += new
-                self._step()
-                while order and not order[0].going:
+                self._step(following is not None)
+                while order and order[0].finished is not None:
                     yield self._results(order.popleft())
         finally:
-            for search in self._active:
-                for beam in search.running:
-                    self._runner.pool.release(beam.pages, lambda page: False)
+            self._release(self._active)
 
-    def _has_room(self, sequence: Running) -> bool:
-        held = sum(_most_pages(self._runner, one.sequence, self._beams) for one in self._active)
-        needed = _most_pages(self._runner, sequence, self._beams)
-        return len(self._active) < self._most and held + needed <= self._runner.pool.count
+    def _take_pages(self, search: _Search) -> bool:
+        """Whether there was room for one search more."""
+        pool, sequence, pages = self._runner.pool, search.sequence, None
+        if len(self._active) < self._most:
+            pages = pool.take(_most_pages(self._runner, sequence, self._beams))
+        if pages is not None:
+            search.pages, sequence.pages = pages, pages[: pool.pages_for(sequence.length)]
+        return pages is not None
 
-    def _admit(self, searches: Sequence[Search]) -> None:
+    def _release(self, searches: Iterable[_Search]) -> None:
+        for search in searches:
+            self._runner.pool.release(search.pages, lambda page: False)
+
+    def _admit(self, searches: Sequence[_Search]) -> None:
         """Runs prompts but for their last positions."""
         runner, size = self._runner, self._runner.sizes.chunks[-1]
         for row, search in enumerate(searches):
-            sequence, (beam,) = search.sequence, search.running
-            beam.pages = runner.pool.take(runner.pool.pages_for(sequence.length))
-            sequence.row, sequence.pages = row, beam.pages
-            runner.admit(sequence)
+            search.sequence.row = row
+            runner.admit(search.sequence)
         waiting = deque(one.sequence for one in searches if one.sequence.length > 1)
         while waiting:
             chunks, left = [], size.tokens
@@ -186,88 +221,70 @@ class _Searching:
                     break
                 waiting.popleft()
             runner.run_chunks(chunks)
+        if searches:
+            begun = [self._begin(search) for search in searches]
+            parts = [] if self._state is None else [self._state]
+            self._state = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts, *begun)
 
-    def _step(self) -> None:
-        """One more token of every answer."""
-        runner, eos_id = self._runner, self._runner.model.tokenizer.eos_id
-        runner.features.make_ready(image for one in self._active for image in _image_at_end(one))
-        copies: list[tuple[int, int]] = []
-        found = jax.device_get(self._extend())
-        start, going = 0, []
-        for search in self._active:
-            end = start + len(search.running)
-            logprobs, tokens = (part[start:end] for part in found)
-            before = search.running
-            parents = search.advance(logprobs, tokens, eos_id)
-            if search.going:
-                copies += self._give_pages(search, before, parents)
-                going.append(search)
-            for beam in before:
-                runner.pool.release(beam.pages, lambda page: False)
-            start = end
-        self._active = going
-        if copies:
-            runner.copy_pages(copies)
+    def _begin(self, search: _Search) -> Searches:
+        """A search before its first step, with 1 in front of every shape."""
+        runner, beams, sequence = self._runner, self._beams, search.sequence
+        length = sequence.length
+        runner.features.make_ready(_image_at_end(sequence))
+        one = np.ones(1, np.int32)
+        return Searches(
+            answers=jax.tree.map(lambda leaf: leaf[None], empty(beams)),
+            rules=Rules(sequence.limit * one, sequence.request.min_new_tokens * one, None),
+            tokens=np.full((1, beams), sequence.tokens[length - 1], np.int32),
+            features=runner.features_of(sequence, length - 1, length),
+            tables=self._tables(length, search.pages),
+            lengths=length * one,
+            prompt_lengths=length * one,
+        )
 
-    def _extend(self) -> tuple[Array, Array]:
-        """Log-probabilities and tokens, [S, C] each, of all answers, search after search."""
-        runner = self._runner
-        rows = [(search, beam) for search in self._active for beam in search.running]
-        size = next(size for size in self._sizes if size.rows >= len(rows))
-        ends = np.array([one.sequence.length + len(beam.tokens) for one, beam in rows], np.int32)
-        newest = [
-            beam.tokens[-1] if beam.tokens else one.sequence.tokens[end - 1]
-            for (one, beam), end in zip(rows, ends, strict=True)
-        ]
-        prompts = np.array([one.sequence.length for one, _ in rows], np.int32)
-        pieces = Pieces(ends - 1, ends, np.array(newest, np.int32), None, prompts)
-        features = [
-            -1 if beam.tokens else runner.features_of(one.sequence, end - 1, end)[0]
-            for (one, beam), end in zip(rows, ends.tolist(), strict=True)
-        ]
-        tables = np.zeros((size.rows, runner.sizes.pages_per_sequence), np.int32)
-        early = np.zeros(size.rows, bool)
-        for row, (one, beam) in enumerate(rows):
-            tables[row, : len(beam.pages)] = beam.pages
-            early[row] = len(beam.tokens) < one.sequence.request.min_new_tokens
-        runner.used.add(("beams", size.rows, self._beams))
+    def _tables(self, length: int, pages: Sequence[int]) -> np.ndarray:
+        """int32[1, N, W]: the prompt's whole pages for all answers, and behind them each its own."""
+        whole = length // self._runner.pool.page_size
+        own = np.array(pages[whole:], np.int32).reshape(self._beams, -1)
+        tables = np.zeros((1, self._beams, self._runner.sizes.pages_per_sequence), np.int32)
+        tables[0, :, :whole] = pages[:whole]
+        tables[0, :, whole : whole + own.shape[1]] = own
+        return tables
+
+    def _step(self, others_wait: bool) -> None:
+        """Some more tokens of every answer; fewer where others wait for the room of those that end."""
+        runner, count = self._runner, len(self._active)
+        size = next(size for size in self._sizes if size >= count)
+        state = jax.tree.map(lambda leaf: _filled_up(leaf, size), self._state)
+        state = state.replace(rules=state.rules.replace(divisors=self._divisors))
+        enough = -(-count // 2) if others_wait else count
+        inputs = CallInputs(state, np.array([MOST_STEPS], np.int32), np.array([enough], np.int32))
+        buffer, layout = pack(inputs)
+        runner.used.add(("beams", size, self._beams))
         with runner.on_mesh():
-            runner.pages, logprobs, tokens = EXTEND(
-                runner.owl, runner.model.tokenizer.eos_id, self._likeliest, runner.params, runner.pages,
-                runner.features.array, padded(pieces.tokens, size.tokens), padded(features, size.tokens, -1),
-                pieces.batch(size, tables), early,
+            runner.pages, *found = EXTEND(
+                runner.owl, runner.model.tokenizer.eos_id, self._likeliest, layout, runner.params,
+                runner.pages, runner.features.array, self._table, buffer,
             )  # fmt: skip
-        return logprobs, tokens
+        state, trail = jax.device_get(found)
+        before, made = self._state.answers.made, state.answers.made
+        for number, search in enumerate(self._active):
+            for step in range(made[number] - before[number]):
+                search.steps.append(jax.tree.map(lambda part, at=(step, number): part[at], trail))
+            if not state.answers.going[number]:
+                search.finished = jax.tree.map(lambda part, at=number: part[at], state.answers.finished)
+        self._release(one for one in self._active if one.finished is not None)
+        self._active = [one for one in self._active if one.finished is None]
+        state = state.replace(rules=state.rules.replace(divisors=None))
+        going = np.flatnonzero(state.answers.going[:count])
+        self._state = jax.tree.map(lambda leaf: leaf[going], state)
 
-    def _give_pages(
-        self, search: Search, before: Sequence[Beam], parents: Sequence[int]
-    ) -> list[tuple[int, int]]:
-        """Pages for the answers that go on: those of what they extend, and one for the next token."""
-        pool, copies = self._runner.pool, []
-        positions = search.sequence.length + search.length - 1  # that have keys and values
-        kept: set[int] = set()
-        for beam, parent in zip(search.running, parents, strict=True):
-            if parent not in kept:  # the first takes over what the others copy
-                kept.add(parent)
-                beam.pages = before[parent].pages
-                for page in beam.pages:
-                    pool.share(page)
-            else:
-                beam.pages, more = pool.fork(before[parent].pages, positions)
-                copies += more
-        for beam in search.running:
-            if positions % pool.page_size == 0:
-                beam.pages = [*beam.pages, *pool.take(1)]
-        return copies
-
-    def _results(self, search: Search) -> list[Result]:
+    def _results(self, search: _Search) -> list[Result]:
         """Read as answers that grow: they end where such a one would."""
-        results = []
-        for beam in search.finished:
-            answer = Answer(
-                search.sequence.request, self._runner.model.tokenizer, len(search.sequence.prompt)
-            )
-            answer.extend(_Chosen(np.array(beam.tokens), np.array(beam.logprobs)))
+        results, sequence = [], search.sequence
+        for chosen in search.answers():
+            answer = Answer(sequence.request, self._runner.model.tokenizer, len(sequence.prompt))
+            answer.extend(chosen)
             answer.end("length")
             answer.result.seconds = time.perf_counter() - search.began
             results.append(answer.result)
@@ -282,9 +299,14 @@ class _Chosen:
     logprobs: np.ndarray
 
 
-def _image_at_end(search: Search) -> list[Any]:
+def _filled_up(leaf: np.ndarray, size: int) -> np.ndarray:
+    """With zeros in place of the searches that are missing, which are not going."""
+    return np.concatenate([leaf, np.zeros((size - len(leaf), *leaf.shape[1:]), leaf.dtype)])
+
+
+def _image_at_end(sequence: Running) -> list[Any]:
     """Images whose features the last position of a prompt needs, which runs in the first step."""
-    prompt = search.sequence.prompt
-    if search.length or not prompt.images or prompt.image_starts[-1] + prompt.span < len(prompt):
+    prompt = sequence.prompt
+    if not prompt.images or prompt.image_starts[-1] + prompt.span < len(prompt):
         return []
     return prompt.images[-1:]

@@ -46,6 +46,7 @@ class SentencePieceTokenizer(Tokenizer):
         self.bos_id: int = self._pieces.bos_id()
         self.eos_id: int = self._pieces.eos_id()
         self.unk_id: int = self._pieces.unk_id()
+        self._known: dict[int, tuple[str, int | None]] = {}
         self._boundary_id: int = self._pieces.piece_to_id(WORD_BOUNDARY)
         self._require_llama_pieces(source)
         self._special = {self.piece(i): i for i in (self.bos_id, self.eos_id, self.unk_id)}
@@ -118,7 +119,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     def piece(self, token_id: int) -> str:
         """Returns the piece of one id as the model writes it (`▁house`, `<0x0A>`)."""
-        return self._pieces.id_to_piece(self._checked([token_id])[0])
+        return self._look_up(token_id)[0]
 
     def is_special(self, token_id: int) -> bool:
         """Says whether an id is `<s>`, `</s>` or `<unk>`, which decoding leaves out."""
@@ -126,8 +127,17 @@ class SentencePieceTokenizer(Tokenizer):
 
     def byte_value(self, token_id: int) -> int | None:
         """Returns 0 .. 255 for a byte piece and None for any other id."""
-        piece = self.piece(token_id)
-        return int(piece[3:5], 16) if self._pieces.is_byte(token_id) else None
+        return self._look_up(token_id)[1]
+
+    def _look_up(self, token_id: int) -> tuple[str, int | None]:
+        """Piece and byte of an id, asked for once: answers that are streamed ask for every token."""
+        found = self._known.get(token_id)
+        if found is None:
+            (number,) = self._checked([token_id])
+            piece = self._pieces.id_to_piece(number)
+            found = piece, int(piece[3:5], 16) if self._pieces.is_byte(number) else None
+            self._known[number] = found
+        return found
 
     def token_bytes(self, token_id: int) -> bytes:
         value = self.byte_value(token_id)
