@@ -50,22 +50,6 @@ class PagePool:
         self._free.pop(page, None)
         self._users[page] += 1
 
-    def fork(self, pages: Sequence[int], positions: int) -> tuple[list[int], list[tuple[int, int]]] | None:
-        """Pages of another sequence with the same first `positions`.
-
-        Whole pages are shared; of one that is not full the other gets a copy of its own.
-
-        Returns:
-          Its pages, and (from, to), which pages to copy; None, and nothing happens, when there is none.
-        """
-        whole = positions // self.page_size
-        own = self.take(1) if positions % self.page_size else []
-        if own is None:
-            return None
-        for page in pages[:whole]:
-            self.share(page)
-        return [*pages[:whole], *own], [(pages[whole], page) for page in own]
-
     def release(self, pages: Sequence[int], keep: Callable[[int], bool] = lambda page: True) -> None:
         """One user less of each page of a sequence.
 

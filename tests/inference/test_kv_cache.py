@@ -49,18 +49,3 @@ def test_reuse_is_told():
 def test_positions_in_pages():
     pool = PagePool(2, 4)
     assert [pool.pages_for(n) for n in (0, 1, 4, 5)] == [0, 1, 1, 2]
-
-
-def test_a_fork_shares_whole_pages_and_copies_the_last():
-    pool = PagePool(6, 4)
-    pages = pool.take(3)
-    forked, copies = pool.fork(pages, 10)  # of the third, two positions
-    assert forked[:2] == pages[:2]
-    assert copies == [(pages[2], forked[2])]
-    whole, none = pool.fork(pages, 8)
-    assert (whole, none) == (pages[:2], [])
-    pool.take(pool.num_free)
-    assert pool.fork(pages, 9) is None
-    for held in (pages, forked, whole):
-        pool.release(held)
-    assert pool.num_free == 4  # all but what nobody gave back

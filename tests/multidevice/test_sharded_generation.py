@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from owl2_jax.beam_search.search import beam_search
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.evals.option_scoring import score_options
 from owl2_jax.inference.engine import Engine, EngineConfig
@@ -56,6 +57,17 @@ def test_sharded_generation_equals_unsharded(model, axes, as_on_tpu):
         list(score_options(single, requests(), options)),
         atol=1e-4,
     )
+
+
+def test_sharded_beams_equal_unsharded(model):
+    mesh = make_mesh({"tensor": 2, "data": 4})
+    params = jax.device_put(model.params, param_shardings(logical_axes(model.config), mesh))
+    sharded = Engine(dataclasses.replace(model, params=params, mesh=mesh), EngineConfig(sequences=8))
+    single = Engine(model, EngineConfig(sequences=8))
+    found, expected = (list(beam_search(one.runner, requests()[:3], beams=2)) for one in (sharded, single))
+    assert [[beam.token_ids for beam in one] for one in found] == [
+        [beam.token_ids for beam in one] for one in expected
+    ]
 
 
 def test_sharded_generation_of_owl2_1_equals_unsharded_beyond_its_trained_length(model):
