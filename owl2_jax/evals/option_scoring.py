@@ -2,12 +2,14 @@
 
 Every option runs as the end of a prompt of its own, of which the engine tells the
 log-probabilities; what the prompts of a question have in common lies in shared pages.
+The first options of several questions go first, so that the others find these pages filled.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from owl2_jax.data.conversation import encode_text
 from owl2_jax.inference.engine import Engine
 from owl2_jax.inference.inputs import place_images, prompt_ids, read_images
 from owl2_jax.inference.loaded_model import LoadedModel
-from owl2_jax.inference.request import Request, Result
+from owl2_jax.inference.request import Request
 
 
 def score_options(
@@ -93,18 +95,21 @@ def _common_length(sequences: Sequence[np.ndarray]) -> int:
 
 
 def _score(engine: Engine, questions: Iterator[list[Request]]) -> Iterator[tuple[float, ...] | Owl2Error]:
-    counts: deque[int] = deque()
+    groups: deque[list[int]] = deque()  # numbers of options
+    size = -(-engine.config.sequences // 2)
 
     def requests() -> Iterator[Request]:
-        for options in questions:
-            counts.append(len(options))
-            yield from options
+        while group := list(islice(questions, size)):
+            groups.append([len(options) for options in group])
+            # By the time that the others begin, the first have filled the pages that they share.
+            yield from (options[0] for options in group)
+            yield from (option for options in group for option in options[1:])
 
-    found: list[Result | Owl2Error] = []
-    for answer in engine.answers(requests()):
-        found.append(answer)
-        if len(found) == counts[0]:
+    answers = engine.answers(requests())
+    for answer in answers:
+        group = groups.popleft()
+        firsts = [answer, *islice(answers, len(group) - 1)]
+        for first, count in zip(firsts, group, strict=True):
+            found = [first, *islice(answers, count - 1)]
             errors = [one for one in found if isinstance(one, Owl2Error)]
             yield errors[0] if errors else tuple(sum(one.prompt_logprobs.logprobs) for one in found)
-            counts.popleft()
-            found = []

@@ -32,6 +32,7 @@ from owl2_jax.sampling.sampler import (
 Array = jax.Array
 
 _SCORED_AT_A_TIME = 32  # tokens of prompts whose logits are made together
+_CHOSEN_AT_A_TIME = 8  # rows of a step for prompts, on a CPU
 
 
 @flax.struct.dataclass
@@ -187,8 +188,11 @@ def _advance(
         variables, carry.tokens, pool, carry.feature_rows, carry.pages, batch, method="step"
     )
     last = hidden.at[jnp.maximum(batch.starts[1:] - 1, 0)].get(mode="clip")
-    logits = owl.apply(variables, last, method="logits")
-    chosen = sample(logits, settings.replace(generated=settings.generated + carry.counts), carry.sampler)
+    asked = settings.replace(generated=settings.generated + carry.counts)
+    if inputs.targets is None:
+        chosen = sample(owl.apply(variables, last, method="logits"), asked, carry.sampler)
+    else:
+        chosen = _choose(owl, variables, last, asked, carry)
     active = carry.active
     columns = jax.tree.map(lambda out, new: out.at[:, carry.index].set(new), carry.columns, chosen)
     counts = carry.counts + active
@@ -209,6 +213,31 @@ def _advance(
         columns=columns,
     )
     return carry, hidden
+
+
+def _choose(owl: Owl2, variables: Params, last: Array, asked: SamplerInputs, carry: _Carry) -> Chosen:
+    """The first tokens behind prompts; on a CPU a few rows at a time, up to the last that gets one.
+
+    Most rows of such a step are empty, or their prompts go on later.
+    """
+    rows = last.shape[0]
+    size = min(_CHOSEN_AT_A_TIME, rows)
+    on_mesh = not jax.sharding.get_abstract_mesh().empty
+    if jax.default_backend() != "cpu" or on_mesh or rows % size:
+        return sample(owl.apply(variables, last, method="logits"), asked, carry.sampler)
+
+    def choose(number: Array, found: Chosen) -> Chosen:
+        part, wants = jax.tree.map(
+            lambda leaf: lax.dynamic_slice_in_dim(leaf, number * size, size), (last, asked)
+        )
+        new = sample(owl.apply(variables, part, method="logits"), wants, carry.sampler)
+        return jax.tree.map(
+            lambda every, some: lax.dynamic_update_slice_in_dim(every, some, number * size, 0), found, new
+        )
+
+    until = jnp.max(jnp.where(carry.active, jnp.arange(1, rows + 1), 0))
+    nothing = jax.tree.map(lambda column: column[:, 0], _empty_columns(rows, 1))
+    return lax.fori_loop(0, (until + size - 1) // size, choose, nothing)
 
 
 def _scored(owl: Owl2, params: Params, hidden: Array, targets: Array, tops: Array) -> Chosen:

@@ -23,6 +23,7 @@ from owl2_jax.model.pages import PagedBatch, Pages, keys_of
 Array = jax.Array
 
 _TILE: Final = 32  # queries of a row that read its pages together
+_LAST: Final = 8  # the same where no more are left, as of a prompt whose beginning is known
 _BLOCK: Final = 4  # pages that a tile reads together; those beyond a row's end are masked
 
 
@@ -41,12 +42,22 @@ def written_out(q: Array, pages: Pages, batch: PagedBatch, layer: Array, num_lay
             end - start
         )  # positions of the row that are no tokens of this batch
 
-        def one_tile(index: Array, out: Array) -> Array:
-            at = start + index * tile
-            context = _attend(_take(padded, at, tile), pages, tables[number], before + index * tile, block)
-            return _put(out, context, at)
+        def tiles(size: int, at: Array, count: Array, out: Array) -> Array:
+            def one_tile(index: Array, out: Array) -> Array:
+                first = index * size + at
+                queries = _take(padded, start + first, size)
+                return _put(
+                    out, _attend(queries, pages, tables[number], before + first, block), start + first
+                )
 
-        return lax.fori_loop(0, (end - start + tile - 1) // tile, one_tile, out)
+            return lax.fori_loop(0, count, one_tile, out)
+
+        last = min(_LAST, tile) if tile > 1 else 0
+        whole = jnp.maximum(end - start - last + tile - 1, 0) // tile
+        out = tiles(tile, jnp.zeros_like(start), whole, out)
+        if not last:
+            return out
+        return tiles(last, whole * tile, (end - start > whole * tile).astype(jnp.int32), out)
 
     return lax.fori_loop(0, batch.count[0], row, jnp.zeros_like(padded))[: q.shape[0]]
 
