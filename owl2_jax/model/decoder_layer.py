@@ -85,7 +85,9 @@ class DecoderAttention(nn.Module):
         if inputs.paged is not None:
             context, keys, values = self._attend_pages(q, k, v, inputs.paged, layer, keys, values)
         else:
-            context = checkpoint_name(self._attend(q, k, v, inputs.segment_ids), remat.CONTEXT)
+            context = self._attend(q, k, v, inputs.segment_ids)
+            if not in_tiles:  # which names it itself, with the heads first; both would be kept
+                context = checkpoint_name(context, remat.CONTEXT)
         out = layer_linear(
             self.config, "out", (decoder.num_heads, decoder.head_dim), (decoder.width,),
             (axes.HEADS, axes.HEAD_DIM), (axes.EMBED,),
