@@ -88,11 +88,16 @@ def measure(plan: Plan) -> Result:
     workload = build(plan.what, plan.model, plan.train, plan.shape, plan.mesh)
     counted = flops.total(workload.flops)
     lowered = workload.function.lower(*workload.arguments)
-    return Result(
-        plan,
-        workload,
-        compile_for(lowered, plan.topology, workload.parts, counted.executed, counted.model, options(plan)),
+    fit = compile_for(
+        lowered,
+        plan.topology,
+        workload.parts,
+        counted.executed,
+        counted.model,
+        options(plan),
+        workload.conditions,
     )
+    return Result(plan, workload, fit)
 
 
 def options(plan: Plan) -> dict[str, str]:

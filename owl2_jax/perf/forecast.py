@@ -20,7 +20,6 @@ from owl2_jax.perf import kernels, products, schedule
 from owl2_jax.perf.hlo import Computation, Instruction, Module
 from owl2_jax.perf.traffic import COLLECTIVES, collective_seconds, moved
 
-KERNEL: Final = "tpu_custom_call"
 REST: Final = "rest of the step"
 
 # Parts of the model by what stands in an instruction's path; the first that fits.
@@ -100,11 +99,10 @@ class _Costs:
 
     def own(self, instruction: Instruction, computation: Computation) -> float:
         chip = self.topology.chip
-        if instruction.target == KERNEL:
+        kernel = self.module.kernel(instruction, computation)
+        if kernel is not None:
             try:
-                return kernels.read_kernel(instruction, kernels.places(instruction, computation)).seconds(
-                    chip
-                )
+                return kernels.read_kernel(kernel[0], kernels.places(*kernel)).seconds(chip)
             except ValueError:
                 self.unread.append(instruction.name)
         cycles = instruction.cycles
@@ -173,7 +171,7 @@ def part_of(scope: str) -> str:
 
 
 def _kind(instruction: Instruction, module: Module, scope: str, flops: float) -> str:
-    if instruction.target == KERNEL:
+    if module.kernel(instruction, {}) is not None:
         return "kernel"
     if flops:
         return "product"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Final
 
@@ -30,6 +30,8 @@ _TARGET: Final = re.compile(r'custom_call_target="([^"]*)"')
 # Tables of source lines between the module's header and its first computation.
 _TABLES: Final = ("FileNames", "FunctionNames", "FileLocations", "StackFrames")
 _PACKAGE: Final = "owl2_jax"
+# What a Pallas kernel is a custom call of.
+KERNEL: Final = "tpu_custom_call"
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,27 @@ class Module:
         frame = _FRAME.search(instruction.attributes)
         return self.lines.get(int(frame[1]), "") if frame else ""
 
+    def with_false_conditions(self) -> Module:
+        """The module as it runs where no condition holds: each takes its first branch, that of false."""
+        return replace(
+            self,
+            computations={
+                name: {key: _with_first_branch(each) for key, each in computation.items()}
+                for name, computation in self.computations.items()
+            },
+        )
+
     def body(self, fusion: Instruction) -> Computation:
         """What a fusion computes."""
         return self.computations[fusion.called()[0]]
+
+    def kernel(self, instruction: Instruction, around: Computation) -> tuple[Instruction, Computation] | None:
+        """The call of a Pallas kernel and where it stands: here, or in a fusion with a collective."""
+        if instruction.target == KERNEL:
+            return instruction, around
+        body = self.body(instruction) if instruction.op == "fusion" else {}
+        found = next((inner for inner in body.values() if inner.target == KERNEL), None)
+        return None if found is None else (found, body)
 
     def trips(self, loop: Instruction) -> int | None:
         """Iterations of a while loop that counts from 0 in steps of 1, or None."""
@@ -133,6 +153,16 @@ class Module:
         # The condition is `counter < constant`, and nothing else in it is constant.
         limits = [i.literal for i in self.computations[condition[1]].values() if i.op == "constant"]
         return int(limits[0]) if len(limits) == 1 and limits[0].isdigit() else None
+
+
+def _with_first_branch(instruction: Instruction) -> Instruction:
+    branches = _BRANCHES.search(instruction.attributes) if instruction.op == "conditional" else None
+    if branches is None:
+        return instruction
+    first = _NAME.findall(branches[1])[0]
+    return replace(
+        instruction, attributes=_BRANCHES.sub(f"branch_computations={{%{first}}}", instruction.attributes)
+    )
 
 
 def root(computation: Computation) -> Instruction:

@@ -41,7 +41,7 @@ from owl2_jax.perf.kernel_program import Program, block_bytes, fetched_by_itself
 if TYPE_CHECKING:
     from jaxlib.mlir import ir
 
-_BODY: Final = re.compile(r'"custom_call_config":\{"body":"([^"]+)"')
+_BODY: Final = re.compile(r'"custom_call_config":\s*\{"body":\s*"([^"]+)"')
 # Assumed: a step of the grid by itself, for addresses and for starting and awaiting copies.
 STEP_SECONDS: Final = 0.35e-6
 _REGISTER: Final = 1024

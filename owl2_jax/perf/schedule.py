@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from owl2_jax.perf.hlo import Computation, Instruction, Module
+from owl2_jax.perf.hlo import KERNEL, Computation, Instruction, Module
 from owl2_jax.perf.traffic import COLLECTIVES, Collective, collective, moved
 
 _CHANNEL: Final = re.compile(r"channel_id=(\d+)")
@@ -164,8 +164,9 @@ class _Walk:
             return key, found, "start"
         if _DONE in targets:
             return key, found, "done"
-        # A fusion that computes meanwhile has an estimate of its own.
-        return None if instruction.cycles is not None else (key, found, "whole")
+        # A fusion that computes meanwhile has an estimate of its own, or a kernel in it.
+        computes = instruction.cycles is not None or KERNEL in targets
+        return None if computes else (key, found, "whole")
 
 
 class _State:

@@ -47,7 +47,7 @@ def prefill(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) ->
 
 
 def decode(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> Workload:
-    """One token after another in every row, without asking the host in between."""
+    """One token after another in every row, without asking the host in between: text, the likeliest token."""
     del train
     inputs = _answers(config, shape, shape.rows, shape.length - DECODE_WIDTH + 1, DECODE_WIDTH)
     work = flops.Work(shape.rows, 1, 0, 0, logits=shape.rows, keys=shape.length)
@@ -101,6 +101,7 @@ def _workload(
         tokens=shape.rows if name == "decode" else len(inputs.tokens),
         carried=1,
         materialize=materialize,
+        conditions=name != "decode",
     )
 
 

@@ -157,6 +157,7 @@ def compile_for(
     executed_flops: float,
     model_flops: float,
     options: Mapping[str, str] | None = None,
+    conditions: bool = True,
 ) -> Fit:
     """Compiles a lowered function and reads what came out.
 
@@ -165,6 +166,7 @@ def compile_for(
       parts: {"parameters": tree, ...}: arguments with shardings, to split their memory.
       executed_flops, model_flops: of one call on all chips.
       options: of the compiler, by name.
+      conditions: count the longest branch of every condition; else the one of false.
     """
     split = {name: bytes_per_device(tree) for name, tree in parts.items()}
     start = time.perf_counter()
@@ -177,6 +179,7 @@ def compile_for(
     memory = _memory(compiled.memory_analysis(), topology, split)
     try:
         module = read_module(compiled.as_text())
+        module = module if conditions else module.with_false_conditions()
         moved, ahead = traffic(module), forecast(module, topology)
     except Exception as error:  # whatever a text may hold: what was compiled for minutes is still told
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -43,6 +43,8 @@ class Workload:
       tokens: positions that a call computes.
       carried: number of the argument that the first result replaces.
       materialize: makes arrays for `arguments`.
+      conditions: whether these inputs may meet what the program asks for: an image among the tokens,
+        a row that is sampled. A forecast counts the longer branch then.
     """
 
     name: str
@@ -53,3 +55,4 @@ class Workload:
     tokens: int
     carried: int
     materialize: Callable[[], tuple[PyTree, ...]]
+    conditions: bool = True

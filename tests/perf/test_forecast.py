@@ -119,6 +119,26 @@ def test_a_kernel_that_cannot_be_read_is_named_and_counts_by_its_bytes(topology)
     assert found.seconds == pytest.approx(64e-6)
 
 
+def test_a_kernel_that_carries_a_collective_is_a_kernel_and_no_waiting_for_the_network(topology):
+    carrying = """\
+%carrying (p: f32[8000], q: f32[2000]) -> (f32[8000], f32[2000]) {
+  %p = f32[8000]{0} parameter(0)
+  %q = f32[2000]{0} parameter(1)
+  %kernel = f32[8000]{0} custom-call(%p), custom_call_target="tpu_custom_call"
+  %sum = f32[2000]{0} all-reduce(%q), channel_id=7, replica_groups=[1,4]<=[4], to_apply=%add
+  ROOT %both = (f32[8000]{0}, f32[2000]{0}) tuple(%kernel, %sum)
+}
+"""
+    body = (
+        "  %x = f32[8000]{0} parameter(0)\n  %y = f32[2000]{0} parameter(1)\n"
+        "  ROOT %fused = (f32[8000]{0}, f32[2000]{0}) fusion(%x, %y), kind=kCustom, calls=%carrying"
+    )
+    found = forecast.forecast(read_module(program(body, carrying)), topology)
+    (op,) = found.ops
+    assert (op.kind, found.unread) == ("kernel", ("fused",))
+    assert op.seconds == pytest.approx(80e-6)  # all bytes read and written
+
+
 def test_parts_of_paths_that_the_model_has():
     assert (
         forecast.part_of("jit(inner)/transpose(jvp(Owl2.hidden))/decoder/while/body/layers/mlp") == "decoder"

@@ -13,13 +13,14 @@ COPY = """\
 SECONDS = 1e-9  # of one cycle, one byte of memory, and one byte of the network
 
 
-def walk(text, network=lambda each: each.total * SECONDS):
+def walk(text, network=lambda each: each.total * SECONDS, conditions=True):
     costs = schedule.Costs(
         own=lambda instruction, computation: (instruction.cycles or 0) * SECONDS,
         network=network,
         memory=lambda size: size * SECONDS,
     )
-    return schedule.walk(read_module(text), costs)
+    module = read_module(text)
+    return schedule.walk(module if conditions else module.with_false_conditions(), costs)
 
 
 def waits(timeline):
@@ -114,6 +115,15 @@ def test_a_loop_multiplies_its_body_and_a_condition_takes_its_longest_branch():
     assert timeline.seconds == pytest.approx((6 * 50 + 50) * SECONDS)
     assert [(e.times, e.around) for e in timeline.events] == [(6, "decoder/while"), (1, "")]
     assert timeline.unknown_loops == 0
+
+
+def test_a_condition_that_does_not_hold_takes_its_first_branch():
+    body = """\
+  %x = s32[] parameter(0)
+  ROOT %either = s32[] conditional(%x, %x, %x), branch_computations={%short, %turn}"""
+    assert walk(program(body, LOOP), conditions=False).seconds == 0
+    turned = program(body.replace("{%short, %turn}", "{%turn, %short}"), LOOP)
+    assert walk(turned, conditions=False).seconds == pytest.approx(50 * SECONDS)
 
 
 def test_a_loop_of_unknown_length_counts_once_and_is_told():
