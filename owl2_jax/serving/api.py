@@ -63,7 +63,7 @@ def _service(request: Request) -> Service:
     return request.app.state.service
 
 
-def check_key(request: Request) -> None:
+async def check_key(request: Request) -> None:  # not async, each request would wait for a thread
     """Raises `ApiError` 401 unless the request shows the key that the server wants."""
     wanted = _service(request).config.api_key
     if wanted is None:

@@ -26,6 +26,7 @@ from owl2_jax.serving.settings import Limits
 MAX_JPEG_SCANS = 100
 _DECODERS = 2  # at a time: a decoded image is large
 _FETCHERS = 4
+_SHORT_URL = 2**16  # characters that are looked up sooner than a thread would begin to
 KEPT_BYTES: Final = 32 * 2**20  # of pixels, for images that come again, as in the turns of a conversation
 
 _NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
@@ -66,6 +67,9 @@ class ImageReader:
         loop = asyncio.get_running_loop()
         url = url.strip()
         if url[:5].lower() == "data:":
+            known = self._known(_key(url)) if len(url) <= _SHORT_URL else None
+            if known is not None:
+                return known
             return await loop.run_in_executor(self._decoders, self._from_data_url, name, url)
         data = await self._fetch(name, url)
         return await loop.run_in_executor(self._decoders, self._decode, name, data)
@@ -85,21 +89,24 @@ class ImageReader:
             raise ApiError(f"{name} could not be fetched in time", code="invalid_image_url") from None
 
     def _from_data_url(self, name: str, url: str) -> RequestImage:
-        return self._once(
-            url.encode(errors="surrogatepass"), lambda: self._load(name, read_data_url(name, url))
-        )
+        return self._once(_key(url), lambda: self._load(name, read_data_url(name, url)))
 
     def _decode(self, name: str, data: bytes) -> RequestImage:
-        return self._once(data, lambda: self._load(name, data))
+        return self._once(_key(data), lambda: self._load(name, data))
 
-    def _once(self, sent: bytes, load: Callable[[], RequestImage]) -> RequestImage:
-        """What `load` makes of what was sent, or made of it before."""
-        key = hashlib.blake2b(sent, digest_size=16).digest()
+    def _known(self, key: bytes) -> RequestImage | None:
+        """What was made before of what was sent."""
         with self._lock:
             found = self._kept.get(key)
             if found is not None:
                 self._kept.move_to_end(key)
-                return found
+            return found
+
+    def _once(self, key: bytes, load: Callable[[], RequestImage]) -> RequestImage:
+        """What `load` makes of what was sent, or made of it before."""
+        found = self._known(key)
+        if found is not None:
+            return found
         found = load()
         with self._lock:
             self._kept[key] = found
@@ -123,6 +130,11 @@ class ImageReader:
         """Ends the threads once they are idle."""
         self._decoders.shutdown(wait=False, cancel_futures=True)
         self._fetchers.shutdown(wait=False, cancel_futures=True)
+
+
+def _key(sent: str | bytes) -> bytes:
+    data = sent.encode(errors="surrogatepass") if isinstance(sent, str) else sent
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def read_data_url(name: str, url: str) -> bytes:

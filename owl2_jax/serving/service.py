@@ -36,6 +36,7 @@ from owl2_jax.serving.text_calls import TextCall, read_text_call
 from owl2_jax.serving.text_prompts import TextPrompt, read_prompts
 from owl2_jax.structured.matcher import Matcher
 
+SHORT_TEXT = 2048  # characters that are read sooner than a thread would begin to
 MAX_LOOKERS = 8  # that wait to see where the model looked
 MAX_FORMS = 32  # that wait to be compiled
 LOOK_FIELDS = ("model", "messages", "answer")
@@ -115,7 +116,7 @@ class Service:
         """
         choices = self._reserve(call.count)
         try:
-            ids, room = await asyncio.to_thread(self.ids, call.conversation)
+            ids, room = await self._ids_at_once(call.conversation)
             matchers = await self._check(call)
             images = await self.read_images(call.conversation)
             choices.submit(self._request(call, ids, room, images, matchers).choices(call.count))
@@ -256,6 +257,13 @@ class Service:
                 return await self.runner.ask(lambda engine: look(engine, request, answer))
             except NoPagesError as error:
                 raise overloaded(str(error), 2) from error
+
+    async def _ids_at_once(self, conversation: Conversation) -> tuple[np.ndarray, int]:
+        """As `ids`; a thread reads what is long, so that others need not wait."""
+        length = sum(len(message["content"]) for message in conversation.messages)
+        if length <= SHORT_TEXT:
+            return self.ids(conversation)
+        return await asyncio.to_thread(self.ids, conversation)
 
     def ids(self, conversation: Conversation) -> tuple[np.ndarray, int]:
         """int32[n] of a prompt, -200 where an image stands, and the most tokens its answer may have.

@@ -82,6 +82,9 @@ def test_an_image_that_comes_again_is_not_decoded_again(model, monkeypatch):
     assert decoded == files[:2]
     read(2, 0, 1)  # the second is the one that was asked for least recently
     assert decoded == [*files, files[1]]
+    monkeypatch.setattr(reader, "_decoders", None)
+    assert read(1)[0].key == other.key  # no thread was asked
+    monkeypatch.undo()
     with pytest.raises(ApiError, match="image 1"):
         asyncio.run(reader.read([data_url(b"no image")]))
     with pytest.raises(ApiError, match="image 2"):
