@@ -21,6 +21,8 @@ class Watched(Protocol):
     waiting: int
     sequences: int
     programs: int
+    pages: int
+    free_pages: int
     ready: bool
 
 
@@ -66,9 +68,11 @@ class Metrics:
         """Shows the state of a runner from now on."""
         for name, text, value in (
             ("owl2_running", "Requests that are being answered.", lambda: runner.running),
-            ("owl2_waiting", "Requests that wait for a slot.", lambda: runner.waiting),
+            ("owl2_waiting", "Requests that wait for a place in the batch.", lambda: runner.waiting),
             ("owl2_sequences", "Requests that can be answered together.", lambda: runner.sequences),
             ("owl2_programs", "Kinds of programs compiled so far.", lambda: runner.programs),
+            ("owl2_cache_pages", "Pages of the key/value cache.", lambda: runner.pages),
+            ("owl2_cache_pages_free", "Pages that no request uses.", lambda: runner.free_pages),
             ("owl2_ready", "1 when requests are answered without delay.", lambda: float(runner.ready)),
         ):
             Gauge(name, text, registry=self._registry).set_function(value)

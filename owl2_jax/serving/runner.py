@@ -172,6 +172,18 @@ class EngineRunner:
         """Requests that the batch has no room for yet."""
         return len(self._held) - self.running
 
+    @property
+    def pages(self) -> int:
+        """Of the engine's cache; 0 while there is no engine."""
+        engine = self._engine
+        return 0 if engine is None else engine.pool.count
+
+    @property
+    def free_pages(self) -> int:
+        """Those that no request uses, what earlier ones left in them or not."""
+        engine = self._engine
+        return 0 if engine is None else engine.pool.num_free
+
     def reserve(self) -> Ticket:
         """Takes a place for a request.
 

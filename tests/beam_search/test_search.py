@@ -12,7 +12,6 @@ import pytest
 
 from owl2_jax.beam_search.search import beam_answers, beam_search
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data.sentence_pieces import PieceStream
 from owl2_jax.inference.detokenizer import Answer
 from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded_model import LoadedModel
@@ -22,35 +21,11 @@ from owl2_jax.model.owl2 import Owl2
 from owl2_jax.sampling.params import Sampling
 from owl2_jax.structured.form import regex
 from owl2_jax.testing import tiny
+from tests.stand_in_tokenizer import NumberTokenizer
 
 
-class FewTokens:
-    """Twelve tokens, so that all short answers can be listed."""
-
-    vocab_size, eos_id, end_texts = 12, 2, ()
-
-    def require_size(self, size: int) -> None: ...
-
-    def decode(self, ids) -> str:
-        return " ".join(map(str, ids))
-
-    def piece(self, token_id: int) -> str:
-        return f" {token_id}"
-
-    def byte_value(self, token_id: int) -> None: ...
-
-    def decode_answer(self, ids):
-        return self.decode(ids)
-
-    def stream(self, started: bool = False) -> PieceStream:
-        return PieceStream(self, started)
-
-    def is_special(self, token_id: int) -> bool:
-        return token_id == 2
-
-
-class Letters(FewTokens):
-    """The same as letters, with an end of answers that is a text."""
+class Letters(NumberTokenizer):
+    """Twelve tokens as letters, with an end of answers that is a text."""
 
     end_texts = ("ab",)
     pieces = ("x", "y", "", "a", "b", "c", "ab", "ca", "bc", "a ", "d", "e")
@@ -68,14 +43,14 @@ class Letters(FewTokens):
 @pytest.fixture(scope="module")
 def letters() -> Engine:
     config = tiny.tiny_config(**{"decoder.vocab_size": 12})
-    model = LoadedModel(config, tiny.tiny_params(config, scale=1.0), Letters())
+    model = LoadedModel(config, tiny.tiny_params(config, scale=1.0), Letters(12, eos_id=2))
     return Engine(model, EngineConfig(sequences=8))
 
 
 @pytest.fixture(scope="module")
 def few_tokens() -> Engine:
     config = tiny.tiny_config(**{"decoder.vocab_size": 12})
-    model = LoadedModel(config, tiny.tiny_params(config, scale=1.0), FewTokens())
+    model = LoadedModel(config, tiny.tiny_params(config, scale=1.0), NumberTokenizer(12, eos_id=2))
     return Engine(model, EngineConfig(sequences=8))
 
 

@@ -231,6 +231,7 @@ def test_health_and_metrics(shared, client):
     assert float(values["owl2_time_to_first_token_seconds_count"]) > 0
     assert float(values["owl2_ready"]) == 1
     assert float(values["owl2_sequences"]) == 4
+    assert 0 < float(values["owl2_cache_pages_free"]) <= float(values["owl2_cache_pages"])
 
 
 def test_where_it_looked(shared):

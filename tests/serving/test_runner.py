@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.inference.kv_cache import PagePool
 from owl2_jax.inference.request import Event, Request, Result
 from owl2_jax.serving.errors import ApiError
 from owl2_jax.serving.metrics import Metrics
@@ -21,6 +22,7 @@ class FakeEngine:
     """Gives every request that runs a letter per step; stands still until it is let go."""
 
     def __init__(self, sequences: int = 2, length: int = 3):
+        self.pool = PagePool(4, 16)
         self.sequences, self.length = sequences, length
         self.go = threading.Event()
         self.jobs: dict[int, str] = {}
@@ -141,6 +143,7 @@ def test_full_queue_is_429_with_a_time_to_come_back():
             tickets = [submit(runner) for _ in range(4)]
             assert (runner.running, runner.waiting) == (2, 2)
             assert metric(runner, "owl2_waiting") == 2
+            assert metric(runner, "owl2_cache_pages") == metric(runner, "owl2_cache_pages_free") == 4
             with pytest.raises(ApiError) as caught:
                 runner.reserve()
             assert caught.value.status == 429
