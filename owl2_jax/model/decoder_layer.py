@@ -6,6 +6,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from owl2_jax.core import axes
@@ -118,6 +119,27 @@ class DecoderAttention(nn.Module):
         return context[:, None], pages.keys, pages.values
 
 
+def _gated(gate: Array, up: Array) -> Array:
+    return nn.silu(gate) * up
+
+
+@jax.custom_vjp
+def _gated_apart(gate: Array, up: Array) -> Array:
+    """`_gated`; its result and its gradients are written before the products that read them start."""
+    return _gated(gate, up)
+
+
+def _gated_forward(gate: Array, up: Array) -> tuple[Array, tuple[Array, Array]]:
+    return lax.optimization_barrier(_gated(gate, up)), (gate, up)
+
+
+def _gated_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    return lax.optimization_barrier(jax.vjp(_gated, *kept)[1](gradient))
+
+
+_gated_apart.defvjp(_gated_forward, _gated_backward)
+
+
 class DecoderMlp(nn.Module):
     """SwiGLU: `down(silu(gate x) * up x)`."""
 
@@ -131,7 +153,10 @@ class DecoderMlp(nn.Module):
         embed, inner = (axes.EMBED,), (axes.HIDDEN,)
         gate = layer_linear(self.config, "gate", width, hidden, embed, inner)(x)
         up = layer_linear(self.config, "up", width, hidden, embed, inner)(x)
-        x = nn.with_logical_constraint(nn.silu(gate) * up, (axes.BATCH, axes.LENGTH, axes.ACT_HIDDEN))
+        # As the kernel of attention: for a TPU, whose compiler would compute both anew in every product.
+        in_tiles = attention_kernels.resolved(self.config.attention, x) == "splash"
+        gated = _gated_apart if in_tiles else _gated
+        x = nn.with_logical_constraint(gated(gate, up), (axes.BATCH, axes.LENGTH, axes.ACT_HIDDEN))
         x = checkpoint_name(x, remat.MLP_HIDDEN)
         return layer_linear(self.config, "down", hidden, width, inner, embed)(x)
 

@@ -35,8 +35,8 @@ OPTIONS: Final[tuple[dict[str, str], ...]] = (
     {"xla_tpu_enable_async_collective_fusion_fuse_reduce_scatter": "true"},
     {"xla_tpu_enable_latency_hiding_scheduler": "true", "xla_latency_hiding_scheduler_rerun": "2"},
     {"xla_tpu_enable_async_collective_fusion_multiple_steps": "true"},
-    # Gradients of large matrices are summed one by one: several in one sum are spread over no product.
-    {"xla_jf_crs_combiner_threshold_in_bytes": "4194304"},
+    # Kernels carry collectives as products do.
+    {"xla_tpu_enable_async_collective_fusion_with_mosaic_custom_call": "true"},
 )
 _TILES: Final = (256, 1024)
 _UNROLL: Final = (2,)

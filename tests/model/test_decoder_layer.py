@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax.core import meta
 
 from owl2_jax.model import remat, rotary
-from owl2_jax.model.decoder_layer import DecoderBlock, LayerInputs
+from owl2_jax.model.decoder_layer import DecoderBlock, DecoderMlp, LayerInputs
 from owl2_jax.testing import tiny
 
 LENGTH = 128  # of one tile of the kernel for TPU
@@ -39,3 +40,16 @@ def test_queries_and_context_are_kept_once(attention, policy, kept):
     params = meta.unbox(made["params"])
     backward = jax.eval_shape(lambda params, x: jax.vjp(call, params, x)[1], params, x)
     assert sum(leaf.shape in shapes for leaf in jax.tree.leaves(backward)) == kept
+
+
+def test_for_a_tpu_the_gated_activation_and_its_gradients_are_written_once_and_are_the_same():
+    x = jax.random.normal(jax.random.key(0), (1, LENGTH, tiny.tiny_config().decoder.width))
+    params = meta.unbox(DecoderMlp(tiny.tiny_config()).init(jax.random.key(1), x))
+    found, barriers = {}, {}
+    for attention in ("splash", "xla"):
+        mlp = DecoderMlp(tiny.tiny_config(attention=attention))
+        loss = jax.grad(lambda params, x, mlp=mlp: jnp.sum(jnp.cos(mlp.apply(params, x))), argnums=(0, 1))
+        found[attention] = jax.jit(loss)(params, x)
+        barriers[attention] = str(jax.make_jaxpr(loss)(params, x)).count("optimization_barrier")
+    assert barriers == {"splash": 2, "xla": 0}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), *found.values())

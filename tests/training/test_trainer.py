@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
+import numpy as np
 import pytest
 
 from owl2_jax.core import kept
+from owl2_jax.training import trainer as trainer_module
+from owl2_jax.training.config import TrainConfig
 from tests.training import runs
 
 
@@ -52,3 +57,24 @@ def test_a_run_after_another_one_in_a_process_comes_to_the_same_bits_as_alone(
     assert second.step is shared.step
     outcome, _ = runs.run(runs.run_config(cached), tmp_path / "after", trainer=second)
     runs.assert_equal_trees(jax.device_get(outcome.state), straight[1].state)
+
+
+@pytest.mark.parametrize(
+    ("kind", "chips", "spread"),
+    [
+        ("TPU v5 lite", 256, True),
+        ("TPU v6 lite", 256, True),
+        ("TPU v5 lite", 1, False),
+        ("TPU v5", 64, False),
+    ],
+)
+def test_sums_of_gradients_are_spread_over_products_on_a_flat_torus_unless_the_config_says_otherwise(
+    kind, chips, spread
+):
+    devices = np.array([SimpleNamespace(platform="tpu", device_kind=kind)])
+    mesh = SimpleNamespace(devices=devices, size=chips)
+    alone = "xla_jf_crs_combiner_threshold_count"
+    ours = {"xla_enable_async_all_reduce", "xla_tpu_enable_async_collective_fusion_fuse_all_reduce", alone}
+    assert set(trainer_module._compile_well(mesh, TrainConfig(total_steps=1))) == (ours if spread else set())
+    chosen = TrainConfig(total_steps=1, compiler_options={alone: "8"})
+    assert trainer_module._compile_well(mesh, chosen)[alone] == "8"
