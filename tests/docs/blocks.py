@@ -12,8 +12,7 @@ PAGES = ROOT / "docs" / "pages"
 READMES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "launch/README.md")]
 TEXTS = [*READMES, *sorted(PAGES.rglob("*.md"))]
 BLOCK = re.compile(
-    r"^(?:<!-- parsed: (?P<why>.+?) -->\n)?"
-    r'```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$',
+    r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$',
     re.DOTALL | re.MULTILINE,
 )
 
@@ -25,21 +24,19 @@ class Block:
     Attributes:
       page: path of its page from the root of the repository.
       title: name of the file that it stands for, "" for none.
-      why: why it is parsed and not run, "" where it is run.
     """
 
     page: str
     language: str
     text: str
     title: str = ""
-    why: str = ""
 
 
 def blocks_of(path: Path) -> list[Block]:
     """All blocks of a page."""
     page = str(path.relative_to(ROOT))
     return [
-        Block(page, found["language"], found["text"], found["title"] or "", found["why"] or "")
+        Block(page, found["language"], found["text"], found["title"] or "")
         for found in BLOCK.finditer(path.read_text(encoding="utf-8"))
     ]
 
