@@ -21,6 +21,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.prompt_format import PromptFormat
 from owl2_jax.data.conversation import encode_dialogue, encode_prompt
 from owl2_jax.inference.engine import Engine
+from owl2_jax.inference.held_prompt import held
 from owl2_jax.inference.inputs import Prompt
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request
@@ -107,7 +108,7 @@ def attentions(engine: Engine, request: Request, answer: np.ndarray) -> Attentio
     """
     runner = engine.runner
     found, errors = [], []
-    with engine.held(request, answer[:-1]) as sequence:
+    with held(engine, request, answer[:-1]) as sequence:
         first = len(sequence.prompt) - 1
         for start in range(first, sequence.length, runner.sizes.looked):
             part, error = runner.look(sequence, start, min(start + runner.sizes.looked, sequence.length))

@@ -7,10 +7,8 @@ others to end, only for a free row and pages.
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -26,17 +24,13 @@ from owl2_jax.inference.model_runner import ModelRunner
 from owl2_jax.inference.prefix_cache import PrefixCache
 from owl2_jax.inference.program_sizes import Sizes
 from owl2_jax.inference.request import Event, Request, Result
-from owl2_jax.inference.scheduler import Budget, Chunk, Plan, Scheduler
+from owl2_jax.inference.scheduler import Budget, Plan, Scheduler
 from owl2_jax.inference.sequence import Sequence
 from owl2_jax.inference.step_results import parts_of
 from owl2_jax.model.rotary import doublings
 from owl2_jax.sampling.sampler import Chosen
 
 __all__ = ["Engine", "EngineConfig"]
-
-
-class NoPagesError(Owl2Error):
-    """What is asked for beside the requests finds no room beside them."""
 
 
 class Engine:
@@ -48,6 +42,7 @@ class Engine:
       runner: the model on its devices.
       scheduler: what runs next.
       pool: pages of the cache.
+      prefix_cache: what they hold.
     """
 
     def __init__(self, model: LoadedModel, config: EngineConfig | None = None, sizes: Sizes | None = None):
@@ -60,7 +55,7 @@ class Engine:
         self._going_on: tuple[Plan, Any] | None = None  # what the device decodes since the last call
         sizes = self.runner.sizes
         self.pool = self.runner.pool
-        self._cache = PrefixCache(self.pool, self.config.prefix_cache)
+        self.prefix_cache = PrefixCache(self.pool, self.config.prefix_cache)
         budget = Budget(
             sequences=self.config.sequences,
             tokens=sizes.chunks[-1].tokens,
@@ -69,7 +64,7 @@ class Engine:
             features=sizes.features,
             decode_steps=self.config.decode_steps,
         )
-        self.scheduler = Scheduler(self.pool, self._cache, budget, self.runner.features.__contains__)
+        self.scheduler = Scheduler(self.pool, self.prefix_cache, budget, self.runner.features.__contains__)
 
     def compile(self) -> None:
         """Compiles all that requests can need; see `ModelRunner.compile`."""
@@ -87,7 +82,7 @@ class Engine:
         if self.pending:
             raise Owl2Error(f"{self.pending} requests wait or run; an engine forgets when all have ended")
         self.runner.features.forget()
-        self._cache.clear()
+        self.prefix_cache.clear()
 
     @property
     def features(self) -> FeaturePool:
@@ -102,12 +97,12 @@ class Engine:
         Raises:
           Owl2Error: the request cannot be answered; see `read_request`.
         """
-        sequence = self._sequence(request)
+        sequence = self.sequence(request)
         self.scheduler.add(sequence)
         self._next_id += 1
         return sequence.request_id
 
-    def _sequence(self, request: Request, more: int = 0) -> Sequence:
+    def sequence(self, request: Request, more: int = 0) -> Sequence:
         """A request as it waits, with room for `more` tokens than its answer may have."""
         prompt = self._read(request)
         room = self._longest - len(prompt)
@@ -117,38 +112,6 @@ class Engine:
         # Prompts beyond the trained length may be rotated otherwise: their keys are others.
         root = bytes([doublings(self.model.config.decoder, len(prompt))])
         return Sequence(self._next_id, request, prompt, limit + more, answer, matcher, root)
-
-    @contextlib.contextmanager
-    def held(self, request: Request, answer: np.ndarray) -> Iterator[Sequence]:
-        """A prompt in pages beside all requests that wait and run, but for its last position.
-
-        Args:
-          request: of which the prompt is used alone.
-          answer: int32[n], what stands behind it; there are pages for it, and nothing in them yet.
-
-        Raises:
-          Owl2Error: the prompt cannot be run, or pages for it are not free just now.
-        """
-        sequence = self._sequence(replace(request, max_new_tokens=None), len(answer))
-        sequence.append(answer)
-        until = len(sequence.prompt) - 1
-        found = self._cache.match(sequence.signature[: until + 1], sequence.root)
-        pages = self.pool.take(self.pool.pages_for(sequence.length) - len(found.pages))
-        sequence.pages = found.pages + (pages or [])
-        try:
-            if pages is None:
-                raise NoPagesError("all pages of the cache are in use; try again when fewer answers run")
-            self.runner.borrow(sequence)
-            if found.extra:
-                self.runner.copy_pages([(found.source, pages[0])])
-            start, most = len(found.pages) * self.config.page_size + found.extra, self.runner.sizes.chunks[-1]
-            for at in range(start, until, most.tokens):
-                self.runner.run_chunks([Chunk(sequence, at, min(at + most.tokens, until), last=False)])
-            yield sequence
-        finally:
-            self.pool.release(sequence.pages, self._cache.__contains__)
-            if found.extra:
-                self.pool.release([found.source])
 
     def fault(self, request: Request) -> Owl2Error | None:
         """Why a request cannot be answered; None when it can."""

@@ -14,7 +14,8 @@ from owl2_jax.attention_maps.image_attention import Look, encode_question, look
 from owl2_jax.data.conversation import encode_prompt
 from owl2_jax.data.messages import IMAGE_MARK
 from owl2_jax.inference.device_memory import sizes_of
-from owl2_jax.inference.engine import Engine, EngineConfig, NoPagesError
+from owl2_jax.inference.engine import Engine, EngineConfig
+from owl2_jax.inference.held_prompt import NoPagesError
 from owl2_jax.inference.images import RequestImage
 from owl2_jax.inference.inputs import known_matcher, matcher_of
 from owl2_jax.inference.loaded_model import LoadedModel

@@ -10,7 +10,8 @@ import pytest
 from owl2_jax.attention_maps.image_attention import MAX_ANSWER, Look, encode_question, look
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.conversation import encode_dialogue, expand
-from owl2_jax.inference.engine import Engine, EngineConfig, NoPagesError
+from owl2_jax.inference.engine import Engine, EngineConfig
+from owl2_jax.inference.held_prompt import NoPagesError
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.quantize import quantize_model
 from owl2_jax.inference.request import Request
