@@ -9,17 +9,16 @@ alike); a frozen vision encoder with `train.groups.N.trainable=False` for N from
 `configs/instruct_7b.py:model=owl2_1` does the same for mPLUG-Owl2.1, from
 checkpoints/pretrained_2_1_448; its release tells no recipe.
 
-Hardware: 64 chips of TPU v5p (v5p:4x4x4), 4 rows of a chip at a time. On 256 chips of
-TPU v5e (v5e:16x16) with `model.remat=products`, or `model.remat=attention_mlp` for
-mPLUG-Owl2.1, whose larger head leaves less room: `remat=dots` does not fit there, but
-on v5p:4x4x4 it takes 38.4 of 95.7 GiB.
+Hardware: 64 chips of TPU v5p (v5p:4x4x4), 4 rows of a chip at a time, or 256 chips of
+TPU v5e (v5e:16x16), for mPLUG-Owl2.1 with `model.remat=attention_mlp`, as its larger head
+leaves less room.
 Smaller chips take fewer rows: `configs/instruct_7b.py:accumulate=4`, or `model.remat=full`.
 
 Expected hours: 1.0 at the chips' peak, 2.5 at 40 % of it, which is an assumption and
 no measurement. The formula is steps x model FLOPs of a step / (chips x peak), as
 `owl2 inspect --config=configs/instruct_7b.py --topology=v5p:4x4x4` counts them; `owl2 fit` with
-the same arguments compiles the step and bounds it from below: 31.1 of 95.7 GiB per
-chip, at least 0.96 s a step and 1.3 h in all.
+the same arguments compiles the step and bounds it from below: 31.9 of 95.7 GiB per
+chip, at least 0.89 s a step and 1.2 h in all (2.1 h by its forecast).
 
 Out comes `runs/instruct`: the model; `owl2 convert to-torch` makes the released format of it.
 
@@ -41,7 +40,7 @@ def get_config(argument: str = "") -> ConfigDict:
         chosen["model"],
         chosen["image_size"],  # 448 pixels, 1024 patches
         chosen["num_queries"],  # 64 queries
-        remat="dots",  # ours: that many rows leave room to keep the products
+        remat="products",  # ours: that many rows leave room to keep the products
     )
     config.data = {
         "datasets": instruct.mixture(),

@@ -97,5 +97,5 @@ def _full(family) -> str:
 class _Idle:
     """A runner without work."""
 
-    running = waiting = sequences = programs = 0
+    running = waiting = sequences = programs = pages = free_pages = 0
     ready = True
