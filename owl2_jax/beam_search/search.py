@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import jax
@@ -42,7 +43,11 @@ from owl2_jax.inference.sequence import Sequence as Running
 
 
 def beam_search(
-    runner: ModelRunner, requests: Iterable[Request], beams: int, length_penalty: float = 1.0
+    runner: ModelRunner,
+    requests: Iterable[Request],
+    beams: int,
+    length_penalty: float = 1.0,
+    told: int | None = None,
 ) -> Iterator[list[Result]]:
     """Searches the best answers of each request, in order.
 
@@ -51,9 +56,10 @@ def beam_search(
       requests: greedy ones, without stop texts.
       beams: N.
       length_penalty: above 0 favours long answers over short ones.
+      told: how many of the best to read; None for all.
 
     Yields:
-      For each request its N best answers, best first.
+      For each request its N best answers, or so many as are to be told, best first.
 
     Raises:
       Owl2Error: a request that cannot be answered or is not greedy, or a number out of range.
@@ -61,7 +67,7 @@ def beam_search(
     check_settings(beams, length_penalty)
     table = end_table(runner.model.tokenizer, runner.model.config.decoder.vocab_size)
     source = (_Search(_read(runner, request, beams)) for request in requests)
-    yield from _Searching(runner, beams, length_penalty, table).run(source)
+    yield from _Searching(runner, beams, length_penalty, table, told or beams).run(source)
 
 
 def _likeliest(beams: int, table: np.ndarray | None) -> int:
@@ -76,7 +82,7 @@ def beam_answers(
     check_settings(beams, length_penalty)
     errors = {n: error for n, request in enumerate(requests) if (error := _fault(engine, request, beams))}
     sound = (request for n, request in enumerate(requests) if n not in errors)
-    found = beam_search(engine.runner, sound, beams, length_penalty)
+    found = beam_search(engine.runner, sound, beams, length_penalty, told=1)
     for number in range(len(requests)):
         yield errors[number] if number in errors else next(found)[0]
 
@@ -133,13 +139,13 @@ class _Search:
     Attributes:
       sequence: the prompt, with the pages of the first answer as far as it reaches.
       pages: those of all answers.
-      steps: how the answers of each step came to be.
+      steps: how the answers of each step came to be: of a call, the step and the search there.
       finished: the best, once it has ended.
     """
 
     sequence: Running
     pages: list[int] = field(default_factory=list)
-    steps: list[Grown] = field(default_factory=list)
+    steps: list[tuple[Grown, int, int]] = field(default_factory=list)
     finished: Finished | None = None
     began: float = field(default_factory=time.perf_counter)
 
@@ -148,18 +154,19 @@ class _Search:
         last = self.finished
         for place in np.flatnonzero(last.scores > -np.inf):
             tokens, logprobs, parent = [last.tokens[place]], [last.logprobs[place]], last.parents[place]
-            for step in reversed(self.steps[: last.steps[place]]):
-                tokens.append(step.tokens[parent])
-                logprobs.append(step.logprobs[parent])
-                parent = step.parents[parent]
+            for trail, step, number in reversed(self.steps[: last.steps[place]]):
+                tokens.append(trail.tokens[step, number, parent])
+                logprobs.append(trail.logprobs[step, number, parent])
+                parent = trail.parents[step, number, parent]
             yield _Chosen(np.array(tokens[::-1]), np.array(logprobs[::-1]))
 
 
 class _Searching:
     """Several searches at a time, as many as there are rows and pages for."""
 
-    def __init__(self, runner: ModelRunner, beams: int, length_penalty: float, table: np.ndarray | None):
+    def __init__(self, runner: ModelRunner, beams: int, length_penalty: float, table: Any, told: int):
         self._runner = runner
+        self._told = told
         self._beams = beams
         self._likeliest = _likeliest(beams, table)
         self._table = None if table is None else jnp.asarray(table)
@@ -269,8 +276,7 @@ class _Searching:
         state, trail = jax.device_get(found)
         before, made = self._state.answers.made, state.answers.made
         for number, search in enumerate(self._active):
-            for step in range(made[number] - before[number]):
-                search.steps.append(jax.tree.map(lambda part, at=(step, number): part[at], trail))
+            search.steps += [(trail, step, number) for step in range(made[number] - before[number])]
             if not state.answers.going[number]:
                 search.finished = jax.tree.map(lambda part, at=number: part[at], state.answers.finished)
         self._release(one for one in self._active if one.finished is not None)
@@ -282,7 +288,7 @@ class _Searching:
     def _results(self, search: _Search) -> list[Result]:
         """Read as answers that grow: they end where such a one would."""
         results, sequence = [], search.sequence
-        for chosen in search.answers():
+        for chosen in islice(search.answers(), self._told):
             answer = Answer(sequence.request, self._runner.model.tokenizer, len(sequence.prompt))
             answer.extend(chosen)
             answer.end("length")

@@ -191,6 +191,8 @@ def test_what_is_wrong_with_one_request_stands_in_its_place_and_ends_no_other(ti
     ]
     found = list(beam_answers(Engine(engine.model, small), requests, 4, 1.0))
     (best,) = beam_search(engine.runner, [short], 4)
+    ((alone,),) = beam_search(engine.runner, [short], 4, told=1)
+    assert alone.token_ids == best[0].token_ids
     for number in (0, 3, 7):
         assert found[number].token_ids == best[0].token_ids
     for number, words in {1: "which has 16", 2: "sampling", 4: "stop", 5: "forms", 6: "shorten"}.items():
