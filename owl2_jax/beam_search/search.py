@@ -15,11 +15,8 @@ on (`ranking`). The host keeps what was chosen in each step and reads answers fr
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import jax
@@ -27,8 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from owl2_jax.beam_search.end_texts import end_table
+from owl2_jax.beam_search.one_search import OneSearch
 from owl2_jax.beam_search.program import EXTEND, MOST_STEPS, CallInputs, Searches
-from owl2_jax.beam_search.ranking import Finished, Grown, Rules, divisors, empty
+from owl2_jax.beam_search.ranking import Rules, divisors, empty
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import check_value
 from owl2_jax.core.ranges import Beams, LengthPenalty
@@ -66,7 +64,7 @@ def beam_search(
     """
     check_settings(beams, length_penalty)
     table = end_table(runner.model.tokenizer, runner.model.config.decoder.vocab_size)
-    source = (_Search(_read(runner, request, beams)) for request in requests)
+    source = (OneSearch(_read(runner, request, beams)) for request in requests)
     yield from _Searching(runner, beams, length_penalty, table, told or beams).run(source)
 
 
@@ -132,35 +130,6 @@ def _most_pages(runner: ModelRunner, sequence: Running, beams: int) -> int:
     return whole + beams * own
 
 
-@dataclass(eq=False)
-class _Search:
-    """The search for the answers to one prompt.
-
-    Attributes:
-      sequence: the prompt, with the pages of the first answer as far as it reaches.
-      pages: those of all answers.
-      steps: how the answers of each step came to be: of a call, the step and the search there.
-      finished: the best, once it has ended.
-    """
-
-    sequence: Running
-    pages: list[int] = field(default_factory=list)
-    steps: list[tuple[Grown, int, int]] = field(default_factory=list)
-    finished: Finished | None = None
-    began: float = field(default_factory=time.perf_counter)
-
-    def answers(self) -> Iterator[_Chosen]:
-        """The finished answers, best first, each followed back from its last token."""
-        last = self.finished
-        for place in np.flatnonzero(last.scores > -np.inf):
-            tokens, logprobs, parent = [last.tokens[place]], [last.logprobs[place]], last.parents[place]
-            for trail, step, number in reversed(self.steps[: last.steps[place]]):
-                tokens.append(trail.tokens[step, number, parent])
-                logprobs.append(trail.logprobs[step, number, parent])
-                parent = trail.parents[step, number, parent]
-            yield _Chosen(np.array(tokens[::-1]), np.array(logprobs[::-1]))
-
-
 class _Searching:
     """Several searches at a time, as many as there are rows and pages for."""
 
@@ -175,11 +144,11 @@ class _Searching:
         ways = runner.sizes.images[0]
         whole = ways // math.gcd(ways, beams)  # searches whose rows divide over a mesh
         self._sizes = [-(-count // whole) * whole for count in (1, self._most)]
-        self._active: list[_Search] = []
+        self._active: list[OneSearch] = []
         self._state: Searches | None = None  # of the active ones, as the last call left them
 
-    def run(self, source: Iterator[_Search]) -> Iterator[list[Result]]:
-        order: deque[_Search] = deque()
+    def run(self, source: Iterator[OneSearch]) -> Iterator[list[Result]]:
+        order: deque[OneSearch] = deque()
         following = next(source, None)
         try:
             while following is not None or order:
@@ -192,11 +161,11 @@ class _Searching:
                 order += new
                 self._step(following is not None)
                 while order and order[0].finished is not None:
-                    yield self._results(order.popleft())
+                    yield order.popleft().results(self._runner.model.tokenizer, self._told)
         finally:
             self._release(self._active)
 
-    def _take_pages(self, search: _Search) -> bool:
+    def _take_pages(self, search: OneSearch) -> bool:
         """Whether there was room for one search more."""
         pool, sequence, pages = self._runner.pool, search.sequence, None
         if len(self._active) < self._most:
@@ -205,11 +174,11 @@ class _Searching:
             search.pages, sequence.pages = pages, pages[: pool.pages_for(sequence.length)]
         return pages is not None
 
-    def _release(self, searches: Iterable[_Search]) -> None:
+    def _release(self, searches: Iterable[OneSearch]) -> None:
         for search in searches:
             self._runner.pool.release(search.pages, lambda page: False)
 
-    def _admit(self, searches: Sequence[_Search]) -> None:
+    def _admit(self, searches: Sequence[OneSearch]) -> None:
         """Runs prompts but for their last positions."""
         runner, size = self._runner, self._runner.sizes.chunks[-1]
         for row, search in enumerate(searches):
@@ -233,7 +202,7 @@ class _Searching:
             parts = [] if self._state is None else [self._state]
             self._state = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts, *begun)
 
-    def _begin(self, search: _Search) -> Searches:
+    def _begin(self, search: OneSearch) -> Searches:
         """A search before its first step, with 1 in front of every shape."""
         runner, beams, sequence = self._runner, self._beams, search.sequence
         length = sequence.length
@@ -284,25 +253,6 @@ class _Searching:
         state = state.replace(rules=state.rules.replace(divisors=None))
         going = np.flatnonzero(state.answers.going[:count])
         self._state = jax.tree.map(lambda leaf: leaf[going], state)
-
-    def _results(self, search: _Search) -> list[Result]:
-        """Read as answers that grow: they end where such a one would."""
-        results, sequence = [], search.sequence
-        for chosen in islice(search.answers(), self._told):
-            answer = Answer(sequence.request, self._runner.model.tokenizer, len(sequence.prompt))
-            answer.extend(chosen)
-            answer.end("length")
-            answer.result.seconds = time.perf_counter() - search.began
-            results.append(answer.result)
-        return results
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """What `Answer.extend` reads of `sampler.Chosen`."""
-
-    tokens: np.ndarray
-    logprobs: np.ndarray
 
 
 def _filled_up(leaf: np.ndarray, size: int) -> np.ndarray:
