@@ -130,6 +130,11 @@ class Client:
             self._reader = None
 
 
+def gain(one: Tally, many: Tally) -> float:
+    """Tokens per second of several clients over those of one; 0 where one got none."""
+    return many.rate / one.rate if one.tokens else 0.0
+
+
 def gain_wanted(one: Tally, many: Tally, cores: int) -> float:
     """What several clients must get over one.
 
@@ -138,6 +143,8 @@ def gain_wanted(one: Tally, many: Tally, cores: int) -> float:
     on two cores, it does. What it costs among many must not be more than alone, or the bound is
     the server's fault.
     """
+    if not one.tokens:
+        return GAIN
     possible = cores / min(many.cost, one.cost) / one.rate
     return min(GAIN, BUSY * possible)
 
@@ -145,7 +152,7 @@ def gain_wanted(one: Tally, many: Tally, cores: int) -> float:
 def about_gain(one: Tally, many: Tally, cores: int) -> str:
     """The comparison in words, with what it rests on."""
     return (
-        f"{COMPARED} clients get {many.rate / one.rate:.1f} times the tokens of one (wanted: "
+        f"{COMPARED} clients get {gain(one, many):.1f} times the tokens of one (wanted: "
         f"{gain_wanted(one, many, cores):.1f}); a token costs {1e3 * many.cost:.2f} ms of the CPU, alone "
         f"{1e3 * one.cost:.2f} ms, and {many.cpu / many.seconds:.1f} of {cores} cores are busy, alone "
         f"{one.cpu / one.seconds:.1f}"
@@ -247,7 +254,7 @@ async def run(url: str, server: int, args: argparse.Namespace) -> bool:
     one, many, cores = tallies[1], tallies[COMPARED], len(os.sched_getaffinity(0))
     print(about_gain(one, many, cores))
     clean = all(not tally.wrong and not tally.failures for tally in tallies.values())
-    return clean and alone == again and many.rate >= one.rate * gain_wanted(one, many, cores)
+    return clean and alone == again and gain(one, many) >= gain_wanted(one, many, cores)
 
 
 @contextlib.contextmanager

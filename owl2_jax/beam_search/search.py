@@ -32,6 +32,7 @@ from owl2_jax.core.fields import check_value
 from owl2_jax.core.ranges import Beams, LengthPenalty
 from owl2_jax.inference.detokenizer import Answer
 from owl2_jax.inference.engine import Engine
+from owl2_jax.inference.held_prompt import NoPagesError
 from owl2_jax.inference.inputs import read_request
 from owl2_jax.inference.model_runner import ModelRunner
 from owl2_jax.inference.packed import pack
@@ -60,7 +61,8 @@ def beam_search(
       For each request its N best answers, or so many as are to be told, best first.
 
     Raises:
-      Owl2Error: a request that cannot be answered or is not greedy, or a number out of range.
+      Owl2Error: a request that cannot be answered or is not greedy, a number out of range, or
+        pages that are not free just now.
     """
     check_settings(beams, length_penalty)
     table = end_table(runner.model.tokenizer, runner.model.config.decoder.vocab_size)
@@ -157,6 +159,8 @@ class _Searching:
                     new.append(following)
                     self._active.append(following)
                     following = next(source, None)
+                if not self._active:
+                    raise NoPagesError("all pages of the cache are in use; search when fewer answers run")
                 self._admit(new)
                 order += new
                 self._step(following is not None)

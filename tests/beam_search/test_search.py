@@ -153,6 +153,29 @@ def test_requests_together_equal_each_alone(engine):
         assert len(results) == 3
 
 
+def test_a_search_for_which_pages_are_not_free_says_so_and_takes_none(few_tokens):
+    pool = few_tokens.pool
+    held = pool.take(pool.count - 1)
+    try:
+        with pytest.raises(Owl2Error, match="all pages of the cache are in use"):
+            next(beam_search(few_tokens.runner, [Request(PROMPT, max_new_tokens=3)], 4))
+        assert pool.num_free == 1
+    finally:
+        pool.release(held)
+
+
+def test_a_search_that_is_left_between_two_answers_gives_all_pages_back(few_tokens):
+    requests = [
+        Request(PROMPT, max_new_tokens=1),
+        *[Request(PROMPT, max_new_tokens=40, min_new_tokens=40)] * 2,
+    ]
+    found = beam_search(few_tokens.runner, requests, 4)
+    next(found)
+    assert few_tokens.pool.num_free < few_tokens.pool.count
+    found.close()
+    assert few_tokens.pool.num_free == few_tokens.pool.count
+
+
 def test_a_search_is_at_least_as_likely_as_greedy_choice(engine):
     request = Request("What shape is this?", max_new_tokens=6)
     greedy = next(engine.generate([request]))

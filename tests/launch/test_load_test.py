@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from launch.load_test import Tally, about_gain, cpu_seconds, gain_wanted
+from launch.load_test import Tally, about_gain, cpu_seconds, gain, gain_wanted
 
 ALONE = Tally(seconds=10.0, tokens=2000, cpu=12.0)
 
@@ -29,6 +29,15 @@ def test_the_words_say_what_it_rests_on():
     said = about_gain(ALONE, Tally(seconds=10.0, tokens=6000, cpu=19.6), 2)
     assert said.startswith("16 clients get 3.0 times the tokens of one (wanted: 2.4); a token costs 3.27 ms")
     assert said.endswith("2.0 of 2 cores are busy, alone 1.2")
+
+
+def test_a_server_that_answers_one_client_nothing_fails_in_words():
+    nothing = Tally(seconds=10.0, cpu=0.5)
+    for many in (nothing, Tally(seconds=10.0, tokens=6000, cpu=19.6)):
+        assert gain(nothing, many) < gain_wanted(nothing, many, 2)
+        assert about_gain(nothing, many, 2).startswith(
+            "16 clients get 0.0 times the tokens of one (wanted: 4.0)"
+        )
 
 
 def test_the_time_of_both_processes_is_counted():
