@@ -119,19 +119,22 @@ class Style:
         **extra: Any,
     ) -> Example:
         """Builds an example of one turn; without an `answer` it ends with the question."""
-        content = self.image_tag * len(images) + self.prompt.replace("{question}", question)
         example = {
             "id": identity,
             "dataset": self.dataset,
-            "messages": [{"role": "user", "content": content}],
+            "messages": self.turn(question, answer, self.image_tag * len(images)),
             "images": list(images),
             "question": question,
             **extra,
         }
         if answer is not None:
-            example["messages"].append({"role": "assistant", "content": answer})
             example["answer"] = answer
         return example
+
+    def turn(self, question: str, answer: str | None, tags: str = "") -> list[dict[str, str]]:
+        """The messages of one turn, with the tags of its images in front; without an `answer` it has one."""
+        said = [{"role": "user", "content": tags + self.prompt.replace("{question}", question)}]
+        return said if answer is None else [*said, {"role": "assistant", "content": answer}]
 
 
 def clean_caption(text: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from random import Random
 from typing import Annotated
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
@@ -21,10 +22,12 @@ from owl2_jax.data.messages import ImageTag
 from owl2_jax.data.scenes.drawing import png
 from owl2_jax.data.scenes.questions import Asked, Modality, Split, Wanted, asked, kinds_of, untested_kinds
 from owl2_jax.data.scenes.scene import LEVELS
+from owl2_jax.data.scenes.turns import more_turns
 from owl2_jax.data.sources.base import DEFAULT_IMAGE_TAG, Example, Style, checked_index
 
 Difficulty = Annotated[int, between(min(LEVELS), max(LEVELS))]
 Examples = Annotated[int, at_least(1, most=2**31)]
+Turns = Annotated[int, between(1, 16)]
 
 
 class ScenesSource:
@@ -40,6 +43,9 @@ class ScenesSource:
         "text": the scene in words twice.
       difficulty: 1 to 3: more things, sizes that differ less, longer words,
         noise, and odd ones out among things that are not all alike.
+      turns: Questions and answers about each scene, in one conversation. Those
+        after the first ask for numbers, sides, sizes, places and what is at a
+        place; the split "train" alone has them.
       examples: How many there are; a longer source begins with a shorter one.
       seed: Of the scenes.
       prompt: Text around the question, with `{question}` in it.
@@ -56,6 +62,7 @@ class ScenesSource:
         modality: Modality = "images",
         kinds: Sequence[Name] | None = None,
         difficulty: Difficulty = 2,
+        turns: Turns = 1,
         examples: Examples = 20_000,
         seed: Seed = 0,
         prompt: AnyText = "{question}",
@@ -71,6 +78,9 @@ class ScenesSource:
         self.kinds = known if kinds is None else tuple(dict.fromkeys(kinds))
         self.style = Style("scenes", prompt, image_tag)
         self.style.require_question()
+        if turns > 1 and split != "train":
+            raise Owl2Error(f"turns is {turns}, but the split {split} is scored by one answer each: 1")
+        self._turns = turns
         self._wanted = Wanted(LEVELS[difficulty], modality, split)
         self._key, self._length = f"{seed}/{difficulty}", examples
 
@@ -89,11 +99,16 @@ class ScenesSource:
         name = f"scenes/{wanted.split}/{wanted.modality}/{kind}/{position:05d}"
         if one.scene is None or wanted.modality == "text":
             words = "" if one.scene is None else f"{one.scene.words()} "
-            return self.style.example(name, words + one.question, one.answer, kind=kind)
-        key = f"scenes/{self._key}/{name}"
-        return self.style.example(
-            name, one.question, one.answer, [png(one.scene)], kind=kind, image_keys=[key]
-        )
+            example = self.style.example(name, words + one.question, one.answer, kind=kind)
+        else:
+            key = f"scenes/{self._key}/{name}"
+            example = self.style.example(
+                name, one.question, one.answer, [png(one.scene)], kind=kind, image_keys=[key]
+            )
+        if self._turns > 1:
+            for turn in more_turns(Random(name), one, self._turns - 1):
+                example["messages"] += self.style.turn(turn.question, turn.answer)
+        return example
 
     def description(self) -> str:
         """One line: what the split is and how much it holds."""

@@ -93,3 +93,21 @@ def test_wrong_settings_are_named(settings, hint):
 def test_a_kind_that_the_split_lacks_is_an_unknown_name():
     with pytest.raises(UnknownNameError, match="relation"):
         ScenesSource("composed", kinds=["home", "relations"])
+
+
+@pytest.mark.parametrize("modality", ["images", "text"])
+def test_a_conversation_goes_on_about_the_scene_of_its_first_question(modality):
+    kinds = ["count", "relation", "size", "home"]
+    one, many = (ScenesSource(modality=modality, kinds=kinds, turns=turns) for turns in (1, 4))
+    for index in range(12):
+        first, whole = one[index]["messages"], many[index]["messages"]
+        assert whole[:2] == first
+        assert len(whole) == (2 if many[index]["kind"] == "home" and modality == "text" else 8)
+        assert [said["role"] for said in whole] == ["user", "assistant"] * (len(whole) // 2)
+        assert not any("<|image|>" in said["content"] for said in whole[1:])
+        assert one[index].get("images") == many[index].get("images")
+
+
+def test_a_scored_split_has_no_further_turns():
+    with pytest.raises(Owl2Error, match="turns is 4, but the split test is scored by one answer"):
+        ScenesSource("test", turns=4)
