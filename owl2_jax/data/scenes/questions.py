@@ -151,9 +151,17 @@ def _caption(rng: Random, wanted: Wanted) -> Asked:
 
 
 def _repeat(rng: Random, wanted: Wanted) -> Asked:
-    """The scene in words, to be said again."""
+    """The scene in words, to be said again in another order.
+
+    In the same order it would be copied by counting words, without knowing what belongs together.
+    """
     scene = arranged(rng, wanted.level, rng.choices(PAIRS, k=rng.randint(*wanted.level.things)))
-    return Asked(scene, "Say it again.", scene.words())
+    things = rng.sample(scene.things, len(scene.things))
+    if rng.random() < 0.5:
+        question, said = "Say it in another order.", [f"{thing.cell}: {thing}" for thing in things]
+    else:
+        question, said = "Say the places last.", [f"{thing}: {thing.cell}" for thing in things]
+    return Asked(scene, question, f"{'; '.join(said)}.")
 
 
 _DRAWN_BY: Final[dict[str, Callable[[Random, Wanted], Asked]]] = {
@@ -167,7 +175,7 @@ _DRAWN_BY: Final[dict[str, Callable[[Random, Wanted], Asked]]] = {
     "repeat": _repeat,
 }
 # No questions, and never scored. A caption is what stage 1 learns, and, without the image, the language
-# of it; a scene in words to be said again teaches a decoder to copy from a text.
+# of it; a scene in words to be said again teaches a decoder what belongs together in a text.
 _UNSCORED: Final = ("caption", "repeat")
 
 

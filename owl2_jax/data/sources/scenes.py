@@ -40,7 +40,7 @@ class ScenesSource:
         "home"; None for all that the split has. "caption", of the split
         "train", is there where it is named: the scene in words, and with
         "text" without the scene, for its language alone; so is "repeat", of
-        "text": the scene in words twice.
+        "text": the scene in words, and again in another order.
       difficulty: 1 to 3: more things, sizes that differ less, longer words,
         noise, and odd ones out among things that are not all alike.
       turns: Questions and answers about each scene, in one conversation. Those

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -48,12 +49,18 @@ def test_kinds_take_turns():
     assert {kind: counts.total() for kind, counts in source.answers_by_kind().items()} == source.kind_counts()
 
 
-def test_a_scene_in_words_is_repeated_where_that_is_named():
+def test_a_scene_in_words_is_said_again_in_another_order_where_that_is_named():
     source = ScenesSource(kinds=["repeat"], modality="text", difficulty=1)
-    for example in map(source.__getitem__, range(20)):
-        question, answer = (message["content"] for message in example["messages"])
-        assert question == f"{answer} Say it again."
-        assert answer.count(";") == 2
+    same_order = 0
+    for example in map(source.__getitem__, range(60)):
+        asked, answer = (message["content"] for message in example["messages"])
+        words, order = re.fullmatch(r"(.+)\. (Say it in another order|Say the places last)\.", asked).groups()
+        things = [part.split(": ") for part in answer.removesuffix(".").split("; ")]
+        said = [f"{a}: {b}" if order == "Say it in another order" else f"{b}: {a}" for a, b in things]
+        assert sorted(said) == sorted(words.split("; "))
+        assert len(said) == 3
+        same_order += said == words.split("; ")
+    assert 3 <= same_order <= 20  # of 60, 1 in 6 by chance
     assert "repeat" not in ScenesSource(modality="text").kind_counts()
 
 
