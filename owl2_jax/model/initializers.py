@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from owl2_jax.model.layers import fan_in_normal
+from owl2_jax.model.layers import Initializer, fan_in_normal
 
 Array = jax.Array
 
@@ -27,6 +27,8 @@ Array = jax.Array
 MIXING = 0.4
 # Wave length of the slowest sine, in patches over 2 pi.
 SLOWEST = 10_000.0
+# Standard deviation of what queries and keys of the decoder have in common.
+NEARNESS = 0.5
 
 
 def alike_qkv(key: Array, shape: Sequence[int], dtype: DTypeLike) -> Array:
@@ -60,3 +62,17 @@ def sine_positions(key: Array, shape: Sequence[int], dtype: DTypeLike) -> Array:
     placed = np.zeros((rows, width), np.float32)
     placed[1:, : 4 * waves] = 2**0.5 * np.concatenate(table, axis=1)
     return jnp.asarray(placed, dtype)
+
+
+def near_tokens(num_kv_heads: int) -> Initializer:
+    """Biases of queries and keys, [N, H]: equal ones, which rotation lets agree most at the same place.
+
+    So a head of the decoder starts with near tokens, and finds early what a word stands beside.
+    """
+
+    def start(_: Array, shape: Sequence[int], dtype: DTypeLike) -> Array:
+        heads, head_dim = shape
+        table = np.random.default_rng(0).normal(0.0, NEARNESS, (num_kv_heads, head_dim))
+        return jnp.asarray(np.repeat(table, heads // num_kv_heads, axis=0), dtype)
+
+    return start

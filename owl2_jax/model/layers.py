@@ -89,6 +89,7 @@ class Linear(nn.Module):
       dtype, param_dtype: of the product and of the stored parameters.
       int8: make the kernel of integers, for a base that does not train.
       kernel_init: starting values of the kernel; None for `fan_in_normal`.
+      bias_init: starting values of the bias.
     """
 
     in_shape: tuple[int, ...]
@@ -100,6 +101,7 @@ class Linear(nn.Module):
     param_dtype: DTypeLike = jnp.float32
     int8: bool = False
     kernel_init: Initializer | None = None
+    bias_init: Initializer = nn.initializers.zeros
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -110,8 +112,8 @@ class Linear(nn.Module):
         flat = x.astype(self.dtype).reshape(-1, math.prod(self.in_shape))
         y = self._product(flat).reshape(*rows, *self.out_shape)
         if self.use_bias:
-            zeros = partitioned(nn.initializers.zeros, self.out_axes)
-            y = y + self.param("bias", zeros, self.out_shape, self.param_dtype).astype(self.dtype)
+            start = partitioned(self.bias_init, self.out_axes)
+            y = y + self.param("bias", start, self.out_shape, self.param_dtype).astype(self.dtype)
         return y
 
     def _product(self, flat: Array) -> Array:

@@ -155,12 +155,11 @@ def layer_linear(
     out_shape: tuple[int, ...],
     in_axes: tuple[str, ...],
     out_axes: tuple[str, ...],
-    use_bias: bool = False,
+    **settings: Any,
 ) -> Linear:
     """The linear map `name` of a decoder layer, with its adapter where the config asks for one."""
     lora = config.lora
-    settings: dict[str, Any] = {
-        "use_bias": use_bias,
+    settings |= {
         "dtype": config.dtype,
         "param_dtype": config.param_dtype,
         "int8": lora is not None and lora.base == "int8",

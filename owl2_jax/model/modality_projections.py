@@ -6,7 +6,7 @@ other half are the norms of `decoder_layer.py`.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from flax import linen as nn
 from owl2_jax.core import axes
 from owl2_jax.model import image_positions
 from owl2_jax.model.config import Owl2Config
+from owl2_jax.model.initializers import near_tokens
 from owl2_jax.model.layers import Linear
 from owl2_jax.model.lora import FusedLoraAdapter, layer_linear
 
@@ -120,6 +121,7 @@ class ModalityProjections(nn.Module):
         decoder = self.config.decoder
         shape = (heads, decoder.head_dim)
         names = (heads_axis, axes.HEAD_DIM)
-        return layer_linear(
-            self.config, name, (decoder.width,), shape, (axes.EMBED,), names, use_bias=decoder.qkv_bias
-        )
+        settings: dict[str, Any] = {"use_bias": decoder.qkv_bias}
+        if name != MERGED and name.startswith(("q", "k")):
+            settings["bias_init"] = near_tokens(decoder.num_kv_heads)
+        return layer_linear(self.config, name, (decoder.width,), shape, (axes.EMBED,), names, **settings)

@@ -7,6 +7,7 @@ import pytest
 from owl2_jax.model import initializers
 from owl2_jax.model.owl2 import init_params
 from owl2_jax.model.presets import preset
+from owl2_jax.model.rotary import apply_rope, rope_angles
 
 WIDTH, HEADS = 128, 4
 KEY = jax.random.key(0)
@@ -48,3 +49,26 @@ def test_every_layer_of_the_encoder_starts_so_with_its_own_noise():
     np.testing.assert_array_equal(qkv[:, :, :, 0], qkv[:, :, :, 1])
     assert (qkv[0] != qkv[1]).any()
     assert vision["position_embedding"].shape == (65, 128)
+
+
+def test_a_decoder_with_biases_starts_with_near_tokens():
+    queries, keys = (initializers.near_tokens(2)(KEY, (heads, 32), np.float32) for heads in (4, 2))
+    np.testing.assert_array_equal(queries, np.repeat(keys, 2, axis=0))
+    sin, cos = rope_angles(np.arange(64)[None], 32, theta=100.0)
+    turned = apply_rope(np.broadcast_to(queries, (1, 64, 4, 32)), sin, cos)
+    scores = np.einsum("nh,tnh->nt", turned[0, -1], turned[0]) / 32**0.5
+    assert (scores.argmax(axis=1) == 63).all()
+    assert (scores[:, 63] - scores[:, :60].mean(axis=1) > 0.5).all()
+
+
+def test_every_projection_of_queries_and_keys_starts_so():
+    biases = {
+        name: np.asarray(module["bias"])
+        for name, module in init_params(preset("owl2_1_tiny"), KEY)["decoder"]["layers"]["attention"].items()
+        if "bias" in module
+    }
+    assert set(biases) == {"q", "k_text", "k_image", "q_image", "v_text", "v_image"}
+    for name in ("k_text", "k_image", "q_image"):
+        np.testing.assert_array_equal(biases[name], biases["q"])
+    assert not biases["v_text"].any()
+    assert not biases["v_image"].any()
