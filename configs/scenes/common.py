@@ -27,14 +27,17 @@ def base(argument: str) -> ConfigDict:
         raise unknown_name("size of the model for scenes", size, SIZES)
     config = ConfigDict()
     config.model = {"preset": "owl2_tiny", **SIZES[size]}
+    # With biases, which start so, and short waves heads find near words: what stands beside what.
+    near = {"qkv_bias": True, "rope_theta": 100.0}
+    config.model["decoder"] = {**config.model.get("decoder", {}), **near}
     config.data = {
-        "row_length": 128,
+        "row_length": 256,
         "image_mode": "resize",
         "cache_samples": True,
         "rows": 8,
         "images_per_row": 5,
         "images": 32,
-        "max_targets": 96,
+        "max_targets": 128,
     }
     config.train = {"save_every_steps": 250, "keep_checkpoints": 1}
     return config

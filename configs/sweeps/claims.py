@@ -19,8 +19,8 @@ from owl2_jax.evals.registry import GROUPS
 
 Axis = Mapping[str, Sequence[str]]
 _STAGE2 = Path(__file__).parents[1] / "scenes" / "stage2.py"
-# A step of the base has 19.4 samples with an image and 6.3 without. Images alone fill their 20 places,
-# and text alone this many rows with 6: as many steps show as many samples of it as beside the other.
+# A step of the base has 18 samples with an image and 5.3 without. Images alone fill their 18 places, and
+# text alone as many rows as hold 5: as many steps show as many samples of it as beside the other.
 _ROWS_OF_TEXT = 2
 _LARGE = {"module": ("full", "none"), "data": ("both", "images", "text")}
 
@@ -30,7 +30,7 @@ def queries() -> Axis:
     return {
         str(count): [
             f"model.abstractor.num_queries={count}",
-            f"data.row_length={128 + 3 * (count - 8)}",  # as many images fit
+            f"data.row_length={256 + 3 * (count - 8)}",  # as many images fit
             "model.decoder.max_length=1024",
         ]
         for count in (8, 16, 32, 64, 128)

@@ -121,7 +121,8 @@ class DecoderConfig:
         (norms, keys and values: mPLUG-Owl2), "qkv" (queries, keys and values:
         mPLUG-Owl2.1), "norms", "kv", "q", "all", "none" (a plain decoder), or
         parts with "+" between them ("norms+q").
-      qkv_bias: queries, keys and values have a bias, one per copy.
+      qkv_bias: queries, keys and values have a bias, one per copy; from
+        nothing, heads then start with near tokens.
       max_length: most positions of a sequence.
       trained_length: positions beyond which the next two apply, in evaluation
         alone (`model.rotary`); None when neither is on.

@@ -86,7 +86,7 @@ def test_every_claim_of_the_paper_is_an_axis():
     assert {axis: len(values) for axis, values in sweep.config.axes.items()} == SMALL
     one = {run.point.name: sweep.run_config(run) for run in sweep.runs[: len(sweep.points)]}
     # Rows of more queries hold as many images; of each modality alone a step has as many samples.
-    assert [one[f"queries-{n}"].data.row_length - 3 * n for n in (16, 64, 128)] == [104, 104, 104]
+    assert [one[f"queries-{n}"].data.row_length - 3 * n for n in (16, 64, 128)] == [232, 232, 232]
     assert len({config.train.num_steps for config in one.values()}) == 1
     assert set(one["data-images"].data.datasets) == {"captions", "scenes"}
     assert (set(one["data-text"].data.datasets), one["data-text"].data.images) == ({"scenes_text"}, 0)
