@@ -102,8 +102,12 @@ class Topology:
 
     @property
     def rings(self) -> tuple[bool, ...]:
-        """Of every dimension, whether its ends are linked, so that it is a ring."""
-        return tuple(length >= self.chip.wrap for length in self.shape)
+        """Of every dimension, whether its ends are linked, so that it is a ring.
+
+        In three dimensions all are, or none: the links leave whole cubes, of which smaller slices are parts.
+        """
+        rings = tuple(length >= self.chip.wrap for length in self.shape)
+        return rings if len(rings) < 3 or all(rings) else (False,) * len(rings)
 
     def receive_rate(self, group: int) -> float:
         """Bytes per second that a chip takes in during a collective over `group` chips.

@@ -29,6 +29,7 @@ def test_rate_depends_on_rings_and_directions():
     assert pod.receive_rate(16) == 2 * link
     assert corner.receive_rate(16) == 2 * link  # open lines: one neighbour at the ends
     assert chips.parse_topology("v5p:4x4x4").receive_rate(64) == 600e9
+    assert chips.parse_topology("v5p:2x4x4").receive_rate(32) == 300e9  # part of a cube: no rings
 
 
 def test_devices_are_found_by_what_they_call_themselves():

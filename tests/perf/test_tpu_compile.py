@@ -107,7 +107,13 @@ def test_a_compiler_that_does_not_go_with_jax_is_refused_before_a_topology_is_as
 
 @pytest.mark.parametrize(
     ("name", "wrap"),
-    [("v5e:16x16", [1, 1, 0]), ("v5e:4x16", [0, 1, 0]), ("v5e:2x2", [0, 0, 0]), ("v5p:4x4x2", [1, 1, 0])],
+    [
+        ("v5e:16x16", [1, 1, 0]),
+        ("v5e:4x16", [0, 1, 0]),
+        ("v5e:2x2", [0, 0, 0]),
+        ("v5p:4x4x8", [1, 1, 1]),
+        ("v5p:2x4x4", [0, 0, 0]),
+    ],
 )
 def test_the_compiler_is_told_which_dimensions_are_rings(monkeypatch, name, wrap):
     asked = []
