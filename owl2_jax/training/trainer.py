@@ -96,12 +96,12 @@ def make_trainer(
       max_targets: `data.max_targets` of the batches.
 
     A process that does one run after another (`core.kept`) compiles once for
-    runs that differ in their seed or their start alone.
+    runs that differ in their seed, their start or their profile alone.
 
     Raises:
       Owl2Error: groups or sizes that do not fit.
     """
-    alike = dataclasses.replace(config, start_from=None)
+    alike = dataclasses.replace(config, start_from=None, profile_steps=None)
     if model_config.lora is None:  # whose dropout has the seed in the step
         alike = dataclasses.replace(alike, seed=0)
     key = ("trainer", repr(model_config), repr(alike), mesh, datasets, max_targets)

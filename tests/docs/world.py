@@ -206,7 +206,7 @@ def arguments_of(words: list[str]) -> list[str]:
     if name in ("data check", "bench data"):
         config = words[2]
     shorter = small(config) if config and name in ("train", "data check", "bench data") else []
-    words = [re.sub(r"profile_steps=.*", "profile_steps=(1, 2)", word) for word in words]
+    words = [re.sub(r"profile_steps=.*", "profile_steps=(2, 2)", word) for word in words]
     if name == "fit":
         words = [re.sub(r"^--topology=.*", "--topology=v5e:2x4", word) for word in words]
     return [*words, *ADDED.get(name, []), *shorter]

@@ -21,12 +21,17 @@ def keeping():
     kept.forget()
 
 
-def test_runs_of_other_seeds_and_starts_share_the_compiled_step_and_keep_their_own_config(keeping):
+def test_runs_of_other_seeds_starts_and_profiles_share_the_compiled_step_and_keep_their_own_config(keeping):
     one = runs.trainer_of(runs.run_config())
-    other = runs.trainer_of(runs.run_config("train.seed=1", "train.start_from=elsewhere"))
+    changes = ("train.seed=1", "train.start_from=elsewhere", "train.profile_steps=(2, 3)")
+    other = runs.trainer_of(runs.run_config(*changes))
     assert other.step is one.step
-    assert (one.config.seed, one.config.start_from) == (0, None)
-    assert (other.config.seed, other.config.start_from) == (1, "elsewhere")
+    assert (one.config.seed, one.config.start_from, one.config.profile_steps) == (0, None, None)
+    assert (other.config.seed, other.config.start_from, other.config.profile_steps) == (
+        1,
+        "elsewhere",
+        (2, 3),
+    )
 
 
 @pytest.mark.parametrize(
