@@ -5,7 +5,7 @@ r"""LoRA as scripts/finetune_lora.sh of the released code does it: adapters and 
       --workdir=runs/lora
 
 `configs/lora_7b.py:model=owl2_1` adapts mPLUG-Owl2.1, from checkpoints/mplug_owl2_1.
-`configs/lora_7b.py:base=int8` holds the frozen decoder in 8 bits (extra "int8"). Less
+`configs/lora_7b.py:base=int8` holds the frozen decoder in 8 bits. Less
 than that changes on the command line: `model.lora.rank=16 "model.lora.targets=['q', 'v_text']"`.
 
 Hardware: 8 GPUs with 80 GB (H100, `devices=8`); with `base=int8,devices=1` one.

@@ -84,6 +84,10 @@ def make(folder: Path) -> None:
     tokenizer = load_tokenizer(runs.run_config().data).bytes
     params = random_params(MODEL)
     write_model_directory(folder / "stage2", model_json(MODEL.to_dict()), params, tokenizer)
+    without = MODEL.replace(**{"decoder.adaptive": "none"})
+    write_model_directory(
+        folder / "without", model_json(without.to_dict()), random_params(without), tokenizer
+    )
     params = random_params(OWL2_1)
     settings = model_json(OWL2_1.to_dict(), tokenizer="qwen.tiktoken")
     write_model_directory(folder / "model_2_1", settings, params, small_ranks())
@@ -130,9 +134,9 @@ def furnish(folder: Path, made: Path, written: set[str]) -> None:
         "checkpoints/mplug_owl2": made / "stage2", "runs/quickstart/stage1": made / "stage2",
         "checkpoints/pretrained_448": made / "stage2", "checkpoints/original": ROOT / "tests/golden/B/hf",
         "runs/quickstart/stage2": made / "stage2", "runs/quickstart/warmup": made / "stage2",
-        "runs/scenes/small/stage1": made / "stage2", "runs/scenes/small/warmup": made / "stage2",
+        "runs/scenes/small/stage1": made / "without", "runs/scenes/small/warmup": made / "stage2",
         "runs/pretrain": made / "stage2",
-        "runs/sweeps/start": made / "stage2", "runs/without": made / "stage2", "HF_DIR": made / "torch",
+        "runs/sweeps/start": made / "stage2", "runs/without": made / "without", "HF_DIR": made / "torch",
         "MPLUG_OWL2_HF_DIR": made / "torch", "MPLUG_OWL2_1_HF_DIR": made / "torch_2_1",
         "LLAMA_2_7B": made / "llama", "QWEN_7B": made / "qwen", "CLIP_VIT_L_14": made / "clip",
         "original.npz": made / "original.npz",
@@ -212,7 +216,7 @@ def arguments_of(words: list[str]) -> list[str]:
     return [*words, *ADDED.get(name, []), *shorter]
 
 
-TRAINED: dict[str, Path] = {}  # runs of this process by their config, which train once
+TRAINED: dict[str, Path] = {}  # runs of this process by their config and data, which train once
 
 
 def run(words: list[str]) -> int:
@@ -224,6 +228,7 @@ def run(words: list[str]) -> int:
     if in_bucket(args.workdir):
         return main(arguments)
     key = json.dumps(load_config(args.config, args.overrides).to_dict(), sort_keys=True)
+    key += Path("my.json").read_text(encoding="utf-8")  # which a page may write
     if key in TRAINED and not Path(args.workdir).exists():
         shutil.copytree(TRAINED[key], args.workdir)
     code = main(arguments)
