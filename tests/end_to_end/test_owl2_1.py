@@ -124,10 +124,11 @@ def test_int8_answers_and_attention_can_be_looked_at(model: LoadedModel) -> None
 
 def test_beams_end_at_the_text_at_which_the_greedy_answer_ends(model: LoadedModel) -> None:
     """With an end that the model does write: the fourth word of a greedy answer, or a later one."""
-    asked = ask(12)
+    # The likeliest of its answers with beams is the greedy one.
+    asked = Request([{"role": "user", "content": "<|image|>red?"}], [tiny.image(2)], max_new_tokens=12)
     (whole,) = Engine(model, EngineConfig(sequences=2)).generate([asked])
     written = (model.tokenizer.decode([i]) for i in whole.token_ids[3:])  # nothing of a control token
-    end = next(text for text in written if text and text.isprintable())
+    end = next(text for text in written if text and text.isascii() and text.isprintable())
     tokenizer = type(model.tokenizer)(model.tokenizer.bytes)
     tokenizer.end_texts = (end,)
     ending = Engine(dataclasses.replace(model, tokenizer=tokenizer), EngineConfig(sequences=8))
