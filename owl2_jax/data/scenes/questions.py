@@ -68,12 +68,24 @@ def _count(rng: Random, wanted: Wanted) -> Asked:
     alike, others = [p for p in PAIRS if has(p)], [p for p in PAIRS if not has(p)]
     counted = [target, *(rng.choice(alike) for _ in range(count - 1))][:count]
     scene = arranged(rng, level, [*counted, *(rng.choice(others) for _ in range(total - count))])
-    what = _plural(target.shape) if by_shape else f"{target.color} things"
-    return Asked(scene, f"How many {what} are there?", str(count))
+    return Asked(scene, how_many(target.shape if by_shape else target.color), str(count))
 
 
-def _plural(shape: str) -> str:
-    return f"{shape}es" if shape.endswith("s") else f"{shape}s"
+def how_many(what: str) -> str:
+    """The question for the number of things of a shape or colour."""
+    if what in COLORS:
+        return f"How many {what} things are there?"
+    return f"How many {what}{'es' if what.endswith('s') else 's'} are there?"
+
+
+def on_which_side(landmark: Pair, target: Pair) -> str:
+    """The question for the side of `landmark` on which `target` is."""
+    return f"On which side of the {landmark} is the {target}?"
+
+
+def which_is(*, largest: bool, by_shape: bool) -> str:
+    """The question for the shape, or colour, of the only large, or small, thing."""
+    return f"What {'shape' if by_shape else 'color'} is the {'largest' if largest else 'smallest'} thing?"
 
 
 def _relation(rng: Random, wanted: Wanted) -> Asked:
@@ -85,7 +97,7 @@ def _relation(rng: Random, wanted: Wanted) -> Asked:
     pairs, cells = [target, landmark, *others], [there, here, *free]
     things = tuple(Thing(pair, cell, rng.random() < 0.5) for pair, cell in zip(pairs, cells, strict=True))
     scene = Scene(things, level=level, look=rng.randrange(2**32))
-    return Asked(scene, f"On which side of the {landmark} is the {target}?", side)
+    return Asked(scene, on_which_side(landmark, target), side)
 
 
 def _beside(cell: Cell, side: str) -> list[Cell]:
@@ -100,8 +112,8 @@ def _size(rng: Random, wanted: Wanted) -> Asked:
     by_shape, is_large = rng.random() < 0.5, rng.random() < 0.5
     others = rng.choices([p for p in PAIRS if p != target], k=rng.randint(*level.things) - 1)
     scene = arranged(rng, level, [target, *others], large=[is_large, *(not is_large for _ in others)])
-    asked, answer = ("shape", target.shape) if by_shape else ("color", target.color)
-    return Asked(scene, f"What {asked} is the {'largest' if is_large else 'smallest'} thing?", answer)
+    answer = target.shape if by_shape else target.color
+    return Asked(scene, which_is(largest=is_large, by_shape=by_shape), answer)
 
 
 def _odd(rng: Random, wanted: Wanted) -> Asked:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final, NamedTuple
 
-from owl2_jax.data.scenes.questions import Asked
+from owl2_jax.data.scenes.questions import Asked, how_many, on_which_side, which_is
 from owl2_jax.data.scenes.scene import CELLS, Cell, Scene, Sign, Thing
 from owl2_jax.data.scenes.vocabulary import COLORS, SHAPES
 
@@ -42,14 +42,7 @@ def _count(rng: Random, scene: Scene) -> Turn:
     by_shape = rng.random() < 0.5
     there = [thing.pair.shape if by_shape else thing.pair.color for thing in scene.things]
     asked = rng.choice(SHAPES if by_shape else COLORS) if rng.random() < 0.25 else rng.choice(there)
-    return Turn(counting(asked), str(there.count(asked)))
-
-
-def counting(what: str) -> str:
-    """How one asks for the number of things of a shape or colour."""
-    if what in COLORS:
-        return f"How many {what} things are there?"
-    return f"How many {what}es are there?" if what.endswith("s") else f"How many {what}s are there?"
+    return Turn(how_many(asked), str(there.count(asked)))
 
 
 def _relation(rng: Random, scene: Scene) -> Turn | None:
@@ -59,7 +52,7 @@ def _relation(rng: Random, scene: Scene) -> Turn | None:
         return None
     landmark, target = rng.choice(both)
     side = _side(landmark.cell, target.cell)
-    return Turn(f"On which side of the {landmark.pair} is the {target.pair}?", side)
+    return Turn(on_which_side(landmark.pair, target.pair), side)
 
 
 def _single(things: Sequence[Thing]) -> list[Thing]:
@@ -84,8 +77,8 @@ def _size(rng: Random, scene: Scene) -> Turn | None:
     if not single:
         return None
     thing, is_large = rng.choice(single)
-    asked, answer = rng.choice([("shape", thing.pair.shape), ("color", thing.pair.color)])
-    return Turn(f"What {asked} is the {'largest' if is_large else 'smallest'} thing?", answer)
+    by_shape, answer = rng.choice([(True, thing.pair.shape), (False, thing.pair.color)])
+    return Turn(which_is(largest=is_large, by_shape=by_shape), answer)
 
 
 def _place(rng: Random, scene: Scene) -> Turn | None:
