@@ -54,12 +54,10 @@ class CallInputs:
 
     Attributes:
       searches: as the call before left them.
-      steps: int32[1], most tokens of each answer.
       enough: int32[1], the call ends when so many searches have ended in it.
     """
 
     searches: Searches
-    steps: Array
     enough: Array
 
 
@@ -94,7 +92,7 @@ def extend(
 
     def goes_on(carry: _Carry) -> Array:
         left = jnp.sum(carry.searches.answers.going)
-        return (carry.index < inputs.steps[0]) & (left > 0) & (going - left < inputs.enough[0])
+        return (carry.index < MOST_STEPS) & (left > 0) & (going - left < inputs.enough[0])
 
     def step(carry: _Carry) -> _Carry:
         return _step(owl, eos_id, count, params, pool, end_table, carry)

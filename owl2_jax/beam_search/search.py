@@ -25,7 +25,7 @@ import numpy as np
 
 from owl2_jax.beam_search.end_texts import end_table
 from owl2_jax.beam_search.one_search import OneSearch
-from owl2_jax.beam_search.program import EXTEND, MOST_STEPS, CallInputs, Searches
+from owl2_jax.beam_search.program import EXTEND, CallInputs, Searches
 from owl2_jax.beam_search.ranking import Rules, divisors, empty
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import check_value
@@ -238,7 +238,7 @@ class _Searching:
         state = jax.tree.map(lambda leaf: _filled_up(leaf, size), self._state)
         state = state.replace(rules=state.rules.replace(divisors=self._divisors))
         enough = -(-count // 2) if others_wait else count
-        inputs = CallInputs(state, np.array([MOST_STEPS], np.int32), np.array([enough], np.int32))
+        inputs = CallInputs(state, np.array([enough], np.int32))
         buffer, layout = pack(inputs)
         runner.used.add(("beams", size, self._beams))
         with runner.on_mesh():
