@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> int:
     if args.collect and not folder.path.is_dir():
         return _collect(sweep, folder, args.plot)  # which says so, and makes no folder
     check_folder(folder.path, "--workdir")
-    folder.claim(sweep)
+    folder.take(sweep)
     if args.collect:
         return _collect(sweep, folder, args.plot)
     if args.fit:
@@ -212,13 +212,17 @@ def _tell_power(sweep: Sweep, folder: SweepFolder, earlier: Path | None) -> None
 
 
 def _collect(sweep: Sweep, folder: SweepFolder, parts: list[str]) -> int:
+    from owl2_jax.sweeps.claims_table import answers, claims_markdown, write_claims
     from owl2_jax.sweeps.collect import collect
     from owl2_jax.sweeps.plots import write_plots
     from owl2_jax.sweeps.table_files import markdown, write_table
 
-    table = collect(sweep, folder)
+    table, claims = collect(sweep, folder), sweep.config.claims
     print(markdown(table))
-    for path in [*write_table(table, folder.path), *write_plots(table, folder.path / "plots", parts)]:
+    if claims:
+        print(claims_markdown(answers(table, claims)))
+    written = [*write_table(table, folder.path), *write_claims(table, claims, folder.path)]
+    for path in [*written, *write_plots(table, folder.path / "plots", parts)]:
         print(f"wrote {path}")
     if table.missing:
         print(f"{len(table.missing)} runs are not finished; `owl2 sweep {sweep.location}` goes on with them")

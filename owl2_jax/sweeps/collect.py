@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.json_files import json_lines
+from owl2_jax.sweeps.claims import HELDOUT_LOSS, LOSS
 from owl2_jax.sweeps.costs import step_flops
 from owl2_jax.sweeps.differences import Difference, corrected, paired
 from owl2_jax.sweeps.folder import RunFolder, SweepFolder, read_json
@@ -17,8 +18,6 @@ from owl2_jax.sweeps.grid import Run, Sweep
 from owl2_jax.sweeps.pairing import unlike_base
 from owl2_jax.sweeps.stops import read_stops
 
-LOSS: Final = "loss"
-HELDOUT_LOSS: Final = "heldout_loss"
 _METRICS: Final = "metrics.jsonl"
 
 

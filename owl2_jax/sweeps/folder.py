@@ -108,7 +108,7 @@ class SweepFolder:
             name += f"_{hashlib.sha256(source.encode()).hexdigest()[:8]}"
         return self.path / "starts" / name
 
-    def claim(self, sweep: Sweep) -> None:
+    def take(self, sweep: Sweep) -> None:
         """Marks the folder as this sweep's, or checks that it is; points may be added to a grid.
 
         Raises:

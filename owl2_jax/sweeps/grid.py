@@ -21,6 +21,7 @@ from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.ranges import Seed, Whole
 from owl2_jax.core.texts import AnyText, BucketPath, FilePath, Name
+from owl2_jax.sweeps.claims import Claim, check_claims
 
 _AXIS: Final = re.compile(r"[a-z][a-z0-9_]*")
 _LABEL: Final = re.compile(r"[A-Za-z0-9.]+")  # part of a folder's name
@@ -50,6 +51,8 @@ class SweepConfig:
       max_questions: only the first so many of each benchmark (0: all).
       topology: slice of TPU chips that the runs will have, for the memory per
         chip (`owl2 fit`); None for this machine.
+      claims: {name: a question to the sweep}, answered by `owl2 sweep
+        --collect` in claims.md and claims.csv.
     """
 
     base: FilePath
@@ -62,6 +65,7 @@ class SweepConfig:
     data_root: BucketPath = "data"
     max_questions: Whole = 0
     topology: Name | None = None
+    claims: dict[Name, Claim] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         fields.check_values(self, "sweep")
@@ -219,6 +223,7 @@ def load_sweep(location: str, overrides: Sequence[str] = (), compared_with: str 
         sweep.find_point(compared_with)
     for point in sweep.points:
         sweep.run_config(Run(point, config.seeds[0]))
+    check_claims(config.claims, [point.name for point in sweep.points], config.benchmarks)
     return sweep
 
 

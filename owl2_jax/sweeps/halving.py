@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.sweeps.collect import HELDOUT_LOSS, LOSS, read_row
+from owl2_jax.sweeps.claims import HELDOUT_LOSS, LOSS
+from owl2_jax.sweeps.collect import read_row
 from owl2_jax.sweeps.folder import SweepFolder
 from owl2_jax.sweeps.grid import Point, Run, Sweep
 from owl2_jax.sweeps.run import Outcome, Say, run_sweep

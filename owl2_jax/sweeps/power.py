@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.sweeps.collect import HELDOUT_LOSS, LOSS, Table, collect
+from owl2_jax.sweeps.claims import HELDOUT_LOSS, LOSS
+from owl2_jax.sweeps.collect import Table, collect
 from owl2_jax.sweeps.differences import ALPHA
 from owl2_jax.sweeps.folder import SweepFolder
 from owl2_jax.sweeps.grid import Sweep

@@ -159,9 +159,12 @@ def test_halving_stops_the_worse_half_says_why_and_differences_are_to_the_base_t
 ):
     monkeypatch.setattr(processes, "PROGRAM", (sys.executable, fake_owl2.__file__))
     axes = {name: [f"model.abstractor.num_queries={name}"] for name in ("2", "3", "4", "5")}
-    text = re.sub(
-        "'axes': {.*?}}", f"'seeds': [0, 1, 2], 'axes': {{'queries': {axes!r}}}", sweep_file.read_text()
-    )
+    claim = {
+        "point": "queries-2", "than": "queries-5", "expect": "lower", "measures": ["easy_vqa"],
+        "says": "fewer",
+    }  # fmt: skip
+    given = f"'seeds': [0, 1, 2], 'claims': {{'few': {claim!r}}}, 'axes': {{'queries': {axes!r}}}"
+    text = re.sub("'axes': {.*?}}", given, sweep_file.read_text())
     sweep_file.write_text(text.replace(f"total_steps={STEPS}", f"total_steps={fake_owl2.STEPS}"))
     command = ["sweep", str(sweep_file), f"--workdir={tmp_path}/results", "--base=queries-5"]
     assert main([*command, "--halving=easy_vqa"]) == 0
@@ -176,6 +179,10 @@ def test_halving_stops_the_worse_half_says_why_and_differences_are_to_the_base_t
     assert "Differences are to queries-5, " in table
     assert "| stopped after 2 seeds: " in table
     assert "not finished" not in table
+    assert (
+        "| fewer |  | queries-2 less queries-5 | easy_vqa | none (the same on 3 seeds) | not told |" in table
+    )
+    assert f"wrote {tmp_path}/results/claims.md" in table
     # Without the option all points get all seeds.
     assert main(command) == 0
     assert "12 of 12 runs are done" in capsys.readouterr().out

@@ -1,0 +1,136 @@
+"""The claims of a sweep beside what its runs show, as CSV and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from owl2_jax.core.errors import unknown_name
+from owl2_jax.core.file_writing import write_text
+from owl2_jax.sweeps.claims import Claim, terms
+from owl2_jax.sweeps.collect import Row, Table
+from owl2_jax.sweeps.differences import Difference, corrected, paired
+
+AS_CLAIMED: Final = "as claimed"
+CONTRARY: Final = "the contrary"
+NOT_TOLD: Final = "not told"
+NONE_SEEN: Final = "no difference seen"
+NOT_RUN: Final = "not run"
+_COLUMNS: Final = (
+    "claim", "says", "source", "point", "than", "measure", "point_mean", "than_mean", "seeds", "difference",
+    "low", "high", "p", "verdict",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the runs say to one measure of a claim.
+
+    Attributes:
+      means: of the claim's point and of that it is compared with, over their
+        finished seeds; None before both have run.
+      difference: point less than, corrected among the claim's measures.
+    """
+
+    name: str
+    claim: Claim
+    measure: str
+    means: tuple[float, float] | None
+    difference: Difference | None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the claim holds here; `NOT_TOLD` where the seeds leave both sides possible."""
+        found = self.difference
+        if found is None:
+            return NOT_RUN
+        if self.claim.expect == "same":
+            return CONTRARY if found.is_seen else NONE_SEEN
+        if not found.is_seen:
+            return NOT_TOLD
+        return AS_CLAIMED if (found.mean > 0) == (self.claim.expect == "higher") else CONTRARY
+
+
+def answers(table: Table, claims: Mapping[str, Claim]) -> list[Answer]:
+    """All measures of all claims. Raises `UnknownNameError` for a kind of question that the runs lack."""
+    rows = {row.point: row for row in table.rows}
+    found = []
+    for name, claim in claims.items():
+        point, than = rows.get(claim.point), rows.get(claim.than)
+        if point is None or than is None:
+            found += [Answer(name, claim, measure, None, None) for measure in claim.measures]
+            continue
+        values = [[_by_seed(name, row, measure) for row in (point, than)] for measure in claim.measures]
+        differences = corrected([paired(other, own) for own, other in values])
+        for measure, (own, other), difference in zip(claim.measures, values, differences, strict=True):
+            means = sum(own.values()) / len(own), sum(other.values()) / len(other)
+            found.append(Answer(name, claim, measure, means, difference))
+    return found
+
+
+def _by_seed(claim: str, row: Row, measure: str) -> dict[int, float]:
+    """{seed: value} of "A", or of A less B."""
+    for term in terms(measure):
+        if not row.has(term):
+            what = f"measure in claim {claim!r}: the runs of {row.point} have no"
+            raise unknown_name(what, term, row.names)
+    first, *rest = (row.measure(term).by_seed for term in terms(measure))
+    return {seed: value - sum(other[seed] for other in rest) for seed, value in first.items()}
+
+
+def write_claims(table: Table, claims: Mapping[str, Claim], folder: Path) -> list[Path]:
+    """Writes claims.csv (full precision) and claims.md (for reading); nothing for a sweep without claims."""
+    if not claims:
+        return []
+    found = answers(table, claims)
+    paths = [folder / "claims.csv", folder / "claims.md"]
+    for path, text in zip(paths, (_csv(found), claims_markdown(found)), strict=True):
+        write_text(path, text)
+    return paths
+
+
+def _csv(found: list[Answer]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for one in found:
+        claim, d = one.claim, one.difference
+        told = ("",) * 5 if d is None else (d.seeds, d.mean, d.low, d.high, d.p_corrected)
+        writer.writerow(
+            [one.name, claim.says, claim.source, claim.point, claim.than, one.measure,
+             *(one.means or ("", "")), *("" if cell is None else cell for cell in told), one.verdict]
+        )  # fmt: skip
+    return stream.getvalue()
+
+
+def claims_markdown(found: list[Answer]) -> str:
+    """A row per measure of each claim."""
+    lines = ["| claim | source | here | measure | difference | verdict |", "|" + " --- |" * 6]
+    said = None
+    for one in found:
+        claim = one.claim
+        first = (claim.says, claim.source) if one.name != said else ("", "")
+        here = f"{claim.point} less {claim.than}"
+        difference = "" if one.difference is None else _digits(one)
+        lines.append(f"| {' | '.join([*first, here, one.measure, difference, one.verdict])} |")
+        said = one.name
+    lines += ["", _note(found)]
+    return "\n".join(lines) + "\n"
+
+
+def _digits(one: Answer) -> str:
+    assert one.difference is not None
+    return one.difference.text(3 if one.measure.endswith("loss") else 1)
+
+
+def _note(found: list[Answer]) -> str:
+    count = len({one.name for one in found})
+    return (
+        "Differences are of the same seeds, with the interval of a t-test over the seeds. Among the "
+        "measures of a claim even one false difference is called one time in 20 at most (Holm); "
+        f"{count} claim{'s are' if count > 1 else ' is'} made, each a question of its own."
+    )
