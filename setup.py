@@ -82,6 +82,7 @@ class BuildWithRecipes(build_py):
     """Puts `configs/` into the package, where `core.recipes` finds it by name."""
 
     def run(self) -> None:
+        """Copies the recipes after the modules; an editable install reads those of the repository."""
         super().run()
         if getattr(self, "editable_mode", False):
             return

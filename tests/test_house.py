@@ -60,6 +60,30 @@ def test_no_modules_import_each_other_in_a_circle():
     assert circles(graph) == []
 
 
+def test_every_method_that_is_marked_as_described_by_a_base_is_described_by_one():
+    """Ruff asks for no docstring of what `override` marks."""
+    classes = defaultdict(list)
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ClassDef):
+                classes[node.name].append(node)
+
+    def is_described(node: ast.ClassDef, name: str) -> bool:
+        bases = [base for one in node.bases for base in classes[ast.unparse(one).split(".")[-1]]]
+        own = [part for base in bases for part in base.body if getattr(part, "name", "") == name]
+        return any(map(ast.get_docstring, own)) or any(is_described(base, name) for base in bases)
+
+    marked = [
+        (node, part.name)
+        for node in (node for nodes in classes.values() for node in nodes)
+        for part in node.body
+        if isinstance(part, ast.FunctionDef)
+        and "override" in {getattr(one, "id", "") for one in part.decorator_list}
+    ]
+    assert len(marked) > 100
+    assert [(node.name, name) for node, name in marked if not is_described(node, name)] == []
+
+
 @cache
 def names_of(path: Path) -> set[str]:
     """What a module defines or imports at its top."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from owl2_jax.core.overriding import override
+
 Shape = tuple[int, ...]
 
 
@@ -51,12 +53,15 @@ class Same(Op):
 
     ones: int = 0
 
+    @override
     def their_shape(self, shape: Shape) -> Shape:
         return (1,) * self.ones + shape
 
+    @override
     def to_ours(self, theirs: np.ndarray, shape: Shape) -> np.ndarray:
         return theirs.reshape(shape)
 
+    @override
     def to_theirs(self, ours: np.ndarray) -> np.ndarray:
         return ours.reshape(self.their_shape(ours.shape))
 
@@ -65,12 +70,15 @@ class Same(Op):
 class Flat(Op):
     """A bias: theirs is one vector, ours keeps heads (and parts) as axes."""
 
+    @override
     def their_shape(self, shape: Shape) -> Shape:
         return (math.prod(shape),)
 
+    @override
     def to_ours(self, theirs: np.ndarray, shape: Shape) -> np.ndarray:
         return theirs.reshape(shape)
 
+    @override
     def to_theirs(self, ours: np.ndarray) -> np.ndarray:
         return ours.reshape(-1)
 
@@ -81,12 +89,15 @@ class Linear(Op):
 
     in_axes: int = 1
 
+    @override
     def their_shape(self, shape: Shape) -> Shape:
         return math.prod(shape[self.in_axes :]), math.prod(shape[: self.in_axes])
 
+    @override
     def to_ours(self, theirs: np.ndarray, shape: Shape) -> np.ndarray:
         return transposed(theirs).reshape(shape)
 
+    @override
     def to_theirs(self, ours: np.ndarray) -> np.ndarray:
         rows, columns = self.their_shape(ours.shape)
         return transposed(ours.reshape(columns, rows))
@@ -96,13 +107,16 @@ class Linear(Op):
 class Convolution(Op):
     """A patch convolution: theirs [E, 3, p, p], ours [p, p, 3, E]."""
 
+    @override
     def their_shape(self, shape: Shape) -> Shape:
         height, width, channels, out = shape
         return out, channels, height, width
 
+    @override
     def to_ours(self, theirs: np.ndarray, shape: Shape) -> np.ndarray:
         return theirs.transpose(2, 3, 1, 0).reshape(shape)
 
+    @override
     def to_theirs(self, ours: np.ndarray) -> np.ndarray:
         return ours.transpose(3, 2, 0, 1)
 
@@ -118,14 +132,17 @@ class QkvPart(Op):
 
     part: int
 
+    @override
     def their_shape(self, shape: Shape) -> Shape:
         *inputs, heads, _, width = shape
         return (heads * width, *inputs)
 
+    @override
     def to_ours(self, theirs: np.ndarray, shape: Shape) -> np.ndarray:
         *inputs, heads, _, width = shape
         return theirs.T.reshape(*inputs, heads, width)
 
+    @override
     def to_theirs(self, ours: np.ndarray) -> np.ndarray:
         part = ours[..., self.part, :]
         return part.reshape(*part.shape[:-2], -1).T

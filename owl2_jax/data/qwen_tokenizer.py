@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from owl2_jax.core.axes import IGNORE_LABEL, IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.overriding import override
 from owl2_jax.core.tokenizer_files import SPECIAL_TOKENS, read_ranks
 from owl2_jax.data.tokenizer import DialogueIds, StreamDecoder, Tokenizer, TokenizerError, without_utf8
 
@@ -55,37 +56,46 @@ class QwenTokenizer(Tokenizer):
     def __reduce__(self):
         return QwenTokenizer, (self.bytes,)
 
+    @override
     def encode(self, text: str, bos: bool = False, control_tokens: bool = True) -> list[int]:
         text = normalized(text)
         if control_tokens:
             return self._ids.encode(text, allowed_special="all")
         return self._ids.encode_ordinary(text)
 
+    @override
     def control_tokens(self, text: str) -> list[str]:
         return self._splitter.findall(text)
 
+    @override
     def encode_continuation(self, text: str, control_tokens: bool = True) -> list[int]:
         if not text.startswith(" "):
             raise ValueError(f"a continuation starts with a space, got {text[:20]!r}")
         return self.encode(text, control_tokens=control_tokens)
 
+    @override
     def dialogue(self, control_tokens: bool) -> DialogueIds:
         return QwenDialogue(self, control_tokens)
 
+    @override
     def answered(self, ids: Sequence[int], text: str) -> list[int]:
         return self.encode(f" {text}{SEPARATOR}", control_tokens=False)
 
+    @override
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         ids = self._checked(ids)
         kept = [i for i in ids if not (skip_special and self.is_special(i))]
         return b"".join(map(self.token_bytes, kept)).decode(errors="replace")
 
+    @override
     def decode_answer(self, ids: Iterable[int]) -> str:
         return self.decode(ids).removeprefix(" ")
 
+    @override
     def stream(self, started: bool = False) -> StreamDecoder:
         return ByteStream(self, started)
 
+    @override
     def piece(self, token_id: int) -> str:
         data = self.token_bytes(self._checked([token_id])[0])
         try:
@@ -93,11 +103,13 @@ class QwenTokenizer(Tokenizer):
         except UnicodeDecodeError:
             return "".join(f"<0x{byte:02X}>" for byte in data)
 
+    @override
     def token_bytes(self, token_id: int) -> bytes:
         if self.is_special(token_id):
             return SPECIAL_TOKENS[token_id - self._first_special].encode()
         return self._ids.decode_single_token_bytes(token_id)
 
+    @override
     def is_special(self, token_id: int) -> bool:
         return self._first_special <= token_id < self.vocab_size
 
@@ -110,21 +122,26 @@ class QwenDialogue(DialogueIds):
         self._tokenizer, self._control_tokens = tokenizer, control_tokens
         self._parts: list[tuple[str, bool]] = []  # since the last image or turn
 
+    @override
     def text(self, text: str, learnt: bool) -> None:
         self._parts.append((text, learnt))
 
+    @override
     def image(self) -> None:
         self.finish()
         self.ids.append(IMAGE_TOKEN)
         self.labels.append(IGNORE_LABEL)
 
+    @override
     def close_turn(self, learnt: bool) -> None:
         self._parts.append((SEPARATOR, learnt))
         self.finish()
 
+    @override
     def open_caption(self) -> None:
         pass
 
+    @override
     def finish(self) -> None:
         """A token is learnt where its first byte is."""
         parts, self._parts = self._parts, []
@@ -148,11 +165,13 @@ class ByteStream(StreamDecoder):
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._started = started
 
+    @override
     def feed(self, ids: int | Iterable[int]) -> str:
         ids = [ids] if isinstance(ids, int) or not isinstance(ids, Iterable) else ids
         kept = [i for i in self._tokenizer._checked(ids) if not self._tokenizer.is_special(i)]
         return self._without_space(self._decoder.decode(b"".join(map(self._tokenizer.token_bytes, kept))))
 
+    @override
     def finish(self) -> str:
         return self._without_space(self._decoder.decode(b"", final=True))
 

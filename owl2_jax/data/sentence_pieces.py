@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 import sentencepiece
 
 from owl2_jax.core.axes import IGNORE_LABEL, IMAGE_TOKEN
+from owl2_jax.core.overriding import override
 from owl2_jax.core.text_files import what_was_downloaded
 from owl2_jax.data.tokenizer import DialogueIds, StreamDecoder, Tokenizer, TokenizerError, without_utf8
 
@@ -56,6 +57,7 @@ class SentencePieceTokenizer(Tokenizer):
     def __reduce__(self):
         return SentencePieceTokenizer, (self.bytes,)
 
+    @override
     def encode(self, text: str, bos: bool = False, control_tokens: bool = True) -> list[int]:
         """Returns the ids of `text`, with `<s>` in front when `bos` is set.
 
@@ -73,10 +75,12 @@ class SentencePieceTokenizer(Tokenizer):
                 ids.extend(self._encode_part(part) if special is None else [special])
         return ids
 
+    @override
     def control_tokens(self, text: str) -> list[str]:
         """The `<s>`, `</s>` and `<unk>` that stand in a text, in order."""
         return self._splitter.findall(text)
 
+    @override
     def encode_continuation(self, text: str, control_tokens: bool = True) -> list[int]:
         """Returns the ids of `text` where it goes on from earlier text.
 
@@ -93,18 +97,23 @@ class SentencePieceTokenizer(Tokenizer):
             return [self._boundary_id, *self.encode(rest)]
         return self.encode(rest, control_tokens=control_tokens)
 
+    @override
     def dialogue(self, control_tokens: bool) -> DialogueIds:
         return PieceDialogue(self, control_tokens)
 
+    @override
     def answered(self, ids: Sequence[int], text: str) -> list[int]:
         return [*(i for i in ids if i != self.eos_id), self.eos_id]
 
+    @override
     def decode_answer(self, ids: Iterable[int]) -> str:
         return self.decode(ids)
 
+    @override
     def stream(self, started: bool = False) -> StreamDecoder:
         return PieceStream(self, started)
 
+    @override
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Returns the text of `ids`; bytes that form no character become U+FFFD.
 
@@ -117,10 +126,12 @@ class SentencePieceTokenizer(Tokenizer):
             return self._pieces.decode([i for i in ids if i not in self._special_ids])
         return self._decode_with_special(ids)
 
+    @override
     def piece(self, token_id: int) -> str:
         """Returns the piece of one id as the model writes it (`▁house`, `<0x0A>`)."""
         return self._look_up(token_id)[0]
 
+    @override
     def is_special(self, token_id: int) -> bool:
         """Says whether an id is `<s>`, `</s>` or `<unk>`, which decoding leaves out."""
         return token_id in self._special_ids
@@ -139,6 +150,7 @@ class SentencePieceTokenizer(Tokenizer):
             self._known[number] = found
         return found
 
+    @override
     def token_bytes(self, token_id: int) -> bytes:
         value = self.byte_value(token_id)
         if value is not None:
@@ -182,19 +194,24 @@ class PieceDialogue(DialogueIds):
         self.ids, self.labels = [], []
         self._tokenizer, self._control_tokens = tokenizer, control_tokens
 
+    @override
     def text(self, text: str, learnt: bool) -> None:
         self._append(self._encode(text), learnt)
 
+    @override
     def image(self) -> None:
         self._append([IMAGE_TOKEN], learnt=False)
 
+    @override
     def close_turn(self, learnt: bool) -> None:
         self._append([self._tokenizer.eos_id], learnt)
 
+    @override
     def open_caption(self) -> None:
         """Puts the `<s>` in front of a caption, so that the caption's words come next."""
         self._append([self._tokenizer.bos_id], learnt=False)
 
+    @override
     def finish(self) -> None:
         pass
 
@@ -219,11 +236,13 @@ class PieceStream(StreamDecoder):
         self._bytes = b""
         self._started = started
 
+    @override
     def feed(self, ids: int | Iterable[int]) -> str:
         """Takes one id or several and returns the text that is complete by now."""
         ids = [ids] if isinstance(ids, int) or not isinstance(ids, Iterable) else ids
         return "".join(self._feed_one(int(i)) for i in ids)
 
+    @override
     def finish(self) -> str:
         """Ends the text: bytes that never became a character are U+FFFD each."""
         rest, self._bytes = self._bytes, b""

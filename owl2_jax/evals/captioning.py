@@ -13,6 +13,7 @@ from pathlib import Path
 
 from owl2_jax.core.file_writing import write_text
 from owl2_jax.core.json_files import Json
+from owl2_jax.core.overriding import override
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Decoding, Question, Summary
 from owl2_jax.evals.broken import Broken
@@ -43,21 +44,26 @@ class Captioning(Benchmark):
         references = texts(references, "the list of reference captions")
         return Question(name, self.prompt.text(), self.prompt.hash, references, (image,), info=info)
 
+    @override
     def check(self) -> None:
         require_captions()
 
+    @override
     def score(self, question: Question, prediction: str) -> float | None:
         return None
 
+    @override
     def left_out(self) -> dict[str, str]:
         why = spice_is_missing()
         return {"SPICE": why} if why else {}
 
+    @override
     def summarise(self, answered: Sequence[Answered]) -> Summary:
         metrics = DEFAULT_METRICS if self.left_out() else METRICS
         corpus, images = _corpus_scores(answered, metrics)
         return Summary(corpus, [images[answer.question.id] for answer in answered])
 
+    @override
     def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:
         """The COCO result format: a list of image_id and caption."""
         rows = [
@@ -97,6 +103,7 @@ class CocoCaptions(Captioning):
         DataFile("coco/val2014", f"{COCO} (2014 val images)"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path = self.data_file(root)
         self.data_file(root, 1)
@@ -120,6 +127,7 @@ class Flickr30k(Captioning):
         DataFile("flickr30k/flickr30k-images", "shannon.cs.illinois.edu/DenotationGraph"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, images = self.data_file(root), self.data_file(root, 1)
 
@@ -130,6 +138,7 @@ class Flickr30k(Captioning):
 
         yield from parse_rows(path, read_rows(path, "images"), parse)
 
+    @override
     def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:
         return []  # every reference is public, and no server scores it
 
@@ -147,6 +156,7 @@ class NoCaps(Captioning):
         DataFile("nocaps/val", "nocaps.org/download (images, by file_name)"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, images = self.data_file(root), self.data_file(root, 1)
         references: dict[str, list[Json]] = {}
@@ -165,6 +175,7 @@ class NoCaps(Captioning):
 
         yield from parse_rows(path, read_rows(path, "images"), parse)
 
+    @override
     def summarise(self, answered: Sequence[Answered]) -> Summary:
         summary = super().summarise(answered)
         domains = dict.fromkeys(answer.question.info["domain"] for answer in answered)
@@ -188,6 +199,7 @@ class TextCaps(Captioning):
         DataFile("textvqa/train_images", "textvqa.org/dataset (train_val_images.zip)"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, images = self.data_file(root), self.data_file(root, 1)
 

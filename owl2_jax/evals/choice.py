@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from owl2_jax.core.json_files import Json
+from owl2_jax.core.overriding import override
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Image, Question, Summary, percent_by
 from owl2_jax.evals.broken import Broken
@@ -47,12 +48,14 @@ class Choice(Benchmark):
         info = {"choices": options, "letters": letters, **info}
         return Question(name, self.prompt.text(**fields), self.prompt.hash, answer, (image,), info=info)
 
+    @override
     def score(self, question: Question, prediction: str) -> float | None:
         if question.answer is None:
             return None
         info = question.info
         return float(parse_choice(prediction, info["choices"], info["letters"]) == question.answer)
 
+    @override
     def summarise(self, answered: Sequence[Answered]) -> Summary:
         """Accuracy, whole and by `info["category"]` where questions have one."""
         summary = super().summarise(answered)
@@ -74,6 +77,7 @@ class ScienceQA(Choice):
         DataFile("scienceqa/test", "scienceqa.github.io (test images)"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, images = self.data_file(root), self.data_file(root, 2)
         problems = read_object(path)
@@ -105,6 +109,7 @@ class AOKVQAChoice(Choice):
         DataFile("coco/val2017", "cocodataset.org/#download (2017 val images)"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, images = self.data_file(root), self.data_file(root, 1)
 
@@ -127,6 +132,7 @@ class SeedBench(Choice):
         DataFile("seed_bench/SEED-Bench-image", "github.com/AILab-CVC/SEED-Bench"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, images = self.data_file(root), self.data_file(root, 1)
         names = {number: name for name, number in read_object(path, "question_type").items()}
@@ -158,6 +164,7 @@ class QBench(Choice):
         DataFile("qbench/images", "github.com/Q-Future/Q-Bench"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, images = self.data_file(root), self.data_file(root, 1)
 

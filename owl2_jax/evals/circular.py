@@ -15,6 +15,7 @@ from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
+from owl2_jax.core.overriding import override
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Question, Summary, percent, percent_by
 from owl2_jax.evals.broken import Broken
@@ -40,6 +41,7 @@ class Circular(Choice):
 
     metric = "circular_accuracy"
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path = self.data_file(root)
         rows = read_table(path, "\t", ["index", "question", "A", "B", "image"])
@@ -109,6 +111,7 @@ class Circular(Choice):
             )
             yield replace(turned, file=question.file, row=question.row)
 
+    @override
     def summarise(self, answered: Sequence[Answered]) -> Summary:
         scores = [answer.score for answer in answered]
         if not scores or None in scores:
@@ -123,9 +126,11 @@ class Circular(Choice):
         by_kind = percent_by([kinds[index] for index in groups], list(groups.values()))
         return Summary(metrics | by_kind, scores)
 
+    @override
     def features(self, answered, scores):
         return super().features(answered, list(_circular(answered, scores).values()))
 
+    @override
     def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:
         """The workbook that the server takes: index, question, prediction and options."""
         used = {letter for answer in answered for letter in answer.question.info["letters"]}

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from owl2_jax.core.overriding import override
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.data.scenes.questions import Modality, Split, kinds_of
 from owl2_jax.data.sources.baselines import majority_baseline, question_only_baseline
@@ -49,6 +50,7 @@ class _Inside(Benchmark):
             ("question only", 100.0 * question_only_baseline(self.open("train"), self.source)),
         )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question]:
         for example in self.source:
             yield Question(
@@ -61,9 +63,11 @@ class _Inside(Benchmark):
                 is_message=True,
             )
 
+    @override
     def score(self, question: Question, prediction: str) -> float:
         return exact_match(prediction, question.answer)
 
+    @override
     def summarise(self, answered: Sequence[Answered]) -> Summary:
         scores = [answer.score for answer in answered]
         kinds = [answer.question.info["kind"] for answer in answered]
@@ -79,6 +83,7 @@ class Embedded(_Inside):
         self._dataset = dataset
         self._kinds = None if kind is None else [kind]
 
+    @override
     def open(self, split: str) -> EmbeddedSource:
         """The source of a split."""
         return EmbeddedSource(self._dataset, split, kinds=self._kinds)
@@ -95,6 +100,7 @@ class Scenes(_Inside):
         self.title = title
         self._split, self._modality, self._difficulty = split, modality, difficulty
 
+    @override
     def open(self, split: str) -> ScenesSource:
         """The source of a split."""
         taken: Split = "train" if split == "train" else self._split

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.file_writing import write_text
 from owl2_jax.core.json_files import Json
+from owl2_jax.core.overriding import override
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Decoding, Judged, Question, Summary, percent, percent_by
 from owl2_jax.evals.broken import At, Broken
@@ -37,9 +38,11 @@ class FreeAnswer(Judged):
         prompt, answer = self.prompt.text(question=text(question, "the question")), text(answer, "the answer")
         return Question(name, prompt, self.prompt.hash, answer, (image,), info=info)
 
+    @override
     def score(self, question: Question, prediction: str) -> None:
         return None
 
+    @override
     def summarise(self, answered: Sequence[Answered]) -> Summary:
         """Nothing to sum up before the judge has spoken."""
         return Summary({}, [None] * len(answered))
@@ -56,6 +59,7 @@ class MMVet(FreeAnswer):
         DataFile("mm-vet/images", "github.com/yuweihao/MM-Vet (mm-vet.zip)"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, images = self.data_file(root), self.data_file(root, 1)
 
@@ -67,6 +71,7 @@ class MMVet(FreeAnswer):
 
         yield from parse_rows(path, read_object(path).items(), parse)
 
+    @override
     def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:
         """The input of mm-vet_evaluator: an object of answers by question."""
         path = folder / "mm-vet_answers.json"
@@ -74,6 +79,7 @@ class MMVet(FreeAnswer):
         write_text(path, json.dumps(answers, indent=2, ensure_ascii=False))
         return [path]
 
+    @override
     def judged(self, answered: Sequence[Answered], judgements: Path) -> Summary:
         """Reads the evaluator's `*-grade-*runs.json`: {id: {"score": [one for each run]}}."""
         grades = read_object(judgements)
@@ -111,6 +117,7 @@ class MMHalBench(FreeAnswer):
         DataFile("mmhal-bench/images", "MMHal-Bench (Shengcao1006, test_data.zip)"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, images = self.data_file(root), self.data_file(root, 1)
 
@@ -122,6 +129,7 @@ class MMHalBench(FreeAnswer):
 
         yield from parse_rows(path, read_rows(path), parse, numbered=True)
 
+    @override
     def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:
         """The authors' template with `model_answer` filled in."""
         rows = [{**answer.question.info["row"], "model_answer": answer.prediction} for answer in answered]
@@ -129,6 +137,7 @@ class MMHalBench(FreeAnswer):
         write_text(path, json.dumps(rows, indent=2, ensure_ascii=False))
         return [path]
 
+    @override
     def judged(self, answered: Sequence[Answered], judgements: Path) -> Summary:
         """Reads the judge's replies: a list of texts, or of chat completions, in order."""
         replies = read_rows(judgements)
@@ -146,6 +155,7 @@ class MMHalBench(FreeAnswer):
         metrics = {"rating": percent(values) / 100, "hallucination_rate": percent(below), **by_kind}
         return Summary(metrics, ratings, broken=broken)
 
+    @override
     def headline(self, means) -> float:
         return float(means[0])
 

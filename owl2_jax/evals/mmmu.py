@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from owl2_jax.core.overriding import override
 from owl2_jax.core.prompt_format import IMAGE_TAG
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Decoding, Question, Summary, percent, percent_by
@@ -63,12 +64,14 @@ class MMMU(Benchmark):
         for subject in sorted(_CATEGORY_OF)
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         for path in [file.require(root) for file in self.files]:
             yield from parse_rows(
                 path, read_parquet(path, _COLUMNS), partial(read_question, path.parent.name)
             )
 
+    @override
     def score(self, question: Question, prediction: str) -> float:
         choices = question.info["choices"]
         if choices:
@@ -76,6 +79,7 @@ class MMMU(Benchmark):
             return float(chosen is not None and LETTERS[chosen] == question.answer)
         return float(open_answer_matches(prediction, question.answer))
 
+    @override
     def summarise(self, answered: Sequence[Answered]) -> Summary:
         """Accuracy over all questions, by the six categories, by subject."""
         scores = [answer.score for answer in answered]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.overriding import override
 from owl2_jax.core.text_files import read_text
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Decoding, Question, Summary, percent, percent_by
@@ -28,6 +29,7 @@ from owl2_jax.evals.tables import read_plain_csv
 class Grouped(Benchmark):
     """Questions in groups (subjects, tasks), with accuracy over all and over each."""
 
+    @override
     def summarise(self, answered: Sequence[Answered]) -> Summary:
         scores = [answer.score for answer in answered]
         groups = percent_by([answer.question.info["group"] for answer in answered], scores)
@@ -63,6 +65,7 @@ class LetteredText(Benchmark):
             name, text, self.prompt.hash, answer, options=options, info=info, shorter=tuple(shorter)
         )
 
+    @override
     def score(self, question: Question, prediction: str) -> float:
         """A likeliest letter is the prediction itself; a generated one has to be read."""
         chosen = parse_choice(prediction, question.info["choices"])
@@ -82,6 +85,7 @@ class MMLU(LetteredText, Grouped):
         DataFile("mmlu/data/dev", "github.com/hendrycks/test (data.tar)"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         tests, _ = self.data_file(root, 0), self.data_file(root, 1)
         paths = sorted(tests.glob("*_test.csv"))
@@ -135,6 +139,7 @@ class ARC(LetteredText):
             ),
         )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path = self.data_file(root)
         yield from parse_rows(path, read_json_lines(path), self._parse)
@@ -180,6 +185,7 @@ class AGIEval(LetteredText, Grouped):
         DataFile(f"agieval/data/v1/{name}.jsonl", "github.com/ruixiangcui/AGIEval (data/v1)") for name in sets
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         for name, path in zip(self.sets, [file.require(root) for file in self.files], strict=True):
             yield from parse_rows(path, read_json_lines(path), partial(self._parse, name), numbered=True)
@@ -199,6 +205,7 @@ class AGIEval(LetteredText, Grouped):
         choices = [_BRACKETED.sub("", option) for option in options]
         return self.choice(f"{name}/{index}", prompted, choices, label, name)
 
+    @override
     def score(self, question: Question, prediction: str) -> float:
         if "choices" in question.info:
             return super().score(question, prediction)
@@ -232,6 +239,7 @@ class BBH(Grouped):
         DataFile("bbh/cot-prompts", "github.com/suzgunmirac/BIG-Bench-Hard"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         folder, examples = self.data_file(root, 0), self.data_file(root, 1)
         paths = sorted(folder.glob("*.json"))
@@ -255,6 +263,7 @@ class BBH(Grouped):
             shorter=tuple(prompts[1:]),
         )
 
+    @override
     def score(self, question: Question, prediction: str) -> float:
         return float(_final_answer(prediction) == question.answer.strip().lower())
 

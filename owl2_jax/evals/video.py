@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from owl2_jax.core.file_writing import write_text
+from owl2_jax.core.overriding import override
 from owl2_jax.core.prompt_format import IMAGE_TAG
 from owl2_jax.core.text_files import lines, read_text
 from owl2_jax.data.prompts import PROMPTS
@@ -70,12 +71,15 @@ class VideoQuestions(Judged):
         answer = text(answer, "the answer")
         return Question(name, prompt, self.prompt.hash, answer, frames, info={"question": question})
 
+    @override
     def check(self) -> None:
         require_reader()
 
+    @override
     def score(self, question: Question, prediction: str) -> float:
         return exact_match(prediction, question.answer)
 
+    @override
     def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:
         """One JSON line a question, as the usual GPT judges of video answers read it."""
         path = folder / "video_answers.jsonl"
@@ -91,6 +95,7 @@ class VideoQuestions(Judged):
         write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         return [path]
 
+    @override
     def judged(self, answered: Sequence[Answered], judgements: Path) -> Summary:
         """Reads {id: [{"pred": "yes" or "no", "score": 0 to 5}, ...]}, the judge's combined file."""
         replies = read_object(judgements)
@@ -125,6 +130,7 @@ class MSRVTTQA(VideoQuestions):
         DataFile("msrvtt_qa/TestVideo", "ms-multimedia-challenge.com (test_videos.zip)"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, videos = self.data_file(root), self.data_file(root, 1)
 
@@ -145,6 +151,7 @@ class MSVDQA(VideoQuestions):
         DataFile("msvd_qa/YouTubeClips", "cs.utexas.edu/users/ml/clamp/videoDescription (YouTubeClips.tar)"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, videos = self.data_file(root), self.data_file(root, 2)
         names: dict[str, str] = {}
@@ -185,6 +192,7 @@ class TGIFQA(VideoQuestions):
         DataFile("tgif_qa/gifs", "github.com/YunseokJANG/tgif-qa"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, folder = self.data_file(root), self.data_file(root, 1)
         rows = read_table(path, "\t", ["gif_name", "question", "answer"])

@@ -13,6 +13,7 @@ from typing import Any
 
 from owl2_jax.core.file_writing import write_text
 from owl2_jax.core.json_files import Json
+from owl2_jax.core.overriding import override
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Image, Question, Summary, percent, percent_by
 from owl2_jax.evals.broken import At, Broken
@@ -36,6 +37,7 @@ class ShortAnswer(Benchmark):
         prompt = self.prompt.text(question=text(question, "the question"))
         return Question(name, prompt, self.prompt.hash, answer, (image,), info=info)
 
+    @override
     def score(self, question: Question, prediction: str) -> float | None:
         return None if question.answer is None else exact_match(prediction, question.answer)
 
@@ -45,9 +47,11 @@ class HumanAnswers(ShortAnswer):
 
     metric = "vqa_accuracy"
 
+    @override
     def score(self, question: Question, prediction: str) -> float | None:
         return None if question.answer is None else vqa_accuracy(prediction, question.answer)
 
+    @override
     def summarise(self, answered: Sequence[Answered]) -> Summary:
         """Overall and by answer type, rounded to 2 decimals as the original prints them."""
         scores = [answer.score for answer in answered]
@@ -64,6 +68,7 @@ class QuestionsAndAnnotations(HumanAnswers):
 
     image_name: str
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, images = self.data_file(root, 0), self.files[-1].require(root)
         annotations = self._annotations(root)
@@ -135,6 +140,7 @@ class VQAv2TestDev(QuestionsAndAnnotations):
         DataFile("coco/test2015", f"{COCO} (2015 test images)"),
     )
 
+    @override
     def export(self, answered: Sequence[Answered], folder: Path) -> list[Path]:
         rows = [
             {
@@ -171,6 +177,7 @@ class AOKVQA(ShortAnswer):
         DataFile("coco/val2017", f"{COCO} (2017 val images)"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, images = self.data_file(root), self.data_file(root, 1)
 
@@ -183,6 +190,7 @@ class AOKVQA(ShortAnswer):
 
         yield from parse_rows(path, read_rows(path), parse)
 
+    @override
     def score(self, question: Question, prediction: str) -> float | None:
         """The authors compare exact strings; the letter case and final stop of a model are not its answer."""
         return min(1.0, sum(exact_match(prediction, answer) for answer in question.answer) / 3)
@@ -198,6 +206,7 @@ class GQA(ShortAnswer):
         DataFile("gqa/images", "cs.stanford.edu/people/dorarad/gqa/download"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, images = self.data_file(root), self.data_file(root, 1)
 
@@ -209,6 +218,7 @@ class GQA(ShortAnswer):
 
         yield from parse_rows(path, read_object(path).items(), parse)
 
+    @override
     def summarise(self, answered: Sequence[Answered]) -> Summary:
         scores = [answer.score for answer in answered]
         kinds = [answer.question.info["kind"] for answer in answered]
@@ -229,6 +239,7 @@ class VizWiz(HumanAnswers):
         DataFile("vizwiz/val", "vizwiz.org/tasks-and-datasets/vqa (val.zip)"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, images = self.data_file(root), self.data_file(root, 1)
 
@@ -255,6 +266,7 @@ class TextVQA(HumanAnswers):
         DataFile("textvqa/train_images", "textvqa.org/dataset (train_val_images.zip)"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, images = self.data_file(root), self.data_file(root, 1)
 
@@ -275,6 +287,7 @@ class OCRVQA(ShortAnswer):
         DataFile("ocrvqa/images", "ocr-vqa.github.io (loadDataset.py fetches them)"),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, images = self.data_file(root), self.data_file(root, 1)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.overriding import override
 from owl2_jax.core.text_files import lines, read_text
 from owl2_jax.data.prompts import PROMPTS
 from owl2_jax.evals.base import Answered, Benchmark, Question, Summary, percent
@@ -44,6 +45,7 @@ class MME(Benchmark):
         *(DataFile(f"{_MME_FOLDER}/eval_tool/Your_Results/{task}.txt", _MME_SOURCE) for task in _MME_TASKS),
     )
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         folder = self.data_file(root)
         for file, task in zip(self.files[1:], _MME_TASKS, strict=True):
@@ -70,9 +72,11 @@ class MME(Benchmark):
             info={"task": task, "image": image},
         )
 
+    @override
     def score(self, question: Question, prediction: str) -> float:
         return float(mme.parse_yes_no(prediction) == question.answer.lower())
 
+    @override
     def summarise(self, answered: Sequence[Answered]) -> Summary:
         """The scores of all tasks; without their totals where tasks have no image with both answers."""
         scores = [answer.score for answer in answered]
@@ -93,6 +97,7 @@ class MME(Benchmark):
         }
         return Summary(parts, scores, dict.fromkeys(mme.TASKS, why))
 
+    @override
     def features(self, answered: Sequence[Answered], scores: Sequence[float]) -> np.ndarray:
         """Per image: its points in its task's column, and a 1 in the task's counting column."""
         images = _images(answered)
@@ -105,6 +110,7 @@ class MME(Benchmark):
                 row[len(tasks) + tasks.index(task)] = 1.0
         return rows
 
+    @override
     def headline(self, means: np.ndarray) -> float:
         points, share = np.split(means, 2)
         return 100.0 * float(np.sum(points / np.maximum(share, 1e-12)))
@@ -154,6 +160,7 @@ class POPE(Benchmark):
         self.published = 86.2
         self.published_note = "outside report, mean of the three"
 
+    @override
     def questions(self, root: Path) -> Iterator[Question | Broken]:
         path, images = self.data_file(root), self.data_file(root, 1)
 
@@ -167,20 +174,24 @@ class POPE(Benchmark):
 
         yield from parse_rows(path, read_json_lines(path), parse)
 
+    @override
     def score(self, question: Question, prediction: str) -> float:
         return float(pope.parse_pope(prediction) == question.answer)
 
+    @override
     def summarise(self, answered: Sequence[Answered]) -> Summary:
         if not answered:
             raise Owl2Error(f"{self.title}: no answers to sum up")
         pairs = [(answer.question.answer, pope.parse_pope(answer.prediction)) for answer in answered]
         return Summary(pope.pope_scores(pairs) | _as_read(answered), [answer.score for answer in answered])
 
+    @override
     def features(self, answered: Sequence[Answered], scores: Sequence[float]) -> np.ndarray:
         """Whether each answer is a true positive, a false positive, a false negative."""
         pairs = [(answer.question.answer, pope.parse_pope(answer.prediction)) for answer in answered]
         kinds = [("yes", "yes"), ("no", "yes"), ("yes", "no")]
         return np.array([[pair == kind for kind in kinds] for pair in pairs], np.float64)
 
+    @override
     def headline(self, means: np.ndarray) -> float:
         return 100.0 * pope.f1(*map(float, means))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from owl2_jax.core.overriding import override
 from owl2_jax.data.tokenizer import Tokenizer
 from owl2_jax.inference.request import Event, Result, TokenLogprobs
 from owl2_jax.serving.calls import Call
@@ -104,6 +105,7 @@ class Completion(Writer):
 
     prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
+    @override
     def begin(self) -> Iterator[bytes]:
         """An event per answer that names its role."""
         for index in range(self._call.count):

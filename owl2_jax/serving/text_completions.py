@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from owl2_jax.core.overriding import override
 from owl2_jax.data.tokenizer import StreamDecoder, Tokenizer
 from owl2_jax.inference.request import Event, Result, TokenLogprobs
 from owl2_jax.serving.completions import LEAST, Writer
@@ -31,6 +32,7 @@ class TextCompletion(Writer):
         self._decoders = [tokenizer.stream(prompt.continues) for prompt in self._prompts]
         self._lengths = [len(prompt.text) * self._echo for prompt in self._prompts]  # of texts so far
 
+    @override
     def begin(self) -> Iterator[bytes]:
         """The prompts, where they are asked for and have no log-probabilities."""
         for index, prompt in enumerate(self._prompts):
