@@ -53,11 +53,30 @@ def render(question: str, models: Sequence[Inside]) -> str:
       models: what `look_inside` returned; shown side by side.
     """
     scale = max(float(one.image_mass.max()) for one in models)
+    images = "".join(_see(one, None, _SHOWN) for one in models[0].images)
+    return _page(question, f'<div class="row">{images}</div><br>', [_section(one, scale) for one in models])
+
+
+def render_masses(title: str, masses: Sequence[tuple[str, np.ndarray, str]]) -> str:
+    """The page of attention over many questions; all text is escaped.
+
+    Args:
+      masses: (model, float[L] share of attention on images by layer, a note in words); shown side by side.
+    """
+    sections = [
+        f'<section><h2>{escape(name)}</h2><p class="soft">{escape(note)}</p>'
+        f"{mass_chart(1 - on_images, on_images)}</section>"
+        for name, on_images, note in masses
+    ]
+    return _page(title, "", sections)
+
+
+def _page(heading: str, above: str, sections: Sequence[str]) -> str:
     parts = [
         "<h1>A look inside</h1>",
-        f'<p class="question">{escape(question)}</p>',
-        f'<div class="row">{"".join(_see(one, None, _SHOWN) for one in models[0].images)}</div><br>',
-        f'<div class="models">{"".join(_section(one, scale) for one in models)}</div>',
+        f'<p class="question">{escape(heading)}</p>',
+        above,
+        f'<div class="models">{"".join(sections)}</div>',
     ]
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -82,7 +101,7 @@ def _section(one: Inside, scale: float) -> str:
             _token_table(one),
             "<h3>Attention on text and on images, layer by layer</h3>",
             f'<p class="soft">Mean over heads and over the tokens of the answer. {note}.</p>',
-            mass_chart(one),
+            mass_chart(one.text_mass.mean(1), one.image_mass.mean(1)),
             "<h3>Attention on images, per layer and token</h3>",
             mass_grid(one, scale),
             "<h3>Where the answer looked</h3>",
@@ -122,13 +141,10 @@ def _others(token: Token) -> str:
     return ", ".join(f"{escape(text)} {chance:.1%}" for text, chance in others[:3])
 
 
-def mass_chart(one: Inside) -> str:
-    """An SVG of attention mass on text and on images over layers; the numbers on hover."""
-    lines = [
-        (one.text_mass.mean(1), "var(--text)", "text"),
-        (one.image_mass.mean(1), "var(--image)", "images"),
-    ]
-    layers = len(one.image_mass)
+def mass_chart(on_text: np.ndarray, on_images: np.ndarray) -> str:
+    """An SVG of attention mass on text and on images, each float[L] over layers; the numbers on hover."""
+    lines = [(on_text, "var(--text)", "text"), (on_images, "var(--image)", "images")]
+    layers = len(on_images)
     across = (_WIDTH - _LEFT - 70) / max(layers - 1, 1)
     down = _HEIGHT - _TOP - _BOTTOM
     drawn = []

@@ -81,6 +81,19 @@ class EngineModel:
             yield from ask(run, decoding, image_mode)
             start = end
 
+    def requests(
+        self, questions: Sequence[Question], decoding: Decoding, image_mode: str
+    ) -> Iterator[Request]:
+        """What `replies` asks the engine, of questions without options, for those who look inside.
+
+        Raises:
+          Owl2Error: A question that cannot be asked.
+        """
+        for question in self._ahead.each(questions):
+            yield self._request(
+                question, self._fitting(question, decoding.max_new_tokens), decoding, image_mode
+            )
+
     def _generate(
         self, questions: Sequence[Question], decoding: Decoding, image_mode: str
     ) -> Iterator[Reply | Owl2Error]:

@@ -145,7 +145,9 @@ def test_page_shows_models_side_by_side_and_escapes_all_text(inside):
     assert not re.search(r'(src|href)="(?!data:)', page), "nothing is loaded from elsewhere"
     layers = len(inside.image_mass)
     assert page.count("<circle") == 2 * 2 * layers
-    assert f"{inside.image_mass[0].mean():.1%} on images" in mass_chart(inside)
+    assert f"{inside.image_mass[0].mean():.1%} on images" in mass_chart(
+        inside.text_mass.mean(1), inside.image_mass.mean(1)
+    )
 
 
 def test_no_image_is_an_error(model):

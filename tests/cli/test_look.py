@@ -43,6 +43,20 @@ def test_page_of_two_models_fits_wide_and_narrow_windows(page):
             view.screenshot(path=SCREENSHOTS / f"look-{width}.png", full_page=True)
 
 
+def test_attention_over_a_benchmark_is_printed_and_written_as_page_or_table(checkpoint, tmp_path, capsys):
+    command = ["look", f"--checkpoint={checkpoint}", "--benchmark=scenes", "--limit=3"]
+    assert main([*command, f"--output={tmp_path}/look.html", f"--compare={checkpoint}"]) == 0
+    said = capsys.readouterr().out
+    assert said.count(f"{checkpoint}: attention on images by layer, over 3 questions: ") == 2, (
+        "alike in their last name"
+    )
+    page = (tmp_path / "look.html").read_text()
+    assert page.count("<section>") == 2
+    assert "3 questions" in page
+    assert main([*command, f"--output={tmp_path}/look.csv", "--unrelated"]) == 0
+    assert (tmp_path / "look.csv").read_text().startswith("model,layer,questions,on_images,")
+
+
 def test_refuses_what_is_not_there(checkpoint, images, tmp_path, capsys):
     def refused(**changes: str) -> str:
         values = {"checkpoint": checkpoint, "image": f"{images}/0.png", "question": "What?", **changes}
@@ -60,3 +74,24 @@ def test_refuses_what_is_not_there(checkpoint, images, tmp_path, capsys):
     assert "is not a directory" in refused(compare=f"{tmp_path}/no", output=f"{tmp_path}/look.html")
     assert "broken.png" in refused(image=f"{images}/broken.png", output=f"{tmp_path}/look.html")
     assert not (tmp_path / "look.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--image={image}", "--benchmark=scenes"], "not allowed with argument --image"),
+        (["--image={image}"], "--question is missing"),
+        (["--image={image}", "--question=What?", "--unrelated"], "--unrelated exchanges the images"),
+        (["--benchmark=scenes", "--question=What?"], "leave --question out"),
+        (["--benchmark=scene"], "did you mean 'scenes'"),
+        (["--benchmark=scenes_text", "--limit=2"], "scenes_text asks nothing about images"),
+        (["--benchmark=scenes", "--limit=1", "--unrelated"], "ask more questions (--limit)"),
+        ([], "one of the arguments --image --benchmark is required"),
+    ],
+)
+def test_refuses_a_question_and_a_benchmark_that_do_not_fit(
+    checkpoint, images, tmp_path, capsys, given, message
+):
+    command = ["look", f"--checkpoint={checkpoint}", f"--output={tmp_path}/look.html"]
+    assert main([*command, *(one.format(image=f"{images}/0.png") for one in given)]) == 2
+    assert message in capsys.readouterr().err
