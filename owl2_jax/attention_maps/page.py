@@ -155,9 +155,9 @@ def mass_chart(on_text: np.ndarray, on_images: np.ndarray) -> str:
     every = -(-layers // 16)
     for layer in range(0, layers, every):
         x = _LEFT + layer * across
-        drawn.append(f'<text x="{x:.1f}" y="{_HEIGHT - 14}" text-anchor="middle">{layer + 1}</text>')
+        drawn.append(f'<text x="{x:.1f}" y="{_HEIGHT - 16}" text-anchor="middle">{layer + 1}</text>')
     middle = _LEFT + across * (layers - 1) / 2
-    drawn.append(f'<text x="{middle:.0f}" y="{_HEIGHT - 1}" text-anchor="middle">layer</text>')
+    drawn.append(f'<text x="{middle:.0f}" y="{_HEIGHT - 3}" text-anchor="middle">layer</text>')
     for values, colour, label in lines:
         places = [(_LEFT + i * across, _TOP + down * (1 - float(v))) for i, v in enumerate(values)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)

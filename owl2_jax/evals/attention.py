@@ -53,7 +53,7 @@ def image_mass(
         for start in one.prompt.image_starts:
             is_image[start : start + one.prompt.span] = True
         found.append(one.decoder[:, 0].sum(-1, where=is_image, dtype=np.float64))
-        shares.append(is_image.mean())
+        shares.append(is_image.sum() / len(one.prompt))
     return Mass(model.name, np.stack(found), float(np.mean(shares)))
 
 
