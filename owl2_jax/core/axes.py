@@ -30,6 +30,7 @@ QUERIES: Final = "queries"  # Q
 
 # Axes of activations.
 BATCH: Final = "batch"  # B
+TOKENS: Final = "tokens"  # T of a flat batch, where each device computes on some of them
 LENGTH: Final = "length"  # T
 IMAGES: Final = "images"  # M
 CACHE: Final = "cache"  # S
@@ -41,7 +42,7 @@ ACT_VOCAB: Final = "act_vocab"  # V of the logits
 PARAMETER_AXES: Final = (
     LAYERS, EMBED, HEADS, KV_HEADS, HEAD_DIM, HIDDEN, VOCAB, VISION_EMBED, QKV, POSITIONS, QUERIES,
 )  # fmt: skip
-ACTIVATION_AXES: Final = (BATCH, LENGTH, IMAGES, CACHE, ACT_EMBED, ACT_HEADS, ACT_HIDDEN, ACT_VOCAB)
+ACTIVATION_AXES: Final = (BATCH, TOKENS, LENGTH, IMAGES, CACHE, ACT_EMBED, ACT_HEADS, ACT_HIDDEN, ACT_VOCAB)
 
 
 def stored(names: tuple[str | None, ...]) -> tuple[str | None, ...]:

@@ -18,12 +18,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from owl2_jax.core.tree import Params
+from owl2_jax.inference.merged_projections import merge
 from owl2_jax.model.abstractor import Abstractor
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.decoder import Decoder
 from owl2_jax.model.decoder_layer import DecoderBlock, LayerInputs
-from owl2_jax.model.layers import KERNEL_SCALE
-from owl2_jax.model.modality_projections import MERGED, TEXT_PROJECTIONS
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.model.vision import VisionEncoder
 
@@ -68,17 +67,5 @@ def unstack_layers(params: Params) -> Params:
     layers = {}
     for number in range(count):
         layer = jax.tree.map(lambda leaf, n=number: jnp.asarray(leaf[n]), stacked)
-        layers[str(number)] = {**layer, "attention": _merge_projections(layer["attention"])}
+        layers[str(number)] = {**layer, "attention": merge(layer["attention"])}
     return {**params, "decoder": {**params["decoder"], "layers": layers}}
-
-
-def _merge_projections(attention: Params) -> Params:
-    """One kernel in place of three, which a CPU reads in less time; adapters keep them apart."""
-    parts = [attention[name] for name in TEXT_PROJECTIONS]
-    if any(set(part) - {"kernel", "bias", KERNEL_SCALE} for part in parts):
-        return attention
-    # The heads are the first axis that a kernel makes, and the first of its scales and biases.
-    merged = {
-        name: jnp.concatenate([part[name] for part in parts], axis=name == "kernel") for name in parts[0]
-    }
-    return {name: part for name, part in attention.items() if name not in TEXT_PROJECTIONS} | {MERGED: merged}

@@ -7,6 +7,8 @@ that make heads, and as they are written for the others.
 
     logical    [L, D, N, H]    [L, D, F]
     in memory  L, N, H, D      L, D, F
+
+The projections of text stand in one array, so that one product reads them all.
 """
 
 from __future__ import annotations
@@ -17,10 +19,13 @@ from typing import Final
 
 import jax
 from jax.experimental.layout import Format, Layout
+from jax.sharding import NamedSharding, PartitionSpec
 
 from owl2_jax.core import axes
-from owl2_jax.core.tree import Tree, flatten, unflatten
+from owl2_jax.core.tree import Params, Tree, flatten, unflatten
 from owl2_jax.inference.loaded_model import LoadedModel
+from owl2_jax.inference.merged_projections import joined, joined_names, with_merged
+from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import logical_axes
 
 _PART: Final = "decoder/layers/"
@@ -52,12 +57,35 @@ def served_formats(shardings: Tree, names: Tree) -> Tree:
     return unflatten(places)
 
 
+def served_names(config: Owl2Config) -> Params:
+    """Logical axis names of the parameters as they serve: with merged projections."""
+    return with_merged(logical_axes(config), joined_names)
+
+
 def lay_out(model: LoadedModel) -> LoadedModel:
     """The same model as its matrices serve; arrays that lie otherwise are given up, one after the other."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, model.params)
-    places = flatten(served_formats(shardings, logical_axes(model.config)))
-    params = {name: _put(leaf, places[name]) for name, leaf in flatten(model.params).items()}
+    merged = with_merged(model.params, _join)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, merged)
+    places = flatten(served_formats(shardings, served_names(model.config)))
+    params = {name: _put(leaf, places[name]) for name, leaf in flatten(merged).items()}
     return replace(model, params=unflatten(params))
+
+
+def _join(name: str, *parts: jax.Array) -> jax.Array:
+    """One array of three, which are given up: for a moment both are there, when no page is yet."""
+    place = parts[1].sharding
+    if isinstance(place, NamedSharding):
+        *leading, width = [*place.spec, *[None] * (parts[1].ndim - len(place.spec))]
+        place = NamedSharding(place.mesh, PartitionSpec(*leading, None, width))
+    order = None
+    if name == _KERNEL[1:]:
+        order = served_order(
+            f"{_PART}{_KERNEL}", (axes.LAYERS, axes.EMBED, axes.KV_HEADS, axes.QKV, axes.HEAD_DIM)
+        )
+    merged = jax.jit(joined, out_shardings=place if order is None else Format(Layout(order), place))(*parts)
+    for part in parts:
+        part.delete()
+    return merged
 
 
 def _put(leaf: jax.Array, place: jax.sharding.Sharding | Format) -> jax.Array:

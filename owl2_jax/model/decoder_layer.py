@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,11 @@ from owl2_jax.model.rotary import apply_rope
 Array = jax.Array
 Carry = tuple[Array, Array | None, Array | None]  # the stream, and keys and values of pages, if any
 
-STREAM = (axes.BATCH, axes.LENGTH, axes.ACT_EMBED)
+Names = tuple[str, ...]
+
+STREAM: Names = (axes.BATCH, axes.LENGTH, axes.ACT_EMBED)
+IN_PIECES: Names = (axes.TOKENS, axes.LENGTH, axes.ACT_EMBED)
+_TOKENS_IN_PIECES = 512  # of a flat batch, at least
 
 
 @flax.struct.dataclass
@@ -126,7 +132,7 @@ def _gated(gate: Array, up: Array) -> Array:
 @jax.custom_vjp
 def _gated_apart(gate: Array, up: Array) -> Array:
     """`_gated`; its result and its gradients are written before the products that read them start."""
-    return _gated(gate, up)
+    return lax.optimization_barrier(_gated(gate, up))
 
 
 def _gated_forward(gate: Array, up: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -161,6 +167,19 @@ class DecoderMlp(nn.Module):
         return layer_linear(self.config, "down", hidden, width, inner, embed)(x)
 
 
+def _between_products(x: Array, inputs: LayerInputs) -> Names:
+    """Where the stream dtype[B, T, D] lies between the products that a layer's devices share.
+
+    Each of them then adds and norms some tokens of a flat batch of many, and gathers them for the next
+    product, which moves as many bytes as a sum that all of them get.
+    """
+    count, mesh = x.shape[0], jax.sharding.get_abstract_mesh()
+    if inputs.paged is None or count < _TOKENS_IN_PIECES or mesh.empty or not nn.get_logical_axis_rules():
+        return STREAM
+    pieces = nn.logical_to_mesh_axes(IN_PIECES)[0] or ()
+    return STREAM if count % math.prod(mesh.shape[name] for name in pieces) else IN_PIECES
+
+
 class DecoderBlock(nn.Module):
     """One layer; the signature is that of a scan body carrying the stream and the pages."""
 
@@ -170,18 +189,22 @@ class DecoderBlock(nn.Module):
     def __call__(self, carry: Carry, layer: Array, inputs: LayerInputs) -> tuple[Carry, None]:
         """The stream dtype[B, T, D] and the pages after this layer, whose number is `layer`."""
         x, keys, values = carry
-        normed = self._norm("attention_norm", x, inputs)
+        between = _between_products(x, inputs)
+        normed = self._norm("attention_norm", x, inputs, between)
         update, keys, values = DecoderAttention(self.config, name="attention")(
             normed, inputs, layer, keys, values
         )
-        x = nn.with_logical_constraint(x + update, STREAM)
-        x = x + DecoderMlp(self.config, name="mlp")(self._norm("mlp_norm", x, inputs))
-        x = nn.with_logical_constraint(x, STREAM)
+        x = nn.with_logical_constraint(x + update, between)
+        update = DecoderMlp(self.config, name="mlp")(self._norm("mlp_norm", x, inputs, between))
+        x = nn.with_logical_constraint(x + update, between)
         self.sow("intermediates", "hidden", x)
         return (x, keys, values), None
 
-    def _norm(self, name: str, x: Array, inputs: LayerInputs) -> Array:
-        """RMSNorm whose scale is the token's modality's; both share one normalisation."""
+    def _norm(self, name: str, x: Array, inputs: LayerInputs, between: Names) -> Array:
+        """RMSNorm whose scale is the token's modality's; both share one normalisation.
+
+        Products take all tokens, of which the stream may have lain in pieces.
+        """
         decoder = self.config.decoder
 
         def scale(modality_name: str) -> Array:
@@ -191,4 +214,5 @@ class DecoderBlock(nn.Module):
         chosen = scale("text").astype(x.dtype)
         if inputs.is_image is not None and decoder.adapts("norms"):
             chosen = jnp.where(inputs.is_image[:, :, None], scale("image").astype(x.dtype), chosen)
-        return normed * chosen
+        normed = normed * chosen
+        return normed if between == STREAM else nn.with_logical_constraint(normed, STREAM)

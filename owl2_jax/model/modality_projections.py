@@ -21,10 +21,13 @@ from owl2_jax.model.lora import FusedLoraAdapter, layer_linear
 
 Array = jax.Array
 
-# Projections that every token goes through. Where inference has put their kernels one after the other
-# along the heads, under one name, they are a single product.
+# Projections that every token goes through. Where inference has put the kernels of heads that belong
+# together side by side, under one name, they are a single product.
 TEXT_PROJECTIONS: Final = ("q", "k_text", "v_text")
 MERGED: Final = "q_k_text_v_text"
+
+# Tokens of images that are projected together, where a flat batch has more tokens than these.
+_IMAGES_AT_A_TIME: Final = 512
 
 
 class ModalityProjections(nn.Module):
@@ -63,6 +66,8 @@ class ModalityProjections(nn.Module):
 
     def _select_images(self, text: list[Array], x: Array, is_image: Array) -> list[Array]:
         """The projections of tokens of which any may be an image's; without one nothing is computed."""
+        if x.shape[0] > _IMAGES_AT_A_TIME:
+            return self._replace_images(text, x, is_image)
 
         def select(module: ModalityProjections, x: Array, text: list[Array]) -> list[Array]:
             images = module._image_projections(x)
@@ -73,18 +78,53 @@ class ModalityProjections(nn.Module):
 
         return nn.cond(jnp.any(is_image), select, lambda _, x, text: list(text), self, x, list(text))
 
+    def _replace_images(self, text: list[Array], x: Array, is_image: Array) -> list[Array]:
+        """`_select_images` of many tokens T: those of images are taken out, some at a time."""
+        count, size = x.shape[0], _IMAGES_AT_A_TIME
+        places = jnp.nonzero(is_image[:, 0], size=count + size, fill_value=count)[0]
+        blocks = (jnp.sum(is_image, dtype=jnp.int32) + size - 1) // size
+
+        def going(_: ModalityProjections, carry: tuple[Array, list[Array]]) -> Array:
+            return carry[0] < blocks
+
+        def replace(
+            module: ModalityProjections, carry: tuple[Array, list[Array]]
+        ) -> tuple[Array, list[Array]]:
+            number, parts = carry
+            at = jax.lax.dynamic_slice_in_dim(places, number * size, size)
+            images = module._image_projections(x.at[at].get(mode="clip"))
+            put = {
+                which: part.at[at].set(images[which], mode="drop") if which in images else part
+                for which, part in zip("qkv", parts, strict=True)
+            }
+            return number + 1, list(put.values())
+
+        start = jnp.zeros((), jnp.int32), list(text)
+        return nn.while_loop(going, replace, self, start)[1]
+
     def _text_projections(self, x: Array) -> list[Array]:
         """Queries, keys and values as for text, likewise."""
         heads = self._heads()
         if self.has_variable("params", MERGED):
-            merged = self._project(MERGED, sum(heads.values()), axes.HEADS)(x)
-            text = jnp.split(merged, (heads["q"], heads["q"] + heads["k"]), axis=2)
+            text = self._merged_projections(x)
         else:
             text = [
                 self._project(name, count, self._heads_axis(which))(x)
                 for name, (which, count) in zip(TEXT_PROJECTIONS, heads.items(), strict=True)
             ]
         return self._with_adapter("qkv_text", dict(zip("qkv", text, strict=True)), x)
+
+    def _merged_projections(self, x: Array) -> list[Array]:
+        """Likewise of one kernel, whose heads come with their queries first."""
+        decoder = self.config.decoder
+        group = (decoder.num_heads // decoder.num_kv_heads + 2, decoder.head_dim)
+        project = layer_linear(
+            self.config, MERGED, (decoder.width,), (decoder.num_kv_heads, *group),
+            (axes.EMBED,), (axes.KV_HEADS, axes.QKV, axes.HEAD_DIM), use_bias=decoder.qkv_bias,
+        )  # fmt: skip
+        merged = project(x)
+        queries = merged[..., :-2, :].reshape(*x.shape[:-1], decoder.num_heads, decoder.head_dim)
+        return [queries, merged[..., -2, :], merged[..., -1, :]]
 
     def _image_projections(self, x: Array) -> dict[str, Array]:
         """What has a copy for images, by "q", "k" and "v": dtype[..., N or K, H] of dtype[..., D]."""
@@ -122,6 +162,6 @@ class ModalityProjections(nn.Module):
         shape = (heads, decoder.head_dim)
         names = (heads_axis, axes.HEAD_DIM)
         settings: dict[str, Any] = {"use_bias": decoder.qkv_bias}
-        if name != MERGED and name.startswith(("q", "k")):
+        if name.startswith(("q", "k")):
             settings["bias_init"] = near_tokens(decoder.num_kv_heads)
         return layer_linear(self.config, name, (decoder.width,), shape, (axes.EMBED,), names, **settings)

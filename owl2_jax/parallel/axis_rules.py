@@ -36,6 +36,7 @@ TABLE: Final[dict[str, tuple[MeshAxes, MeshAxes]]] = {
     axes.POSITIONS: (None, None),
     axes.QUERIES: (None, None),
     axes.BATCH: (BATCH_AXES, BATCH_AXES),
+    axes.TOKENS: ((*BATCH_AXES, TENSOR), (*BATCH_AXES, TENSOR)),
     axes.IMAGES: (BATCH_AXES, BATCH_AXES),
     axes.LENGTH: (None, None),
     axes.CACHE: (None, None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import jax
 from jax.sharding import Mesh
 
 from owl2_jax.config import RunConfig
@@ -87,7 +88,9 @@ def measure(plan: Plan) -> Result:
     """Compiles a plan. Raises `Owl2Error` for sizes that do not divide."""
     workload = build(plan.what, plan.model, plan.train, plan.shape, plan.mesh)
     counted = flops.total(workload.flops)
-    lowered = workload.function.lower(*workload.arguments)
+    # Of a mesh of one device nothing else says for which chip kernels are written.
+    with jax.sharding.use_abstract_mesh(plan.mesh.abstract_mesh):
+        lowered = workload.function.lower(*workload.arguments)
     fit = compile_for(
         lowered,
         plan.topology,

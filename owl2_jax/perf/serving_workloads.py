@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 from owl2_jax.core.host_memory import collapse_into_huge_pages
 from owl2_jax.core.tree import Params, PyTree
 from owl2_jax.inference import step
+from owl2_jax.inference.merged_projections import with_merged
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
-from owl2_jax.inference.weight_layouts import served_formats
+from owl2_jax.inference.weight_layouts import served_formats, served_names
 from owl2_jax.model import flops, owl2, paged_kernels
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.pages import empty_pages
@@ -173,7 +174,8 @@ def _served(config: Owl2Config, mesh: Mesh) -> tuple[owl2.Owl2, Params]:
         return UnrolledOwl2(config), _place(jax.eval_shape(unstack_layers, shapes), lambda leaf: whole)
     stored = shardings.param_shardings(axes, mesh)
     if mesh.devices.flat[0].platform == "tpu":
-        stored = served_formats(stored, axes)
+        shapes, axes = jax.eval_shape(with_merged, shapes), served_names(config)
+        stored = served_formats(shardings.param_shardings(axes, mesh), axes)
     return owl2.Owl2(config), jax.tree.map(_shape, shapes, stored)
 
 

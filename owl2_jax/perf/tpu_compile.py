@@ -50,8 +50,12 @@ def topology_devices(topology: Topology) -> list[jax.Device]:
 
     wrap = [int(ring) for ring in topology.rings]
     wrap += [0] * (3 - len(wrap))
+    # A host has 2 x 2 chips of a slice, and of one without so many, as v6e:1x1, what there is.
+    host = [min(length, 2) for length in topology.shape[:2]] + [1]
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, wrap=wrap)
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology.name, wrap=wrap, chips_per_host_bounds=host
+        )
         return list(found.devices)
     except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
         reason = str(error).splitlines()[0]

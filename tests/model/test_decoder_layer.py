@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from flax.core import meta
 
-from owl2_jax.model import remat, rotary
+from owl2_jax.model import decoder_layer, remat, rotary
 from owl2_jax.model.decoder_layer import DecoderBlock, DecoderMlp, LayerInputs
+from owl2_jax.parallel import axis_rules
+from owl2_jax.parallel.mesh import make_mesh
 from owl2_jax.testing import tiny
 
 LENGTH = 128  # of one tile of the kernel for TPU
@@ -53,3 +55,27 @@ def test_for_a_tpu_the_gated_activation_and_its_gradients_are_written_once_and_a
         barriers[attention] = str(jax.make_jaxpr(loss)(params, x)).count("optimization_barrier")
     assert barriers == {"splash": 2, "xla": 0}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), *found.values())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "sizes", "pieces"),
+    [
+        (512, {"tensor": 4, "data": 2}, True),
+        (516, {"tensor": 8}, False),
+        (504, {"tensor": 8}, False),
+        (1024, {"fsdp": 8}, True),
+    ],
+)
+def test_tokens_of_a_large_flat_batch_lie_in_pieces_between_products(tokens, sizes, pieces):
+    inputs = LayerInputs(None, None, None, None, None, None, paged=object())
+    x, found = jax.ShapeDtypeStruct((tokens, 1, 8), jnp.float32), []
+    mesh = make_mesh(sizes)
+    axis_rules.activate(mesh)(lambda: found.append(decoder_layer._between_products(x, inputs)))()
+    assert found == [decoder_layer.IN_PIECES if pieces else decoder_layer.STREAM]
+    assert axis_rules.compute_spec(decoder_layer.IN_PIECES)[0] == ("dcn", "data", "fsdp", "tensor")
+    # One device alone, and rows of tokens, stay as they are.
+    assert decoder_layer._between_products(x, inputs) == decoder_layer.STREAM
+    assert (
+        axis_rules.activate(mesh)(lambda: decoder_layer._between_products(x, inputs.replace(paged=None)))()
+        == decoder_layer.STREAM
+    )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax.core import meta
 
+from owl2_jax.model import modality_projections
 from owl2_jax.model.image_positions import image_mask
 from owl2_jax.model.modality_projections import ModalityProjections
 from owl2_jax.testing import tiny
@@ -39,3 +40,17 @@ def test_without_images_only_text_is_projected(params):
     text = {"params": {name: params["params"][name] for name in ("q", "k_text", "v_text")}}
     found = ModalityProjections(CONFIG).apply(text, X, None, None)
     np.testing.assert_array_equal(found[1], ModalityProjections(CONFIG).apply(params, X, None, None)[1])
+
+
+@pytest.mark.parametrize("images", [0, 1, 7, 8, 30])
+def test_tokens_of_images_among_many_are_projected_some_at_a_time(params, monkeypatch, images):
+    monkeypatch.setattr(modality_projections, "_IMAGES_AT_A_TIME", 8)
+    x = np.random.default_rng(1).standard_normal((30, 1, CONFIG.decoder.width)).astype(np.float32)
+    is_image = np.zeros((30, 1), bool)
+    is_image[np.random.default_rng(images).permutation(30)[:images]] = True
+    found = jax.jit(ModalityProjections(CONFIG).apply, static_argnums=3)(params, x, is_image, None)
+    # One row of tokens is not a flat batch: it selects, as above.
+    select = ModalityProjections(CONFIG.replace(image_kv="select"))
+    row = select.apply(params, x.swapaxes(0, 1), is_image.T, STARTS[:1])
+    for part, wanted in zip(found, row, strict=True):
+        np.testing.assert_allclose(part[:, 0], wanted[0], atol=1e-5)

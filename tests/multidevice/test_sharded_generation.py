@@ -15,6 +15,7 @@ from owl2_jax.inference.engine import Engine, EngineConfig
 from owl2_jax.inference.loaded_model import LoadedModel
 from owl2_jax.inference.request import Request
 from owl2_jax.inference.weight_layouts import lay_out
+from owl2_jax.model import decoder_layer, modality_projections
 from owl2_jax.model.owl2 import logical_axes
 from owl2_jax.parallel.mesh import make_mesh
 from owl2_jax.parallel.shardings import param_shardings
@@ -42,8 +43,11 @@ def requests() -> list[Request]:
     ("axes", "as_on_tpu"),
     [({"tensor": 2, "data": 4}, True), ({"fsdp": 4, "tensor": 2}, False), ({"data": 8}, False)],
 )
-def test_sharded_generation_equals_unsharded(model, axes, as_on_tpu):
+def test_sharded_generation_equals_unsharded(model, axes, as_on_tpu, monkeypatch):
     mesh = make_mesh(axes)
+    if as_on_tpu:  # and as with larger chunks: tokens in pieces, and those of images taken out
+        monkeypatch.setattr(decoder_layer, "_TOKENS_IN_PIECES", 16)
+        monkeypatch.setattr(modality_projections, "_IMAGES_AT_A_TIME", 16)
     params = jax.device_put(model.params, param_shardings(logical_axes(model.config), mesh))
     placed = dataclasses.replace(model, params=params, mesh=mesh)
     sharded = Engine(lay_out(placed) if as_on_tpu else placed, EngineConfig(sequences=8))

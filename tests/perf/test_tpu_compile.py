@@ -106,16 +106,17 @@ def test_a_compiler_that_does_not_go_with_jax_is_refused_before_a_topology_is_as
 
 
 @pytest.mark.parametrize(
-    ("name", "wrap"),
+    ("name", "wrap", "host"),
     [
-        ("v5e:16x16", [1, 1, 0]),
-        ("v5e:4x16", [0, 1, 0]),
-        ("v5e:2x2", [0, 0, 0]),
-        ("v5p:4x4x8", [1, 1, 1]),
-        ("v5p:2x4x4", [0, 0, 0]),
+        ("v5e:16x16", [1, 1, 0], [2, 2, 1]),
+        ("v5e:4x16", [0, 1, 0], [2, 2, 1]),
+        ("v5e:2x2", [0, 0, 0], [2, 2, 1]),
+        ("v5p:4x4x8", [1, 1, 1], [2, 2, 1]),
+        ("v5p:2x4x4", [0, 0, 0], [2, 2, 1]),
+        ("v6e:1x1", [0, 0, 0], [1, 1, 1]),
     ],
 )
-def test_the_compiler_is_told_which_dimensions_are_rings(monkeypatch, name, wrap):
+def test_the_compiler_is_told_rings_and_chips_of_a_host(monkeypatch, name, wrap, host):
     asked = []
 
     def describe(platform, topology_name, **settings):
@@ -125,7 +126,7 @@ def test_the_compiler_is_told_which_dimensions_are_rings(monkeypatch, name, wrap
     monkeypatch.setattr(tpu_compile, "check_compiler", lambda: None)
     monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", describe)
     assert tpu_compile.topology_devices(parse_topology(name)) == []
-    assert asked == [("tpu", name, {"wrap": wrap})]
+    assert asked == [("tpu", name, {"wrap": wrap, "chips_per_host_bounds": host})]
 
 
 def test_options_reach_the_compiler():
