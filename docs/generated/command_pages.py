@@ -66,9 +66,9 @@ def _rows(parser: argparse.ArgumentParser) -> list[tuple[str, str]]:
 def _name(action: argparse.Action, prog: str) -> str:
     if not action.option_strings:
         return code(str(action.metavar or action.dest))
-    option = action.option_strings[-1]
     value = "" if action.nargs == 0 else f" {_value(action)}"
-    return code(option + value, f"{'-'.join(prog.split()[2:])}{option}")
+    options = [option for option in action.option_strings if option.startswith("--")]
+    return ", ".join(code(option + value, f"{'-'.join(prog.split()[2:])}{option}") for option in options)
 
 
 def _value(action: argparse.Action) -> str:

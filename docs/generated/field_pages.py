@@ -137,7 +137,7 @@ def _kind(hint: Any, groups: Mapping[str, type]) -> str:
         inner = [_kind(arg, groups) for arg in args if arg is not Ellipsis]
         return f"list of {inner[0]}" if Ellipsis in args or len(inner) == 1 else f"({', '.join(inner)})"
     if origin is dict or getattr(origin, "__name__", "") == "Mapping":
-        return f"{{{_kind(args[0], groups)}: {_kind(args[1], groups)}}}"
+        return f"&#123;{_kind(args[0], groups)}: {_kind(args[1], groups)}&#125;"  # a brace begins attributes
     if hint is type(None):
         return "None"
     if isinstance(hint, type) and issubclass(hint, PathLike):
@@ -164,7 +164,8 @@ def _range(hint: Any) -> str:
 
 def _said(found: Range) -> str:
     ends = found.high == float("inf") and found.most != _INT32
-    return f"{found}, at most {found.most:,}".replace(",0", " 0") if ends else str(found)
+    most = f"{found.most:,}".replace(",", "&nbsp;")
+    return f"{found}, at most {most}" if ends else str(found)
 
 
 def _default(field: dataclasses.Field) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from benchmark_pages import benchmarks_page
@@ -56,6 +57,17 @@ def on_files(files, config):
 
 def command_path(name: str) -> str:
     return f"reference/commands/{name}.md"
+
+
+def on_page_content(html, page, config, files):
+    """Keeps the name of a flag on one line, which a browser would break after its hyphens."""
+    in_text = re.compile(r"--[\w-]+(?=[^<>]*<)")
+    return re.sub(
+        "<code.*?</code>",
+        lambda found: in_text.sub(r'<span class="flag">\g<0></span>', found[0]),
+        html,
+        flags=re.DOTALL,
+    )
 
 
 def on_page_markdown(markdown, page, config, files):

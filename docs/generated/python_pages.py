@@ -47,10 +47,8 @@ print("".join(chat.ask("What is this?", images=["image.png"])))
 
 engine = Engine(model, EngineConfig(sequences=2))
 questions = ["What is this?", "Which colour is it?"]
-requests = [
-    Request([{"role": "user", "content": f"<|image|>{text}"}], ["image.png"], max_new_tokens=20)
-    for text in questions
-]
+messages = [[{"role": "user", "content": f"<|image|>{text}"}] for text in questions]
+requests = [Request(one, ["image.png"], max_new_tokens=20) for one in messages]
 for result in engine.generate(requests):
     print(result.text, result.finish_reason)
 ```"""
@@ -92,7 +90,8 @@ def _signature(thing: object) -> str:
     if dataclasses.is_dataclass(thing):
         lines = [_field(field) for field in dataclasses.fields(thing)]
         return f"{name}(\n" + "".join(f"    {line},\n" for line in lines) + ")"
-    return name + re.sub(r"\bself, ?|\bself\b|\bcls, ?", "", str(inspect.signature(thing)))
+    signature = re.sub(r"\bself, ?|\bself\b|\bcls, ?", "", str(inspect.signature(thing)))
+    return name + re.sub(r"(: |-> )'([^']+)'", r"\1\2", signature)  # annotations are read as text
 
 
 def _field(field: dataclasses.Field) -> str:

@@ -75,7 +75,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         type=BucketPath,
         default=Path("measured.json"),
         metavar="FILE",
-        help="(default: %(default)s)",
+        help="file of measurements (default: %(default)s)",
     )
     parser.add_argument("--calls", type=Count, default=5, help="timed calls (default: %(default)s)")
     parser.add_argument(

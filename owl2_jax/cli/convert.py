@@ -62,9 +62,19 @@ def _check_places(args: argparse.Namespace) -> None:
         check_folder(args.output.parent, "--output: the folder")
 
 
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint", required=True, type=BucketPath, metavar="DIR",
+        help="model directory, run directory (latest step) or released directory",
+    )  # fmt: skip
+
+
 def _add_to_jax(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("to-jax", help="released PyTorch directory to a model directory")
-    parser.add_argument("--source", required=True, type=BucketPath, metavar="HF_DIR")
+    parser.add_argument(
+        "--source", required=True, type=BucketPath, metavar="HF_DIR",
+        help="directory of a PyTorch checkpoint: config.json, weights, tokenizer",
+    )  # fmt: skip
     parser.add_argument("--output", required=True, type=BucketPath, metavar="DIR", help="must not exist")
     parser.add_argument("--tokenizer", type=BucketPath, metavar="FILE", help="when HF_DIR has none")
     parser.add_argument(
@@ -91,7 +101,7 @@ def _to_jax(args: argparse.Namespace) -> int:
 
 def _add_to_torch(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("to-torch", help="model or run directory to the released PyTorch format")
-    parser.add_argument("--checkpoint", required=True, type=BucketPath, metavar="DIR")
+    _add_checkpoint(parser)
     parser.add_argument("--output", required=True, type=BucketPath, metavar="HF_DIR", help="must not exist")
     parser.add_argument(
         "--dtype", choices=("float16", "bfloat16", "float32"), help="of the weights; by default as stored"
@@ -124,11 +134,17 @@ def _add_init(commands: argparse._SubParsersAction) -> None:
         "--llama", "--qwen", dest="language", required=True, type=BucketPath, metavar="HF_DIR",
         help="a LLaMA-2, which makes an mPLUG-Owl2, or a Qwen, which makes an mPLUG-Owl2.1",
     )  # fmt: skip
-    parser.add_argument("--clip", required=True, type=BucketPath, metavar="HF_DIR")
+    parser.add_argument(
+        "--clip",
+        required=True,
+        type=BucketPath,
+        metavar="HF_DIR",
+        help="a CLIP, for the vision encoder",
+    )
     parser.add_argument("--output", required=True, type=BucketPath, metavar="DIR", help="must not exist")
     parser.add_argument("--image-size", type=Count, default=224, help="pixels (default: 224)")
     parser.add_argument("--num-queries", type=Count, default=64, help="of the abstractor (default: 64)")
-    parser.add_argument("--abstractor-layers", type=Count, default=6, help="(default: 6)")
+    parser.add_argument("--abstractor-layers", type=Count, default=6, help="of cross-attention (default: 6)")
     parser.add_argument("--seed", type=Seed, default=0, help="of the random abstractor (default: 0)")
     parser.add_argument(
         "--dtype",
@@ -157,7 +173,7 @@ def _init(args: argparse.Namespace) -> int:
 
 def _add_resize(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("resize", help="another image size, query count or module")
-    parser.add_argument("--checkpoint", required=True, type=BucketPath, metavar="DIR")
+    _add_checkpoint(parser)
     parser.add_argument("--output", required=True, type=BucketPath, metavar="DIR", help="must not exist")
     parser.add_argument("--image-size", type=Count, help="pixels; by default as it is")
     parser.add_argument(
@@ -189,8 +205,10 @@ def _resize(args: argparse.Namespace) -> int:
 
 def _add_verify(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("verify", help="compare with golden results of the original")
-    parser.add_argument("--checkpoint", required=True, type=BucketPath, metavar="DIR")
-    parser.add_argument("--golden", required=True, type=BucketPath, metavar="FILE.npz")
+    _add_checkpoint(parser)
+    parser.add_argument(
+        "--golden", required=True, type=BucketPath, metavar="FILE.npz", help="arrays that the original gave"
+    )
 
 
 def _verify(args: argparse.Namespace) -> int:

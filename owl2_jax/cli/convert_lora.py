@@ -37,7 +37,9 @@ def _add_import(commands: argparse._SubParsersAction) -> None:
     _add_paths(
         parser, "base: model, run or released directory without adapters", "model directory; must not exist"
     )
-    parser.add_argument("--adapter", required=True, type=BucketPath, metavar="PEFT_DIR")
+    parser.add_argument(
+        "--adapter", required=True, type=BucketPath, metavar="PEFT_DIR", help="directory that PEFT saved"
+    )
 
 
 def _add_paths(parser: argparse.ArgumentParser, checkpoint: str, output: str) -> None:

@@ -49,7 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_arguments(parser)
     add_int8_argument(parser)
     add_mesh_argument(parser)
-    parser.add_argument("--input", required=True, type=BucketPath, metavar="FILE.jsonl")
+    parser.add_argument(
+        "--input",
+        required=True,
+        type=BucketPath,
+        metavar="FILE.jsonl",
+        help="prompts, a JSON object per line",
+    )
     parser.add_argument(
         "--output", required=True, type=BucketPath, metavar="FILE.jsonl",
         help="what it holds already is not asked again; /dev/stdout for a pipe",

@@ -42,13 +42,15 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         "--logit-bias", action="append", default=[], metavar="ID=NUMBER",
         help="added to the logit of a token, -100 to 100; may be given several times",
     )  # fmt: skip
-    group.add_argument("--seed", type=SampleSeed, default=0, help="(default: 0)")
+    group.add_argument("--seed", type=SampleSeed, default=0, help="of the tokens that are drawn (default: 0)")
 
 
 def add_end_arguments(parser: argparse.ArgumentParser) -> None:
     """Where an answer ends and what it looks like, for every command that answers."""
     group = parser.add_argument_group("where an answer ends, and what it looks like")
-    group.add_argument("--min-new-tokens", type=Whole, default=0, metavar="N", help="(default: 0)")
+    group.add_argument(
+        "--min-new-tokens", type=Whole, default=0, metavar="N", help="no end before so many (default: 0)"
+    )
     group.add_argument(
         "--stop", action="append", default=[], metavar="TEXT",
         help="ends the answer and is not part of it; may be given several times",

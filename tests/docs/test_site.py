@@ -115,7 +115,7 @@ def flags_of(parser: argparse.ArgumentParser) -> set[str]:
         if isinstance(action, argparse._SubParsersAction):
             flags |= set().union(*map(flags_of, action.choices.values()))
         elif action.help != argparse.SUPPRESS:
-            flags |= set(action.option_strings[-1:])
+            flags |= {option for option in action.option_strings if option.startswith("--")}
     return flags
 
 
@@ -125,6 +125,7 @@ def test_every_flag_of_a_command_is_in_the_reference(pages, site, name):
     flags = flags_of(parser_of(name))
     assert "--help" in flags
     assert {flag for flag in flags if not any(anchor.endswith(flag) for anchor in page.anchors)} == set()
+    assert rows_without_meaning(page.path) == []
 
 
 def fields_of(cls: type, path: str = "") -> set[str]:
@@ -173,9 +174,10 @@ def test_every_option_of_a_source_is_in_the_reference_with_its_meaning(pages, si
 
 
 def rows_without_meaning(path: Path) -> list[str]:
-    """The rows of a page's tables whose last cell is empty."""
+    """The rows of a page's tables whose last cell is empty, or says a default or "required" alone."""
     rows = re.findall(r"<tr>(.*?)</tr>", path.read_text(encoding="utf-8"), re.DOTALL)
-    return [row for row in rows if re.search(r"<td></td>\s*$", row)]
+    nothing = r"<td>(\(default: .*\))?\s*(<strong>\(required\)</strong>)?</td>\s*$"
+    return [row for row in rows if re.search(nothing, row)]
 
 
 def test_metrics_of_a_run_are_those_that_a_run_writes(pages, site):
