@@ -91,7 +91,7 @@ def _single(value: float) -> float:
 
 
 def _plain(number: float) -> str:
-    return str(int(number)) if number == int(number) and abs(number) < 1e15 else f"{number:g}"
+    return str(int(number)) if number == int(number) and abs(number) < 1e20 else f"{number:g}"
 
 
 ANY_NUMBER: Final = Range()
