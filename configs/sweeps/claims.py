@@ -188,6 +188,6 @@ def get_config(argument: str = "") -> dict:
         "seeds": [0, 1, 2, 3, 4],
         "start_from": f"runs/scenes/{size}/stage1",
         "benchmarks": list(GROUPS["all_scenes"]),
-        "max_questions": 600,
+        "max_questions": 2400,
         "claims": {name: one for name, one in CLAIMS.items() if {one["point"], one["than"]} <= points},
     }

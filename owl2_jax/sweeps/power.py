@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,10 @@ from owl2_jax.sweeps.table_reading import number, read_rows
 
 POWER: Final = 0.8
 _OTHER_COUNTS: Final = (3, 5, 8, 10)  # of seeds, beside those of the sweep
+_SAMPLED: Final = (
+    "Where most of the spread comes from the questions alone, four times as many (`max_questions`) see about "
+    "half the difference with the same runs; where little does, only more seeds help."
+)
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,15 @@ class NoiseLevel:
     Attributes:
       deviation: of one seed's difference to the base, pooled over the points.
       df: degrees of freedom of it, over all points.
+      sampled: the part of it that so few questions give by themselves
+        (`sampling.py`); None where that is not known.
+      questions: that were asked of every run; 0 where `sampled` is None.
     """
 
     deviation: float
     df: int
+    sampled: float | None = None
+    questions: int = 0
 
     def smallest_difference(self, seeds: int, comparisons: int) -> float | None:
         """What `seeds` of each point can see; None for fewer than two, which see nothing.
@@ -57,8 +66,23 @@ def noise_of(table: Table) -> dict[str, NoiseLevel]:
         differences = table.differences(name).values()
         level = _pooled((one.deviation, one.seeds) for one in differences if one.deviation is not None)
         if level is not None:
-            found[name] = level
+            found[name] = _with_sampling(table, name, level)
     return found
+
+
+def _with_sampling(table: Table, name: str, level: NoiseLevel) -> NoiseLevel:
+    """Adds what the questions give, where all points tell it, by their seeds."""
+    base = next(row for row in table.rows if row.point == table.base).sampling.get(name)
+    others = [
+        (row.sampling[name], row.seeds - 1)
+        for row in table.rows
+        if row.point != table.base and name in row.sampling
+    ]
+    if base is None or not others or any(one.questions != base.questions for one, _ in others):
+        return level
+    weight = sum(df for _, df in others)
+    variance = sum((one.variance + base.variance) * df for one, df in others) / weight
+    return replace(level, sampled=math.sqrt(variance), questions=base.questions)
 
 
 def read_noise(path: Path, measures: Sequence[str]) -> dict[str, NoiseLevel]:
@@ -154,13 +178,17 @@ def seen_table(table: Table) -> list[str]:
     lines = ["", f"Smallest true difference that is seen {POWER * 100:.0f} times in 100, from the spread of "
                  f"these seeds, among {comparisons} comparison{'s' * (comparisons > 1)}:", ""]  # fmt: skip
     lines += [
-        f"| benchmark | {' | '.join(f'{n} seeds' for n in counts)} |",
-        "|" + " --- |" * (len(counts) + 1),
+        f"| benchmark | spread of a difference | from its questions alone | "
+        f"{' | '.join(f'{n} seeds' for n in counts)} |",
+        "|" + " --- |" * (len(counts) + 3),
     ]
     for name, level in shown.items():
         sizes = [level.smallest_difference(count, comparisons) for count in counts]
         cells = ["" if size is None else f"{size:.1f}" for size in sizes]
-        lines.append(f"| {table.title(name)[0]} | {' | '.join(cells)} |")
+        sampled = "" if level.sampled is None else f"{level.sampled:.1f} ({level.questions} questions)"
+        lines.append(f"| {table.title(name)[0]} | {level.deviation:.1f} | {sampled} | {' | '.join(cells)} |")
+    if any(level.sampled is not None for level in shown.values()):
+        lines += ["", _SAMPLED]
     return lines
 
 

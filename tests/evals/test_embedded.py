@@ -18,9 +18,9 @@ from owl2_jax.evals.registry import GROUPS, get_benchmark
         ("drawn_color", 132),
         ("drawn_yes_no", 374),
         ("facts", 3287),
-        ("scenes", 1200),
-        ("scenes_text", 1200),
-        ("scenes_hard", 1200),
+        ("scenes", 4800),
+        ("scenes_text", 4800),
+        ("scenes_hard", 4800),
     ],
 )
 def test_counts(name, count):
