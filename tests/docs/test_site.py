@@ -9,12 +9,13 @@ import re
 import subprocess
 import sys
 import typing
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
 from owl2_jax.cli.main import COMMANDS, parser_of
 from owl2_jax.config import RunConfig
@@ -22,6 +23,8 @@ from owl2_jax.core.fields import type_hints
 from owl2_jax.data.sources.registry import SOURCES
 from owl2_jax.data_tools.prepare.settings import PrepareConfig
 from owl2_jax.sweeps.grid import SweepConfig
+from tests.docs.blocks import blocks_of
+from tests.docs.contrast import contrasts
 from tests.serving.browser import launched
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +65,12 @@ def site(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with launched() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
 def pages(site) -> dict[Path, Page]:
     return {path: Page(path) for path in site.rglob("*.html")}
 
@@ -96,16 +105,60 @@ def test_reading_needs_no_network(pages, site):
     assert (site / "search" / "search_index.js").is_file()
 
 
-def test_the_search_finds_a_field_in_a_site_of_files(site):
-    with launched() as browser:
-        page = browser.new_page()
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto((site / "index.html").as_uri())
-        page.locator(".md-search__input").press_sequentially("warmup_steps")
-        found = page.locator(".md-search-result__link[href*='reference/config.html']").first
-        expect(found).to_be_attached(timeout=60_000)
+SCHEMES = {"light": "default", "dark": "slate"}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_search_finds_a_field_in_a_site_of_files_and_can_be_read(browser, site, scheme):
+    page = browser.new_page(color_scheme=scheme)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((site / "index.html").as_uri())
+    shown = contrasts(page)
+    page.locator(".md-search__input").press_sequentially("warmup_steps")
+    found = page.locator(".md-search-result__link[href*='reference/config.html']").first
+    expect(found).to_be_attached(timeout=60_000)
+    shown |= contrasts(page)
+    page.close()
     assert [url for url in asked if not url.startswith("file:")] == []
+    assert {"mark", "input"} <= {kind.partition(".")[0] for kind in shown}
+    assert too_faint(shown) == {}
+
+
+def too_faint(shown: dict[str, tuple[str, float, float]]) -> dict[str, tuple[str, float, float]]:
+    return {kind: told for kind, told in shown.items() if told[1] < told[2]}
+
+
+# Pages that have between them every kind of element, and some of the kinds on each.
+KINDS = {
+    "howto/data": {"p.admonition-title", "td.", "th.", "code.", "span.c1", "span.nt", "a.", "li."},
+    "tutorials/own_data": {"span.filename", "span.kn", "span.k", "span.kc", "h1.", "h2."},
+    "explain/model": {"text.label", "text.small", "text.title"},
+}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_all_text_stands_out_from_its_ground_in_light_and_dark(browser, site, scheme):
+    page = browser.new_page(color_scheme=scheme)
+    for name, kinds in KINDS.items():
+        page.goto((site / f"{name}.html").as_uri())
+        shown = contrasts(page)
+        assert kinds - shown.keys() == set()
+        assert too_faint(shown) == {}, name
+    page.close()
+
+
+def test_text_that_is_too_faint_would_be_found(browser):
+    page = browser.new_page()
+    page.set_content(
+        "<body style='background: #fff'><p style='color: #767676'>just enough</p>"
+        "<b style='color: #777'>too little</b><i style='opacity: 0.5'>half of it</i>"
+        "<svg><rect width='200' height='40' fill-opacity='0.6'/><text x='5' y='20'>dark</text></svg>"
+    )
+    shown = contrasts(page)
+    page.close()
+    assert too_faint(shown).keys() == {"b.", "i.", "text."}
+    assert shown["p."][1] == pytest.approx(4.54, abs=0.01)
 
 
 def flags_of(parser: argparse.ArgumentParser) -> set[str]:
@@ -227,6 +280,12 @@ def section(path: Path, anchor: str) -> str:
     return re.sub(r"<[^>]+>", "", html[start : end if end > 0 else len(html)])
 
 
+def commands_of(page: Path) -> list[str]:
+    """The blocks of commands that a written page has."""
+    blocks = blocks_of(page) if page.exists() else []
+    return [block.text.rstrip() for block in blocks if block.language == "bash"]
+
+
 PHONE = {"width": 390, "height": 844}
 LOOKED_AT = (
     "index",
@@ -238,14 +297,24 @@ LOOKED_AT = (
 )
 
 
-def test_no_page_is_wider_than_a_phone_in_light_and_dark(site):
-    with launched() as browser:
-        for scheme, shown in {"light": "default", "dark": "slate"}.items():
-            page = browser.new_page(viewport=PHONE, color_scheme=scheme)
-            for name in LOOKED_AT:
-                page.goto((site / f"{name}.html").as_uri())
-                assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], name
-                assert page.evaluate("document.body.dataset.mdColorScheme") == shown
+# Of every command on a page: whether it is shown whole, and what copying it gives.
+COMMAND_BLOCKS = """() => [...document.querySelectorAll(".language-bash code")].map((code) => {
+  const whole = code.scrollWidth <= code.clientWidth;
+  code.setAttribute("data-md-copying", "");
+  return [whole, code.innerText.trimEnd()];
+})"""
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_no_page_is_wider_than_a_phone_and_commands_are_shown_whole(browser, site, scheme):
+    page = browser.new_page(viewport=PHONE, color_scheme=scheme)
+    for name in LOOKED_AT:
+        page.goto((site / f"{name}.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], name
+        assert page.evaluate("document.body.dataset.mdColorScheme") == SCHEMES[scheme]
+        blocks = commands_of(ROOT / "docs" / "pages" / f"{name}.md")
+        assert page.evaluate(COMMAND_BLOCKS) == [[True, text] for text in blocks], name
+    page.close()
 
 
 def test_every_page_of_the_site_is_in_the_navigation(pages, site):
