@@ -1,6 +1,7 @@
 """Loads `owl2 serve` with many clients and checks every answer.
 
     python launch/load_test.py [--checkpoint DIR] [--clients 64] [--seconds 300]
+    python launch/load_test.py [--checkpoint DIR] [--clients 24] --minutes 30
 
 Starts a server of its own on the loopback address (a small model with random
 weights unless a checkpoint is given), asks every question alone first, then
@@ -14,27 +15,29 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
 import contextlib
 import json
-import os
+import math
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
 import numpy as np
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.fields import read_number
+from owl2_jax.core.processes import cpu_seconds, resident_bytes, usable_cores
 from owl2_jax.core.ranges import Count, Positive
+from owl2_jax.testing.http_client import Client
+from owl2_jax.testing.mixed_requests import image_url
+from owl2_jax.testing.soak import Soak, gauge, soak
 
 GAIN = 4.0  # tokens per second of 16 clients over one, where the cores have the time
 BUSY = 0.8  # of the cores' time that 16 clients use, where they have not
@@ -78,58 +81,6 @@ class Tally:
         return f"{clients:>7} {len(self.firsts):>8} {self.rate:>9.0f} {first:>10.3f} {last:>10.3f} {bad:>5}"
 
 
-class Client:
-    """A connection that asks and reads streams; lean, for it shares the machine with the server."""
-
-    def __init__(self, url: str):
-        self._address = urlsplit(url)
-        self._reader: asyncio.StreamReader | None = None
-
-    async def ask(self, body: bytes) -> tuple[str, float, int]:
-        """The answer, seconds to its first text, and its tokens."""
-        if self._reader is None:
-            self._reader, self._writer = await asyncio.open_connection(
-                self._address.hostname, self._address.port, limit=2**20
-            )
-        head = [
-            "POST /v1/chat/completions HTTP/1.1",
-            "Host: localhost",
-            "Content-Type: application/json",
-            f"Content-Length: {len(body)}",
-        ]
-        began = time.perf_counter()
-        self._writer.write("\r\n".join([*head, "", ""]).encode() + body)
-        status = await self._reader.readuntil(b"\r\n\r\n")
-        if not status.startswith(b"HTTP/1.1 200"):
-            self.close()
-            raise OSError(status.partition(b"\r\n")[0].decode())
-        return await self._read_stream(began)
-
-    async def _read_stream(self, began: float) -> tuple[str, float, int]:
-        text, first, tokens = "", 0.0, 0
-        while size := int(await self._reader.readline(), 16):
-            chunk = (await self._reader.readexactly(size + 2))[6:-4]
-            if chunk == b"[DONE]":
-                continue
-            value = json.loads(chunk)
-            if "error" in value:
-                raise OSError(value["error"]["message"])
-            if value.get("usage"):
-                tokens = value["usage"]["completion_tokens"]
-            for choice in value["choices"]:
-                piece = choice["delta"].get("content") or ""
-                first = first or (time.perf_counter() - began if piece else 0.0)
-                text += piece
-        await self._reader.readline()
-        return text, first or time.perf_counter() - began, tokens
-
-    def close(self) -> None:
-        """Closes the connection, if one is open."""
-        if self._reader is not None:
-            self._writer.close()
-            self._reader = None
-
-
 def gain(one: Tally, many: Tally) -> float:
     """Tokens per second of several clients over those of one; 0 where one got none."""
     return many.rate / one.rate if one.tokens else 0.0
@@ -159,10 +110,10 @@ def about_gain(one: Tally, many: Tally, cores: int) -> str:
     )
 
 
-def cpu_seconds(server: int) -> float:
-    """Of this process and of the server, whose number is given."""
-    times = Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()
-    return time.process_time() + sum(map(int, times[11:13])) / os.sysconf("SC_CLK_TCK")
+def cpu_of_both(server: int) -> float:
+    """Of this process and of the server, whose number is given; nan where the system does not tell."""
+    taken = cpu_seconds(server)
+    return time.process_time() + (math.nan if taken is None else taken)
 
 
 def questions(longest: int) -> list[bytes]:
@@ -182,14 +133,7 @@ def questions(longest: int) -> list[bytes]:
     return bodies
 
 
-def image_url(seed: int) -> str:
-    """A random image as a data URL."""
-    from owl2_jax.testing import tiny
-
-    return f"data:image/png;base64,{base64.b64encode(tiny.image_file(seed, 56)).decode()}"
-
-
-async def keep_asking(url: str, bodies: list[bytes], alone: list[str], clients: int, seconds: float) -> Tally:
+async def keep_asking(url: str, bodies: list[bytes], alone: list[Any], clients: int, seconds: float) -> Tally:
     """Has clients ask one question after the other for a time, and compares."""
     tally = Tally()
     began = time.perf_counter()
@@ -200,14 +144,17 @@ async def keep_asking(url: str, bodies: list[bytes], alone: list[str], clients: 
         while time.perf_counter() < began + seconds:
             index, asked = asked % len(bodies), asked + 1
             try:
-                text, first, tokens = await asyncio.wait_for(client.ask(bodies[index]), 120)
-            except (OSError, EOFError, ValueError) as error:
+                reply = await asyncio.wait_for(client.ask(bodies[index]), 120)
+            except (OSError, EOFError, ValueError, KeyError) as error:
                 tally.failures[str(error) or type(error).__name__] += 1
                 client.close()
                 continue
-            tally.firsts.append(first)
-            tally.tokens += tokens
-            tally.wrong += text != alone[index]
+            if reply.error:
+                tally.failures[reply.error] += 1
+                continue
+            tally.firsts.append(reply.seconds)
+            tally.tokens += reply.tokens
+            tally.wrong += reply.content != alone[index]
         client.close()
 
     await asyncio.gather(*(one(number) for number in range(clients)))
@@ -215,7 +162,7 @@ async def keep_asking(url: str, bodies: list[bytes], alone: list[str], clients: 
     return tally
 
 
-async def warm_up(url: str, bodies: list[bytes], alone: list[str], most: int) -> None:
+async def warm_up(url: str, bodies: list[bytes], alone: list[Any], most: int) -> None:
     """Asks until nothing is compiled any more, so that compiling is not what is measured."""
     compiled = -1
     for _ in range(20):
@@ -227,31 +174,29 @@ async def warm_up(url: str, bodies: list[bytes], alone: list[str], most: int) ->
 
 def programs(url: str) -> int:
     """How many kinds of programs the server has compiled."""
-    with urllib.request.urlopen(f"{url}/metrics") as response:
-        text = response.read().decode()
-    return int(float(text.partition("\nowl2_programs ")[2].split()[0]))
+    return int(gauge(url, "owl2_programs"))
 
 
 async def run(url: str, server: int, args: argparse.Namespace) -> bool:
     """The whole test; True when all is well."""
     bodies = questions(args.tokens)
     client = Client(url)
-    alone = [(await client.ask(body))[0] for body in bodies]
-    again = [(await client.ask(body))[0] for body in bodies]
+    alone = [(await client.ask(body)).content for body in bodies]
+    again = [(await client.ask(body)).content for body in bodies]
     client.close()
     await warm_up(url, bodies, alone, args.clients)
     print("clients  answers  tokens/s  first p50  first p99   bad", flush=True)
     tallies = {}
     for clients in sorted({1, COMPARED, args.clients}):
         seconds = args.seconds if clients == args.clients else min(args.seconds, 20)
-        before = cpu_seconds(server)
+        before = cpu_of_both(server)
         tallies[clients] = await keep_asking(url, bodies, alone, clients, seconds)
-        tallies[clients].cpu = cpu_seconds(server) - before
+        tallies[clients].cpu = cpu_of_both(server) - before
         print(tallies[clients].row(clients), flush=True)
     for tally in tallies.values():
         for text, count in tally.failures.items():
             print(f"{count} x {text}")
-    one, many, cores = tallies[1], tallies[COMPARED], len(os.sched_getaffinity(0))
+    one, many, cores = tallies[1], tallies[COMPARED], usable_cores()
     print(about_gain(one, many, cores))
     clean = all(not tally.wrong and not tally.failures for tally in tallies.values())
     return clean and alone == again and gain(one, many) >= gain_wanted(one, many, cores)
@@ -286,8 +231,18 @@ def write_small_model(directory: Path) -> Path:
     return path
 
 
-def main() -> int:
-    """Starts a server, loads it, prints what came out; 1 where an answer was another than alone."""
+def run_soak(url: str, server: int, args: argparse.Namespace) -> bool:
+    """A long mixed load; True when nothing was wrong."""
+    plan = Soak(minutes=args.minutes, clients=args.clients, tokens=args.tokens)
+    if resident_bytes(server) is None:
+        print("this system does not tell what memory the server holds: it is not watched")
+    found = asyncio.run(soak(url, plan, lambda: resident_bytes(server)))
+    print("\n".join(found.lines()))
+    return not found.faults
+
+
+def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="(default: random weights)")
     for name, hint, default, what in (
@@ -298,14 +253,24 @@ def main() -> int:
     ):
         number = partial(read_number, hint, name=name)
         parser.add_argument(name, type=number, default=default, help=f"{what} (default: {default:g})")
-    args = parser.parse_args()
+    parser.add_argument(
+        "--minutes",
+        type=partial(read_number, Positive, name="--minutes"),
+        help="instead of the table: so long a load of all kinds of requests, some of which are hung up on; "
+        "compares answers and watches memory and pages",
+    )
+    return parser.parse_args(words)
+
+
+def main() -> int:
+    """Starts a server, loads it, prints what came out; 1 where something was wrong."""
+    args = read_arguments()
+    places = (16 if args.minutes else 2) * args.clients  # a mixed request may ask for several answers
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = args.checkpoint or write_small_model(Path(folder))
-        with served(checkpoint, [f"--sequences={args.sequences}", f"--queue={2 * args.clients}"]) as (
-            url,
-            server,
-        ):
-            return 0 if asyncio.run(run(url, server, args)) else 1
+        with served(checkpoint, [f"--sequences={args.sequences}", f"--queue={places}"]) as (url, server):
+            well = run_soak(url, server, args) if args.minutes else asyncio.run(run(url, server, args))
+            return 0 if well else 1
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.json_files import write_json
 from owl2_jax.core.locks import Lock
 from owl2_jax.core.paths import in_bucket
+from owl2_jax.core.processes import usable_cores
 from owl2_jax.core.text_files import read_bytes
 from owl2_jax.sweeps.commands import Commands, commands_of
 from owl2_jax.sweeps.folder import RunFolder, SweepFolder, read_json
@@ -106,7 +107,7 @@ def run_sweep(
 
 def _work_beside(work: Callable[[Runner], None], children: Children, jobs: int) -> None:
     """`work` in so many threads, each with a process that lives as long as the thread."""
-    threads = max(1, _cores() // jobs)
+    threads = max(1, usable_cores() // jobs)
 
     def one() -> None:
         worker = Worker(children, threads)
@@ -118,11 +119,6 @@ def _work_beside(work: Callable[[Runner], None], children: Children, jobs: int) 
     with ThreadPoolExecutor(jobs) as pool:
         for ended in [pool.submit(one) for _ in range(jobs)]:
             ended.result()
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_fit_report(folder: SweepFolder, run: Run) -> None:
