@@ -24,6 +24,7 @@ from owl2_jax.testing.mixed_requests import Asked, draw
 CLOSE: Final = 2e-3  # of log-probabilities and attention, whose last bits depend on a batch's size
 MOST_GROWTH: Final = 0.05  # of resident memory, see `Found.growth`
 _DROPPED: Final = 0.1  # of all requests
+_FEWEST: Final = 8  # requests of each client
 _EVERY: Final = 5.0  # seconds between two looks at the memory
 
 
@@ -135,8 +136,9 @@ class _Asker:
         self._rng = random.Random(plan.seed * 1000 + number)
 
     async def run(self, until: float) -> None:
-        """Asks and hangs up until a time."""
-        while time.monotonic() < until:
+        """Asks and hangs up until a time, but some times at least."""
+        asked = 0
+        while (asked := asked + 1) <= _FEWEST or time.monotonic() < until:
             index = self._rng.randrange(len(self._asked))
             one = self._asked[index]
             try:

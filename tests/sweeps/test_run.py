@@ -11,10 +11,11 @@ import time
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.core.processes import usable_cores
 from owl2_jax.sweeps.collect import collect
 from owl2_jax.sweeps.folder import SweepFolder
 from owl2_jax.sweeps.processes import locked
-from owl2_jax.sweeps.run import _cores, run_sweep
+from owl2_jax.sweeps.run import run_sweep
 from owl2_jax.sweeps.table_files import write_table
 from owl2_jax.sweeps.table_reading import read_rows
 
@@ -183,7 +184,7 @@ def test_jobs_share_the_runs_among_processes_that_do_run_after_run(go, folder, m
     told = [line for log in logs for line in log.splitlines() if line.startswith("process")]
     assert len(told) == 12, "training and evaluation of each run"
     assert len({line.split()[1] for line in told}) == 2
-    assert {line.split(" ", 2)[2] for line in told} == {f"threads {max(1, _cores() // 2)}"}
+    assert {line.split(" ", 2)[2] for line in told} == {f"threads {max(1, usable_cores() // 2)}"}
 
 
 def test_a_run_that_fails_in_a_process_of_many_is_told_and_the_next_has_another_process(

@@ -1,0 +1,68 @@
+"""The long load says what was wrong: a changed answer, a lost page, memory that grew, a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+
+from owl2_jax.core.errors import Owl2Error
+from owl2_jax.testing.soak import Found, Soak, gauge, same, soak
+from tests.testing.answering import answering
+
+PLAN = Soak(minutes=0.002, clients=3, requests=12, images=2, tokens=4, timeout=20)
+
+
+def run(url):
+    return asyncio.run(soak(url, PLAN, lambda: 2**20))
+
+
+def test_a_server_that_answers_the_same_each_time_has_no_faults():
+    with answering() as url:
+        found = run(url)
+    assert not found.faults
+    assert found.answers.total() > 2 * PLAN.requests
+    assert found.dropped
+    assert found.memory == [2**20]
+
+
+def test_one_answer_that_differs_is_told_with_both_texts():
+    with answering(lambda text, number: "other" if number == PLAN.requests + 5 else text) as url:
+        found = run(url)
+    assert sum(found.faults.values()) == 1
+    assert "other" in next(iter(found.faults))
+    assert found.lines()[-1].startswith("wrong: 1 x ")
+
+
+@pytest.mark.parametrize(
+    ("readings", "said"),
+    [
+        ({"owl2_cache_pages_free": 7}, "owl2_cache_pages_free is 7 at the end and not 8"),
+        ({"owl2_engine_failures_total": 1}, "owl2_engine_failures_total is 1 at the end and not 0"),
+    ],
+)
+def test_what_a_server_does_not_give_back_is_told(readings, said):
+    with answering(**readings) as url:
+        assert list(run(url).faults) == [said]
+
+
+def test_memory_has_grown_when_its_last_half_holds_more_than_its_second_eighth():
+    assert Found(memory=[50, 100, *[100] * 12, 110, 104]).growth() == pytest.approx(0.1)
+    assert Found(memory=[50, 100, *[200] * 4, *[100] * 10]).growth() < 0
+    assert math.isnan(Found(memory=[50]).growth())
+
+
+def test_numbers_may_differ_in_their_last_bits_and_nothing_else_may():
+    assert same([1, "a", {"b": [-1.0, None]}], [1, "a", {"b": (-1.0005, None)}])
+    assert not same([1.0], [1.1])
+    assert not same(["a"], ["b"])
+    assert not same({"a": 1}, {"a": 1, "b": 2})
+    assert not same([1], [1, 2])
+
+
+def test_a_reading_that_a_server_lacks_is_told():
+    with answering() as url:
+        assert gauge(url, "owl2_programs") == 12
+        with pytest.raises(Owl2Error, match="has no reading 'owl2_nothing'"):
+            gauge(url, "owl2_nothing")
