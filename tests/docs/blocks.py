@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "pages"
 READMES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "launch/README.md")]
 TEXTS = [*READMES, *sorted(PAGES.rglob("*.md"))]
+EXTRA = re.compile(r'^    "([a-z]\w*)": ', re.MULTILINE)  # of setup.py
 BLOCK = re.compile(
     r'^```(?P<language>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$',
     re.DOTALL | re.MULTILINE,

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from tests.docs.blocks import ROOT
+from tests.docs.blocks import EXTRA, ROOT
 
 NAMES = (
     "owl2", "gcloud", "kubectl", "docker", "sbatch", "srun", "tensorboard", "envsubst", "pip", "python",
@@ -40,7 +40,6 @@ esac
 """
 # What reads its arguments by argparse, before anything else.
 PARSING = ("tests.end_to_end.kill_run", "owl2_jax.data_tools.reference.scenes", "launch/load_test.py")
-EXTRA = re.compile(r'^    "([a-z]+)": ', re.MULTILINE)  # of setup.py
 Words = list[str]
 Refusal = Callable[[Words], str | None]
 

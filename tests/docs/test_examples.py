@@ -14,9 +14,11 @@ import pytest
 
 from owl2_jax.cli import main as dispatcher
 from owl2_jax.cli.parsing import parse
-from owl2_jax.config import load_config
+from owl2_jax.config import RunConfig, load_config
 from owl2_jax.core.errors import Owl2Error
-from tests.docs.blocks import BLOCK, ROOT, TEXTS, blocks, lines_of
+from owl2_jax.training.run_directory import FREE_FIELDS
+from tests.docs.blocks import BLOCK, EXTRA, ROOT, TEXTS, blocks, lines_of
+from tests.docs.names import fields_of, flags_of
 
 IN_TEXT = re.compile(r"`(owl2 [a-z]+ [^`]*-[-][^`]*)`")
 Command = tuple[str, list[str]]  # name of the page, words after "owl2"
@@ -95,6 +97,47 @@ def test_every_block_of_shell_is_shell_and_every_script_in_it_is_there(path):
     assert read.stderr == ""
     scripts = set(re.findall(r"(?:launch|notebooks)/[\w/]+\.\w+", text))
     assert {script for script in scripts if not (ROOT / script).is_file()} == set()
+
+
+NAMES = re.compile(r"`([^`\n]+)`")
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]+")
+FIELD = re.compile(r"\b(?:model|data|train|heldout)\.[a-z_.]+[a-z_](?![\w/])")
+OTHERS = ("python ", "pip ", "tensorboard ", "XLA_FLAGS")  # programs with flags of their own
+
+
+def test_every_flag_and_field_that_a_sentence_names_is_there():
+    flags = set().union(*(flags_of(dispatcher.parser_of(name)) for name in dispatcher.COMMANDS))
+    fields = {name.replace(".NAME", "") for name in fields_of(RunConfig)}
+    named, wrong = 0, []
+    for path in TEXTS:
+        theirs = path.name == "pytorch.md"  # whose first column is that of others
+        for words in NAMES.findall(BLOCK.sub("", path.read_text(encoding="utf-8"))):
+            found = [] if theirs or words.startswith(OTHERS) else FLAG.findall(words)
+            missing = [flag for flag in found if flag not in flags]
+            dotted = [name for name in FIELD.findall(words) if not name.endswith((".json", ".py"))]
+            missing += [name for name in dotted if name not in fields and "NAME" not in words]
+            named += len(found) + len(dotted)
+            wrong += [f"{path.name}: {name}" for name in missing]
+    assert named > 150
+    assert wrong == []
+
+
+def test_the_fields_that_may_change_in_a_resumed_run_are_those_of_the_page():
+    text = (ROOT / "docs/pages/explain/determinism.md").read_text(encoding="utf-8")
+    rows = text[text.index("| may change |") :].splitlines()[2:4]
+    named, room = set(), ""
+    for name in NAMES.findall("".join(row.split(" | ")[0] for row in rows)):
+        room = name.rpartition(".")[0] if "." in name else room
+        named.add(name if "." in name or name in ("mesh", "heldout", "evaluators") else f"{room}.{name}")
+    assert named == FREE_FIELDS
+
+
+def test_every_extra_is_on_the_front_page():
+    page = (ROOT / "docs/pages/index.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| `")]
+    extras = set(EXTRA.findall((ROOT / "setup.py").read_text(encoding="utf-8")))
+    assert extras - set(NAMES.findall("".join(rows))) == set()
+    assert {"s3", "serve", "fit"} <= extras
 
 
 def test_every_file_of_the_repository_that_a_page_names_is_there():  # scripts/ are the release's

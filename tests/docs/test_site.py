@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import os
 import re
 import subprocess
 import sys
-import typing
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,12 +16,12 @@ from playwright.sync_api import Browser, expect
 
 from owl2_jax.cli.main import COMMANDS, parser_of
 from owl2_jax.config import RunConfig
-from owl2_jax.core.fields import type_hints
 from owl2_jax.data.sources.registry import SOURCES
 from owl2_jax.data_tools.prepare.settings import PrepareConfig
 from owl2_jax.sweeps.grid import SweepConfig
 from tests.docs.blocks import blocks_of
 from tests.docs.contrast import contrasts
+from tests.docs.names import fields_of, flags_of
 from tests.serving.browser import launched
 
 ROOT = Path(__file__).parents[2]
@@ -161,17 +158,6 @@ def test_text_that_is_too_faint_would_be_found(browser):
     assert shown["p."][1] == pytest.approx(4.54, abs=0.01)
 
 
-def flags_of(parser: argparse.ArgumentParser) -> set[str]:
-    """Every flag of a command and of its actions that its help shows."""
-    flags = set()
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            flags |= set().union(*map(flags_of, action.choices.values()))
-        elif action.help != argparse.SUPPRESS:
-            flags |= {option for option in action.option_strings if option.startswith("--")}
-    return flags
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_flag_of_a_command_is_in_the_reference(pages, site, name):
     page = pages[site / "reference" / "commands" / f"{name}.html"]
@@ -179,25 +165,6 @@ def test_every_flag_of_a_command_is_in_the_reference(pages, site, name):
     assert "--help" in flags
     assert {flag for flag in flags if not any(anchor.endswith(flag) for anchor in page.anchors)} == set()
     assert rows_without_meaning(page.path) == []
-
-
-def fields_of(cls: type, path: str = "") -> set[str]:
-    """Dotted names of all fields below a config; members of a list or a table of groups are NAME."""
-    names = set()
-    for name, hint in type_hints(cls).items():
-        step = f"{path}.{name}" if path else name
-        names.add(step)
-        end = ".NAME" if typing.get_origin(hint) in (dict, tuple) else ""
-        for group in subclasses(hint):
-            names |= fields_of(group, step + end)
-    return names
-
-
-def subclasses(hint: object) -> list[type]:
-    """The dataclasses in a type."""
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return [hint]
-    return [found for inner in typing.get_args(hint) for found in subclasses(inner)]
 
 
 # Groups that another section describes.
