@@ -213,7 +213,7 @@ class ModelRunner:
         large = self._large(inputs.sampler.rows)
         buffer, layout = pack(inputs)
         with self.on_mesh():
-            self.pages, self._state, chosen, counts, scored = programs.STEP(
+            self.pages, self._state, chosen, counts, scored = programs.step_program(jax.default_backend())(
                 self.owl, self.config.decode_steps, layout, self.params, self.pages, self._state,
                 self.features.array, buffer, large,
             )  # fmt: skip
@@ -271,7 +271,7 @@ class ModelRunner:
         features = () if pieces.features is None else pieces.features
         return StepInputs(
             tokens=padded(pieces.tokens, size.tokens),
-            feature_rows=padded(features, size.tokens, -1),
+            feature_rows=None if targets is None else padded(features, size.tokens, -1),
             batch=pieces.batch(size, self._tables.array[rows]),
             limits=padded(limits, size.rows),
             steps=np.array([steps], np.int32),

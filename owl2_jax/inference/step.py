@@ -56,7 +56,7 @@ class StepInputs:
 
     Attributes:
       tokens: int32[T]; -1 for the newest token of the row, which the host may not know yet.
-      feature_rows: int32[T], see `Owl2.step`.
+      feature_rows: int32[T], see `Owl2.step`; None where no token is an image's, as in a step of answers.
       batch: whose tokens they are, and where.
       limits: int32[S], most tokens that a row gets; 0 when its prompt goes on later.
       steps: int32[1], most tokens of any row. Above 1, row i has token i and no other.
@@ -66,7 +66,7 @@ class StepInputs:
     """
 
     tokens: Array
-    feature_rows: Array
+    feature_rows: Array | None
     batch: PagedBatch
     limits: Array
     steps: Array
@@ -162,7 +162,7 @@ def step(
 class _Carry:
     index: Array
     tokens: Array
-    feature_rows: Array
+    feature_rows: Array | None
     batch: PagedBatch
     active: Array
     newest: Array
@@ -203,7 +203,7 @@ def _advance(
     carry = _Carry(
         index=carry.index + 1,
         tokens=tokens,
-        feature_rows=jnp.full_like(carry.feature_rows, -1),
+        feature_rows=None if carry.feature_rows is None else jnp.full_like(carry.feature_rows, -1),
         batch=batch,
         active=still,
         newest=newest,

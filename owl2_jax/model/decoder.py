@@ -14,7 +14,7 @@ from flax import linen as nn
 from owl2_jax.core import axes
 from owl2_jax.model import image_positions, remat, rotary
 from owl2_jax.model.config import Owl2Config
-from owl2_jax.model.decoder_layer import STREAM, DecoderBlock, LayerInputs
+from owl2_jax.model.decoder_layer import STREAM, DecoderBlock, LayerInputs, for_tiles
 from owl2_jax.model.layers import Linear, Scale, at_least_float32, gather_weight, partitioned, rms_normalize
 from owl2_jax.model.pages import PagedBatch, Pages
 
@@ -108,12 +108,12 @@ class Decoder(nn.Module):
         normed = rms_normalize(x, decoder.norm_eps).astype(x.dtype)
         return normed * self.final_norm().astype(x.dtype)
 
-    def step(self, x: Array, is_image: Array, pages: Pages, batch: PagedBatch) -> tuple[Array, Pages]:
+    def step(self, x: Array, is_image: Array | None, pages: Pages, batch: PagedBatch) -> tuple[Array, Pages]:
         """Runs a flat batch of T tokens over pages.
 
         Args:
           x: dtype[T, 1, D], embedded text and images.
-          is_image: bool[T], the modality indicator.
+          is_image: bool[T], the modality indicator; None where all are text.
           pages: written where the batch's block tables say, and returned.
 
         Returns:
@@ -123,12 +123,14 @@ class Decoder(nn.Module):
         prompt_lengths = batch.prompt_lengths.at[batch.rows].get(mode="clip")[:, None]
         base = rotary.rotary_base(decoder, prompt_lengths)
         sin, cos = rotary.rope_angles(positions, decoder.head_dim, base)
+        if for_tiles(self.config, x, pages):
+            sin, cos = (rotary.over_both_halves(angle, decoder.head_dim) for angle in (sin, cos))
         inputs = LayerInputs(
             sin=sin,
             cos=cos,
             query_scale=rotary.query_scale(decoder, positions, prompt_lengths),
             starts=None,
-            is_image=is_image[:, None],
+            is_image=None if is_image is None else is_image[:, None],
             segment_ids=None,
             paged=batch,
         )

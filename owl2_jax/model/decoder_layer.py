@@ -17,7 +17,7 @@ from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import Scale, rms_normalize
 from owl2_jax.model.lora import layer_linear
 from owl2_jax.model.modality_projections import ModalityProjections
-from owl2_jax.model.pages import PagedBatch, Pages, write_tokens
+from owl2_jax.model.pages import COMBINED, PagedBatch, Pages, write_tokens
 from owl2_jax.model.rotary import apply_rope
 
 Array = jax.Array
@@ -35,7 +35,8 @@ class LayerInputs:
     """What every layer needs besides the stream; the same for all layers.
 
     Attributes:
-      sin, cos: float32[B, T, 1, H / 2], rotary angles of the tokens.
+      sin, cos: float32[B, T, 1, H / 2], rotary angles of the tokens; [B, T, 1, H] where the rotation of
+        all layers is by a product.
       query_scale: float32[B, T, 1, 1] from `rotary.query_scale`, or None.
       starts: int32[B, I], first positions of images (T for empty places), or
         None when no row has an image.
@@ -54,6 +55,16 @@ class LayerInputs:
     paged: PagedBatch | None = None
 
 
+def for_tiles(config: Owl2Config, x: Array, pages: Pages | None) -> bool:
+    """Whether a stream dtype[B, T, D] is computed for the registers of a TPU, as its attention kernels are.
+
+    Over pages, these say for which device they lie.
+    """
+    if pages is not None:
+        return pages.layout == COMBINED
+    return attention_kernels.resolved(config.attention, x) == "splash"
+
+
 class DecoderAttention(nn.Module):
     """Causal self-attention whose projections may have a copy for images."""
 
@@ -61,12 +72,19 @@ class DecoderAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, inputs: LayerInputs, layer: Array, keys: Array | None, values: Array | None
+        self,
+        x: Array,
+        inputs: LayerInputs,
+        in_tiles: bool,
+        layer: Array,
+        keys: Array | None,
+        values: Array | None,
     ) -> tuple[Array, Array | None, Array | None]:
         """One layer's attention.
 
         Args:
           x: dtype[B, T, D], normed.
+          in_tiles: see `for_tiles`.
           layer: int32[], which layer of the pages this is.
           keys, values: of `Pages`, or None.
 
@@ -77,7 +95,6 @@ class DecoderAttention(nn.Module):
         projections = ModalityProjections(self.config)
         nn.share_scope(self, projections)
         q, k, v = projections(x, inputs.is_image, inputs.starts)
-        in_tiles = attention_kernels.resolved(self.config.attention, q) == "splash"
         k = apply_rope(k, inputs.sin, inputs.cos, by_product=in_tiles)
         # The rotation is linear, so a scale of the query may as well be one of its angles.
         scale = 1.0 if inputs.query_scale is None else inputs.query_scale
@@ -152,15 +169,14 @@ class DecoderMlp(nn.Module):
     config: Owl2Config
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """dtype[B, T, D] to the same shape."""
+    def __call__(self, x: Array, in_tiles: bool) -> Array:
+        """dtype[B, T, D] to the same shape; `in_tiles` as `for_tiles` says."""
         decoder = self.config.decoder
         width, hidden = (decoder.width,), (decoder.mlp_dim,)
         embed, inner = (axes.EMBED,), (axes.HIDDEN,)
         gate = layer_linear(self.config, "gate", width, hidden, embed, inner)(x)
         up = layer_linear(self.config, "up", width, hidden, embed, inner)(x)
-        # As the kernel of attention: for a TPU, whose compiler would compute both anew in every product.
-        in_tiles = attention_kernels.resolved(self.config.attention, x) == "splash"
+        # A TPU's compiler would compute both anew in every tile of a product.
         gated = _gated_apart if in_tiles else _gated
         x = nn.with_logical_constraint(gated(gate, up), (axes.BATCH, axes.LENGTH, axes.ACT_HIDDEN))
         x = checkpoint_name(x, remat.MLP_HIDDEN)
@@ -189,13 +205,15 @@ class DecoderBlock(nn.Module):
     def __call__(self, carry: Carry, layer: Array, inputs: LayerInputs) -> tuple[Carry, None]:
         """The stream dtype[B, T, D] and the pages after this layer, whose number is `layer`."""
         x, keys, values = carry
+        in_tiles = for_tiles(self.config, x, Pages(keys, values) if inputs.paged is not None else None)
         between = _between_products(x, inputs)
         normed = self._norm("attention_norm", x, inputs, between)
         update, keys, values = DecoderAttention(self.config, name="attention")(
-            normed, inputs, layer, keys, values
+            normed, inputs, in_tiles, layer, keys, values
         )
         x = nn.with_logical_constraint(x + update, between)
-        update = DecoderMlp(self.config, name="mlp")(self._norm("mlp_norm", x, inputs, between))
+        normed = self._norm("mlp_norm", x, inputs, between)
+        update = DecoderMlp(self.config, name="mlp")(normed, in_tiles)
         x = nn.with_logical_constraint(x + update, between)
         self.sow("intermediates", "hidden", x)
         return (x, keys, values), None

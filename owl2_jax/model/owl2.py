@@ -126,7 +126,7 @@ class Owl2(nn.Module):
         return jnp.where(jnp.arange(logits.shape[-1]) < self.pieces, logits, -jnp.inf)
 
     def step(
-        self, tokens: Array, features: Array, feature_rows: Array, pages: Pages, batch: PagedBatch
+        self, tokens: Array, features: Array, feature_rows: Array | None, pages: Pages, batch: PagedBatch
     ) -> tuple[Array, Pages]:
         """Runs a flat batch of T tokens, of prompts and of answers, over the pages of their rows.
 
@@ -134,7 +134,7 @@ class Owl2(nn.Module):
           tokens: int32[T]; what stands at image positions and in padding is ignored.
           features: dtype[F, Q + 1, D], the pool of image features.
           feature_rows: int32[T], which of the F * (Q + 1) rows of the pool stands in place of a
-            token; -1 for text.
+            token; -1 for text. None where all are text.
           pages: the cache, written and returned.
           batch: whose tokens they are.
 
@@ -142,6 +142,8 @@ class Owl2(nn.Module):
           States after the final norm, dtype[T, D], and the pages.
         """
         x = self.decoder.embed(tokens[:, None])
+        if feature_rows is None:
+            return self.decoder.step(x, None, pages, batch)
         is_image = feature_rows >= 0
         flat = features.reshape(-1, features.shape[-1])
         images = flat.at[jnp.maximum(feature_rows, 0)].get(mode="clip").astype(x.dtype)

@@ -44,6 +44,7 @@ def apply_rope(x: Array, sin: Array, cos: Array, by_product: bool = False) -> Ar
     """Applies the rotary embedding in LLaMA's half-rotation layout to x[B, T, N, H].
 
     Args:
+      sin, cos: from `rope_angles`, or of both halves, which by a product is what is needed.
       by_product: turn the halves with a product instead of cutting and joining
         them. The numbers are the same; a TPU holds 128 channels side by side in a
         register, where halves of 64 fill only half of each.
@@ -52,11 +53,16 @@ def apply_rope(x: Array, sin: Array, cos: Array, by_product: bool = False) -> Ar
     if by_product:
         # Every column holds a single 1 or -1, so the product is exact.
         turned = jnp.matmul(x, _quarter_turn(x.shape[-1]).astype(x.dtype), precision="highest")
-        sin, cos = (jnp.concatenate([angle, angle], axis=-1) for angle in (sin, cos))
+        sin, cos = (over_both_halves(angle, x.shape[-1]) for angle in (sin, cos))
         return (x.astype(wide) * cos + turned.astype(wide) * sin).astype(x.dtype)
     first, second = jnp.split(x.astype(wide), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x.dtype)
+
+
+def over_both_halves(angle: Array, width: int) -> Array:
+    """An angle's sine or cosine [..., H / 2] for all H = `width` channels; one that has them stays."""
+    return angle if angle.shape[-1] == width else jnp.concatenate([angle, angle], axis=-1)
 
 
 def _quarter_turn(width: int) -> np.ndarray:

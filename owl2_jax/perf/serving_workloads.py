@@ -16,6 +16,7 @@ from owl2_jax.core.host_memory import collapse_into_huge_pages
 from owl2_jax.core.tree import Params, PyTree
 from owl2_jax.inference import step
 from owl2_jax.inference.merged_projections import with_merged
+from owl2_jax.inference.programs import step_options
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
 from owl2_jax.inference.weight_layouts import served_formats, served_names
 from owl2_jax.model import flops, owl2, paged_kernels
@@ -51,6 +52,7 @@ def decode(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> 
     """One token after another in every row, without asking the host in between: text, the likeliest token."""
     del train
     inputs = _answers(config, shape, shape.rows, shape.length - DECODE_WIDTH + 1, DECODE_WIDTH)
+    inputs = inputs.replace(feature_rows=None)  # as the runner's
     work = flops.Work(shape.rows, 1, 0, 0, logits=shape.rows, keys=shape.length)
     return _workload("decode", config, shape, mesh, inputs, work)
 
@@ -94,7 +96,10 @@ def _workload(
     return Workload(
         name=name,
         function=jax.jit(
-            axis_rules.activate(mesh)(run), donate_argnums=1, out_shardings=(places, None, None)
+            axis_rules.activate(mesh)(run),
+            donate_argnums=1,
+            out_shardings=(places, None, None),
+            compiler_options=step_options(mesh.devices.flat[0].platform),
         ),
         arguments=(params, held, seen, asked),
         parts={"parameters": params, "cache": held[0], "sampler": held[1]},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 from flax.core import meta
 
 from owl2_jax.model import decoder_layer, remat, rotary
-from owl2_jax.model.decoder_layer import DecoderBlock, DecoderMlp, LayerInputs
+from owl2_jax.model.decoder_layer import DecoderBlock, DecoderMlp, LayerInputs, for_tiles
+from owl2_jax.model.pages import COMBINED, HEADS, empty_pages
 from owl2_jax.parallel import axis_rules
 from owl2_jax.parallel.mesh import make_mesh
 from owl2_jax.testing import tiny
@@ -46,15 +49,31 @@ def test_queries_and_context_are_kept_once(attention, policy, kept):
 
 def test_for_a_tpu_the_gated_activation_and_its_gradients_are_written_once_and_are_the_same():
     x = jax.random.normal(jax.random.key(0), (1, LENGTH, tiny.tiny_config().decoder.width))
-    params = meta.unbox(DecoderMlp(tiny.tiny_config()).init(jax.random.key(1), x))
+    mlp = DecoderMlp(tiny.tiny_config())
+    params = meta.unbox(mlp.init(jax.random.key(1), x, False))
     found, barriers = {}, {}
-    for attention in ("splash", "xla"):
-        mlp = DecoderMlp(tiny.tiny_config(attention=attention))
-        loss = jax.grad(lambda params, x, mlp=mlp: jnp.sum(jnp.cos(mlp.apply(params, x))), argnums=(0, 1))
-        found[attention] = jax.jit(loss)(params, x)
-        barriers[attention] = str(jax.make_jaxpr(loss)(params, x)).count("optimization_barrier")
-    assert barriers == {"splash": 2, "xla": 0}
+    for in_tiles in (True, False):
+        run = functools.partial(mlp.apply, in_tiles=in_tiles)
+        loss = jax.grad(lambda params, x, run=run: jnp.sum(jnp.cos(run(params, x))), argnums=(0, 1))
+        found[in_tiles] = jax.jit(loss)(params, x)
+        barriers[in_tiles] = str(jax.make_jaxpr(loss)(params, x)).count("optimization_barrier")
+        assert str(jax.make_jaxpr(run)(params, x)).count("optimization_barrier") == in_tiles
+    assert barriers == {True: 2, False: 0}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), *found.values())
+
+
+@pytest.mark.parametrize(
+    ("attention", "layout", "expected"),
+    [
+        ("splash", None, True), ("xla", None, False), ("auto", None, False), ("auto", COMBINED, True),
+        ("xla", COMBINED, True), ("splash", HEADS, False),
+    ],
+)  # fmt: skip
+def test_pages_say_for_which_device_a_step_over_them_is(attention, layout, expected):
+    config = tiny.tiny_config(attention=attention)
+    pages = None if layout is None else empty_pages(config, 2, 4, layout)
+    x = jnp.zeros((1, LENGTH, config.decoder.width))
+    assert for_tiles(config, x, pages) == expected
 
 
 @pytest.mark.parametrize(
