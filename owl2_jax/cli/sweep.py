@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--spread-from", type=BucketPath, metavar="TABLE.csv",
-        help="before a run: tell what the grid can see from the seeds' spread in an earlier sweep's table",
+        help="before a run, or with --list: tell what the grid can see from the seeds' spread in an earlier "
+        "sweep's table",
     )  # fmt: skip
     parser.add_argument("--retries", type=Whole, default=1, metavar="N", help="of a failed run (default: 1)")
     parser.add_argument(
@@ -83,9 +84,10 @@ def main(args: argparse.Namespace) -> int:
     sweep = load_sweep(args.sweep, args.overrides, args.base)
     _check_halving(sweep, args)
     _check_jobs(args)
+    _check_spread(args)
     folder = SweepFolder(args.workdir or Path("runs/sweeps") / sweep.name)
     if args.list:
-        return _list(sweep, folder)
+        return _list(sweep, folder, args.spread_from)
     if args.collect and not folder.path.is_dir():
         return _collect(sweep, folder, args.plot)  # which says so, and makes no folder
     check_folder(folder.path, "--workdir")
@@ -134,6 +136,18 @@ def _check_jobs(args: argparse.Namespace) -> None:
         )
 
 
+def _check_spread(args: argparse.Namespace) -> None:
+    """Raises `Owl2Error` for an earlier table that nothing would read."""
+    from owl2_jax.core.errors import Owl2Error
+
+    other = next((name for name in ("only", "fit", "collect") if getattr(args, name)), None)
+    if args.spread_from is not None and other is not None:
+        raise Owl2Error(
+            f"--spread-from {args.spread_from} tells what the whole grid can see before it runs, and has no "
+            f"meaning with --{other}; leave one of them out, or give --list in place of --{other}"
+        )
+
+
 def _machine(sweep: Sweep) -> Machine:
     """The sweep's slice, or this machine."""
     from owl2_jax.parallel.chips import parse_topology
@@ -145,7 +159,7 @@ def _machine(sweep: Sweep) -> Machine:
     return Machine("this machine", 1, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def _list(sweep: Sweep, folder: SweepFolder) -> int:
+def _list(sweep: Sweep, folder: SweepFolder, earlier: Path | None) -> int:
     from owl2_jax.sweeps.stops import read_stops
 
     stops = read_stops(folder)
@@ -155,6 +169,8 @@ def _list(sweep: Sweep, folder: SweepFolder) -> int:
         waits = "stopped" if run.point.name in stops else "open"
         state = "done" if lacks is None else "failed" if files.failed.is_file() else waits
         print(f"{run.name:40} {state:7} {' '.join(run.point.overrides)}")
+    if earlier is not None:
+        _tell_power(sweep, folder, earlier)
     return 0
 
 

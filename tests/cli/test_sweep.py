@@ -138,6 +138,10 @@ def test_what_the_grid_can_see_is_told_before_the_first_run_and_in_the_table(
     earlier = tmp_path / "earlier.csv"
     earlier.write_text("point,seeds,easy_vqa,easy_vqa_deviation\nbase,3,80,1\n")
     command = ["sweep", str(sweep_file), f"--workdir={tmp_path}/results"]
+    assert main([*command, "--list", f"--spread-from={earlier}"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert main([*command, "--collect", f"--spread-from={earlier}"]) == 2
+    assert "has no meaning with --collect; leave one of them out, or give --list" in capsys.readouterr().err
     assert main([*command, f"--spread-from={earlier}"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith(
@@ -146,6 +150,7 @@ def test_what_the_grid_can_see_is_told_before_the_first_run_and_in_the_table(
     assert said[0].endswith(f"(spread: {earlier}):")
     assert re.fullmatch(r"  easy_vqa: 16 or more; 4.6 with 3, 2.4 with 5, .*", said[1])
     assert said[2] == "[1/4] queries-4/seed-0: trains"
+    assert listed[4:] == said[:2]
     assert main(command) == 0
     assert "not known: no two seeds of two points differ" in capsys.readouterr().out
     assert main([*command, "--collect"]) == 0

@@ -40,7 +40,9 @@ PARSED = {
     "owl2 train --config=configs/lora_7b.py:base=int8": "own step; tests/training/test_lora.py trains one",
     "owl2 train --config=configs/lora_7b.py:model=owl2_1": "own step; tests/test_configs.py has its config",
 }
-ELSEWHERE = {"owl2 sweep configs/sweeps/miniature.py": "howto/sweep.md runs it, too, with --spread-from"}
+ELSEWHERE = {
+    "owl2 sweep configs/sweeps/miniature.py": "howto/sweep.md has its points, and runs query_count.py alike"
+}
 SERVED = "http://127.0.0.1:8000"  # where the pages say that `owl2 serve` is
 
 
