@@ -162,7 +162,10 @@ def resolve_checkpoint(path: str | Path) -> Checkpoint:
     if in_bucket(path):
         check_readable(path)
     if not path.is_dir():
-        raise Owl2Error(f"checkpoint {path} is not a directory; expected a model or run directory")
+        raise Owl2Error(
+            f"checkpoint {path} is not a directory; expected a model or run directory, as "
+            "`owl2 train` and `owl2 convert to-jax` write them"
+        )
     if path.parent.name == CHECKPOINTS_DIR and path.name.isdigit():
         return _step(path.parent.parent, path)
     if (path / PARAMS_DIR).is_dir():

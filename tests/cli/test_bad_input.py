@@ -137,7 +137,7 @@ def of_another_tokenizer(model: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (shutil.rmtree, r"is not a directory; expected a model or run directory"),
+        (shutil.rmtree, r"is not a directory; expected a model or run directory, as `owl2 train` and"),
         (half_written, r"params is damaged: .*; copy it again"),
         (of_another_config, r"is \[2, .*expected \[3, "),
         (of_another_tokenizer, r"tokenizer .* \d+ pieces.* vocab_size|is \[\d+, .*expected \[\d+"),
