@@ -26,7 +26,7 @@ Array = jax.Array
 TEXT_PROJECTIONS: Final = ("q", "k_text", "v_text")
 MERGED: Final = "q_k_text_v_text"
 
-# Tokens of images that are projected together, where a flat batch has more tokens than these.
+# Tokens of images that are projected together, where a flat batch has more than twice as many tokens.
 _IMAGES_AT_A_TIME: Final = 512
 
 
@@ -66,8 +66,6 @@ class ModalityProjections(nn.Module):
 
     def _select_images(self, text: list[Array], x: Array, is_image: Array) -> list[Array]:
         """The projections of tokens of which any may be an image's; without one nothing is computed."""
-        if x.shape[0] > _IMAGES_AT_A_TIME:
-            return self._replace_images(text, x, is_image)
 
         def select(module: ModalityProjections, x: Array, text: list[Array]) -> list[Array]:
             images = module._image_projections(x)
@@ -76,10 +74,17 @@ class ModalityProjections(nn.Module):
                 for which, part in zip("qkv", text, strict=True)
             ]
 
-        return nn.cond(jnp.any(is_image), select, lambda _, x, text: list(text), self, x, list(text))
+        def replace(module: ModalityProjections, x: Array, text: list[Array]) -> list[Array]:
+            return module._replace_images(text, x, is_image)
+
+        projected = replace if x.shape[0] > 2 * _IMAGES_AT_A_TIME else select
+        return nn.cond(jnp.any(is_image), projected, lambda _, x, text: list(text), self, x, list(text))
 
     def _replace_images(self, text: list[Array], x: Array, is_image: Array) -> list[Array]:
-        """`_select_images` of many tokens T: those of images are taken out, some at a time."""
+        """`_select_images` of many tokens T: those of images are taken out, some at a time.
+
+        For the loop a TPU copies the kernels, which few tokens are not worth.
+        """
         count, size = x.shape[0], _IMAGES_AT_A_TIME
         places = jnp.nonzero(is_image[:, 0], size=count + size, fill_value=count)[0]
         blocks = (jnp.sum(is_image, dtype=jnp.int32) + size - 1) // size
