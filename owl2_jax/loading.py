@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from owl2_jax.core.prompt_format import PromptFormat
 from owl2_jax.core.tree import Params
 from owl2_jax.data.tokenizers import open_tokenizer
 from owl2_jax.inference.loaded_model import LoadedModel
-from owl2_jax.inference.quantize import quantize_model
+from owl2_jax.inference.quantize import quantize_loaded
 from owl2_jax.inference.weight_layouts import lay_out
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import abstract_params, logical_axes
@@ -37,7 +38,8 @@ def load_model(
         checkpoint's own computation dtype by default.
       mesh: where the parameters go, each device reading only what it will hold;
         None for the default device.
-      int8: hold the decoder's matrices in int8 (`inference.quantize`).
+      int8: hold the decoder's matrices in int8 (`inference.quantize`); each is rounded before the
+        next is read, so that memory has to hold one of them beside the model in int8.
 
     Raises:
       Owl2Error: a directory that is missing, half-written, damaged, of
@@ -48,7 +50,7 @@ def load_model(
 
     path = as_path(path)
     load = _load_released if is_released_directory(path) else _load_ours
-    config, params, settings, tokenizer = load(path, dtype, mesh)
+    config, params, settings, tokenizer = load(path, dtype, mesh, quantize_loaded if int8 else None)
     if tokenizer is None:
         if load is _load_released:
             raise Owl2Error(f"checkpoint {why_no_tokenizer(path)}")
@@ -61,29 +63,29 @@ def load_model(
         name=absolute(path).name,
         mesh=mesh,
     )
-    model = quantize_model(model) if int8 else model
     return lay_out(model) if jax.default_backend() == "tpu" else model
 
 
+Each = Callable[[str, Any], Mapping[str, Any]] | None
 Parts = tuple[Owl2Config, Params, dict[str, Any], bytes | None]
 
 
-def _load_ours(path: Path, dtype: str | None, mesh: Mesh | None) -> Parts:
+def _load_ours(path: Path, dtype: str | None, mesh: Mesh | None, each: Each) -> Parts:
     found = resolve_checkpoint(path)
     settings = read_model_json(found.directory)
     config = Owl2Config.from_dict(settings["model"])
     config = config.replace(dtype=dtype or config.dtype, param_dtype=dtype or config.dtype)
-    params = restore_params(found.params, abstract_params(config), _shardings(config, mesh))
+    params = restore_params(found.params, abstract_params(config), _shardings(config, mesh), each)
     return config, params, settings, read_tokenizer(found.directory)
 
 
-def _load_released(path: Path, dtype: str | None, mesh: Mesh | None) -> Parts:
+def _load_released(path: Path, dtype: str | None, mesh: Mesh | None, each: Each) -> Parts:
     from owl2_jax.convert.hf_config import read_hf_config
     from owl2_jax.convert.load import load_hf
     from owl2_jax.convert.source import Source
 
     config = read_hf_config(Source(path).config(), str(path / "config.json"))
-    loaded = load_hf(path, dtype=dtype, shardings=_shardings(config, mesh))
+    loaded = load_hf(path, dtype=dtype, shardings=_shardings(config, mesh), each=each)
     return loaded.config, loaded.params, loaded.model, loaded.tokenizer
 
 

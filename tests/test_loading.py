@@ -11,12 +11,17 @@ import numpy as np
 import pytest
 
 import owl2_jax
+from owl2_jax import loading
+from owl2_jax.checkpoint import array_reader
 from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.convert import load
+from owl2_jax.convert.load import load_hf
 from owl2_jax.convert.to_torch import convert_to_torch
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.prompt_format import PromptFormat
 from owl2_jax.core.tree import flatten
+from owl2_jax.inference import quantize
+from owl2_jax.model.modality_projections import MERGED
 from owl2_jax.parallel.mesh import make_mesh
 
 
@@ -46,13 +51,13 @@ def test_dtype_can_be_chosen(directory):
 
 
 def test_matrices_are_laid_out_for_serving_on_a_tpu_alone(directory, monkeypatch):
-    def order() -> tuple[int, ...]:
+    def order(name: str) -> tuple[int, ...]:
         params = flatten(owl2_jax.load(directory).params)
-        return params["decoder/layers/attention/q/kernel"].format.layout.major_to_minor
+        return params[f"decoder/layers/attention/{name}/kernel"].format.layout.major_to_minor
 
-    assert order() == (0, 1, 2, 3)
+    assert order("q") == (0, 1, 2, 3)
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert order() == (0, 2, 3, 1)
+    assert order(MERGED) == (0, 2, 3, 4, 1)
 
 
 def test_loads_straight_onto_a_mesh(directory, tiny_params):
@@ -93,6 +98,47 @@ def test_a_released_directory_goes_onto_a_mesh_leaf_by_leaf(directory, tiny_para
 def test_int8_is_a_choice_at_loading(directory):
     model = owl2_jax.load(directory, int8=True)
     assert model.params["decoder"]["head"]["kernel"].dtype == np.int8
+
+
+def test_int8_rounds_each_matrix_before_the_next_is_read(directory, monkeypatch):
+    """Memory holds one matrix as it was stored, beside those in int8."""
+    whole, events, given_up = owl2_jax.load(directory), [], []
+
+    def restore(params, targets):
+        events.append(("read", *targets))
+        return real_restore(params, targets)
+
+    def rounded(name, leaf):
+        given_up.append(jax.numpy.asarray(leaf))
+        found = quantize.quantize_loaded(name, given_up[-1])
+        events.append(("rounded", name))
+        assert all(one.is_deleted() or one.dtype != np.int8 for one in given_up)
+        return found
+
+    real_restore = array_reader._restore
+    monkeypatch.setattr(array_reader, "_restore", restore)
+    monkeypatch.setattr(loading, "quantize_loaded", rounded)
+    small = owl2_jax.load(directory, int8=True)
+    names = [name for _, name in events[::2]]
+    assert events == [(what, name) for name in names for what in ("read", "rounded")]
+    assert set(names) == set(flatten(whole.params))
+    kernels = [name.startswith("decoder/") and name.endswith("/kernel") for name in names]
+    assert [one.is_deleted() for one in given_up] == kernels
+    assert any(kernels)
+    expected = flatten(quantize.quantize_model(whole).params)
+    found = flatten(small.params)
+    assert found.keys() == expected.keys()
+    for name, leaf in expected.items():
+        np.testing.assert_array_equal(found[name], leaf)
+
+
+def test_int8_of_a_released_directory_rounds_each_matrix_as_it_comes(golden_directory):
+    directory = golden_directory / "A" / "hf"
+    whole = flatten(load_hf(directory).params)
+    small = flatten(load_hf(directory, each=quantize.quantize_leaf).params)
+    kernels = [name for name in whole if name.startswith("decoder/") and name.endswith("/kernel")]
+    assert len(small) == len(whole) + len(kernels)
+    assert {small[name].dtype for name in kernels} == {np.dtype(np.int8)}
 
 
 def test_released_directory_without_a_tokenizer_is_refused(golden_directory):

@@ -77,7 +77,12 @@ def check_fit(
         raise Owl2Error(f"{where} does not fit the model: {'; '.join(problems)}")
 
 
-def restore_params(params: str | Path, abstract: Tree | None = None, shardings: PyTree = None) -> Params:
+def restore_params(
+    params: str | Path,
+    abstract: Tree | None = None,
+    shardings: PyTree = None,
+    each: Callable[[str, Any], Mapping[str, Any]] | None = None,
+) -> Params:
     """Loads a parameter tree, each device reading only what it will hold.
 
     Args:
@@ -88,6 +93,8 @@ def restore_params(params: str | Path, abstract: Tree | None = None, shardings: 
         without a numpy array. None loads what is there, as numpy arrays.
       shardings: one sharding for all leaves, or a tree of them; in place of
         those in `abstract`.
+      each: (name, leaf) to the leaves that take its place, by name; then one leaf is read after the
+        other, so that no more than one is there as it was stored.
 
     Returns:
       Nested dict of arrays.
@@ -112,7 +119,12 @@ def restore_params(params: str | Path, abstract: Tree | None = None, shardings: 
         targets = {name: _Target(t.shape, t.dtype, flat[name]) for name, t in targets.items()}
     elif shardings is not None:
         targets = {name: _Target(t.shape, t.dtype, shardings) for name, t in targets.items()}
-    return _restore(as_path(params), targets)
+    if each is None:
+        return _restore(as_path(params), targets)
+    leaves: dict[str, Any] = {}
+    for name, target in targets.items():
+        leaves |= each(name, flatten(_restore(as_path(params), {name: target}))[name])
+    return unflatten(leaves)
 
 
 class ParamsReader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,13 @@ class Loaded:
     tokenizer: bytes | None
 
 
-def load_hf(path: str | Path, *, dtype: str | None = None, shardings: PyTree = None) -> Loaded:
+def load_hf(
+    path: str | Path,
+    *,
+    dtype: str | None = None,
+    shardings: PyTree = None,
+    each: Callable[[str, Any], Mapping[str, Any]] | None = None,
+) -> Loaded:
     """Loads a directory in the released format.
 
     Args:
@@ -43,6 +49,7 @@ def load_hf(path: str | Path, *, dtype: str | None = None, shardings: PyTree = N
         narrowest of the two that changes no value.
       shardings: one sharding for all leaves, or a tree of them: leaves then go
         to their devices one after the other. None gives numpy arrays.
+      each: as `restore_params` takes it.
 
     Raises:
       Owl2Error: a missing, damaged or unfitting file.
@@ -58,6 +65,7 @@ def load_hf(path: str | Path, *, dtype: str | None = None, shardings: PyTree = N
     for name, leaf in streamed_leaves(checkpoint.source, checkpoint.pairs, checkpoint.shapes, dtype).items():
         values = materialize(leaf)
         sharding = shardings if by_path is None else by_path[name]
-        leaves[name] = values if sharding is None else jax.device_put(values, sharding)
+        values = values if sharding is None else jax.device_put(values, sharding)
+        leaves |= {name: values} if each is None else each(name, values)
     model = model_json(config.to_dict(), tokenizer=None if tokenizer is None else file_name(tokenizer))
     return Loaded(config, unflatten(dict(sorted(leaves.items()))), model, tokenizer)

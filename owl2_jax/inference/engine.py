@@ -28,7 +28,6 @@ from owl2_jax.inference.scheduler import Budget, Plan, Scheduler
 from owl2_jax.inference.sequence import Sequence
 from owl2_jax.inference.step_results import parts_of
 from owl2_jax.model.rotary import doublings
-from owl2_jax.sampling.sampler import Chosen
 
 __all__ = ["Engine", "EngineConfig"]
 
@@ -43,6 +42,7 @@ class Engine:
       scheduler: what runs next.
       pool: pages of the cache.
       prefix_cache: what they hold.
+      passes: through the model so far, with tokens of however many sequences.
     """
 
     def __init__(self, model: LoadedModel, config: EngineConfig | None = None, sizes: Sizes | None = None):
@@ -52,6 +52,7 @@ class Engine:
         self.runner = ModelRunner(model, self.config, sizes)
         self._longest = model.config.decoder.max_length
         self._next_id = 0
+        self.passes = 0
         self._going_on: tuple[Plan, Any] | None = None  # what the device decodes since the last call
         sizes = self.runner.sizes
         self.pool = self.runner.pool
@@ -210,7 +211,7 @@ class Engine:
         if self._going_on is not None:
             plan, rest = self._going_on
             self._going_on = None
-            told = self._tell(parts_of(plan, None, jax.device_get(rest)))
+            told = self._tell(plan, None, jax.device_get(rest))
             if told:
                 return told
         ended = self._drop_ended()
@@ -219,11 +220,12 @@ class Engine:
         if rest is not None and any(chunk.last for chunk in plan.chunks):
             self._going_on, rest = (plan, rest), None
         # One transfer for everything: the host waits here and above, and nowhere else.
-        return ended + self._tell(parts_of(plan, *jax.device_get((first, rest))))
+        return ended + self._tell(plan, *jax.device_get((first, rest)))
 
-    def _tell(self, parts: list[tuple[Sequence, Chosen]]) -> list[Event]:
+    def _tell(self, plan: Plan, first: Any, rest: Any) -> list[Event]:
         """Gives sequences their new tokens; one that ended at its first has no row any more."""
-        parts = [(sequence, part) for sequence, part in parts if sequence.row >= 0]
+        self.passes += (first is not None) + (0 if rest is None else int(rest[1].max()))
+        parts = [(sequence, part) for sequence, part in parts_of(plan, first, rest) if sequence.row >= 0]
         for sequence, part in parts:
             if len(part.tokens):
                 sequence.append(part.tokens)

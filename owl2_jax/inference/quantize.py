@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.tree import flatten, unflatten
@@ -26,14 +27,30 @@ def quantize_model(model: LoadedModel) -> LoadedModel:
     Raises:
       Owl2Error: it is quantized already.
     """
-    flat = flatten(model.params)
-    if any(name.endswith(KERNEL_SCALE) for name in flat):
-        raise Owl2Error("the model is in int8 already")
     leaves: dict[str, Any] = {}
-    for name, leaf in flat.items():
-        if not (name.startswith("decoder/") and name.endswith(_KERNEL)):
-            leaves[name] = leaf
-            continue
-        leaves[name], scale = _quantize(leaf, contracted_axes(name))
-        leaves[name.removesuffix(_KERNEL) + "/" + KERNEL_SCALE] = scale
+    for name, leaf in flatten(model.params).items():
+        leaves |= quantize_leaf(name, leaf)
     return dataclasses.replace(model, params=unflatten(leaves))
+
+
+def quantize_leaf(name: str, leaf: Any) -> dict[str, Any]:
+    """A leaf as a model in int8 holds it: a kernel of the decoder beside its scales, another one as it is.
+
+    Raises:
+      Owl2Error: it is of a model that is quantized already.
+    """
+    if name.endswith(KERNEL_SCALE):
+        raise Owl2Error("the model is in int8 already")
+    if not (name.startswith("decoder/") and name.endswith(_KERNEL)):
+        return {name: leaf}
+    kernel, scale = _quantize(leaf, contracted_axes(name))
+    return {name: kernel, name.removesuffix(_KERNEL) + "/" + KERNEL_SCALE: scale}
+
+
+def quantize_loaded(name: str, leaf: Any) -> dict[str, Any]:
+    """As `quantize_leaf`, on the device and done when it returns; a kernel that was rounded is given up."""
+    leaf = jnp.asarray(leaf)
+    found = jax.block_until_ready(quantize_leaf(name, leaf))
+    if found[name] is not leaf:
+        leaf.delete()
+    return found

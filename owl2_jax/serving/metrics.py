@@ -41,6 +41,11 @@ class Metrics:
             "owl2_prompt_tokens", "Positions of prompts, those of images included.", registry=self._registry
         )
         self._generated = Counter("owl2_generated_tokens", "Tokens of answers.", registry=self._registry)
+        self._passes = Counter(
+            "owl2_passes",
+            "Passes through the model; over them, tokens tell how full a batch is.",
+            registry=self._registry,
+        )
         self._images = Counter("owl2_images", "Images read.", registry=self._registry)
         self._failures = Counter(
             "owl2_engine_failures", "Times the engine had to start again.", registry=self._registry
@@ -94,6 +99,10 @@ class Metrics:
         self._whole.observe(seconds)
         if count > 1:
             self._per_token.observe(after_first / (count - 1))
+
+    def passes(self, count: int) -> None:
+        """Counts passes through the model."""
+        self._passes.inc(count)
 
     def images(self, count: int) -> None:
         """Counts images of a request."""

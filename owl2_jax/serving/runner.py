@@ -329,12 +329,14 @@ class EngineRunner:
 
     def _step(self, engine: Engine) -> None:
         outcomes: list[tuple[Ticket, Outcome]] = []
+        before = engine.passes
         for event in engine.step() if engine.pending else ():
             ticket = self._tickets[event.request_id]
             if event.result is not None:
                 del self._tickets[event.request_id]
             outcomes.append((ticket, event))
         self.programs = len(engine.runner.used)
+        self.metrics.passes(engine.passes - before)
         self._publish(outcomes)
 
     def _publish(self, outcomes: list[tuple[Ticket, Outcome]]) -> None:

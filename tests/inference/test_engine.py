@@ -306,6 +306,15 @@ def test_a_first_token_is_told_before_those_behind_it(model, single):
     assert engine.pool.num_free == engine.pool.count
 
 
+def test_passes_through_the_model_are_shared(model):
+    engine = Engine(model, EngineConfig(sequences=4, decode_steps=4))
+    requests = [Request(f"What {number}?", max_new_tokens=9, ignore_eos=True) for number in range(4)]
+    list(engine.generate(requests[:1]))
+    assert engine.passes == 9  # one for the prompt and its first token, and one for each other token
+    list(engine.generate(requests))
+    assert engine.passes == 18
+
+
 def test_cancelled_requests_free_their_rows_and_pages(model):
     engine = shared(model, sequences=1, decode_steps=2)
     numbers = [engine.submit(ask("What?", max_new_tokens=50)) for _ in range(3)]

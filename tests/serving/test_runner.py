@@ -29,6 +29,7 @@ class FakeEngine:
         self.cancelled: set[int] = set()
         self.threads: set[int] = set()
         self.runner = SimpleNamespace(used={"step"})
+        self.passes = 0
         self._next = 0
 
     def submit(self, request: Request) -> int:
@@ -50,6 +51,7 @@ class FakeEngine:
     def step(self) -> list[Event]:
         self.threads.add(threading.get_ident())
         self.go.wait(10)
+        self.passes += 1
         events = []
         for number in list(self.jobs)[: self.sequences]:
             self.jobs[number] += "x"
@@ -130,6 +132,7 @@ def test_answers_come_from_one_thread_that_is_not_the_loops():
             tickets = [submit(runner) for _ in range(9)]
             assert [await text_of(ticket) for ticket in tickets] == ["xxx"] * 9
             assert runner.running == runner.waiting == 0
+            assert metric(runner, "owl2_passes_total") == engine.passes == 15
         assert len(engine.threads) == 1
         assert threading.get_ident() not in engine.threads
 
