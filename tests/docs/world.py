@@ -34,7 +34,7 @@ from owl2_jax.perf import fitting, searching, versions
 from owl2_jax.perf.forecast import Forecast
 from owl2_jax.perf.tpu_compile import Fit, Memory, Roofline
 from owl2_jax.perf.traffic import Traffic
-from owl2_jax.sweeps import processes
+from owl2_jax.sweeps import plots, processes
 from owl2_jax.testing import tiny
 from tests.convert.starting_points import LlamaSizes, write_clip, write_llama, write_qwen
 from tests.data.vocabularies import small_ranks
@@ -162,6 +162,7 @@ def put_a_model(model: Path, bucket: Path) -> None:
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sweeps start a fake, runs use one device, and `owl2 fit` gets its answer without a compiler."""
     monkeypatch.setattr(processes, "PROGRAM", (sys.executable, fake_owl2.__file__))
+    monkeypatch.setattr(plots, "_FORMATS", ("svg",))  # `tests/sweeps/test_collect.py` has both
     on_one = lambda spec, devices=None: make_mesh(spec, devices or jax.devices()[:1])
     monkeypatch.setattr("owl2_jax.parallel.mesh.make_mesh", on_one)
     monkeypatch.setattr(versions, "check_compiler", lambda: versions.Versions("0.10.2", "0.10.2", "0.0.42.1"))
