@@ -63,21 +63,22 @@ class AnswerStream(Response):
     async def _pieces(self) -> AsyncIterator[bytes]:
         for piece in self._writer.begin():
             yield piece
-        going = len(self._choices)
+        going, known = len(self._choices), b""  # what is known at once is sent at once
         try:
-            while (found := await self._choices.next()) is not None:
+            while going and (found := await self._choices.next()) is not None:
                 index, event = found
                 if event.text or event.logprobs:
-                    yield self._writer.piece(index, event)
+                    known += self._writer.piece(index, event)
                 if event.result is not None:
-                    yield self._writer.end(index, _sound(event.result))
+                    known += self._writer.end(index, _sound(event.result))
                     going -= 1
                 if not going:
-                    break
-            for piece in self._writer.close() if not going else ():
-                yield piece
+                    known += b"".join(self._writer.close())
+                if known:
+                    yield known
+                    known = b""
         except ApiError as error:
-            yield error.event()
+            yield known + error.event()
 
 
 def _sound(result: Result) -> Result:

@@ -125,11 +125,12 @@ class Client:
         return int(lines[0].split()[1]), {name.lower(): value.strip().lower() for name, _, value in pairs}
 
     async def _events(self) -> AsyncIterator[dict[str, Any]]:
-        """Objects of a stream of server-sent events, one in each chunk."""
+        """Objects of a stream of server-sent events, whole ones in each chunk."""
         while size := int(await self._reader.readline(), 16):
-            chunk = (await self._reader.readexactly(size + 2))[6:-4]
-            if chunk != b"[DONE]":
-                yield json.loads(chunk)
+            chunk = await self._reader.readexactly(size + 2)
+            for event in chunk[:-2].split(b"\n\n")[:-1]:
+                if event != b"data: [DONE]":
+                    yield json.loads(event.removeprefix(b"data: "))
         await self._reader.readline()
 
     def close(self) -> None:
