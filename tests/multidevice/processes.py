@@ -11,6 +11,16 @@ from pathlib import Path
 from tests.environment import environment
 
 ROOT = Path(__file__).parent.parent.parent
+# Of what several processes compile, JAX keeps what process 0 did. On CPUs the others look for programs
+# under keys of their own, so that they would compile everything again at every start of the tests.
+KEEP_PROGRAMS_OF_ALL = """
+import types
+from jax._src import compiler
+as_first = types.SimpleNamespace(global_state=types.SimpleNamespace(process_id=0))
+compiler._cache_write = types.FunctionType(
+    compiler._cache_write.__code__, {**vars(compiler), "distributed": as_first}
+)
+"""
 
 
 def free_port() -> int:
@@ -24,7 +34,8 @@ def start_processes(
 ) -> list[subprocess.Popen]:
     """Starts `code` in `processes` processes with `devices` fake CPU devices each.
 
-    The code sees `arguments` in sys.argv; one process gets no cluster at all.
+    The code sees `arguments` in sys.argv; one process gets no cluster at all. What each compiles
+    is kept where the code keeps programs, for the next start.
     """
     port, started = free_port(), []
     for process in range(processes):
@@ -37,7 +48,7 @@ def start_processes(
             }
         started.append(
             subprocess.Popen(
-                [sys.executable, "-c", textwrap.dedent(code), *arguments],
+                [sys.executable, "-c", KEEP_PROGRAMS_OF_ALL + textwrap.dedent(code), *arguments],
                 env=variables,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

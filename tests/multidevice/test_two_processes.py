@@ -10,6 +10,8 @@ START = """
 from owl2_jax.parallel import multihost
 multihost.initialize(60)
 import sys, jax, jax.numpy as jnp, numpy as np
+from pathlib import Path
+from owl2_jax.core.compilation_cache import keep_programs_in
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.parallel import placement
 from owl2_jax.parallel.mesh import make_mesh
@@ -21,6 +23,7 @@ def test_two_processes_make_one_mesh_and_one_batch(tmp_path):
         start_processes(
             START
             + """
+keep_programs_in(Path(sys.argv[1], "programs"), print)
 mesh = make_mesh({"fsdp": 4, "tensor": 2})
 index, count = placement.data_shard(mesh)
 rows = np.arange(16, dtype=np.int32).reshape(8, 2)[index * 4 : index * 4 + 4]
@@ -44,6 +47,8 @@ with open(f"{sys.argv[1]}/{jax.process_index()}", "w") as file:  # Gloo writes t
         first = 4 * process
         images = [[first, -1], [first + 3, first + 1]]
         assert (tmp_path / str(process)).read_text() == repr([8, 2, process, 2, 8, 2, total, images])
+    kept = list((tmp_path / "programs").glob("jit__lambda-*.program"))
+    assert len(kept) == 2, "each process finds its own at the next start"
 
 
 def test_processes_that_disagree_all_say_so_within_a_minute():
