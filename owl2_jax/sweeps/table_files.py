@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
 from typing import Final
 
 from owl2_jax.core.file_writing import write_text
-from owl2_jax.sweeps.collect import Spread, Table
+from owl2_jax.sweeps.collect import Row, Spread, Table
 from owl2_jax.sweeps.differences import Difference
 from owl2_jax.sweeps.power import seen_table
 
@@ -38,7 +39,8 @@ def _csv(table: Table) -> str:
     writer.writerow(
         ["point", *table.axes, "seeds", *names, "loss", "loss_deviation", "heldout_loss",
          "heldout_loss_deviation", "tokens_per_image", "flops_per_sample", "memory_per_chip_bytes",
-         "training_seconds", "training_seconds_deviation", "base", "stopped", *compared]
+         "training_seconds", "training_seconds_deviation", "base", "stopped", *compared,
+         *(f"{name}_sampled" for name in table.benchmarks)]
     )  # fmt: skip
     for row in table.rows:
         scores = [cell for name in measures for cell in _pair(row.measure(name))]
@@ -47,9 +49,16 @@ def _csv(table: Table) -> str:
              *_pair(row.heldout_loss), row.tokens_per_image, _empty(row.flops_per_sample),
              _empty(row.memory_per_chip), *_pair(row.seconds), table.base,
              table.stopped.get(row.point, ""),
-             *(cell for one in found.values() for cell in _difference_cells(one.get(row.point)))]
+             *(cell for one in found.values() for cell in _difference_cells(one.get(row.point))),
+             *(_sampled(row, name) for name in table.benchmarks)]
         )  # fmt: skip
     return stream.getvalue()
+
+
+def _sampled(row: Row, benchmark: str) -> float | str:
+    """Deviation of a seed's score by its questions alone; empty where that is not known."""
+    found = row.sampling.get(benchmark)
+    return "" if found is None else math.sqrt(found.variance)
 
 
 def _difference_cells(one: Difference | None) -> list[float | str]:

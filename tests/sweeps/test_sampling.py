@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import csv
 import json
+import math
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from owl2_jax.sweeps.collect import collect
 from owl2_jax.sweeps.grid import Run
 from owl2_jax.sweeps.power import noise_of, seen_table
 from owl2_jax.sweeps.sampling import sampling_of
+from owl2_jax.sweeps.table_files import write_table
 from tests.sweeps import fake_owl2
 
 
@@ -72,7 +75,7 @@ def test_one_seed_other_questions_and_other_scores_tell_nothing(asked, folder):
         sampling_of(files, "easy_vqa", [75.0, 25.0])
 
 
-def test_the_table_of_what_can_be_seen_tells_how_much_the_questions_give(asked, folder):
+def test_the_table_of_what_can_be_seen_tells_how_much_the_questions_give(asked, folder, tmp_path):
     rng = np.random.default_rng(1)
     sweep = asked({name: rng.random((5, 200)) < 0.4 for name in ("queries-4", "queries-2")})
     table = collect(sweep, folder)
@@ -83,3 +86,7 @@ def test_the_table_of_what_can_be_seen_tells_how_much_the_questions_give(asked, 
     text = "\n".join(seen_table(table))
     assert f"| easy vqa | {level.deviation:.1f} | {level.sampled:.1f} (200 questions) | " in text
     assert "`max_questions`" in text
+    base, other = csv.DictReader(write_table(table, tmp_path)[0].open())
+    assert math.hypot(*(float(row["easy_vqa_sampled"]) for row in (base, other))) == pytest.approx(
+        level.sampled
+    )
