@@ -107,6 +107,8 @@ OTHERS = ("python ", "pip ", "tensorboard ", "XLA_FLAGS")  # programs with flags
 
 def test_every_flag_and_field_that_a_sentence_names_is_there():
     flags = set().union(*(flags_of(dispatcher.parser_of(name)) for name in dispatcher.COMMANDS))
+    scripts = (path.read_text(encoding="utf-8") for path in (ROOT / "launch").glob("*.py"))
+    flags.update(flag for text in scripts for flag in re.findall(r'"(--[a-z][\w-]+)"', text))
     fields = {name.replace(".NAME", "") for name in fields_of(RunConfig)}
     named, wrong = 0, []
     for path in TEXTS:
