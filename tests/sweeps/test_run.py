@@ -160,7 +160,7 @@ def test_run_that_another_process_is_at_is_waited_for(go, make_sweep, folder):
 
 def test_a_sweep_in_a_bucket_runs_goes_on_and_is_collected(make_sweep, pretended, bucket):
     sweep, folder, said = make_sweep(axes={"queries": {"4": []}}), SweepFolder(bucket / "results"), []
-    folder.claim(sweep)
+    folder.take(sweep)
     pretended.write_text("evaluate queries 1")
     outcome = run_sweep(sweep, folder, sweep.runs, retries=2, say=said.append)
     assert outcome.finished == ["queries-4/seed-0"]
@@ -168,7 +168,7 @@ def test_a_sweep_in_a_bucket_runs_goes_on_and_is_collected(make_sweep, pretended
     assert log.count("$ owl2 evaluate --checkpoint=gs://bucket/") == 2
     assert run_sweep(sweep, folder, sweep.runs, say=said.append).finished == outcome.finished
     assert said[-1].startswith("[1/1] queries-4/seed-0: done"), "nothing is done twice"
-    folder.claim(sweep)
+    folder.take(sweep)
     table = collect(sweep, folder)
     assert [path.name for path in write_table(table, folder.path)] == ["table.csv", "table.md"]
     assert [row["point"] for row in read_rows(folder.path / "table.csv")] == ["queries-4"]
