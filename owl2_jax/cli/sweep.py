@@ -235,10 +235,11 @@ def _collect(sweep: Sweep, folder: SweepFolder, parts: list[str]) -> int:
 
     table, claims = collect(sweep, folder), sweep.config.claims
     print(markdown(table))
-    if claims:
+    for path in [*write_table(table, folder.path), *write_plots(table, folder.path / "plots", parts)]:
+        print(f"wrote {path}")
+    if claims:  # last: a claim may name a kind of question that the runs do not have
         print(claims_markdown(answers(table, claims)))
-    written = [*write_table(table, folder.path), *write_claims(table, claims, folder.path)]
-    for path in [*written, *write_plots(table, folder.path / "plots", parts)]:
+    for path in write_claims(table, claims, folder.path):
         print(f"wrote {path}")
     if table.missing:
         print(f"{len(table.missing)} runs are not finished; `owl2 sweep {sweep.location}` goes on with them")

@@ -50,13 +50,24 @@ def terms(measure: str) -> list[str]:
 
 
 def check_claims(claims: Mapping[str, Claim], points: Collection[str], benchmarks: Collection[str]) -> None:
-    """Raises `UnknownNameError` for a point or a benchmark that the sweep does not have."""
-    measures = (*benchmarks, *LOSSES)
+    """Raises `Owl2Error` for a point or a measure that the sweep cannot have."""
     for name, claim in claims.items():
         for point in (claim.point, claim.than):
             if point not in points:
                 raise unknown_name(f"point in claim {name!r}", point, points)
         for measure in claim.measures:
-            for term in terms(measure):
-                if term.partition("/")[0] not in measures:
-                    raise unknown_name(f"measure in claim {name!r}", term, measures)
+            _check_measure(name, measure, benchmarks)
+
+
+def _check_measure(claim: str, measure: str, benchmarks: Collection[str]) -> None:
+    """Kinds of questions are known when runs have been scored; the rest is checked before they start."""
+    found = terms(measure)
+    for term in found:
+        benchmark, slash, kind = term.partition("/")
+        if not (benchmark in benchmarks and bool(slash) == bool(kind)) and term not in LOSSES:
+            raise unknown_name(f"measure in claim {claim!r}", term, (*benchmarks, *LOSSES))
+    if len(found) > 1 and (len(set(found)) == 1 or len({term in LOSSES for term in found}) > 1):
+        raise Owl2Error(
+            f"claim {claim!r}: {measure!r} tells nothing; a difference is of two benchmarks or kinds of "
+            "questions, or of the two losses"
+        )

@@ -11,7 +11,7 @@ from typing import Final
 
 from owl2_jax.core.errors import unknown_name
 from owl2_jax.core.file_writing import write_text
-from owl2_jax.sweeps.claims import Claim, terms
+from owl2_jax.sweeps.claims import LOSSES, Claim, terms
 from owl2_jax.sweeps.collect import Row, Table
 from owl2_jax.sweeps.differences import Difference, corrected, paired
 
@@ -20,6 +20,7 @@ CONTRARY: Final = "the contrary"
 NOT_TOLD: Final = "not told"
 NONE_SEEN: Final = "no difference seen"
 NOT_RUN: Final = "not run"
+NOT_SHARED: Final = "no seeds in common"
 _COLUMNS: Final = (
     "claim", "says", "source", "point", "than", "measure", "point_mean", "than_mean", "seeds", "difference",
     "low", "high", "p", "verdict",
@@ -47,7 +48,10 @@ class Answer:
         """Whether the claim holds here; `NOT_TOLD` where the seeds leave both sides possible."""
         found = self.difference
         if found is None:
-            return NOT_RUN
+            return NOT_RUN if self.means is None else NOT_SHARED
+        if found.p_corrected is None:  # one seed, or the same difference on each: nothing was tested
+            is_none = found.seeds > 1 and found.mean == 0 and self.claim.expect == "same"
+            return NONE_SEEN if is_none else NOT_TOLD
         if self.claim.expect == "same":
             return CONTRARY if found.is_seen else NONE_SEEN
         if not found.is_seen:
@@ -67,9 +71,13 @@ def answers(table: Table, claims: Mapping[str, Claim]) -> list[Answer]:
         values = [[_by_seed(name, row, measure) for row in (point, than)] for measure in claim.measures]
         differences = corrected([paired(other, own) for own, other in values])
         for measure, (own, other), difference in zip(claim.measures, values, differences, strict=True):
-            means = sum(own.values()) / len(own), sum(other.values()) / len(other)
+            means = (_mean(own), _mean(other)) if own and other else None
             found.append(Answer(name, claim, measure, means, difference))
     return found
+
+
+def _mean(values: Mapping[int, float]) -> float:
+    return sum(values.values()) / len(values)
 
 
 def _by_seed(claim: str, row: Row, measure: str) -> dict[int, float]:
@@ -79,7 +87,8 @@ def _by_seed(claim: str, row: Row, measure: str) -> dict[int, float]:
             what = f"measure in claim {claim!r}: the runs of {row.point} have no"
             raise unknown_name(what, term, row.names)
     first, *rest = (row.measure(term).by_seed for term in terms(measure))
-    return {seed: value - sum(other[seed] for other in rest) for seed, value in first.items()}
+    shared = [seed for seed in first if all(seed in other for other in rest)]
+    return {seed: first[seed] - sum(other[seed] for other in rest) for seed in shared}
 
 
 def write_claims(table: Table, claims: Mapping[str, Claim], folder: Path) -> list[Path]:
@@ -113,7 +122,7 @@ def claims_markdown(found: list[Answer]) -> str:
     said = None
     for one in found:
         claim = one.claim
-        first = (claim.says, claim.source) if one.name != said else ("", "")
+        first = [_cell(claim.says), _cell(claim.source)] if one.name != said else ["", ""]
         here = f"{claim.point} less {claim.than}"
         difference = "" if one.difference is None else _digits(one)
         lines.append(f"| {' | '.join([*first, here, one.measure, difference, one.verdict])} |")
@@ -122,9 +131,14 @@ def claims_markdown(found: list[Answer]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _cell(text: str) -> str:
+    """As one cell of a table of Markdown."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
 def _digits(one: Answer) -> str:
     assert one.difference is not None
-    return one.difference.text(3 if one.measure.endswith("loss") else 1)
+    return one.difference.text(3 if terms(one.measure)[0] in LOSSES else 1)
 
 
 def _note(found: list[Answer]) -> str:

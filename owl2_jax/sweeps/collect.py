@@ -16,7 +16,7 @@ from owl2_jax.sweeps.differences import Difference, corrected, paired
 from owl2_jax.sweeps.folder import RunFolder, SweepFolder, read_json
 from owl2_jax.sweeps.grid import Run, Sweep
 from owl2_jax.sweeps.pairing import unlike_base
-from owl2_jax.sweeps.sampling import Sampling, sampling_of
+from owl2_jax.sweeps.sampling import Answers, answers_of
 from owl2_jax.sweeps.stops import read_stops
 
 _METRICS: Final = "metrics.jsonl"
@@ -75,8 +75,8 @@ class Row:
         samples that its packed rows held; None for a step without samples.
       memory_per_chip: bytes, from `owl2 fit`; None when it was not asked.
       seconds: training time of a run.
-      sampling: {benchmark: what its number of questions adds to the spread};
-        without those where that cannot be told.
+      answers: {benchmark: the score of every question}; without those whose
+        score is no mean over their questions.
     """
 
     point: str
@@ -90,7 +90,7 @@ class Row:
     flops_per_sample: float | None
     memory_per_chip: float | None
     seconds: Spread
-    sampling: dict[str, Sampling] = field(default_factory=dict)
+    answers: dict[str, Answers] = field(default_factory=dict)
 
     def measure(self, name: str) -> Spread:
         """A benchmark's score, or that of one of its parts; "loss" or "heldout_loss"."""
@@ -212,9 +212,9 @@ def read_row(
     heldout = {seed: t.heldout_loss for seed, t in trainings.items() if t.heldout_loss is not None}
     samples = statistics.fmean(t.samples_per_step for t in trainings.values())
     fit = read_json(folder.fit(point))
-    files = [folder.run(run) for run in runs]
-    sampled = {
-        name: sampling_of(files, name, [scores[run.seed][name] for run in runs])
+    files = {run.seed: folder.run(run) for run in runs}
+    answers = {
+        name: answers_of(files, name, {seed: one[name] for seed, one in scores.items()})
         for name in sweep.config.benchmarks
     }
     return Row(
@@ -232,7 +232,7 @@ def read_row(
         flops_per_sample=step_flops(config) / samples if samples else None,
         memory_per_chip=None if fit is None else float(fit["memory"]["needed"]),
         seconds=Spread.of({seed: t.seconds for seed, t in trainings.items()}),
-        sampling={name: found for name, found in sampled.items() if found is not None},
+        answers={name: found for name, found in answers.items() if found is not None},
     )
 
 

@@ -71,18 +71,15 @@ def noise_of(table: Table) -> dict[str, NoiseLevel]:
 
 
 def _with_sampling(table: Table, name: str, level: NoiseLevel) -> NoiseLevel:
-    """Adds what the questions give, where all points tell it, by their seeds."""
-    base = next(row for row in table.rows if row.point == table.base).sampling.get(name)
-    others = [
-        (row.sampling[name], row.seeds - 1)
-        for row in table.rows
-        if row.point != table.base and name in row.sampling
-    ]
-    if base is None or not others or any(one.questions != base.questions for one, _ in others):
+    """Adds what the questions give, pooled over the points that tell it, by their seeds."""
+    base = next(row for row in table.rows if row.point == table.base).answers.get(name)
+    if base is None:
         return level
-    weight = sum(df for _, df in others)
-    variance = sum((one.variance + base.variance) * df for one, df in others) / weight
-    return replace(level, sampled=math.sqrt(variance), questions=base.questions)
+    others = [row.answers[name] for row in table.rows if row.point != table.base and name in row.answers]
+    told = [(math.sqrt(variance), len(one.scores.keys() & base.scores.keys()))
+            for one in others if (variance := one.sampled_with(base)) is not None]  # fmt: skip
+    pooled = _pooled(told)
+    return level if pooled is None else replace(level, sampled=pooled.deviation, questions=len(base.ids))
 
 
 def read_noise(path: Path, measures: Sequence[str]) -> dict[str, NoiseLevel]:

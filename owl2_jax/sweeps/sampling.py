@@ -6,11 +6,12 @@ each other, the variance of a seed's mean would be the sum over the questions of
 the variance over the seeds, by N squared; what the seeds vary beyond that is
 that some are better than others. The first part falls with more questions,
 which cost a forward pass, the second with more seeds, which cost a training.
+Of a difference it is the same with each question's difference, as seeds and questions are pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,38 +25,53 @@ _EQUAL = 1e-6
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Answers:
     """Of one benchmark at one point.
 
     Attributes:
-      variance: of a seed's score by its questions alone, in percent squared.
-      questions: asked of every seed.
+      ids: of N questions.
+      scores: {seed: float64[N], in percent}.
     """
 
-    variance: float
-    questions: int
+    ids: tuple[str, ...]
+    scores: dict[int, np.ndarray]
+
+    def sampled(self) -> float | None:
+        """Variance of a seed's score by its questions alone, in percent squared; None for one seed."""
+        return _by_questions(list(self.scores.values()))
+
+    def sampled_with(self, base: Answers) -> float | None:
+        """The same of a seed's difference to `base`; None for other questions or no two seeds in common."""
+        if self.ids != base.ids:
+            return None
+        return _by_questions(
+            [self.scores[seed] - base.scores[seed] for seed in self.scores if seed in base.scores]
+        )
 
 
-def sampling_of(runs: Sequence[RunFolder], benchmark: str, scores: Sequence[float]) -> Sampling | None:
-    """None for one seed, and where the score in percent is not the mean over questions that all seeds had.
+def _by_questions(values: Sequence[np.ndarray]) -> float | None:
+    if len(values) < 2:
+        return None
+    return float(np.stack(values).var(0, ddof=1).sum()) / len(values[0]) ** 2
+
+
+def answers_of(runs: Mapping[int, RunFolder], benchmark: str, scores: Mapping[int, float]) -> Answers | None:
+    """None where a score in percent is not the mean over its questions, or seeds had other questions.
 
     Args:
-      scores: of the runs, in their order.
+      runs, scores: by seed.
 
     Raises:
       Owl2Error: a file of results is damaged.
     """
-    if len(runs) < 2:
+    found = {seed: _answers(run, benchmark) for seed, run in runs.items()}
+    ids = tuple(next(iter(found.values())))
+    if not ids or any(tuple(one) != ids for one in found.values()):
         return None
-    answers = [_answers(run, benchmark) for run in runs]
-    ids = [list(one) for one in answers]
-    if not ids[0] or any(one != ids[0] for one in ids[1:]):
+    values = {seed: _PERCENT * np.array(list(one.values()), np.float64) for seed, one in found.items()}
+    if any(abs(one.mean() - scores[seed]) > _EQUAL for seed, one in values.items()):
         return None
-    values = _PERCENT * np.array([list(one.values()) for one in answers], np.float64)  # [seeds, questions]
-    if not np.allclose(values.mean(1), scores, rtol=0, atol=_EQUAL):
-        return None
-    count = values.shape[1]
-    return Sampling(float(values.var(0, ddof=1).sum()) / count**2, count)
+    return Answers(ids, values)
 
 
 def _answers(run: RunFolder, benchmark: str) -> dict[str, float]:

@@ -57,8 +57,9 @@ def _csv(table: Table) -> str:
 
 def _sampled(row: Row, benchmark: str) -> float | str:
     """Deviation of a seed's score by its questions alone; empty where that is not known."""
-    found = row.sampling.get(benchmark)
-    return "" if found is None else math.sqrt(found.variance)
+    found = row.answers.get(benchmark)
+    variance = None if found is None else found.sampled()
+    return "" if variance is None else math.sqrt(variance)
 
 
 def _difference_cells(one: Difference | None) -> list[float | str]:

@@ -26,6 +26,9 @@ MOST_GROWTH: Final = 0.05  # of resident memory, see `Found.growth`
 _DROPPED: Final = 0.1  # of all requests
 _FEWEST: Final = 8  # requests of each client
 _EVERY: Final = 5.0  # seconds between two looks at the memory
+_GAUGE_TIMEOUT: Final = 30.0  # seconds
+# What a connection to a server that breaks off, or says something else than HTTP, ends with.
+_BROKEN: Final = (OSError, EOFError, ValueError, LookupError, asyncio.LimitOverrunError)
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,13 @@ class Found:
         if self.memory:
             later = self.memory[len(self.memory) // 8 :]
             low, high = min(later), max(later)
+            growth = (
+                "too few readings to tell its growth"
+                if math.isnan(self.growth())
+                else f"growth {100 * self.growth():.1f} % (at most {100 * MOST_GROWTH:.0f} %)"
+            )
             lines.append(
-                f"memory {low / 2**20:.0f} to {high / 2**20:.0f} MiB after the first eighth, "
-                f"growth {100 * self.growth():.1f} % (at most {100 * MOST_GROWTH:.0f} %)"
+                f"memory {low / 2**20:.0f} to {high / 2**20:.0f} MiB after the first eighth, {growth}"
             )
         return lines + [f"wrong: {count} x {text}" for text, count in self.faults.items()]
 
@@ -113,15 +120,23 @@ async def soak(url: str, plan: Soak, resident: Callable[[], int | None]) -> Foun
     """Loads the server at `url`; `resident` tells the bytes that it holds."""
     rng = random.Random(plan.seed)
     asked = [draw(rng, plan.images, plan.tokens) for _ in range(plan.requests)]
-    alone = await ask_all(url, asked, plan.timeout)
-    found, programs = Found(), gauge(url, "owl2_programs")
+    try:
+        alone = await ask_all(url, asked, plan.timeout)
+        found, programs = Found(), gauge(url, "owl2_programs")
+    except _BROKEN as error:
+        raise Owl2Error(
+            f"the server at {url} broke off before the load ({type(error).__name__} {error}); see its output"
+        ) from None
     until = time.monotonic() + 60 * plan.minutes
     watching = asyncio.create_task(_watch(found, resident))
     clients = (_Asker(url, plan, found, asked, alone, number) for number in range(plan.clients))
     await asyncio.gather(*(client.run(until) for client in clients))
     watching.cancel()
-    _compare(found, asked, alone, await ask_all(url, asked, plan.timeout), "alone again")
-    await _check_rest(url, found, programs)
+    try:
+        _compare(found, asked, alone, await ask_all(url, asked, plan.timeout), "alone again")
+        await _check_rest(url, found, programs)
+    except _BROKEN as error:
+        found.faults[f"after the load the server broke off: {type(error).__name__} {error}"] += 1
     return found
 
 
@@ -148,7 +163,7 @@ class _Asker:
                     work = self._client.ask(one.body, one.path)
                     reply = await asyncio.wait_for(work, self._plan.timeout)
                     _compare(self._found, [one], [self._alone[index]], [reply.content], "among others")
-            except (OSError, EOFError, ValueError, KeyError) as error:
+            except _BROKEN as error:
                 self._found.faults[f"{one.kind}: {type(error).__name__} {error}"] += 1
                 self._client.close()
         self._client.close()
@@ -164,7 +179,10 @@ def _compare(
 ) -> None:
     for one, expected, answer in zip(asked, alone, got, strict=True):
         found.answers[one.kind] += 1
-        if not same(expected, answer):
+        status = answer[0]
+        if not (400 <= status < 500 if one.kind == "bad" else status == 200):
+            found.faults[f"{one.kind} {company}: status {status}, {shortened(str(answer[1]), 200)}"] += 1
+        elif not same(expected, answer):
             text = (
                 f"{one.kind} {company}: {shortened(str(answer), 200)} and not {shortened(str(expected), 200)}"
             )
@@ -200,7 +218,7 @@ async def _check_rest(url: str, found: Found, programs: float) -> None:
 
 def gauge(url: str, name: str) -> float:
     """A number of the server's metrics. Raises `Owl2Error` where it has none of that name."""
-    with urllib.request.urlopen(f"{url}/metrics") as response:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=_GAUGE_TIMEOUT) as response:
         lines = response.read().decode().splitlines()
     for line in lines:
         if line.startswith(f"{name} "):

@@ -83,6 +83,10 @@ def test_refuses_what_is_not_there(checkpoint, images, tmp_path, capsys):
         (["--image={image}"], "--question is missing"),
         (["--image={image}", "--question=What?", "--unrelated"], "--unrelated exchanges the images"),
         (["--benchmark=scenes", "--question=What?"], "leave --question out"),
+        (["--benchmark=scenes", "--max-new-tokens=4"], "leave --max-new-tokens out"),
+        (["--image={image}", "--question=What?", "--limit=2"], "--limit is of a benchmark's questions"),
+        (["--image={image}", "--question=What?", "--data-root=x"], "--data-root is of a benchmark's"),
+        (["--image={image}", "--question=What?", "--output={folder}/look.csv"], "one answer is a page"),
         (["--benchmark=scene"], "did you mean 'scenes'"),
         (["--benchmark=scenes_text", "--limit=2"], "scenes_text asks nothing about images"),
         (["--benchmark=scenes", "--limit=1", "--unrelated"], "ask more questions (--limit)"),
@@ -93,5 +97,6 @@ def test_refuses_a_question_and_a_benchmark_that_do_not_fit(
     checkpoint, images, tmp_path, capsys, given, message
 ):
     command = ["look", f"--checkpoint={checkpoint}", f"--output={tmp_path}/look.html"]
-    assert main([*command, *(one.format(image=f"{images}/0.png") for one in given)]) == 2
+    words = (one.format(image=f"{images}/0.png", folder=tmp_path) for one in given)
+    assert main([*command, *words]) == 2
     assert message in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 from owl2_jax.core.errors import UnknownNameError
 from owl2_jax.sweeps.claims_table import answers, claims_markdown, write_claims
 from owl2_jax.sweeps.collect import collect
-from tests.sweeps.conftest import pretend_scores
+from tests.sweeps.conftest import pretend, pretend_scores
 
 SCORES = {
     "queries-4": [80.0, 84.0, 82.0, 81.0, 83.0],
@@ -53,22 +53,48 @@ def test_a_claim_of_points_that_have_not_run_is_not_run(make_sweep, folder):
     assert _verdicts(sweep, folder) == {"fewer": "as claimed", "more": "not run"}
 
 
-def test_one_seed_tells_nothing(make_sweep, folder):
-    sweep = make_sweep(seeds=[0], claims={"fewer": FEWER})
+def test_one_seed_tells_nothing_whatever_was_expected(make_sweep, folder):
+    claims = {expect: {**FEWER, "expect": expect} for expect in ("lower", "higher", "same")}
+    sweep = make_sweep(seeds=[0], claims=claims)
     pretend_scores(sweep, folder, SCORES)
-    assert _verdicts(sweep, folder) == {"fewer": "not told"}
+    assert set(_verdicts(sweep, folder).values()) == {"not told"}
+
+
+def test_a_difference_that_is_the_same_on_every_seed_was_not_tested(make_sweep, folder):
+    claims = {expect: {**FEWER, "expect": expect} for expect in ("lower", "higher", "same")}
+    sweep = make_sweep(seeds=[0, 1, 2], claims=claims)
+    pretend_scores(sweep, folder, {"queries-4": [80.0, 84.0, 82.0], "queries-2": [75.0, 79.0, 77.0]})
+    assert set(_verdicts(sweep, folder).values()) == {"not told"}
+
+
+def test_none_on_every_seed_is_no_difference(make_sweep, folder):
+    sweep = make_sweep(seeds=[0, 1, 2], claims={"same": {**FEWER, "expect": "same"}})
+    pretend_scores(sweep, folder, {"queries-4": SCORES["queries-4"], "queries-2": SCORES["queries-4"]})
+    assert _verdicts(sweep, folder) == {"same": "no difference seen"}
+
+
+def test_points_that_share_no_seed_are_told_so(make_sweep, folder):
+    sweep = make_sweep(seeds=[0, 1], claims={"fewer": FEWER})
+    pretend(sweep, folder, [sweep.find("queries-4/seed-0"), sweep.find("queries-2/seed-1")])
+    assert _verdicts(sweep, folder) == {"fewer": "no seeds in common"}
+
+
+def test_words_of_a_claim_cannot_break_the_table(make_sweep, folder):
+    sweep = make_sweep(seeds=[0], claims={"fewer": {**FEWER, "says": "a | b\nc"}})
+    pretend_scores(sweep, folder, SCORES)
+    assert "| a \\| b c | a paper" in claims_markdown(answers(collect(sweep, folder), sweep.config.claims))
 
 
 def test_measures_of_a_claim_are_corrected_for_each_other_and_claims_are_not(make_sweep, folder):
-    both = {**FEWER, "measures": ["easy_vqa", "easy_vqa - loss"]}
+    both = {**FEWER, "measures": ["easy_vqa", "easy_vqa - easy_vqa/shape"]}
     sweep = make_sweep(seeds=[0, 1, 2, 3, 4], claims={"one": FEWER, "two": both})
     pretend_scores(sweep, folder, SCORES)
     alone, first, second = answers(collect(sweep, folder), sweep.config.claims)
-    # The losses are the same at both points, so that the second measure has the first's difference.
+    # Shapes are the same at both points, so that the second measure has the first's difference.
     assert second.difference.mean == pytest.approx(first.difference.mean) == pytest.approx(-5.98)
     assert first.difference.p_corrected == pytest.approx(2 * alone.difference.p_corrected)
     assert first.means == pytest.approx((76.02, 82.0))
-    assert second.means[1] < first.means[1], "less the loss"
+    assert second.means[1] < first.means[1], "less those of shapes"
 
 
 def test_files_say_claim_source_difference_and_verdict(make_sweep, folder, tmp_path):

@@ -11,7 +11,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.sweeps.collect import collect
 from owl2_jax.sweeps.grid import Run
 from owl2_jax.sweeps.power import noise_of, seen_table
-from owl2_jax.sweeps.sampling import sampling_of
+from owl2_jax.sweeps.sampling import answers_of
 from owl2_jax.sweeps.table_files import write_table
 from tests.sweeps import fake_owl2
 
@@ -36,43 +36,64 @@ def asked(make_sweep, folder):
     return make
 
 
-def _files(sweep, folder, point="queries-4"):
-    return [folder.run(Run(sweep.find_point(point), seed)) for seed in sweep.config.seeds]
+def _answers(sweep, folder, point="queries-4", benchmark="easy_vqa", scores=None):
+    runs = {seed: folder.run(Run(sweep.find_point(point), seed)) for seed in sweep.config.seeds}
+    entries = {seed: run.read_scores()["easy_vqa"]["value"] for seed, run in runs.items()}
+    return answers_of(runs, benchmark, scores or entries)
 
 
 def test_variance_by_questions_is_that_of_independent_answers(asked, folder):
     right = np.random.default_rng(0).random((40, 300)) < 0.3
-    found = sampling_of(_files(asked({"queries-4": right}), folder), "easy_vqa", 100 * right.mean(1))
-    assert found.questions == 300
-    assert found.variance == pytest.approx(0.3 * 0.7 / 300 * 1e4, rel=0.05)
-    assert found.variance == pytest.approx(np.var(100 * right.mean(1), ddof=1), rel=0.4)
+    found = _answers(asked({"queries-4": right}), folder)
+    assert len(found.ids) == 300
+    assert found.sampled() == pytest.approx(0.3 * 0.7 / 300 * 1e4, rel=0.05)
+    assert found.sampled() == pytest.approx(np.var(100 * right.mean(1), ddof=1), rel=0.4)
 
 
 def test_seeds_that_are_better_as_a_whole_spread_beyond_their_questions(asked, folder):
     chance = np.linspace(0.2, 0.6, 5)[:, None]
     right = np.random.default_rng(0).random((5, 2000)) < chance
-    found = sampling_of(_files(asked({"queries-4": right}), folder), "easy_vqa", 100 * right.mean(1))
-    assert found.variance < 0.02 * np.var(100 * right.mean(1), ddof=1)
+    found = _answers(asked({"queries-4": right}), folder)
+    assert found.sampled() < 0.02 * np.var(100 * right.mean(1), ddof=1)
+
+
+def test_a_difference_counts_only_the_questions_that_two_points_answer_otherwise(asked, folder):
+    base = np.random.default_rng(0).random((5, 600)) < 0.4
+    other = base.copy()
+    for seed in range(5):
+        other[seed, 3 * seed : 3 * seed + 3] ^= True
+    sweep = asked({"queries-4": base, "queries-2": other})
+    points = [_answers(sweep, folder, point) for point in ("queries-4", "queries-2")]
+    # Each of 15 questions differs for one of five seeds: a variance of 1/5 each.
+    assert points[1].sampled_with(points[0]) == pytest.approx(1e4 * 15 * 0.2 / 600**2)
+    assert points[1].sampled_with(points[0]) < points[0].sampled() / 40
+    assert noise_of(collect(sweep, folder))["easy_vqa"].sampled == pytest.approx(100 * math.sqrt(3) / 600)
 
 
 def test_one_seed_other_questions_and_other_scores_tell_nothing(asked, folder):
     right = np.array([[1, 0, 1, 1], [0, 0, 1, 0]])
-    files = _files(asked({"queries-4": right}), folder)
-    assert sampling_of(files, "easy_vqa", [75.0, 25.0]).variance == pytest.approx(625)
-    assert sampling_of(files[:1], "easy_vqa", [75.0]) is None
-    assert sampling_of(files, "easy_vqa", [75.0, 30.0]) is None, "the score is no mean over the questions"
-    assert sampling_of(files, "facts", [75.0, 25.0]) is None, "no results"
-    path = files[1].scores / "easy_vqa" / "results.jsonl"
+    sweep = asked({"queries-4": right})
+    assert _answers(sweep, folder).sampled() == pytest.approx(625)
+    assert _answers(sweep, folder, scores={0: 75.0, 1: 30.0}) is None, (
+        "the score is no mean over the questions"
+    )
+    assert _answers(sweep, folder, benchmark="facts") is None, "no results"
+    path = folder.run(Run(sweep.find_point("queries-4"), 1)).scores / "easy_vqa" / "results.jsonl"
     kept = path.read_text()
     path.write_text(kept.replace("q3", "q4"))
-    assert sampling_of(files, "easy_vqa", [75.0, 25.0]) is None, "not the same questions"
+    assert _answers(sweep, folder) is None, "not the same questions"
     path.write_text(kept.replace('"score": 1.0', '"score": null'))
-    assert sampling_of(files, "easy_vqa", [75.0, 25.0]) is None, "a judge has yet to score"
+    assert _answers(sweep, folder) is None, "a judge has yet to score"
     path.write_text(kept.replace('"id"', '"name"'))
     with pytest.raises(
         Owl2Error, match=r"results.jsonl holds no results \(KeyError: 'id'\); delete .*scores"
     ):
-        sampling_of(files, "easy_vqa", [75.0, 25.0])
+        _answers(sweep, folder)
+
+
+def test_a_single_seed_has_no_spread(asked, folder):
+    found = _answers(asked({"queries-4": np.ones((1, 4))}), folder)
+    assert (found.sampled(), found.sampled_with(found)) == (None, None)
 
 
 def test_the_table_of_what_can_be_seen_tells_how_much_the_questions_give(asked, folder, tmp_path):
@@ -87,6 +108,5 @@ def test_the_table_of_what_can_be_seen_tells_how_much_the_questions_give(asked, 
     assert f"| easy vqa | {level.deviation:.1f} | {level.sampled:.1f} (200 questions) | " in text
     assert "`max_questions`" in text
     base, other = csv.DictReader(write_table(table, tmp_path)[0].open())
-    assert math.hypot(*(float(row["easy_vqa_sampled"]) for row in (base, other))) == pytest.approx(
-        level.sampled
-    )
+    for row in (base, other):
+        assert float(row["easy_vqa_sampled"]) == pytest.approx(100 * np.sqrt(0.24 / 200), rel=0.1)

@@ -16,12 +16,26 @@ READINGS = {
 }  # fmt: skip
 
 
+def _is_bad(call: dict) -> bool:
+    """Whether it is one of the calls that `mixed_requests` means to be refused."""
+    return (
+        call.get("temperature") == 7
+        or call.get("max_tokens") == "many"
+        or call.get("messages") == []
+        or ("top_logprobs" in call and not call.get("logprobs"))
+        or call.get("structured_outputs") == {"regex": "("}
+        or call.get("logit_bias") == {"99999999": 1}
+        or "tempereature" in call
+    )
+
+
 class Answering(BaseHTTPRequestHandler):
     """Answers; `spoil` may change what it says, `readings` is what its metrics tell."""
 
     protocol_version = "HTTP/1.1"
     spoil: Callable[[str, int], str]
     readings: dict[str, float]
+    status: int
     served = 0
 
     def do_GET(self) -> None:
@@ -35,8 +49,11 @@ class Answering(BaseHTTPRequestHandler):
             return
         type(self).served += 1
         call = json.loads(data)
-        if call.get("temperature") == 7:
+        if _is_bad(call):
             self._send(400, json.dumps({"error": {"message": "too hot"}}).encode())
+            return
+        if self.status != 200:
+            self._send(self.status, json.dumps({"error": {"message": "no"}}).encode())
             return
         text = self.spoil(hashlib.sha256(data).hexdigest()[:12], self.served)
         choices = [{"index": number, "text": f"{text}{number}"} for number in range(call.get("n", 1))]
@@ -68,9 +85,11 @@ class Answering(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def answering(spoil: Callable[[str, int], str] = lambda text, _: text, **readings: float) -> Iterator[str]:
-    """The address of such a server while it runs."""
-    names = {"spoil": staticmethod(spoil), "readings": READINGS | readings}
+def answering(
+    spoil: Callable[[str, int], str] = lambda text, _: text, status: int = 200, **readings: float
+) -> Iterator[str]:
+    """The address of such a server while it runs; `status` is that of every answer."""
+    names = {"spoil": staticmethod(spoil), "status": status, "readings": READINGS | readings}
     with ThreadingHTTPServer(("127.0.0.1", 0), type("One", (Answering,), names)) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:

@@ -8,6 +8,7 @@ import math
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.testing import soak as soaking
 from owl2_jax.testing.soak import Found, Soak, gauge, same, soak
 from tests.testing.answering import answering
 
@@ -36,6 +37,37 @@ def test_answers_that_differ_from_those_alone_are_told_with_both_texts():
     assert found.lines()[-1].startswith("wrong: ")
 
 
+def test_a_request_that_is_refused_each_time_is_no_right_answer():
+    with answering(status=500) as url:
+        found = run(url)
+    assert found.answers.total() > 2 * PLAN.requests
+    assert found.faults.total() == found.answers.total() - found.answers["bad"]
+    assert all("status 500" in text for text in found.faults)
+
+
+def test_what_was_found_is_told_when_the_server_breaks_off_at_the_end(monkeypatch):
+    asked_alone, times = soaking.ask_all, []
+
+    async def once(*args):
+        times.append(args)
+        if len(times) > 1:
+            raise ConnectionResetError("gone")
+        return await asked_alone(*args)
+
+    monkeypatch.setattr(soaking, "ask_all", once)
+    with answering(lambda text, number: "other" if number > PLAN.requests else text) as url:
+        found = run(url)
+    assert found.faults["after the load the server broke off: ConnectionResetError gone"] == 1
+    assert found.faults.total() > PLAN.requests, "what differed before is kept"
+
+
+def test_a_server_that_is_gone_before_the_load_is_an_error_in_words():
+    with answering() as url:
+        pass
+    with pytest.raises(Owl2Error, match="broke off before the load"):
+        run(url)
+
+
 @pytest.mark.parametrize(
     ("readings", "said"),
     [
@@ -51,7 +83,9 @@ def test_what_a_server_does_not_give_back_is_told(readings, said):
 def test_memory_has_grown_when_its_last_half_holds_more_than_its_second_eighth():
     assert Found(memory=[50, 100, *[100] * 12, 110, 104]).growth() == pytest.approx(0.1)
     assert Found(memory=[50, 100, *[200] * 4, *[100] * 10]).growth() < 0
-    assert math.isnan(Found(memory=[50]).growth())
+    short = Found(memory=[50])
+    assert math.isnan(short.growth())
+    assert short.lines()[-1].endswith("too few readings to tell its growth")
 
 
 def test_numbers_may_differ_in_their_last_bits_and_nothing_else_may():
