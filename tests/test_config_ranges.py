@@ -23,6 +23,7 @@ from owl2_jax.data_tools.prepare.settings import PrepareConfig, PrepareSet
 from owl2_jax.inference.engine_config import EngineConfig
 from owl2_jax.sampling.params import Sampling
 from owl2_jax.serving.settings import ServeConfig
+from owl2_jax.sweeps.claims import Claim
 from owl2_jax.sweeps.grid import SweepConfig
 
 CONFIGS = (RunConfig, PrepareConfig, SweepConfig, ServeConfig, Sampling, EngineConfig)
@@ -124,7 +125,8 @@ def instances(value: Any) -> Iterator[Any]:
 def test_every_group_is_checked_when_it_is_built_in_code():
     overrides = [f"{name}={value!r}" for name, value in FULL.items()]
     prepare = PrepareConfig({"a": PrepareSet("embedded", {"dataset": "facts"})})
-    sweep = SweepConfig("a.py", {"size": {"1": ("train.seed=1",)}})
+    claim = Claim("size-2", "size-1", "higher", ("loss",), "more")
+    sweep = SweepConfig("a.py", {"size": {"1": ("train.seed=1",)}}, claims={"more": claim})
     values = [load_config(TINY, overrides), prepare, sweep, ServeConfig(), Sampling(), EngineConfig()]
     found = {type(one): one for value in values for one in instances(value)}
     assert set(found) == set(GROUPS)

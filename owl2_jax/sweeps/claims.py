@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.texts import AnyText, Name
 
@@ -38,6 +39,7 @@ class Claim:
     source: AnyText = ""
 
     def __post_init__(self) -> None:
+        fields.check_values(self, "sweep.claims")
         if not self.measures or len(set(self.measures)) < len(self.measures):
             raise Owl2Error(f"measures {list(self.measures)} are none, or one is there twice")
         if self.point == self.than:
