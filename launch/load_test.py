@@ -5,10 +5,10 @@
 
 Starts a server of its own on the loopback address (a small model with random
 weights unless a checkpoint is given), asks every question alone first, then
-keeps 1, 16 and `--clients` clients asking. Prints a table, and fails when an
-answer is lost, refused, or another than the one its question got alone, or when
-16 clients do not share passes through the model, or get too little over one: less than
-four times its tokens and also less than what sharing saves of the CPU's time.
+keeps 1, 16 and `--clients` clients asking. Prints a table and what 16 clients get
+over one, and fails when an answer is lost, refused, or another than the one its
+question got alone. How fast is fast enough depends on the model, the machine and
+what else runs on it; no ratio fails. To compare two versions, run them in turn.
 With `--minutes` it is a long load of all kinds of requests instead.
 """
 
@@ -41,10 +41,6 @@ from owl2_jax.testing.mixed_requests import image_url
 from owl2_jax.testing.soak import Soak, gauge, soak
 
 COMPARED = 16  # clients, with one
-SHARED = 1.5  # tokens of a pass through the model over those alone; without batches it is 1
-GAIN = 4.0  # tokens per second of 16 clients over one, where the cores have the time
-LEAST = 1.5  # and where they have not
-KEPT = 0.8  # of what a shared pass saves of the cores' time
 
 
 @dataclass
@@ -96,22 +92,11 @@ def gain(one: Tally, many: Tally) -> float:
     return many.rate / one.rate if one.tokens else 0.0
 
 
-def gain_wanted(one: Tally, many: Tally) -> float:
-    """What several clients must get over one.
-
-    Where the model itself runs on the cores, a token of a full batch costs them some share of one
-    alone, and the gain cannot be above what that saves: with a tiny model a row costs nearly as much as
-    a pass. Cores that idle while clients wait would be the server's fault.
-    """
-    saved = one.cost / many.cost if one.tokens and many.cost else math.nan
-    return GAIN if math.isnan(saved) else min(GAIN, max(LEAST, KEPT * saved))
-
-
 def about_gain(one: Tally, many: Tally, cores: int) -> str:
     """The comparison in words, with what it rests on."""
     text = (
-        f"{COMPARED} clients get {gain(one, many):.1f} times the tokens of one (wanted: "
-        f"{gain_wanted(one, many):.1f}), {many.rows:.1f} tokens of a pass, alone {one.rows:.1f}; "
+        f"{COMPARED} clients get {gain(one, many):.1f} times the tokens of one, "
+        f"{many.rows:.1f} tokens of a pass, alone {one.rows:.1f}; "
     )
     if math.isnan(many.cpu):
         return text + "what a token costs the CPU is not known, as this system does not tell"
@@ -119,15 +104,6 @@ def about_gain(one: Tally, many: Tally, cores: int) -> str:
         f"a token costs {1e3 * many.cost:.2f} ms of the CPU, alone {1e3 * one.cost:.2f} ms, and "
         f"{many.cpu / many.seconds:.1f} of {cores} cores are busy, alone {one.cpu / one.seconds:.1f}"
     )
-
-
-def is_batched(one: Tally, many: Tally) -> bool:
-    """Whether several clients share passes through the model, and gain by it what there is to gain.
-
-    How many share one is up to what else a request costs: while answers are short and the model is
-    tiny, clients are busier with HTTP than the model is with them.
-    """
-    return many.rows >= SHARED * one.rows and gain(one, many) >= gain_wanted(one, many)
 
 
 def cpu_of_both(server: int) -> float:
@@ -220,7 +196,7 @@ async def run(url: str, server: int, args: argparse.Namespace) -> bool:
     one, many, cores = tallies[1], tallies[COMPARED], usable_cores()
     print(about_gain(one, many, cores))
     clean = all(not tally.wrong and not tally.failures for tally in tallies.values())
-    return clean and alone == again and is_batched(one, many)
+    return clean and alone == again
 
 
 @contextlib.contextmanager
@@ -264,7 +240,9 @@ def run_soak(url: str, server: int, args: argparse.Namespace) -> bool:
 
 def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0] + " No speed fails; wrong, lost and refused answers do."
+    )
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="(default: random weights)")
     for name, hint, default, what in (
         ("--clients", Count, 64, "at most"),

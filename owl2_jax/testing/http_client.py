@@ -23,41 +23,51 @@ class Reply:
 
     Attributes:
       status: of HTTP.
-      choices: by number: text, reason of the end, and tokens with log-probabilities; or where the
-        model looked.
+      choices: by number: text, reason of the end, tokens with log-probabilities, and the likeliest in
+        the place of each, [name, log-probability], as `tops`; or where the model looked.
       error: what was said in place of an answer.
       seconds: to the first text, or to the end where there was none.
-      tokens: of the answer, where they were asked for.
+      usage: numbers of tokens, where they were asked for.
     """
 
     status: int
     choices: dict[int, dict[str, Any]] = field(default_factory=dict)
     error: str | None = None
     seconds: float = 0.0
-    tokens: int = 0
+    usage: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        """Of the answers; 0 where nobody asked."""
+        return self.usage.get("completion_tokens", 0)
 
     def take(self, value: dict[str, Any], seconds: float) -> None:
         """Adds an object of a completion, whole or a piece of it, that came after `seconds`."""
         if "error" in value:
             self.error = value["error"]["message"]
         if value.get("usage"):
-            self.tokens = value["usage"]["completion_tokens"]
+            self.usage = value["usage"]
         for choice in value.get("choices", ()):
-            kept = self.choices.setdefault(choice["index"], {"text": "", "end": None, "logprobs": []})
+            kept = self.choices.setdefault(
+                choice["index"], {"text": "", "end": None, "logprobs": [], "tops": []}
+            )
             part = choice.get("delta") or choice.get("message") or choice
             piece = part.get("content") or part.get("text") or ""
             if piece and not self.seconds:
                 self.seconds = seconds
             kept["text"] += piece
             kept["end"] = choice.get("finish_reason") or kept["end"]
-            kept["logprobs"] += _token_logprobs(choice.get("logprobs") or {})
+            told = choice.get("logprobs") or {}
+            kept["logprobs"] += _token_logprobs(told)
+            kept["tops"] += _likeliest(told)
         if "images" in value:  # where the model looked
             self.choices[0] = {"images": value["images"]}
 
     @property
     def content(self) -> list[Any]:
         """All that must be the same when the same is asked again."""
-        return [self.status, self.error, [self.choices[number] for number in sorted(self.choices)]]
+        choices = [self.choices[number] for number in sorted(self.choices)]
+        return [self.status, self.error, choices, self.usage]
 
 
 def _token_logprobs(told: dict[str, Any]) -> list[list[Any]]:
@@ -65,6 +75,13 @@ def _token_logprobs(told: dict[str, Any]) -> list[list[Any]]:
     if "content" in told:
         return [[one["token"], one["logprob"]] for one in told["content"]]
     return [list(pair) for pair in zip(told.get("tokens", ()), told.get("token_logprobs", ()), strict=True)]
+
+
+def _likeliest(told: dict[str, Any]) -> list[list[list[Any]]]:
+    """[name, log-probability] of the likeliest in the place of each token, of both kinds of completions."""
+    if "content" in told:
+        return [[[top["token"], top["logprob"]] for top in one["top_logprobs"]] for one in told["content"]]
+    return [[list(pair) for pair in (one or {}).items()] for one in told.get("top_logprobs") or ()]
 
 
 class Client:

@@ -76,7 +76,13 @@ def _chat(rng: random.Random, images: int, longest: int, **more: Any) -> tuple[s
         "stream": rng.random() < 0.7,
         "ignore_eos": rng.random() < 0.5,
     }
-    return CHAT, {**call, **more}
+    return CHAT, {**call, **_counted(rng, call["stream"]), **more}
+
+
+def _counted(rng: random.Random, stream: bool) -> dict[str, Any]:
+    """A stream tells numbers of tokens where it is asked to; a whole answer always does."""
+    asked = {"include_usage": True, "continuous_usage_stats": rng.random() < 0.3}
+    return {"stream_options": asked} if stream and rng.random() < 0.7 else {}
 
 
 def _penalties(rng: random.Random) -> dict[str, Any]:
@@ -112,7 +118,7 @@ def _texts(rng: random.Random, longest: int) -> tuple[str, dict[str, Any]]:
         "echo": rng.random() < 0.5,
         "stream": rng.random() < 0.5,
     }
-    return "/v1/completions", call
+    return "/v1/completions", {**call, **_counted(rng, call["stream"])}
 
 
 def _look(rng: random.Random, images: int) -> tuple[str, dict[str, Any]]:

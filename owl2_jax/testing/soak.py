@@ -103,8 +103,27 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+        alike = {"tops": _same_lists}
+        return one.keys() == other.keys() and all(
+            alike.get(name, same)(one[name], other[name]) for name in one
+        )
     return one == other
+
+
+def _same_lists(one: list[Any], other: list[Any]) -> bool:
+    """`same` for lists of likely tokens, in each of which those that are as likely may change places."""
+    return len(one) == len(other) and all(map(_same_tops, one, other))
+
+
+def _same_tops(one: list[list[Any]], other: list[list[Any]]) -> bool:
+    """Of equal places equally likely; a token that only one has is no likelier than the last."""
+    if len(one) != len(other):
+        return False
+    first, second = (sorted((value for _, value in tops), reverse=True) for tops in (one, other))
+    both = {name for name, _ in one} & {name for name, _ in other}
+    mine, theirs = ({name: value for name, value in tops if name in both} for tops in (one, other))
+    only = [value for name, value in (*one, *other) if name not in both]
+    return same(first, second) and same(mine, theirs) and all(same(value, first[-1]) for value in only)
 
 
 async def ask_all(url: str, asked: Sequence[Asked], timeout: float) -> list[list[Any]]:

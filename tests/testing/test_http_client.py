@@ -24,7 +24,8 @@ def ask(url, *calls):
 def test_a_stream_and_a_whole_answer_say_the_same_over_one_connection():
     with answering(lambda *_: "a long text") as url:
         whole, stream, refused = ask(url, {"n": 2}, {"n": 2, "stream": True}, {"temperature": 7})
-    assert whole.content == stream.content
+    assert whole.content[:3] == stream.content[:3]
+    assert (whole.usage, stream.usage) == ({"completion_tokens": 3}, {})
     assert [choice["text"] for choice in stream.choices.values()] == ["a long text0", "a long text1"]
     assert whole.tokens == 3
     assert 0 < stream.seconds < 60
@@ -34,12 +35,23 @@ def test_a_stream_and_a_whole_answer_say_the_same_over_one_connection():
 def test_log_probabilities_of_pieces_become_one_list_in_both_interfaces():
     reply = Reply(200)
     for token in ("a", "b"):
-        told = {"content": [{"token": token, "logprob": -1.0}]}
+        top = {"token": "z", "logprob": -0.5}
+        told = {"content": [{"token": token, "logprob": -1.0, "top_logprobs": [top]}]}
         chat = {"index": 0, "delta": {"content": token}, "logprobs": told}
-        text = {"index": 1, "text": token, "logprobs": {"tokens": [token], "token_logprobs": [-1.0]}}
+        lists = {"tokens": [token], "token_logprobs": [-1.0], "top_logprobs": [{"z": -0.5}]}
+        text = {"index": 1, "text": token, "logprobs": lists}
         reply.take({"choices": [chat, text]}, 0.5)
     assert reply.choices[0] == reply.choices[1]
     assert reply.choices[0]["logprobs"] == [["a", -1.0], ["b", -1.0]]
+    assert reply.choices[0]["tops"] == [[["z", -0.5]], [["z", -0.5]]]
+
+
+def test_numbers_of_tokens_are_part_of_what_must_be_the_same():
+    replies = [Reply(200), Reply(200)]
+    for count, reply in enumerate(replies):
+        reply.take({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": count}}, 0.5)
+    assert [reply.tokens for reply in replies] == [0, 1]
+    assert replies[0].content != replies[1].content
 
 
 def test_a_connection_that_breaks_is_told():

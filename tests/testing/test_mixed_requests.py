@@ -31,6 +31,11 @@ def test_a_server_reads_every_request_that_is_not_a_bad_one():
             assert read_text_call(call).prompts
 
 
+def test_streams_of_both_interfaces_are_asked_for_numbers_of_tokens():
+    asked = {one.path for one in drawn(5) if "stream_options" in json.loads(one.body)}
+    assert asked == {"/v1/chat/completions", "/v1/completions"}
+
+
 def is_refused(call):
     try:
         read_call(call, 16)

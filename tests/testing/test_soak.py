@@ -96,6 +96,21 @@ def test_numbers_may_differ_in_their_last_bits_and_nothing_else_may():
     assert not same([1], [1, 2])
 
 
+@pytest.mark.parametrize(
+    ("other", "alike"),
+    [
+        ([["b", -1.0], ["a", -1.0005], ["c", -3.0]], True),  # as likely, in other places
+        ([["a", -1.0], ["b", -1.0], ["d", -3.0005]], True),  # as likely as the last, which was left out
+        ([["a", -1.0], ["d", -1.0], ["c", -3.0]], False),  # likelier than the last, and not seen alone
+        ([["a", -1.0], ["b", -1.1], ["c", -3.0]], False),
+        ([["a", -1.0], ["b", -1.0]], False),
+    ],
+)
+def test_likely_tokens_may_change_places_only_where_they_are_as_likely(other, alike):
+    alone = {"text": "a", "tops": [[["a", -1.0], ["b", -1.0], ["c", -3.0]]]}
+    assert same(alone, {"text": "a", "tops": [other]}) == alike
+
+
 def test_a_reading_that_a_server_lacks_is_told():
     with answering() as url:
         assert gauge(url, "owl2_programs") == 12
