@@ -134,9 +134,14 @@ def queries() -> Axis:
     }
 
 
+def stage2_sets() -> dict:
+    """The mixture of the base: captions, scenes, scenes_text."""
+    return read_config_file(str(_STAGE2))["data"]["datasets"]
+
+
 def data() -> Axis:
     """The paper: with the module, images and text help each other."""
-    sets = read_config_file(str(_STAGE2))["data"]["datasets"]
+    sets = stage2_sets()
     text = {"scenes_text": sets["scenes_text"]}
     images = {name: values for name, values in sets.items() if name not in text}
     frozen = [

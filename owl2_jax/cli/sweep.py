@@ -77,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Runs `owl2 sweep`; returns the exit code."""
     from owl2_jax.core.file_writing import check_folder
+    from owl2_jax.sweeps.claims_notes import note_claims
     from owl2_jax.sweeps.commands import commands_of
     from owl2_jax.sweeps.folder import SweepFolder
     from owl2_jax.sweeps.grid import load_sweep
@@ -91,7 +92,7 @@ def main(args: argparse.Namespace) -> int:
     if args.collect and not folder.path.is_dir():
         return _collect(sweep, folder, args.plot)  # which says so, and makes no folder
     check_folder(folder.path, "--workdir")
-    folder.take(sweep)
+    note_claims(sweep, folder, is_new=folder.take(sweep))
     if args.collect:
         return _collect(sweep, folder, args.plot)
     if args.fit:
@@ -228,6 +229,7 @@ def _tell_power(sweep: Sweep, folder: SweepFolder, earlier: Path | None) -> None
 
 
 def _collect(sweep: Sweep, folder: SweepFolder, parts: list[str]) -> int:
+    from owl2_jax.sweeps.claims_notes import stated_late
     from owl2_jax.sweeps.claims_table import answers, claims_markdown, write_claims
     from owl2_jax.sweeps.collect import collect
     from owl2_jax.sweeps.plots import write_plots
@@ -237,9 +239,10 @@ def _collect(sweep: Sweep, folder: SweepFolder, parts: list[str]) -> int:
     print(markdown(table))
     for path in [*write_table(table, folder.path), *write_plots(table, folder.path / "plots", parts)]:
         print(f"wrote {path}")
+    late = stated_late(folder, claims)
     if claims:  # last: a claim may name a kind of question that the runs do not have
-        print(claims_markdown(answers(table, claims)))
-    for path in write_claims(table, claims, folder.path):
+        print(claims_markdown(answers(table, claims), late))
+    for path in write_claims(table, claims, folder.path, late):
         print(f"wrote {path}")
     if table.missing:
         print(f"{len(table.missing)} runs are not finished; `owl2 sweep {sweep.location}` goes on with them")

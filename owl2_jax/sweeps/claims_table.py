@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from owl2_jax.core.errors import unknown_name
@@ -21,9 +22,10 @@ NOT_TOLD: Final = "not told"
 NONE_SEEN: Final = "no difference seen"
 NOT_RUN: Final = "not run"
 NOT_SHARED: Final = "no seeds in common"
+NONE_LATE: Final[Mapping[str, int]] = MappingProxyType({})
 _COLUMNS: Final = (
     "claim", "says", "source", "point", "than", "measure", "point_mean", "than_mean", "seeds", "difference",
-    "low", "high", "p", "verdict",
+    "low", "high", "p", "verdict", "seeds_before",
 )  # fmt: skip
 
 
@@ -91,18 +93,24 @@ def _by_seed(claim: str, row: Row, measure: str) -> dict[int, float]:
     return {seed: first[seed] - sum(other[seed] for other in rest) for seed in shared}
 
 
-def write_claims(table: Table, claims: Mapping[str, Claim], folder: Path) -> list[Path]:
-    """Writes claims.csv (full precision) and claims.md (for reading); nothing for a sweep without claims."""
+def write_claims(
+    table: Table, claims: Mapping[str, Claim], folder: Path, late: Mapping[str, int] = NONE_LATE
+) -> list[Path]:
+    """Writes claims.csv (full precision) and claims.md (for reading); nothing for a sweep without claims.
+
+    Args:
+      late: of `claims_notes.stated_late`.
+    """
     if not claims:
         return []
     found = answers(table, claims)
     paths = [folder / "claims.csv", folder / "claims.md"]
-    for path, text in zip(paths, (_csv(found), claims_markdown(found)), strict=True):
+    for path, text in zip(paths, (_csv(found, late), claims_markdown(found, late)), strict=True):
         write_text(path, text)
     return paths
 
 
-def _csv(found: list[Answer]) -> str:
+def _csv(found: list[Answer], late: Mapping[str, int]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -111,13 +119,14 @@ def _csv(found: list[Answer]) -> str:
         told = ("",) * 5 if d is None else (d.seeds, d.mean, d.low, d.high, d.p_corrected)
         writer.writerow(
             [one.name, claim.says, claim.source, claim.point, claim.than, one.measure,
-             *(one.means or ("", "")), *("" if cell is None else cell for cell in told), one.verdict]
+             *(one.means or ("", "")), *("" if cell is None else cell for cell in told), one.verdict,
+             late.get(one.name, "")]
         )  # fmt: skip
     return stream.getvalue()
 
 
-def claims_markdown(found: list[Answer]) -> str:
-    """A row per measure of each claim."""
+def claims_markdown(found: list[Answer], late: Mapping[str, int] = NONE_LATE) -> str:
+    """A row per measure of each claim; `late` is of `claims_notes.stated_late`."""
     lines = ["| claim | source | here | measure | difference | verdict |", "|" + " --- |" * 6]
     said = None
     for one in found:
@@ -128,6 +137,9 @@ def claims_markdown(found: list[Answer]) -> str:
         lines.append(f"| {' | '.join([*first, here, one.measure, difference, one.verdict])} |")
         said = one.name
     lines += ["", _note(found)]
+    if late:
+        named = ", ".join(f"{name} ({seeds} seed{'s' * (seeds > 1)})" for name, seeds in late.items())
+        lines += ["", f"Stated, or changed, when both of its points had been scored: {named}."]
     return "\n".join(lines) + "\n"
 
 

@@ -1,13 +1,14 @@
 """A sweep's folder: what lies where, and that it belongs to this grid.
 
 WORKDIR/sweep.json                     what the runs have in common, and every point
+        claims.json                    the claims, and what had been scored when each was first stated
         starts/<sizes>/                resized copies of the checkpoint that all start from
         points/<point>/fit.json        what `owl2 fit` said
         points/<point>/seed-<n>/run/       of `owl2 train`
                                 scores/    of `owl2 evaluate`
                                 log.txt    what the commands printed
                                 failed.json    why the last try failed
-        table.csv, table.md, plots/    of `owl2 sweep --collect`
+        table.*, claims.csv, claims.md, plots/    of `owl2 sweep --collect`
 """
 
 from __future__ import annotations
@@ -108,8 +109,11 @@ class SweepFolder:
             name += f"_{hashlib.sha256(source.encode()).hexdigest()[:8]}"
         return self.path / "starts" / name
 
-    def take(self, sweep: Sweep) -> None:
+    def take(self, sweep: Sweep) -> bool:
         """Marks the folder as this sweep's, or checks that it is; points may be added to a grid.
+
+        Returns:
+          Whether the folder is new.
 
         Raises:
           Owl2Error: it holds results of another grid, with the differences.
@@ -129,6 +133,7 @@ class SweepFolder:
         elif self.path.exists() and any(self.path.iterdir()):
             raise Owl2Error(f"{self.path} is not empty and holds no sweep; give another --workdir")
         json_files.write_json(path, wanted)
+        return found is None
 
 
 def _identity(sweep: Sweep) -> dict[str, Any]:

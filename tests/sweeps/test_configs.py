@@ -26,6 +26,7 @@ def test_every_study_is_listed_here():
         *STUDIES,
         "miniature",
         "claims",
+        "claims_further",
         "start",
         "studies",
     }
@@ -65,6 +66,16 @@ def test_miniature_has_every_axis_of_the_paper_one_at_a_time():
     sweep = load_sweep(str(FOLDER / "miniature.py"))
     assert list(sweep.config.axes) == ["queries", "pixels", "module", "vision", "data"]
     assert sweep.points[0].name == "base"
+
+
+def test_further_runs_of_the_claims_are_one_each_and_begin_where_the_study_does():
+    further, claims = (load_sweep(str(FOLDER / f"{name}.py")) for name in ("claims_further", "claims"))
+    assert len(further.runs) == 8
+    base, study = (one.run_config(one.runs[0]) for one in (further, claims))
+    assert (base.data.datasets, base.train) == (study.data.datasets, study.train)
+    assert further.config.max_questions == claims.config.max_questions
+    words = further.run_config(further.find("reading-words96/seed-0")).data.datasets["words"].options
+    assert words["kinds"] == ["word"]
 
 
 SMALL = {"queries": 5, "pixels": 3, "module": 4, "data": 3, "vision": 2, "start": 2}
