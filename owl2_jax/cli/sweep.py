@@ -232,7 +232,7 @@ def _collect(sweep: Sweep, folder: SweepFolder, parts: list[str]) -> int:
     from owl2_jax.sweeps.claims_notes import stated_late
     from owl2_jax.sweeps.claims_table import answers, claims_markdown, write_claims
     from owl2_jax.sweeps.collect import collect
-    from owl2_jax.sweeps.plots import write_plots
+    from owl2_jax.sweeps.plots import write_claims_plot, write_plots
     from owl2_jax.sweeps.table_files import markdown, write_table
 
     table, claims = collect(sweep, folder), sweep.config.claims
@@ -241,9 +241,11 @@ def _collect(sweep: Sweep, folder: SweepFolder, parts: list[str]) -> int:
         print(f"wrote {path}")
     late = stated_late(folder, claims)
     if claims:  # last: a claim may name a kind of question that the runs do not have
-        print(claims_markdown(answers(table, claims), late))
-    for path in write_claims(table, claims, folder.path, late):
-        print(f"wrote {path}")
+        found = answers(table, claims)
+        print(claims_markdown(found, late))
+        drawn = write_claims_plot(found, folder.path / "plots")
+        for path in [*write_claims(found, folder.path, late), *drawn]:
+            print(f"wrote {path}")
     if table.missing:
         print(f"{len(table.missing)} runs are not finished; `owl2 sweep {sweep.location}` goes on with them")
     return 0

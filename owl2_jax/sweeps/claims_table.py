@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -93,24 +93,19 @@ def _by_seed(claim: str, row: Row, measure: str) -> dict[int, float]:
     return {seed: first[seed] - sum(other[seed] for other in rest) for seed in shared}
 
 
-def write_claims(
-    table: Table, claims: Mapping[str, Claim], folder: Path, late: Mapping[str, int] = NONE_LATE
-) -> list[Path]:
-    """Writes claims.csv (full precision) and claims.md (for reading); nothing for a sweep without claims.
+def write_claims(found: Sequence[Answer], folder: Path, late: Mapping[str, int] = NONE_LATE) -> list[Path]:
+    """Writes claims.csv (full precision) and claims.md (for reading).
 
     Args:
       late: of `claims_notes.stated_late`.
     """
-    if not claims:
-        return []
-    found = answers(table, claims)
     paths = [folder / "claims.csv", folder / "claims.md"]
     for path, text in zip(paths, (_csv(found, late), claims_markdown(found, late)), strict=True):
         write_text(path, text)
     return paths
 
 
-def _csv(found: list[Answer], late: Mapping[str, int]) -> str:
+def _csv(found: Sequence[Answer], late: Mapping[str, int]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -125,7 +120,7 @@ def _csv(found: list[Answer], late: Mapping[str, int]) -> str:
     return stream.getvalue()
 
 
-def claims_markdown(found: list[Answer], late: Mapping[str, int] = NONE_LATE) -> str:
+def claims_markdown(found: Sequence[Answer], late: Mapping[str, int] = NONE_LATE) -> str:
     """A row per measure of each claim; `late` is of `claims_notes.stated_late`."""
     lines = ["| claim | source | here | measure | difference | verdict |", "|" + " --- |" * 6]
     said = None
@@ -153,7 +148,7 @@ def _digits(one: Answer) -> str:
     return one.difference.text(3 if terms(one.measure)[0] in LOSSES else 1)
 
 
-def _note(found: list[Answer]) -> str:
+def _note(found: Sequence[Answer]) -> str:
     count = len({one.name for one in found})
     return (
         "Differences are of the same seeds, with the interval of a t-test over the seeds. Among the "

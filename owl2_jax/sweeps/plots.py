@@ -1,4 +1,4 @@
-"""Images of a sweep: score along each axis, differences with intervals, score against cost.
+"""Images of a sweep: score along each axis, differences with intervals, claims, score against cost.
 
 Every image is written as PNG and as SVG.
 """
@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.file_writing import new_file
+from owl2_jax.sweeps.claims import LOSSES, terms
+from owl2_jax.sweeps.claims_table import AS_CLAIMED, CONTRARY, Answer
 from owl2_jax.sweeps.collect import Row, Table
+from owl2_jax.sweeps.differences import Difference
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +49,16 @@ def write_plots(table: Table, folder: Path, parts: Sequence[str] = ()) -> list[P
         if costly:
             written += _write(folder / f"{stem}_by_cost", _cost_figure(table, name, costly))
     return written
+
+
+def write_claims_plot(found: Sequence[Answer], folder: Path) -> list[Path]:
+    """Draws the differences that answer the claims, but those in loss; returns the paths.
+
+    Raises:
+      Owl2Error: matplotlib is missing.
+    """
+    told = [one for one in found if one.difference is not None and terms(one.measure)[0] not in LOSSES]
+    return _write(folder / "claims", _claims_figure(told)) if told else []
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -123,23 +136,40 @@ def _cost_figure(table: Table, benchmark: str, rows: list[Row]) -> Figure:
 def _difference_figure(table: Table, benchmark: str) -> Figure:
     """A line per point: the difference to the base and its interval; hollow where none is seen."""
     found = table.differences(benchmark)
-    figure, axes = _figure(height=max(1.8, 1.1 + 0.22 * len(found)))
-    axes.axvline(0, color=_PARETO, linewidth=1)
-    told = [(one.low, one.high, place) for place, one in enumerate(found.values()) if one.low is not None]
-    if told:
-        lows, highs, places = zip(*told, strict=True)
-        axes.hlines(places, lows, highs, color=_COLOURS[0], linewidth=1.3)
-    for is_seen, face in ((True, _COLOURS[0]), (False, "white")):
-        dots = [(one.mean, place) for place, one in enumerate(found.values()) if one.is_seen == is_seen]
-        if dots:
-            axes.plot(*zip(*dots, strict=True), "o", markersize=5, color=_COLOURS[0], markerfacecolor=face)
-    axes.set_yticks(range(len(found)), list(found), fontsize=7)
-    axes.invert_yaxis()
     title, metric = table.title(benchmark)
+    figure, axes = _figure(height=max(1.8, 1.1 + 0.22 * len(found)))
+    _draw_intervals(axes, [(name, one, _COLOURS[0], one.is_seen) for name, one in found.items()])
     axes.set_title(f"{title}\ndifference to {table.base}; filled: seen, hollow: not seen", fontsize=9)
     axes.set_xlabel(f"difference in {metric}, with the interval of the paired seeds")
-    axes.grid(alpha=0.3, axis="x")
     return figure
+
+
+def _claims_figure(found: Sequence[Answer]) -> Figure:
+    """A line per measure of each claim; in another colour what is the contrary."""
+    figure, axes = _figure(height=max(1.8, 1.1 + 0.22 * len(found)))
+    lines = []
+    for one in found:
+        assert one.difference is not None
+        colour = _COLOURS[1] if one.verdict == CONTRARY else _COLOURS[0]
+        name = f"{one.claim.point} less {one.claim.than}: {one.measure}"
+        lines.append((name, one.difference, colour, one.verdict in (AS_CLAIMED, CONTRARY)))
+    _draw_intervals(axes, lines)
+    axes.set_title("claims\nfilled: as claimed, or (orange) the contrary; hollow: not seen", fontsize=9)
+    axes.set_xlabel("difference in points, with the interval of the paired seeds")
+    return figure
+
+
+def _draw_intervals(axes: Axes, lines: Sequence[tuple[str, Difference, str, bool]]) -> None:
+    """A dot and its interval for each (name, difference, colour, filled), from above."""
+    axes.axvline(0, color=_PARETO, linewidth=1)
+    for place, (_, one, colour, is_filled) in enumerate(lines):
+        if one.low is not None:
+            axes.hlines(place, one.low, one.high, color=colour, linewidth=1.3)
+        face = colour if is_filled else "white"
+        axes.plot(one.mean, place, "o", markersize=5, color=colour, markerfacecolor=face)
+    axes.set_yticks(range(len(lines)), [name for name, *_ in lines], fontsize=7)
+    axes.invert_yaxis()
+    axes.grid(alpha=0.3, axis="x")
 
 
 def _finish(axes: Axes, table: Table, benchmark: str, legend: bool) -> None:

@@ -188,6 +188,7 @@ def test_halving_stops_the_worse_half_says_why_and_differences_are_to_the_base_t
         "| fewer |  | queries-2 less queries-5 | easy_vqa | none (the same on 3 seeds) | not told |" in table
     )
     assert f"wrote {tmp_path}/results/claims.md" in table
+    assert f"wrote {tmp_path}/results/plots/claims.png" in table
     # Without the option all points get all seeds.
     assert main(command) == 0
     assert "12 of 12 runs are done" in capsys.readouterr().out

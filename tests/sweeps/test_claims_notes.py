@@ -37,10 +37,10 @@ def test_a_claim_that_is_added_or_turned_after_results_is_told_with_the_seeds_th
     pretend_scores(sweep, folder, SCORES)
     late = _take(sweep, folder)
     assert late == {"fewer": 2, "again": 2}, "as it was when they were first stated"
-    table = collect(sweep, folder)
-    text = claims_markdown(answers(table, sweep.config.claims), late)
+    found = answers(collect(sweep, folder), sweep.config.claims)
+    text = claims_markdown(found, late)
     assert text.endswith("both of its points had been scored: fewer (2 seeds), again (2 seeds).\n")
-    rows = write_claims(table, sweep.config.claims, folder.path, late)[0].read_text().splitlines()
+    rows = write_claims(found, folder.path, late)[0].read_text().splitlines()
     assert [row.rpartition(",")[2] for row in rows] == ["seeds_before", "2", "2", ""]
 
 

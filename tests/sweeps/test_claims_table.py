@@ -101,7 +101,7 @@ def test_files_say_claim_source_difference_and_verdict(make_sweep, folder, tmp_p
     sweep = make_sweep(seeds=[0, 1, 2, 3, 4], claims={"fewer": FEWER, "more": MORE})
     pretend_scores(sweep, folder, SCORES)
     table = collect(sweep, folder)
-    path, text = write_claims(table, sweep.config.claims, tmp_path)
+    path, text = write_claims(answers(table, sweep.config.claims), tmp_path)
     fewer, more = csv.DictReader(path.open())
     assert (fewer["verdict"], fewer["source"], fewer["seeds"]) == ("as claimed", "a paper: 80 to 70", "5")
     assert float(fewer["point_mean"]) - float(fewer["than_mean"]) == pytest.approx(float(fewer["difference"]))
@@ -112,12 +112,6 @@ def test_files_say_claim_source_difference_and_verdict(make_sweep, folder, tmp_p
         "| -6.0 (-6.1 to -5.9) | as claimed |"
     ) in text.read_text()
     assert "2 claims are made" in text.read_text()
-
-
-def test_a_sweep_without_claims_writes_none(make_sweep, folder, tmp_path):
-    sweep = make_sweep(seeds=[0])
-    pretend_scores(sweep, folder, SCORES)
-    assert write_claims(collect(sweep, folder), {}, tmp_path) == []
 
 
 def test_a_kind_of_question_that_the_runs_lack_is_named(make_sweep, folder):

@@ -7,10 +7,11 @@ import time
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
+from owl2_jax.sweeps.claims_table import answers
 from owl2_jax.sweeps.collect import collect
 from owl2_jax.sweeps.costs import step_flops
 from owl2_jax.sweeps.fits import fit_points
-from owl2_jax.sweeps.plots import pareto, series, write_plots
+from owl2_jax.sweeps.plots import pareto, series, write_claims_plot, write_plots
 from owl2_jax.sweeps.table_files import markdown, write_table
 from tests.sweeps import fake_owl2
 from tests.sweeps.conftest import QUERIES, SIZES, pretend, pretend_scores
@@ -134,6 +135,23 @@ def test_differences_are_drawn_with_their_intervals_where_seeds_tell_them(make_s
     assert all(f"<!-- {point} -->" in text for point in ("queries-2", "queries-8"))
     assert "<!-- queries-4 -->" not in text, "the base is the line at 0"
     assert text.count('id="LineCollection_') == 1
+
+
+def test_claims_are_drawn_with_what_was_measured_and_losses_are_not(make_sweep, folder, tmp_path):
+    fewer = {
+        "point": "queries-2", "than": "queries-4", "expect": "lower", "measures": ["easy_vqa", "loss"],
+        "says": "fewer are worse",
+    }  # fmt: skip
+    claims = {"fewer": fewer, "more": {**fewer, "point": "queries-8"}}
+    sweep = make_sweep(seeds=[0, 1, 2], claims=claims)
+    pretend_scores(sweep, folder, {"queries-4": [80.0, 82.0, 81.0], "queries-2": [70.0, 72.1, 71.0]})
+    found = answers(collect(sweep, folder), sweep.config.claims)
+    _, drawn = write_claims_plot(found, tmp_path / "plots")
+    text = drawn.read_text()
+    assert "<!-- queries-2 less queries-4: easy_vqa -->" in text
+    assert "loss" not in text
+    assert "queries-8" not in text, "it has not run"
+    assert write_claims_plot([one for one in found if one.name == "more"], tmp_path / "none") == []
 
 
 def test_series_of_one_at_a_time_hold_the_base_and_its_changes(make_sweep, folder):
