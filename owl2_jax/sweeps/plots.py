@@ -146,7 +146,7 @@ def _difference_figure(table: Table, benchmark: str) -> Figure:
 
 def _claims_figure(found: Sequence[Answer]) -> Figure:
     """A line per measure of each claim; in another colour what is the contrary."""
-    figure, axes = _figure(height=max(1.8, 1.1 + 0.22 * len(found)))
+    figure, axes = _figure(height=max(1.8, 1.1 + 0.22 * len(found)), width=7.8)  # long names
     lines = []
     for one in found:
         assert one.difference is not None
@@ -201,9 +201,9 @@ def _matplotlib() -> Figure:
     return matplotlib
 
 
-def _figure(height: float = 3.4) -> tuple[Figure, Axes]:
-    """A figure, so many inches high, that belongs to no window system and no global state."""
-    figure = _matplotlib().figure.Figure(figsize=(5.2, height), layout="constrained")
+def _figure(height: float = 3.4, width: float = 5.2) -> tuple[Figure, Axes]:
+    """A figure, so many inches high and wide, that belongs to no window system and no global state."""
+    figure = _matplotlib().figure.Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 
