@@ -31,7 +31,7 @@ PAGES = {
     "reference/python.md": ("The Python API", python_page),
 }
 # Plots of other folders that pages show, by their path in the site.
-PLOTS = {"plots/easy_vqa_shape_by_queries.png": "notebooks/miniature/easy_vqa_shape_by_queries.png"}
+PLOTS = {"plots/claims.png": "notebooks/miniature/claims.png"}
 
 
 def on_config(config):

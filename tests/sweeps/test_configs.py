@@ -24,7 +24,6 @@ STUDIES = {
 def test_every_study_is_listed_here():
     assert {path.stem for path in FOLDER.glob("*.py")} == {
         *STUDIES,
-        "miniature",
         "claims",
         "claims_further",
         "start",
@@ -49,7 +48,7 @@ def test_parts_of_the_module_vary_on_the_other_decoder_too():
     assert all(decoder.qkv_bias and decoder.dynamic_ntk for decoder in decoders)
 
 
-@pytest.mark.parametrize("name", [*(f"{name}.py:size=tiny" for name in STUDIES), "miniature.py"])
+@pytest.mark.parametrize("name", [f"{name}.py:size=tiny" for name in STUDIES])
 def test_tiny_study_is_whole_and_has_three_seeds(name):
     sweep = load_sweep(str(FOLDER / name))
     assert len(sweep.runs) == 3 * len(sweep.points)
@@ -60,12 +59,6 @@ def test_start_of_the_tiny_studies_is_whole():
     config = load_config(str(FOLDER / "start.py"))
     assert config.model.decoder.adaptive == "none"
     assert config.train.groups[-1].trainable is False
-
-
-def test_miniature_has_every_axis_of_the_paper_one_at_a_time():
-    sweep = load_sweep(str(FOLDER / "miniature.py"))
-    assert list(sweep.config.axes) == ["queries", "pixels", "module", "vision", "data"]
-    assert sweep.points[0].name == "base"
 
 
 def test_further_runs_of_the_claims_are_one_each_and_begin_where_the_study_does():

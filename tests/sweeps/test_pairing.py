@@ -8,12 +8,12 @@ from owl2_jax.data.pipeline import open_mixture
 from owl2_jax.sweeps.grid import Run, load_sweep
 from owl2_jax.sweeps.pairing import unlike_base
 
-MINIATURE = Path(__file__).parents[2] / "configs" / "sweeps" / "miniature.py"
+CLAIMS = Path(__file__).parents[2] / "configs" / "sweeps" / "claims.py"
 
 
 @pytest.fixture(scope="module")
-def miniature():
-    return load_sweep(str(MINIATURE))
+def claims():
+    return load_sweep(str(CLAIMS))
 
 
 def order(sweep, name: str, seed: int) -> list:
@@ -23,19 +23,20 @@ def order(sweep, name: str, seed: int) -> list:
     return [opened.addresses[place] for place in range(500)]
 
 
-def test_runs_of_a_seed_read_the_same_records_in_the_same_order(miniature):
-    base, other = order(miniature, "base", 0), order(miniature, "base", 1)
+def test_runs_of_a_seed_read_the_same_records_in_the_same_order(claims):
+    base, other = order(claims, "base", 0), order(claims, "base", 1)
     assert base != other
     for name in ("queries-32", "pixels-32", "module-none", "vision-frozen"):
-        assert order(miniature, name, 0) == base, name
-    assert order(miniature, "queries-32", 1) == other
-    assert order(miniature, "data-multimodal", 0) != base
+        assert order(claims, name, 0) == base, name
+    assert order(claims, "queries-32", 1) == other
+    assert order(claims, "data-images", 0) != base
 
 
-def test_points_that_read_other_data_are_told(miniature):
-    found = {point.name: unlike_base(miniature, point) for point in miniature.points}
+def test_points_that_read_other_data_are_told(claims):
+    found = {point.name: unlike_base(claims, point) for point in claims.points}
     assert {name: why for name, why in found.items() if why} == {
-        "data-text": ("data.datasets",), "data-multimodal": ("data.datasets",),
+        "data-text": ("data.datasets",), "data-images": ("data.datasets",),
+        "start-warmup": ("train.start_from",),
     }  # fmt: skip
 
 
