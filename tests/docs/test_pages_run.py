@@ -30,16 +30,6 @@ from tests.docs.stand_ins import Shell, shell_in, why_refused
 from tests.docs.test_examples import refusal
 from tests.training import runs
 
-# Beginnings of commands that are parsed alone, and why.
-PARSED = {
-    "owl2 bench train": "a step of its own to compile; tests/cli/test_bench.py times one",
-    "owl2 bench decode": "the same",
-    "owl2 sweep configs/sweeps/claims.py --jobs=2": "70 runs in workers; tests/cli/test_worker.py has such",
-    "owl2 train --config=configs/scenes/warmup.py": "without the module, a step of its own to compile",
-    "owl2 train --config=configs/scenes/stage1.py": "the same; stage 2 goes on from such a model",
-    "owl2 train --config=configs/lora_7b.py:base=int8": "own step; tests/training/test_lora.py trains one",
-    "owl2 train --config=configs/lora_7b.py:model=owl2_1": "own step; tests/test_configs.py has its config",
-}
 SERVED = "http://127.0.0.1:8000"  # where the pages say that `owl2 serve` is
 
 
@@ -53,11 +43,6 @@ def lines_to_run(path: Path) -> list[str]:
         return lines
     there = [words for page in PAGES.rglob("*.md") for words in map(commands_of, lines_to_run(page))]
     return [line for line in lines if not line.startswith("owl2 ") or commands_of(line) not in there]
-
-
-def is_parsed(line: str) -> bool:
-    """Whether a command is not run."""
-    return line.startswith(tuple(PARSED))
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +65,7 @@ def served(tmp_path_factory) -> Iterator[Servers]:
 @pytest.fixture
 def world(made: Path, path: Path, tmp_path: Path, monkeypatch) -> Path:
     """An empty folder but for what the page takes for granted, which is nothing that its commands write."""
-    lines = [line for line in lines_to_run(path) if not is_parsed(line)]
-    written = re.findall(r"--(?:output|workdir)[= ](\S+)", "\n".join(lines))
+    written = re.findall(r"--(?:output|workdir)[= ](\S+)", "\n".join(lines_to_run(path)))
     folder = tmp_path / "page"
     folder.mkdir()
     worlds.furnish(folder, made, set(written))
@@ -132,9 +116,6 @@ class Reader:
                 assert why_refused(words, refusal) is None, line
             return
         (words,) = commands_of(line)
-        if is_parsed(line):
-            assert refusal(words[1:]) is None, line
-            return
         if words[1] == "serve":
             self.places[SERVED] = self.start_server(words[2:])
             return
@@ -179,11 +160,6 @@ def test_every_block_of_a_page_runs(path, world, made, served, monkeypatch, caps
     )
     for block in blocks_of(path):
         reader.follow(block)
-
-
-def test_commands_that_are_parsed_alone_are_on_a_page():
-    lines = {line for path in TEXTS for block in blocks_of(path) for line in joined_lines(block.text)}
-    assert {start for start in PARSED if not any(line.startswith(start) for line in lines)} == set()
 
 
 def test_every_language_of_a_block_is_run_or_read():

@@ -41,6 +41,7 @@ from tests.data.vocabularies import small_ranks
 from tests.docs.blocks import ROOT
 from tests.fuzz.benchmark_files import write_originals
 from tests.sweeps import fake_owl2
+from tests.sweeps.conftest import PRETENDING_WORKER
 from tests.training import runs
 
 LAYERS = {"vision.num_layers": 1, "decoder.num_layers": 1}
@@ -65,9 +66,12 @@ ADDED = {
     "evaluate": ["--limit=2", "--sequences=1"],
     "data check": ["--records=8"],
     "bench data": ["--images=8", "--batches=2", "--workers=0"],
+    "bench train": ["--calls=1", "--mesh=data=1"],
+    "bench decode": ["--calls=1", "--mesh=data=1", "--length=24", f"model={MODEL.to_dict()!r}"],
     "sweep": [f"train.total_steps={fake_owl2.STEPS}"],
     "convert init": ["--abstractor-layers=1"],
 }
+TRAINS = ("train", "data check", "bench data", "bench train")  # which take the config of a run
 RECORD = {
     "id": "1",
     "image": "red.png",
@@ -162,9 +166,11 @@ def put_a_model(model: Path, bucket: Path) -> None:
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sweeps start a fake, runs use one device, and `owl2 fit` gets its answer without a compiler."""
     monkeypatch.setattr(processes, "PROGRAM", (sys.executable, fake_owl2.__file__))
+    monkeypatch.setattr(processes, "WORKER", PRETENDING_WORKER)
     monkeypatch.setattr(plots, "_FORMATS", ("svg",))  # `tests/sweeps/test_collect.py` has both
     on_one = lambda spec, devices=None: make_mesh(spec, devices or jax.devices()[:1])
-    monkeypatch.setattr("owl2_jax.parallel.mesh.make_mesh", on_one)
+    for module in ("owl2_jax.parallel.mesh", "owl2_jax.perf.benches"):
+        monkeypatch.setattr(f"{module}.make_mesh", on_one)
     monkeypatch.setattr(versions, "check_compiler", lambda: versions.Versions("0.10.2", "0.10.2", "0.0.42.1"))
     for module in (fitting, searching):
         monkeypatch.setattr(module, "topology_devices", lambda topology: jax.devices()[: topology.count])
@@ -210,10 +216,12 @@ def arguments_of(words: list[str]) -> list[str]:
     config = next((word.partition("=")[2] for word in words if word.startswith("--config=")), "")
     if name in ("data check", "bench data"):
         config = words[2]
-    shorter = small(config) if config and name in ("train", "data check", "bench data") else []
+    shorter = small(config) if config and name in TRAINS else []
     words = [re.sub(r"profile_steps=.*", "profile_steps=(2, 2)", word) for word in words]
     if name == "fit":
         words = [re.sub(r"^--topology=.*", "--topology=v5e:2x4", word) for word in words]
+    if name == "sweep" and words[1] == "configs/sweeps/claims.py" and "--list" not in words:  # of 70 runs
+        words = [*words, "--only=base"]
     if name == "look" and any(word.partition("=")[0] == "--benchmark" for word in words):
         return words  # which has answers of one token
     return [*words, *ADDED.get(name, []), *shorter]

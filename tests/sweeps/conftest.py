@@ -27,6 +27,7 @@ def main(arguments):
 worker.main = main
 worker.run(int(sys.argv[2]))
 """
+PRETENDING_WORKER = (sys.executable, "-c", _WORKER, str(Path(__file__).parents[2]))
 QUERIES = {"4": [], "2": ["model.abstractor.num_queries=2"], "8": ["model.abstractor.num_queries=8"]}
 SIZES = {"28": [], "56": ["model.vision.image_size=56"]}
 
@@ -54,7 +55,7 @@ def folder(tmp_path: Path) -> SweepFolder:
 def pretended(monkeypatch, tmp_path: Path) -> Path:
     """`owl2` becomes `fake_owl2.py`; returns the file that tells it what to fail at."""
     monkeypatch.setattr(processes, "PROGRAM", (sys.executable, str(Path(__file__).with_name("fake_owl2.py"))))
-    monkeypatch.setattr(processes, "WORKER", (sys.executable, "-c", _WORKER, str(Path(__file__).parents[2])))
+    monkeypatch.setattr(processes, "WORKER", PRETENDING_WORKER)
     monkeypatch.setenv("FAKE_FAILS", str(tmp_path / "fails"))
     return tmp_path / "fails"
 
