@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -34,11 +35,19 @@ def load(
     length: int | None,
     overrides: Sequence[str],
 ) -> RunConfig:
-    """The configuration of a file or preset; without both, the bench preset at its shape."""
-    if config is None and preset in (None, "owl2_bench"):
-        rows, length = rows or _BENCH_ROWS[what], length or _BENCH_LENGTH
-        overrides = ["train.loss_chunk=0", *overrides]
-    return load_run(config, None if config else preset or "owl2_bench", rows, length, overrides)
+    """The configuration of a file or preset; without both, the bench preset at its shape.
+
+    The image of a row of the bench preset gets no logits, as its positions are no targets: `data.max_targets`
+    is the rest of the row where it is not given.
+    """
+    if config is not None or preset not in (None, "owl2_bench"):
+        return load_run(config, None if config else preset, rows, length, overrides)
+    rows, length = rows or _BENCH_ROWS[what], length or _BENCH_LENGTH
+    loaded = load_run(None, "owl2_bench", rows, length, ["train.loss_chunk=0", *overrides])
+    text = length - loaded.model.tokens_per_image
+    if loaded.data.max_targets or loaded.data.images_per_row != 1:
+        return loaded
+    return dataclasses.replace(loaded, data=dataclasses.replace(loaded.data, max_targets=text))
 
 
 def time_workload(
