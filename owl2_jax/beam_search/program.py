@@ -22,7 +22,7 @@ from owl2_jax.model.pages import PagedBatch, Pages, copy_pages
 
 Array = jax.Array
 
-MOST_STEPS: Final = 16  # of a call
+MOST_STEPS: Final = 64  # of a call
 
 
 @flax.struct.dataclass

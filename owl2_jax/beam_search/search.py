@@ -237,7 +237,8 @@ class _Searching:
         size = next(size for size in self._sizes if size >= count)
         state = jax.tree.map(lambda leaf: _filled_up(leaf, size), self._state)
         state = state.replace(rules=state.rules.replace(divisors=self._divisors))
-        enough = -(-count // 2) if others_wait else count
+        # The last one goes on in the program of one.
+        enough = -(-count // 2) if others_wait else max(count - 1, 1)
         inputs = CallInputs(state, np.array([enough], np.int32))
         buffer, layout = pack(inputs)
         runner.used.add(("beams", size, self._beams))

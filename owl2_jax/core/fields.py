@@ -77,8 +77,21 @@ def check_values(value: object, where: str) -> None:
 
 
 def check_value(hint: Hint, value: object, name: str) -> None:
-    """Checks one value against its type and range. Raises `Owl2Error`, which begins with `name`."""
-    _convert(hint, value, name)
+    """Checks one value against its type and range. Raises `Owl2Error`, which begins with `name`.
+
+    A whole number is looked at first: requests of a server have many, and most are in their range.
+    """
+    allowed = _whole_numbers(hint)
+    if allowed is None or type(value) is not int or value not in allowed:
+        _convert(hint, value, name)
+
+
+@functools.cache
+def _whole_numbers(hint: Hint) -> Range | None:
+    """The range of a type of whole numbers; None for another type."""
+    args = typing.get_args(hint)
+    is_whole = typing.get_origin(hint) is Annotated and args[0] is int
+    return (range_of(args[1:]) or ANY_NUMBER) if is_whole else None
 
 
 def read_number(hint: Hint, text: str, name: str) -> Any:

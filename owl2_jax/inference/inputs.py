@@ -8,8 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
+from owl2_jax.core.axes import IMAGE_TOKEN
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.data.conversation import encode_prompt, encode_text, expand
+from owl2_jax.data.conversation import encode_prompt, encode_text
 from owl2_jax.data.messages import ImageCountError
 from owl2_jax.data.tokenizer import Tokenizer
 from owl2_jax.data.turns import read_turns
@@ -97,9 +98,9 @@ def prompt_ids(request: Request, model: LoadedModel) -> np.ndarray:
 def place_images(ids: np.ndarray, model: LoadedModel) -> Prompt:
     """Gives each image its Q + 1 positions; the images themselves are left out."""
     span = model.config.tokens_per_image
-    expanded = expand(ids, ids, span)
-    starts = expanded.image_starts.tolist()
-    tokens = expanded.tokens
+    places = np.flatnonzero(ids == IMAGE_TOKEN)
+    tokens = np.repeat(ids, np.where(ids == IMAGE_TOKEN, span, 1)) if len(places) else ids.copy()
+    starts = (places + np.arange(len(places)) * (span - 1)).tolist()
     for start in starts:
         tokens[start : start + span] = model.config.decoder.vocab_size
     return Prompt(tokens, starts, [], span)

@@ -103,12 +103,12 @@ class ModelRunner:
         self._load(self.config.sequences, np.full(decoder.max_length, decoder.vocab_size, np.int32), 0)
         jax.block_until_ready(self.pages)
 
-    def run_chunks(self, chunks: Sequence[Chunk]) -> tuple[Chosen, Array, Chosen]:
+    def run_chunks(self, chunks: Sequence[Chunk]) -> tuple[Chosen, Array, Chosen | None]:
         """Pieces of prompts.
 
         Returns:
           What was chosen, [S, 1], and int32[S], whether row i of it belongs to chunk i; and all
-          tokens with the log-probabilities that are asked for, [T], chunk after chunk.
+          tokens with the log-probabilities that are asked for, [T], chunk after chunk; None for none.
         """
         self.features.make_ready(image for chunk in chunks for image in chunk.images())
         count = sum(chunk.end - chunk.start for chunk in chunks)
@@ -117,7 +117,9 @@ class ModelRunner:
         limits = [chunk.sequence.left if chunk.last else 0 for chunk in chunks]
         targets = np.concatenate([chunk.sequence.targets(chunk.start, chunk.end) for chunk in chunks])
         sequences = [chunk.sequence for chunk in chunks]
-        return self._run(self._inputs(size, sequences, pieces, limits, 1, targets=targets))
+        chosen, counts, scored = self._run(self._inputs(size, sequences, pieces, limits, 1, targets=targets))
+        asked = any(one.request.prompt_logprobs for one in sequences)
+        return chosen, counts, scored if asked else None
 
     def decode(self, sequences: Sequence[Running], ahead: Sequence[int], steps: int) -> tuple[Chosen, Array]:
         """Goes on with the newest token of every sequence.

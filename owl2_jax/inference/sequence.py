@@ -66,15 +66,20 @@ class Sequence:
         """Tokens of the answer so far."""
         return self.length - len(self.prompt)
 
-    def take_scores(self, start: int, end: int, scores: Any) -> None:
-        """Takes `sampler.Chosen` [end - start]: the targets behind these positions."""
-        found = self.answer.result.prompt_logprobs
-        for at in range(max(start, self.scored_from - 1), min(end, len(self.prompt) - 1)):
-            place, top = at + 1 - self.scored_from, self.request.top_logprobs
-            found.logprobs[place] = float(scores.logprobs[at - start])
-            if top:
-                ids, logprobs = scores.top_tokens[at - start, :top], scores.top_logprobs[at - start, :top]
-                found.top_logprobs[place] = list(zip(ids.tolist(), logprobs.tolist(), strict=True))
+    def take_scores(self, start: int, end: int, scores: Any, place: int = 0) -> None:
+        """Takes the targets behind positions `start` to `end`: of `sampler.Chosen` [T], from `place` on."""
+        found, top = self.answer.result.prompt_logprobs, self.request.top_logprobs
+        first, last = max(start, self.scored_from - 1), min(end, len(self.prompt) - 1)
+        if first >= last:
+            return
+        taken = slice(place + first - start, place + last - start)
+        into = slice(first + 1 - self.scored_from, last + 1 - self.scored_from)
+        found.logprobs[into] = scores.logprobs[taken].tolist()
+        if top:
+            ids, logprobs = scores.top_tokens[taken, :top].tolist(), scores.top_logprobs[taken, :top].tolist()
+            found.top_logprobs[into] = [
+                list(zip(*both, strict=True)) for both in zip(ids, logprobs, strict=True)
+            ]
 
     @property
     def end(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import jax
 import numpy as np
 
 from owl2_jax.inference.scheduler import Chunk, Plan
@@ -15,7 +14,7 @@ from owl2_jax.structured.matcher import Matcher
 
 def parts_of(
     plan: Plan,
-    first: tuple[Chosen, np.ndarray, Chosen] | None,
+    first: tuple[Chosen, np.ndarray, Chosen | None] | None,
     rest: tuple[Chosen, np.ndarray] | None,
 ) -> list[tuple[Sequence, Chosen]]:
     """The new tokens of every sequence of a plan; sequences get the scores of their prompts.
@@ -54,14 +53,13 @@ def _part(chosen: Chosen, row: int, count: int) -> Chosen:
     )
 
 
-def _take_scores(chunks: Iterable[Chunk], scored: Chosen) -> None:
-    """Gives sequences what they asked for of their prompts: of scored, [T], chunk after chunk."""
+def _take_scores(chunks: Iterable[Chunk], scored: Chosen | None) -> None:
+    """Gives sequences what they asked for of their prompts: of scored, [T], chunk after chunk, or None."""
     start = 0
     for chunk in chunks:
         end = start + chunk.end - chunk.start
         if chunk.sequence.request.prompt_logprobs:
-            part = jax.tree.map(lambda column, span=slice(start, end): column[span], scored)
-            chunk.sequence.take_scores(chunk.start, chunk.end, part)
+            chunk.sequence.take_scores(chunk.start, chunk.end, scored, start)
         start = end
 
 

@@ -56,14 +56,18 @@ class AnswerStream(Response):
             await send(
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
             )
-            async for piece in self._pieces():
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+            whole = False
+            async for piece, whole in self._pieces():
+                await send({"type": "http.response.body", "body": piece, "more_body": not whole})
+            if not whole:  # the client has gone
+                await send({"type": "http.response.body", "body": b""})
 
-    async def _pieces(self) -> AsyncIterator[bytes]:
-        for piece in self._writer.begin():
-            yield piece
-        going, known = len(self._choices), b""  # what is known at once is sent at once
+    async def _pieces(self) -> AsyncIterator[tuple[bytes, bool]]:
+        """What to send, and whether it is the last; each costs a call of the system, so they are few.
+
+        The first events go with the first text: that the request was taken says the head.
+        """
+        begin, known, going = b"".join(self._writer.begin()), b"", len(self._choices)
         try:
             while going and (found := await self._choices.next()) is not None:
                 index, event = found
@@ -75,10 +79,10 @@ class AnswerStream(Response):
                 if not going:
                     known += b"".join(self._writer.close())
                 if known:
-                    yield known
-                    known = b""
+                    yield begin + known, not going
+                    begin = known = b""
         except ApiError as error:
-            yield known + error.event()
+            yield begin + known + error.event(), True
 
 
 def _sound(result: Result) -> Result:
