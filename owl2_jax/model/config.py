@@ -255,6 +255,9 @@ class Owl2Config:
         only where an image stands; "select" computes them everywhere and
         selects (the reference).
       splash_block: rows and columns of a tile of splash attention, where it divides the row.
+      mlp_apart: what a TPU computes apart from the products of the decoder's MLP: "after" its
+        activation, not in the products that read it; "around" it, also not in those before it, nor the
+        norm's gradient in the last one backward.
       scan_unroll: decoder and vision layers per iteration of the layer scan.
       lora: adapters beside the decoder's linear maps; None for none.
     """
@@ -268,6 +271,7 @@ class Owl2Config:
     attention: Attention = "auto"
     image_kv: Literal["gather", "select"] = "gather"
     splash_block: Annotated[int, at_least(128, most=2**14)] = SPLASH_BLOCK
+    mlp_apart: Literal["after", "around"] = "after"
     scan_unroll: Layers = 1
     lora: LoraConfig | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import flax.struct
@@ -146,21 +147,35 @@ def _gated(gate: Array, up: Array) -> Array:
     return nn.silu(gate) * up
 
 
-@jax.custom_vjp
-def _gated_apart(gate: Array, up: Array) -> Array:
-    """`_gated`; its result and its gradients are written before the products that read them start."""
-    return lax.optimization_barrier(_gated(gate, up))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _gated_apart(gate: Array, up: Array, around: bool) -> Array:
+    """`_gated`; its result and its gradients are written before the products that read them start.
+
+    With `around`, what it and they are computed of is written before as well.
+    """
+    return _gated_forward(gate, up, around)[0]
 
 
-def _gated_forward(gate: Array, up: Array) -> tuple[Array, tuple[Array, Array]]:
+def _gated_forward(gate: Array, up: Array, around: bool) -> tuple[Array, tuple[Array, Array]]:
+    gate, up = lax.optimization_barrier((gate, up)) if around else (gate, up)
     return lax.optimization_barrier(_gated(gate, up)), (gate, up)
 
 
-def _gated_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _gated_backward(around: bool, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    gradient = lax.optimization_barrier(gradient) if around else gradient
     return lax.optimization_barrier(jax.vjp(_gated, *kept)[1](gradient))
 
 
 _gated_apart.defvjp(_gated_forward, _gated_backward)
+
+
+@jax.custom_vjp
+def _gradient_apart(x: Array) -> Array:
+    """x; its gradient is written before what is computed of it starts."""
+    return x
+
+
+_gradient_apart.defvjp(lambda x: (x, None), lambda _, gradient: (lax.optimization_barrier(gradient),))
 
 
 class DecoderMlp(nn.Module):
@@ -174,11 +189,13 @@ class DecoderMlp(nn.Module):
         decoder = self.config.decoder
         width, hidden = (decoder.width,), (decoder.mlp_dim,)
         embed, inner = (axes.EMBED,), (axes.HIDDEN,)
+        around = in_tiles and self.config.mlp_apart == "around"
+        x = _gradient_apart(x) if around else x
         gate = layer_linear(self.config, "gate", width, hidden, embed, inner)(x)
         up = layer_linear(self.config, "up", width, hidden, embed, inner)(x)
         # A TPU's compiler would compute both anew in every tile of a product.
-        gated = _gated_apart if in_tiles else _gated
-        x = nn.with_logical_constraint(gated(gate, up), (axes.BATCH, axes.LENGTH, axes.ACT_HIDDEN))
+        gated = _gated_apart(gate, up, around) if in_tiles else _gated(gate, up)
+        x = nn.with_logical_constraint(gated, (axes.BATCH, axes.LENGTH, axes.ACT_HIDDEN))
         x = checkpoint_name(x, remat.MLP_HIDDEN)
         return layer_linear(self.config, "down", hidden, width, inner, embed)(x)
 

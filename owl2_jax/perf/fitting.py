@@ -119,6 +119,8 @@ def describe(plan: Plan) -> str:
         words.append(f"tensor={plan.mesh.shape[meshes.TENSOR]}")
     if plan.model.splash_block != SPLASH_BLOCK:
         words.append(f"tiles of {plan.model.splash_block}")
+    if plan.model.mlp_apart != "after":
+        words.append("activation apart from the products around it")
     if plan.model.scan_unroll > 1:
         words.append(f"{plan.model.scan_unroll} layers per iteration")
     words += [f"{name.removeprefix('xla_')}={value}" for name, value in plan.train.compiler_options.items()]

@@ -174,6 +174,7 @@ def config_lines(plan: Plan) -> tuple[str, ...]:
     lines = [
         f'config.model.remat = "{plan.model.remat}"',
         f"config.model.splash_block = {plan.model.splash_block}",
+        f'config.model.mlp_apart = "{plan.model.mlp_apart}"',
         f"config.model.scan_unroll = {plan.model.scan_unroll}",
         f"config.mesh = { ({axis: size for axis, size in plan.mesh.shape.items() if size > 1}) }",
         f"config.data.rows = {plan.shape.rows}",
@@ -222,6 +223,13 @@ def _tiles(plan: Plan) -> Iterator[Plan]:
             yield dataclasses.replace(plan, model=plan.model.replace(splash_block=block))
 
 
+def _apart(plan: Plan) -> Iterator[Plan]:
+    """What the MLP's activation is kept apart from, the other way."""
+    if plan.model.attention == "splash":
+        other = "after" if plan.model.mlp_apart == "around" else "around"
+        yield dataclasses.replace(plan, model=plan.model.replace(mlp_apart=other))
+
+
 def _unrolled(plan: Plan) -> Iterator[Plan]:
     for layers in _UNROLL:
         if plan.model.decoder.num_layers % layers == 0:
@@ -234,7 +242,7 @@ def _with_options(plan: Plan) -> Iterator[Plan]:
         yield dataclasses.replace(plan, train=dataclasses.replace(plan.train, compiler_options=chosen))
 
 
-_CHANGES: Final = (_with_options, _tiles, _meshes, _unrolled)
+_CHANGES: Final = (_apart, _with_options, _tiles, _meshes, _unrolled)
 
 
 def _with_rows(plan: Plan, rows: int) -> Plan:

@@ -123,6 +123,16 @@ def test_search_ranks_by_the_forecast_over_remat_batch_options_and_mesh(capsys, 
     )
 
 
+def test_search_looks_what_the_activation_of_the_mlp_is_better_apart_from(capsys, monkeypatch):
+    for start, other in (("after", "around"), ("around", "after")):
+        fields = ["model.attention=splash", f"model.mlp_apart={start}"]
+        report, tried = search(fields, capsys, monkeypatch)
+        assert [plan.model.mlp_apart for plan in tried].count(other) == 1
+        assert f'config.model.mlp_apart = "{start}"' in report["best"]["lines"]
+        attempts = [attempt["words"] for attempt in report["attempts"]]
+        assert any("apart from the products around it" in words for words in attempts)
+
+
 def test_search_remembers_what_it_tried(tmp_path, capsys, monkeypatch):
     memory = f"--tried={tmp_path / 'tried.jsonl'}"
     first, tried = search([memory], capsys, monkeypatch)
