@@ -66,9 +66,9 @@ def _rows(parser: argparse.ArgumentParser) -> list[tuple[str, str]]:
 def _name(action: argparse.Action, prog: str) -> str:
     if not action.option_strings:
         return code(str(action.metavar or action.dest))
-    value = "" if action.nargs == 0 else f" {_value(action)}"
+    value = "" if action.nargs == 0 else f" {code(_value(action))}"  # apart: a phone breaks the line there
     options = [option for option in action.option_strings if option.startswith("--")]
-    return ", ".join(code(option + value, f"{'-'.join(prog.split()[2:])}{option}") for option in options)
+    return ", ".join(code(option, f"{'-'.join(prog.split()[2:])}{option}") + value for option in options)
 
 
 def _value(action: argparse.Action) -> str:

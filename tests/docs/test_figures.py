@@ -106,6 +106,8 @@ def rows_of(path: Path, head: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in table]
 
 
+FITS = "| chip | memory | stage 1"
+FORECASTS = "| program | topology | memory per chip"
 MEMORY = "| chip | memory | 32 sequences |"
 LOAD = "| clients | tokens per second |"
 
@@ -114,6 +116,18 @@ def test_the_readme_repeats_the_figures_of_the_pages():
     readme = ROOT / "README.md"
     assert rows_of(readme, LOAD) == rows_of(PAGES / "reference" / "measured.md", LOAD)
     assert rows_of(readme, MEMORY) == rows_of(PAGES / "explain" / "paged_cache.md", MEMORY)
+
+
+def test_what_fits_where_has_the_memory_of_the_forecasts():
+    forecasts = rows_of(PAGES / "explain" / "forecast.md", FORECASTS)
+    told = {f"{topology} {memory.split()[0]}" for _, topology, memory, *_ in forecasts}
+    found = set()
+    for chip, _, *cells in rows_of(PAGES / "howto" / "memory.md", FITS):
+        for cell in filter(None, cells):
+            memory, slice_ = re.fullmatch(r"([\d.]+) GiB on ([\dx]+)(?:, in 4 parts)?", cell).groups()
+            found.add(f"{chip}:{slice_} {memory}")
+    assert len(found) == 6
+    assert found <= told
 
 
 def test_the_memory_of_sequences_is_what_the_shapes_come_to():
