@@ -260,7 +260,9 @@ LOOKED_AT = (
     "explain/paged_cache",
     "howto/serve",
     "explain/compared",
+    "explain/miniature",
     "reference/python",
+    "reference/commands/chat",
 )
 
 
@@ -270,6 +272,9 @@ COMMAND_BLOCKS = """() => [...document.querySelectorAll(".language-bash code")].
   code.setAttribute("data-md-copying", "");
   return [whole, code.innerText.trimEnd()];
 })"""
+
+SCROLLED_TABLES = """() => [...document.querySelectorAll(".md-typeset__scrollwrap")].filter(
+  (table) => table.scrollWidth > table.clientWidth).length"""
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -281,6 +286,10 @@ def test_no_page_is_wider_than_a_phone_and_commands_are_shown_whole(browser, sit
         assert page.evaluate("document.body.dataset.mdColorScheme") == SCHEMES[scheme]
         blocks = commands_of(ROOT / "docs" / "pages" / f"{name}.md")
         assert page.evaluate(COMMAND_BLOCKS) == [[True, text] for text in blocks], name
+    page.goto((site / "explain" / "miniature.html").as_uri())
+    assert page.locator("img[src*='plots/']").bounding_box()["width"] > 2 * PHONE["width"]  # it scrolls
+    page.goto((site / "reference" / "commands" / "chat.html").as_uri())
+    assert page.evaluate(SCROLLED_TABLES) == 0  # flag and meaning are read side by side
     page.close()
 
 
