@@ -42,12 +42,15 @@ def load(
     """
     if config is not None or preset not in (None, "owl2_bench"):
         return load_run(config, None if config else preset, rows, length, overrides)
-    rows, length = rows or _BENCH_ROWS[what], length or _BENCH_LENGTH
-    loaded = load_run(None, "owl2_bench", rows, length, ["train.loss_chunk=0", *overrides])
-    text = length - loaded.model.tokens_per_image
-    if loaded.data.max_targets or loaded.data.images_per_row != 1:
+    count = _BENCH_ROWS[what]
+    defaults = [f"data.rows={count}", f"data.shards={count}", f"data.images={count}"]
+    defaults += [f"data.row_length={_BENCH_LENGTH}", "train.loss_chunk=0"]
+    loaded = load_run(None, "owl2_bench", rows, length, [*defaults, *overrides])
+    data, given = loaded.data, {word.partition("=")[0].strip() for word in overrides}
+    if data.max_targets or "data.max_targets" in given or data.images_per_row != 1:
         return loaded
-    return dataclasses.replace(loaded, data=dataclasses.replace(loaded.data, max_targets=text))
+    text = data.row_length - loaded.model.tokens_per_image
+    return dataclasses.replace(loaded, data=dataclasses.replace(data, max_targets=text))
 
 
 def time_workload(
