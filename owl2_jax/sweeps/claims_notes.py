@@ -7,10 +7,10 @@ from typing import Final
 
 from owl2_jax.core import json_files
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.core.json_files import JsonObject
+from owl2_jax.core.json_files import Json, JsonObject
 from owl2_jax.sweeps.claims import Claim
 from owl2_jax.sweeps.folder import SweepFolder, read_json
-from owl2_jax.sweeps.grid import Run, Sweep
+from owl2_jax.sweeps.grid import Sweep
 
 NOTES_FILE: Final = "claims.json"
 
@@ -27,7 +27,7 @@ def note_claims(sweep: Sweep, folder: SweepFolder, is_new: bool) -> None:
     found = dict(notes or {})
     for name, claim in sweep.config.claims.items():
         if name not in found or found[name]["asks"] != _asks(claim):
-            seeds = _scored_seeds(sweep, folder, claim) if is_known else None
+            seeds = len(_scored_seeds(folder, claim)) if is_known else None
             found[name] = {"asks": _asks(claim), "seeds_before": seeds}
     if found != notes:
         json_files.write_json(folder.path / NOTES_FILE, found)
@@ -51,19 +51,22 @@ def _asks(claim: Claim) -> JsonObject:
     }
 
 
-def _scored_seeds(sweep: Sweep, folder: SweepFolder, claim: Claim) -> int:
-    points = {point.name: point for point in sweep.points}
-    pair = (points[claim.point], points[claim.than])
-    return sum(
-        all(folder.run(Run(point, seed)).read_scores() for point in pair) for seed in sweep.config.seeds
-    )
+def _scored_seeds(folder: SweepFolder, claim: Claim) -> set[int]:
+    """Of both points."""
+    return folder.scored_seeds(claim.point) & folder.scored_seeds(claim.than)
 
 
 def _read(folder: SweepFolder) -> JsonObject | None:
     path = folder.path / NOTES_FILE
     notes = read_json(path)
-    try:
-        assert notes is None or all({"asks", "seeds_before"} <= set(note) for note in notes.values())
-    except (AssertionError, AttributeError, TypeError):
-        raise Owl2Error(f"{path} holds no notes on claims; delete it and run the sweep again") from None
-    return notes
+    if notes is None or (isinstance(notes, dict) and all(map(_is_note, notes.values()))):
+        return notes
+    raise Owl2Error(f"{path} holds no notes on claims; delete it and run the sweep again")
+
+
+def _is_note(note: Json) -> bool:
+    """Whether it is what `note_claims` writes of a claim."""
+    if not isinstance(note, dict) or not {"asks", "seeds_before"} <= set(note):
+        return False
+    seeds = note["seeds_before"]
+    return seeds is None or (type(seeds) is int and seeds >= 0)

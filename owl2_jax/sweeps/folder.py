@@ -23,8 +23,7 @@ from typing import Any, Final
 from owl2_jax.checkpoint.identity import checkpoint_identity
 from owl2_jax.checkpoint.param_files import CHECKPOINTS_DIR, is_whole_step
 from owl2_jax.config import RunConfig, todays_names
-from owl2_jax.core import fields, json_files
-from owl2_jax.core.buckets import exists
+from owl2_jax.core import buckets, fields, json_files
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.json_files import Json
 from owl2_jax.core.paths import as_path
@@ -92,6 +91,15 @@ class SweepFolder:
     def run(self, run: Run) -> RunFolder:
         """The folder of a run."""
         return RunFolder(self.path / "points" / run.name)
+
+    def scored_seeds(self, point: str) -> set[int]:
+        """Seeds of a point that have scores, whether or not the sweep asks for them now."""
+        path = self.path / "points" / point
+        names = buckets.names_in(path) if buckets.is_folder(path) else []
+        seeds = (name.removeprefix("seed-") for name in names if name.startswith("seed-"))
+        return {
+            int(seed) for seed in seeds if seed.isdecimal() and RunFolder(path / f"seed-{seed}").read_scores()
+        }
 
     def fit(self, point: Point) -> Path:
         """The file of what `owl2 fit` said of a point."""
@@ -175,7 +183,7 @@ def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
 
 def read_json(path: Path) -> Json:
     """The content of a file; None when there is none. Raises `Owl2Error` when it is damaged."""
-    if not exists(path):
+    if not buckets.exists(path):
         return None
     try:
         return json_files.read_json(path)

@@ -61,7 +61,25 @@ def test_a_folder_of_a_version_without_notes_does_not_accuse_its_claims(make_swe
     assert _take(make_sweep(seeds=[0], claims={"fewer": {**FEWER, "expect": "same"}}), folder) == {"fewer": 1}
 
 
-@pytest.mark.parametrize("text", ["[1]", '{"fewer": 1}', '{"fewer": {"asks": 1}}', "{"])
+def test_scores_of_seeds_that_are_not_asked_for_now_count_too(make_sweep, folder):
+    first = make_sweep(seeds=[0, 1])
+    folder.take(first)
+    _take(first, folder)
+    pretend_scores(first, folder, SCORES)
+    assert _take(make_sweep(seeds=[5, 6], claims={"fewer": FEWER}), folder) == {"fewer": 2}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1]",
+        '{"fewer": 1}',
+        '{"fewer": {"asks": 1}}',
+        '{"fewer": ["asks", "seeds_before"]}',
+        '{"fewer": {"asks": {}, "seeds_before": "two"}}',
+        "{",
+    ],
+)
 def test_damaged_notes_are_named(make_sweep, folder, text):
     sweep = make_sweep(seeds=[0], claims={"fewer": FEWER})
     _take(sweep, folder)
