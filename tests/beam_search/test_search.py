@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from owl2_jax.beam_search import program
 from owl2_jax.beam_search.search import beam_answers, beam_search
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.inference.detokenizer import Answer
@@ -151,6 +152,20 @@ def test_requests_together_equal_each_alone(engine):
         (alone,) = beam_search(engine.runner, [request], beams=3, length_penalty=0.6)
         assert [result.token_ids for result in results] == [result.token_ids for result in alone]
         assert len(results) == 3
+
+
+def test_searches_that_take_several_calls_find_what_one_call_finds(few_tokens, monkeypatch):
+    requests = [Request(PROMPT, max_new_tokens=8, min_new_tokens=count) for count in (8, 5)]
+    found = []
+    for steps in (3, 64):
+        program.EXTEND.clear_cache()  # which holds the number of steps
+        monkeypatch.setattr(program, "MOST_STEPS", steps)
+        found.append(
+            [result.token_ids for each in beam_search(few_tokens.runner, requests, 5) for result in each]
+        )
+    program.EXTEND.clear_cache()
+    assert found[0] == found[1]
+    assert max(map(len, found[0])) == 8
 
 
 def test_a_search_for_which_pages_are_not_free_says_so_and_takes_none(few_tokens):
