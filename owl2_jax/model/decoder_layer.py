@@ -18,8 +18,8 @@ from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import Scale, rms_normalize
 from owl2_jax.model.lora import layer_linear
 from owl2_jax.model.modality_projections import ModalityProjections
-from owl2_jax.model.pages import COMBINED, PagedBatch, Pages, write_tokens
-from owl2_jax.model.rotary import apply_rope
+from owl2_jax.model.pages import COMBINED, PagedBatch, Pages, write_pairs, write_tokens
+from owl2_jax.model.rotary import apply_rope, rotate_pairs
 
 Array = jax.Array
 Carry = tuple[Array, Array | None, Array | None]  # the stream, and keys and values of pages, if any
@@ -92,10 +92,13 @@ class DecoderAttention(nn.Module):
         Returns:
           dtype[B, T, D] and the updated arrays.
         """
-        decoder = self.config.decoder
         projections = ModalityProjections(self.config)
         nn.share_scope(self, projections)
         q, k, v = projections(x, inputs.is_image, inputs.starts)
+        if inputs.paged is not None and in_tiles:
+            q, pairs = rotate_pairs(q, k, v, inputs.sin, inputs.cos, inputs.query_scale)
+            context, keys, values = self._attend_pairs(q, pairs, inputs.paged, layer, keys)
+            return self._out(context), keys, values
         k = apply_rope(k, inputs.sin, inputs.cos, by_product=in_tiles)
         # The rotation is linear, so a scale of the query may as well be one of its angles.
         scale = 1.0 if inputs.query_scale is None else inputs.query_scale
@@ -113,11 +116,14 @@ class DecoderAttention(nn.Module):
             context = self._attend(q, k, v, inputs.segment_ids)
             if not in_tiles:  # which names it itself, with the heads first; both would be kept
                 context = checkpoint_name(context, remat.CONTEXT)
-        out = layer_linear(
+        return self._out(context), keys, values
+
+    def _out(self, context: Array) -> Array:
+        decoder = self.config.decoder
+        return layer_linear(
             self.config, "out", (decoder.num_heads, decoder.head_dim), (decoder.width,),
             (axes.HEADS, axes.HEAD_DIM), (axes.EMBED,),
         )(context)  # fmt: skip
-        return out, keys, values
 
     def _attend(self, q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
         """Attention among the tokens of segments int32[B, T]."""
@@ -136,6 +142,22 @@ class DecoderAttention(nn.Module):
         """Writes the tokens into their pages and attends over these: [T, 1, N, H], and the pages' arrays."""
         layers = self.config.decoder.num_layers
         pages = write_tokens(Pages(keys, values), k[:, 0], v[:, 0], batch, layer, layers)
+        return self._look(q, pages, batch, layer)
+
+    def _attend_pairs(
+        self, q: Array, pairs: Array, batch: PagedBatch, layer: Array, keys: Array
+    ) -> tuple[Array, Array, Array | None]:
+        """The same of keys and values that lie together, [T, 1, 2 K, H]."""
+        names = (axes.BATCH, axes.LENGTH, axes.ACT_HEADS, None)
+        q, pairs = (nn.with_logical_constraint(part, names) for part in (q, pairs))
+        layers = self.config.decoder.num_layers
+        pages = write_pairs(Pages(keys, None), pairs[:, 0], batch, layer, layers)
+        return self._look(q, pages, batch, layer)
+
+    def _look(
+        self, q: Array, pages: Pages, batch: PagedBatch, layer: Array
+    ) -> tuple[Array, Array, Array | None]:
+        layers = self.config.decoder.num_layers
         context = paged_kernels.attend(q[:, 0], pages, batch, layer, layers)
         if self.is_mutable_collection("intermediates"):
             probabilities = paged_attention.probabilities(q[:, 0], pages, batch, layer, layers)

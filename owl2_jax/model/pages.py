@@ -134,15 +134,12 @@ def keys_of(pages: Pages, table: Array, layer: Array, num_layers: int, width: in
 
 def write_tokens(pages: Pages, k: Array, v: Array, batch: PagedBatch, layer: Array, num_layers: int) -> Pages:
     """Puts keys and values dtype[T, K, H] of a batch where its block tables say; padding is dropped."""
-    count, size = _pages_per_layer(pages, num_layers), pages.page_size
-    table = batch.block_tables.at[batch.rows, batch.positions // size].get(mode="clip")
-    padding = batch.rows >= batch.block_tables.shape[0]
-    page = jnp.where(padding, num_layers * count, table + layer * count)
-    offset = batch.positions % size
-    dtype = pages.keys.dtype
     if pages.values is None:
-        both = to_lanes(jnp.stack([k, v], axis=2).reshape(k.shape[0], -1, k.shape[-1]))
-        return _constrain(Pages(pages.keys.at[page, offset].set(both.astype(dtype), mode="drop"), None))
+        pairs = jnp.stack([k, v], axis=2).reshape(k.shape[0], -1, k.shape[-1])
+        return write_pairs(pages, pairs, batch, layer, num_layers)
+    table, page, offset = _places(pages, batch, layer, num_layers)
+    padding = batch.rows >= batch.block_tables.shape[0]
+    dtype = pages.keys.dtype
     if pages.layout == BY_HEAD:
         layer = jnp.where(padding, num_layers, layer)
 
@@ -153,6 +150,25 @@ def write_tokens(pages: Pages, k: Array, v: Array, batch: PagedBatch, layer: Arr
     keys = pages.keys.at[page, :, offset].set(k.astype(dtype), mode="drop")
     values = pages.values.at[page, :, offset].set(v.astype(dtype), mode="drop")
     return _constrain(Pages(keys, values))
+
+
+def write_pairs(pages: Pages, pairs: Array, batch: PagedBatch, layer: Array, num_layers: int) -> Pages:
+    """`write_tokens` where keys and values lie together: dtype[T, 2 K, H], of every head its key first."""
+    _, page, offset = _places(pages, batch, layer, num_layers)
+    both = to_lanes(pairs).astype(pages.keys.dtype)
+    return _constrain(Pages(pages.keys.at[page, offset].set(both, mode="drop"), None))
+
+
+def _places(pages: Pages, batch: PagedBatch, layer: Array, num_layers: int) -> tuple[Array, Array, Array]:
+    """Of each token, int32[T]: its page by its row's table, that among all layers' pages, its place there.
+
+    A token of padding gets a page past the end.
+    """
+    count, size = _pages_per_layer(pages, num_layers), pages.page_size
+    table = batch.block_tables.at[batch.rows, batch.positions // size].get(mode="clip")
+    padding = batch.rows >= batch.block_tables.shape[0]
+    page = jnp.where(padding, num_layers * count, table + layer * count)
+    return table, page, batch.positions % size
 
 
 def copy_pages(pages: Pages, sources: Array, targets: Array, num_layers: int) -> Pages:

@@ -60,6 +60,37 @@ def apply_rope(x: Array, sin: Array, cos: Array, by_product: bool = False) -> Ar
     return rotated.astype(x.dtype)
 
 
+def rotate_pairs(
+    q: Array, k: Array, v: Array, sin: Array, cos: Array, query_scale: Array | None
+) -> tuple[Array, Array]:
+    """Applies the rotary embedding to queries x[B, T, N, H] and keys x[B, T, K, H] by a single product.
+
+    Values go through it unturned, as heads that belong together lie side by side where one product has
+    made them, and a key and its value where pages hold them. The numbers are those of `apply_rope`.
+
+    Args:
+      v: as k.
+      sin, cos: from `rope_angles`, or of both halves.
+      query_scale: from the function of that name, or None.
+
+    Returns:
+      Queries x[B, T, N, H], and [B, T, 2 K, H]: of every head its key, then its value.
+    """
+    *tokens, heads, width = k.shape
+    groups = q.shape[-2] // heads
+    grouped = q.reshape(*tokens, heads, groups, width)
+    together = jnp.concatenate([grouped, k[..., None, :], v[..., None, :]], axis=-2)
+    is_turned = jnp.asarray([[1.0]] * (groups + 1) + [[0.0]], sin.dtype)
+    turned = is_turned
+    if query_scale is not None:
+        is_query = jnp.asarray([[1.0]] * groups + [[0.0]] * 2, sin.dtype)
+        turned = jnp.where(is_query > 0, query_scale[..., None], is_turned)
+    sin, cos = (over_both_halves(angle, width)[..., None, :] for angle in (sin, cos))
+    rotated = apply_rope(together, sin * turned, cos * turned + (1.0 - is_turned), by_product=True)
+    pairs = rotated[..., groups:, :].reshape(*tokens, 2 * heads, width)
+    return rotated[..., :groups, :].reshape(q.shape), pairs
+
+
 def over_both_halves(angle: Array, width: int) -> Array:
     """An angle's sine or cosine [..., H / 2] for all H = `width` channels; one that has them stays."""
     return angle if angle.shape[-1] == width else jnp.concatenate([angle, angle], axis=-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from jax.experimental.pallas.ops.gpu import paged_attention as gpu_library
 from jax.experimental.pallas.ops.tpu import ragged_paged_attention as library
 from jax.experimental.pallas.ops.tpu.ragged_paged_attention import kernel
 
-from owl2_jax.model import attention, paged_attention, paged_kernels
-from owl2_jax.model.pages import BY_HEAD, COMBINED, HEADS, copy_pages
+from owl2_jax.model import attention, paged_attention, paged_kernels, rotary
+from owl2_jax.model.decoder_layer import DecoderAttention, LayerInputs
+from owl2_jax.model.pages import BY_HEAD, COMBINED, HEADS, Pages, copy_pages, keys_of
 from tests.model.test_paged_attention import (
     CASES,
+    CONFIG,
     COUNT,
     HEADS_Q,
     LAYERS,
@@ -138,3 +141,26 @@ def test_combined_pages_hold_keys_and_values_of_a_head_side_by_side():
     np.testing.assert_array_equal(found[:, 0::2, :WIDTH], keys[0][:4])
     np.testing.assert_array_equal(found[:, 1::2, :WIDTH], values[0][:4])
     assert not np.asarray(found[:, :, WIDTH:]).any()
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_layer_over_the_pages_of_a_tpu_is_the_one_over_those_of_the_reference(scaled, monkeypatch):
+    monkeypatch.setattr(library, "ragged_paged_attention", reference)
+    batch, decoder = batch_of(*CASES[0]), CONFIG.decoder
+    positions = batch.positions[:, None]
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(*positions.shape, decoder.width)), jnp.float32)
+    sin, cos = rotary.rope_angles(positions, decoder.head_dim, decoder.rope_theta)
+    scale = 1.0 + 0.1 * positions[..., None, None] if scaled else None
+    inputs = LayerInputs(sin, cos, scale, None, None, None, paged=batch)
+    module, layer = DecoderAttention(CONFIG), jnp.int32(1)
+    first = filled(batch)[0]
+    params = module.init(jax.random.key(0), x, inputs, False, layer, first.keys, first.values)
+    found, keys = {}, {}
+    for layout in (HEADS, COMBINED):
+        pages = filled(batch, layout)[0]
+        out = module.apply(params, x, inputs, layout == COMBINED, layer, pages.keys, pages.values)
+        found[layout] = out[0][: int(batch.starts[-1])]
+        pages, table = Pages(*out[1:]), batch.block_tables[0]
+        keys[layout] = keys_of(pages, table, layer, LAYERS, decoder.head_dim)
+    np.testing.assert_allclose(found[COMBINED], found[HEADS], atol=2e-5)
+    np.testing.assert_allclose(keys[COMBINED], keys[HEADS], atol=1e-6)

@@ -101,3 +101,18 @@ def test_turning_by_a_product_gives_the_same_bits(dtype: str) -> None:
     turned = rotary.apply_rope(x, sin, cos, by_product=True)
     assert turned.dtype == cut.dtype
     np.testing.assert_array_equal(np.asarray(turned, np.float32), np.asarray(cut, np.float32))
+
+
+@pytest.mark.parametrize(("groups", "scaled"), [(1, False), (3, False), (3, True)])
+def test_pairs_are_turned_to_the_bits_of_queries_keys_and_values_by_themselves(
+    groups: int, scaled: bool
+) -> None:
+    draws = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(draws.normal(size=(5, 1, heads, 8)), jnp.bfloat16) for heads in (2 * groups, 2, 2))
+    sin, cos = rotary.rope_angles(jnp.arange(40, 45, dtype=jnp.int32)[:, None], 8, 10000.0)
+    scale = jnp.linspace(1.0, 1.3, 5).reshape(5, 1, 1, 1) if scaled else None
+    found, pairs = rotary.rotate_pairs(q, k, v, sin, cos, scale)
+    factor = 1.0 if scale is None else scale
+    np.testing.assert_array_equal(found, rotary.apply_rope(q, sin * factor, cos * factor, by_product=True))
+    np.testing.assert_array_equal(pairs[..., 0::2, :], rotary.apply_rope(k, sin, cos, by_product=True))
+    np.testing.assert_array_equal(pairs[..., 1::2, :], v)
