@@ -29,6 +29,7 @@ Names = tuple[str, ...]
 STREAM: Names = (axes.BATCH, axes.LENGTH, axes.ACT_EMBED)
 IN_PIECES: Names = (axes.TOKENS, axes.LENGTH, axes.ACT_EMBED)
 _TOKENS_IN_PIECES = 512  # of a flat batch, at least
+_TOKENS_TURNED_AS_ONE = 511  # of a flat batch, at most; what more of them are cut from would be copied
 
 
 @flax.struct.dataclass
@@ -95,7 +96,7 @@ class DecoderAttention(nn.Module):
         projections = ModalityProjections(self.config)
         nn.share_scope(self, projections)
         q, k, v = projections(x, inputs.is_image, inputs.starts)
-        if inputs.paged is not None and in_tiles:
+        if inputs.paged is not None and in_tiles and x.shape[0] <= _TOKENS_TURNED_AS_ONE:
             q, pairs = rotate_pairs(q, k, v, inputs.sin, inputs.cos, inputs.query_scale)
             context, keys, values = self._attend_pairs(q, pairs, inputs.paged, layer, keys)
             return self._out(context), keys, values

@@ -12,7 +12,7 @@ from jax.experimental.pallas.ops.gpu import paged_attention as gpu_library
 from jax.experimental.pallas.ops.tpu import ragged_paged_attention as library
 from jax.experimental.pallas.ops.tpu.ragged_paged_attention import kernel
 
-from owl2_jax.model import attention, paged_attention, paged_kernels, rotary
+from owl2_jax.model import attention, decoder_layer, paged_attention, paged_kernels, rotary
 from owl2_jax.model.decoder_layer import DecoderAttention, LayerInputs
 from owl2_jax.model.pages import BY_HEAD, COMBINED, HEADS, Pages, copy_pages, keys_of
 from tests.model.test_paged_attention import (
@@ -143,9 +143,12 @@ def test_combined_pages_hold_keys_and_values_of_a_head_side_by_side():
     assert not np.asarray(found[:, :, WIDTH:]).any()
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-def test_a_layer_over_the_pages_of_a_tpu_is_the_one_over_those_of_the_reference(scaled, monkeypatch):
+@pytest.mark.parametrize(("scaled", "most_as_one"), [(False, 511), (True, 511), (True, 0)])
+def test_a_layer_over_the_pages_of_a_tpu_is_the_one_over_those_of_the_reference(
+    scaled, most_as_one, monkeypatch
+):
     monkeypatch.setattr(library, "ragged_paged_attention", reference)
+    monkeypatch.setattr(decoder_layer, "_TOKENS_TURNED_AS_ONE", most_as_one)
     batch, decoder = batch_of(*CASES[0]), CONFIG.decoder
     positions = batch.positions[:, None]
     x = jnp.asarray(np.random.default_rng(3).normal(size=(*positions.shape, decoder.width)), jnp.float32)
