@@ -12,8 +12,8 @@ slices: `configs/pretrain_7b.py:accumulate=16`, or `model.remat=full`.
 Expected hours: 25.6 at the chips' peak, 64 at 40 % of it, which is an assumption and
 no measurement. The formula is steps x model FLOPs of a step / (chips x peak), as
 `owl2 inspect --config=configs/pretrain_7b.py --topology=v5p:4x4x4` counts them; `owl2 fit` with
-the same arguments compiles the step and bounds it from below: 33.7 of 95.7 GiB per
-chip, at least 2.69 s a step and 31.8 h in all.
+the same arguments and `model.mlp_apart=around` compiles the step and bounds it from below:
+37.3 of 95.7 GiB per chip, at least 2.47 s a step and 29.2 h in all (62 h by its forecast).
 
 Out comes `runs/pretrain`: the checkpoint that stage 2 starts from, at 224 pixels.
 

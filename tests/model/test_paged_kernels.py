@@ -14,7 +14,18 @@ from jax.experimental.pallas.ops.tpu.ragged_paged_attention import kernel
 
 from owl2_jax.model import attention, decoder_layer, paged_attention, paged_kernels, rotary
 from owl2_jax.model.decoder_layer import DecoderAttention, LayerInputs
-from owl2_jax.model.pages import BY_HEAD, COMBINED, HEADS, Pages, copy_pages, keys_of
+from owl2_jax.model.pages import (
+    BY_HEAD,
+    COMBINED,
+    HEADS,
+    Pages,
+    copy_pages,
+    empty_pages,
+    keys_of,
+    write_pairs,
+)
+from owl2_jax.parallel import axis_rules
+from owl2_jax.parallel.mesh import make_mesh
 from tests.model.test_paged_attention import (
     CASES,
     CONFIG,
@@ -167,3 +178,22 @@ def test_a_layer_over_the_pages_of_a_tpu_is_the_one_over_those_of_the_reference(
         keys[layout] = keys_of(pages, table, layer, LAYERS, decoder.head_dim)
     np.testing.assert_allclose(found[COMBINED], found[HEADS], atol=2e-5)
     np.testing.assert_allclose(keys[COMBINED], keys[HEADS], atol=1e-6)
+
+
+def test_pairs_over_eight_devices_are_written_as_on_one():
+    batch, draws = batch_of(*CASES[0]), np.random.default_rng(4)
+    config = CONFIG.replace(**{"decoder.num_kv_heads": 4})
+    q, k, v = (jnp.asarray(draws.normal(size=(batch.rows.size, 1, 4, WIDTH)), jnp.float32) for _ in range(3))
+    sin, cos = rotary.rope_angles(batch.positions[:, None], WIDTH, 10000.0)
+
+    def write(q, k, v):
+        turned, pairs = rotary.rotate_pairs(q, k, v, sin, cos, None)
+        empty = empty_pages(config, COUNT, SIZE, COMBINED)
+        return turned, write_pairs(empty, pairs[:, 0], batch, jnp.int32(1), LAYERS).keys
+
+    mesh = make_mesh({"data": 2, "tensor": 4})
+    by_heads = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, None, "tensor"))
+    parts = [jax.device_put(part, by_heads) for part in (q, k, v)]
+    over_eight = jax.jit(axis_rules.activate(mesh)(write))(*parts)
+    assert len(over_eight[1].sharding.device_set) == 8
+    jax.tree.map(np.testing.assert_array_equal, over_eight, jax.jit(write)(q, k, v))
