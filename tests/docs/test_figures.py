@@ -6,6 +6,7 @@ had a part in it. A section may instead link to the section that has the line.
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 from collections.abc import Iterator
@@ -109,6 +110,7 @@ def rows_of(path: Path, head: str) -> list[list[str]]:
 FITS = "| chip | memory | stage 1"
 FORECASTS = "| program | topology | memory per chip"
 MEMORY = "| chip | memory | 32 sequences |"
+CLAIMS = "| claim | the paper | measure |"
 LOAD = "| clients | tokens per second |"
 
 
@@ -128,6 +130,23 @@ def test_what_fits_where_has_the_memory_of_the_forecasts():
             found.add(f"{chip}:{slice_} {memory}")
     assert len(found) == 8
     assert found <= told
+
+
+def test_the_answers_to_the_claims_are_those_of_their_file():
+    with (ROOT / "notebooks" / "miniature" / "claims.csv").open(newline="") as file:
+        found = [row for row in csv.DictReader(file) if row["verdict"] != "not run"]
+    told = rows_of(PAGES / "explain" / "miniature.md", CLAIMS)
+    assert [row[2].replace("`", "").replace(" less ", " - ") for row in told] == [
+        row["measure"] for row in found
+    ]
+    for (*_, base, changed, difference, verdict), row in zip(told, found, strict=True):
+        value, low, high = (float(row[name]) for name in ("difference", "low", "high"))
+        seen = verdict in ("as claimed", "the contrary")
+        most = f"no difference seen (at most {max(-low, high):.1f})"
+        interval = f"{value:+.1f} ({low:.1f} to {high:.1f})" if seen else most
+        assert verdict == row["verdict"]
+        assert [base, changed] == [f"{float(row[name]):.1f}" for name in ("than_mean", "point_mean")]
+        assert difference == interval + ("" if row["seeds"] == "5" else f", {row['seeds']} seeds")
 
 
 def test_the_memory_of_sequences_is_what_the_shapes_come_to():
