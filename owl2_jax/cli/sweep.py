@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -235,20 +236,24 @@ def _collect(sweep: Sweep, folder: SweepFolder, parts: list[str]) -> int:
     from owl2_jax.sweeps.plots import write_claims_plot, write_plots
     from owl2_jax.sweeps.table_files import markdown, write_table
 
-    table, claims = collect(sweep, folder), sweep.config.claims
+    table, claims, plots = collect(sweep, folder), sweep.config.claims, folder.path / "plots"
     print(markdown(table))
-    for path in [*write_table(table, folder.path), *write_plots(table, folder.path / "plots", parts)]:
-        print(f"wrote {path}")
-    late = stated_late(folder, claims)
-    if claims:  # last: a claim may name a kind of question that the runs do not have
-        found = answers(table, claims)
+    _tell(write_table(table, folder.path))
+    found = answers(table, claims)
+    if claims:
+        late = stated_late(folder, claims)
         print(claims_markdown(found, late))
-        drawn = write_claims_plot(found, folder.path / "plots")
-        for path in [*write_claims(found, folder.path, late), *drawn]:
-            print(f"wrote {path}")
+        _tell(write_claims(found, folder.path, late))
+    # Last, as they need a library that may be missing.
+    _tell([*write_plots(table, plots, parts), *write_claims_plot(found, plots)])
     if table.missing:
         print(f"{len(table.missing)} runs are not finished; `owl2 sweep {sweep.location}` goes on with them")
     return 0
+
+
+def _tell(paths: Sequence[Path]) -> None:
+    for path in paths:
+        print(f"wrote {path}")
 
 
 def _fit(sweep: Sweep, folder: SweepFolder) -> int:

@@ -189,6 +189,12 @@ def test_halving_stops_the_worse_half_says_why_and_differences_are_to_the_base_t
     )
     assert f"wrote {tmp_path}/results/claims.md" in table
     assert f"wrote {tmp_path}/results/plots/claims.png" in table
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "matplotlib.figure", None)
+        assert main([*command, "--collect"]) == 2
+    said = capsys.readouterr()
+    assert "plots need matplotlib" in said.err
+    assert f"wrote {tmp_path}/results/claims.md" in said.out
     # Without the option all points get all seeds.
     assert main(command) == 0
     assert "12 of 12 runs are done" in capsys.readouterr().out
