@@ -321,4 +321,4 @@ def test_the_drawings_of_the_model_stand_in_their_pages_and_tell_their_words(pag
         for anchor in pages[site / "explain" / f"{name}.html"].anchors
         if anchor.endswith("-words")
     }
-    assert shown == drawn >= {"model", "abstractor", "image_slots", "paged_cache"}
+    assert shown == drawn >= {"model", "abstractor", "packing", "image_slots", "paged_cache"}
