@@ -6,7 +6,11 @@ from playwright.sync_api import Page
 
 # Every text that is shown, with its own colour and everything that lies below it, from the page upwards:
 # grounds of the elements around it, or in a drawing the boxes that it stands in.
+# What fades in is taken as it ends.
 _FAINT = """() => {
+  document.getAnimations()
+    .filter((one) => Number.isFinite(one.effect.getComputedTiming().endTime))
+    .forEach((one) => one.finish());
   const parsed = (colour, opacity = 1) => {
     const part = colour.match(/[\\d.]+/g).map(Number);
     return [part[0], part[1], part[2], (part.length > 3 ? part[3] : 1) * opacity];

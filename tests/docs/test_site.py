@@ -151,6 +151,7 @@ def test_text_that_is_too_faint_would_be_found(browser):
         "<body style='background: #fff'><p style='color: #767676'>just enough</p>"
         "<b style='color: #777'>too little</b><i style='opacity: 0.5'>half of it</i>"
         "<svg><rect width='200' height='40' fill-opacity='0.6'/><text x='5' y='20'>dark</text></svg>"
+        "<style>@keyframes in { from { opacity: 0 } }</style><u style='animation: in 60s'>on its way</u>"
     )
     shown = contrasts(page)
     page.close()
