@@ -34,11 +34,17 @@ function save() {
   });
 }
 
-async function newChat() {
+// At once: what is typed or added while the last one is still being saved belongs to the new one.
+function newChat() {
   composer.focus();
   if (asking.current().length) save();
-  await saved;
-  await show(store.fresh());
+  show(store.fresh());
+}
+
+// Shows a stored conversation; what was typed meanwhile stays in the field.
+function goOn(found) {
+  const typed = composer.draft();
+  return show(typed.text || typed.images.length ? { ...found, draft: typed } : found);
 }
 
 async function show(found) {
@@ -55,12 +61,13 @@ async function show(found) {
 async function offerLast() {
   const place = element("go-on");
   place.hidden = true;
+  await saved;
   const found = asking.current().length ? null : await store.latest();
   if (!found || asking.current().length) return;
   place.replaceChildren(
     button("", "Go on with the last conversation", () => {
       composer.focus(); // the button vanishes
-      show(store.adopt(found));
+      goOn(store.adopt(found));
     }),
   );
   place.hidden = false;
@@ -151,11 +158,10 @@ async function setUp() {
   window.addEventListener("pagehide", () => conversation && saving && save());
   await store.open();
   const found = await store.mine();
-  const typed = composer.draft(); // before the database had answered
   if (asking.current().length) {
-    conversation = store.fresh();
+    conversation = store.fresh(); // asked before the database had answered
     changed();
-  } else await show(typed.text || typed.images.length ? { ...found, draft: typed } : found);
+  } else await goOn(found);
 }
 
 setUp();

@@ -91,6 +91,26 @@ def test_new_chat_is_empty_after_a_reload_and_the_last_one_can_be_gone_on_with(p
     assert len(sent_messages(page, "Second?")) == 3
 
 
+def test_what_is_typed_into_a_new_chat_at_once_stays(page):
+    have_conversation(page)
+    # The last conversation is still being saved.
+    page.evaluate(
+        """() => {
+          document.getElementById("new").click();
+          const text = document.getElementById("text");
+          text.value = "Typed at once";
+          text.dispatchEvent(new Event("input"));
+        }"""
+    )
+    add(page, image_file(2))
+    expect(page.locator("article")).to_have_count(0)
+    page.locator("#go-on button").click()
+    expect(page.locator("article")).to_have_count(2)
+    expect(page.locator("#text")).to_have_value("Typed at once")
+    expect(page.locator(".thumb")).to_have_count(1)
+    assert len(sent_messages(page, "Second?")) == 3
+
+
 def test_tabs_do_not_write_into_each_other(page):
     have_conversation(page)
     page.wait_for_timeout(SAVED)
