@@ -240,10 +240,10 @@ def _collect(sweep: Sweep, folder: SweepFolder, parts: list[str]) -> int:
     print(markdown(table))
     _tell(write_table(table, folder.path))
     found = answers(table, claims)
+    late = stated_late(folder, claims) if claims else {}
     if claims:
-        late = stated_late(folder, claims)
         print(claims_markdown(found, late))
-        _tell(write_claims(found, folder.path, late))
+    _tell(write_claims(found, folder.path, late))
     # Last, as they need a library that may be missing.
     _tell([*write_plots(table, plots, parts), *write_claims_plot(found, plots)])
     if table.missing:

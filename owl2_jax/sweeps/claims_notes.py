@@ -33,12 +33,14 @@ def note_claims(sweep: Sweep, folder: SweepFolder, is_new: bool) -> None:
         json_files.write_json(folder.path / NOTES_FILE, found)
 
 
-def stated_late(folder: SweepFolder, claims: Mapping[str, Claim]) -> dict[str, int]:
-    """{claim: seeds that both its points had been scored of} for claims that came after results."""
+def stated_late(folder: SweepFolder, claims: Mapping[str, Claim]) -> dict[str, int | None]:
+    """{claim: seeds that both its points had been scored of} for claims that came after results.
+
+    None where it is not known when a claim was first stated: its notes are lost, or were never made.
+    """
     notes = _read(folder) or {}
-    return {
-        name: notes[name]["seeds_before"] for name in claims if name in notes and notes[name]["seeds_before"]
-    }
+    seeds = {name: notes[name]["seeds_before"] if name in notes else None for name in claims}
+    return {name: before for name, before in seeds.items() if before != 0}
 
 
 def _asks(claim: Claim) -> JsonObject:
@@ -61,7 +63,10 @@ def _read(folder: SweepFolder) -> JsonObject | None:
     notes = read_json(path)
     if notes is None or (isinstance(notes, dict) and all(map(_is_note, notes.values()))):
         return notes
-    raise Owl2Error(f"{path} holds no notes on claims; delete it and run the sweep again")
+    raise Owl2Error(
+        f"{path} holds no notes on claims. Put an older copy in its place, or delete it: it is then told of "
+        "every claim that nothing says when it was first stated"
+    )
 
 
 def _is_note(note: Json) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from owl2_jax.core.buckets import remove_if_there
 from owl2_jax.core.errors import unknown_name
 from owl2_jax.core.file_writing import write_text
 from owl2_jax.sweeps.claims import LOSSES, Claim, terms
@@ -22,7 +23,8 @@ NOT_TOLD: Final = "not told"
 NONE_SEEN: Final = "no difference seen"
 NOT_RUN: Final = "not run"
 NOT_SHARED: Final = "no seeds in common"
-NONE_LATE: Final[Mapping[str, int]] = MappingProxyType({})
+NONE_LATE: Final[Mapping[str, int | None]] = MappingProxyType({})
+_FILES: Final = ("claims.csv", "claims.md")
 _COLUMNS: Final = (
     "claim", "says", "source", "point", "than", "measure", "point_mean", "than_mean", "seeds", "difference",
     "low", "high", "p", "verdict", "seeds_before",
@@ -93,19 +95,25 @@ def _by_seed(claim: str, row: Row, measure: str) -> dict[int, float]:
     return {seed: first[seed] - sum(other[seed] for other in rest) for seed in shared}
 
 
-def write_claims(found: Sequence[Answer], folder: Path, late: Mapping[str, int] = NONE_LATE) -> list[Path]:
-    """Writes claims.csv (full precision) and claims.md (for reading).
+def write_claims(
+    found: Sequence[Answer], folder: Path, late: Mapping[str, int | None] = NONE_LATE
+) -> list[Path]:
+    """Writes claims.csv (full precision) and claims.md (for reading); removes them when nothing is claimed.
 
     Args:
       late: of `claims_notes.stated_late`.
     """
-    paths = [folder / "claims.csv", folder / "claims.md"]
+    paths = [folder / name for name in _FILES]
+    if not found:
+        for path in paths:
+            remove_if_there(path)
+        return []
     for path, text in zip(paths, (_csv(found, late), claims_markdown(found, late)), strict=True):
         write_text(path, text)
     return paths
 
 
-def _csv(found: Sequence[Answer], late: Mapping[str, int]) -> str:
+def _csv(found: Sequence[Answer], late: Mapping[str, int | None]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(_COLUMNS)
@@ -115,12 +123,12 @@ def _csv(found: Sequence[Answer], late: Mapping[str, int]) -> str:
         writer.writerow(
             [one.name, claim.says, claim.source, claim.point, claim.than, one.measure,
              *(one.means or ("", "")), *("" if cell is None else cell for cell in told), one.verdict,
-             late.get(one.name, "")]
+             "unknown" if late.get(one.name, 0) is None else late.get(one.name, "")]
         )  # fmt: skip
     return stream.getvalue()
 
 
-def claims_markdown(found: Sequence[Answer], late: Mapping[str, int] = NONE_LATE) -> str:
+def claims_markdown(found: Sequence[Answer], late: Mapping[str, int | None] = NONE_LATE) -> str:
     """A row per measure of each claim; `late` is of `claims_notes.stated_late`."""
     lines = ["| claim | source | here | measure | difference | verdict |", "|" + " --- |" * 6]
     said = None
@@ -132,9 +140,12 @@ def claims_markdown(found: Sequence[Answer], late: Mapping[str, int] = NONE_LATE
         lines.append(f"| {' | '.join([*first, here, one.measure, difference, one.verdict])} |")
         said = one.name
     lines += ["", _note(found)]
-    if late:
-        named = ", ".join(f"{name} ({seeds} seed{'s' * (seeds > 1)})" for name, seeds in late.items())
+    named = ", ".join(f"{name} ({seeds} seed{'s' * (seeds > 1)})" for name, seeds in late.items() if seeds)
+    if named:
         lines += ["", f"Stated, or changed, when both of its points had been scored: {named}."]
+    unknown = ", ".join(name for name, seeds in late.items() if seeds is None)
+    if unknown:
+        lines += ["", f"Nothing says whether they were stated before the results: {unknown}."]
     return "\n".join(lines) + "\n"
 
 

@@ -93,9 +93,16 @@ class SweepFolder:
         return RunFolder(self.path / "points" / run.name)
 
     def scored_seeds(self, point: str) -> set[int]:
-        """Seeds of a point that have scores, whether or not the sweep asks for them now."""
+        """Seeds of a point that have scores, whether or not the sweep asks for them now.
+
+        Raises:
+          Owl2Error: they cannot be listed or read.
+        """
         path = self.path / "points" / point
-        names = buckets.names_in(path) if buckets.is_folder(path) else []
+        try:
+            names = buckets.names_in(path) if buckets.is_folder(path) else []
+        except OSError as error:
+            raise Owl2Error(f"{path} cannot be listed: {error.strerror or error}") from None
         seeds = (name.removeprefix("seed-") for name in names if name.startswith("seed-"))
         return {
             int(seed) for seed in seeds if seed.isdecimal() and RunFolder(path / f"seed-{seed}").read_scores()

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from owl2_jax.core.buckets import remove_if_there
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.core.file_writing import new_file
 from owl2_jax.sweeps.claims import LOSSES, terms
@@ -54,11 +55,17 @@ def write_plots(table: Table, folder: Path, parts: Sequence[str] = ()) -> list[P
 def write_claims_plot(found: Sequence[Answer], folder: Path) -> list[Path]:
     """Draws the differences that answer the claims, but those in loss; returns the paths.
 
+    Without any, drawings of an earlier collection are removed.
+
     Raises:
       Owl2Error: matplotlib is missing.
     """
     told = [one for one in found if one.difference is not None and terms(one.measure)[0] not in LOSSES]
-    return _write(folder / "claims", _claims_figure(told)) if told else []
+    if told:
+        return _write(folder / "claims", _claims_figure(told))
+    for ending in _FORMATS:
+        remove_if_there(folder / f"claims.{ending}")
+    return []
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:

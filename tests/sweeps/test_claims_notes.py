@@ -53,11 +53,17 @@ def test_other_words_are_the_same_claim(make_sweep, folder):
     )
 
 
-def test_a_folder_of_a_version_without_notes_does_not_accuse_its_claims(make_sweep, folder):
+def test_without_notes_it_is_told_that_nothing_says_when_a_claim_was_stated(make_sweep, folder):
     sweep = make_sweep(seeds=[0], claims={"fewer": FEWER})
-    folder.take(sweep)
+    _take(sweep, folder)
     pretend_scores(sweep, folder, SCORES)
-    assert _take(sweep, folder) == {}
+    (folder.path / NOTES_FILE).unlink()  # or of a version without
+    late = _take(sweep, folder)
+    assert late == {"fewer": None}
+    found = answers(collect(sweep, folder), sweep.config.claims)
+    assert claims_markdown(found, late).endswith("stated before the results: fewer.\n")
+    rows = write_claims(found, folder.path, late)[0].read_text().splitlines()
+    assert rows[1].rpartition(",")[2] == "unknown"
     assert _take(make_sweep(seeds=[0], claims={"fewer": {**FEWER, "expect": "same"}}), folder) == {"fewer": 1}
 
 
@@ -67,6 +73,19 @@ def test_scores_of_seeds_that_are_not_asked_for_now_count_too(make_sweep, folder
     _take(first, folder)
     pretend_scores(first, folder, SCORES)
     assert _take(make_sweep(seeds=[5, 6], claims={"fewer": FEWER}), folder) == {"fewer": 2}
+
+
+def test_a_folder_that_cannot_be_listed_is_named(make_sweep, folder, monkeypatch):
+    sweep = make_sweep(seeds=[0], claims={"fewer": FEWER})
+    _take(sweep, folder)
+    pretend_scores(sweep, folder, SCORES)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.listdir", refuse)
+    with pytest.raises(Owl2Error, match=r"points/queries-\d cannot be listed: Permission denied"):
+        folder.scored_seeds("queries-2")
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,8 @@ def test_files_say_claim_source_difference_and_verdict(make_sweep, folder, tmp_p
         "| -6.0 (-6.1 to -5.9) | as claimed |"
     ) in text.read_text()
     assert "2 claims are made" in text.read_text()
+    assert write_claims([], tmp_path) == []
+    assert not any(file.exists() for file in (path, text)), "the sweep claims nothing any more"
 
 
 def test_a_kind_of_question_that_the_runs_lack_is_named(make_sweep, folder):

@@ -151,7 +151,8 @@ def test_claims_are_drawn_with_what_was_measured_and_losses_are_not(make_sweep, 
     assert "<!-- queries-2 less queries-4: easy_vqa -->" in text
     assert "loss" not in text
     assert "queries-8" not in text, "it has not run"
-    assert write_claims_plot([one for one in found if one.name == "more"], tmp_path / "none") == []
+    assert write_claims_plot([one for one in found if one.name == "more"], tmp_path / "plots") == []
+    assert list((tmp_path / "plots").iterdir()) == [], "what they told is claimed no more"
 
 
 def test_series_of_one_at_a_time_hold_the_base_and_its_changes(make_sweep, folder):
