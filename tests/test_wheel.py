@@ -104,3 +104,7 @@ def test_the_installed_command_runs(python, tmp_path):
     done = subprocess.run(wrong, cwd=tmp_path, env=ALONE, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: config file instuct_7b does not exist; there is instruct_7b")
+
+
+def test_the_citation_is_of_this_version():
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
-from tables import code, meanings, prose, summary, table
+from tables import code, description, meanings, prose, summary, table
 
 from owl2_jax.config import RunConfig
 from owl2_jax.core.fields import type_hints
 from owl2_jax.core.ranges import Range, range_of
 from owl2_jax.core.texts import text_of
+from owl2_jax.data.sources.fields import Fields
 from owl2_jax.data.sources.registry import SOURCES
 from owl2_jax.data_tools.prepare.settings import PrepareConfig
 from owl2_jax.model.presets import PRESETS
@@ -58,6 +59,8 @@ def sources_page() -> str:
     for kind, source in SOURCES.items():
         rows = list(_options(source, kind))
         parts += [f'## {kind} {{: id="{kind}" }}', prose(summary(source)), table(_HEAD, rows)]
+    rows = [_row(field, "fields", Fields, {}) for field in dataclasses.fields(Fields)]
+    parts += ['## Fields of a row {: id="fields" }', prose(description(Fields)), table(_HEAD, rows)]
     return "\n\n".join(parts)
 
 
@@ -83,9 +86,8 @@ def _sections(root: type, name: str) -> list[str]:
     parts = []
     for path, cls in groups.items():
         title = code(path) if path else f"The {name}"
-        about = " ".join((inspect.getdoc(cls) or "").partition("Attributes:")[0].split())
         rows = [_row(field, path, cls, groups) for field in dataclasses.fields(cls)]
-        parts += [f'## {title} {{: id="{path or name}" }}', prose(about), table(_HEAD, rows)]
+        parts += [f'## {title} {{: id="{path or name}" }}', prose(description(cls)), table(_HEAD, rows)]
     return parts
 
 
@@ -109,7 +111,13 @@ def _options(source: type, kind: str) -> Sequence[tuple[str, ...]]:
     for name, parameter in list(inspect.signature(source.__init__).parameters.items())[1:]:
         default = "required" if parameter.default is parameter.empty else _value(parameter.default)
         hint = hints[name]
-        yield code(name, f"{kind}.{name}"), _kind(hint, {}), default, _range(hint), prose(said.get(name, ""))
+        yield (
+            code(name, f"{kind}.{name}"),
+            _kind(hint, {"fields": Fields}),
+            default,
+            _range(hint),
+            prose(said.get(name, "")),
+        )
 
 
 def _inside(hint: Any, end: str = "") -> list[tuple[type, str]]:
@@ -132,7 +140,10 @@ def _kind(hint: Any, groups: Mapping[str, type]) -> str:
     if origin is typing.Literal:
         return ", ".join(code(repr(value) if value is None else str(value)) for value in args)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(_kind(arg, groups) for arg in args))
+        kinds = dict.fromkeys(_kind(arg, groups) for arg in args)
+        if "path (also in a bucket)" in kinds:
+            kinds.pop("path", None)  # the same as an object of Python
+        return " or ".join(kinds)
     if origin in (tuple, list) or getattr(origin, "__name__", "") == "Sequence":
         inner = [_kind(arg, groups) for arg in args if arg is not Ellipsis]
         return f"list of {inner[0]}" if Ellipsis in args or len(inner) == 1 else f"({', '.join(inner)})"
@@ -150,7 +161,7 @@ def _text_kind(args: tuple[Any, ...]) -> str:
     if kind is None:
         return "text"
     if kind.path:
-        return "path" if kind.path == "local" else "path, in a bucket as well"
+        return "path" if kind.path == "local" else "path (also in a bucket)"
     return "regular expression" if kind.regex else "text"
 
 

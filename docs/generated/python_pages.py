@@ -76,7 +76,8 @@ def _section(thing: object, name: str, level: int) -> list[str]:
     """Heading, signature, words and tables of one function or class."""
     about = inspect.getdoc(thing) or ""
     opening = re.split(r"\n\n?(?:Args|Attributes|Returns|Raises|Yields):", about)[0]
-    parts = [f'{"#" * level} {code(name)} {{: id="{name}" }}', f"```text\n{_signature(thing)}\n```"]
+    title = code(name).replace(".", ".<wbr>")  # a phone breaks the line there
+    parts = [f'{"#" * level} {title} {{: id="{name}" }}', f"```text\n{_signature(thing)}\n```"]
     parts += [prose(" ".join(part.split())) for part in opening.split("\n\n")]
     for title, head in (("Attributes", "field"), ("Args", "argument"), ("Raises", "raises")):
         rows = [(code(key), prose(text)) for key, text in meanings(thing, title).items()]

@@ -39,6 +39,11 @@ def summary(thing: object) -> str:
     return " ".join((inspect.getdoc(thing) or "").partition("\n\n")[0].split())
 
 
+def description(cls: type) -> str:
+    """What a docstring says before its sections, on one line."""
+    return " ".join((inspect.getdoc(cls) or "").partition("Attributes:")[0].split())
+
+
 def meanings(thing: object, section: str) -> dict[str, str]:
     """{name: meaning} of a section of a docstring, "Attributes" or "Args"."""
     text = inspect.getdoc(thing) or ""

@@ -17,7 +17,7 @@ PAGES: Final = {
     "convert export-lora": "howto/lora.md",
     "convert import-lora": "howto/lora.md",
     "inspect": "howto/memory.md",
-    "fit": "explain/forecast.md",
+    "fit": "howto/memory.md",
     "bench": "howto/profiles.md",
     "serve": "howto/serve.md",
     "look": "howto/sweep.md",

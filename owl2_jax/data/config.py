@@ -60,15 +60,16 @@ class DataConfig:
 
     Attributes:
       datasets: {name: set}; metrics and rejects are counted under the names.
-      tokenizer: path of a SentencePiece model, or "embedded" for the one
-        shipped with the embedded corpus.
-      template: how dialogues are rendered, a name of
-        `owl2_jax.data.templates.TEMPLATES`.
+      tokenizer: path of a SentencePiece model or of a `qwen.tiktoken`, or "embedded" for
+        the one shipped with the embedded corpus.
+      template: how dialogues are rendered: "mplug_owl2", "v1" (the same below a sentence on
+        the assistant, as the released scripts train), or "plain" (captions without a question).
       image_tag: tag that marks an image in the sets' texts.
       reading: how records become ids, a name of `READINGS`. "as_written": tags
         stay where they are, and `<s>`, `</s>` and `<unk>` in a text are text.
         "released": as the released training code reads them, see `released_reading.py`.
-      image_mode: how images become squares, a name of `images.MODES`.
+      image_mode: how images become squares: "pad" on the mean colour, "resize" stretches,
+        "none" crops the middle.
       augment: random crops and flips instead of `image_mode`; a record's are
         drawn from the seed, the record and the epoch. None for none.
       max_pixels: largest width x height of an image; larger ones are rejected

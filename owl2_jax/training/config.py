@@ -86,7 +86,8 @@ class OptimizerConfig:
     """AdamW (Loshchilov and Hutter 2019) after clipping by global norm.
 
     Attributes:
-      b1, b2: decay of the first and second moment per step; 0 for the step's own alone.
+      b1: decay of the first moment per step; 0 for the step's own alone.
+      b2: the same of the second moment.
       eps: added to the root of the second moment.
       weight_decay: decoupled weight decay; 0 for none.
       clip_norm: largest global norm of a gradient; longer ones are scaled down
@@ -180,7 +181,8 @@ class TrainConfig:
     """One training run.
 
     Attributes:
-      total_steps, total_examples: the run's length; exactly one is set.
+      total_steps: the run's length; set this or total_examples.
+      total_examples: the run's length; set this or total_steps.
       examples_per_step: samples of a step, needed to count in examples.
       seed: of random parameters and dropout.
       start_from: checkpoint whose parameters the run starts from; None starts
@@ -191,7 +193,8 @@ class TrainConfig:
       accumulate_steps: equal parts that a batch is computed in.
       loss_chunk: positions whose logits exist at a time (0: all at once).
       log_every_steps: steps that a line of `metrics.jsonl` sums up.
-      save_every_steps, keep_checkpoints: how often to save, how many to keep.
+      save_every_steps: how often to save; also after the last step.
+      keep_checkpoints: how many of the newest are kept.
       max_failed_saves: saves in a row that may fail (0: the first ends the run); the run tells each
         and goes on. Those of `local_checkpoints` are counted by themselves; on several hosts no others
         may fail.

@@ -190,7 +190,7 @@ def test_every_field_of_the_other_config_files_is_in_the_reference_with_its_mean
 def test_every_option_of_a_source_is_in_the_reference_with_its_meaning(pages, site):
     page = pages[site / "reference" / "sources.html"]
     assert set(SOURCES) <= page.anchors
-    assert "llava.file_tag" in page.anchors
+    assert {"llava.file_tag", "fields.conversations"} <= page.anchors
     assert rows_without_meaning(page.path) == []
 
 
@@ -306,12 +306,30 @@ def test_the_python_api_shows_everything_that_it_lists_with_its_words(pages, sit
     assert rows_without_meaning(page.path) == []
 
 
-def test_the_readme_is_short_and_links_to_files_that_are_there():
+def test_the_readme_is_short():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    links = re.findall(r"\]\(([^)#]+)[^)]*\)", text)
     assert len(text.splitlines()) < 150
-    assert len(links) > 20
-    assert {link for link in links if "://" not in link and not (ROOT / link).is_file()} == set()
+    assert len(re.findall(LINK, text)) > 20
+
+
+LINK = r"\]\((?!https?:)([^)]+)\)"
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "launch/README.md"])
+def test_the_links_of_the_files_beside_the_site_resolve(name):
+    broken = []
+    for link in re.findall(LINK, (ROOT / name).read_text(encoding="utf-8")):
+        path, _, anchor = link.partition("#")
+        file = (ROOT / name).parent / path
+        if not file.is_file() or (anchor and anchor not in anchors_of(file)):
+            broken.append(link)
+    assert broken == []
+
+
+def anchors_of(file: Path) -> set[str]:
+    """Anchors of the headings of a Markdown file."""
+    headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\s-]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_drawings_of_the_model_stand_in_their_pages_and_tell_their_words(pages, site):

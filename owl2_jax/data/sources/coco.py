@@ -37,7 +37,9 @@ class CocoCaptionsSource:
       unit: "caption" gives one example per caption, for training; "image" one
         per image with all its captions in `answers`, for evaluation.
       dataset: Short name of the set.
-      prompt, image_tag: Wording of the examples; see `Style`.
+      prompt: The request for a caption, or the name of a published one, "caption"; empty
+        for the template "plain".
+      image_tag: The tag that marks images in the messages.
 
     Raises:
       UnknownNameError: Another unit.

@@ -36,12 +36,14 @@ class ParquetSource:
 
     Args:
       paths: Files, patterns or ranges.
-      fields: Which columns hold what; see `Fields`.
+      fields: Which columns hold what.
       dataset: Short name of the set.
       image_folder: Where images named by path lie.
       file_tag: The image tag inside a `conversations` column.
       reading: Where tags go in `conversations`; "as_written" or "released".
-      prompt, image_tag: Wording of the examples; see `Style`.
+      prompt: Text around the question, with `{question}` in it; the whole request where
+        there are captions alone. Or the name of a published prompt, "vqa" or "caption".
+      image_tag: The tag that marks images in the messages.
 
     Raises:
       UnknownNameError: A column does not exist.

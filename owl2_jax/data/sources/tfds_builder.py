@@ -33,13 +33,15 @@ class TfdsSource:
     Args:
       builder: Name of the set, with config and version if wanted (`name/config:1.0.0`).
       split: Name of the split, or a slice such as `train[:10%]`.
-      fields: Which features hold what; see `Fields`.
+      fields: Which features hold what.
       data_dir: Where prepared sets lie; TFDS's own default if None. Of one in a bucket, records
         in ArrayRecord are read by ranges, and all else is copied to this machine's disk (`bucket_files`).
       dataset: Short name of the set; the builder's name if None.
       file_tag: The image tag inside a `conversations` feature.
       reading: Where tags go in `conversations`; "as_written" or "released".
-      prompt, image_tag: Wording of the examples; see `Style`.
+      prompt: Text around the question, with `{question}` in it; the whole request where
+        there are captions alone. Or the name of a published prompt, "vqa" or "caption".
+      image_tag: The tag that marks images in the messages.
 
     Raises:
       UnknownNameError: A feature does not exist.

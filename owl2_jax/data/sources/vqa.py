@@ -28,7 +28,9 @@ class VqaSource:
       annotations: The JSON file of answers; None for a split without published ones.
       image_pattern: Name of an image's file, with `{image_id}` in it.
       dataset: Short name of the set.
-      prompt, image_tag: Wording of the examples; see `Style`.
+      prompt: Text around the question, with `{question}` in it, or the name of a published
+        prompt, "vqa".
+      image_tag: The tag that marks images in the messages.
 
     Raises:
       Owl2Error: A file is missing or not in the format, or the pattern does not fit.

@@ -50,8 +50,9 @@ class WebDatasetSource:
       dataset: Short name of the set.
       index_folder: Where the index file is kept; beside the first shard if None,
         and in a bucket beside every shard.
-      prompt, image_tag: Wording of the examples; the prompt is the request for
-        a caption, empty for the `plain` template.
+      prompt: The request for a caption, or the name of a published one, "caption"; empty
+        for the template "plain".
+      image_tag: The tag that marks images in the messages.
 
     Raises:
       Owl2Error: No file matches, one is no tar file or cut off, or the index

@@ -68,7 +68,8 @@ class TextRules:
     """Which texts are kept; judged over an example's answers together, in any language.
 
     Attributes:
-      min_characters, max_characters: length (0: any).
+      min_characters: shortest text (0: any).
+      max_characters: longest text (0: any).
       max_word_share: largest share of the words that may be one and the same;
         texts of fewer than 10 words are not judged.
       min_letter_share: smallest share of letters, marks and digits of any
@@ -91,7 +92,8 @@ class PrepareConfig:
     Attributes:
       datasets: {name: set}; a folder each in the output.
       image_tag: tag of images in the output.
-      images, text: what is kept.
+      images: which images are kept.
+      text: which texts are kept.
       near_bits: images whose 256-bit hashes (`deduplication.py`) differ in at most
         so many bits look the same, with 0 those of equal hashes. Photographs written again at another size or
         quality mostly differ in fewer than 12, others in more than 70; drawings
