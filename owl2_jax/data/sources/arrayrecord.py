@@ -87,7 +87,7 @@ class ArrayRecordSource:
       dataset: Replaces the records' own dataset name if given.
       file_tag: The image tag in the records.
       image_tag: The image tag of the examples.
-      reading: Where tags go; "as_written", or "released" (see `data.released_reading`).
+      reading: Where tags go; "as_written", or "released" (see `data.reading`).
 
     Raises:
       UnknownNameError: A tag is not one of the known ones.

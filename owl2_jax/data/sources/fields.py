@@ -30,7 +30,8 @@ class Fields:
       id: Identifier; the record's number is taken if None.
       image: An image or a list of them: bytes, a path below the image folder,
         or a mapping with `bytes` or `path`, or pixels `uint8[H, W, C]`.
-      question, answer: Text, or a class number if `names` has its field.
+      question: Text; of TFDS also a class, whose name is taken.
+      answer: The same.
       answers: The answers of several annotators.
       conversations: LLaVA's turns, with image tags.
     """

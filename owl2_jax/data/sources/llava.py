@@ -47,7 +47,7 @@ class LlavaSource:
       dataset: Short name of the set; the file's name if None.
       file_tag: The image tag written in the file.
       image_tag: The image tag of the examples.
-      reading: Where tags go; "as_written", or "released" (see `data.released_reading`).
+      reading: Where tags go; "as_written", or "released" (see `data.reading`).
       num_frames: Evenly spaced frames that stand for a video; with 0, records
         with videos are rejected.
 
