@@ -4,7 +4,7 @@ The compiler estimates no cycles for a kernel, but the program is in the module'
 text, and can be counted:
 
 - matrix products run at the chip's peak;
-- a vector operation takes one issue slot per register of 8 x 128 numbers of 32
+- a vector operation is issued once per register of 8 x 128 numbers of 32
   bits, and a core issues four of them per cycle; exponentials, logarithms and
   quotients take as long as four;
 - products and vector operations of a step come one after the other, and blocks
@@ -46,8 +46,8 @@ _BODY: Final = re.compile(r'"custom_call_config":\s*\{"body":\s*"([^"]+)"')
 STEP_SECONDS: Final = 0.35e-6
 _REGISTER: Final = 1024
 _SLOW: Final = ("math.exp", "math.exp2", "math.log", "arith.divf", "math.tanh")
-_SLOW_SLOTS: Final = 4.0
-# Of vector operations only what computes; views, loads and stores have slots of their own.
+_SLOW_VECTORS: Final = 4.0
+# Of vector operations only what computes; views, loads and stores are issued beside it.
 _VIEWS: Final = ("vector.shape_cast", "vector.broadcast", "vector.load", "tpu.concatenate", "arith.constant")
 
 
@@ -58,21 +58,21 @@ class Work:
     Attributes:
       steps: of its grid.
       flops: of matrix products.
-      slots: issue slots of vector operations, each for one register.
+      vectors: vector operations, each for one register.
       bytes: of blocks fetched from and written to main memory.
       parallel: the grid has a dimension that two cores can share.
     """
 
     steps: float
     flops: float
-    slots: float
+    vectors: float
     bytes: float
     parallel: bool
 
     def seconds(self, chip: Chip) -> float:
         """By the model above."""
         used = 1.0 if self.parallel else 1.0 / chip.cores
-        compute = self.flops / (chip.flops * used) + self.slots / (chip.vector_rate * used)
+        compute = self.flops / (chip.flops * used) + self.vectors / (chip.vector_rate * used)
         cores = chip.cores * used
         return max(compute, self.bytes / chip.bandwidth) + self.steps * STEP_SECONDS / cores
 
@@ -104,10 +104,10 @@ def read_kernel(call: Instruction, on_chip: tuple[bool, ...], share: float | Non
         # Grids are heads x queries x keys, but keys x heads x queries for the keys' gradient.
         others = -3 if "dkv" in program.name else -2
         share = causal_share(bounds[others], bounds[-1]) if "splash" in program.name else 1.0
-    flops, slots, walk = 0.0, 0.0, paged(program)
+    flops, vectors, walk = 0.0, 0.0, paged(program)
     for operation, times in _executed(program, share, walk.trips if walk else ()):
         flops += times * _product(operation)
-        slots += times * _slots(operation)
+        vectors += times * _vectors(operation)
     steps = float(math.prod(bounds))
     near = [*on_chip[program.tables :], *(array.on_chip for array in call.arrays)]
     moved = walk.bytes if walk else 0.0
@@ -116,7 +116,7 @@ def read_kernel(call: Instruction, on_chip: tuple[bool, ...], share: float | Non
             moved += 0.0 if walk else block_bytes(kind)
         elif not lies_near:
             moved += _fetches(program, number, share) * block_bytes(kind)
-    return Work(steps, steps * flops, steps * slots, moved, program.parallel)
+    return Work(steps, steps * flops, steps * vectors, moved, program.parallel)
 
 
 def causal_share(queries: int, keys: int) -> float:
@@ -209,10 +209,10 @@ def _product(operation: ir.Operation) -> float:
     return 2.0 * result * math.sqrt(left * right / result)
 
 
-def _slots(operation: ir.Operation) -> float:
+def _vectors(operation: ir.Operation) -> float:
     name = _name(operation)
     if name in _VIEWS or not name.startswith(("arith.", "math.", "vector.multi_reduction")):
         return 0.0
     shapes = [_shape(value) for value in (*operation.operands, *operation.results)]
     numbers = max((math.prod(shape) for shape in shapes if shape), default=0)
-    return numbers / _REGISTER * (_SLOW_SLOTS if name in _SLOW else 1.0)
+    return numbers / _REGISTER * (_SLOW_VECTORS if name in _SLOW else 1.0)

@@ -27,7 +27,7 @@ class Limits:
       pixels: width x height of one image, checked before it is decoded.
       remote_bytes: of one image from the web.
       remote_seconds: for fetching it, redirects included.
-      queue: requests that wait for a slot; with 0, what finds none free is refused.
+      queue: requests that wait for a row; with 0, what finds none free is refused.
     """
 
     body_bytes: _Bytes = 32 * MIB

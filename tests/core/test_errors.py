@@ -14,7 +14,7 @@ def half(number):
 
 
 def ahead(numbers):
-    """Draws all before it gives the first, as an engine with many slots does."""
+    """Draws all before it gives the first, as an engine with many rows does."""
     yield from list(numbers)
 
 

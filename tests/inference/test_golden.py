@@ -89,7 +89,7 @@ def test_answers_beyond_the_trained_length_do_not_depend_on_their_company(golden
     config = EngineConfig(sequences=4)
     alone = [next(iter(Engine(model, config).generate([request]))) for request in requests]
     together = list(Engine(model, config).generate(requests))
-    # Each in the slot of the one before.
+    # Each in the row of the one before.
     again = list(Engine(model, EngineConfig(sequences=1)).generate(requests))
     for single, one, other in zip(alone, together, again, strict=True):
         assert single.token_ids == one.token_ids == other.token_ids

@@ -62,7 +62,7 @@ def test_products_vector_operations_and_blocks_of_a_kernel():
     assert work.steps == 32
     assert work.flops == 2 * 512 * 1024 * 256
     # A product by 2 and a sum in every step, of 128 x 128 numbers.
-    assert work.slots == 32 * 2 * 128 * 128 / 1024
+    assert work.vectors == 32 * 2 * 128 * 128 / 1024
     # Both inputs move in every step, the result where the first two indices do.
     assert work.bytes == 32 * 2 * 2 * (128 * 256) + 8 * 4 * 128 * 128
     assert work.parallel
@@ -70,9 +70,9 @@ def test_products_vector_operations_and_blocks_of_a_kernel():
 
 
 def test_time_is_the_longer_of_computing_and_fetching_after_every_steps_own():
-    work = kernels.Work(steps=10, flops=197e12, slots=6e9, bytes=0, parallel=True)
+    work = kernels.Work(steps=10, flops=197e12, vectors=6e9, bytes=0, parallel=True)
     assert work.seconds(CHIPS["v5e"]) == pytest.approx(2.0 + 10 * kernels.STEP_SECONDS)
-    fetching = kernels.Work(steps=0, flops=197e12, slots=0, bytes=3 * 819e9, parallel=True)
+    fetching = kernels.Work(steps=0, flops=197e12, vectors=0, bytes=3 * 819e9, parallel=True)
     assert fetching.seconds(CHIPS["v5e"]) == pytest.approx(3.0)
 
 
@@ -80,7 +80,7 @@ def test_a_grid_without_a_parallel_dimension_leaves_the_second_core_idle():
     (call,) = calls(functools.partial(blocked, semantics=("arbitrary",) * 3), *ARGUMENTS)
     alone = kernels.read_kernel(call, (False, False))
     assert not alone.parallel
-    both = kernels.Work(alone.steps, alone.flops, alone.slots, alone.bytes, True)
+    both = kernels.Work(alone.steps, alone.flops, alone.vectors, alone.bytes, True)
     assert alone.seconds(CHIPS["v5p"]) == pytest.approx(2 * both.seconds(CHIPS["v5p"]), rel=0.3)
     assert alone.seconds(CHIPS["v5e"]) == both.seconds(CHIPS["v5e"])
 
@@ -158,7 +158,7 @@ def test_a_kernel_over_pages_walks_through_the_pages_of_its_table(rows, tokens, 
     page, block = 4 * 16 * 8 * 128, 4 * 8 * 128
     assert work.bytes == walked * PAGES_AT_A_TIME * page + 2 * (tokens // 8) * block
     # A product by 2 and a sum for every block of pages, of 8 x 128 numbers.
-    assert work.slots == walked * 2
+    assert work.vectors == walked * 2
     assert work.steps == tokens // 8
 
 

@@ -65,7 +65,7 @@ def test_of_a_kernels_operands_only_what_it_fetches_counts(monkeypatch):
     whole = 1008 * F32
     assert traffic(module).memory_bytes == whole  # its program cannot be read
     for fetched, expected in ((100.0, 100.0), (2.0 * whole, whole)):
-        work = kernels.Work(steps=1, flops=0, slots=0, bytes=fetched, parallel=False)
+        work = kernels.Work(steps=1, flops=0, vectors=0, bytes=fetched, parallel=False)
         monkeypatch.setattr(kernels, "read_kernel", lambda call, on_chip, work=work: work)
         assert traffic(module).memory_bytes == expected
 

@@ -54,7 +54,7 @@ def _question(
 
 
 def answer_alone(model: LoadedModel, request: Request) -> Result:
-    """What an engine with one slot and nothing else to do answers."""
+    """What an engine with one row and nothing else to do answers."""
     engines = answer_alone.__dict__.setdefault("engines", {})
     engine = engines.setdefault(id(model), Engine(model, EngineConfig(sequences=1)))
     return next(engine.generate([request]))
