@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
 
+import numpy as np
+
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.data.tokenizer import Tokenizer
 from owl2_jax.structured.form import Structured
@@ -45,6 +47,7 @@ class Grammars:
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int):
         self._library = _llguidance()
+        self._tokenizer = tokenizer
         self._words = -(-vocab_size // 32)
         self._vocabulary = self._library.LLTokenizer(self._library.TokenizerWrapper(_Vocabulary(tokenizer)))
         self._compiled: OrderedDict[tuple[str, str, bool], Matcher | Owl2Error] = OrderedDict()
@@ -89,12 +92,18 @@ class Grammars:
                 with panics_as_errors():
                     walker = self._library.LLMatcher(self._vocabulary, grammar, log_level=0, limits=limits)
                     matcher = Matcher(walker, self._words)
-                    wrong = walker.get_error() or matcher.error
+                    wrong = walker.get_error() or matcher.error or self._dead_end(matcher)
         except GrammarTooLarge as error:
             return error
         except Owl2Error as error:
             wrong = str(error)
         return matcher if wrong is None else Owl2Error(one_line(wrong))
+
+    def _dead_end(self, matcher: Matcher) -> str | None:
+        """What is wrong when nothing may come behind the space that stands in front of an answer."""
+        allowed = np.flatnonzero(np.unpackbits(matcher.allowed.view(np.uint8), bitorder="little"))
+        is_space = len(allowed) == 1 and self._tokenizer.token_bytes(int(allowed[0])) == b" "
+        return matcher.after(int(allowed[0])).error if is_space else None
 
 
 def _opened(found: Matcher | Owl2Error, structured: Structured) -> Matcher:

@@ -44,6 +44,12 @@ class Matcher:
         with panics_as_errors():
             return Matcher(self._walker.deep_copy(), self._words, self.allowed.copy())
 
+    def after(self, token: int) -> Matcher:
+        """Another one that stands behind a token."""
+        following = self.copy()
+        following._take(token)
+        return following
+
     def accepts(self, tokens: Sequence[int]) -> bool:
         """Whether an answer may go on with these tokens and then end; it stays where it is."""
         try:

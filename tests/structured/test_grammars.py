@@ -149,11 +149,27 @@ def test_copies_go_their_own_ways(grammars):
     assert set(allowed(first)).isdisjoint(allowed(second))
 
 
-def test_a_form_without_any_text_ends_the_answer(grammars):
-    matcher = grammars.open(grammar("start: s\ns: s", "g"))
-    Matcher.advance_all([matcher], allowed(matcher)[:1])
+def test_a_form_that_leads_nowhere_ends_the_answer(grammars):
+    matcher = grammars.open(grammar('start: "a" s\ns: s', "g"), True)
+    while allowed(matcher):
+        Matcher.advance_all([matcher], allowed(matcher)[:1])
     assert not matcher.allowed.any()
     assert matcher.error == "nothing that may follow leads to an end"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        json_schema({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "s"),
+        grammar("start: start", "s"),
+        grammar("start: s\ns: s s", "s"),
+    ],
+)
+@pytest.mark.parametrize("continues", [False, True])
+def test_a_form_without_a_beginning_is_refused_at_once(grammars, form, continues):
+    """With the space of a word boundary in front, too."""
+    with pytest.raises(Owl2Error, match=r"^s: nothing that may follow leads to an end$"):
+        grammars.open(form, continues)
 
 
 @pytest.mark.parametrize(
