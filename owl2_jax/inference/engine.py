@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import Any
 
 import jax
@@ -173,26 +174,31 @@ class Engine:
         Raises:
           Owl2Error: at a request that cannot be answered.
         """
-        for answer in self.answers(requests):
-            if isinstance(answer, Owl2Error):
-                raise answer
-            yield answer
+        with closing(self.answers(requests)) as answers:
+            for answer in answers:
+                if isinstance(answer, Owl2Error):
+                    raise answer
+                yield answer
 
     def answers(self, requests: Iterable[Request]) -> Iterator[Result | Owl2Error]:
         """As `generate`, with the error in the place of a request that cannot be answered."""
         source, order = iter(requests), deque[int | Owl2Error]()
         done: dict[int, Result] = {}
         exhausted = False
-        while order or not exhausted:
-            while not exhausted and self.pending < 2 * self.config.sequences:
-                request = next(source, None)
-                exhausted = request is None
-                if request is not None:
-                    order.append(self._try_submit(request))
-            done |= {event.request_id: event.result for event in self.step() if event.result}
-            while order and (isinstance(order[0], Owl2Error) or order[0] in done):
-                first = order.popleft()
-                yield first if isinstance(first, Owl2Error) else done.pop(first)
+        try:
+            while order or not exhausted:
+                while not exhausted and self.pending < 2 * self.config.sequences:
+                    request = next(source, None)
+                    exhausted = request is None
+                    if request is not None:
+                        order.append(self._try_submit(request))
+                done |= {event.request_id: event.result for event in self.step() if event.result}
+                while order and (isinstance(order[0], Owl2Error) or order[0] in done):
+                    first = order.popleft()
+                    yield first if isinstance(first, Owl2Error) else done.pop(first)
+        finally:  # whoever stops reading has no use for the others
+            for sequence in [one for one in self.scheduler if one.request_id in order]:
+                self.scheduler.remove(sequence)
 
     def _try_submit(self, request: Request) -> int | Owl2Error:
         try:
@@ -217,6 +223,8 @@ class Engine:
         ended = self._drop_ended()
         plan = self.scheduler.plan()
         first, rest = self._dispatch(plan)
+        if not plan.chunks and not plan.decoding:
+            self._wait_for_forms()
         if rest is not None and any(chunk.last for chunk in plan.chunks):
             self._going_on, rest = (plan, rest), None
         # One transfer for everything: the host waits here and above, and nowhere else.
@@ -254,10 +262,9 @@ class Engine:
         return first, runner.decode(plan.decoding, ahead, steps)
 
     def _wait_for_forms(self) -> None:
-        """Waits for masks of answers of a given form, when nothing else could run meanwhile."""
-        running = self.scheduler.running
-        if not self.scheduler.waiting and all(one.waits and one.decoding for one in running):
-            for sequence in running:
+        """Waits for masks of answers of a given form; of use when nothing else can run meanwhile."""
+        for sequence in self.scheduler.running:
+            if sequence.matcher is not None:
                 sequence.matcher.wait()
 
     def _event(self, sequence: Sequence) -> list[Event]:
@@ -272,7 +279,6 @@ class Engine:
 
     def _drop_ended(self) -> list[Event]:
         """Takes out what was cancelled, has nothing to run or cannot get its form, before it is planned."""
-        self._wait_for_forms()
         for sequence in self.scheduler:
             if not sequence.end:
                 sequence.answer.end("length")

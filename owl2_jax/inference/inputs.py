@@ -83,6 +83,13 @@ def prompt_ids(request: Request, model: LoadedModel) -> np.ndarray:
     """Token ids int32[n] of a prompt, -200 where an image stands."""
     prompt, image_tag = request.prompt, model.prompt_format.image_tag
     if isinstance(prompt, np.ndarray):
+        known = (prompt >= 0) & (prompt < model.config.decoder.vocab_size)
+        strange = prompt[~known & (prompt != IMAGE_TOKEN)]
+        if len(strange):
+            raise Owl2Error(
+                f"the prompt has the token {strange[0]}; expected ids from 0 to "
+                f"{model.config.decoder.vocab_size - 1}, and {IMAGE_TOKEN} where an image stands"
+            )
         return prompt.astype(np.int32)
     if isinstance(prompt, str):
         return encode_text(prompt, model.tokenizer, image_tag, control_tokens=request.control_tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 
@@ -159,6 +160,26 @@ def test_an_answer_of_a_form_waits_for_its_mask_and_others_do_not(model):
     while engine.pending:
         told += [event.request_id for event in engine.step() if event.result]
     assert {formed, free} <= set(told)
+
+
+def test_a_full_engine_waits_for_a_mask_and_does_not_step_for_nothing(model):
+    engine = shared(model, sequences=1)
+    engine.submit(ask("What?", structured=regex("[a-d]{9}", "f"), max_new_tokens=30))
+    engine.step()
+    (sequence,) = engine.scheduler
+    engine.submit(ask("Is there?"))  # waits for the row
+    while sequence.matcher is not None and not sequence.answer.ended:
+        sequence.matcher.wait()
+        late = Future()
+        sequence.matcher._work = late
+        timer = threading.Timer(0.05, late.set_result, [None])
+        timer.start()
+        steps, before = 0, sequence.length
+        while sequence.length == before and not sequence.answer.ended:
+            engine.step()
+            steps += 1
+        assert steps <= 3
+    assert re.fullmatch("[a-d]{9}", sequence.answer.result.text)
 
 
 def test_an_answer_without_a_next_token_gets_none_before_its_error(model, monkeypatch):
@@ -329,6 +350,19 @@ def test_cancelled_requests_free_their_rows_and_pages(model):
     assert len(results[numbers[2]].token_ids) == 50
 
 
+def test_answers_that_nobody_reads_to_the_end_leave_nothing_running(model):
+    engine = shared(model)
+    requests = [ask(f"What{' shape' * n}?", max_new_tokens=2 + 8 * n, ignore_eos=True) for n in range(7)]
+    answers = engine.answers(requests)
+    next(answers)
+    answers.close()
+    assert (engine.pending, engine.pool.num_free) == (0, engine.pool.count)
+    with pytest.raises(Owl2Error, match="1 image tag") as caught:
+        list(engine.generate([*requests[1:], ask("<|image|>What?")]))
+    assert (engine.pending, engine.pool.num_free) == (0, engine.pool.count), caught
+    assert_same(engine.generate(requests[:2]), shared(model).generate(requests[:2]))
+
+
 def test_stop_text_ends_an_answer_and_is_not_part_of_it(model, single):
     request = ask("What is this?", max_new_tokens=40, sampling=Sampling(repetition_penalty=1.2))
     whole = next(single.generate([request]))
@@ -396,6 +430,8 @@ def test_min_new_tokens_keeps_the_end_away(model):
         (ask("<|image|>?", np.zeros((4, 4), np.uint8)), "uint8"),
         (ask("<image>?", tiny.image(0)), "<image>"),
         (Request([]), "empty"),
+        (Request(np.array([1, -1, 5], np.int32)), "the token -1"),
+        (Request(np.array([1, 10**6], np.int32)), "the token 1000000"),
     ],
 )
 def test_bad_request_is_refused_before_anything_runs(single, request_, message):
