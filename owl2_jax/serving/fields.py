@@ -121,9 +121,9 @@ def read_stop(call: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def read_length(call: Mapping[str, Any]) -> int | None:
+def read_length(call: Mapping[str, Any], least: int = 1) -> int | None:
     """Most tokens of the answer, under either of its names; more than there is room for is all there is."""
-    old, new = (_read_length(call, name) for name in ("max_tokens", "max_completion_tokens"))
+    old, new = (_read_length(call, name, least) for name in ("max_tokens", "max_completion_tokens"))
     if old is not None and new is not None and old != new:
         raise ApiError(
             f"max_tokens is {old} and max_completion_tokens {new}; they differ, give one of them",
@@ -133,12 +133,14 @@ def read_length(call: Mapping[str, Any]) -> int | None:
     return old if new is None else new
 
 
-def _read_length(call: Mapping[str, Any], name: str) -> int | None:
+def _read_length(call: Mapping[str, Any], name: str, least: int) -> int | None:
     value = call.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise wrong(name, value, "expected a whole number from 1, or null for as many as there is room for")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise wrong(
+            name, value, f"expected a whole number from {least}, or null for as many as there is room for"
+        )
     return min(value, MANY)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -138,9 +137,10 @@ class Service:
             matchers = await self._check(call, {prompt.continues for prompt in prompts})
             requests: list[Request] = []
             for prompt in prompts:
-                one = self._request(call, prompt.ids, prompt.room, [], matchers, prompt.continues)
-                if call.echo and call.logprobs:
-                    one = replace(one, prompt_logprobs=len(prompt.ids))
+                scored = call.echo and (call.logprobs or call.max_new_tokens == 0)
+                one = self._request(
+                    call, prompt.ids, prompt.room, [], matchers, prompt.continues, len(prompt.ids) * scored
+                )
                 requests += one.choices(call.count)
             choices.submit(requests)
         except BaseException:
@@ -163,6 +163,7 @@ class Service:
         images: list[RequestImage],
         matchers: Mapping[bool, Matcher],
         continues: bool = False,
+        prompt_logprobs: int = 0,
     ) -> Request:
         wanted = call.max_new_tokens
         return Request(
@@ -177,6 +178,7 @@ class Service:
             structured=call.structured,
             matcher=matchers.get(continues),
             top_logprobs=call.top_logprobs,
+            prompt_logprobs=prompt_logprobs,
             stream_logprobs=call.stream and call.logprobs,
             continues=continues,
         )

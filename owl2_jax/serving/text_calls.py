@@ -54,7 +54,7 @@ def read_text_call(call: Mapping[str, Any]) -> TextCall:
     if best not in (None, shared["count"]):
         raise wrong("best_of", best, f"expected null or as many as n, which is {shared['count']}")
     echo = fields.read_bool(call, "echo")
-    length = fields.read_length(call)
+    length = fields.read_length(call, least=0 if echo else 1)  # the prompt may be all that is asked of
     return TextCall(
         prompts=read_prompts(call),
         echo=echo,

@@ -31,6 +31,7 @@ class TextCompletion(Writer):
         self._prompts = [prompt for prompt in prompts for _ in range(call.count)]
         self._decoders = [tokenizer.stream(prompt.continues) for prompt in self._prompts]
         self._lengths = [len(prompt.text) * self._echo for prompt in self._prompts]  # of texts so far
+        self._echoed: set[int] = set()  # choices of a stream whose prompt is told with log-probabilities
 
     @override
     def begin(self) -> Iterator[bytes]:
@@ -50,13 +51,19 @@ class TextCompletion(Writer):
     def _more(self, index: int, event: Event) -> dict[str, Any]:
         if event.logprobs is None:
             return _part(index, event.text)
-        text, rows = "", []
-        if self._echo and event.new_tokens == len(event.logprobs.token_ids):  # the first of them
-            text, rows = self._prompts[index].text, self._of_prompt(index, event)
+        text, rows = self._echo_once(index, event)
         return _part(index, text + event.text, self._lists(rows + self._of_answer(index, event.logprobs)))
 
     def _last(self, index: int, result: Result) -> dict[str, Any]:
-        return _part(index, "", reason=result.finish_reason)
+        text, rows = self._echo_once(index, result) if self._call.logprobs else ("", [])
+        return _part(index, text, self._lists(rows) if rows else None, result.finish_reason)
+
+    def _echo_once(self, index: int, told: Result | Event) -> tuple[str, list[_Row]]:
+        """An echoed prompt and its tokens, with the first that a stream tells of a choice."""
+        if not self._echo or index in self._echoed:
+            return "", []
+        self._echoed.add(index)
+        return self._prompts[index].text, self._of_prompt(index, told)
 
     def _of_prompt(self, index: int, told: Result | Event) -> list[_Row]:
         """The tokens of an echoed prompt; nothing stands in front of the first to expect it from."""

@@ -154,6 +154,34 @@ def test_an_echoed_prompt_has_log_probabilities_too(client, model):
         assert told == getattr(found, name)
 
 
+@pytest.mark.parametrize("prompt", [PROMPT, ""])
+def test_a_prompt_alone_is_scored_and_nothing_is_added(client, prompt):
+    """As older clients of lm-eval ask."""
+    (longer,) = complete(client, prompt, logprobs=3, echo=True, max_tokens=1).choices
+    answer = complete(client, prompt, logprobs=3, echo=True, max_tokens=0)
+    (choice,) = answer.choices
+    assert (choice.text, choice.finish_reason) == (prompt, "length")
+    assert answer.usage.completion_tokens == 0
+    count = answer.usage.prompt_tokens
+    for name in ("tokens", "text_offset"):
+        assert getattr(choice.logprobs, name) == getattr(longer.logprobs, name)[:count]
+    assert choice.logprobs.token_logprobs[1:] == pytest.approx(
+        longer.logprobs.token_logprobs[1:count], abs=1e-4
+    )
+    chunks = [
+        one.choices[0]
+        for one in complete(client, prompt, logprobs=3, echo=True, max_tokens=0, n=2, stream=True)
+    ]
+    for index in (0, 1):
+        own = [one for one in chunks if one.index == index]
+        assert "".join(one.text for one in own) == prompt
+        assert [one.logprobs.tokens for one in own if one.logprobs] == [choice.logprobs.tokens]
+        assert own[-1].finish_reason == "length"
+    assert complete(client, prompt, echo=True, max_tokens=0).choices[0].text == prompt
+    with pytest.raises(openai.BadRequestError, match="max_tokens is 0; expected a whole number from 1"):
+        complete(client, prompt, max_tokens=0)
+
+
 def test_stop_texts_and_forms(client, model):
     whole = alone(model, PROMPT, max_new_tokens=40).text
     stop = whole[len(whole) // 2 :][:2]
