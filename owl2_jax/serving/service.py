@@ -131,7 +131,7 @@ class Service:
         Raises:
           ApiError: as `start_chat`.
         """
-        choices = self._reserve(len(call.prompts) * call.count)
+        choices = self._reserve(len(call.prompts) * call.count, "n" if call.count > 1 else "prompt")
         try:
             prompts = await asyncio.to_thread(read_prompts, call, self.model, self._most_text)
             matchers = await self._check(call, {prompt.continues for prompt in prompts})
@@ -148,11 +148,11 @@ class Service:
             raise
         return choices, prompts
 
-    def _reserve(self, count: int) -> Choices:
+    def _reserve(self, count: int, param: str = "n") -> Choices:
         most = self.runner.sequences + self.config.limits.queue
         if count > most:
             message = f"{count} answers are asked for at once; this server takes at most {most}"
-            raise ApiError(message, code="invalid_value", param="n")
+            raise ApiError(message, code="invalid_value", param=param)
         return Choices.reserve(self.runner, count)
 
     def _request(

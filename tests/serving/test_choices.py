@@ -65,11 +65,12 @@ def test_more_choices_than_there_are_places_are_refused(client, shared):
     with pytest.raises(openai.BadRequestError, match="n is 9; expected a whole number from 1 to 8") as caught:
         ask(client, n=9)
     assert caught.value.param == "n"
-    prompts = ["a"] * 5
-    with pytest.raises(
-        openai.BadRequestError, match="15 answers are asked for at once; this server takes at most 12"
-    ):
-        client.completions.create(model="tiny", prompt=prompts, n=3)
+    for count, each, param in ((5, 3, "n"), (15, 1, "prompt")):
+        with pytest.raises(
+            openai.BadRequestError, match="15 answers are asked for at once; this server takes at most 12"
+        ) as caught:
+            client.completions.create(model="tiny", prompt=["a"] * count, n=each)
+        assert caught.value.param == param
     shared.wait(shared.idle)
 
 
