@@ -111,6 +111,7 @@ FITS = "| chip | memory | stage 1"
 FORECASTS = "| program | topology | memory per chip"
 MEMORY = "| chip | memory | 32 sequences |"
 CLAIMS = "| claim | the paper | measure |"
+FURTHER = "| the reason | predicts | measure |"
 LOAD = "| clients | tokens per second |"
 
 
@@ -147,6 +148,19 @@ def test_the_answers_to_the_claims_are_those_of_their_file():
         assert verdict == row["verdict"]
         assert [base, changed] == [f"{float(row[name]):.1f}" for name in ("than_mean", "point_mean")]
         assert difference == interval + ("" if row["seeds"] == "5" else f", {row['seeds']} seeds")
+
+
+def test_the_further_runs_are_those_of_their_file():
+    with (ROOT / "notebooks" / "miniature" / "further.csv").open(newline="") as file:
+        found = {row["point"]: row for row in csv.DictReader(file)}
+    told = rows_of(PAGES / "explain" / "miniature.md", FURTHER)
+    assert set(found) == {cell.strip("`") for row in told for cell in (row[3], row[5])}
+    for _, _, measure, point, value, beside, other, _ in told:
+        for name, cell in ((point, value), (beside, other)):
+            assert abs(float(found[name.strip("`")][measure.strip("`")]) - float(cell)) <= 0.051, (
+                name,
+                measure,
+            )
 
 
 def test_the_memory_of_sequences_is_what_the_shapes_come_to():
