@@ -87,7 +87,7 @@ class OptimizerConfig:
 
     Attributes:
       b1: decay of the first moment per step; 0 for the step's own alone.
-      b2: the same of the second moment.
+      b2: decay of the second moment per step; 0 for the square of the step's own alone.
       eps: added to the root of the second moment.
       weight_decay: decoupled weight decay; 0 for none.
       clip_norm: largest global norm of a gradient; longer ones are scaled down
