@@ -139,8 +139,9 @@ class Service:
             for prompt in prompts:
                 scored = call.echo and (call.logprobs or call.max_new_tokens == 0)
                 one = self._request(
-                    call, prompt.ids, prompt.room, [], matchers, prompt.continues, len(prompt.ids) * scored
-                )
+                    call, prompt.ids, prompt.room, [], matchers,
+                    continues=prompt.continues, prompt_logprobs=len(prompt.ids) if scored else 0,
+                )  # fmt: skip
                 requests += one.choices(call.count)
             choices.submit(requests)
         except BaseException:
