@@ -3,8 +3,7 @@
 A kernel has the signature (q dtype[T, N, H], pages, batch, layer int32[],
 num_layers) -> dtype[T, N, H]. A query sees the positions of its row up to its own.
 
-The number of pages that are read is data: a row costs what it is long. Rows go one
-after the other, of each tile after tile of its tokens, of each tile page after page.
+The number of pages that are read is data: a row costs what it is long.
 """
 
 from __future__ import annotations
@@ -29,11 +28,65 @@ _BLOCK: Final = 4  # pages that a tile reads together; those beyond a row's end 
 
 def written_out(q: Array, pages: Pages, batch: PagedBatch, layer: Array, num_layers: int) -> Array:
     """The reference: runs anywhere, fast on a CPU."""
-    first = layer * (pages.keys.shape[0] // num_layers)
-    tables = jnp.pad(batch.block_tables + first, ((0, 0), (0, -batch.block_tables.shape[1] % _BLOCK)))
+    tables = batch.block_tables + layer * (pages.keys.shape[0] // num_layers)
     # With a row for every token there is, rows have one token each as a rule.
-    tile = 1 if q.shape[0] == batch.lengths.shape[0] else min(_TILE, q.shape[0])
-    block = 1 if tile == 1 else _BLOCK  # one token does better without the copy that joins pages
+    by_token = q.shape[0] == batch.lengths.shape[0]
+    return (_by_token if by_token else _by_tile)(q, pages, batch, tables)
+
+
+def _by_token(q: Array, pages: Pages, batch: PagedBatch, tables: Array) -> Array:
+    """Token after token. Scores of all pages come first, so that sums need no rescaling on the way.
+
+    Maxima and sums are taken over pages, of each place in a page, and over places once at the end:
+    few numbers are reduced. A token of padding reads nothing, and gets zeros.
+    """
+    count, heads, width = q.shape
+    kv_heads, size = pages.keys.shape[1], pages.page_size
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    q = (q * width**-0.5).reshape(count, kv_heads, heads // kv_heads, width)
+    shape = (*q.shape[1:3], size)
+
+    def token(number: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        out, scores = carry
+        query = _item(q, number)
+        table, position = tables.at[batch.rows[number]].get(mode="clip"), batch.positions[number]
+        read = jnp.where(batch.rows[number] < tables.shape[0], position // size + 1, 0)
+
+        def score(page: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            scores, greatest = carry
+            keys = _item(pages.keys, table[page])
+            new = jnp.einsum("kgh,ksh->kgs", query, keys, preferred_element_type=wide)
+            new = jnp.where(page * size + jnp.arange(size) <= position, new, MASKED)
+            return lax.dynamic_update_index_in_dim(scores, new, page, 0), jnp.maximum(greatest, new)
+
+        scores, greatest = lax.fori_loop(0, read, score, (scores, jnp.full(shape, MASKED, wide)))
+        greatest = _row_max(greatest)[..., None]
+
+        def mix(page: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            total, context = carry
+            values = _item(pages.values, table[page])
+            powers = jnp.exp(_item(scores, page) - greatest)
+            update = jnp.einsum(
+                "kgs,ksh->kgh", powers.astype(values.dtype), values, preferred_element_type=wide
+            )
+            return total + powers, context + update
+
+        nothing = jnp.zeros(shape, wide), jnp.zeros((*shape[:2], width), wide)
+        total, context = lax.fori_loop(0, read, mix, nothing)
+        total = jnp.sum(total, axis=-1, keepdims=True)
+        context = (context / jnp.where(total > 0, total, 1)).astype(out.dtype)
+        return _put(out, context.reshape(1, heads, width), number), scores
+
+    # Of every token only the scores that it wrote are read, so nobody clears them.
+    scores = jnp.zeros((tables.shape[1], *shape), wide)
+    out = jnp.zeros((count, heads, width), pages.keys.dtype)
+    return lax.fori_loop(0, batch.starts[-1], token, (out, scores))[0]
+
+
+def _by_tile(q: Array, pages: Pages, batch: PagedBatch, tables: Array) -> Array:
+    """Row after row, of each tile after tile of its tokens, of each tile some pages after the others."""
+    tables = jnp.pad(tables, ((0, 0), (0, -tables.shape[1] % _BLOCK)))
+    tile = min(_TILE, q.shape[0])
     padded = jnp.pad(q, ((0, tile - 1), (0, 0), (0, 0)))
 
     def row(number: Array, out: Array) -> Array:
@@ -45,18 +98,14 @@ def written_out(q: Array, pages: Pages, batch: PagedBatch, layer: Array, num_lay
         def tiles(size: int, at: Array, count: Array, out: Array) -> Array:
             def one_tile(index: Array, out: Array) -> Array:
                 first = index * size + at
-                queries = _take(padded, start + first, size)
-                return _put(
-                    out, _attend(queries, pages, tables[number], before + first, block), start + first
-                )
+                queries = lax.dynamic_slice_in_dim(padded, start + first, size)
+                return _put(out, _attend(queries, pages, tables[number], before + first), start + first)
 
             return lax.fori_loop(0, count, one_tile, out)
 
-        last = min(_LAST, tile) if tile > 1 else 0
+        last = min(_LAST, tile)
         whole = jnp.maximum(end - start - last + tile - 1, 0) // tile
         out = tiles(tile, jnp.zeros_like(start), whole, out)
-        if not last:
-            return out
         return tiles(last, whole * tile, (end - start > whole * tile).astype(jnp.int32), out)
 
     return lax.fori_loop(0, batch.count[0], row, jnp.zeros_like(padded))[: q.shape[0]]
@@ -69,8 +118,8 @@ def probabilities(q: Array, pages: Pages, batch: PagedBatch, layer: Array, num_l
     return attention.dot_product(q[None], keys[None], keys[None], mask[None])[1][0]
 
 
-def _take(q: Array, start: Array, count: int) -> Array:
-    return lax.dynamic_slice_in_dim(q, start, count)
+def _item(part: Array, index: Array) -> Array:
+    return lax.dynamic_index_in_dim(part, index, 0, keepdims=False)
 
 
 def _put(out: Array, values: Array, start: Array) -> Array:
@@ -78,13 +127,13 @@ def _put(out: Array, values: Array, start: Array) -> Array:
     return lax.dynamic_update_slice_in_dim(out, values, start, 0)
 
 
-def _attend(q: Array, pages: Pages, table: Array, position: Array, together: int) -> Array:
+def _attend(q: Array, pages: Pages, table: Array, position: Array) -> Array:
     """Queries of one row at positions `position` and on: dtype[t, N, H] to the same.
 
-    Reads pages so many `together`. Softmax over blocks: sums are rescaled as greater scores turn up.
+    Softmax over blocks of pages: sums are rescaled as greater scores turn up.
     """
     count, heads, width = q.shape
-    kv_heads, size = pages.keys.shape[1], together * pages.page_size
+    kv_heads, size = pages.keys.shape[1], _BLOCK * pages.page_size
     wide = jnp.promote_types(q.dtype, jnp.float32)
     groups = heads // kv_heads
     q = (q * width**-0.5).reshape(count, kv_heads, groups, width).transpose(1, 2, 0, 3)
@@ -93,7 +142,7 @@ def _attend(q: Array, pages: Pages, table: Array, position: Array, together: int
 
     def block(number: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         greatest, total, context = carry
-        taken = lax.dynamic_slice_in_dim(table, number * together, together)
+        taken = lax.dynamic_slice_in_dim(table, number * _BLOCK, _BLOCK)
         keys, values = (_side_by_side(part, taken) for part in (pages.keys, pages.values))
         scores = jnp.einsum("kqh,ksh->kqs", q, keys, preferred_element_type=wide)
         scores = jnp.where(number * size + jnp.arange(size) <= limits, scores, MASKED)
@@ -113,7 +162,7 @@ def _attend(q: Array, pages: Pages, table: Array, position: Array, together: int
 
 def _side_by_side(part: Array, taken: Array) -> Array:
     """Some pages of keys or values side by side: dtype[K, n * page_size, H]."""
-    found = [lax.dynamic_index_in_dim(part, taken[n], 0, keepdims=False) for n in range(taken.shape[0])]
+    found = [_item(part, taken[n]) for n in range(taken.shape[0])]
     return jnp.concatenate(found, axis=1)
 
 
