@@ -114,6 +114,8 @@ CASES = [
     ([9], [9], 16, 2),
     ([9], [1], 1, 1),
     ([5, 13, 8], [1, 1, 1], 8, 4),
+    ([5, 13, 8], [1, 1, 1], 4, 4),
+    ([5, 13, 8], [2, 1, 1], 4, 4),
     ([5, 13, 8], [2, 13, 1], 24, 4),
     ([16, 4, 17], [1, 4, 9], 16, 3),
 ]
@@ -132,6 +134,26 @@ def test_written_out_attention_is_that_of_each_sequence(lengths, counts, tokens,
         expected, _ = attention.dot_product(q[None, part], keys[row][None], values[row][None], mask)
         np.testing.assert_allclose(found[part], expected[0], atol=2e-6)
         assert count == part.stop - part.start
+
+
+def test_padding_between_tokens_reads_nothing_and_gets_zeros():
+    batch = batch_of([5, 13, 8], [1, 1, 1], 4, 4)
+    pages, _, _ = filled(batch)
+    q = jnp.ones((4, HEADS_Q, WIDTH))
+    every = paged_attention.written_out(q, pages, batch, jnp.int32(1), LAYERS)
+    ended = batch.replace(rows=batch.rows.at[1].set(4))
+    found = paged_attention.written_out(q, pages, ended, jnp.int32(1), LAYERS)
+    np.testing.assert_array_equal(found, every.at[1].set(0))
+    assert np.asarray(every[1]).any()
+
+
+def test_pages_of_more_numbers_than_an_index_counts_are_read_alike(monkeypatch):
+    batch = batch_of([5, 13, 8], [1, 1, 1], 4, 4)
+    pages, _, _ = filled(batch)
+    q = jnp.ones((4, HEADS_Q, WIDTH))
+    found = paged_attention.written_out(q, pages, batch, jnp.int32(1), LAYERS)
+    monkeypatch.setattr(paged_attention, "_MOST_INDEXED", 0)
+    np.testing.assert_array_equal(paged_attention.written_out(q, pages, batch, jnp.int32(1), LAYERS), found)
 
 
 def test_tiles_join_without_a_seam():
