@@ -66,6 +66,7 @@ def owl2_bench() -> Owl2Config:
         decoder=DecoderConfig(
             vocab_size=32000, width=512, num_layers=8, num_heads=8, num_kv_heads=8, mlp_dim=1376
         ),
+        scan_unroll=8,  # a CPU would copy what a scan stacks for the way back
     )
 
 

@@ -61,6 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--calls", type=int, default=40, help="timed calls (default: %(default)s)")
     parser.add_argument("--rows", type=int, default=1028, help="rows of x (default: %(default)s)")
     options = parser.parse_args(arguments)
+    if options.calls < 1:
+        parser.error(f"--calls {options.calls}: at least one call is timed")
     torch.set_num_threads(1)
     decoder = preset("owl2_bench").decoder
     for first, second in WIDTHS:

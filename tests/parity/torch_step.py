@@ -275,6 +275,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--calls", type=int, default=10)
     args = parser.parse_args()
+    if args.calls < 1:
+        parser.error(f"--calls {args.calls}: at least one call is timed")
     torch.set_num_threads(args.threads)
     _, step = make_step(preset("owl2_bench"), rows=4, length=257)
     step()
