@@ -23,15 +23,17 @@ class BodyReader:
       held: bytes of the bodies that are being read.
     """
 
-    def __init__(self, limits: Limits):
+    def __init__(self, limits: Limits, most_values: int):
+        """`most_values`: of a body, counted as commas and opening brackets wherever they stand."""
         self._limits = limits
+        self._most_values = most_values
         self.held = 0
 
     async def read_json(self, request: Request) -> dict[str, Any]:
         """The object that a request brings.
 
         Raises:
-          ApiError: 400 no JSON object, 408 too slow, 413 too large, 415 of
+          ApiError: 400 no JSON object, 408 too slow, 413 too large or of too many values, 415 of
             another type, 429 too many large bodies at the same time.
           ClientDisconnect: the client went away.
         """
@@ -46,7 +48,9 @@ class BodyReader:
                     self.held += len(chunk)
                     self._check_sizes(taken)
                     chunks.append(chunk)
-            return parse_object(b"".join(chunks))
+            data = b"".join(chunks)
+            self._check_values(data)
+            return parse_object(data)
         except TimeoutError:
             message = f"the body did not arrive within {self._limits.body_seconds:g} s"
             raise ApiError(message, 408, headers={"Connection": "close"}) from None
@@ -68,6 +72,16 @@ class BodyReader:
             raise ApiError(message, 413, "too_large")
         if self.held > self._limits.held_bytes:
             raise overloaded("too many large requests at the same time; try again soon", 2)
+
+    def _check_values(self, data: bytes) -> None:
+        # Reading millions of numbers or brackets takes seconds, in which no other client gets a token.
+        found = sum(data.count(sign) for sign in (b",", b"[", b"{"))
+        if found > self._most_values:
+            message = (
+                f"the body has {found} commas and opening brackets; expected at most {self._most_values}, "
+                "which is more than all prompts of a request can need; send fewer or shorter ones"
+            )
+            raise ApiError(message, 413, "too_large")
 
 
 def _check_type(request: Request) -> None:

@@ -32,13 +32,14 @@ from owl2_jax.serving.remote import Fetcher
 from owl2_jax.serving.runner import EngineRunner
 from owl2_jax.serving.sampling_fields import about
 from owl2_jax.serving.settings import ServeConfig
-from owl2_jax.serving.text_calls import TextCall, read_text_call
+from owl2_jax.serving.text_calls import MAX_PROMPTS, TextCall, read_text_call
 from owl2_jax.serving.text_prompts import TextPrompt, read_prompts
 from owl2_jax.structured.matcher import Matcher
 
 SHORT_TEXT = 2048  # characters that are read sooner than a thread would begin to
 MAX_LOOKERS = 8  # that wait to see where the model looked
 MAX_FORMS = 32  # that wait to be compiled
+VALUES_BESIDE_PROMPTS = 100_000  # of a body: messages, forms of answers, a bias of tokens
 LOOK_FIELDS = ("model", "messages", "answer")
 
 
@@ -64,7 +65,9 @@ class Service:
         self._sizes = sizes_of(engine, model)
         self.metrics = Metrics()
         limits = config.limits
-        self.bodies = BodyReader(limits)
+        self.bodies = BodyReader(
+            limits, MAX_PROMPTS * model.config.decoder.max_length + VALUES_BESIDE_PROMPTS
+        )
         fetcher = Fetcher(limits.remote_bytes, limits.remote_seconds) if config.remote_images else None
         self.images = ImageReader(model, limits, fetcher)
         self.runner = EngineRunner(

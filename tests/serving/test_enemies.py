@@ -149,6 +149,17 @@ def test_large_bodies_get_their_error_also_when_they_are_sent(shared):
         assert body["code"] == "too_large"
 
 
+@pytest.mark.parametrize(
+    "value", [b"7,", b"[1],", b"[", b'{"a":{},'], ids=["ids", "lists", "brackets", "objects"]
+)
+def test_a_body_of_more_values_than_prompts_can_have_is_not_read(shared, value):
+    content = b'{"prompt": [' + value * (1_000_000 // len(value))
+    headers = {"Content-Type": "application/json"}
+    response = httpx.post(f"{shared.url}/v1/completions", content=content, headers=headers, timeout=30)
+    body = check_error(response, 413, "commas and opening brackets; expected at most")
+    assert body["code"] == "too_large"
+
+
 def test_many_large_bodies_at_the_same_time_are_refused(shared):
     shared.service.bodies.held += 600 * 2**20
     try:
