@@ -3,8 +3,8 @@
 #
 #   bash launch/study.sh [SIZE ...]      (default: small large)
 #
-# Leaves runs/scenes/SIZE/claims/{table.*,claims.*,plots}, and for the small
-# size runs/scenes/small/further. Interrupted, the same command goes on where it
+# Leaves runs/scenes/SIZE/claims/{table.*,claims.*,plots} and
+# runs/scenes/SIZE/further. Interrupted, the same command goes on where it
 # was, inside a run from its last checkpoint.
 # JOBS is the number of runs at a time (default: 2, for two cores).
 # PYTHON names the interpreter to make the virtual environment with (default: python3).
@@ -24,7 +24,7 @@ for size in "${sizes[@]}"; do
   owl2 train --config="configs/scenes/stage1.py:size=$size" --workdir="$run/stage1"
   owl2 sweep "$sweep" --workdir="$run/claims" --jobs="${JOBS:-2}"
   owl2 sweep "$sweep" --workdir="$run/claims" --collect --plot=scenes/word --plot=scenes/count
-  [[ $size == small ]] || continue
-  owl2 sweep configs/sweeps/claims_further.py --workdir="$run/further" --jobs="${JOBS:-2}"
-  owl2 sweep configs/sweeps/claims_further.py --workdir="$run/further" --collect
+  further=configs/sweeps/claims_further.py:size=$size
+  owl2 sweep "$further" --workdir="$run/further" --jobs="${JOBS:-2}"
+  owl2 sweep "$further" --workdir="$run/further" --collect
 done

@@ -1,6 +1,6 @@
 """One further run for each claim of `claims.py` that does not come out: what is the likeliest reason?
 
-owl2 sweep configs/sweeps/claims_further.py
+owl2 sweep configs/sweeps/claims_further.py[:size=large]
 
 Each axis tests a reason, with what it predicts:
 
@@ -12,11 +12,15 @@ Each axis tests a reason, with what it predicts:
   encoder has seen no image, it should be far worse frozen than trained.
 - `reading`: a larger image does not help to read since nobody learns to read beside the rest. With words
   alone, and twice the images, it should.
+- `rate`, of the large size alone: a larger model answers no better since it learns at a rate that suits the
+  small one. With half of it, its loss should be lower and its answers better.
 """
 
 from claims import Axis, stage2_sets
 from studies import VISION
 
+from owl2_jax.config import parse_argument
+from owl2_jax.core.errors import unknown_name
 from owl2_jax.evals.registry import GROUPS
 
 _LONG = "train.total_steps=1100"
@@ -41,22 +45,32 @@ def reading() -> Axis:
     }
 
 
-def get_config() -> dict:
+def axes(size: str) -> dict[str, Axis]:
+    """What each size tests."""
+    if size == "large":
+        return {"rate": {"whole": [], "half": ["train.schedule.peak_lr=5e-4"]}}
     return {
-        "base": "../scenes/stage2.py:size=small",
-        "axes": {
-            "text": text(),
-            "length": {
-                "550": [],
-                "full1100": [_LONG],
-                "none1100": [_LONG, "model.decoder.adaptive='none'"],
-            },
-            "vision": {"stage1": [], "warmup": [_WARMUP], "warmupfrozen": [_WARMUP, *VISION["frozen"]]},
-            "reading": reading(),
+        "text": text(),
+        "length": {
+            "550": [],
+            "full1100": [_LONG],
+            "none1100": [_LONG, "model.decoder.adaptive='none'"],
         },
+        "vision": {"stage1": [], "warmup": [_WARMUP], "warmupfrozen": [_WARMUP, *VISION["frozen"]]},
+        "reading": reading(),
+    }
+
+
+def get_config(argument: str = "") -> dict:
+    size = parse_argument(argument, size="small")["size"]
+    if size not in ("small", "large"):
+        raise unknown_name("size of the further runs", size, ("small", "large"))
+    return {
+        "base": f"../scenes/stage2.py:size={size}",
+        "axes": axes(size),
         "design": "one_at_a_time",
         "seeds": [0],
-        "start_from": "runs/scenes/small/stage1",
+        "start_from": f"runs/scenes/{size}/stage1",
         "benchmarks": list(GROUPS["all_scenes"]),
         "max_questions": 2400,
     }

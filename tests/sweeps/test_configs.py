@@ -71,6 +71,15 @@ def test_further_runs_of_the_claims_are_one_each_and_begin_where_the_study_does(
     assert words["kinds"] == ["word"]
 
 
+def test_the_further_run_of_the_large_size_halves_its_rate():
+    further, claims = (load_sweep(f"{FOLDER / name}.py:size=large") for name in ("claims_further", "claims"))
+    base, study = (one.run_config(one.runs[0]) for one in (further, claims))
+    assert base.train == study.train
+    half = further.run_config(further.find("rate-half/seed-0"))
+    assert half.train.schedule.peak_lr == base.train.schedule.peak_lr / 2
+    assert len(further.runs) == 2
+
+
 SMALL = {"queries": 5, "pixels": 3, "module": 4, "data": 3, "vision": 2, "start": 2}
 
 
