@@ -8,7 +8,6 @@ The number of pages that are read is data: a row costs what it is long.
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 import jax
@@ -24,7 +23,6 @@ Array = jax.Array
 
 _TILE: Final = 32  # queries of a row that read its pages together
 _LAST: Final = 8  # the same where no more are left, as of a prompt whose beginning is known
-_MOST_INDEXED: Final = 2**31 - 1  # numbers that int32 tells apart
 _BLOCK: Final = 4  # pages that a tile reads together; those beyond a row's end are masked
 
 
@@ -121,15 +119,7 @@ def probabilities(q: Array, pages: Pages, batch: PagedBatch, layer: Array, num_l
 
 
 def _item(part: Array, index: Array) -> Array:
-    """part[index]. XLA for CPUs copies it, and from an array of one axis faster than from one of more.
-
-    On a mesh that axis would be cut across heads, which lie on other devices.
-    """
-    shape = part.shape[1:]
-    size = math.prod(shape)
-    if part.size > _MOST_INDEXED or not jax.sharding.get_abstract_mesh().empty:
-        return lax.dynamic_index_in_dim(part, index, 0, keepdims=False)
-    return lax.dynamic_slice_in_dim(part.reshape(-1), index * size, size).reshape(shape)
+    return lax.dynamic_index_in_dim(part, index, 0, keepdims=False)
 
 
 def _put(out: Array, values: Array, start: Array) -> Array:

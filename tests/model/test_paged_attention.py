@@ -147,15 +147,6 @@ def test_padding_between_tokens_reads_nothing_and_gets_zeros():
     assert np.asarray(every[1]).any()
 
 
-def test_pages_of_more_numbers_than_an_index_counts_are_read_alike(monkeypatch):
-    batch = batch_of([5, 13, 8], [1, 1, 1], 4, 4)
-    pages, _, _ = filled(batch)
-    q = jnp.ones((4, HEADS_Q, WIDTH))
-    found = paged_attention.written_out(q, pages, batch, jnp.int32(1), LAYERS)
-    monkeypatch.setattr(paged_attention, "_MOST_INDEXED", 0)
-    np.testing.assert_array_equal(paged_attention.written_out(q, pages, batch, jnp.int32(1), LAYERS), found)
-
-
 def test_tiles_join_without_a_seam():
     """More tokens of a row than a tile has."""
     lengths, counts = [40], [40]
