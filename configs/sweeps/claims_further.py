@@ -20,7 +20,6 @@ from claims import Axis, stage2_sets
 from studies import VISION
 
 from owl2_jax.config import parse_argument
-from owl2_jax.core.errors import unknown_name
 from owl2_jax.evals.registry import GROUPS
 
 _LONG = "train.total_steps=1100"
@@ -63,8 +62,6 @@ def axes(size: str) -> dict[str, Axis]:
 
 def get_config(argument: str = "") -> dict:
     size = parse_argument(argument, size="small")["size"]
-    if size not in ("small", "large"):
-        raise unknown_name("size of the further runs", size, ("small", "large"))
     return {
         "base": f"../scenes/stage2.py:size={size}",
         "axes": axes(size),
