@@ -82,9 +82,14 @@ class PagedRows:
         """Of states dtype[T, D] the last of each row: dtype[B, D]."""
         return hidden[np.maximum(batch.starts[1:] - 1, 0)]
 
-    def dense(self, part: jax.Array, num_layers: int) -> jax.Array:
-        """Keys or values of pages as dtype[L, B, K, T, H]."""
-        size, heads, width = PAGE_SIZE, part.shape[1], part.shape[3]
-        found = part.reshape(num_layers, -1, heads, size, width)[:, self._tables]  # [L, B, W, K, size, H]
-        found = jnp.moveaxis(found, 2, 3).reshape(num_layers, len(self._tables), heads, -1, width)
-        return found[:, :, :, : self._length]
+    def dense(self, pages: Pages, num_layers: int) -> tuple[jax.Array, jax.Array]:
+        """Keys and values that pages hold, each as dtype[L, B, K, T, H]."""
+
+        def side_by_side(part: jax.Array) -> jax.Array:  # [L * P, K, page_size, H]
+            found = part.reshape(num_layers, -1, *part.shape[1:])[
+                :, self._tables
+            ]  # [L, B, W, K, page_size, H]
+            found = jnp.moveaxis(found, 2, 3)
+            return found.reshape(*found.shape[:3], -1, found.shape[-1])[:, :, :, : self._length]
+
+        return side_by_side(pages.keys.swapaxes(2, 3)), side_by_side(pages.values)

@@ -8,6 +8,7 @@ The number of pages that are read is data: a row costs what it is long.
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 import jax
@@ -23,6 +24,9 @@ Array = jax.Array
 
 _TILE: Final = 32  # queries of a row that read its pages together
 _LAST: Final = 8  # the same where no more are left, as of a prompt whose beginning is known
+_SPLIT: Final = 32  # pages of a token that are read one after the other
+_TOGETHER: Final = 8  # splits of which each reads a page at a time
+_TERMS: Final = 32  # of a sum in one pass
 _BLOCK: Final = 4  # pages that a tile reads together; those beyond a row's end are masked
 
 
@@ -35,52 +39,93 @@ def written_out(q: Array, pages: Pages, batch: PagedBatch, layer: Array, num_lay
 
 
 def _by_token(q: Array, pages: Pages, batch: PagedBatch, tables: Array) -> Array:
-    """Token after token. Scores of all pages come first, so that sums need no rescaling on the way.
+    """Pages of each token in splits of a fixed number; some splits together, page after page of each.
 
-    Maxima and sums are taken over pages, of each place in a page, and over places once at the end:
-    few numbers are reduced. A token of padding reads nothing, and gets zeros.
+    Splits of like lengths go together, as the longest decides how many pages are read: where
+    another has no more, its first page, which the processor's cache holds, is read again and masked.
+    The last splits, too few for this, go one by one. What the splits of a token found is put
+    together by their maxima. Padding gets zeros.
     """
     count, heads, width = q.shape
     kv_heads, size = pages.keys.shape[1], pages.page_size
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    q = (q * width**-0.5).reshape(count, kv_heads, heads // kv_heads, width)
-    shape = (*q.shape[1:3], size)
+    q = (q * width**-0.5).astype(wide).reshape(count, kv_heads, heads // kv_heads, width)
+    tables = jnp.pad(tables, ((0, 0), (0, -tables.shape[1] % _SPLIT)))
+    splits = tables.shape[1] // _SPLIT
+    live = batch.rows < tables.shape[0]
+    lengths = jnp.where(live, batch.positions + 1, 0)[:, None] - jnp.arange(splits) * _SPLIT * size
+    lengths = jnp.clip(lengths, 0, _SPLIT * size).reshape(-1)  # positions of each split, [T * splits]
+    order = jnp.argsort(lengths, descending=True)
 
-    def token(number: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        out, scores = carry
-        query = _item(q, number)
-        table, position = tables.at[batch.rows[number]].get(mode="clip"), batch.positions[number]
-        read = jnp.where(batch.rows[number] < tables.shape[0], position // size + 1, 0)
+    def some(together: int, first: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
+        taken = lax.dynamic_slice_in_dim(order, first, together)
+        token, split = taken // splits, taken % splits
+        rows = batch.rows.at[token].get(mode="clip")
+        of_pages = tables.reshape(-1, _SPLIT).at[rows * splits + split].get(mode="clip").T
+        new = _attend_splits(q[token], pages, of_pages, lengths[taken])
+        return tuple(_put(old, part, first) for old, part in zip(found, new, strict=True))
 
-        def score(page: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            scores, greatest = carry
-            keys = _item(pages.keys, table[page])
-            new = jnp.einsum("kgh,ksh->kgs", query, keys, preferred_element_type=wide)
-            new = jnp.where(page * size + jnp.arange(size) <= position, new, MASKED)
-            return lax.dynamic_update_index_in_dim(scores, new, page, 0), jnp.maximum(greatest, new)
+    def repeat(together: int, first: Array, end: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
+        def body(number: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
+            return some(together, first + number * together, found)
 
-        scores, greatest = lax.fori_loop(0, read, score, (scores, jnp.full(shape, MASKED, wide)))
-        greatest = _row_max(greatest)[..., None]
+        return lax.fori_loop(0, (end - first) // together, body, found)
 
-        def mix(page: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            total, context = carry
-            values = _item(pages.values, table[page])
-            powers = jnp.exp(_item(scores, page) - greatest)
-            update = jnp.einsum(
-                "kgs,ksh->kgh", powers.astype(values.dtype), values, preferred_element_type=wide
-            )
-            return total + powers, context + update
+    shape = (lengths.shape[0], *q.shape[1:3])
+    found = jnp.full(shape, MASKED, wide), jnp.zeros(shape, wide), jnp.zeros((*shape, width), wide)
+    first, end = jnp.zeros((), jnp.int32), jnp.sum(lengths > 0, dtype=jnp.int32)
+    if lengths.shape[0] >= _TOGETHER:
+        found, first = repeat(_TOGETHER, first, end, found), end // _TOGETHER * _TOGETHER
+    found = repeat(1, first, end, found)
+    places = jnp.argsort(order).reshape(count, splits)
+    greatest, total, context = (part[places] for part in found)  # [T, splits, K, G], context with H
+    weights = jnp.exp(greatest - jnp.max(greatest, axis=1, keepdims=True))
+    context = _sum(context * weights[..., None], 1) / _sum(total * weights, 1)[..., None]
+    context = jnp.where(live[:, None, None, None], context, 0)
+    return context.reshape(count, heads, width).astype(pages.keys.dtype)
 
-        nothing = jnp.zeros(shape, wide), jnp.zeros((*shape[:2], width), wide)
-        total, context = lax.fori_loop(0, read, mix, nothing)
-        total = jnp.sum(total, axis=-1, keepdims=True)
-        context = (context / jnp.where(total > 0, total, 1)).astype(out.dtype)
-        return _put(out, context.reshape(1, heads, width), number), scores
 
-    # Of every token only the scores that it wrote are read, so nobody clears them.
-    scores = jnp.zeros((tables.shape[1], *shape), wide)
-    out = jnp.zeros((count, heads, width), pages.keys.dtype)
-    return lax.fori_loop(0, batch.starts[-1], token, (out, scores))[0]
+def _attend_splits(q: Array, pages: Pages, of_pages: Array, lengths: Array) -> tuple[Array, Array, Array]:
+    """A query for each of t splits of pages: greatest score, sum of powers, unscaled context.
+
+    Scores of all pages come first, so that sums need no rescaling on the way. Maxima and sums are
+    taken over pages, of each place in a page, and over places once at the end.
+
+    Args:
+      q: float32[t, K, G, H], scaled.
+      of_pages: int32[_SPLIT, t].
+      lengths: int32[t], positions that a split holds.
+
+    Returns:
+      float32[t, K, G] twice and float32[t, K, G, H].
+    """
+    size = pages.page_size
+    shape = (*q.shape[:3], size)
+    of_pages = jnp.where(jnp.arange(_SPLIT)[:, None] * size < lengths, of_pages, of_pages[0])
+    steps = (jnp.max(lengths) + size - 1) // size
+
+    def score(page: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        scores, greatest = carry
+        keys = pages.keys[of_pages[page]]
+        new = _sum(q[..., None] * keys[:, :, None].astype(q.dtype), 3)
+        seen = page * size + jnp.arange(size) < lengths[:, None]
+        new = jnp.where(seen[:, None, None], new, MASKED)
+        return lax.dynamic_update_index_in_dim(scores, new, page, 0), jnp.maximum(greatest, new)
+
+    # Scores that no page wrote are not read.
+    empty = jnp.zeros((_SPLIT, *shape), q.dtype), jnp.full(shape, MASKED, q.dtype)
+    scores, greatest = lax.fori_loop(0, steps, score, empty)
+    greatest = _row_max(greatest)
+
+    def mix(page: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        total, context = carry
+        values = pages.values[of_pages[page]]
+        powers = jnp.exp(_item(scores, page) - greatest[..., None])
+        terms = powers.astype(values.dtype)[..., None].astype(q.dtype) * values[:, :, None].astype(q.dtype)
+        return total + powers, context + _sum(terms, 3)
+
+    total, context = lax.fori_loop(0, steps, mix, (jnp.zeros(shape, q.dtype), jnp.zeros_like(q)))
+    return greatest, _sum(total, 3), context
 
 
 def _by_tile(q: Array, pages: Pages, batch: PagedBatch, tables: Array) -> Array:
@@ -143,8 +188,8 @@ def _attend(q: Array, pages: Pages, table: Array, position: Array) -> Array:
     def block(number: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         greatest, total, context = carry
         taken = lax.dynamic_slice_in_dim(table, number * _BLOCK, _BLOCK)
-        keys, values = (_side_by_side(part, taken) for part in (pages.keys, pages.values))
-        scores = jnp.einsum("kqh,ksh->kqs", q, keys, preferred_element_type=wide)
+        keys, values = _side_by_side(pages.keys, taken, 2), _side_by_side(pages.values, taken, 1)
+        scores = jnp.einsum("kqh,khs->kqs", q, keys, preferred_element_type=wide)
         scores = jnp.where(number * size + jnp.arange(size) <= limits, scores, MASKED)
         new = jnp.maximum(greatest, _row_max(scores))
         powers = jnp.exp(scores - new[..., None])
@@ -160,10 +205,25 @@ def _attend(q: Array, pages: Pages, table: Array, position: Array) -> Array:
     return context.reshape(kv_heads, groups, count, width).transpose(2, 0, 1, 3).reshape(count, heads, width)
 
 
-def _side_by_side(part: Array, taken: Array) -> Array:
-    """Some pages of keys or values side by side: dtype[K, n * page_size, H]."""
-    found = [_item(part, taken[n]) for n in range(taken.shape[0])]
-    return jnp.concatenate(found, axis=1)
+def _side_by_side(part: Array, taken: Array, axis: int) -> Array:
+    """Some pages side by side: dtype[K, H, n * page_size] of keys, dtype[K, n * page_size, H] of values."""
+    return jnp.concatenate([_item(part, taken[n]) for n in range(taken.shape[0])], axis=axis)
+
+
+def _sum(terms: Array, axis: int) -> Array:
+    """The sum over an axis, spelled out: XLA for CPUs knows no library call for this one.
+
+    So products of gathered pages are summed as they are read, by all threads, and no page is
+    written out first. XLA would do so for a sum of more than `_TERMS`.
+    """
+    count = terms.shape[axis]
+    if count > _TERMS:
+        each = next(n for n in range(_TERMS, 0, -1) if count % n == 0)
+        parts = _sum(terms.reshape(*terms.shape[:axis], -1, each, *terms.shape[axis + 1 :]), axis + 1)
+        found = (lax.index_in_dim(parts, n, axis, keepdims=False) for n in range(count // each))
+        return functools.reduce(jnp.add, found)
+    zero = np.zeros((), terms.dtype)
+    return lax.reduce(terms, zero, lambda a, b: jnp.where(b == 0, a, a + b), (axis,))
 
 
 def _row_max(scores: Array) -> Array:

@@ -44,7 +44,8 @@ class Pages:
     """P pages of each of L layers.
 
     Attributes:
-      keys, values: dtype[L * P, K, page_size, H], keys after rotation; or, by head,
+      keys, values: dtype[L * P, K, H, page_size], after rotation, and dtype[L * P, K, page_size, H]:
+        what a product sums comes before the last axis; or, by head, both
         dtype[K, L, P, page_size, H]; or, combined, keys dtype[L * P, page_size, 2 K, H'] with keys
         and values in turn, and no values. H' is H with zeros up to whole lanes of the TPU.
     """
@@ -62,7 +63,7 @@ class Pages:
     @property
     def page_size(self) -> int:
         """Positions of a page."""
-        return self.keys.shape[1 if self.values is None else -2]
+        return self.keys.shape[1] if self.values is None else self.values.shape[-2]
 
     @property
     def axes(self) -> tuple[str | None, ...]:
@@ -104,10 +105,10 @@ def empty_pages(config: Owl2Config, count: int, page_size: int, layout: str = HE
         return _constrain(
             Pages(to_lanes(jnp.zeros((total, page_size, 2 * heads, width), config.dtype)), None)
         )
-    shape = (total, heads, page_size, width)
+    of_keys, of_values = (total, heads, width, page_size), (total, heads, page_size, width)
     if layout == BY_HEAD:
-        shape = (heads, decoder.num_layers, count, page_size, width)
-    return _constrain(Pages(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)))
+        of_keys = of_values = (heads, decoder.num_layers, count, page_size, width)
+    return _constrain(Pages(jnp.zeros(of_keys, config.dtype), jnp.zeros(of_values, config.dtype)))
 
 
 def _constrain(pages: Pages) -> Pages:
@@ -128,7 +129,7 @@ def keys_of(pages: Pages, table: Array, layer: Array, num_layers: int, width: in
     elif pages.layout == COMBINED:
         keys = pages.keys[table + layer * count, :, 0::2, :width]
     else:
-        keys = pages.keys[table + layer * count].swapaxes(1, 2)
+        keys = pages.keys[table + layer * count].transpose(0, 3, 1, 2)
     return keys.reshape(table.shape[0] * size, -1, width)
 
 
@@ -147,7 +148,7 @@ def write_tokens(pages: Pages, k: Array, v: Array, batch: PagedBatch, layer: Arr
             return part.at[:, layer, table, offset].set(new.swapaxes(0, 1).astype(dtype), mode="drop")
 
         return _constrain(Pages(put(pages.keys, k), put(pages.values, v)))
-    keys = pages.keys.at[page, :, offset].set(k.astype(dtype), mode="drop")
+    keys = pages.keys.at[page, :, :, offset].set(k.astype(dtype), mode="drop")
     values = pages.values.at[page, :, offset].set(v.astype(dtype), mode="drop")
     return _constrain(Pages(keys, values))
 

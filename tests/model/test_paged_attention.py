@@ -136,6 +136,35 @@ def test_written_out_attention_is_that_of_each_sequence(lengths, counts, tokens,
         assert count == part.stop - part.start
 
 
+@pytest.mark.parametrize("together", [2, 3, 64])
+def test_splits_of_all_lengths_make_up_each_answer(together, monkeypatch):
+    """Splits of two pages: whole ones, last ones of every length, and rows that fill one exactly."""
+    monkeypatch.setattr(paged_attention, "_SPLIT", 2)
+    monkeypatch.setattr(paged_attention, "_TOGETHER", together)
+    lengths = [1, 33, 8, 4, 9, 16, 2]
+    batch = batch_of(lengths, [1] * 7, 8, 8, held=24)
+    keys, values = np.random.default_rng(1).normal(size=(2, sum(lengths), HEADS_KV, WIDTH)).astype(np.float32)
+    whole = batch_of(lengths, lengths, sum(lengths), 8, held=24)
+    left_over = jax.tree.map(lambda part: part + 50, empty_pages(CONFIG, 24, SIZE))
+    pages = write_tokens(left_over, keys, values, whole, jnp.int32(1), LAYERS)
+    q = np.random.default_rng(2).normal(size=(8, HEADS_Q, WIDTH)).astype(np.float32)
+    found = jax.jit(paged_attention.written_out, static_argnums=4)(q, pages, batch, jnp.int32(1), LAYERS)
+    ends = np.cumsum(lengths)
+    for row, (length, end) in enumerate(zip(lengths, ends, strict=True)):
+        of_row = np.s_[None, end - length : end]
+        expected, _ = attention.dot_product(
+            q[None, row : row + 1], keys[of_row], values[of_row], np.ones((1, 1, length), bool)
+        )
+        np.testing.assert_allclose(found[row], expected[0, 0], atol=2e-6)
+    np.testing.assert_array_equal(found[7], 0)
+
+
+@pytest.mark.parametrize("count", [1, 32, 37, 64, 80])
+def test_a_sum_spelled_out_is_the_sum(count):
+    terms = np.random.default_rng(0).normal(size=(3, count, 4)).astype(np.float32)
+    np.testing.assert_allclose(paged_attention._sum(terms, 1), terms.sum(1, dtype=np.float64), atol=1e-5)
+
+
 def test_padding_between_tokens_reads_nothing_and_gets_zeros():
     batch = batch_of([5, 13, 8], [1, 1, 1], 4, 4)
     pages, _, _ = filled(batch)

@@ -130,9 +130,9 @@ def test_pages_hold_the_originals_keys_and_values(model: str) -> None:
     hidden, pages, rows, batch = run_over_pages(config, params, case(model, "i"))
     length = case(model, "i").tokens.shape[1]
     assert_close(hidden[:length], golden["i/hidden_states"][-1][0])
-    layers = config.decoder.num_layers
-    assert_close(rows.dense(pages.keys, layers), golden["i/past_k"], "keys")
-    assert_close(rows.dense(pages.values, layers), golden["i/past_v"], "values")
+    keys, values = rows.dense(pages, config.decoder.num_layers)
+    assert_close(keys, golden["i/past_k"], "keys")
+    assert_close(values, golden["i/past_v"], "values")
     np.testing.assert_array_equal(batch.lengths, [length])
 
 

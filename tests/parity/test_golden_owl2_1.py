@@ -118,9 +118,9 @@ def test_decoder_states_and_pages_layer_by_layer() -> None:
     assert_close(seen["decoder"]["layers"]["hidden"][0][:-1, :, 0], expected[1:-1], "layers")
     assert_close(hidden, expected[-1], "after the final norm")
     # The original keeps positions before heads.
-    layers = config.decoder.num_layers
-    assert_close(rows.dense(pages.keys, layers).swapaxes(2, 3), golden["i/past_k"], "keys")
-    assert_close(rows.dense(pages.values, layers).swapaxes(2, 3), golden["i/past_v"], "values")
+    keys, values = rows.dense(pages, config.decoder.num_layers)
+    assert_close(keys.swapaxes(2, 3), golden["i/past_k"], "keys")
+    assert_close(values.swapaxes(2, 3), golden["i/past_v"], "values")
     np.testing.assert_array_equal(batch.prompt_lengths, [inputs.tokens.shape[1]])
 
 
