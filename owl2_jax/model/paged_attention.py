@@ -9,6 +9,7 @@ The number of pages that are read is data: a row costs what it is long.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Final
 
 import jax
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from owl2_jax.core.processes import usable_cores
 from owl2_jax.model import attention
 from owl2_jax.model.attention import MASKED
 from owl2_jax.model.pages import PagedBatch, Pages, keys_of
@@ -26,6 +28,7 @@ _TILE: Final = 32  # queries of a row that read its pages together
 _LAST: Final = 8  # the same where no more are left, as of a prompt whose beginning is known
 _SPLIT: Final = 32  # pages of a token that are read one after the other
 _TOGETHER: Final = 8  # splits of which each reads a page at a time
+_SHARED_PAGE: Final = 2**14  # bytes of a page from which on threads gain by sharing such a step
 _TERMS: Final = 32  # of a sum in one pass
 _BLOCK: Final = 4  # pages that a tile reads together; those beyond a row's end are masked
 
@@ -74,8 +77,9 @@ def _by_token(q: Array, pages: Pages, batch: PagedBatch, tables: Array) -> Array
     shape = (lengths.shape[0], *q.shape[1:3])
     found = jnp.full(shape, MASKED, wide), jnp.zeros(shape, wide), jnp.zeros((*shape, width), wide)
     first, end = jnp.zeros((), jnp.int32), jnp.sum(lengths > 0, dtype=jnp.int32)
-    if lengths.shape[0] >= _TOGETHER:
-        found, first = repeat(_TOGETHER, first, end, found), end // _TOGETHER * _TOGETHER
+    together = _together(pages)
+    if lengths.shape[0] >= together > 1:
+        found, first = repeat(together, first, end, found), end // together * together
     found = repeat(1, first, end, found)
     places = jnp.argsort(order).reshape(count, splits)
     greatest, total, context = (part[places] for part in found)  # [T, splits, K, G], context with H
@@ -161,6 +165,12 @@ def probabilities(q: Array, pages: Pages, batch: PagedBatch, layer: Array, num_l
     keys = keys_of(pages, batch.block_tables[0], layer, num_layers, q.shape[-1])
     mask = jnp.arange(keys.shape[0]) <= batch.positions[:, None]
     return attention.dot_product(q[None], keys[None], keys[None], mask[None])[1][0]
+
+
+def _together(pages: Pages) -> int:
+    """Splits whose pages are read in one step. XLA gives it to several threads however little it is."""
+    page_bytes = math.prod(pages.values.shape[1:]) * pages.values.dtype.itemsize
+    return _TOGETHER if page_bytes >= _SHARED_PAGE or usable_cores() == 1 else 1
 
 
 def _item(part: Array, index: Array) -> Array:

@@ -141,6 +141,7 @@ def test_splits_of_all_lengths_make_up_each_answer(together, monkeypatch):
     """Splits of two pages: whole ones, last ones of every length, and rows that fill one exactly."""
     monkeypatch.setattr(paged_attention, "_SPLIT", 2)
     monkeypatch.setattr(paged_attention, "_TOGETHER", together)
+    monkeypatch.setattr(paged_attention, "_SHARED_PAGE", 0)
     lengths = [1, 33, 8, 4, 9, 16, 2]
     batch = batch_of(lengths, [1] * 7, 8, 8, held=24)
     keys, values = np.random.default_rng(1).normal(size=(2, sum(lengths), HEADS_KV, WIDTH)).astype(np.float32)
