@@ -223,8 +223,8 @@ def _side_by_side(part: Array, taken: Array, axis: int) -> Array:
 def _sum(terms: Array, axis: int) -> Array:
     """The sum over an axis, spelled out: XLA for CPUs knows no library call for this one.
 
-    So products of gathered pages are summed as they are read, by all threads, and no page is
-    written out first. XLA would do so for a sum of more than `_TERMS`.
+    So products of gathered pages are summed as they are read, by all threads, and nothing is
+    written out first. Of more than `_TERMS` XLA would make two sums, with the products in between.
     """
     count = terms.shape[axis]
     if count > _TERMS:
