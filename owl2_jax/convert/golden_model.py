@@ -194,8 +194,8 @@ class GoldenModel:
         features = self._apply(Owl2.encode_images)(self.params, case.images)
         rows, _, pages = self._prompts(case, features, 0)
         cut = np.s_[:, : case.rows, :, : case.length]
-        parts = zip(("past_k", "past_v"), rows.dense(pages, self.config.decoder.num_layers), strict=True)
-        past = {name: part[cut] for name, part in parts}
+        keys, values = rows.dense(pages, self.config.decoder.num_layers)
+        past = {"past_k": keys[cut], "past_v": values[cut]}
         if format_of(self.config).heads_first:
             return past
         return {name: part.swapaxes(2, 3) for name, part in past.items()}

@@ -60,19 +60,16 @@ def _by_token(q: Array, pages: Pages, batch: PagedBatch, tables: Array) -> Array
     lengths = jnp.clip(lengths, 0, _SPLIT * size).reshape(-1)  # positions of each split, [T * splits]
     order = jnp.argsort(lengths, descending=True)
 
-    def some(together: int, first: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
-        taken = lax.dynamic_slice_in_dim(order, first, together)
-        token, split = taken // splits, taken % splits
-        rows = batch.rows.at[token].get(mode="clip")
-        of_pages = tables.reshape(-1, _SPLIT).at[rows * splits + split].get(mode="clip").T
-        new = _attend_splits(q[token], pages, of_pages, lengths[taken])
-        return tuple(_put(old, part, first) for old, part in zip(found, new, strict=True))
-
     def repeat(together: int, first: Array, end: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
-        def body(number: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
-            return some(together, first + number * together, found)
+        def some(number: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
+            at = first + number * together
+            taken = lax.dynamic_slice_in_dim(order, at, together)
+            token, split = taken // splits, taken % splits
+            of_pages = tables.reshape(-1, _SPLIT).at[batch.rows[token] * splits + split].get(mode="clip").T
+            new = _attend_splits(q[token], pages, of_pages, lengths[taken])
+            return tuple(_put(old, part, at) for old, part in zip(found, new, strict=True))
 
-        return lax.fori_loop(0, (end - first) // together, body, found)
+        return lax.fori_loop(0, (end - first) // together, some, found)
 
     shape = (lengths.shape[0], *q.shape[1:3])
     found = jnp.full(shape, MASKED, wide), jnp.zeros(shape, wide), jnp.zeros((*shape, width), wide)
