@@ -1,7 +1,7 @@
 """Kernels of the decoder's full-sequence attention, chosen in one place.
 
 All of them compute `attention.dot_product` under the causal segment mask; they
-differ in what they keep in fast memory. A kernel has the signature
+differ in what they keep in fast memory, and name their context for a remat policy. A kernel has the signature
 (q dtype[B, T, N, H], k dtype[B, T, K, H], v dtype[B, T, K, H],
 segment_ids int32[B, T]) -> dtype[B, T, N, H].
 """
@@ -15,6 +15,7 @@ from typing import Any, Final
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from owl2_jax.core import axes
@@ -34,7 +35,7 @@ _CUDNN_MAX_HEAD_WIDTH: Final = 128
 def xla(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
     """The written-out product: runs anywhere, holds [B, N, T, T] scores."""
     mask = causal_segment_mask(query_segments(segment_ids), segment_ids)
-    return dot_product(q, k, v, mask)[0]
+    return dot_product(q, k, v, mask, remat.CONTEXT)[0]
 
 
 def splash(
@@ -122,7 +123,7 @@ def cudnn(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
             f"{_CUDNN_MAX_HEAD_WIDTH}, found {q.dtype} and {width}; set model.attention=xla or "
             "model.dtype=bfloat16"
         )
-    return masked_attention(q, k, v, segment_ids, "cudnn")
+    return checkpoint_name(masked_attention(q, k, v, segment_ids, "cudnn"), remat.CONTEXT)
 
 
 def cudnn_fits(dtype: DTypeLike, width: int) -> bool:

@@ -100,10 +100,11 @@ class DecoderAttention(nn.Module):
             q, pairs = rotate_pairs(q, k, v, inputs.sin, inputs.cos, inputs.query_scale)
             context, keys, values = self._attend_pairs(q, pairs, inputs.paged, layer, keys)
             return self._out(context), keys, values
-        k = apply_rope(k, inputs.sin, inputs.cos, by_product=in_tiles)
+        by_product = in_tiles or (inputs.paged is None and self._written_out(q))
+        k = apply_rope(k, inputs.sin, inputs.cos, by_product)
         # The rotation is linear, so a scale of the query may as well be one of its angles.
         scale = 1.0 if inputs.query_scale is None else inputs.query_scale
-        q = apply_rope(q, inputs.sin * scale, inputs.cos * scale, by_product=in_tiles)
+        q = apply_rope(q, inputs.sin * scale, inputs.cos * scale, by_product)
         q, k, v = (
             checkpoint_name(
                 nn.with_logical_constraint(part, (axes.BATCH, axes.LENGTH, axes.ACT_HEADS, None)),
@@ -115,9 +116,11 @@ class DecoderAttention(nn.Module):
             context, keys, values = self._attend_pages(q, k, v, inputs.paged, layer, keys, values)
         else:
             context = self._attend(q, k, v, inputs.segment_ids)
-            if not in_tiles:  # which names it itself, with the heads first; both would be kept
-                context = checkpoint_name(context, remat.CONTEXT)
         return self._out(context), keys, values
+
+    def _written_out(self, q: Array) -> bool:
+        """Whether whole sequences are computed as for a CPU, which joins halves number by number."""
+        return attention_kernels.resolved(self.config.attention, q) == "xla"
 
     def _out(self, context: Array) -> Array:
         decoder = self.config.decoder
@@ -133,7 +136,7 @@ class DecoderAttention(nn.Module):
             return kernel(q, k, v, segment_ids)
         # Only the written-out product has probabilities to show.
         mask = attention.causal_segment_mask(attention.query_segments(segment_ids), segment_ids)
-        context, probabilities = attention.dot_product(q, k, v, mask)
+        context, probabilities = attention.dot_product(q, k, v, mask, remat.CONTEXT)
         self.sow("intermediates", "attention", probabilities)
         return context
 

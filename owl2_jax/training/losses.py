@@ -34,14 +34,14 @@ def next_token_targets(labels: Array, segment_ids: Array) -> Array:
     """Moves labels one position to the left, never across a segment border.
 
     Args:
-      labels: int32[B, T], aligned with the tokens, -100 where unsupervised.
-      segment_ids: int32[B, T].
+      labels: int32[..., T], aligned with the tokens, -100 where unsupervised.
+      segment_ids: int32[..., T].
 
     Returns:
-      int32[B, T], what each position predicts, or -100.
+      int32[..., T], what each position predicts, or -100.
     """
-    following = jnp.roll(labels, -1, axis=1)
-    same = (segment_ids == jnp.roll(segment_ids, -1, axis=1)).at[:, -1].set(False)
+    following = jnp.roll(labels, -1, axis=-1)
+    same = (segment_ids == jnp.roll(segment_ids, -1, axis=-1)).at[..., -1].set(False)
     return jnp.where(same, following, IGNORE_LABEL)
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from owl2_jax.core import tree
+from owl2_jax.core.axes import IGNORE_LABEL
 from owl2_jax.core.tree import Params, PyTree
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.training.config import TrainConfig
@@ -84,6 +85,12 @@ def batch_loss(
     return chunked_cross_entropy(head, hidden, targets, config.loss_chunk, classes, 2 * num_datasets)
 
 
+def count_targets(batch: DeviceBatch) -> Array:
+    """int32[], supervised positions of a whole batch."""
+    targets = next_token_targets(batch.labels, batch.segment_ids)
+    return jnp.sum(targets != IGNORE_LABEL, dtype=jnp.int32)
+
+
 def sample_classes(batch: DeviceBatch) -> Array:
     """2 * data set + (1 where the position's sample has an image), int32[B, T]; negative for padding."""
     starts = jnp.take_along_axis(batch.segment_ids, batch.image_starts, axis=1)
@@ -104,24 +111,22 @@ def gradients(
 ) -> tuple[Params, LossSums]:
     """Gradient of the mean loss with respect to the trained leaves, and the sums.
 
-    With `accumulate_steps` A the batch has A equal parts; sums of losses are
-    accumulated and divided once, so parts with few labels weigh what they
+    With `accumulate_steps` A the batch has A equal parts. The loss of each is
+    divided by the targets of all, so parts with few labels weigh what they
     should.
     """
+    scale = 1.0 / jnp.maximum(count_targets(batch), 1)
 
     def loss(trained: Params, part: DeviceBatch, key: Array | None) -> tuple[Array, LossSums]:
         params = tree.combine(trained, frozen)
         sums = batch_loss(params, part, model, config, num_datasets, key, max_targets)
-        return sums.loss, sums
+        return sums.loss * scale, sums  # here, as to scale gradients is a pass over all of them
 
     grad = jax.grad(loss, has_aux=True)
     if config.accumulate_steps == 1:
-        grads, sums = grad(trained, batch, dropout)
-    else:
-        keys = None if dropout is None else jax.random.split(dropout, config.accumulate_steps)
-        grads, sums = _accumulate(grad, trained, batch, keys)
-    scale = 1.0 / jnp.maximum(sums.count, 1)
-    return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads), sums
+        return grad(trained, batch, dropout)
+    keys = None if dropout is None else jax.random.split(dropout, config.accumulate_steps)
+    return _accumulate(grad, trained, batch, keys)
 
 
 def _accumulate(
@@ -147,7 +152,7 @@ def train_step(
     batch: DeviceBatch,
     *,
     model: Owl2,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformationExtraArgs,
     specs: Mapping[str, ParamSpec],
     config: TrainConfig,
     num_datasets: int = 0,
@@ -170,17 +175,14 @@ def train_step(
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm) & jnp.isfinite(sums.loss)
 
-    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained, finite=finite)
     updated = optax.apply_updates(trained, updates)
-
-    def keep_if_bad(new: PyTree, old: PyTree) -> PyTree:
-        return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-
+    updated = jax.tree.map(lambda n, o: jnp.where(finite, n, o), updated, trained)
     bad = (~finite).astype(jnp.int32)
     state = TrainState(
         step=state.step + 1,
-        params=tree.combine(keep_if_bad(updated, trained), frozen),
-        opt_state=keep_if_bad(opt_state, state.opt_state),
+        params=tree.combine(updated, frozen),
+        opt_state=opt_state,
         bad_steps=(state.bad_steps + 1) * bad,
         skipped=state.skipped + bad,
     )

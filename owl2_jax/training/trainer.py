@@ -53,7 +53,7 @@ class Trainer:
     max_targets: int
     specs: dict[str, param_groups.ParamSpec]
     shapes: Params
-    optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformationExtraArgs
     mesh: jax.sharding.Mesh
     state_shardings: TrainState
     init: Callable[[jax.Array], Params]

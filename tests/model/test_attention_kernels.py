@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
-from owl2_jax.model import attention_kernels
+from owl2_jax.model import attention, attention_kernels
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.parallel.axis_rules import activate
 from owl2_jax.parallel.mesh import make_mesh
@@ -45,6 +45,16 @@ def assert_equal_to_reference(kernel, q, k, v, segments, tolerance=2e-5):
     got = outputs_and_gradients(kernel, q, k, v, segments)
     want = outputs_and_gradients(attention_kernels.xla, q, k, v, segments)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance, rtol=tolerance), got, want)
+
+
+def test_the_gradient_of_the_written_out_product_is_that_of_its_probabilities():
+    def mixed(q, k, v, segments):
+        mask = attention.causal_segment_mask(attention.query_segments(segments), segments)
+        probabilities = attention.dot_product(q, k, v, mask)[1]
+        values = jnp.repeat(v, q.shape[2] // v.shape[2], axis=2)
+        return jnp.einsum("bnts,bsnh->btnh", probabilities, values)
+
+    assert_equal_to_reference(mixed, *case(length=160))
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2)])

@@ -14,14 +14,17 @@ from owl2_jax.testing import tiny
 
 
 def traced_flops(function, *arguments):
-    """FLOPs of all matrix products in a traced function, scans multiplied out."""
+    """FLOPs of all matrix products in a traced function, scans multiplied out.
+
+    The rotation of queries and keys, which is a product of its own precision, counts as elementwise work.
+    """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def _count(jaxpr):
     total = 0
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
+        if equation.primitive.name == "dot_general" and not equation.params["precision"]:
             contracted = equation.params["dimension_numbers"][0][0]
             shape = equation.invars[0].aval.shape
             total += 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
