@@ -255,9 +255,9 @@ class Owl2Config:
         only where an image stands; "select" computes them everywhere and
         selects (the reference).
       splash_block: rows and columns of a tile of splash attention, where it divides the row.
-      mlp_apart: what a TPU computes apart from the products of the decoder's MLP: "after" its
-        activation, not in the products that read it; "around" it, also not in those before it, nor the
-        norm's gradient in the last one backward.
+      mlp_apart: what a TPU computes apart from the products of the decoder's MLP: "after" the gradients
+        of its activation, not in the products that read them; "around" the activation too, neither it
+        nor its gradients in the products before them.
       scan_unroll: decoder and vision layers per iteration of the layer scan.
       lora: adapters beside the decoder's linear maps; None for none.
     """

@@ -175,7 +175,7 @@ def _gated(gate: Array, up: Array) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _gated_apart(gate: Array, up: Array, around: bool) -> Array:
-    """`_gated`; its result and its gradients are written before the products that read them start.
+    """`_gated`; its gradients are written before the products that read them start.
 
     With `around`, what it and they are computed of is written before as well.
     """
@@ -184,7 +184,7 @@ def _gated_apart(gate: Array, up: Array, around: bool) -> Array:
 
 def _gated_forward(gate: Array, up: Array, around: bool) -> tuple[Array, tuple[Array, Array]]:
     gate, up = lax.optimization_barrier((gate, up)) if around else (gate, up)
-    return lax.optimization_barrier(_gated(gate, up)), (gate, up)
+    return _gated(gate, up), (gate, up)
 
 
 def _gated_backward(around: bool, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
@@ -193,15 +193,6 @@ def _gated_backward(around: bool, kept: tuple[Array, Array], gradient: Array) ->
 
 
 _gated_apart.defvjp(_gated_forward, _gated_backward)
-
-
-@jax.custom_vjp
-def _gradient_apart(x: Array) -> Array:
-    """x; its gradient is written before what is computed of it starts."""
-    return x
-
-
-_gradient_apart.defvjp(lambda x: (x, None), lambda _, gradient: (lax.optimization_barrier(gradient),))
 
 
 class DecoderMlp(nn.Module):
@@ -215,11 +206,10 @@ class DecoderMlp(nn.Module):
         decoder = self.config.decoder
         width, hidden = (decoder.width,), (decoder.mlp_dim,)
         embed, inner = (axes.EMBED,), (axes.HIDDEN,)
-        around = in_tiles and self.config.mlp_apart == "around"
-        x = _gradient_apart(x) if around else x
         gate = layer_linear(self.config, "gate", width, hidden, embed, inner)(x)
         up = layer_linear(self.config, "up", width, hidden, embed, inner)(x)
-        # A TPU's compiler would compute both anew in every tile of a product.
+        # A TPU's compiler would compute the gradients anew in every tile of a product.
+        around = self.config.mlp_apart == "around"
         gated = _gated_apart(gate, up, around) if in_tiles else _gated(gate, up)
         x = nn.with_logical_constraint(gated, (axes.BATCH, axes.LENGTH, axes.ACT_HIDDEN))
         x = checkpoint_name(x, remat.MLP_HIDDEN)
@@ -250,18 +240,18 @@ class DecoderBlock(nn.Module):
         x, keys, values = carry
         in_tiles = for_tiles(self.config, x, Pages(keys, values) if inputs.paged is not None else None)
         between = _between_products(x, inputs)
-        normed = self._norm("attention_norm", x, inputs, between)
+        normed = self._norm("attention_norm", x, inputs, between, in_tiles)
         update, keys, values = DecoderAttention(self.config, name="attention")(
             normed, inputs, in_tiles, layer, keys, values
         )
         x = nn.with_logical_constraint(x + update, between)
-        normed = self._norm("mlp_norm", x, inputs, between)
+        normed = self._norm("mlp_norm", x, inputs, between, in_tiles)
         update = DecoderMlp(self.config, name="mlp")(normed, in_tiles)
         x = nn.with_logical_constraint(x + update, between)
         self.sow("intermediates", "hidden", x)
         return (x, keys, values), None
 
-    def _norm(self, name: str, x: Array, inputs: LayerInputs, between: Names) -> Array:
+    def _norm(self, name: str, x: Array, inputs: LayerInputs, between: Names, in_tiles: bool) -> Array:
         """RMSNorm whose scale is the token's modality's; both share one normalisation.
 
         Products take all tokens, of which the stream may have lain in pieces.
@@ -276,4 +266,6 @@ class DecoderBlock(nn.Module):
         if inputs.is_image is not None and decoder.adapts("norms"):
             chosen = jnp.where(inputs.is_image[:, :, None], scale("image").astype(x.dtype), chosen)
         normed = normed * chosen
-        return normed if between == STREAM else nn.with_logical_constraint(normed, STREAM)
+        normed = normed if between == STREAM else nn.with_logical_constraint(normed, STREAM)
+        # Written, and its gradient too: a TPU's compiler would compute them anew in every tile of a product.
+        return lax.optimization_barrier(normed) if in_tiles else normed

@@ -20,6 +20,13 @@ from owl2_jax.testing import tiny
 LENGTH = 128  # of one tile of the kernel for TPU
 
 
+def text_inputs(decoder):
+    """What a layer needs of a row of text."""
+    positions = jnp.arange(LENGTH, dtype=jnp.int32)[None]
+    sin, cos = rotary.rope_angles(positions, decoder.head_dim, decoder.rope_theta)
+    return LayerInputs(sin, cos, None, None, None, jnp.ones((1, LENGTH), jnp.int32))
+
+
 @pytest.mark.parametrize(
     ("attention", "policy", "kept"),
     [("splash", "products", 2), ("splash", "context", 1), ("xla", "attention", 2), ("xla", "context", 1)],
@@ -32,9 +39,7 @@ def test_queries_and_context_are_kept_once(attention, policy, kept):
         (1, LENGTH, decoder.num_heads, decoder.head_dim),
         (1, decoder.num_heads, LENGTH, decoder.head_dim),
     }
-    positions = jnp.arange(LENGTH, dtype=jnp.int32)[None]
-    sin, cos = rotary.rope_angles(positions, decoder.head_dim, decoder.rope_theta)
-    inputs = LayerInputs(sin, cos, None, None, None, jnp.ones((1, LENGTH), jnp.int32))
+    inputs = text_inputs(decoder)
     block = remat.remat_block(DecoderBlock, policy)(config)
     x = jax.ShapeDtypeStruct((1, LENGTH, decoder.width), jnp.float32)
 
@@ -47,8 +52,18 @@ def test_queries_and_context_are_kept_once(attention, policy, kept):
     assert sum(leaf.shape in shapes for leaf in jax.tree.leaves(backward)) == kept
 
 
-@pytest.mark.parametrize(("apart", "forward", "backward"), [("after", 1, 2), ("around", 2, 5)])
-def test_for_a_tpu_the_gated_activation_and_its_gradients_are_written_once_and_are_the_same(
+@pytest.mark.parametrize(("attention", "written"), [("splash", 2), ("xla", 0)])
+def test_for_a_tpu_both_norms_are_written_before_the_products_that_read_them(attention, written):
+    config = tiny.tiny_config(**{"attention": attention, "decoder.max_length": LENGTH})
+    x = jax.ShapeDtypeStruct((1, LENGTH, config.decoder.width), jnp.float32)
+    made = lambda x: DecoderBlock(config).init(
+        jax.random.key(0), (x, None, None), jnp.int32(0), text_inputs(config.decoder)
+    )
+    assert str(jax.make_jaxpr(made)(x)).count("optimization_barrier") == written
+
+
+@pytest.mark.parametrize(("apart", "forward", "backward"), [("after", 0, 1), ("around", 1, 3)])
+def test_for_a_tpu_gradients_of_the_gated_activation_are_written_once_and_are_the_same(
     apart, forward, backward
 ):
     config = tiny.tiny_config(mlp_apart=apart)
