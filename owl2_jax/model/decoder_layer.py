@@ -240,21 +240,24 @@ class DecoderBlock(nn.Module):
         x, keys, values = carry
         in_tiles = for_tiles(self.config, x, Pages(keys, values) if inputs.paged is not None else None)
         between = _between_products(x, inputs)
-        normed = self._norm("attention_norm", x, inputs, between, in_tiles)
+        apart = in_tiles and inputs.paged is None
+        normed = self._norm("attention_norm", x, inputs, between, apart)
         update, keys, values = DecoderAttention(self.config, name="attention")(
             normed, inputs, in_tiles, layer, keys, values
         )
         x = nn.with_logical_constraint(x + update, between)
-        normed = self._norm("mlp_norm", x, inputs, between, in_tiles)
+        normed = self._norm("mlp_norm", x, inputs, between, apart)
         update = DecoderMlp(self.config, name="mlp")(normed, in_tiles)
         x = nn.with_logical_constraint(x + update, between)
         self.sow("intermediates", "hidden", x)
         return (x, keys, values), None
 
-    def _norm(self, name: str, x: Array, inputs: LayerInputs, between: Names, in_tiles: bool) -> Array:
+    def _norm(self, name: str, x: Array, inputs: LayerInputs, between: Names, apart: bool) -> Array:
         """RMSNorm whose scale is the token's modality's; both share one normalisation.
 
-        Products take all tokens, of which the stream may have lain in pieces.
+        Products take all tokens, of which the stream may have lain in pieces. With `apart` they wait until
+        it is written, and so does what reads its gradient: a TPU's compiler would compute both anew in
+        every tile of a product.
         """
         decoder = self.config.decoder
 
@@ -267,5 +270,4 @@ class DecoderBlock(nn.Module):
             chosen = jnp.where(inputs.is_image[:, :, None], scale("image").astype(x.dtype), chosen)
         normed = normed * chosen
         normed = normed if between == STREAM else nn.with_logical_constraint(normed, STREAM)
-        # Written, and its gradient too: a TPU's compiler would compute them anew in every tile of a product.
-        return lax.optimization_barrier(normed) if in_tiles else normed
+        return lax.optimization_barrier(normed) if apart else normed
