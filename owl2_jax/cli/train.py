@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
     )
 
     keep_freed_memory()
-    _set_up_logs()
+    set_up_logs()
     tokenizer = _check(config)
     keep_compiled_programs()
     multihost.initialize()
@@ -81,12 +81,18 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _set_up_logs() -> None:
-    """Our warnings on the error stream; what the libraries below log reaches us as exceptions."""
+def set_up_logs() -> None:
+    """Our warnings on the error stream; what the libraries below log reaches us as exceptions.
+
+    Orbax's errors are still records, in which a failed save is found; nobody shows them.
+    """
     ours = logging.getLogger("owl2_jax")
     if not any(isinstance(handler, _Warnings) for handler in ours.handlers):
         ours.addHandler(_Warnings())
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    below = logging.getLogger("absl")
+    below.setLevel(logging.ERROR)
+    below.propagate = False
+    below.addHandler(logging.NullHandler())
 
 
 class _Warnings(logging.Handler):

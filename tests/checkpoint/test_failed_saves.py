@@ -6,6 +6,7 @@ import pytest
 
 from owl2_jax.checkpoint import failed_saves
 from owl2_jax.checkpoint.failed_saves import FailedSaves, SaveFailure
+from owl2_jax.cli.train import set_up_logs
 from owl2_jax.core.errors import Owl2Error
 
 
@@ -54,8 +55,14 @@ def test_what_fails_on_another_host_alone_has_failed_here_too(monkeypatch, caplo
     assert told == ["", ""], "every host asks the others, also one that has nothing to tell"
 
 
-def test_what_failed_in_a_thread_of_orbax_is_seen_in_its_log_and_not_shown(caplog):
+@pytest.mark.parametrize("trains", [False, True])
+def test_what_failed_in_a_thread_of_orbax_is_seen_in_its_log_and_not_shown(trains, caplog, monkeypatch):
     failure, logger = SaveFailure(), logging.getLogger("absl")
+    caplog.set_level(logging.WARNING, logger="absl")
+    monkeypatch.setattr(logger, "propagate", True)
+    monkeypatch.setattr(logger, "handlers", [])
+    if trains:
+        set_up_logs()
     logger.addFilter(failure)
     try:
         logger.error("something else")
@@ -68,3 +75,4 @@ def test_what_failed_in_a_thread_of_orbax_is_seen_in_its_log_and_not_shown(caplo
         logger.removeFilter(failure)
     assert str(failure.error) == "gone"
     assert "background save thread" not in caplog.text
+    assert ("something else" in caplog.text) is not trains

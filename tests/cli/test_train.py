@@ -20,7 +20,7 @@ import pytest
 
 from owl2_jax.checkpoint.param_files import model_json, write_model_directory
 from owl2_jax.cli.main import main
-from owl2_jax.cli.train import _set_up_logs
+from owl2_jax.cli.train import set_up_logs
 from owl2_jax.config import read_config_file
 from owl2_jax.core.append_file import AppendFile
 from owl2_jax.data.pipeline import load_tokenizer
@@ -363,6 +363,6 @@ def test_configs_of_the_quickstart_are_whole():
 
 def test_warnings_go_once_to_what_is_the_error_stream_then(capsys):
     for _ in range(2):
-        _set_up_logs()
+        set_up_logs()
     logging.getLogger("owl2_jax.training").warning("%d rows left", 3)
     assert capsys.readouterr().err == "warning: 3 rows left\n"
