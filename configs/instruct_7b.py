@@ -17,7 +17,7 @@ Smaller chips take fewer rows: `configs/instruct_7b.py:accumulate=4`, or `model.
 Expected hours: 1.0 at the chips' peak, 2.5 at 40 % of it, which is an assumption and
 no measurement. The formula is steps x model FLOPs of a step / (chips x peak), as
 `owl2 inspect --config=configs/instruct_7b.py --topology=v5p:4x4x4` counts them; `owl2 fit` with
-the same arguments compiles the step and bounds it from below: 31.9 of 95.7 GiB per
+the same arguments compiles the step and bounds it from below: 32.5 of 95.7 GiB per
 chip, at least 0.89 s a step and 1.2 h in all (2.1 h by its forecast).
 
 Out comes `runs/instruct`: the model; `owl2 convert to-torch` makes the released format of it.
