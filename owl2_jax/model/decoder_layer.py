@@ -177,14 +177,15 @@ def _gated(gate: Array, up: Array) -> Array:
 def _gated_apart(gate: Array, up: Array, around: bool) -> Array:
     """`_gated`; its gradients are written before the products that read them start.
 
-    With `around`, what it and they are computed of is written before as well.
+    With `around`, so is its result, and what it and they are computed of is written before them.
     """
     return _gated_forward(gate, up, around)[0]
 
 
 def _gated_forward(gate: Array, up: Array, around: bool) -> tuple[Array, tuple[Array, Array]]:
     gate, up = lax.optimization_barrier((gate, up)) if around else (gate, up)
-    return _gated(gate, up), (gate, up)
+    gated = _gated(gate, up)
+    return lax.optimization_barrier(gated) if around else gated, (gate, up)
 
 
 def _gated_backward(around: bool, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
