@@ -10,8 +10,8 @@ alike); a frozen vision encoder with `train.groups.N.trainable=False` for N from
 checkpoints/pretrained_2_1_448; its release tells no recipe.
 
 Hardware: 64 chips of TPU v5p (v5p:4x4x4), 4 rows of a chip at a time, or 256 chips of
-TPU v5e (v5e:16x16), for mPLUG-Owl2.1 with `model.remat=attention_mlp`, as its larger head
-leaves less room.
+TPU v5e (v5e:16x16); the larger head of mPLUG-Owl2.1 leaves 0.3 GiB of these, and 3 with
+`model.remat=attention_mlp`.
 Smaller chips take fewer rows: `configs/instruct_7b.py:accumulate=4`, or `model.remat=full`.
 
 Expected hours: 1.0 at the chips' peak, 2.5 at 40 % of it, which is an assumption and
