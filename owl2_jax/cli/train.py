@@ -92,7 +92,8 @@ def set_up_logs() -> None:
     below = logging.getLogger("absl")
     below.setLevel(logging.ERROR)
     below.propagate = False
-    below.addHandler(logging.NullHandler())
+    if not below.handlers:  # without one, Python would show them itself
+        below.addHandler(logging.NullHandler())
 
 
 class _Warnings(logging.Handler):

@@ -256,8 +256,8 @@ class Owl2Config:
         selects (the reference).
       splash_block: rows and columns of a tile of splash attention, where it divides the row.
       mlp_apart: what a TPU computes apart from the products of the decoder's MLP: "after" the gradients
-        of its activation, not in the products that read them; "around" the activation too, and neither
-        in the products before.
+        of its activation, not in the products that read them; "around" also the activation, and both
+        apart from the products before them.
       scan_unroll: decoder and vision layers per iteration of the layer scan.
       lora: adapters beside the decoder's linear maps; None for none.
     """

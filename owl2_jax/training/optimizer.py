@@ -73,10 +73,12 @@ def _adam(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
         del params
         mu = optax.tree.update_moment(grads, state.mu, config.b1, 1)
         nu = optax.tree.update_moment_per_elem_norm(grads, state.nu, config.b2, 2)
-        mu, nu = (_settled(_where(finite, *pair), pair[1]) for pair in ((mu, state.mu), (nu, state.nu)))
+        mu, nu = (
+            _settled(optax.tree.where(finite, *pair), pair[1]) for pair in ((mu, state.mu), (nu, state.nu))
+        )
         count = state.count + 1
         new = optax.ScaleByAdamState(
-            count=_where(finite, count, state.count),
+            count=jnp.where(finite, count, state.count),
             mu=optax.tree.cast_like(mu, state.mu),
             nu=optax.tree.cast_like(nu, state.nu),
         )
@@ -90,10 +92,6 @@ def _adam(config: OptimizerConfig) -> optax.GradientTransformationExtraArgs:
 def _settled(new: PyTree, old: PyTree) -> PyTree:
     """Writes what takes the place of `old` before anything reads it; not what is narrowed for that."""
     return jax.tree.map(lambda n, o: jax.lax.optimization_barrier(n) if n.dtype == o.dtype else n, new, old)
-
-
-def _where(finite: jax.Array | bool, new: PyTree, old: PyTree) -> PyTree:
-    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
 
 def _scale_by_spec(
@@ -131,6 +129,6 @@ def _scale_by_spec(
                 value = value + spec.weight_decay * flat_params[name]
             scaled[name] = (-rate * spec.lr_multiplier * value).astype(flat_params[name].dtype)
         new = optax.ScaleByScheduleState(count=state.count + 1)
-        return tree.unflatten(scaled), _where(finite, new, state)
+        return tree.unflatten(scaled), optax.tree.where(finite, new, state)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -177,7 +177,7 @@ def train_step(
 
     updates, opt_state = optimizer.update(grads, state.opt_state, trained, finite=finite)
     updated = optax.apply_updates(trained, updates)
-    updated = jax.tree.map(lambda n, o: jnp.where(finite, n, o), updated, trained)
+    updated = optax.tree.where(finite, updated, trained)
     bad = (~finite).astype(jnp.int32)
     state = TrainState(
         step=state.step + 1,
