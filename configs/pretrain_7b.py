@@ -73,6 +73,7 @@ def get_config(argument: str = "") -> ConfigDict:
             "clip_norm": 1.0,  # clip 1.0
         },
         "accumulate_steps": chosen["accumulate"],  # ours: what fits
-        "loss_chunk": 128,  # ours: logits of 128 positions at a time
+        # ours: all logits at once; of mPLUG-Owl2.1's larger head, of 128 positions
+        "loss_chunk": 128 if chosen["model"] == "owl2_1" else 0,
     }
     return config.lock()

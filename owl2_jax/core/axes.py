@@ -24,6 +24,7 @@ HEAD_DIM: Final = "head_dim"  # H
 HIDDEN: Final = "hidden"  # F
 VOCAB: Final = "vocab"  # V
 VISION_EMBED: Final = "vision_embed"  # E
+VISION_HIDDEN: Final = "vision_hidden"  # F of the vision encoder
 QKV: Final = "qkv"  # the three parts of a fused projection
 POSITIONS: Final = "positions"  # rows of a position table
 QUERIES: Final = "queries"  # Q
@@ -40,7 +41,8 @@ ACT_HIDDEN: Final = "act_hidden"  # F of an activation
 ACT_VOCAB: Final = "act_vocab"  # V of the logits
 
 PARAMETER_AXES: Final = (
-    LAYERS, EMBED, HEADS, KV_HEADS, HEAD_DIM, HIDDEN, VOCAB, VISION_EMBED, QKV, POSITIONS, QUERIES,
+    LAYERS, EMBED, HEADS, KV_HEADS, HEAD_DIM, HIDDEN, VOCAB, VISION_EMBED, VISION_HIDDEN, QKV, POSITIONS,
+    QUERIES,
 )  # fmt: skip
 ACTIVATION_AXES: Final = (BATCH, TOKENS, LENGTH, IMAGES, CACHE, ACT_EMBED, ACT_HEADS, ACT_HIDDEN, ACT_VOCAB)
 

@@ -1,9 +1,9 @@
-"""Kernels of the decoder's full-sequence attention, chosen in one place.
+"""Kernels of attention among whole sequences, chosen in one place.
 
-All of them compute `attention.dot_product` under the causal segment mask; they
+All of them compute `attention.dot_product`, the decoder's under the causal segment mask; they
 differ in what they keep in fast memory, and name their context for a remat policy. A kernel has the signature
 (q dtype[B, T, N, H], k dtype[B, T, K, H], v dtype[B, T, K, H],
-segment_ids int32[B, T]) -> dtype[B, T, N, H].
+segment_ids int32[B, T]) -> dtype[B, T, N, H]. The vision encoder's has no mask: `splash_everywhere`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ Kernel = Callable[[Array, Array, Array, Array], Array]
 
 # Rows and columns of a splash tile; a sequence must be a multiple of the smallest.
 _SPLASH_BLOCKS: Final = (512, 384, 256, 128)
+_LARGEST_WHOLE: Final = 1152  # tokens of a row that is one tile, where all see all: an image of 448 pixels
 _CUDNN_MAX_HEAD_WIDTH: Final = 128
 
 
@@ -63,8 +64,46 @@ def splash(
             f"splash attention needs rows of a multiple of {_SPLASH_BLOCKS[-1]} tokens, found {length} = "
             f"{length // 128} * 128 + {length % 128}; change data.row_length or set model.attention=xla"
         )
-    local = functools.partial(_splash_local, interpret=interpret, block=block)
-    arguments = (q, k, v, query_segments(segment_ids), segment_ids)
+    return _splash_on_mesh(q, k, v, query_segments(segment_ids), segment_ids, interpret, block, causal=True)
+
+
+def splash_everywhere(q: Array, k: Array, v: Array, length: int, interpret: bool = False) -> Array:
+    """Splash attention of rows in which every token sees all.
+
+    Args:
+      q, k, v: dtype[B, T, N, H], T from `everywhere_tiles`.
+      length: tokens of a row; those after them see each other alone.
+
+    Returns:
+      dtype[B, T, N, H].
+    """
+    total = q.shape[1]
+    segments = jnp.broadcast_to((jnp.arange(total) < length).astype(jnp.int32), q.shape[:2])
+    block = total if total <= _LARGEST_WHOLE else SPLASH_BLOCK
+    return _splash_on_mesh(q, k, v, segments, segments, interpret, block, causal=False)
+
+
+def everywhere_tiles(name: str, x: Array, width: int) -> int:
+    """Tokens to which rows dtype[B, T, E] are padded for `splash_everywhere`; 0 where it is not worth it.
+
+    It is where the decoder's kernel `name` stands for splash and at most an eighth is padding: an image of
+    224 pixels and 257 tokens would take as long as one of 384.
+
+    Args:
+      width: of a head.
+    """
+    if name == "auto":
+        name = best(jax.default_backend(), _SPLASH_BLOCKS[-1], x.dtype, width)
+    length = x.shape[1]
+    padding = -length % _SPLASH_BLOCKS[-1]
+    return length + padding if name == "splash" and 8 * padding <= length else 0
+
+
+def _splash_on_mesh(
+    q: Array, k: Array, v: Array, query_ids: Array, key_ids: Array, interpret: bool, block: int, causal: bool
+) -> Array:
+    local = functools.partial(_splash_local, interpret=interpret, block=block, causal=causal)
+    arguments = (q, k, v, query_ids, key_ids)
     if jax.sharding.get_abstract_mesh().empty:
         return local(*arguments)
     heads = nn.logical_to_mesh_axes((axes.BATCH, axes.LENGTH, axes.ACT_HEADS, None))
@@ -80,12 +119,12 @@ def splash_fits(length: int) -> bool:
 
 
 def _splash_local(
-    q: Array, k: Array, v: Array, query_ids: Array, key_ids: Array, interpret: bool, block: int
+    q: Array, k: Array, v: Array, query_ids: Array, key_ids: Array, interpret: bool, block: int, causal: bool
 ) -> Array:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as library
 
     _, length, heads, width = q.shape
-    run = _splash_kernel(length, heads, interpret, block)
+    run = _splash_kernel(length, heads, interpret, block, causal)
     heads_first = [jnp.swapaxes(x, 1, 2) for x in (q * width**-0.5, k, v)]
     context = jax.vmap(lambda q, k, v, *ids: run(q, k, v, segment_ids=library.SegmentIds(*ids)))(
         *heads_first, query_ids, key_ids
@@ -93,14 +132,15 @@ def _splash_local(
     return jnp.swapaxes(context, 1, 2).astype(q.dtype)
 
 
-def _splash_kernel(length: int, heads: int, interpret: bool, wanted: int) -> Any:
+def _splash_kernel(length: int, heads: int, interpret: bool, wanted: int, causal: bool) -> Any:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as library
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     block = next(size for size in (wanted, *_SPLASH_BLOCKS) if length % size == 0)
     names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+    mask = masks.CausalMask((length, length)) if causal else masks.FullMask((length, length))
     return library.make_splash_mha(
-        masks.MultiHeadMask([masks.CausalMask((length, length))] * heads),
+        masks.MultiHeadMask([mask] * heads),
         block_sizes=library.BlockSizes(**{f"block_{name}": block for name in names}),
         head_shards=1,
         q_seq_shards=1,

@@ -111,13 +111,19 @@ class Linear(nn.Module):
         rows = x.shape[: x.ndim - len(self.in_shape)]
         flat = x.astype(self.dtype).reshape(-1, math.prod(self.in_shape))
         y = self._product(flat).reshape(*rows, *self.out_shape)
-        if self.use_bias:
-            start = partitioned(self.bias_init, self.out_axes)
-            y = y + self.param("bias", start, self.out_shape, self.param_dtype).astype(self.dtype)
-        return y
+        return y + self._bias() if self.use_bias else y
 
     def _product(self, flat: Array) -> Array:
         """dtype[rows, fan_in] to dtype[rows, fan_out], without the bias."""
+        kernel, scale = self._weights()
+        y = flat @ kernel.reshape(flat.shape[-1], -1)
+        return y if scale is None else y * scale.reshape(-1)
+
+    def _weights(self) -> tuple[Array, Array | None]:
+        """The kernel as it is multiplied, dtype[*in_shape, *out_shape] or both flat, and its scales.
+
+        The scales are dtype[*out_shape], and None without integers.
+        """
         names = self.in_axes + self.out_axes
         start = self.kernel_init or fan_in_normal(len(self.in_shape))
         kernel = self.param(
@@ -126,14 +132,21 @@ class Linear(nn.Module):
             self.in_shape + self.out_shape,
             jnp.int8 if self.int8 else self.param_dtype,
         )
-        fan_in, fan_out = math.prod(self.in_shape), math.prod(self.out_shape)
+        fan_in = math.prod(self.in_shape)
         # Integers are gathered as they are, which moves half the bytes.
         kernel = kernel if self.int8 else kernel.astype(self.dtype)
+        if len(self.in_shape) > 1 and nn.get_logical_axis_rules():
+            # In pieces, a matrix that heads go into takes nothing to flatten; gathered, a copy of it.
+            kernel = lax.optimization_barrier(kernel.reshape(fan_in, -1))
+            names = (self.in_axes[0], self.out_axes[0])
         kernel = gather_weight(kernel, names).astype(self.dtype)
-        y = flat @ kernel.reshape(fan_in, fan_out)
         if self.int8 or self.has_variable("params", KERNEL_SCALE):
-            y = y * self._scale(fan_in).reshape(fan_out).astype(self.dtype)
-        return y
+            return kernel, self._scale(fan_in).astype(self.dtype)
+        return kernel, None
+
+    def _bias(self) -> Array:
+        start = partitioned(self.bias_init, self.out_axes)
+        return self.param("bias", start, self.out_shape, self.param_dtype).astype(self.dtype)
 
     def _scale(self, fan_in: int) -> Array:
         """The scales of an integer kernel, float32[*out_shape]."""

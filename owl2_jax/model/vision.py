@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from owl2_jax.core import axes
 from owl2_jax.core.pixels import CLIP_MEAN, CLIP_STD
-from owl2_jax.model import attention, initializers, remat
+from owl2_jax.model import attention, attention_kernels, initializers, remat
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import LayerNorm, Linear, biased_linear, partitioned, quick_gelu
 
@@ -26,6 +26,36 @@ def normalize_pixels(images: Array) -> Array:
     return (images.astype(jnp.float32) / 255.0 - mean) / std
 
 
+class FusedProjections(Linear):
+    """Queries, keys and values of one kernel, `out_shape` (N, 3, H).
+
+    Attributes:
+      apart: multiply with each third of the kernel by itself. What is cut from one product would be copied
+        for an attention kernel.
+    """
+
+    apart: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> list[Array]:
+        """dtype[M, P, E] to three of dtype[M, P, N, H]."""
+        count, _, width = self.out_shape
+        if not self.apart:
+            together = super().__call__(x)
+            together = nn.with_logical_constraint(together, (axes.IMAGES, None, axes.ACT_HEADS, None, None))
+            return [together[:, :, :, part] for part in range(3)]
+        (kernel, scale), bias = self._weights(), self._bias()
+        parts = []
+        for part in range(3):
+            y = x.astype(self.dtype) @ kernel[:, :, part].reshape(x.shape[-1], -1)
+            y = y.reshape(*x.shape[:-1], count, width)
+            y = y if scale is None else y * scale[:, part]
+            parts.append(
+                nn.with_logical_constraint(y + bias[:, part], (axes.IMAGES, None, axes.ACT_HEADS, None))
+            )
+        return parts
+
+
 class VisionAttention(nn.Module):
     """Full self-attention with one fused projection laid out per head as (head, {q, k, v}, H)."""
 
@@ -34,19 +64,24 @@ class VisionAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """dtype[M, P + 1, E] to the same."""
-        vision = self.config.vision
-        linear = biased_linear(self.config)
+        vision, length = self.config.vision, x.shape[1]
         heads, width = vision.num_heads, vision.head_dim
-        qkv = linear(
+        # Only the written-out product has probabilities to show.
+        shows = self.is_mutable_collection("intermediates")
+        tiles = 0 if shows else attention_kernels.everywhere_tiles(self.config.attention, x, width)
+        settings = {"use_bias": True, "dtype": self.config.dtype, "param_dtype": self.config.param_dtype}
+        project = FusedProjections(
             (vision.width,), (heads, 3, width),
             (axes.VISION_EMBED,), (axes.HEADS, axes.QKV, axes.HEAD_DIM),
-            kernel_init=initializers.alike_qkv, name="qkv",
-        )(x)  # fmt: skip
-        qkv = nn.with_logical_constraint(qkv, (axes.IMAGES, None, axes.ACT_HEADS, None, None))
-        q, k, v = (qkv[:, :, :, part] for part in range(3))
-        context, probabilities = attention.dot_product(q, k, v, None)
-        self.sow("intermediates", "attention", probabilities)
-        return linear(
+            kernel_init=initializers.alike_qkv, name="qkv", apart=tiles > 0, **settings,
+        )  # fmt: skip
+        if tiles:
+            q, k, v = project(jnp.pad(x, ((0, 0), (0, tiles - length), (0, 0))))
+            context = attention_kernels.splash_everywhere(q, k, v, length)[:, :length]
+        else:
+            context, probabilities = attention.dot_product(*project(x), None)
+            self.sow("intermediates", "attention", probabilities)
+        return biased_linear(self.config)(
             (heads, width), (vision.width,), (axes.HEADS, axes.HEAD_DIM), (axes.VISION_EMBED,),
             kernel_init=initializers.mixing_out, name="out",
         )(context)  # fmt: skip
@@ -62,7 +97,9 @@ class VisionMlp(nn.Module):
         """dtype[M, P + 1, E] to the same shape."""
         vision = self.config.vision
         linear = biased_linear(self.config)
-        embed, hidden = (axes.VISION_EMBED,), (axes.HIDDEN,)
+        # Stored in pieces of the wider axis: of the narrower, 256 chips would have four rows each, and a
+        # TPU's tiles have eight.
+        embed, hidden = (None,), (axes.VISION_HIDDEN,)
         x = linear((vision.width,), (vision.mlp_dim,), embed, hidden, name="fc1")(x)
         x = nn.with_logical_constraint(quick_gelu(x), (axes.IMAGES, None, axes.ACT_HIDDEN))
         return linear((vision.mlp_dim,), (vision.width,), hidden, embed, name="fc2")(x)

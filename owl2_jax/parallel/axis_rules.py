@@ -27,6 +27,7 @@ TABLE: Final[dict[str, tuple[MeshAxes, MeshAxes]]] = {
     axes.LAYERS: (None, None),
     axes.EMBED: (FSDP, None),
     axes.VISION_EMBED: (FSDP, None),
+    axes.VISION_HIDDEN: ((TENSOR, FSDP), TENSOR),
     axes.HEADS: (TENSOR, TENSOR),
     axes.KV_HEADS: (TENSOR, TENSOR),
     axes.HIDDEN: (TENSOR, TENSOR),

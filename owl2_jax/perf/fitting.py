@@ -41,6 +41,12 @@ class Plan:
         """Parts that a batch is cut into; 1 of what does not train."""
         return self.train.accumulate_steps if self.what == "train" else 1
 
+    @property
+    def logits_at_a_time(self) -> int:
+        """Positions of a row whose logits exist at a time in a training step; 0 for all of them."""
+        chunk = self.train.loss_chunk
+        return chunk if self.what == "train" and chunk < self.shape.length else 0
+
 
 @dataclass(frozen=True)
 class Result:
@@ -121,6 +127,8 @@ def describe(plan: Plan) -> str:
         words.append(f"tiles of {plan.model.splash_block}")
     if plan.model.mlp_apart != "after":
         words.append("activation apart from the products around it")
+    if plan.logits_at_a_time:
+        words.append(f"logits of {plan.logits_at_a_time} at a time")
     if plan.model.scan_unroll > 1:
         words.append(f"{plan.model.scan_unroll} layers per iteration")
     words += [f"{name.removeprefix('xla_')}={value}" for name, value in plan.train.compiler_options.items()]

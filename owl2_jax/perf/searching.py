@@ -1,8 +1,9 @@
 """The search of `owl2 fit --search`: what runs fastest by the forecast, remembered from call to call.
 
 First every remat policy with ever more rows at a time, until it does not fit;
-then, from the best of them, one change after the other that makes it faster:
-mesh, tiles of the attention kernel, layers per iteration, options of the compiler.
+then, from the best of them, one change after the other that makes it faster: what the MLP's
+activation is apart from, logits at a time, options of the compiler, tiles of the
+attention kernel, mesh, layers per iteration.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ OPTIONS: Final[tuple[dict[str, str], ...]] = (
     # Kernels carry collectives as products do.
     {"xla_tpu_enable_async_collective_fusion_with_mosaic_custom_call": "true"},
 )
-_TILES: Final = (256, 1024)
+_TILES: Final = (256, 512, 1024)
+_CHUNKS: Final = (0, 512)  # positions with logits at a time; 0: all
 _UNROLL: Final = (2,)
 _TENSOR: Final = (2, 4)
 
@@ -179,6 +181,7 @@ def config_lines(plan: Plan) -> tuple[str, ...]:
         f"config.mesh = { ({axis: size for axis, size in plan.mesh.shape.items() if size > 1}) }",
         f"config.data.rows = {plan.shape.rows}",
         f"config.train.accumulate_steps = {plan.accumulation}",
+        f"config.train.loss_chunk = {plan.train.loss_chunk}",
         f"config.train.compiler_options = {dict(plan.train.compiler_options)}",
     ]
     return tuple(lines)
@@ -219,7 +222,8 @@ def _meshes(plan: Plan) -> Iterator[Plan]:
 
 def _tiles(plan: Plan) -> Iterator[Plan]:
     for block in _TILES:
-        if plan.model.attention == "splash" and plan.shape.length % block == 0:
+        other = block != plan.model.splash_block
+        if other and plan.model.attention == "splash" and plan.shape.length % block == 0:
             yield dataclasses.replace(plan, model=plan.model.replace(splash_block=block))
 
 
@@ -228,6 +232,14 @@ def _apart(plan: Plan) -> Iterator[Plan]:
     if plan.model.attention == "splash":
         other = "after" if plan.model.mlp_apart == "around" else "around"
         yield dataclasses.replace(plan, model=plan.model.replace(mlp_apart=other))
+
+
+def _logits(plan: Plan) -> Iterator[Plan]:
+    """More or fewer positions with logits at a time."""
+    for chunk in _CHUNKS:
+        if chunk != plan.logits_at_a_time and chunk < plan.shape.length:
+            train = dataclasses.replace(plan.train, loss_chunk=chunk)
+            yield dataclasses.replace(plan, train=train)
 
 
 def _unrolled(plan: Plan) -> Iterator[Plan]:
@@ -242,7 +254,7 @@ def _with_options(plan: Plan) -> Iterator[Plan]:
         yield dataclasses.replace(plan, train=dataclasses.replace(plan.train, compiler_options=chosen))
 
 
-_CHANGES: Final = (_apart, _with_options, _tiles, _meshes, _unrolled)
+_CHANGES: Final = (_apart, _logits, _with_options, _tiles, _meshes, _unrolled)
 
 
 def _with_rows(plan: Plan, rows: int) -> Plan:

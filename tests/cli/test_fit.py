@@ -133,6 +133,16 @@ def test_search_looks_what_the_activation_of_the_mlp_is_better_apart_from(capsys
         assert any("apart from the products around it" in words for words in attempts)
 
 
+def test_search_tries_other_tiles_and_numbers_of_logits_at_a_time(capsys, monkeypatch):
+    fields = ["model.attention=splash", "model.splash_block=1024", "train.loss_chunk=128"]
+    fields += ["--length=1024", "model.decoder.max_length=1024"]
+    report, tried = search(fields, capsys, monkeypatch)
+    assert {plan.model.splash_block for plan in tried} == {256, 512, 1024}
+    assert {plan.logits_at_a_time for plan in tried} == {0, 128, 512}
+    assert "config.train.loss_chunk = 128" in report["best"]["lines"]
+    assert sum("logits of 512 at a time" in attempt["words"] for attempt in report["attempts"]) == 1
+
+
 def test_search_remembers_what_it_tried(tmp_path, capsys, monkeypatch):
     memory = f"--tried={tmp_path / 'tried.jsonl'}"
     first, tried = search([memory], capsys, monkeypatch)

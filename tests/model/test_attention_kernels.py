@@ -1,16 +1,19 @@
 """Attention kernels against the written-out product."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
 from owl2_jax.model import attention, attention_kernels
 from owl2_jax.model.owl2 import Owl2
+from owl2_jax.model.vision import VisionEncoder
 from owl2_jax.parallel.axis_rules import activate
 from owl2_jax.parallel.mesh import make_mesh
 from owl2_jax.testing import tiny
@@ -71,6 +74,68 @@ def test_splash_on_a_mesh_equals_the_written_out_product():
     mesh = make_mesh({"fsdp": 2, "tensor": 2}, jax.devices()[:4])
     arguments = jax.device_put(case(), jax.NamedSharding(mesh, PartitionSpec()))
     assert_equal_to_reference(activate(mesh)(INTERPRETED), *arguments)
+
+
+@pytest.mark.parametrize("length", [100, 256, 300])
+def test_splash_without_a_mask_equals_the_written_out_product(length):
+    """The padding that fills the last tile is neither seen nor given a gradient."""
+    q, k, v, _ = case(length=length, heads=2, kv_heads=2)
+    weights = jnp.cos(jnp.arange(q.shape[-1]))
+
+    def splash(q, k, v):
+        padding = ((0, 0), (0, -length % 128), (0, 0), (0, 0))
+        parts = (jnp.pad(part, padding) for part in (q, k, v))
+        return attention_kernels.splash_everywhere(*parts, length, interpret=True)[:, :length]
+
+    def gradients(kernel):
+        def loss(*parts):
+            context = kernel(*parts)
+            return (context * weights).sum(), context
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+
+    got, want = gradients(splash), gradients(lambda q, k, v: attention.dot_product(q, k, v, None)[0])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=2e-5), got, want)
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "tiles"),
+    [("splash", 1025, 1152), ("splash", 577, 640), ("splash", 257, 0), ("splash", 256, 256), ("xla", 1025, 0),
+     ("cudnn", 1025, 0), ("auto", 1025, 0)],
+)  # fmt: skip
+def test_images_go_through_splash_where_little_of_their_tiles_is_padding(name, length, tiles):
+    """On a CPU "auto" is the written-out product."""
+    x = jax.ShapeDtypeStruct((2, length, 64), jnp.bfloat16)
+    assert attention_kernels.everywhere_tiles(name, x, 64) == tiles
+
+
+def test_vision_encoder_with_splash_equals_the_written_out_product(monkeypatch):
+    """Queries, keys and values are then products by themselves, of padded rows."""
+    interpreted = functools.partial(attention_kernels.splash_everywhere, interpret=True)
+    monkeypatch.setattr(attention_kernels, "splash_everywhere", interpreted)
+    config = tiny.tiny_config()
+    size = 11 * config.vision.patch_size
+    config = config.replace(vision=dataclasses.replace(config.vision, image_size=size))
+    images = jax.random.normal(jax.random.key(1), (2, size, size, 3))
+    params = nn.unbox(VisionEncoder(config).init(jax.random.key(0), images)["params"])
+    mesh = make_mesh({"fsdp": 2, "tensor": 2}, jax.devices()[:4])
+    placed = jax.device_put((params, images), jax.NamedSharding(mesh, PartitionSpec()))
+
+    def run(name, arguments, wrap):
+        def loss(params, images):
+            features = VisionEncoder(config.replace(attention=name)).apply({"params": params}, images)
+            return (features * jnp.cos(jnp.arange(features.shape[-1]))).sum(), features
+
+        return jax.jit(wrap(jax.grad(loss, has_aux=True)))(*arguments)
+
+    got, features = run("splash", placed, activate(mesh))
+    want, expected = run("xla", (params, images), lambda step: step)
+    np.testing.assert_allclose(features, expected, atol=1e-4, rtol=1e-4)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * max(np.abs(b).max(), 1), rtol=1e-3),
+        got,
+        want,
+    )
 
 
 def test_masked_attention_equals_the_written_out_product():
