@@ -48,7 +48,7 @@ def get_config(argument: str = "") -> ConfigDict:
         "augment": {"flip": 0.5},  # random resized crop and horizontal flip
         "long_samples": "cut",  # released code: the tokenizer cuts
         "pack": False,  # the recipe's batch counts samples
-        "shards": 256,
+        "shards": 1024,  # one per device and part, so that images lie with their rows
         "max_rejected_share": 0.01,  # ours: images from the web break
     }
     config.train = {

@@ -176,7 +176,12 @@ def _train(config: RunConfig, tokenizer: Tokenizer, args: argparse.Namespace) ->
     check_batch(config.data.rows, mesh, "data.rows", config.train.accumulate_steps)
     check_batch(config.data.images, mesh, "data.images", config.train.accumulate_steps)
     trainer = make_trainer(
-        config.model, config.train, mesh, tuple(config.data.datasets), config.data.max_targets
+        config.model,
+        config.train,
+        mesh,
+        tuple(config.data.datasets),
+        config.data.max_targets,
+        config.data.shards,
     )
     image_size, span = config.model.vision.image_size, config.model.tokens_per_image
     quarantine = run / "rejected.jsonl" if reads_first(mesh) else None

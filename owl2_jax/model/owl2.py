@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from owl2_jax.core import axes
 from owl2_jax.core.errors import Owl2Error
@@ -43,10 +44,13 @@ class Owl2(nn.Module):
       config: sizes and numerical choices.
       pieces: how many ids the tokenizer has; the embeddings beyond them are
         spare and never produced. None: every id counts, as in training.
+      images_beside: on a mesh, the images of a row are among those that its own
+        device encodes, so that none are moved. The caller vouches for it.
     """
 
     config: Owl2Config
     pieces: int | None = None
+    images_beside: bool = False
 
     def setup(self) -> None:
         """Vision encoder, abstractor and decoder."""
@@ -114,9 +118,21 @@ class Owl2(nn.Module):
         if features is None or image_index.shape[1] == 0:
             return x, None
         starts = image_positions.slot_starts(image_index, image_starts, tokens.shape[1])
-        rows = jnp.take(features, image_index, axis=0, mode="clip")
-        x = image_positions.put_images(x, starts, rows)
+        x = image_positions.put_images(x, starts, self._images_of_rows(features, image_index))
         return nn.with_logical_constraint(x, (axes.BATCH, axes.LENGTH, axes.ACT_EMBED)), starts
+
+    def _images_of_rows(self, features: Array, image_index: Array) -> Array:
+        """Features dtype[M, Q + 1, D] of the images int32[B, I] of rows, dtype[B, I, Q + 1, D]."""
+        take = functools.partial(jnp.take, axis=0, mode="clip")
+        if not self.images_beside or not nn.get_logical_axis_rules():
+            return take(features, image_index)
+        pieces = nn.logical_to_mesh_axes((axes.IMAGES,))
+
+        def local(features: Array, image_index: Array) -> Array:
+            first = lax.axis_index(pieces[0]) * features.shape[0]
+            return take(features, image_index - first)
+
+        return jax.shard_map(local, in_specs=(pieces, pieces), out_specs=pieces)(features, image_index)
 
     def logits(self, hidden: Array) -> Array:
         """dtype[..., D] to float32[..., V]; -inf from `pieces` on."""

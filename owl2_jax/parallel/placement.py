@@ -91,6 +91,31 @@ def place(batch: PyTree, mesh: Mesh, accumulated: bool = False) -> PyTree:
     return jax.tree.map(assemble, batch)
 
 
+def check_images_beside(image_index: np.ndarray, images: int, mesh: Mesh) -> None:
+    """Checks that the images of every row lie in the piece of the batch that the row is in.
+
+    Args:
+      image_index: int32[..., B, I] of this process's rows, numbered over all processes; -1 for an
+        empty place.
+      images: number of images M of this process.
+
+    Raises:
+      Owl2Error: another piece's image, with its place.
+    """
+    held = np.asarray(pieces_by_process(mesh)[jax.process_index()])
+    rows = image_index.shape[-2]
+    own = held[np.arange(rows) * len(held) // rows][:, None]
+    there = image_index // max(images // len(held), 1)
+    wrong = np.argwhere((image_index >= 0) & (there != own))
+    if len(wrong):
+        place = tuple(wrong[0])
+        raise Owl2Error(
+            f"row {place[-2]} of a batch has image {image_index[place]}, which lies in piece {there[place]} "
+            f"of the batch and not in piece {own[place[-2]][0]} with its row; only where data.shards divide "
+            f"over the {batch_ways(mesh)} pieces are they together"
+        )
+
+
 def global_image_index(image_index: np.ndarray, images: int, mesh: Mesh) -> np.ndarray:
     """Numbers images over all processes.
 

@@ -122,6 +122,15 @@ def page_sharding(mesh: Mesh, names: tuple[str | None, ...]) -> NamedSharding:
     return NamedSharding(mesh, compute_spec(names))
 
 
+def images_beside(shards: int, mesh: Mesh, accumulation: int = 1) -> bool:
+    """Whether every device has the images of its rows, see `owl2_jax.data.batch.Batch`.
+
+    Args:
+      shards: `data.shards`, the parts of a batch that share no image.
+    """
+    return shards % (batch_ways(mesh) * accumulation) == 0
+
+
 def batch_ways(mesh: Mesh) -> int:
     """Number of pieces a batch is cut into."""
     return axis_size(mesh, BATCH_AXES)

@@ -63,7 +63,7 @@ def time_workload(
     """
     spec: str | Mapping[str, int] = {DATA: -1} if mesh is None else mesh
     model, data = config.model, config.data
-    shape = Shape(data.rows, data.row_length, data.images, data.images_per_row, data.max_targets)
+    shape = Shape(data.rows, data.row_length, data.images, data.images_per_row, data.max_targets, data.shards)
     if what != "train":
         model = model.replace(param_dtype=model.dtype, remat="none")
     if what == "decode":

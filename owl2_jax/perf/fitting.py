@@ -86,7 +86,7 @@ def make_plan(what: str, config: RunConfig, topology: Topology, mesh: str | None
     if model.attention == "auto":
         width = model.decoder.head_dim
         model = model.replace(attention=attention_kernels.best("tpu", data.row_length, model.dtype, width))
-    shape = Shape(data.rows, data.row_length, data.images, data.images_per_row, data.max_targets)
+    shape = Shape(data.rows, data.row_length, data.images, data.images_per_row, data.max_targets, data.shards)
     return Plan(what, model, train, shape, meshes.make_mesh(spec, topology_devices(topology)), topology)
 
 

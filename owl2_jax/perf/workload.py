@@ -21,6 +21,7 @@ class Shape:
       images: M over all chips.
       images_per_row: I.
       max_targets: positions of a row that get logits in training; 0 for all.
+      shards: parts of a training batch that share no image.
     """
 
     rows: int
@@ -28,6 +29,7 @@ class Shape:
     images: int
     images_per_row: int
     max_targets: int = 0
+    shards: int = 1
 
 
 @dataclass(frozen=True)

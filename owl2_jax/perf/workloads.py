@@ -40,7 +40,7 @@ def build(name: str, config: Owl2Config, train: TrainConfig, shape: Shape, mesh:
 
 def _train(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> Workload:
     """The trainer's step."""
-    trainer = make_trainer(config, train, mesh, max_targets=shape.max_targets)
+    trainer = make_trainer(config, train, mesh, max_targets=shape.max_targets, shards=shape.shards)
     state, batch = trainer.abstract_state(), _batch(config, shape, mesh, train.accumulate_steps)
     targets = min(shape.max_targets or shape.length, shape.length)
     counted = flops.train_flops(

@@ -13,7 +13,11 @@ from owl2_jax.training.step import DeviceBatch
 
 
 def device_batch(
-    batch: Batch, mesh: jax.sharding.Mesh, parts: int = 1, datasets: bool = False
+    batch: Batch,
+    mesh: jax.sharding.Mesh,
+    parts: int = 1,
+    datasets: bool = False,
+    images_beside: bool = False,
 ) -> DeviceBatch:
     """Puts a host's rows onto the mesh.
 
@@ -21,6 +25,10 @@ def device_batch(
       batch: this host's rows.
       parts: A of gradient accumulation; with more than one, arrays become [A, B / A, ...].
       datasets: also place `dataset_ids`.
+      images_beside: the step expects the images of a device's rows on that device.
+
+    Raises:
+      Owl2Error: an image that would lie on another device than its row.
     """
     names = [name for name in DeviceBatch.__dataclass_fields__ if datasets or name != "dataset_ids"]
     arrays = {name: getattr(batch, name) for name in names}
@@ -29,6 +37,8 @@ def device_batch(
     if jax.process_count() > 1:
         images = arrays["images"].shape[1 if parts > 1 else 0]
         arrays["image_index"] = placement.global_image_index(arrays["image_index"], images, mesh)
+    if images_beside:
+        placement.check_images_beside(arrays["image_index"], arrays["images"].shape[-4], mesh)
     return DeviceBatch(**placement.place(arrays, mesh, accumulated=parts > 1))
 
 

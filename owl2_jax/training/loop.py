@@ -116,7 +116,13 @@ def train(
             for step in range(first + 1, config.num_steps + 1):
                 window.make_room()
                 batch = next_batch(batches, window, clock)
-                batch = device_batch(batch, trainer.mesh, config.accumulate_steps, bool(trainer.datasets))
+                batch = device_batch(
+                    batch,
+                    trainer.mesh,
+                    config.accumulate_steps,
+                    bool(trainer.datasets),
+                    trainer.images_beside,
+                )
                 profile.before(step)
                 # The first call compiles, which is no part of a step's time.
                 with clock.during(COMPILE) if step == first + 1 else contextlib.nullcontext():

@@ -37,6 +37,7 @@ class Trainer:
     Attributes:
       datasets: names of the sets that `dataset_ids` of the batches count.
       max_targets: most supervised positions of a row of the batches; 0 for any number.
+      images_beside: whether the step takes the images of a device's rows from that device alone.
       specs: how each leaf trains.
       shapes: the parameters as `jax.ShapeDtypeStruct`.
       state_shardings: a sharding at each leaf of the state.
@@ -50,6 +51,7 @@ class Trainer:
     config: TrainConfig
     datasets: tuple[str, ...]
     max_targets: int
+    images_beside: bool
     specs: dict[str, param_groups.ParamSpec]
     shapes: Params
     optimizer: optax.GradientTransformationExtraArgs
@@ -86,6 +88,7 @@ def make_trainer(
     mesh: jax.sharding.Mesh,
     datasets: tuple[str, ...] = (),
     max_targets: int = 0,
+    shards: int = 1,
 ) -> Trainer:
     """Plans the parameters and prepares the step.
 
@@ -93,6 +96,7 @@ def make_trainer(
       datasets: names of the sets that `dataset_ids` of the batches count; empty
         when batches have none.
       max_targets: `data.max_targets` of the batches.
+      shards: `data.shards` of the batches, of which each has its images for itself.
 
     A process that does one run after another (`core.kept`) compiles once for
     runs that differ in their seed, their start or their profile alone.
@@ -103,8 +107,9 @@ def make_trainer(
     alike = dataclasses.replace(config, start_from=None, profile_steps=None)
     if model_config.lora is None:  # whose dropout has the seed in the step
         alike = dataclasses.replace(alike, seed=0)
-    key = ("trainer", repr(model_config), repr(alike), mesh, datasets, max_targets)
-    made = kept(key, lambda: _make_trainer(model_config, alike, mesh, datasets, max_targets))
+    beside = shardings.images_beside(shards, mesh, config.accumulate_steps)
+    key = ("trainer", repr(model_config), repr(alike), mesh, datasets, max_targets, beside)
+    made = kept(key, lambda: _make_trainer(model_config, alike, mesh, datasets, max_targets, beside))
     return dataclasses.replace(made, config=config)
 
 
@@ -114,6 +119,7 @@ def _make_trainer(
     mesh: jax.sharding.Mesh,
     datasets: tuple[str, ...],
     max_targets: int,
+    images_beside: bool,
 ) -> Trainer:
     model, shapes, axes = Owl2(model_config), abstract_params(model_config), logical_axes(model_config)
     shardings.check_params(axes, shapes, mesh)
@@ -124,7 +130,7 @@ def _make_trainer(
     places = shardings.like_params(jax.eval_shape(create, shapes), stored, shapes, mesh)
     step = functools.partial(
         train_step,
-        model=model,
+        model=model.clone(images_beside=images_beside),
         optimizer=optimizer,
         specs=specs,
         config=config,
@@ -136,6 +142,7 @@ def _make_trainer(
         config=config,
         datasets=datasets,
         max_targets=max_targets,
+        images_beside=images_beside,
         specs=specs,
         shapes=shapes,
         optimizer=optimizer,

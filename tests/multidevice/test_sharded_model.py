@@ -13,7 +13,7 @@ import pytest
 from owl2_jax.model.owl2 import Owl2, logical_axes
 from owl2_jax.parallel.axis_rules import activate
 from owl2_jax.parallel.mesh import make_mesh
-from owl2_jax.parallel.placement import place
+from owl2_jax.parallel.placement import check_images_beside, place
 from owl2_jax.parallel.shardings import check_params, param_shardings, replicated
 from owl2_jax.testing import tiny
 
@@ -45,10 +45,10 @@ def inputs():
     return values
 
 
-def loss(config, params, batch):
+def loss(config, params, batch, images_beside=False):
     labels = batch["labels"]
     arguments = {name: value for name, value in batch.items() if name != "labels"}
-    logits = Owl2(config).apply({"params": params}, **arguments)
+    logits = Owl2(config, images_beside=images_beside).apply({"params": params}, **arguments)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], jnp.maximum(labels[:, 1:], 0))
     return jnp.mean(losses * (labels[:, 1:] >= 0)), logits
 
@@ -98,6 +98,42 @@ def test_logits_and_gradients_over_eight_devices_equal_one_device(spec, image_kv
     )
     # The compiler says so when it finds nothing better than whole arrays on every device.
     assert "Involuntary full rematerialization" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("spec", MESHES, ids=str)
+def test_images_beside_their_rows_are_moved_nowhere(spec):
+    """Results are those of one device, and no collective is for images."""
+    values = inputs()
+    places = values["image_index"].shape[1]
+    own = np.arange(ROWS * places).reshape(ROWS, places)
+    there = values["image_index"] >= 0
+    images = np.zeros((ROWS * places, *values["images"].shape[1:]), values["images"].dtype)
+    images[own[there]] = values["images"][values["image_index"][there]]
+    batch = values | {"images": images, "image_index": np.where(there, own, -1).astype(np.int32)}
+
+    mesh, axes = make_mesh(spec), logical_axes(config())
+    check_images_beside(batch["image_index"], len(images), mesh)
+    stored = param_shardings(axes, mesh)
+    step = jax.value_and_grad(functools.partial(loss, config(), images_beside=True), has_aux=True)
+    run = jax.jit(
+        activate(mesh)(step), out_shardings=((replicated(mesh), None), stored), compiler_options=COMPILE_FAST
+    )
+    compiled = run.lower(jax.device_put(params(), stored), place(batch, mesh)).compile()
+    (value, logits), gradients = compiled(jax.device_put(params(), stored), place(batch, mesh))
+
+    want_value, want_logits, want_gradients = expected("owl2")
+    real = values["segment_ids"] > 0
+    np.testing.assert_allclose(value, want_value, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(logits)[real], want_logits[real], atol=2e-4, rtol=1e-4)
+    jax.tree.map(
+        lambda got, want: np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max() + 1e-6),
+        gradients,
+        want_gradients,
+    )
+    lines = compiled.as_text().splitlines()
+    collectives = [line for line in lines if " all-gather(" in line or " all-reduce(" in line]
+    assert collectives
+    assert not [line for line in collectives if "_images_of_rows" in line]
 
 
 def test_one_device_adds_no_constraint_to_the_program():

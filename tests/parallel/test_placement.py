@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.parallel import placement
+from owl2_jax.parallel import placement, shardings
 from owl2_jax.parallel.mesh import MESH_AXES, make_mesh
 
 
@@ -46,3 +46,21 @@ def test_images_are_numbered_where_they_are_placed(monkeypatch):
     # Process 1 holds pieces 1 and 3 of four; its images 0, 1 and 2, 3 stand at 2, 3 and 6, 7.
     local = np.array([[0, -1], [1, 2], [3, -1]])
     np.testing.assert_array_equal(placement.global_image_index(local, 4, mesh), [[2, -1], [3, 6], [7, -1]])
+
+
+def test_an_image_on_another_device_than_its_row_is_refused():
+    mesh = fake_mesh([0, 0, 0, 0], (1, 1, 4, 1))
+    beside = np.array([[0], [1], [-1], [3]], np.int32)
+    placement.check_images_beside(beside, 4, mesh)
+    placement.check_images_beside(np.stack([beside, beside]), 4, mesh)  # parts of accumulation
+    with pytest.raises(
+        Owl2Error, match="row 2 of a batch has image 1, which lies in piece 1 .* not in piece 2"
+    ):
+        placement.check_images_beside(np.array([[0], [1], [1], [3]], np.int32), 4, mesh)
+
+
+def test_shards_that_divide_over_devices_and_parts_keep_images_beside_their_rows():
+    mesh = fake_mesh([0, 0, 0, 0], (1, 1, 4, 1))
+    assert [shardings.images_beside(shards, mesh, 2) for shards in (1, 4, 8, 12, 16)] == [
+        False, False, True, False, True,
+    ]  # fmt: skip

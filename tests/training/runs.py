@@ -92,7 +92,12 @@ class Counted:
 def trainer_of(config: RunConfig, devices: int = 1) -> Trainer:
     mesh = make_mesh(config.mesh, jax.devices()[:devices])
     return make_trainer(
-        config.model, config.train, mesh, tuple(config.data.datasets), config.data.max_targets
+        config.model,
+        config.train,
+        mesh,
+        tuple(config.data.datasets),
+        config.data.max_targets,
+        config.data.shards,
     )
 
 
