@@ -83,7 +83,9 @@ class DataConfig:
       pack: put several samples into a row; otherwise one.
       shards: independent parts that a batch is made of. Each fills
         rows / shards rows from its own part of the shuffled mixture, so the
-        batches do not depend on how many hosts share the shards.
+        batches do not depend on how many hosts share the shards. Where they
+        divide over the devices that share a batch, and over its parts of
+        `train.accumulate_steps`, no image is sent to another device.
       window: most samples of a shard that wait for a row with room.
       max_targets: most supervised positions of a row (0: any number); a
         sample that would exceed them goes to another row. The loss then makes

@@ -9,6 +9,7 @@ segment_ids int32[B, T]) -> dtype[B, T, N, H]. The vision encoder's has no mask:
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -87,16 +88,18 @@ def everywhere_tiles(name: str, x: Array, width: int) -> int:
     """Tokens to which rows dtype[B, T, E] are padded for `splash_everywhere`; 0 where it is not worth it.
 
     It is where the decoder's kernel `name` stands for splash and at most an eighth is padding: an image of
-    224 pixels and 257 tokens would take as long as one of 384.
+    224 pixels and 257 tokens would take as long as one of 384. On a mesh the rows divide over its devices.
 
     Args:
       width: of a head.
     """
     if name == "auto":
         name = best(jax.default_backend(), _SPLASH_BLOCKS[-1], x.dtype, width)
-    length = x.shape[1]
+    count, length = x.shape[:2]
     padding = -length % _SPLASH_BLOCKS[-1]
-    return length + padding if name == "splash" and 8 * padding <= length else 0
+    mesh, images = jax.sharding.get_abstract_mesh(), nn.logical_to_mesh_axes((axes.IMAGES,))[0] or ()
+    ways = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in images)
+    return length + padding if name == "splash" and 8 * padding <= length and count % ways == 0 else 0
 
 
 def _splash_on_mesh(

@@ -107,6 +107,8 @@ def test_images_go_through_splash_where_little_of_their_tiles_is_padding(name, l
     """On a CPU "auto" is the written-out product."""
     x = jax.ShapeDtypeStruct((2, length, 64), jnp.bfloat16)
     assert attention_kernels.everywhere_tiles(name, x, 64) == tiles
+    over = [activate(make_mesh({"fsdp": -1}, jax.devices()[:count])) for count in (2, 4)]
+    assert [wrap(attention_kernels.everywhere_tiles)(name, x, 64) for wrap in over] == [tiles, 0]
 
 
 def test_vision_encoder_with_splash_equals_the_written_out_product(monkeypatch):
