@@ -55,6 +55,21 @@ def gather_weight(weight: Array, names: tuple[str | None, ...]) -> Array:
     return _gather_weight(weight, names) if nn.get_logical_axis_rules() else weight
 
 
+def is_gathered(names: tuple[str | None, ...]) -> bool:
+    """Whether a weight with these axes is stored in more pieces than a layer uses it in."""
+    if not nn.get_logical_axis_rules():
+        return False
+    mesh = jax.sharding.get_abstract_mesh()
+
+    def pieces(names: tuple[str | None, ...]) -> int:
+        parts = nn.logical_to_mesh_axes(names)
+        return math.prod(
+            mesh.shape[name] for part in parts for name in ((part,) if isinstance(part, str) else part or ())
+        )
+
+    return pieces(axes.stored(names)) > pieces(names)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _gather_weight(weight: Array, names: tuple[str | None, ...]) -> Array:
     return nn.with_logical_constraint(weight, names)
@@ -135,7 +150,7 @@ class Linear(nn.Module):
         fan_in = math.prod(self.in_shape)
         # Integers are gathered as they are, which moves half the bytes.
         kernel = kernel if self.int8 else kernel.astype(self.dtype)
-        if len(self.in_shape) > 1 and nn.get_logical_axis_rules():
+        if len(self.in_shape) > 1 and is_gathered(names):
             # In pieces, a matrix that heads go into takes nothing to flatten; gathered, a copy of it.
             kernel = lax.optimization_barrier(kernel.reshape(fan_in, -1))
             names = (self.in_axes[0], self.out_axes[0])
