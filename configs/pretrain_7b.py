@@ -6,14 +6,15 @@
 `configs/pretrain_7b.py:model=owl2_1` does the same for mPLUG-Owl2.1, from `owl2 convert init
 --qwen QWEN_7B --clip CLIP_VIT_L_14 --output checkpoints/qwen_clip`; its release tells no recipe.
 
-Hardware: 64 chips of TPU v5p (v5p:4x4x4), 32 rows of a chip at a time. Other
-slices: `configs/pretrain_7b.py:accumulate=16`, or `model.remat=full`.
+Hardware: 64 chips of TPU v5p (v5p:4x4x4), 32 rows of a chip at a time, or 64 with
+`configs/pretrain_7b.py:accumulate=2`; 256 chips of TPU v5e (v5e:16x16), 8 rows of a chip
+at a time. Smaller slices: `accumulate=16`, or `model.remat=full`.
 
 Expected hours: 25.6 at the chips' peak, 64 at 40 % of it, which is an assumption and
 no measurement. The formula is steps x model FLOPs of a step / (chips x peak), as
 `owl2 inspect --config=configs/pretrain_7b.py --topology=v5p:4x4x4` counts them; `owl2 fit` with
-the same arguments and `model.mlp_apart=around` compiles the step and bounds it from below:
-37.3 of 95.7 GiB per chip, at least 2.47 s a step and 29.2 h in all (62 h by its forecast).
+`accumulate=2` and `model.mlp_apart=around` compiles the step and bounds it from below: 67.8 of
+95.7 GiB per chip, at least 2.30 s a step and 27.1 h in all (59 h by its forecast).
 
 Out comes `runs/pretrain`: the checkpoint that stage 2 starts from, at 224 pixels.
 
