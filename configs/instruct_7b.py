@@ -77,7 +77,7 @@ def get_config(argument: str = "") -> ConfigDict:
             "clip_norm": 1.0,  # clip 1.0
         },
         "accumulate_steps": chosen["accumulate"],  # ours: what fits
-        # ours: all logits at once; mPLUG-Owl2.1's larger head takes 512 positions at a time
+        # All logits at once; mPLUG-Owl2.1's larger head takes 512 positions at a time.
         "loss_chunk": 512 if chosen["model"] == "owl2_1" else 0,  # ours
     }
     return config.lock()

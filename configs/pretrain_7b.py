@@ -49,7 +49,7 @@ def get_config(argument: str = "") -> ConfigDict:
         "augment": {"flip": 0.5},  # random resized crop and horizontal flip
         "long_samples": "cut",  # released code: the tokenizer cuts
         "pack": False,  # the recipe's batch counts samples
-        "shards": 1024,  # one per device and part, so that images lie with their rows
+        "shards": 1024,  # ours: one per chip of v5e and part, so that images lie with their rows
         "max_rejected_share": 0.01,  # ours: images from the web break
     }
     config.train = {
@@ -74,7 +74,7 @@ def get_config(argument: str = "") -> ConfigDict:
             "clip_norm": 1.0,  # clip 1.0
         },
         "accumulate_steps": chosen["accumulate"],  # ours: what fits
-        # ours: all logits at once; mPLUG-Owl2.1's larger head takes 128 positions at a time
+        # All logits at once; mPLUG-Owl2.1's larger head takes 128 positions at a time.
         "loss_chunk": 128 if chosen["model"] == "owl2_1" else 0,  # ours
     }
     return config.lock()

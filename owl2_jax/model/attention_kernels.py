@@ -80,15 +80,15 @@ def splash_everywhere(q: Array, k: Array, v: Array, length: int, interpret: bool
     """
     total = q.shape[1]
     segments = jnp.broadcast_to((jnp.arange(total) < length).astype(jnp.int32), q.shape[:2])
-    block = total if total <= _LARGEST_WHOLE else SPLASH_BLOCK
-    return _splash_on_mesh(q, k, v, segments, segments, interpret, block, causal=False)
+    return _splash_on_mesh(q, k, v, segments, segments, interpret, total, causal=False)
 
 
 def everywhere_tiles(name: str, x: Array, width: int) -> int:
     """Tokens to which rows dtype[B, T, E] are padded for `splash_everywhere`; 0 where it is not worth it.
 
-    It is where the decoder's kernel `name` stands for splash and at most an eighth is padding: an image of
-    224 pixels and 257 tokens would take as long as one of 384. On a mesh the rows divide over its devices.
+    It is where the decoder's kernel `name` stands for splash, a row fits into one tile and at most an eighth
+    of it is padding: an image of 224 pixels and 257 tokens would take as long as one of 384. On a mesh the
+    rows divide over its devices.
 
     Args:
       width: of a head.
@@ -97,9 +97,11 @@ def everywhere_tiles(name: str, x: Array, width: int) -> int:
         name = best(jax.default_backend(), _SPLASH_BLOCKS[-1], x.dtype, width)
     count, length = x.shape[:2]
     padding = -length % _SPLASH_BLOCKS[-1]
+    if name != "splash" or 8 * padding > length or length + padding > _LARGEST_WHOLE:
+        return 0
     mesh, images = jax.sharding.get_abstract_mesh(), nn.logical_to_mesh_axes((axes.IMAGES,))[0] or ()
     ways = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in images)
-    return length + padding if name == "splash" and 8 * padding <= length and count % ways == 0 else 0
+    return length + padding if count % ways == 0 else 0
 
 
 def _splash_on_mesh(

@@ -250,11 +250,12 @@ class Owl2Config:
       remat: what the backward pass computes again; a name of
         `owl2_jax.model.remat.POLICIES`.
       attention: kernel of the decoder's full-sequence attention; a name of
-        `owl2_jax.model.attention_kernels.KERNELS`; "auto" for the device's best.
+        `owl2_jax.model.attention_kernels.KERNELS`; "auto" for the device's best. Where it is
+        splash, the vision encoder's is too, if images fill its tiles.
       image_kv: "gather" computes the image copies of queries, keys and values
         only where an image stands; "select" computes them everywhere and
         selects (the reference).
-      splash_block: rows and columns of a tile of splash attention, where it divides the row.
+      splash_block: rows and columns of a tile of the decoder's splash attention, where it divides the row.
       mlp_apart: what a TPU computes apart from the products of the decoder's MLP: "after" the gradients
         of its activation, not in the products that read them; "around" also the activation, and both
         apart from the products before them.

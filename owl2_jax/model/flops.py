@@ -227,7 +227,10 @@ def _adapted(
 
 
 def is_fused(config: Owl2Config) -> bool:
-    """Whether the decoder's attention runs in a fused kernel ("auto" counts as written out)."""
+    """Whether the decoder's attention runs in a fused kernel ("auto" counts as written out).
+
+    What is executed in the towers that see counts as written out in any case.
+    """
     return config.attention in ("splash", "cudnn")
 
 

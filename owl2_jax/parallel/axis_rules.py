@@ -76,11 +76,14 @@ def compute_spec(names: Sequence[str | None]) -> PartitionSpec:
 def _spec(names: Sequence[str | None], mapping: dict[str, MeshAxes]) -> PartitionSpec:
     """First come, first served: a mesh axis splits only the first dimension that asks for it."""
     parts: list[MeshAxes] = []
+    taken: set[str] = set()
     for name in names:
         if name is not None and name not in mapping:
             raise unknown_name("logical axis", name, mapping)
         wanted = mapping[name] if name is not None else None
-        parts.append(None if wanted in parts else wanted)
+        asked = {wanted} if isinstance(wanted, str) else set(wanted or ())
+        parts.append(None if asked & taken else wanted)
+        taken |= asked
     return PartitionSpec(*parts)
 
 

@@ -13,7 +13,7 @@ from owl2_jax.model import attention_kernels, flops
 from owl2_jax.model.config import SPLASH_BLOCK, Owl2Config
 from owl2_jax.parallel import mesh as meshes
 from owl2_jax.parallel.chips import Topology
-from owl2_jax.parallel.shardings import batch_ways
+from owl2_jax.parallel.shardings import batch_ways, images_beside
 from owl2_jax.perf.tpu_compile import Fit, compile_for, topology_devices
 from owl2_jax.perf.workload import Shape, Workload
 from owl2_jax.perf.workloads import build
@@ -44,8 +44,13 @@ class Plan:
     @property
     def logits_at_a_time(self) -> int:
         """Positions of a row whose logits exist at a time in a training step; 0 for all of them."""
-        chunk = self.train.loss_chunk
-        return chunk if self.what == "train" and chunk < self.shape.length else 0
+        chunk, most = self.train.loss_chunk, self.shape.max_targets or self.shape.length
+        return chunk if self.what == "train" and chunk < min(most, self.shape.length) else 0
+
+    @property
+    def images_beside(self) -> bool:
+        """Whether a training step moves no image between devices, see `make_trainer`."""
+        return self.what == "train" and images_beside(self.shape.shards, self.mesh, self.accumulation)
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,8 @@ def describe(plan: Plan) -> str:
         words.append(f"tiles of {plan.model.splash_block}")
     if plan.model.mlp_apart != "after":
         words.append("activation apart from the products around it")
+    if plan.what == "train" and plan.shape.images and not plan.images_beside:
+        words.append("images moved between devices")
     if plan.logits_at_a_time:
         words.append(f"logits of {plan.logits_at_a_time} at a time")
     if plan.model.scan_unroll > 1:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -109,11 +110,11 @@ class Memory:
     def _key(self, plan: Plan) -> str:
         """All that the compiled program depends on."""
         shape = dataclasses.asdict(plan.shape)
+        del shape["shards"]
         parts = {
             "what": plan.what,
             "model": plan.model.to_dict(),
-            # Where older versions had it, so that their attempts are known still.
-            "train": {**dataclasses.asdict(plan.train), "max_targets": shape.pop("max_targets")},
+            "train": dataclasses.asdict(plan.train) | {"images_beside": plan.images_beside},
             "shape": shape,
             "mesh": dict(plan.mesh.shape),
             "topology": plan.topology.name,
@@ -180,6 +181,7 @@ def config_lines(plan: Plan) -> tuple[str, ...]:
         f"config.model.scan_unroll = {plan.model.scan_unroll}",
         f"config.mesh = { ({axis: size for axis, size in plan.mesh.shape.items() if size > 1}) }",
         f"config.data.rows = {plan.shape.rows}",
+        f"config.data.shards = {plan.shape.shards}",
         f"config.train.accumulate_steps = {plan.accumulation}",
         f"config.train.loss_chunk = {plan.train.loss_chunk}",
         f"config.train.compiler_options = {dict(plan.train.compiler_options)}",
@@ -197,13 +199,21 @@ def _families(plan: Plan) -> Iterator[list[Plan]]:
     for policy in remat.POLICIES:
         model = plan.model.replace(remat=policy)
         family = [
-            dataclasses.replace(
-                plan, model=model, train=dataclasses.replace(plan.train, accumulate_steps=whole // rows)
-            )
+            _in_parts(dataclasses.replace(plan, model=model), whole // rows)
             for rows in (2**power for power in range(12))
             if rows <= whole and whole % rows == 0
         ]
         yield [candidate for candidate in family if _least_memory(candidate) < plan.topology.chip.memory]
+
+
+def _in_parts(plan: Plan, parts: int) -> Plan:
+    """The plan with the batch in so many parts, and where it divides, shards that keep images with rows."""
+    shape = plan.shape
+    shards = math.lcm(shape.shards, batch_ways(plan.mesh) * parts)
+    if shape.rows % shards == 0 and shape.images % shards == 0:
+        shape = dataclasses.replace(shape, shards=shards)
+    train = dataclasses.replace(plan.train, accumulate_steps=parts)
+    return dataclasses.replace(plan, shape=shape, train=train)
 
 
 def _meshes(plan: Plan) -> Iterator[Plan]:
@@ -237,7 +247,8 @@ def _apart(plan: Plan) -> Iterator[Plan]:
 def _logits(plan: Plan) -> Iterator[Plan]:
     """More or fewer positions with logits at a time."""
     for chunk in _CHUNKS:
-        if chunk != plan.logits_at_a_time and chunk < plan.shape.length:
+        most = min(plan.shape.max_targets or plan.shape.length, plan.shape.length)
+        if chunk != plan.logits_at_a_time and chunk < most:
             train = dataclasses.replace(plan.train, loss_chunk=chunk)
             yield dataclasses.replace(plan, train=train)
 

@@ -22,6 +22,7 @@ from owl2_jax.model import flops
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import Owl2, abstract_params, init_params, logical_axes
 from owl2_jax.parallel import axis_rules, shardings
+from owl2_jax.parallel.chips import chip_of
 from owl2_jax.training import param_groups
 from owl2_jax.training.config import TrainConfig
 from owl2_jax.training.losses import LossSums
@@ -177,9 +178,10 @@ def _compile_well(mesh: jax.sharding.Mesh, config: TrainConfig) -> dict[str, Any
     three-dimensional torus all gathers, it would write as sums into zeros,
     which move twice the bytes.
     """
-    if mesh.devices.flat[0].platform != "tpu":
+    device = mesh.devices.flat[0]
+    if device.platform != "tpu":
         return {}
-    if mesh.size == 1:
+    if mesh.size == 1 or chip_of(device) is None:
         return dict(config.compiler_options)
     return {
         "xla_enable_async_all_reduce": "true",

@@ -9,7 +9,7 @@ import pytest
 
 from owl2_jax.cli import main
 from owl2_jax.parallel.chips import GIB, compiler_environment, parse_topology
-from owl2_jax.perf import fitting, published, searching, versions
+from owl2_jax.perf import fitting, published, run_config, searching, versions
 from owl2_jax.perf.forecast import Forecast
 from owl2_jax.perf.tpu_compile import Fit, Memory, Roofline
 from owl2_jax.perf.traffic import Traffic
@@ -141,6 +141,29 @@ def test_search_tries_other_tiles_and_numbers_of_logits_at_a_time(capsys, monkey
     assert {plan.logits_at_a_time for plan in tried} == {0, 128, 512}
     assert "config.train.loss_chunk = 128" in report["best"]["lines"]
     assert sum("logits of 512 at a time" in attempt["words"] for attempt in report["attempts"]) == 1
+
+
+def plan_of(monkeypatch, *overrides):
+    monkeypatch.setattr(fitting, "topology_devices", lambda topology: jax.devices()[: topology.count])
+    sizes = ["data.rows=32", "data.images=32", "data.row_length=24"]
+    config = run_config.load(None, "owl2_tiny", None, None, [*sizes, *overrides])
+    return fitting.make_plan("train", config, parse_topology("v5e:2x4"), None, False)
+
+
+def test_a_batch_in_more_parts_has_shards_that_keep_images_with_their_rows(monkeypatch):
+    plan = plan_of(monkeypatch, "data.shards=8")
+    found = {parts: searching._in_parts(plan, parts) for parts in (1, 2, 4, 8)}
+    assert {parts: one.shape.shards for parts, one in found.items()} == {1: 8, 2: 16, 4: 32, 8: 8}
+    assert {parts: one.images_beside for parts, one in found.items()} == {1: True, 2: True, 4: True, 8: False}
+    assert "config.data.shards = 16" in searching.config_lines(found[2])
+
+
+def test_a_plan_tells_what_differs_from_others(monkeypatch):
+    """Rows of six supervised positions have no parts of eight."""
+    plan = plan_of(monkeypatch, "data.shards=2", "train.loss_chunk=8", "data.max_targets=6")
+    assert (plan.logits_at_a_time, plan.images_beside) == (0, False)
+    assert "images moved between devices" in fitting.describe(plan)
+    assert "logits" not in fitting.describe(plan)
 
 
 def test_search_remembers_what_it_tried(tmp_path, capsys, monkeypatch):

@@ -100,8 +100,8 @@ def test_splash_without_a_mask_equals_the_written_out_product(length):
 
 @pytest.mark.parametrize(
     ("name", "length", "tiles"),
-    [("splash", 1025, 1152), ("splash", 577, 640), ("splash", 257, 0), ("splash", 256, 256), ("xla", 1025, 0),
-     ("cudnn", 1025, 0), ("auto", 1025, 0)],
+    [("splash", 1025, 1152), ("splash", 577, 640), ("splash", 257, 0), ("splash", 1601, 0),
+     ("splash", 256, 256), ("xla", 1025, 0), ("cudnn", 1025, 0), ("auto", 1025, 0)],
 )  # fmt: skip
 def test_images_go_through_splash_where_little_of_their_tiles_is_padding(name, length, tiles):
     """On a CPU "auto" is the written-out product."""

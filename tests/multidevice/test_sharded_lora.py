@@ -28,12 +28,13 @@ def one_step(base: str, mesh: dict[str, int], devices: int, model: str = "owl2")
     config = runs.run_config(
         *(OWL2_1 if model == "owl2_1" else []),
         f"model.lora={lora}", f"train.groups={GROUPS}", f"mesh={mesh}", "train.schedule.warmup_steps=0",
-        "train.accumulate_steps=2", "model.remat=full",
+        "train.accumulate_steps=2", "model.remat=full", "data.shards=4",
     )  # fmt: skip
     trainer = runs.trainer_of(config, devices)
     state = trainer.create(trainer.init(jax.random.key(0)))
     with runs.pipeline_of(config, trainer) as pipeline:
-        batch = device_batch(next(pipeline), trainer.mesh, 2, True)
+        batch = device_batch(next(pipeline), trainer.mesh, 2, True, trainer.images_beside)
+    assert trainer.images_beside
     state, metrics = trainer.step(state, batch)
     return float(metrics["loss"]), float(metrics["grad_norm"]), state
 

@@ -57,6 +57,15 @@ def test_an_image_on_another_device_than_its_row_is_refused():
         placement.check_images_beside(np.array([[0], [1], [1], [3]], np.int32), 4, mesh)
 
 
+def test_images_of_a_process_whose_pieces_are_apart_are_checked_by_their_global_numbers(monkeypatch):
+    mesh = fake_mesh([0, 1, 0, 1], (1, 1, 4, 1))
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    # Its four images stand at 2, 3 in piece 1 and 6, 7 in piece 3.
+    placement.check_images_beside(np.array([[2], [7]], np.int32), 4, mesh)
+    with pytest.raises(Owl2Error, match="row 1 of a batch has image 3, which lies in piece 1"):
+        placement.check_images_beside(np.array([[2], [3]], np.int32), 4, mesh)
+
+
 def test_shards_that_divide_over_devices_and_parts_keep_images_beside_their_rows():
     mesh = fake_mesh([0, 0, 0, 0], (1, 1, 4, 1))
     assert [shardings.images_beside(shards, mesh, 2) for shards in (1, 4, 8, 12, 16)] == [
