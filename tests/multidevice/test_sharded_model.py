@@ -68,6 +68,18 @@ def expected(model):
     return jax.device_get((value, logits, gradients))
 
 
+def assert_as_on_one_device(value, logits, gradients, model="owl2"):
+    want_value, want_logits, want_gradients = expected(model)
+    real = inputs()["segment_ids"] > 0
+    np.testing.assert_allclose(value, want_value, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(logits)[real], want_logits[real], atol=2e-4, rtol=1e-4)
+    jax.tree.map(
+        lambda got, want: np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max() + 1e-6),
+        gradients,
+        want_gradients,
+    )
+
+
 @pytest.mark.parametrize(
     ("spec", "image_kv", "model"),
     [
@@ -87,15 +99,7 @@ def test_logits_and_gradients_over_eight_devices_equal_one_device(spec, image_kv
     run = jax.jit(step, out_shardings=((replicated(mesh), None), stored), compiler_options=COMPILE_FAST)
     (value, logits), gradients = run(jax.device_put(params(model), stored), place(inputs(), mesh))
 
-    want_value, want_logits, want_gradients = expected(model)
-    real = inputs()["segment_ids"] > 0
-    np.testing.assert_allclose(value, want_value, rtol=1e-5)
-    np.testing.assert_allclose(np.asarray(logits)[real], want_logits[real], atol=2e-4, rtol=1e-4)
-    jax.tree.map(
-        lambda got, want: np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max() + 1e-6),
-        gradients,
-        want_gradients,
-    )
+    assert_as_on_one_device(value, logits, gradients, model)
     # The compiler says so when it finds nothing better than whole arrays on every device.
     assert "Involuntary full rematerialization" not in capfd.readouterr().err
 
@@ -123,15 +127,7 @@ def test_images_beside_their_rows_are_moved_nowhere(spec):
     moving = moving.lower(jax.device_put(params(), stored), place(batch, mesh)).compile(COMPILE_FAST)
     (value, logits), gradients = compiled(jax.device_put(params(), stored), place(batch, mesh))
 
-    want_value, want_logits, want_gradients = expected("owl2")
-    real = values["segment_ids"] > 0
-    np.testing.assert_allclose(value, want_value, rtol=1e-5)
-    np.testing.assert_allclose(np.asarray(logits)[real], want_logits[real], atol=2e-4, rtol=1e-4)
-    jax.tree.map(
-        lambda got, want: np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max() + 1e-6),
-        gradients,
-        want_gradients,
-    )
+    assert_as_on_one_device(value, logits, gradients)
     kinds = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
     moved = [
         [
