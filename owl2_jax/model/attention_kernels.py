@@ -9,7 +9,6 @@ segment_ids int32[B, T]) -> dtype[B, T, N, H]. The vision encoder's has no mask:
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,6 +23,7 @@ from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.model import remat
 from owl2_jax.model.attention import causal_segment_mask, dot_product, query_segments
 from owl2_jax.model.config import SPLASH_BLOCK
+from owl2_jax.model.layers import pieces
 
 Array = jax.Array
 Kernel = Callable[[Array, Array, Array, Array], Array]
@@ -99,9 +99,7 @@ def everywhere_tiles(name: str, x: Array, width: int) -> int:
     padding = -length % _SPLASH_BLOCKS[-1]
     if name != "splash" or 8 * padding > length or length + padding > _LARGEST_WHOLE:
         return 0
-    mesh, images = jax.sharding.get_abstract_mesh(), nn.logical_to_mesh_axes((axes.IMAGES,))[0] or ()
-    ways = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in images)
-    return length + padding if count % ways == 0 else 0
+    return length + padding if count % pieces((axes.IMAGES,)) == 0 else 0
 
 
 def _splash_on_mesh(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 
 import flax.struct
 import jax
@@ -15,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from owl2_jax.core import axes
 from owl2_jax.model import attention, attention_kernels, paged_attention, paged_kernels, remat
 from owl2_jax.model.config import Owl2Config
-from owl2_jax.model.layers import Scale, rms_normalize
+from owl2_jax.model.layers import Scale, pieces, rms_normalize
 from owl2_jax.model.lora import layer_linear
 from owl2_jax.model.modality_projections import ModalityProjections
 from owl2_jax.model.pages import COMBINED, PagedBatch, Pages, write_pairs, write_tokens
@@ -223,11 +222,10 @@ def _between_products(x: Array, inputs: LayerInputs) -> Names:
     Each of them then adds and norms some tokens of a flat batch of many, and gathers them for the next
     product, which moves as many bytes as a sum that all of them get.
     """
-    count, mesh = x.shape[0], jax.sharding.get_abstract_mesh()
-    if inputs.paged is None or count < _TOKENS_IN_PIECES or mesh.empty or not nn.get_logical_axis_rules():
+    count, ways = x.shape[0], pieces((axes.TOKENS,))
+    if inputs.paged is None or count < _TOKENS_IN_PIECES or ways == 1:
         return STREAM
-    pieces = nn.logical_to_mesh_axes(IN_PIECES)[0] or ()
-    return STREAM if count % math.prod(mesh.shape[name] for name in pieces) else IN_PIECES
+    return STREAM if count % ways else IN_PIECES
 
 
 class DecoderBlock(nn.Module):

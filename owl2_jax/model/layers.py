@@ -55,18 +55,19 @@ def gather_weight(weight: Array, names: tuple[str | None, ...]) -> Array:
     return _gather_weight(weight, names) if nn.get_logical_axis_rules() else weight
 
 
+def pieces(names: tuple[str | None, ...]) -> int:
+    """In how many pieces the mesh cuts an array with these logical axes; 1 without sharding rules."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not nn.get_logical_axis_rules():
+        return 1
+    parts = nn.logical_to_mesh_axes(names)
+    return math.prod(
+        mesh.shape[name] for part in parts for name in ((part,) if isinstance(part, str) else part or ())
+    )
+
+
 def is_gathered(names: tuple[str | None, ...]) -> bool:
     """Whether a weight with these axes is stored in more pieces than a layer uses it in."""
-    if not nn.get_logical_axis_rules():
-        return False
-    mesh = jax.sharding.get_abstract_mesh()
-
-    def pieces(names: tuple[str | None, ...]) -> int:
-        parts = nn.logical_to_mesh_axes(names)
-        return math.prod(
-            mesh.shape[name] for part in parts for name in ((part,) if isinstance(part, str) else part or ())
-        )
-
     return pieces(axes.stored(names)) > pieces(names)
 
 
@@ -170,9 +171,9 @@ class Linear(nn.Module):
         return self.param(KERNEL_SCALE, init, self.out_shape, jnp.float32)
 
 
-def biased_linear(config: Owl2Config) -> Callable[..., Linear]:
+def biased_linear(config: Owl2Config, kind: type[Linear] = Linear) -> Callable[..., Linear]:
     """`Linear` with a bias and in the model's dtypes, as both towers that see use it."""
-    return functools.partial(Linear, use_bias=True, dtype=config.dtype, param_dtype=config.param_dtype)
+    return functools.partial(kind, use_bias=True, dtype=config.dtype, param_dtype=config.param_dtype)
 
 
 def at_least_float32(dtype: DTypeLike) -> DTypeLike:

@@ -69,11 +69,10 @@ class VisionAttention(nn.Module):
         # Only the written-out product has probabilities to show.
         shows = self.is_mutable_collection("intermediates")
         tiles = 0 if shows else attention_kernels.everywhere_tiles(self.config.attention, x, width)
-        settings = {"use_bias": True, "dtype": self.config.dtype, "param_dtype": self.config.param_dtype}
-        project = FusedProjections(
+        project = biased_linear(self.config, FusedProjections)(
             (vision.width,), (heads, 3, width),
             (axes.VISION_EMBED,), (axes.HEADS, axes.QKV, axes.HEAD_DIM),
-            kernel_init=initializers.alike_qkv, name="qkv", apart=tiles > 0, **settings,
+            kernel_init=initializers.alike_qkv, name="qkv", apart=tiles > 0,
         )  # fmt: skip
         if tiles:
             q, k, v = project(jnp.pad(x, ((0, 0), (0, tiles - length), (0, 0))))

@@ -44,8 +44,8 @@ class Plan:
     @property
     def logits_at_a_time(self) -> int:
         """Positions of a row whose logits exist at a time in a training step; 0 for all of them."""
-        chunk, most = self.train.loss_chunk, self.shape.max_targets or self.shape.length
-        return chunk if self.what == "train" and chunk < min(most, self.shape.length) else 0
+        chunk = self.train.loss_chunk
+        return chunk if self.what == "train" and chunk < self.shape.targets else 0
 
     @property
     def images_beside(self) -> bool:

@@ -247,8 +247,7 @@ def _apart(plan: Plan) -> Iterator[Plan]:
 def _logits(plan: Plan) -> Iterator[Plan]:
     """More or fewer positions with logits at a time."""
     for chunk in _CHUNKS:
-        most = min(plan.shape.max_targets or plan.shape.length, plan.shape.length)
-        if chunk != plan.logits_at_a_time and chunk < most:
+        if chunk != plan.logits_at_a_time and chunk < plan.shape.targets:
             train = dataclasses.replace(plan.train, loss_chunk=chunk)
             yield dataclasses.replace(plan, train=train)
 

@@ -31,6 +31,11 @@ class Shape:
     max_targets: int = 0
     shards: int = 1
 
+    @property
+    def targets(self) -> int:
+        """Most positions of a row that get logits in training."""
+        return min(self.max_targets or self.length, self.length)
+
 
 @dataclass(frozen=True)
 class Workload:

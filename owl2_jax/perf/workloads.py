@@ -42,14 +42,13 @@ def _train(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> 
     """The trainer's step."""
     trainer = make_trainer(config, train, mesh, max_targets=shape.max_targets, shards=shape.shards)
     state, batch = trainer.abstract_state(), _batch(config, shape, mesh, train.accumulate_steps)
-    targets = min(shape.max_targets or shape.length, shape.length)
     counted = flops.train_flops(
         config,
         flops.batch_work(
             config, shape.rows, shape.length, shape.images, shape.images_per_row, shape.max_targets
         ),
         lambda name: trainer.specs[name].trained,
-        chunked_head=0 < train.loss_chunk < targets,
+        chunked_head=0 < train.loss_chunk < shape.targets,
     )
 
     def materialize() -> tuple[PyTree, ...]:
