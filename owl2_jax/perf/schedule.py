@@ -9,7 +9,8 @@ awaited later; what runs between start and end overlaps them:
                  |--------|---------|-----|
 
 Copies share the memory's bandwidth with each other and with instructions that
-read main memory themselves (those go first); collectives share the links.
+read main memory themselves (those go first); collectives share the links. One
+that begins and ends in a fusion that computes meanwhile takes the longer of both.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from owl2_jax.perf.hlo import KERNEL, Computation, Instruction, Module
-from owl2_jax.perf.traffic import COLLECTIVES, Collective, collective, moved
+from owl2_jax.perf.hlo import Computation, Instruction, Module
+from owl2_jax.perf.traffic import COLLECTIVES, Collective, collective, computes, moved
 
 _CHANNEL: Final = re.compile(r"channel_id=(\d+)")
 _COPIES: Final = ("copy-start", "slice-start")
@@ -87,6 +88,14 @@ class _Walk:
     def __init__(self, module: Module, costs: Costs) -> None:
         self._module = module
         self._costs = costs
+        # Of collectives that are spread over fusions: one starts them, others compute meanwhile.
+        self._started = {
+            _key(inner, "")
+            for body in module.computations.values()
+            if any(each.target == _START for each in body.values())
+            for inner in body.values()
+            if inner.op in COLLECTIVES
+        }
 
     def run(self, name: str, around: str) -> Timeline:
         """One execution of a computation; nothing is under way when it begins."""
@@ -106,6 +115,9 @@ class _Walk:
             if step == "start":
                 state.start_network(key, self._costs.network(each))
             else:
+                if step == "carried":
+                    state.start_network(key, self._costs.network(each))
+                    self._work(state, instruction, computation, around)
                 # One that was not started ahead runs now.
                 wait = state.end_network(key, self._costs.network(each))
                 state.spend(Event(instruction, computation, wait, 1, "network", around))
@@ -118,11 +130,14 @@ class _Walk:
             started = computation.get(instruction.operands[0], instruction)
             state.spend(Event(started, computation, wait, 1, "memory", around))
         else:
-            seconds = self._costs.own(instruction, computation)
-            state.spend(
-                Event(instruction, computation, seconds, 1, "", around),
-                self._costs.memory(moved(instruction, computation, self._module)),
-            )
+            self._work(state, instruction, computation, around)
+
+    def _work(self, state: _State, instruction: Instruction, computation: Computation, around: str) -> None:
+        seconds = self._costs.own(instruction, computation)
+        state.spend(
+            Event(instruction, computation, seconds, 1, "", around),
+            self._costs.memory(moved(instruction, computation, self._module)),
+        )
 
     def _enter(self, state: _State, instruction: Instruction, around: str) -> None:
         """A loop takes all its iterations, a condition its longest branch."""
@@ -140,7 +155,11 @@ class _Walk:
         ]
 
     def _collective(self, instruction: Instruction, inside: str) -> tuple[str, Collective, str] | None:
-        """The collective of an instruction: its key, and whether this is its "start", "done" or "whole"."""
+        """The collective of an instruction: its key, and what of it this is.
+
+        That is its "start", "done" or "whole"; or "carried", by a fusion that computes meanwhile and
+        does not go on with one that another has started.
+        """
         op = instruction.op
         base = op.removesuffix("-start").removesuffix("-done")
         if base in COLLECTIVES:
@@ -158,15 +177,20 @@ class _Walk:
             return None
         targets = {i.target for i in body.values()}
         found = collective(inner.op, inner, name, 1)
-        channel = _CHANNEL.search(inner.attributes)
-        key = f"channel {channel[1]}" if channel else instruction.name
+        key = _key(inner, instruction.name)
         if _START in targets:
             return key, found, "start"
         if _DONE in targets:
             return key, found, "done"
-        # A fusion that computes meanwhile has an estimate of its own, or a kernel in it.
-        computes = instruction.cycles is not None or KERNEL in targets
-        return None if computes else (key, found, "whole")
+        if not computes(instruction, body):
+            return key, found, "whole"
+        return None if key in self._started else (key, found, "carried")
+
+
+def _key(collective: Instruction, otherwise: str) -> str:
+    """What all fusions that a collective is spread over have in common."""
+    channel = _CHANNEL.search(collective.attributes)
+    return f"channel {channel[1]}" if channel else otherwise
 
 
 class _State:

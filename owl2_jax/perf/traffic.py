@@ -14,7 +14,7 @@ from typing import Final
 
 from owl2_jax.parallel.chips import Topology
 from owl2_jax.perf import kernels
-from owl2_jax.perf.hlo import Computation, Instruction, Module, parameter, root
+from owl2_jax.perf.hlo import KERNEL, Computation, Instruction, Module, parameter, root
 
 COLLECTIVES: Final = (
     "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all",
@@ -41,7 +41,7 @@ class Collective:
       received: bytes that a device takes in, in one execution.
       times: executions per run of the module.
       blocks: nothing else runs meanwhile; neither was it started ahead nor
-        spread over fusions that compute.
+        is it in fusions that compute.
       source: where in the model it comes from, as XLA remembers it.
     """
 
@@ -80,34 +80,43 @@ def traffic(module: Module) -> Traffic:
     """Counts what one run of a compiled module moves."""
     result = Traffic()
     seen: dict[tuple[str, str], list[Collective]] = {}
-    for name, times, fused in _executed(module, module.entry, 1, False, result):
+    for name, times, within in _executed(module, module.entry, 1, None, result):
         computation = module.computations[name]
         for instruction in computation.values():
             op = instruction.op.removesuffix("-start")
             if op in COLLECTIVES:
-                channel = re.search(r"channel_id=(\d+)", instruction.attributes) if fused else None
+                channel = re.search(r"channel_id=(\d+)", instruction.attributes) if within else None
                 # One collective that is spread over several fusions shows up in each of them.
                 key = (op, channel[1] if channel else f"{name}/{instruction.name}")
-                seen.setdefault(key, []).append(collective(op, instruction, name, times))
-            if not fused:
+                found = collective(op, instruction, name, times)
+                if within is not None and computes(within, computation):
+                    found = replace(found, blocks=False)
+                seen.setdefault(key, []).append(found)
+            if within is None:
                 result.memory_bytes += times * moved(instruction, computation, module)
-    found = [replace(places[0], blocks=places[0].blocks and len(places) == 1) for places in seen.values()]
-    result.collectives = sorted(found, key=lambda collective: -collective.total)
+    once = [replace(places[0], blocks=places[0].blocks and len(places) == 1) for places in seen.values()]
+    result.collectives = sorted(once, key=lambda collective: -collective.total)
     return result
 
 
+def computes(fusion: Instruction, body: Computation) -> bool:
+    """Whether a fusion has work beside the collective in its body: an estimate of its own, or a kernel."""
+    return fusion.cycles is not None or any(inner.target == KERNEL for inner in body.values())
+
+
 def _executed(
-    module: Module, name: str, times: int, fused: bool, result: Traffic
-) -> Iterator[tuple[str, int, bool]]:
-    """Every computation that runs: its name, how often, and whether inside a fusion."""
-    yield name, times, fused
+    module: Module, name: str, times: int, within: Instruction | None, result: Traffic
+) -> Iterator[tuple[str, int, Instruction | None]]:
+    """Every computation that runs: its name, how often, and the outermost instruction it is fused into."""
+    yield name, times, within
     for instruction in module.computations[name].values():
         inner = times
         if instruction.op == "while":
             trips = module.trips(instruction)
             result.unknown_loops += trips is None
             inner = times * (1 if trips is None else trips)
-        inside = fused or instruction.op not in ("while", "call", "conditional", "async-start")
+        plain = instruction.op in ("while", "call", "conditional", "async-start")
+        inside = within if within is not None or plain else instruction
         for called in instruction.called():
             yield from _executed(module, called, inner, inside, result)
 

@@ -67,6 +67,33 @@ def test_a_collective_between_its_fusions_hides_behind_the_work(cycles):
     assert sum(waits(timeline).values()) == max(0, RECEIVED - cycles)
 
 
+CARRIED = """\
+%product (p: f32[64]) -> (f32[8], f32[256]) {
+  %p = f32[64]{0} parameter(0)
+  %gather = f32[256]{0} all-gather(%p), channel_id=7, replica_groups=[1,4]<=[4], dimensions={0}
+  %made = f32[8]{0} slice(%p), slice={[0:8]}
+  ROOT %both = (f32[8]{0}, f32[256]{0}) tuple(%made, %gather)
+}
+"""
+
+
+@pytest.mark.parametrize("cycles", [100, 5000])
+def test_a_fusion_that_computes_around_a_whole_collective_takes_the_longer_of_both(cycles):
+    body = """\
+  %x = f32[64]{0} parameter(0)
+  ROOT %work = (f32[8]{0:S(1)}, f32[256]{0}) fusion(%x), kind=kOutput, calls=%product, """
+    timeline = walk(program(body + estimate(cycles), CARRIED))
+    assert timeline.seconds == pytest.approx(max(cycles, RECEIVED) * SECONDS)
+    assert sum(waits(timeline).values()) == max(0, RECEIVED - cycles)
+
+
+def test_a_fusion_that_goes_on_with_a_collective_started_before_takes_its_own_time():
+    work = "\n  %more = (f32[8]{0:S(1)}, f32[256]{0}) fusion(%x), kind=kOutput, calls=%product, "
+    timeline = walk(program(STARTED + estimate(100) + work + estimate(50) + DONE, COLLECTIVE + CARRIED))
+    assert timeline.seconds == pytest.approx(RECEIVED * SECONDS)
+    assert waits(timeline) == {"done": RECEIVED - 150}
+
+
 def test_a_collective_that_nothing_started_ahead_takes_its_whole_time():
     body = """\
   %x = f32[64]{0} parameter(0)

@@ -123,6 +123,19 @@ def test_notations_of_the_tpu_compiler():
     assert by_op["reduce-scatter"].blocks
 
 
+def test_a_collective_in_a_fusion_that_computes_does_not_block():
+    one = SPREAD.replace("  %end = bf16[16,64]{1,0} fusion(%x), kind=kCustom, calls=%fused\n", "")
+    (gather,) = (each for each in traffic(read_module(one)).collectives if each.op == "all-gather")
+    assert gather.blocks
+    computes = 'calls=%fused, backend_config={"window_config":{"estimated_cycles":"9"}}'
+    (gather,) = (
+        each
+        for each in traffic(read_module(one.replace("calls=%fused", computes))).collectives
+        if each.op == "all-gather"
+    )
+    assert not gather.blocks
+
+
 # Two loops nested in each other: a gather that is started ahead, and a reduction that everything waits for;
 # their groups in the two notations of the list and of its iota.
 NESTED = """\
