@@ -215,7 +215,7 @@ class ModelRunner:
         large = self._large(inputs.sampler.rows)
         buffer, layout = pack(inputs)
         with self.on_mesh():
-            self.pages, self._state, chosen, counts, scored = programs.step_program(jax.default_backend())(
+            self.pages, self._state, chosen, counts, scored = programs.step_program(jax.devices()[0])(
                 self.owl, self.config.decode_steps, layout, self.params, self.pages, self._state,
                 self.features.array, buffer, large,
             )  # fmt: skip

@@ -19,6 +19,7 @@ from owl2_jax.inference.step import RowState, empty_rows, step
 from owl2_jax.inference.unrolled import UnrolledOwl2, unstack_layers
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.model.pages import PagedBatch, Pages, copy_pages, empty_pages
+from owl2_jax.parallel.chips import fusion_options
 from owl2_jax.sampling.sampler import Chosen, load_row
 
 Array = jax.Array
@@ -96,24 +97,26 @@ def look(
     return pages, attention.mean(1), jnp.max(jnp.abs(attention.sum(-1) - 1))
 
 
-def step_options(platform: str) -> dict[str, str]:
-    """Of the compiler, for steps over pages on a platform ("tpu", "gpu", "cpu").
+def step_options(device: jax.Device) -> dict[str, str]:
+    """Of the compiler, for steps over pages on such devices.
 
     Left alone, the TPU's cuts the MLP's last product into one per neighbour, to move sums meanwhile. The
     parts run at three quarters of the peak and are cut, filled and rounded once more each, which takes longer
     than the whole product and its sum.
     """
-    return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"} if platform == "tpu" else {}
+    if device.platform != "tpu":
+        return {}
+    return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000", **fusion_options(device)}
 
 
 @functools.cache
-def step_program(platform: str) -> jax.stages.Wrapped:
-    """`packed_step`, compiled for a platform."""
+def step_program(device: jax.Device) -> jax.stages.Wrapped:
+    """`packed_step`, compiled for such devices."""
     return jax.jit(
         packed_step,
         static_argnums=(0, 1, 2),
         donate_argnums=(4, 5),
-        compiler_options=step_options(platform),
+        compiler_options=step_options(device),
     )
 
 

@@ -206,14 +206,17 @@ class DecoderMlp(nn.Module):
         decoder = self.config.decoder
         width, hidden = (decoder.width,), (decoder.mlp_dim,)
         embed, inner = (axes.EMBED,), (axes.HIDDEN,)
-        gate = layer_linear(self.config, "gate", width, hidden, embed, inner)(x)
-        up = layer_linear(self.config, "up", width, hidden, embed, inner)(x)
+        # Flat as the products are: a TPU cuts what is kept of them from the stack of all layers where it
+        # is read, but copies it for another shape.
+        flat = x.reshape(-1, decoder.width)
+        gate = layer_linear(self.config, "gate", width, hidden, embed, inner)(flat)
+        up = layer_linear(self.config, "up", width, hidden, embed, inner)(flat)
         # A TPU's compiler would compute the gradients anew in every tile of a product.
         around = self.config.mlp_apart == "around"
         gated = _gated_apart(gate, up, around) if in_tiles else _gated(gate, up)
-        x = nn.with_logical_constraint(gated, (axes.BATCH, axes.LENGTH, axes.ACT_HIDDEN))
-        x = checkpoint_name(x, remat.MLP_HIDDEN)
-        return layer_linear(self.config, "down", hidden, width, inner, embed)(x)
+        gated = nn.with_logical_constraint(gated, (axes.BATCH, axes.ACT_HIDDEN))
+        gated = checkpoint_name(gated, remat.MLP_HIDDEN)
+        return layer_linear(self.config, "down", hidden, width, inner, embed)(gated).reshape(x.shape)
 
 
 def _between_products(x: Array, inputs: LayerInputs) -> Names:

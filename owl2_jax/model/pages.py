@@ -136,7 +136,8 @@ def keys_of(pages: Pages, table: Array, layer: Array, num_layers: int, width: in
 def write_tokens(pages: Pages, k: Array, v: Array, batch: PagedBatch, layer: Array, num_layers: int) -> Pages:
     """Puts keys and values dtype[T, K, H] of a batch where its block tables say; padding is dropped."""
     if pages.values is None:
-        pairs = jnp.stack([k, v], axis=2).reshape(k.shape[0], -1, k.shape[-1])
+        # Joined side by side: as a stack of both a TPU copies them twice more.
+        pairs = jnp.concatenate([k, v], axis=-1).reshape(k.shape[0], -1, k.shape[-1])
         return write_pairs(pages, pairs, batch, layer, num_layers)
     table, page, offset = _places(pages, batch, layer, num_layers)
     padding = batch.rows >= batch.block_tables.shape[0]

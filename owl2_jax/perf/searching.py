@@ -32,11 +32,12 @@ from owl2_jax.perf.versions import Versions
 
 # Sets of compiler options that are worth a try, on all generations.
 OPTIONS: Final[tuple[dict[str, str], ...]] = (
-    {"xla_tpu_scoped_vmem_limit_kib": "98304"},
+    {"xla_tpu_scoped_vmem_limit_kib": "16384"},
+    {"xla_tpu_scoped_vmem_limit_kib": "32768"},
     {"xla_tpu_scoped_vmem_limit_kib": "65536"},
     {"xla_tpu_enable_async_collective_fusion_fuse_reduce_scatter": "true"},
     {"xla_tpu_enable_latency_hiding_scheduler": "true", "xla_latency_hiding_scheduler_rerun": "2"},
-    {"xla_tpu_enable_async_collective_fusion_multiple_steps": "true"},
+    {"xla_tpu_enable_async_collective_fusion_multiple_steps": "false"},
     # Kernels carry collectives as products do.
     {"xla_tpu_enable_async_collective_fusion_with_mosaic_custom_call": "true"},
 )

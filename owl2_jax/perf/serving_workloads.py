@@ -99,7 +99,7 @@ def _workload(
             axis_rules.activate(mesh)(run),
             donate_argnums=1,
             out_shardings=(places, None, None),
-            compiler_options=step_options(mesh.devices.flat[0].platform),
+            compiler_options=step_options(mesh.devices.flat[0]),
         ),
         arguments=(params, held, seen, asked),
         parts={"parameters": params, "cache": held[0], "sampler": held[1]},

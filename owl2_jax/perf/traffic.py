@@ -125,8 +125,9 @@ def collective(op: str, instruction: Instruction, inside: str, times: int) -> Co
     """Reads a collective that stands in the computation `inside`."""
     group = _group_size(instruction.attributes)
     size = instruction.size
-    if instruction.op.endswith("-start") and op in ("all-gather", "collective-permute"):
-        size = max(array.size for array in instruction.arrays)  # of (operand, result, flags)
+    if instruction.op.endswith("-start") and op != "all-reduce":
+        # Of (operand, result, flags).
+        size = (min if op == "reduce-scatter" else max)(array.size for array in instruction.arrays[:2])
     share = (group - 1) / group
     # The TPU compiler writes a reduce-scatter as a fusion of this name around an all-reduce.
     scatters = op == "all-reduce" and inside.startswith("all-reduce-scatter")

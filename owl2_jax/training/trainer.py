@@ -22,7 +22,7 @@ from owl2_jax.model import flops
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.owl2 import Owl2, abstract_params, init_params, logical_axes
 from owl2_jax.parallel import axis_rules, shardings
-from owl2_jax.parallel.chips import chip_of
+from owl2_jax.parallel.chips import chip_of, fusion_options
 from owl2_jax.training import param_groups
 from owl2_jax.training.config import TrainConfig
 from owl2_jax.training.losses import LossSums
@@ -176,14 +176,15 @@ def _compile_well(mesh: jax.sharding.Mesh, config: TrainConfig) -> dict[str, Any
     It spreads the sum of a gradient over the products that follow only where that
     sum stands alone, so none are joined. Gathers of small weights, and on a
     three-dimensional torus all gathers, it would write as sums into zeros,
-    which move twice the bytes.
+    which move twice the bytes. Fusions get the fast memory that is best on the chip.
     """
     device = mesh.devices.flat[0]
     if device.platform != "tpu":
         return {}
     if mesh.size == 1 or chip_of(device) is None:
-        return dict(config.compiler_options)
+        return fusion_options(device) | config.compiler_options
     return {
+        **fusion_options(device),
         "xla_enable_async_all_reduce": "true",
         "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": "true",
         "xla_jf_crs_combiner_threshold_count": "1",

@@ -123,17 +123,14 @@ def test_notations_of_the_tpu_compiler():
     assert by_op["reduce-scatter"].blocks
 
 
-def test_a_collective_in_a_fusion_that_computes_does_not_block():
-    one = SPREAD.replace("  %end = bf16[16,64]{1,0} fusion(%x), kind=kCustom, calls=%fused\n", "")
-    (gather,) = (each for each in traffic(read_module(one)).collectives if each.op == "all-gather")
-    assert gather.blocks
-    computes = 'calls=%fused, backend_config={"window_config":{"estimated_cycles":"9"}}'
-    (gather,) = (
-        each
-        for each in traffic(read_module(one.replace("calls=%fused", computes))).collectives
-        if each.op == "all-gather"
-    )
-    assert not gather.blocks
+@pytest.mark.parametrize(
+    ("more", "blocks"), [("", True), (', backend_config={"window_config":{"estimated_cycles":"9"}}', False)]
+)
+def test_a_collective_in_a_single_fusion_blocks_unless_that_computes(more, blocks):
+    once = SPREAD.replace("  %end = bf16[16,64]{1,0} fusion(%x), kind=kCustom, calls=%fused\n", "")
+    module = read_module(once.replace("calls=%fused", f"calls=%fused{more}"))
+    by_op = {collective.op: collective for collective in traffic(module).collectives}
+    assert by_op["all-gather"].blocks == blocks
 
 
 # Two loops nested in each other: a gather that is started ahead, and a reduction that everything waits for;
@@ -186,6 +183,26 @@ def test_nested_loops_multiply_and_started_collectives_do_not_block():
     assert gather.received == 32 * 64 * 2 * 3 / 4
     assert (reduce.group, reduce.times, reduce.blocks) == (4, 5, True)
     assert reduce.received == 2 * (8 * 64 * 2 + 16 * 4) * 3 / 4
+
+
+@pytest.mark.parametrize(
+    ("started", "received"),
+    [
+        ("((bf16[4,64]{1,0}), bf16[4,64]{1,0}, u32[]) all-to-all-start", 4 * 64 * 2 * 3 / 4),
+        ("(bf16[4,64]{1,0}, bf16[16,64]{1,0}) all-gather-start", 16 * 64 * 2 * 3 / 4),
+        ("((bf16[4,64]{1,0}), bf16[1,64]{1,0}, u32[]) reduce-scatter-start", 64 * 2 * 3),
+        ("bf16[4,64]{1,0} all-reduce-start", 2 * 4 * 64 * 2 * 3 / 4),
+    ],
+)
+def test_a_collective_that_is_started_ahead_counts_what_it_brings_once(started, received):
+    text = f"""\
+ENTRY %main (x: bf16[4,64]) -> bf16[4,64] {{
+  %x = bf16[4,64]{{1,0}} parameter(0)
+  ROOT %start = {started}(%x), channel_id=1, replica_groups={{{{0,1,2,3}}}}, dimensions={{0}}
+}}
+"""
+    (each,) = traffic(read_module("HloModule m\n\n" + text)).collectives
+    assert (each.received, each.blocks) == (received, False)
 
 
 # For three-dimensional tori the compiler writes a gather as a sum: each chip puts its piece into zeros.

@@ -65,16 +65,17 @@ def test_a_run_after_another_one_in_a_process_comes_to_the_same_bits_as_alone(
 
 
 @pytest.mark.parametrize(
-    ("kind", "chips", "spread"),
+    ("kind", "chips", "spread", "memory"),
     [
-        ("TPU v5 lite", 256, True),
-        ("TPU v6 lite", 256, True),
-        ("TPU v5 lite", 1, False),
-        ("TPU v5", 64, True),
+        ("TPU v5 lite", 256, True, {"24576"}),
+        ("TPU v6 lite", 256, True, set()),
+        ("TPU v5 lite", 1, False, {"24576"}),
+        ("TPU v5", 64, True, {"24576"}),
+        ("TPU v9", 64, False, set()),
     ],
 )
-def test_sums_of_gradients_are_spread_over_products_on_several_chips_unless_the_config_says_otherwise(
-    kind, chips, spread
+def test_options_of_the_compiler_are_those_of_the_chip_unless_the_config_says_otherwise(
+    kind, chips, spread, memory
 ):
     devices = np.array([SimpleNamespace(platform="tpu", device_kind=kind)])
     mesh = SimpleNamespace(devices=devices, size=chips)
@@ -85,6 +86,9 @@ def test_sums_of_gradients_are_spread_over_products_on_several_chips_unless_the_
         "xla_tpu_prefer_async_allgather_to_allreduce",
         alone,
     }
-    assert set(trainer_module._compile_well(mesh, TrainConfig(total_steps=1))) == (ours if spread else set())
+    options = trainer_module._compile_well(mesh, TrainConfig(total_steps=1))
+    of_fusions = options.pop("xla_tpu_scoped_vmem_limit_kib", None)
+    assert {of_fusions} - {None} == memory
+    assert set(options) == (ours if spread else set())
     chosen = TrainConfig(total_steps=1, compiler_options={alone: "8"})
     assert trainer_module._compile_well(mesh, chosen)[alone] == "8"
