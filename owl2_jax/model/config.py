@@ -253,12 +253,10 @@ class Owl2Config:
         `owl2_jax.model.attention_kernels.KERNELS`; "auto" for the device's best. Where it is
         splash, the vision encoder's is too, if images fill its tiles.
       image_kv: "gather" computes the image copies of queries, keys and values
-        only where an image stands; "select" computes them everywhere and
-        selects (the reference).
+        only where an image stands; so does "product", which takes these tokens and puts them
+        back by products, faster on a TPU with several rows per chip; "select" computes them
+        everywhere and selects (the reference).
       splash_block: rows and columns of a tile of the decoder's splash attention, where it divides the row.
-      mlp_apart: what a TPU computes apart from the products of the decoder's MLP: "after" the gradients
-        of its activation, not in the products that read them; "around" also the activation, and both
-        apart from the products before them.
       scan_unroll: decoder and vision layers per iteration of the layer scan.
       lora: adapters beside the decoder's linear maps; None for none.
     """
@@ -270,9 +268,8 @@ class Owl2Config:
     param_dtype: Dtype = "float32"
     remat: Remat = "none"
     attention: Attention = "auto"
-    image_kv: Literal["gather", "select"] = "gather"
+    image_kv: Literal["gather", "product", "select"] = "gather"
     splash_block: Annotated[int, at_least(128, most=2**14)] = SPLASH_BLOCK
-    mlp_apart: Literal["after", "around"] = "after"
     scan_unroll: Layers = 1
     lora: LoraConfig | None = None
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -172,23 +170,17 @@ def _gated(gate: Array, up: Array) -> Array:
     return nn.silu(gate) * up
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _gated_apart(gate: Array, up: Array, around: bool) -> Array:
-    """`_gated`; its gradients are written before the products that read them start.
-
-    With `around`, so is its result, and what it and they are computed of is written before them.
-    """
-    return _gated_forward(gate, up, around)[0]
+@jax.custom_vjp
+def _gated_apart(gate: Array, up: Array) -> Array:
+    """`_gated`; its gradients are written before the products that read them start."""
+    return _gated(gate, up)
 
 
-def _gated_forward(gate: Array, up: Array, around: bool) -> tuple[Array, tuple[Array, Array]]:
-    gate, up = lax.optimization_barrier((gate, up)) if around else (gate, up)
-    gated = _gated(gate, up)
-    return lax.optimization_barrier(gated) if around else gated, (gate, up)
+def _gated_forward(gate: Array, up: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _gated(gate, up), (gate, up)
 
 
-def _gated_backward(around: bool, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    gradient = lax.optimization_barrier(gradient) if around else gradient
+def _gated_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     return lax.optimization_barrier(jax.vjp(_gated, *kept)[1](gradient))
 
 
@@ -212,8 +204,7 @@ class DecoderMlp(nn.Module):
         gate = layer_linear(self.config, "gate", width, hidden, embed, inner)(flat)
         up = layer_linear(self.config, "up", width, hidden, embed, inner)(flat)
         # A TPU's compiler would compute the gradients anew in every tile of a product.
-        around = self.config.mlp_apart == "around"
-        gated = _gated_apart(gate, up, around) if in_tiles else _gated(gate, up)
+        gated = _gated_apart(gate, up) if in_tiles else _gated(gate, up)
         gated = nn.with_logical_constraint(gated, (axes.BATCH, axes.ACT_HIDDEN))
         gated = checkpoint_name(gated, remat.MLP_HIDDEN)
         return layer_linear(self.config, "down", hidden, width, inner, embed)(gated).reshape(x.shape)

@@ -128,7 +128,7 @@ def batch_work(
 def _image_tokens(config: Owl2Config, gathered: int, everywhere: int) -> int:
     if not gathered or not config.decoder.adapted_projections:
         return 0
-    return gathered if config.image_kv == "gather" else everywhere
+    return everywhere if config.image_kv == "select" else gathered
 
 
 def products(config: Owl2Config, work: Work) -> Iterator[Product]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 Array = jax.Array
 
@@ -73,3 +74,24 @@ def put_images(x: Array, starts: Array, values: Array) -> Array:
         )
 
     return jax.vmap(row)(x, starts, values.astype(x.dtype))
+
+
+def places(starts: Array, length: int, span: int, dtype: DTypeLike) -> Array:
+    """The positions of images as numbers: dtype[B, T, I * span], 1 where a position is that of an image.
+
+    `take_by_product` and `put_by_product` multiply by it, which is what a TPU does best; where it cuts and
+    scatters, arrays are copied into another layout and back. A number times 1 plus zeros is that number.
+    """
+    offset = jnp.arange(length)[:, None, None] - starts[:, None, :, None] == jnp.arange(span)
+    return offset.reshape(starts.shape[0], length, -1).astype(dtype)
+
+
+def take_by_product(x: Array, places: Array) -> Array:
+    """`take_images` of x[B, T, D], as [B, I * span, D]; empty places read zeros."""
+    return jnp.einsum("bts,btd->bsd", places, x, precision=lax.Precision.HIGHEST)
+
+
+def put_by_product(x: Array, is_image: Array, places: Array, values: Array) -> Array:
+    """`put_images` of values[B, I * span, K, H] over x[B, T, K, H], whose images bool[B, T] says."""
+    put = jnp.einsum("bts,bskh->btkh", places, values, precision=lax.Precision.HIGHEST)
+    return jnp.where(is_image[:, :, None, None], put, x)

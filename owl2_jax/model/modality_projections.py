@@ -57,6 +57,10 @@ class ModalityProjections(nn.Module):
         if self.config.image_kv == "select":
             images, mask = self._image_projections(x), is_image[:, :, None, None]
             put = lambda text, image: jnp.where(mask, image, text)
+        elif self.config.image_kv == "product":
+            places = image_positions.places(starts, x.shape[1], self.config.tokens_per_image, x.dtype)
+            images = self._image_projections(image_positions.take_by_product(x, places))
+            put = lambda text, image: image_positions.put_by_product(text, is_image, places, image)
         else:
             span = self.config.tokens_per_image
             images = self._image_projections(image_positions.take_images(x, starts, span))

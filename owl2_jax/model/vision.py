@@ -99,12 +99,9 @@ class VisionMlp(nn.Module):
         # Stored in pieces of the wider axis: of the narrower, 256 chips would have four rows each, and a
         # TPU's tiles have eight.
         embed, hidden = (None,), (axes.VISION_HIDDEN,)
-        # Flat for the reason the decoder's is.
-        inner = linear((vision.width,), (vision.mlp_dim,), embed, hidden, name="fc1")(
-            x.reshape(-1, vision.width)
-        )
-        inner = nn.with_logical_constraint(quick_gelu(inner), (axes.IMAGES, axes.ACT_HIDDEN))
-        return linear((vision.mlp_dim,), (vision.width,), hidden, embed, name="fc2")(inner).reshape(x.shape)
+        x = linear((vision.width,), (vision.mlp_dim,), embed, hidden, name="fc1")(x)
+        x = nn.with_logical_constraint(quick_gelu(x), (axes.IMAGES, None, axes.ACT_HIDDEN))
+        return linear((vision.mlp_dim,), (vision.width,), hidden, embed, name="fc2")(x)
 
 
 class VisionBlock(nn.Module):

@@ -130,8 +130,8 @@ def describe(plan: Plan) -> str:
         words.append(f"tensor={plan.mesh.shape[meshes.TENSOR]}")
     if plan.model.splash_block != SPLASH_BLOCK:
         words.append(f"tiles of {plan.model.splash_block}")
-    if plan.model.mlp_apart != "after":
-        words.append("activation apart from the products around it")
+    if plan.what == "train" and plan.shape.images and plan.model.image_kv != "gather":
+        words.append(f"images' keys and values by {plan.model.image_kv}")
     if plan.what == "train" and plan.shape.images and not plan.images_beside:
         words.append("images moved between devices")
     if plan.logits_at_a_time:

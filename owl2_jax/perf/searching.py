@@ -1,8 +1,8 @@
 """The search of `owl2 fit --search`: what runs fastest by the forecast, remembered from call to call.
 
 First every remat policy with ever more rows at a time, until it does not fit;
-then, from the best of them, one change after the other that makes it faster: what the MLP's
-activation is apart from, logits at a time, options of the compiler, tiles of the
+then, from the best of them, one change after the other that makes it faster: how tokens
+of images are taken and put back, logits at a time, options of the compiler, tiles of the
 attention kernel, mesh, layers per iteration.
 """
 
@@ -178,7 +178,7 @@ def config_lines(plan: Plan) -> tuple[str, ...]:
     lines = [
         f'config.model.remat = "{plan.model.remat}"',
         f"config.model.splash_block = {plan.model.splash_block}",
-        f'config.model.mlp_apart = "{plan.model.mlp_apart}"',
+        f'config.model.image_kv = "{plan.model.image_kv}"',
         f"config.model.scan_unroll = {plan.model.scan_unroll}",
         f"config.mesh = { ({axis: size for axis, size in plan.mesh.shape.items() if size > 1}) }",
         f"config.data.rows = {plan.shape.rows}",
@@ -238,11 +238,11 @@ def _tiles(plan: Plan) -> Iterator[Plan]:
             yield dataclasses.replace(plan, model=plan.model.replace(splash_block=block))
 
 
-def _apart(plan: Plan) -> Iterator[Plan]:
-    """What the MLP's activation is kept apart from, the other way."""
-    if plan.model.attention == "splash":
-        other = "after" if plan.model.mlp_apart == "around" else "around"
-        yield dataclasses.replace(plan, model=plan.model.replace(mlp_apart=other))
+def _image_kv(plan: Plan) -> Iterator[Plan]:
+    """Tokens of images taken and put back the other way."""
+    if plan.what == "train" and plan.shape.images and plan.model.decoder.adapted_projections:
+        other = "product" if plan.model.image_kv == "gather" else "gather"
+        yield dataclasses.replace(plan, model=plan.model.replace(image_kv=other))
 
 
 def _logits(plan: Plan) -> Iterator[Plan]:
@@ -265,7 +265,7 @@ def _with_options(plan: Plan) -> Iterator[Plan]:
         yield dataclasses.replace(plan, train=dataclasses.replace(plan.train, compiler_options=chosen))
 
 
-_CHANGES: Final = (_apart, _logits, _with_options, _tiles, _meshes, _unrolled)
+_CHANGES: Final = (_image_kv, _logits, _with_options, _tiles, _meshes, _unrolled)
 
 
 def _with_rows(plan: Plan, rows: int) -> Plan:

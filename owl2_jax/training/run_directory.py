@@ -38,7 +38,6 @@ FREE_FIELDS: Final = frozenset(
         "model.remat",
         "model.attention",
         "model.image_kv",
-        "model.mlp_apart",
         "model.scan_unroll",
         "model.splash_block",
         "train.compiler_options",

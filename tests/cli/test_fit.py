@@ -123,14 +123,13 @@ def test_search_ranks_by_the_forecast_over_remat_batch_options_and_mesh(capsys, 
     )
 
 
-def test_search_looks_what_the_activation_of_the_mlp_is_better_apart_from(capsys, monkeypatch):
-    for start, other in (("after", "around"), ("around", "after")):
-        fields = ["model.attention=splash", f"model.mlp_apart={start}"]
-        report, tried = search(fields, capsys, monkeypatch)
-        assert [plan.model.mlp_apart for plan in tried].count(other) == 1
-        assert f'config.model.mlp_apart = "{start}"' in report["best"]["lines"]
+def test_search_looks_how_tokens_of_images_are_better_taken_and_put_back(capsys, monkeypatch):
+    for start, other in (("gather", "product"), ("product", "gather"), ("select", "gather")):
+        report, tried = search([f"model.image_kv={start}"], capsys, monkeypatch)
+        assert [plan.model.image_kv for plan in tried].count(other) == 1
+        assert f'config.model.image_kv = "{start}"' in report["best"]["lines"]
         attempts = [attempt["words"] for attempt in report["attempts"]]
-        assert any("apart from the products around it" in words for words in attempts)
+        assert any("images' keys and values by product" in words for words in attempts) == (start != "select")
 
 
 def test_search_tries_other_tiles_and_numbers_of_logits_at_a_time(capsys, monkeypatch):

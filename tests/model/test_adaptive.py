@@ -60,8 +60,9 @@ def test_a_set_adapts_its_parts_on_either_decoder(chosen: str, decoder: dict) ->
     # A bias of keys is the same for all keys of a query, except that they are turned.
     assert all(np.abs(np.asarray(grads[name])).max() > 1e-6 for name in image)
     gathered = jax.jit(logits)(params)
-    selected = jax.jit(functools.partial(logits, image_kv="select"))(params)
-    np.testing.assert_allclose(gathered * real, selected * real, atol=1e-4)
+    for image_kv in ("select", "product"):
+        found = jax.jit(functools.partial(logits, image_kv=image_kv))(params)
+        np.testing.assert_allclose(gathered * real, found * real, atol=1e-4)
     # With both copies alike it is the plain decoder.
     flat = flatten(params)
     alike = {name: flat[text_twin(name)] if name in image else leaf for name, leaf in flat.items()}

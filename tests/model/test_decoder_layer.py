@@ -62,11 +62,8 @@ def test_for_a_tpu_both_norms_are_written_before_the_products_that_read_them(att
     assert str(jax.make_jaxpr(made)(x)).count("optimization_barrier") == written
 
 
-@pytest.mark.parametrize(("apart", "forward", "backward"), [("after", 0, 1), ("around", 2, 4)])
-def test_for_a_tpu_gradients_of_the_gated_activation_are_written_once_and_are_the_same(
-    apart, forward, backward
-):
-    config = tiny.tiny_config(mlp_apart=apart)
+def test_for_a_tpu_gradients_of_the_gated_activation_are_written_once_and_are_the_same():
+    config = tiny.tiny_config()
     x = jax.random.normal(jax.random.key(0), (1, LENGTH, config.decoder.width))
     mlp = DecoderMlp(config)
     params = meta.unbox(mlp.init(jax.random.key(1), x, False))
@@ -76,8 +73,8 @@ def test_for_a_tpu_gradients_of_the_gated_activation_are_written_once_and_are_th
         loss = jax.grad(lambda params, x, run=run: jnp.sum(jnp.cos(run(params, x))), argnums=(0, 1))
         found[in_tiles] = jax.jit(loss)(params, x)
         barriers[in_tiles] = str(jax.make_jaxpr(loss)(params, x)).count("optimization_barrier")
-        assert str(jax.make_jaxpr(run)(params, x)).count("optimization_barrier") == in_tiles * forward
-    assert barriers == {True: backward, False: 0}
+        assert str(jax.make_jaxpr(run)(params, x)).count("optimization_barrier") == 0
+    assert barriers == {True: 1, False: 0}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), *found.values())
 
 

@@ -49,7 +49,7 @@ def work(config):
     return flops.batch_work(config, rows=4, length=24, images=3, images_per_row=2)
 
 
-@pytest.mark.parametrize("image_kv", ["gather", "select"])
+@pytest.mark.parametrize("image_kv", ["gather", "product", "select"])
 def test_forward_equals_the_traced_program(image_kv):
     config = small(image_kv=image_kv)
     traced = traced_flops(

@@ -71,7 +71,7 @@ def inputs():
     return config, (tokens, positions, jnp.ones_like(tokens), images, index, starts)
 
 
-def test_gather_and_select_agree_in_value_and_gradient(inputs) -> None:
+def test_gather_product_and_select_agree_in_value_and_gradient(inputs) -> None:
     config, arguments = inputs
     params = init_params(config, jax.random.key(0))
 
@@ -81,10 +81,31 @@ def test_gather_and_select_agree_in_value_and_gradient(inputs) -> None:
 
     results = {
         kind: jax.jit(jax.value_and_grad(lambda p, k=kind: loss(p, k)))(params)
-        for kind in ("gather", "select")
+        for kind in ("select", "gather", "product")
     }
-    for gathered, selected in zip(*map(jax.tree.leaves, results.values()), strict=True):
-        np.testing.assert_allclose(gathered, selected, atol=1e-6, rtol=1e-4)
+    selected, *others = map(jax.tree.leaves, results.values())
+    for found in others:
+        for got, wanted in zip(found, selected, strict=True):
+            np.testing.assert_allclose(got, wanted, atol=1e-6, rtol=1e-4)
+
+
+def test_taken_and_put_by_products_every_number_is_the_same() -> None:
+    x, starts, values = (
+        np.random.default_rng(0).standard_normal((3, 30, 2, 4)),
+        [[2, 30], [0, 9], [30, 30]],
+        None,
+    )
+    x, starts = jnp.asarray(x, jnp.bfloat16), jnp.asarray(starts)
+    span = 5
+    places = image_positions.places(starts, 30, span, x.dtype)
+    taken = image_positions.take_by_product(x.reshape(3, 30, 8), places).reshape(3, 2, span, 2, 4)
+    wanted = image_positions.take_images(x, starts, span)
+    is_there = (starts < 30)[:, :, None, None, None]
+    np.testing.assert_array_equal(taken, jnp.where(is_there, wanted, 0))
+    values = -taken.reshape(3, 2 * span, 2, 4)
+    mask = image_positions.image_mask(starts, 30, span)
+    put = image_positions.put_by_product(x, mask, places, values)
+    np.testing.assert_array_equal(put, image_positions.put_images(x, starts, values.reshape(taken.shape)))
 
 
 @pytest.mark.parametrize(

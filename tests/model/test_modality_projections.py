@@ -24,7 +24,9 @@ def params():
     return meta.unbox(ModalityProjections(CONFIG).init(jax.random.key(0), X, IS_IMAGE, STARTS))
 
 
-@pytest.mark.parametrize(("image_kv", "starts"), [("gather", STARTS), ("select", STARTS), ("gather", None)])
+@pytest.mark.parametrize(
+    ("image_kv", "starts"), [("gather", STARTS), ("product", STARTS), ("select", STARTS), ("gather", None)]
+)
 def test_keys_and_values_of_images_are_their_own_and_queries_are_shared(params, image_kv, starts):
     found = ModalityProjections(CONFIG.replace(image_kv=image_kv)).apply(params, X, IS_IMAGE, starts)
     kernels = {name: part["kernel"] for name, part in params["params"].items()}
