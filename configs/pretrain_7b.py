@@ -38,7 +38,7 @@ def get_config(argument: str = "") -> ConfigDict:
         chosen["num_queries"],  # 64 queries
         remat="dots",  # ours: that many rows leave room to keep the products
     )
-    config.model.image_kv = "product"  # ours: on TPU, with several rows per chip, nine percent of a step
+    config.model.image_kv = "product"  # ours: on TPU nine percent of a step, by the forecast
     config.data = {
         "datasets": pretrain.mixture(),
         "rows": 8192,  # global batch 8192

@@ -26,7 +26,7 @@ C = TypeVar("C")
 Hint = Any  # a type, or what stands for one in an annotation, as `int | None`
 
 # What older versions called fields of a dataclass, as its class variable `OLD_NAMES`: {old: new}, or
-# {old: function} where a value became another one or several fields, which the function gives.
+# {old: function} where a value became another one, several fields or none, which the function gives.
 OldNames = Mapping[str, str | Callable[[Any], dict[str, Any]]]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from owl2_jax.core import fields
 from owl2_jax.core.errors import Owl2Error, unknown_name
@@ -260,6 +260,9 @@ class Owl2Config:
       scan_unroll: decoder and vision layers per iteration of the layer scan.
       lora: adapters beside the decoder's linear maps; None for none.
     """
+
+    # What a TPU computed apart from other things; its values were no other model.
+    OLD_NAMES: ClassVar[fields.OldNames] = {"mlp_apart": lambda _: {}}
 
     vision: VisionConfig = field(default_factory=VisionConfig)
     abstractor: AbstractorConfig = field(default_factory=AbstractorConfig)

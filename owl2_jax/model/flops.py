@@ -48,7 +48,8 @@ class Work:
       length: T, new tokens per row.
       images: M, images that are encoded.
       image_tokens: decoder positions whose image keys and values are
-        projected: B * I * (Q + 1) when gathered, B * T when selected.
+        projected: B * I * (Q + 1) when gathered, B * T when selected. Products that take and put them count
+        as elementwise work, as the rotation does.
       logits: positions whose logits are computed.
       keys: cache positions that each new token looks at, or 0 for attention among
         the T tokens.

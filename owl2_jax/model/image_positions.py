@@ -80,7 +80,7 @@ def places(starts: Array, length: int, span: int, dtype: DTypeLike) -> Array:
     """The positions of images as numbers: dtype[B, T, I * span], 1 where a position is that of an image.
 
     `take_by_product` and `put_by_product` multiply by it, which is what a TPU does best; where it cuts and
-    scatters, arrays are copied into another layout and back. A number times 1 plus zeros is that number.
+    scatters, arrays are copied into another layout and back. What is finite times 1 plus zeros stays itself.
     """
     offset = jnp.arange(length)[:, None, None] - starts[:, None, :, None] == jnp.arange(span)
     return offset.reshape(starts.shape[0], length, -1).astype(dtype)

@@ -115,7 +115,7 @@ class _Costs:
         return size / self.topology.chip.bandwidth
 
     def _carries(self, instruction: Instruction) -> bool:
-        """Whether a fusion goes on with a collective while it computes."""
+        """Whether a fusion carries a collective, or goes on with one, while it computes."""
         return instruction.op == "fusion" and any(
             inner.op in COLLECTIVES for inner in self.module.body(instruction).values()
         )

@@ -37,7 +37,8 @@ class Event:
       instruction, computation: what runs, and where it stands.
       seconds: of all executions.
       times: executions.
-      waits_for: "" for its own work, "network" or "memory" for waiting for what was started ahead.
+      waits_for: "" for its own work, "network" or "memory" for waiting for what was started ahead or is
+        carried by it.
       around: scope of the innermost loop or call around it.
     """
 

@@ -25,6 +25,7 @@ from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.json_files import json_lines
 from owl2_jax.model import remat
 from owl2_jax.parallel import mesh as meshes
+from owl2_jax.parallel.chips import fusion_options
 from owl2_jax.parallel.shardings import batch_ways, check_batch
 from owl2_jax.perf.fitting import Plan, Result, describe
 from owl2_jax.perf.tpu_compile import topology_devices
@@ -33,6 +34,7 @@ from owl2_jax.perf.versions import Versions
 # Sets of compiler options that are worth a try, on all generations.
 OPTIONS: Final[tuple[dict[str, str], ...]] = (
     {"xla_tpu_scoped_vmem_limit_kib": "16384"},
+    {"xla_tpu_scoped_vmem_limit_kib": "24576"},
     {"xla_tpu_scoped_vmem_limit_kib": "32768"},
     {"xla_tpu_scoped_vmem_limit_kib": "65536"},
     {"xla_tpu_enable_async_collective_fusion_fuse_reduce_scatter": "true"},
@@ -239,10 +241,11 @@ def _tiles(plan: Plan) -> Iterator[Plan]:
 
 
 def _image_kv(plan: Plan) -> Iterator[Plan]:
-    """Tokens of images taken and put back the other way."""
-    if plan.what == "train" and plan.shape.images and plan.model.decoder.adapted_projections:
-        other = "product" if plan.model.image_kv == "gather" else "gather"
-        yield dataclasses.replace(plan, model=plan.model.replace(image_kv=other))
+    """Tokens of images taken and put back in other ways."""
+    if plan.shape.images and plan.model.decoder.adapted_projections:
+        for other in ("gather", "product"):
+            if other != plan.model.image_kv:
+                yield dataclasses.replace(plan, model=plan.model.replace(image_kv=other))
 
 
 def _logits(plan: Plan) -> Iterator[Plan]:
@@ -260,7 +263,10 @@ def _unrolled(plan: Plan) -> Iterator[Plan]:
 
 
 def _with_options(plan: Plan) -> Iterator[Plan]:
+    usual = fusion_options(plan.mesh.devices.flat[0])
     for options in OPTIONS:
+        if options == usual:
+            continue
         chosen = {**plan.train.compiler_options, **options}
         yield dataclasses.replace(plan, train=dataclasses.replace(plan.train, compiler_options=chosen))
 

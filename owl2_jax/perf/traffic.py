@@ -126,8 +126,9 @@ def collective(op: str, instruction: Instruction, inside: str, times: int) -> Co
     group = _group_size(instruction.attributes)
     size = instruction.size
     if instruction.op.endswith("-start") and op != "all-reduce":
-        # Of (operand, result, flags).
-        size = (min if op == "reduce-scatter" else max)(array.size for array in instruction.arrays[:2])
+        # Of (operands, results, flags).
+        operands = len(instruction.operands)
+        size = sum(array.size for array in instruction.arrays[operands : 2 * operands])
     share = (group - 1) / group
     # The TPU compiler writes a reduce-scatter as a fusion of this name around an all-reduce.
     scatters = op == "all-reduce" and inside.startswith("all-reduce-scatter")

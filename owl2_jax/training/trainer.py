@@ -181,16 +181,15 @@ def _compile_well(mesh: jax.sharding.Mesh, config: TrainConfig) -> dict[str, Any
     device = mesh.devices.flat[0]
     if device.platform != "tpu":
         return {}
-    if mesh.size == 1 or chip_of(device) is None:
-        return fusion_options(device) | config.compiler_options
-    return {
-        **fusion_options(device),
-        "xla_enable_async_all_reduce": "true",
-        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": "true",
-        "xla_jf_crs_combiner_threshold_count": "1",
-        "xla_tpu_prefer_async_allgather_to_allreduce": "true",
-        **config.compiler_options,
-    }
+    options = fusion_options(device)
+    if mesh.size > 1 and chip_of(device) is not None:
+        options |= {
+            "xla_enable_async_all_reduce": "true",
+            "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": "true",
+            "xla_jf_crs_combiner_threshold_count": "1",
+            "xla_tpu_prefer_async_allgather_to_allreduce": "true",
+        }
+    return options | config.compiler_options
 
 
 def _compile_fast(mesh: jax.sharding.Mesh) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from owl2_jax.testing import tiny
 def traced_flops(function, *arguments):
     """FLOPs of all matrix products in a traced function, scans multiplied out.
 
-    The rotation of queries and keys, which is a product of its own precision, counts as elementwise work.
+    The rotation of queries and keys, and what takes and puts tokens of images, are products of their own
+    precision and count as elementwise work.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 

@@ -1,4 +1,4 @@
-"""Images in rows: where they stand, reading and writing them, and the two ways to project keys and values."""
+"""Images in rows: where they stand, reading and writing them, and the ways to project keys and values."""
 
 from __future__ import annotations
 
@@ -90,12 +90,8 @@ def test_gather_product_and_select_agree_in_value_and_gradient(inputs) -> None:
 
 
 def test_taken_and_put_by_products_every_number_is_the_same() -> None:
-    x, starts, values = (
-        np.random.default_rng(0).standard_normal((3, 30, 2, 4)),
-        [[2, 30], [0, 9], [30, 30]],
-        None,
-    )
-    x, starts = jnp.asarray(x, jnp.bfloat16), jnp.asarray(starts)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 30, 2, 4)), jnp.bfloat16)
+    starts = jnp.asarray([[2, 30], [0, 9], [30, 30]])
     span = 5
     places = image_positions.places(starts, 30, span, x.dtype)
     taken = image_positions.take_by_product(x.reshape(3, 30, 8), places).reshape(3, 2, span, 2, 4)

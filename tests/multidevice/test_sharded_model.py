@@ -88,6 +88,7 @@ def assert_as_on_one_device(value, logits, gradients, model="owl2"):
         (MESHES[2], "product", "owl2"),
         (MESHES[2], "gather", "owl2_1"),
         (MESHES[4], "gather", "owl2_1"),
+        (MESHES[4], "product", "owl2_1"),
     ],
     ids=str,
 )

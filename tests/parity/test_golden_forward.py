@@ -81,7 +81,7 @@ def _embed(m: Owl2, tokens, positions, segment_ids, images, image_index, image_s
     return m.embed(tokens, m.encode_images(images), image_index, image_starts)[0]
 
 
-@pytest.mark.parametrize("image_kv", ["gather", "select"])
+@pytest.mark.parametrize("image_kv", ["gather", "product", "select"])
 @pytest.mark.parametrize("name", FORWARD_CASES)
 @pytest.mark.parametrize("model", MODELS)
 def test_logits(model: str, name: str, image_kv: str) -> None:

@@ -68,7 +68,7 @@ def test_expansion(name: str) -> None:
     np.testing.assert_array_equal(is_image.astype(int), golden[f"{name}/expanded_modality"])
 
 
-@pytest.mark.parametrize("image_kv", ["gather", "select"])
+@pytest.mark.parametrize("image_kv", ["gather", "product", "select"])
 @pytest.mark.parametrize("name", [*SHORT, *LONG])
 def test_logits_in_evaluation(name: str, image_kv: str) -> None:
     config, params, golden, _ = load(MODEL)

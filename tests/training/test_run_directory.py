@@ -93,6 +93,7 @@ def test_a_run_of_an_older_version_goes_on_under_the_names_of_today(tmp_path):
     old["data"]["lanes"] = old["data"].pop("shards")
     old["data"]["image_slots"] = old["data"].pop("images_per_row")
     old["train"]["max_targets"] = old["data"]["max_targets"]
+    old["model"]["mlp_apart"] = "around"
     for group in old["train"]["groups"]:
         rate, trainable = group.pop("lr_multiplier"), group.pop("trainable")
         group["lr"] = rate if trainable else None
