@@ -17,8 +17,8 @@ Smaller chips take fewer rows: `configs/instruct_7b.py:accumulate=4`, or `model.
 Expected hours: 1.0 at the chips' peak, 2.5 at 40 % of it, which is an assumption and
 no measurement. The formula is steps x model FLOPs of a step / (chips x peak), as
 `owl2 inspect --config=configs/instruct_7b.py --topology=v5p:4x4x4` counts them; `owl2 fit` with
-the same arguments compiles the step and bounds it from below: 32.7 of 95.7 GiB per
-chip, at least 0.84 s a step and 1.1 h in all (1.9 h by its forecast).
+the same arguments compiles the step and bounds it from below: 32.1 of 95.7 GiB per
+chip, at least 0.84 s a step and 1.1 h in all (1.7 h by its forecast).
 
 Out comes `runs/instruct`: the model; `owl2 convert to-torch` makes the released format of it.
 
