@@ -61,34 +61,19 @@ GIB: Final = 2.0**30
 
 CHIPS: Final[dict[str, Chip]] = {
     "v5e": Chip(
-        197e12,
-        15.75 * GIB,
-        819 * GB,
-        50 * GB,
-        4,
-        wrap=16,
-        accelerator="v5litepod",
-        clock=1.5e9,
-        fusion_memory=24576,
+        197e12, 15.75 * GIB, 819 * GB, 50 * GB, 4,
+        wrap=16, accelerator="v5litepod", clock=1.5e9, fusion_memory=24576,
     ),
     "v5p": Chip(
-        459e12,
-        95.74 * GIB,
-        2765 * GB,
-        100 * GB,
-        6,
-        wrap=4,
-        accelerator="v5p",
-        clock=1.75e9,
-        cores=2,
-        fusion_memory=24576,
+        459e12, 95.74 * GIB, 2765 * GB, 100 * GB, 6,
+        wrap=4, accelerator="v5p", clock=1.75e9, cores=2, fusion_memory=24576,
     ),
     "v6e": Chip(918e12, 31.25 * GIB, 1638 * GB, 100 * GB, 4, wrap=16, accelerator="v6e", clock=1.75e9),
     "a100-40": Chip(312e12, 40 * GB, 1555 * GB, 25 * GB, 12),
     "a100-80": Chip(312e12, 80 * GB, 2039 * GB, 25 * GB, 12),
     "h100": Chip(989.4e12, 80 * GB, 3350 * GB, 25 * GB, 18),
     "h200": Chip(989.4e12, 141 * GB, 4800 * GB, 25 * GB, 18),
-}
+}  # fmt: skip
 
 # What `device.device_kind` says, in the order in which they are looked for.
 _KINDS: Final = (
