@@ -261,7 +261,7 @@ class Owl2Config:
       lora: adapters beside the decoder's linear maps; None for none.
     """
 
-    # What a TPU computed apart from other things; its values were no other model.
+    # It said how a TPU computes, and nothing of the model.
     OLD_NAMES: ClassVar[fields.OldNames] = {"mlp_apart": lambda _: {}}
 
     vision: VisionConfig = field(default_factory=VisionConfig)

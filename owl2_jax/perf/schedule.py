@@ -15,15 +15,13 @@ that begins and ends in a fusion that computes meanwhile takes the longer of bot
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from owl2_jax.perf.hlo import Computation, Instruction, Module
-from owl2_jax.perf.traffic import COLLECTIVES, Collective, collective, computes, moved
+from owl2_jax.perf.traffic import COLLECTIVES, Collective, channel, collective, computes, moved
 
-_CHANNEL: Final = re.compile(r"channel_id=(\d+)")
 _COPIES: Final = ("copy-start", "slice-start")
 _START: Final = "AsyncCollectiveStart"
 _DONE: Final = "AsyncCollectiveDone"
@@ -91,7 +89,7 @@ class _Walk:
         self._costs = costs
         # Of collectives that are spread over fusions: one starts them, others compute meanwhile.
         self._started = {
-            _key(inner, "")
+            channel(inner, "")
             for body in module.computations.values()
             if any(each.target == _START for each in body.values())
             for inner in body.values()
@@ -178,7 +176,7 @@ class _Walk:
             return None
         targets = {i.target for i in body.values()}
         found = collective(inner.op, inner, name, 1)
-        key = _key(inner, instruction.name)
+        key = channel(inner, instruction.name)
         if _START in targets:
             return key, found, "start"
         if _DONE in targets:
@@ -186,12 +184,6 @@ class _Walk:
         if not computes(instruction, body):
             return key, found, "whole"
         return None if key in self._started else (key, found, "carried")
-
-
-def _key(collective: Instruction, otherwise: str) -> str:
-    """What all fusions that a collective is spread over have in common."""
-    channel = _CHANNEL.search(collective.attributes)
-    return f"channel {channel[1]}" if channel else otherwise
 
 
 class _State:

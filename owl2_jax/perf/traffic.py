@@ -85,9 +85,9 @@ def traffic(module: Module) -> Traffic:
         for instruction in computation.values():
             op = instruction.op.removesuffix("-start")
             if op in COLLECTIVES:
-                channel = re.search(r"channel_id=(\d+)", instruction.attributes) if within else None
+                place = f"{name}/{instruction.name}"
                 # One collective that is spread over several fusions shows up in each of them.
-                key = (op, channel[1] if channel else f"{name}/{instruction.name}")
+                key = (op, channel(instruction, place) if within is not None else place)
                 found = collective(op, instruction, name, times)
                 if within is not None and computes(within, computation):
                     found = replace(found, blocks=False)
@@ -97,6 +97,12 @@ def traffic(module: Module) -> Traffic:
     once = [replace(places[0], blocks=places[0].blocks and len(places) == 1) for places in seen.values()]
     result.collectives = sorted(once, key=lambda collective: -collective.total)
     return result
+
+
+def channel(collective: Instruction, otherwise: str) -> str:
+    """What all fusions that a collective is spread over have in common; `otherwise` where it has none."""
+    found = re.search(r"channel_id=(\d+)", collective.attributes)
+    return f"channel {found[1]}" if found else otherwise
 
 
 def computes(fusion: Instruction, body: Computation) -> bool:

@@ -185,22 +185,24 @@ def test_nested_loops_multiply_and_started_collectives_do_not_block():
     assert reduce.received == 2 * (8 * 64 * 2 + 16 * 4) * 3 / 4
 
 
+PIECE, WHOLE, FLAG = "bf16[4,64]{1,0}", "bf16[16,64]{1,0}", "u32[]"
+PIECE_BYTES = 4 * 64 * 2
+
+
 @pytest.mark.parametrize(
-    ("started", "received"),
+    ("operands", "started", "received"),
     [
-        ("((bf16[4,64]{1,0}), bf16[4,64]{1,0}, u32[]) all-to-all-start", 4 * 64 * 2 * 3 / 4),
-        ("(bf16[4,64]{1,0}, bf16[16,64]{1,0}) all-gather-start", 16 * 64 * 2 * 3 / 4),
-        ("((bf16[4,64]{1,0}), bf16[1,64]{1,0}, u32[]) reduce-scatter-start", 64 * 2 * 3),
-        ("bf16[4,64]{1,0} all-reduce-start", 2 * 4 * 64 * 2 * 3 / 4),
-        ("(bf16[4,64]{1,0}, bf16[4,64]{1,0}, bf16[16,64]{1,0}, bf16[16,64]{1,0}) all-gather-start",
-         2 * 16 * 64 * 2 * 3 / 4),
+        ("%x", f"(({PIECE}), {PIECE}, {FLAG}) all-to-all-start", PIECE_BYTES * 3 / 4),
+        ("%x", f"({PIECE}, {WHOLE}) all-gather-start", PIECE_BYTES * 3),
+        ("%x, %x", f"({PIECE}, {PIECE}, {WHOLE}, {WHOLE}) all-gather-start", 2 * PIECE_BYTES * 3),
+        ("%x", f"(({PIECE}), bf16[1,64]{{1,0}}, {FLAG}) reduce-scatter-start", PIECE_BYTES * 3 / 4),
+        ("%x", f"{PIECE} all-reduce-start", 2 * PIECE_BYTES * 3 / 4),
     ],
-)  # fmt: skip
-def test_a_collective_that_is_started_ahead_counts_what_it_brings_once(started, received):
-    operands = "%x, %x" if started.count("[4,64]") == 2 and "gather" in started else "%x"
+)
+def test_a_collective_that_is_started_ahead_counts_what_it_brings_once(operands, started, received):
     text = f"""\
 ENTRY %main (x: bf16[4,64]) -> bf16[4,64] {{
-  %x = bf16[4,64]{{1,0}} parameter(0)
+  %x = {PIECE} parameter(0)
   ROOT %start = {started}({operands}), channel_id=1, replica_groups={{{{0,1,2,3}}}}, dimensions={{0}}
 }}
 """
