@@ -3,7 +3,8 @@
 All of them compute `attention.dot_product`, the decoder's under the causal segment mask; they
 differ in what they keep in fast memory, and name their context for a remat policy. A kernel has the signature
 (q dtype[B, T, N, H], k dtype[B, T, K, H], v dtype[B, T, K, H],
-segment_ids int32[B, T]) -> dtype[B, T, N, H]. The vision encoder's has no mask: `splash_everywhere`.
+segment_ids int32[B, T]) -> dtype[B, T, N, H]. Two take heads side by side, dtype[B, T, N * H], as the
+products around them do: `flash_turning`, and the vision encoder's, `flash_everywhere`.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from jax.typing import DTypeLike
 
 from owl2_jax.core import axes
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.model import remat
+from owl2_jax.model import flash_attention, remat
 from owl2_jax.model.attention import causal_segment_mask, dot_product, query_segments
-from owl2_jax.model.config import SPLASH_BLOCK
+from owl2_jax.model.config import SPLASH_BLOCK, Owl2Config
 from owl2_jax.model.layers import pieces
 
 Array = jax.Array
@@ -30,7 +31,6 @@ Kernel = Callable[[Array, Array, Array, Array], Array]
 
 # Rows and columns of a splash tile; a sequence must be a multiple of the smallest.
 _SPLASH_BLOCKS: Final = (512, 384, 256, 128)
-_LARGEST_WHOLE: Final = 1152  # tokens of a row that is one tile, where all see all: an image of 448 pixels
 _CUDNN_MAX_HEAD_WIDTH: Final = 128
 
 
@@ -38,6 +38,84 @@ def xla(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
     """The written-out product: runs anywhere, holds [B, N, T, T] scores."""
     mask = causal_segment_mask(query_segments(segment_ids), segment_ids)
     return dot_product(q, k, v, mask, remat.CONTEXT)[0]
+
+
+def flash(q: Array, k: Array, v: Array, segment_ids: Array, interpret: bool = False) -> Array:
+    """Our Pallas attention for TPU, of rows that lie in fast memory whole; see `flash_attention`.
+
+    Args:
+      interpret: run the kernel's program without a TPU, slowly.
+
+    Raises:
+      Owl2Error: a row or a head_dim that it does not take.
+    """
+    flat = (part.reshape(*part.shape[:2], -1) for part in (q, k, v))
+    return flash_turning(*flat, (), segment_ids, q.shape[-1], interpret).reshape(q.shape)
+
+
+def flash_turning(
+    q: Array, k: Array, v: Array, angles: flash_attention.Angles, segment_ids: Array, head_dim: int,
+    interpret: bool = False,
+) -> Array:  # fmt: skip
+    """The same, which turns queries and keys by the rotary embedding on the way.
+
+    On a mesh every device runs the kernel on its own rows and heads.
+
+    Args:
+      q: dtype[B, T, N * H]. k, v: dtype[B, T, K * H].
+      angles: from `rotary.rolled_angles`; or none, for no turn.
+      segment_ids: int32[B, T].
+      head_dim: H.
+
+    Returns:
+      dtype[B, T, N * H].
+    """
+    length = q.shape[1]
+    if not flash_attention.fits(length, head_dim):
+        raise Owl2Error(
+            f"flash attention takes rows of at most {flash_attention.LONGEST} tokens and heads of a multiple "
+            f"of 128 channels, found {length} and {head_dim}; set model.attention=splash or xla"
+        )
+    rows, heads = (axes.BATCH, axes.LENGTH, None), (axes.BATCH, axes.LENGTH, axes.ACT_HEADS)
+    spans = (axes.BATCH, None, axes.LENGTH)
+    return _on_mesh(
+        functools.partial(flash_attention.flash, head_dim=head_dim, interpret=interpret),
+        [heads] * 3 + [rows] * len(angles) + [spans] * 2,
+        (q, k, v, angles, flash_attention.causal_spans(segment_ids)),
+    )
+
+
+def flash_everywhere(q: Array, k: Array, v: Array, head_dim: int, interpret: bool = False) -> Array:
+    """The same where every token sees all; q, k, v and what it returns are dtype[M, T, N * H]."""
+    local = functools.partial(flash_attention.flash, head_dim=head_dim, interpret=interpret)
+    return _on_mesh(local, [(axes.IMAGES, None, axes.ACT_HEADS)] * 3, (q, k, v, (), ()))
+
+
+def sees_by_flash(config: Owl2Config, count: int, length: int) -> bool:
+    """Whether the vision encoder's attention is `flash_everywhere`, for so many images of `length` tokens.
+
+    It is where the decoder's kernel for rows of that length is flash, and on a mesh images and heads
+    divide over its devices.
+    """
+    heads, left = divmod(config.vision.num_heads, pieces((axes.ACT_HEADS,)))
+    divides = not left and count % pieces((axes.IMAGES,)) == 0
+    takes = flash_attention.fits_narrow(length, heads, config.vision.head_dim)
+    return divides and takes and resolved(config, length) == "flash"
+
+
+def _on_mesh(local: Callable[..., Array], names: list[tuple[str | None, ...]], arguments: Any) -> Array:
+    """Every device runs a kernel on its own rows and heads.
+
+    Args:
+      names: axes of every array among the arguments; the result lies as the first of them.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return local(*arguments)
+    arrays, tree = jax.tree.flatten(arguments)
+    specs = tuple(nn.logical_to_mesh_axes(each) for each in names)
+    return jax.shard_map(
+        lambda *arrays: local(*tree.unflatten(arrays)), in_specs=specs, out_specs=specs[0], check_vma=False
+    )(*arrays)
 
 
 def splash(
@@ -65,55 +143,9 @@ def splash(
             f"splash attention needs rows of a multiple of {_SPLASH_BLOCKS[-1]} tokens, found {length} = "
             f"{length // 128} * 128 + {length % 128}; change data.row_length or set model.attention=xla"
         )
-    return _splash_on_mesh(q, k, v, query_segments(segment_ids), segment_ids, interpret, block, causal=True)
-
-
-def splash_everywhere(q: Array, k: Array, v: Array, length: int, interpret: bool = False) -> Array:
-    """Splash attention of rows in which every token sees all.
-
-    Args:
-      q, k, v: dtype[B, T, N, H], T from `everywhere_tiles`.
-      length: tokens of a row; those after them see each other alone.
-
-    Returns:
-      dtype[B, T, N, H].
-    """
-    total = q.shape[1]
-    segments = jnp.broadcast_to((jnp.arange(total) < length).astype(jnp.int32), q.shape[:2])
-    return _splash_on_mesh(q, k, v, segments, segments, interpret, total, causal=False)
-
-
-def everywhere_tiles(name: str, x: Array, width: int) -> int:
-    """Tokens to which rows dtype[B, T, E] are padded for `splash_everywhere`; 0 where it is not worth it.
-
-    It is where the decoder's kernel `name` stands for splash, a row fits into one tile and at most an eighth
-    of it is padding: an image of 224 pixels and 257 tokens would take as long as one of 384. On a mesh the
-    rows divide over its devices.
-
-    Args:
-      width: of a head.
-    """
-    if name == "auto":
-        name = best(jax.default_backend(), _SPLASH_BLOCKS[-1], x.dtype, width)
-    count, length = x.shape[:2]
-    padding = -length % _SPLASH_BLOCKS[-1]
-    if name != "splash" or 8 * padding > length or length + padding > _LARGEST_WHOLE:
-        return 0
-    return length + padding if count % pieces((axes.IMAGES,)) == 0 else 0
-
-
-def _splash_on_mesh(
-    q: Array, k: Array, v: Array, query_ids: Array, key_ids: Array, interpret: bool, block: int, causal: bool
-) -> Array:
-    local = functools.partial(_splash_local, interpret=interpret, block=block, causal=causal)
-    arguments = (q, k, v, query_ids, key_ids)
-    if jax.sharding.get_abstract_mesh().empty:
-        return local(*arguments)
-    heads = nn.logical_to_mesh_axes((axes.BATCH, axes.LENGTH, axes.ACT_HEADS, None))
-    rows = nn.logical_to_mesh_axes((axes.BATCH, axes.LENGTH))
-    return jax.shard_map(local, in_specs=(heads, heads, heads, rows, rows), out_specs=heads, check_vma=False)(
-        *arguments
-    )
+    local = functools.partial(_splash_local, interpret=interpret, block=block)
+    heads, rows = (axes.BATCH, axes.LENGTH, axes.ACT_HEADS, None), (axes.BATCH, axes.LENGTH)
+    return _on_mesh(local, [heads] * 3 + [rows] * 2, (q, k, v, query_segments(segment_ids), segment_ids))
 
 
 def splash_fits(length: int) -> bool:
@@ -122,12 +154,12 @@ def splash_fits(length: int) -> bool:
 
 
 def _splash_local(
-    q: Array, k: Array, v: Array, query_ids: Array, key_ids: Array, interpret: bool, block: int, causal: bool
+    q: Array, k: Array, v: Array, query_ids: Array, key_ids: Array, interpret: bool, block: int
 ) -> Array:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as library
 
     _, length, heads, width = q.shape
-    run = _splash_kernel(length, heads, interpret, block, causal)
+    run = _splash_kernel(length, heads, interpret, block)
     heads_first = [jnp.swapaxes(x, 1, 2) for x in (q * width**-0.5, k, v)]
     context = jax.vmap(lambda q, k, v, *ids: run(q, k, v, segment_ids=library.SegmentIds(*ids)))(
         *heads_first, query_ids, key_ids
@@ -135,15 +167,14 @@ def _splash_local(
     return jnp.swapaxes(context, 1, 2).astype(q.dtype)
 
 
-def _splash_kernel(length: int, heads: int, interpret: bool, wanted: int, causal: bool) -> Any:
+def _splash_kernel(length: int, heads: int, interpret: bool, wanted: int) -> Any:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as library
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     block = next(size for size in (wanted, *_SPLASH_BLOCKS) if length % size == 0)
     names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
-    mask = masks.CausalMask((length, length)) if causal else masks.FullMask((length, length))
     return library.make_splash_mha(
-        masks.MultiHeadMask([mask] * heads),
+        masks.MultiHeadMask([masks.CausalMask((length, length))] * heads),
         block_sizes=library.BlockSizes(**{f"block_{name}": block for name in names}),
         head_shards=1,
         q_seq_shards=1,
@@ -184,16 +215,21 @@ def masked_attention(q: Array, k: Array, v: Array, segment_ids: Array, implement
 
 def auto(q: Array, k: Array, v: Array, segment_ids: Array, block: int = SPLASH_BLOCK) -> Array:
     """The fastest kernel of the default device that takes these shapes."""
-    return kernel(resolved("auto", q), block)(q, k, v, segment_ids)
+    name = best(jax.default_backend(), q.shape[1], q.dtype, q.shape[-1])
+    return kernel(name, block)(q, k, v, segment_ids)
 
 
-def resolved(name: str, q: Array) -> str:
-    """The kernel that `name` stands for with queries dtype[B, T, N, H]; "auto" is the device's best."""
-    return name if name != "auto" else best(jax.default_backend(), q.shape[1], q.dtype, q.shape[-1])
+def resolved(config: Owl2Config, length: int) -> str:
+    """The kernel of whole rows of so many tokens; "auto" is the default device's best."""
+    if config.attention != "auto":
+        return config.attention
+    return best(jax.default_backend(), length, config.dtype, config.decoder.head_dim)
 
 
 def best(platform: str, length: int, dtype: DTypeLike, width: int) -> str:
     """Name of the kernel for a platform ("tpu", "gpu", "cpu") and shape."""
+    if platform == "tpu" and flash_attention.fits(length, width):
+        return "flash"
     if platform == "tpu" and splash_fits(length):
         return "splash"
     if platform == "gpu" and cudnn_fits(dtype, width):
@@ -201,7 +237,9 @@ def best(platform: str, length: int, dtype: DTypeLike, width: int) -> str:
     return "xla"
 
 
-KERNELS: Final[dict[str, Kernel]] = {"xla": xla, "splash": splash, "cudnn": cudnn, "auto": auto}
+KERNELS: Final[dict[str, Kernel]] = {
+    "xla": xla, "flash": flash, "splash": splash, "cudnn": cudnn, "auto": auto,
+}  # fmt: skip
 
 
 def kernel(name: str, splash_block: int = SPLASH_BLOCK) -> Kernel:

@@ -19,7 +19,7 @@ from owl2_jax.model import adaptive
 Dtype = Literal["float32", "bfloat16"]
 # Names of `owl2_jax.model.remat.POLICIES` and `owl2_jax.model.attention_kernels.KERNELS`, which need JAX.
 Remat = Literal["none", "products", "dots", "attention_mlp", "attention", "context", "full"]
-Attention = Literal["auto", "xla", "splash", "cudnn"]
+Attention = Literal["auto", "xla", "flash", "splash", "cudnn"]
 SPLASH_BLOCK: Final = 512
 # Far beyond any model, and small enough that its arrays can be counted.
 Size = Annotated[int, at_least(1, most=2**20)]
@@ -251,7 +251,7 @@ class Owl2Config:
         `owl2_jax.model.remat.POLICIES`.
       attention: kernel of the decoder's full-sequence attention; a name of
         `owl2_jax.model.attention_kernels.KERNELS`; "auto" for the device's best. Where it is
-        splash, the vision encoder's is too, if images fill its tiles.
+        flash, the vision encoder's is too.
       image_kv: "gather" computes the image copies of queries, keys and values
         only where an image stands; so does "product", which takes these tokens and puts them
         back by products, faster on a TPU with several rows per chip; "select" computes them

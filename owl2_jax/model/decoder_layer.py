@@ -16,7 +16,7 @@ from owl2_jax.model.layers import Scale, pieces, rms_normalize
 from owl2_jax.model.lora import layer_linear
 from owl2_jax.model.modality_projections import ModalityProjections
 from owl2_jax.model.pages import COMBINED, PagedBatch, Pages, write_pairs, write_tokens
-from owl2_jax.model.rotary import apply_rope, rotate_pairs
+from owl2_jax.model.rotary import apply_rope, rolled_angles, rotate_pairs
 
 Array = jax.Array
 Carry = tuple[Array, Array | None, Array | None]  # the stream, and keys and values of pages, if any
@@ -61,7 +61,7 @@ def for_tiles(config: Owl2Config, x: Array, pages: Pages | None) -> bool:
     """
     if pages is not None:
         return pages.layout == COMBINED
-    return attention_kernels.resolved(config.attention, x) == "splash"
+    return attention_kernels.resolved(config, x.shape[1]) in ("flash", "splash")
 
 
 class DecoderAttention(nn.Module):
@@ -93,11 +93,14 @@ class DecoderAttention(nn.Module):
         projections = ModalityProjections(self.config)
         nn.share_scope(self, projections)
         q, k, v = projections(x, inputs.is_image, inputs.starts)
+        if inputs.paged is None and self._kernel(x) == "flash":
+            return self._out(self._attend_flat(q, k, v, inputs)), keys, values
         if inputs.paged is not None and in_tiles and x.shape[0] <= _TOKENS_TURNED_AS_ONE:
             q, pairs = rotate_pairs(q, k, v, inputs.sin, inputs.cos, inputs.query_scale)
             context, keys, values = self._attend_pairs(q, pairs, inputs.paged, layer, keys)
             return self._out(context), keys, values
-        by_product = in_tiles or (inputs.paged is None and self._written_out(q))
+        # A CPU joins halves number by number.
+        by_product = in_tiles or (inputs.paged is None and self._kernel(x) == "xla")
         k = apply_rope(k, inputs.sin, inputs.cos, by_product)
         # The rotation is linear, so a scale of the query may as well be one of its angles.
         scale = 1.0 if inputs.query_scale is None else inputs.query_scale
@@ -115,9 +118,10 @@ class DecoderAttention(nn.Module):
             context = self._attend(q, k, v, inputs.segment_ids)
         return self._out(context), keys, values
 
-    def _written_out(self, q: Array) -> bool:
-        """Whether whole sequences are computed as for a CPU, which joins halves number by number."""
-        return attention_kernels.resolved(self.config.attention, q) == "xla"
+    def _kernel(self, x: Array) -> str:
+        """Of whole sequences dtype[B, T, D]. Only the written-out product has probabilities to show."""
+        shows = self.is_mutable_collection("intermediates")
+        return "xla" if shows else attention_kernels.resolved(self.config, x.shape[1])
 
     def _out(self, context: Array) -> Array:
         decoder = self.config.decoder
@@ -131,11 +135,24 @@ class DecoderAttention(nn.Module):
         if not self.is_mutable_collection("intermediates"):
             kernel = attention_kernels.kernel(self.config.attention, self.config.splash_block)
             return kernel(q, k, v, segment_ids)
-        # Only the written-out product has probabilities to show.
         mask = attention.causal_segment_mask(attention.query_segments(segment_ids), segment_ids)
         context, probabilities = attention.dot_product(q, k, v, mask, remat.CONTEXT)
         self.sow("intermediates", "attention", probabilities)
         return context
+
+    def _attend_flat(self, q: Array, k: Array, v: Array, inputs: LayerInputs) -> Array:
+        """Attention whose kernel turns queries and keys by itself, of heads that stay side by side."""
+        shape, names = q.shape, (axes.BATCH, axes.LENGTH, axes.ACT_HEADS)
+        if inputs.query_scale is not None:
+            q = (q * inputs.query_scale).astype(q.dtype)
+        q, k, v = (
+            checkpoint_name(
+                nn.with_logical_constraint(part.reshape(*part.shape[:2], -1), names), remat.PROJECTIONS
+            )
+            for part in (q, k, v)
+        )
+        angles = rolled_angles(inputs.sin, inputs.cos)
+        return attention_kernels.flash_turning(q, k, v, angles, inputs.segment_ids, shape[-1]).reshape(shape)
 
     def _attend_pages(
         self, q: Array, k: Array, v: Array, batch: PagedBatch, layer: Array, keys: Array, values: Array | None

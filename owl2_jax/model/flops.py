@@ -33,10 +33,10 @@ _RECOMPUTED: Final[dict[str, tuple[frozenset[str], frozenset[str]]]] = {
     "context": (_BLOCK - {"context"}, _BLOCK),
     "full": (_BLOCK, _BLOCK),
 }
-# Backward products per forward product of attention: two, or seven for two in the fused
-# kernels, which compute the scores again for the queries' gradient and for the keys'.
+# Backward products per forward product of attention: two; in fused kernels five for two, as they compute the
+# scores again, or seven, where the queries' gradient has a kernel of its own.
 _WRITTEN_OUT_PASSES: Final = 2.0
-_FUSED_PASSES: Final = 3.5
+_FUSED_PASSES: Final = {"flash": 2.5, "splash": 3.5, "cudnn": 2.5}
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ def is_fused(config: Owl2Config) -> bool:
 
     What is executed in the towers that see counts as written out in any case.
     """
-    return config.attention in ("splash", "cudnn")
+    return config.attention in _FUSED_PASSES
 
 
 def forward_flops(config: Owl2Config, work: Work) -> dict[str, Flops]:
@@ -268,7 +268,7 @@ def train_flops(
         again = reached[product.part] and _recomputed(product, config, chunked_head)
         executed = product.flops * (1 + passes + again)
         if _runs_fused(product, config):
-            executed = product.useful * (1 + reached["decoder"] * _FUSED_PASSES + again)
+            executed = product.useful * (1 + reached["decoder"] * _FUSED_PASSES[config.attention] + again)
         total[product.part] += Flops(product.useful, product.useful * passes, executed)
     return total
 

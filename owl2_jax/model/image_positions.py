@@ -56,7 +56,7 @@ def take_images(x: Array, starts: Array, span: int) -> Array:
 
 
 def put_images(x: Array, starts: Array, values: Array) -> Array:
-    """Writes values[B, I, span, ...] over the image positions of x[B, T, ...]; drops empty places."""
+    """Writes values[B, I, span, D] over the image positions of x[B, T, D]; drops empty places."""
 
     def row(target: Array, row_starts: Array, update: Array) -> Array:
         numbers = lax.ScatterDimensionNumbers(
@@ -92,6 +92,6 @@ def take_by_product(x: Array, places: Array) -> Array:
 
 
 def put_by_product(x: Array, is_image: Array, places: Array, values: Array) -> Array:
-    """`put_images` of values[B, I * span, K, H] over x[B, T, K, H], whose images bool[B, T] says."""
-    put = jnp.einsum("bts,bskh->btkh", places, values, precision=lax.Precision.HIGHEST)
-    return jnp.where(is_image[:, :, None, None], put, x)
+    """`put_images` of values[B, I * span, D] over x[B, T, D], whose images bool[B, T] says."""
+    put = jnp.einsum("bts,bsd->btd", places, values, precision=lax.Precision.HIGHEST)
+    return jnp.where(is_image[:, :, None], put, x)

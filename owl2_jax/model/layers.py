@@ -151,8 +151,8 @@ class Linear(nn.Module):
         fan_in = math.prod(self.in_shape)
         # Integers are gathered as they are, which moves half the bytes.
         kernel = kernel if self.int8 else kernel.astype(self.dtype)
-        if len(self.in_shape) > 1 and is_gathered(names):
-            # In pieces, a matrix that heads go into takes nothing to flatten; gathered, a copy of it.
+        if len(names) > 2 and is_gathered(names):
+            # In pieces, a matrix of heads takes nothing to flatten; gathered, a copy of it.
             kernel = lax.optimization_barrier(kernel.reshape(fan_in, -1))
             names = (self.in_axes[0], self.out_axes[0])
         kernel = gather_weight(kernel, names).astype(self.dtype)

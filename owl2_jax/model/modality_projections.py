@@ -55,8 +55,8 @@ class ModalityProjections(nn.Module):
         if starts is None:
             return self._select_images(text, x, is_image)
         if self.config.image_kv == "select":
-            images, mask = self._image_projections(x), is_image[:, :, None, None]
-            put = lambda text, image: jnp.where(mask, image, text)
+            images = self._image_projections(x)
+            put = lambda text, image: jnp.where(is_image[:, :, None], image, text)
         elif self.config.image_kv == "product":
             places = image_positions.places(starts, x.shape[1], self.config.tokens_per_image, x.dtype)
             images = self._image_projections(image_positions.take_by_product(x, places))
@@ -65,8 +65,12 @@ class ModalityProjections(nn.Module):
             span = self.config.tokens_per_image
             images = self._image_projections(image_positions.take_images(x, starts, span))
             put = lambda text, image: image_positions.put_images(text, starts, image)
-        return [put(part, images[which]) if which in adapted else part
-                for which, part in zip("qkv", text, strict=True)]  # fmt: skip
+        for number, which in enumerate("qkv"):
+            if which in adapted:
+                # Heads stay side by side, as products make them: apart, they would be copied.
+                flat = (x.reshape(*x.shape[:-2], -1) for x in (text[number], images[which]))
+                text[number] = put(*flat).reshape(text[number].shape)
+        return text
 
     def _select_images(self, text: list[Array], x: Array, is_image: Array) -> list[Array]:
         """The projections of tokens of which any may be an image's; without one nothing is computed."""

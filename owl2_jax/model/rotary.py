@@ -91,6 +91,19 @@ def rotate_pairs(
     return rotated[..., :groups, :].reshape(q.shape), pairs
 
 
+def rolled_angles(sin: Array, cos: Array) -> tuple[Array, Array]:
+    """What turns channels x[..., H] that are also rolled by half: `x * cos + roll(x, H / 2) * sin`.
+
+    Args:
+      sin, cos: float32[B, T, 1, H / 2], from `rope_angles`.
+
+    Returns:
+      float32[B, T, H] each.
+    """
+    sin, cos = sin[:, :, 0], cos[:, :, 0]
+    return jnp.concatenate([-sin, sin], axis=-1), jnp.concatenate([cos, cos], axis=-1)
+
+
 def over_both_halves(angle: Array, width: int) -> Array:
     """An angle's sine or cosine [..., H / 2] for all H = `width` channels; one that has them stays."""
     return angle if angle.shape[-1] == width else jnp.concatenate([angle, angle], axis=-1)

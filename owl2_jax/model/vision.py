@@ -45,6 +45,7 @@ class FusedProjections(Linear):
             together = nn.with_logical_constraint(together, (axes.IMAGES, None, axes.ACT_HEADS, None, None))
             return [together[:, :, :, part] for part in range(3)]
         (kernel, scale), bias = self._weights(), self._bias()
+        kernel = kernel.reshape(*self.in_shape, *self.out_shape)
         parts = []
         for part in range(3):
             y = x.astype(self.dtype) @ kernel[:, :, part].reshape(x.shape[-1], -1)
@@ -64,19 +65,19 @@ class VisionAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """dtype[M, P + 1, E] to the same."""
-        vision, length = self.config.vision, x.shape[1]
+        vision = self.config.vision
         heads, width = vision.num_heads, vision.head_dim
         # Only the written-out product has probabilities to show.
         shows = self.is_mutable_collection("intermediates")
-        tiles = 0 if shows else attention_kernels.everywhere_tiles(self.config.attention, x, width)
+        flash = not shows and attention_kernels.sees_by_flash(self.config, *x.shape[:2])
         project = biased_linear(self.config, FusedProjections)(
             (vision.width,), (heads, 3, width),
             (axes.VISION_EMBED,), (axes.HEADS, axes.QKV, axes.HEAD_DIM),
-            kernel_init=initializers.alike_qkv, name="qkv", apart=tiles > 0,
+            kernel_init=initializers.alike_qkv, name="qkv", apart=flash,
         )  # fmt: skip
-        if tiles:
-            q, k, v = project(jnp.pad(x, ((0, 0), (0, tiles - length), (0, 0))))
-            context = attention_kernels.splash_everywhere(q, k, v, length)[:, :length]
+        if flash:
+            flat = (part.reshape(*x.shape[:2], -1) for part in project(x))
+            context = attention_kernels.flash_everywhere(*flat, width).reshape(*x.shape[:2], heads, width)
         else:
             context, probabilities = attention.dot_product(*project(x), None)
             self.sow("intermediates", "attention", probabilities)

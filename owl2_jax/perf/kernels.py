@@ -29,6 +29,7 @@ from __future__ import annotations
 import base64
 import functools
 import math
+import operator
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,7 +48,11 @@ STEP_SECONDS: Final = 0.35e-6
 _REGISTER: Final = 1024
 _SLOW: Final = ("math.exp", "math.exp2", "math.log", "arith.divf", "math.tanh")
 _SLOW_VECTORS: Final = 4.0
+_ARITHMETIC: Final = {"arith.addi": operator.add, "arith.subi": operator.sub, "arith.muli": operator.mul}
 # Of vector operations only what computes; views, loads and stores are issued beside it.
+_COMPUTING: Final = (
+    "arith.", "math.", "vector.multi_reduction", "vector.transpose", "tpu.transpose", "tpu.dynamic_rotate",
+)  # fmt: skip
 _VIEWS: Final = ("vector.shape_cast", "vector.broadcast", "vector.load", "tpu.concatenate", "arith.constant")
 
 
@@ -185,12 +190,25 @@ def _index_of(value: ir.Value, indices: dict[ir.Value, int]) -> int | None:
 
 
 def _trips(loop: ir.Operation) -> float:
-    """Iterations of a loop with constant bounds, else 1."""
-    try:
-        first, last, step = (int(loop.operands[i].owner.attributes["value"]) for i in range(3))
-    except (KeyError, AttributeError, ValueError, TypeError):
+    """Iterations of a loop whose bounds are known, else 1."""
+    first, last, step = (_constant(loop.operands[i]) for i in range(3))
+    if first is None or last is None or not step:
         return 1.0
     return float(max(-(-(last - first) // step), 1))
+
+
+def _constant(value: ir.Value) -> int | None:
+    """A number of the program, or what it computes of such."""
+    owner = value.owner
+    operands = getattr(owner, "operands", None)
+    if operands is None:
+        return None
+    name = _name(owner)
+    if name == "arith.constant":
+        return int(owner.attributes["value"])
+    arithmetic = _ARITHMETIC.get(name)
+    numbers = [_constant(operand) for operand in operands] if arithmetic else [None]
+    return None if None in numbers else arithmetic(*numbers)
 
 
 def _shape(value: ir.Value) -> tuple[int, ...]:
@@ -211,7 +229,7 @@ def _product(operation: ir.Operation) -> float:
 
 def _vectors(operation: ir.Operation) -> float:
     name = _name(operation)
-    if name in _VIEWS or not name.startswith(("arith.", "math.", "vector.multi_reduction")):
+    if name in _VIEWS or not name.startswith(_COMPUTING):
         return 0.0
     shapes = [_shape(value) for value in (*operation.operands, *operation.results)]
     numbers = max((math.prod(shape) for shape in shapes if shape), default=0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec
 
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
-from owl2_jax.model import attention, attention_kernels
+from owl2_jax.model import attention, attention_kernels, presets
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.model.vision import VisionEncoder
 from owl2_jax.parallel.axis_rules import activate
@@ -19,6 +20,7 @@ from owl2_jax.parallel.mesh import make_mesh
 from owl2_jax.testing import tiny
 
 INTERPRETED = lambda *arguments: attention_kernels.splash(*arguments, interpret=True)
+FLASH = lambda *arguments: attention_kernels.flash(*arguments, interpret=True)
 
 
 def case(batch=2, length=256, heads=4, kv_heads=2, width=32, seed=0):
@@ -76,16 +78,59 @@ def test_splash_on_a_mesh_equals_the_written_out_product():
     assert_equal_to_reference(activate(mesh)(INTERPRETED), *arguments)
 
 
-@pytest.mark.parametrize("length", [100, 256, 300])
-def test_splash_without_a_mask_equals_the_written_out_product(length):
-    """The padding that fills the last tile is neither seen nor given a gradient."""
-    q, k, v, _ = case(length=length, heads=2, kv_heads=2)
+@pytest.mark.parametrize(
+    ("length", "heads", "kv_heads", "width"),
+    [(256, 8, 8, 128), (640, 4, 2, 128), (1024, 1, 1, 128), (384, 2, 1, 256), (200, 3, 3, 128),
+     (1100, 2, 1, 128)],
+)  # fmt: skip
+def test_flash_equals_the_written_out_product(length, heads, kv_heads, width):
+    """Of one tile and many, of rows that end within one, of several heads at a time, of shared keys."""
+    assert_equal_to_reference(FLASH, *case(length=length, heads=heads, kv_heads=kv_heads, width=width))
+
+
+def test_flash_of_padding_before_a_row_and_alone_equals_the_written_out_product():
+    """Padding before a row sees itself alone; a row without any token sees what is before a token."""
+    q, k, v, segments = case(batch=3, length=300, heads=1, kv_heads=1, width=128)
+    segments = segments.at[0, :140].set(0).at[1].set(0).at[2].set(1)
+    mask = attention.causal_segment_mask(attention.query_segments(segments), segments)
+    want = attention.dot_product(q, k, v, mask)[0]
+    np.testing.assert_allclose(FLASH(q, k, v, segments), want, atol=2e-5, rtol=2e-5)
+
+
+def test_flash_in_half_precision_is_as_near_to_the_exact_product_as_the_written_out_one():
+    exact = case(length=512, width=128)
+    halved = [x.astype(jnp.bfloat16) for x in exact[:3]]
+    want = outputs_and_gradients(attention_kernels.xla, *exact)
+    got, written = (
+        outputs_and_gradients(kernel, *halved, exact[3]) for kernel in (FLASH, attention_kernels.xla)
+    )
+
+    def distance(found, wanted):
+        found, wanted = (np.asarray(x, np.float32) for x in (found, wanted))
+        return np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+
+    for mine, other, wanted in zip(*map(jax.tree.leaves, (got, written, want)), strict=True):
+        assert mine.dtype == jnp.bfloat16
+        assert 0 < distance(mine, wanted) < max(1.2 * distance(other, wanted), 0.01)
+
+
+def test_flash_on_a_mesh_equals_the_written_out_product():
+    mesh = make_mesh({"fsdp": 2, "tensor": 2}, jax.devices()[:4])
+    arguments = jax.device_put(case(width=128), jax.NamedSharding(mesh, PartitionSpec()))
+    assert_equal_to_reference(activate(mesh)(FLASH), *arguments)
+
+
+@pytest.mark.parametrize(
+    ("length", "heads", "width"), [(100, 2, 64), (256, 8, 32), (257, 4, 64), (577, 2, 64), (1025, 1, 128)]
+)
+def test_flash_without_a_mask_equals_the_written_out_product(length, heads, width):
+    """What fills the last tile is neither seen nor given a gradient; narrow heads share registers."""
+    q, k, v, _ = case(length=length, heads=heads, kv_heads=heads, width=width)
     weights = jnp.cos(jnp.arange(q.shape[-1]))
 
-    def splash(q, k, v):
-        padding = ((0, 0), (0, -length % 128), (0, 0), (0, 0))
-        parts = (jnp.pad(part, padding) for part in (q, k, v))
-        return attention_kernels.splash_everywhere(*parts, length, interpret=True)[:, :length]
+    def flash(q, k, v):
+        flat = (part.reshape(*part.shape[:2], -1) for part in (q, k, v))
+        return attention_kernels.flash_everywhere(*flat, width, interpret=True).reshape(q.shape)
 
     def gradients(kernel):
         def loss(*parts):
@@ -94,30 +139,39 @@ def test_splash_without_a_mask_equals_the_written_out_product(length):
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
 
-    got, want = gradients(splash), gradients(lambda q, k, v: attention.dot_product(q, k, v, None)[0])
+    got, want = gradients(flash), gradients(lambda q, k, v: attention.dot_product(q, k, v, None)[0])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=2e-5), got, want)
 
 
 @pytest.mark.parametrize(
-    ("name", "length", "tiles"),
-    [("splash", 1025, 1152), ("splash", 577, 640), ("splash", 257, 0), ("splash", 1601, 0),
-     ("splash", 256, 256), ("xla", 1025, 0), ("cudnn", 1025, 0), ("auto", 1025, 0)],
+    ("name", "length", "flash"),
+    [("flash", 1025, True), ("flash", 257, True), ("flash", 4097, False), ("splash", 1025, False),
+     ("xla", 1025, False), ("cudnn", 1025, False), ("auto", 1025, False)],
 )  # fmt: skip
-def test_images_go_through_splash_where_little_of_their_tiles_is_padding(name, length, tiles):
+def test_images_go_through_flash_where_text_does(name, length, flash):
     """On a CPU "auto" is the written-out product."""
-    x = jax.ShapeDtypeStruct((2, length, 64), jnp.bfloat16)
-    assert attention_kernels.everywhere_tiles(name, x, 64) == tiles
-    over = [activate(make_mesh({"fsdp": -1}, jax.devices()[:count])) for count in (2, 4)]
-    assert [wrap(attention_kernels.everywhere_tiles)(name, x, 64) for wrap in over] == [tiles, 0]
+    config = presets.preset("owl2_7b").replace(attention=name)
+    assert attention_kernels.sees_by_flash(config, 2, length) == flash
+    over = [{"fsdp": 2}, {"fsdp": 4}, {"fsdp": 2, "tensor": 4}, {"fsdp": 1, "tensor": 8}]
+    found = [
+        activate(make_mesh(sizes, jax.devices()[: math.prod(sizes.values())]))(
+            attention_kernels.sees_by_flash
+        )
+        for sizes in over
+    ]
+    assert [wrapped(config, 2, length) for wrapped in found] == [flash, False, flash, flash]
+    narrow = config.replace(vision=dataclasses.replace(config.vision, width=64, num_heads=1))
+    assert not attention_kernels.sees_by_flash(narrow, 2, length)
 
 
-def test_vision_encoder_with_splash_equals_the_written_out_product(monkeypatch):
-    """Queries, keys and values are then products by themselves, of padded rows."""
-    interpreted = functools.partial(attention_kernels.splash_everywhere, interpret=True)
-    monkeypatch.setattr(attention_kernels, "splash_everywhere", interpreted)
+def test_vision_encoder_with_flash_equals_the_written_out_product(monkeypatch):
+    """Queries, keys and values are then products by themselves."""
+    interpreted = functools.partial(attention_kernels.flash_everywhere, interpret=True)
+    monkeypatch.setattr(attention_kernels, "flash_everywhere", interpreted)
     config = tiny.tiny_config()
     size = 11 * config.vision.patch_size
-    config = config.replace(vision=dataclasses.replace(config.vision, image_size=size))
+    vision = dataclasses.replace(config.vision, image_size=size, width=256, num_heads=4)
+    config = config.replace(vision=vision)
     images = jax.random.normal(jax.random.key(1), (2, size, size, 3))
     params = nn.unbox(VisionEncoder(config).init(jax.random.key(0), images)["params"])
     mesh = make_mesh({"fsdp": 2, "tensor": 2}, jax.devices()[:4])
@@ -130,7 +184,7 @@ def test_vision_encoder_with_splash_equals_the_written_out_product(monkeypatch):
 
         return jax.jit(wrap(jax.grad(loss, has_aux=True)))(*arguments)
 
-    got, features = run("splash", placed, activate(mesh))
+    got, features = run("flash", placed, activate(mesh))
     want, expected = run("xla", (params, images), lambda step: step)
     np.testing.assert_allclose(features, expected, atol=1e-4, rtol=1e-4)
     jax.tree.map(
@@ -146,11 +200,16 @@ def test_masked_attention_equals_the_written_out_product():
 
 
 @pytest.mark.parametrize("beyond", [True, False])
-def test_splash_and_the_written_out_product_agree_on_owl2_1(beyond, monkeypatch):
+@pytest.mark.parametrize("name", ["splash", "flash"])
+def test_kernels_for_tpu_and_the_written_out_product_agree_on_owl2_1(name, beyond, monkeypatch):
     """In evaluation at four times its trained length, where queries are scaled and turned otherwise, too."""
     interpreted = functools.partial(attention_kernels.splash, interpret=True)
     monkeypatch.setitem(attention_kernels.KERNELS, "splash", interpreted)
+    interpreted = functools.partial(attention_kernels.flash_turning, interpret=True)
+    monkeypatch.setattr(attention_kernels, "flash_turning", interpreted)
     config = tiny.tiny_config(**tiny.OWL2_1)
+    if name == "flash":
+        config = config.replace(**{"decoder.width": 256, "decoder.num_heads": 2, "decoder.num_kv_heads": 2})
     params = tiny.tiny_params(config)
     inputs = {name: x for name, x in tiny.tiny_inputs(config, rows=2, length=128).items() if name != "labels"}
     if beyond:
@@ -164,7 +223,7 @@ def test_splash_and_the_written_out_product_agree_on_owl2_1(beyond, monkeypatch)
 
         return jax.jit(jax.grad(loss, has_aux=True))(params)
 
-    (got, hidden), (want, expected) = run("splash"), run("xla")
+    (got, hidden), (want, expected) = run(name), run("xla")
     np.testing.assert_allclose(hidden, expected, atol=1e-4, rtol=1e-4)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * max(np.abs(b).max(), 1), rtol=1e-3),
@@ -176,6 +235,12 @@ def test_splash_and_the_written_out_product_agree_on_owl2_1(beyond, monkeypatch)
 def test_shapes_a_kernel_cannot_take_are_refused():
     with pytest.raises(Owl2Error, match=r"found 200 = 1 \* 128 \+ 72"):
         attention_kernels.splash(*case(length=200))
+    with pytest.raises(Owl2Error, match="multiple of 128 channels, found 200 and 32"):
+        attention_kernels.flash(*case(length=200))
+    with pytest.raises(
+        Owl2Error, match=r"at most 4096 tokens .* found 4224 and 128; set model.attention=splash"
+    ):
+        attention_kernels.flash(*case(length=4224, width=128, heads=2))
     with pytest.raises(Owl2Error, match="found float32 and 32"):
         attention_kernels.cudnn(*case(length=128))
 
@@ -183,8 +248,12 @@ def test_shapes_a_kernel_cannot_take_are_refused():
 @pytest.mark.parametrize(
     ("platform", "length", "dtype", "width", "name"),
     [
-        ("tpu", 2048, "bfloat16", 128, "splash"),
-        ("tpu", 2000, "bfloat16", 128, "xla"),
+        ("tpu", 2048, "bfloat16", 128, "flash"),
+        ("tpu", 2000, "bfloat16", 128, "flash"),
+        ("tpu", 4096, "float32", 256, "flash"),
+        ("tpu", 8192, "bfloat16", 128, "splash"),
+        ("tpu", 2048, "bfloat16", 64, "splash"),
+        ("tpu", 2000, "bfloat16", 64, "xla"),
         ("gpu", 2048, "bfloat16", 128, "cudnn"),
         ("gpu", 2048, "float32", 128, "xla"),
         ("gpu", 2048, "bfloat16", 256, "xla"),

@@ -29,32 +29,50 @@ def text_inputs(decoder):
 
 @pytest.mark.parametrize(
     ("attention", "policy", "kept"),
-    [("splash", "products", 2), ("splash", "context", 1), ("xla", "attention", 2), ("xla", "context", 1)],
+    [
+        ("splash", "products", 2),
+        ("splash", "context", 1),
+        ("xla", "attention", 2),
+        ("xla", "context", 1),
+        ("flash", "products", 2),
+        ("flash", "attention", 2),
+        ("flash", "context", 1),
+    ],
 )
 def test_queries_and_context_are_kept_once(attention, policy, kept):
     config = tiny.tiny_config(**{"attention": attention, "remat": policy, "decoder.max_length": LENGTH})
+    if attention == "flash":
+        config = config.replace(**{"decoder.width": 512})
     decoder = config.decoder
     # Queries and context, whichever way they lie; keys and values have fewer heads.
     shapes = {
         (1, LENGTH, decoder.num_heads, decoder.head_dim),
         (1, decoder.num_heads, LENGTH, decoder.head_dim),
+        (1, LENGTH, decoder.num_heads * decoder.head_dim),
     }
     inputs = text_inputs(decoder)
-    block = remat.remat_block(DecoderBlock, policy)(config)
     x = jax.ShapeDtypeStruct((1, LENGTH, decoder.width), jnp.float32)
 
-    def call(params, x):
-        return block.apply({"params": params}, (x, None, None), jnp.int32(0), inputs)[0][0]
+    def count(policy):
+        block = remat.remat_block(DecoderBlock, policy)(config)
 
-    made = jax.eval_shape(lambda x: block.init(jax.random.key(0), (x, None, None), jnp.int32(0), inputs), x)
-    params = meta.unbox(made["params"])
-    backward = jax.eval_shape(lambda params, x: jax.vjp(call, params, x)[1], params, x)
-    assert sum(leaf.shape in shapes for leaf in jax.tree.leaves(backward)) == kept
+        def call(params, x):
+            return block.apply({"params": params}, (x, None, None), jnp.int32(0), inputs)[0][0]
+
+        made = jax.eval_shape(
+            lambda x: block.init(jax.random.key(0), (x, None, None), jnp.int32(0), inputs), x
+        )
+        params = meta.unbox(made["params"])
+        backward = jax.eval_shape(lambda params, x: jax.vjp(call, params, x)[1], params, x)
+        return sum(leaf.shape in shapes for leaf in jax.tree.leaves(backward))
+
+    # Beside the stream, which is kept in any case and has a shape of these.
+    assert count(policy) - count("full") == kept
 
 
-@pytest.mark.parametrize(("attention", "written"), [("splash", 2), ("xla", 0)])
+@pytest.mark.parametrize(("attention", "written"), [("flash", 2), ("splash", 2), ("xla", 0)])
 def test_for_a_tpu_both_norms_are_written_before_the_products_that_read_them(attention, written):
-    config = tiny.tiny_config(**{"attention": attention, "decoder.max_length": LENGTH})
+    config = tiny.tiny_config(**{"attention": attention, "decoder.max_length": LENGTH, "decoder.width": 512})
     x = jax.ShapeDtypeStruct((1, LENGTH, config.decoder.width), jnp.float32)
     made = lambda x: DecoderBlock(config).init(
         jax.random.key(0), (x, None, None), jnp.int32(0), text_inputs(config.decoder)
@@ -81,8 +99,8 @@ def test_for_a_tpu_gradients_of_the_gated_activation_are_written_once_and_are_th
 @pytest.mark.parametrize(
     ("attention", "layout", "expected"),
     [
-        ("splash", None, True), ("xla", None, False), ("auto", None, False), ("auto", COMBINED, True),
-        ("xla", COMBINED, True), ("splash", HEADS, False),
+        ("flash", None, True), ("splash", None, True), ("xla", None, False), ("auto", None, False),
+        ("auto", COMBINED, True), ("xla", COMBINED, True), ("splash", HEADS, False),
     ],
 )  # fmt: skip
 def test_pages_say_for_which_device_a_step_over_them_is(attention, layout, expected):

@@ -100,8 +100,9 @@ def test_taken_and_put_by_products_every_number_is_the_same() -> None:
     np.testing.assert_array_equal(taken, jnp.where(is_there, wanted, 0))
     values = -taken.reshape(3, 2 * span, 2, 4)
     mask = image_positions.image_mask(starts, 30, span)
-    put = image_positions.put_by_product(x, mask, places, values)
-    np.testing.assert_array_equal(put, image_positions.put_images(x, starts, values.reshape(taken.shape)))
+    put = image_positions.put_by_product(x.reshape(3, 30, 8), mask, places, values.reshape(3, 2 * span, 8))
+    wanted = image_positions.put_images(x, starts, values.reshape(taken.shape))
+    np.testing.assert_array_equal(put, wanted.reshape(put.shape))
 
 
 @pytest.mark.parametrize(

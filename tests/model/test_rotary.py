@@ -116,3 +116,11 @@ def test_pairs_are_turned_to_the_bits_of_queries_keys_and_values_by_themselves(
     np.testing.assert_array_equal(found, rotary.apply_rope(q, sin * factor, cos * factor, by_product=True))
     np.testing.assert_array_equal(pairs[..., 0::2, :], rotary.apply_rope(k, sin, cos, by_product=True))
     np.testing.assert_array_equal(pairs[..., 1::2, :], v)
+
+
+def test_channels_rolled_by_half_are_turned_alike() -> None:
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 10, 3, 16)), jnp.float32)
+    sin, cos = rotary.rope_angles(jnp.asarray([range(10), range(5, 15)]), 16, 500.0)
+    rolled_sin, rolled_cos = (angle[:, :, None] for angle in rotary.rolled_angles(sin, cos))
+    found = x * rolled_cos + jnp.roll(x, 8, axis=-1) * rolled_sin
+    np.testing.assert_allclose(found, rotary.apply_rope(x, sin, cos), atol=1e-6)

@@ -107,6 +107,52 @@ def test_splash_attention_forward_and_backward_count_the_blocks_their_mask_leave
     assert counted == [2 * product, 3 * product, 4 * product]
 
 
+@pytest.mark.parametrize(
+    ("length", "tile", "pairs"), [(1024, 256, 10), (2048, 512, 10), (256, 256, 1), (640, 128, 15)]
+)
+def test_flash_attention_counts_the_tiles_on_and_below_the_diagonal(length, tile, pairs):
+    """Some of them in loops, whose ends are sums of constants."""
+    heads, width = 4, 128
+    shape = jax.ShapeDtypeStruct((1, length, heads, width), jnp.bfloat16)
+    ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
+
+    def loss(q, k, v, ids):
+        return attention_kernels.flash(q, k, v, ids).astype(jnp.float32).sum()
+
+    found = [
+        kernels.read_kernel(call, (True,) * 11)
+        for call in calls(jax.grad(loss, (0, 1, 2)), *[shape] * 3, ids)
+    ]
+    product = 2 * heads * pairs * tile**2 * width
+    # Forward two products; backward scores, gradients of weights, queries, keys and values.
+    assert sorted(work.flops for work in found) == [2 * product, 5 * product]
+    registers = heads * pairs * tile**2 / 1024
+    assert all(10 * registers < work.vectors < 30 * registers and work.parallel for work in found)
+
+
+def repeated(x_ref, y_ref, out_ref):
+    """A product as often as a loop from 2 to 5 runs."""
+    multiply = lambda _, total: total + jnp.dot(x_ref[...], y_ref[...], preferred_element_type=jnp.float32)
+    out_ref[...] = jax.lax.fori_loop(2, 5, multiply, jnp.zeros_like(out_ref))
+
+
+def test_a_loop_runs_as_often_as_its_bounds_say():
+    call_it = pl.pallas_call(repeated, out_shape=jax.ShapeDtypeStruct((128, 128), jnp.float32), grid=(1,))
+    block = jnp.ones((128, 128), jnp.bfloat16)
+    (call,) = calls(call_it, block, block)
+    assert kernels.read_kernel(call, (False, False)).flops == 3 * 2 * 128**3
+
+
+def turned(x_ref, out_ref):
+    out_ref[...] = pltpu.roll(x_ref[...], 64, 1).T
+
+
+def test_what_moves_numbers_within_registers_counts_as_what_computes():
+    call_it = pl.pallas_call(turned, out_shape=jax.ShapeDtypeStruct((128, 256), jnp.float32), grid=(1,))
+    (call,) = calls(call_it, jnp.ones((256, 128), jnp.float32))
+    assert kernels.read_kernel(call, (False,)).vectors == 2 * 256 * 128 / 1024
+
+
 PAGE = (16, 8, 128)
 PAGES_AT_A_TIME, PLACES = 4, 10
 
