@@ -32,6 +32,8 @@ Kernel = Callable[[Array, Array, Array, Array], Array]
 # Rows and columns of a splash tile; a sequence must be a multiple of the smallest.
 _SPLASH_BLOCKS: Final = (512, 384, 256, 128)
 _CUDNN_MAX_HEAD_WIDTH: Final = 128
+# Their fast memory of 16 MiB does not hold a row.
+_OLD_TPUS: Final = ("TPU v2", "TPU v3", "TPU v4", "TPU v4 lite")
 
 
 def xla(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
@@ -71,10 +73,12 @@ def flash_turning(
       dtype[B, T, N * H].
     """
     length = q.shape[1]
-    if not flash_attention.fits(length, head_dim):
+    if not flash_attention.fits(length, head_dim, q.dtype):
+        longest = flash_attention.ROW_BYTES // (128 * q.dtype.itemsize)
         raise Owl2Error(
-            f"flash attention takes rows of at most {flash_attention.LONGEST} tokens and heads of a multiple "
-            f"of 128 channels, found {length} and {head_dim}; set model.attention=splash or xla"
+            f"flash attention takes heads of 128 channels in rows of at most {longest} tokens of {q.dtype}, "
+            f"and of a multiple in as much shorter ones; found {head_dim} and {length}; set "
+            "model.attention=splash or xla"
         )
     rows, heads = (axes.BATCH, axes.LENGTH, None), (axes.BATCH, axes.LENGTH, axes.ACT_HEADS)
     spans = (axes.BATCH, None, axes.LENGTH)
@@ -99,7 +103,7 @@ def sees_by_flash(config: Owl2Config, count: int, length: int) -> bool:
     """
     heads, left = divmod(config.vision.num_heads, pieces((axes.ACT_HEADS,)))
     divides = not left and count % pieces((axes.IMAGES,)) == 0
-    takes = flash_attention.fits_narrow(length, heads, config.vision.head_dim)
+    takes = flash_attention.fits_narrow(length, heads, config.vision.head_dim, config.dtype)
     return divides and takes and resolved(config, length) == "flash"
 
 
@@ -215,7 +219,7 @@ def masked_attention(q: Array, k: Array, v: Array, segment_ids: Array, implement
 
 def auto(q: Array, k: Array, v: Array, segment_ids: Array, block: int = SPLASH_BLOCK) -> Array:
     """The fastest kernel of the default device that takes these shapes."""
-    name = best(jax.default_backend(), q.shape[1], q.dtype, q.shape[-1])
+    name = best(default_platform(), q.shape[1], q.dtype, q.shape[-1])
     return kernel(name, block)(q, k, v, segment_ids)
 
 
@@ -223,18 +227,28 @@ def resolved(config: Owl2Config, length: int) -> str:
     """The kernel of whole rows of so many tokens; "auto" is the default device's best."""
     if config.attention != "auto":
         return config.attention
-    return best(jax.default_backend(), length, config.dtype, config.decoder.head_dim)
+    return best(default_platform(), length, config.dtype, config.decoder.head_dim)
+
+
+def default_platform() -> str:
+    """Of the default device: "tpu", "old tpu", "gpu" or "cpu"."""
+    platform = jax.default_backend()
+    return f"old {platform}" if jax.devices()[0].device_kind in _OLD_TPUS else platform
 
 
 def best(platform: str, length: int, dtype: DTypeLike, width: int) -> str:
-    """Name of the kernel for a platform ("tpu", "gpu", "cpu") and shape."""
-    if platform == "tpu" and flash_attention.fits(length, width):
-        return "flash"
-    if platform == "tpu" and splash_fits(length):
-        return "splash"
-    if platform == "gpu" and cudnn_fits(dtype, width):
-        return "cudnn"
-    return "xla"
+    """Name of the kernel for a platform, as `default_platform` says it, and shape."""
+    return fitting(platform, length, dtype, width)[-1]
+
+
+def fitting(platform: str, length: int, dtype: DTypeLike, width: int) -> list[str]:
+    """Names of the kernels that run there, the best one last."""
+    fits = {
+        "splash": platform in ("tpu", "old tpu") and splash_fits(length),
+        "flash": platform == "tpu" and flash_attention.fits(length, width, dtype),
+        "cudnn": platform == "gpu" and cudnn_fits(dtype, width),
+    }
+    return ["xla", *(name for name, does in fits.items() if does)]
 
 
 KERNELS: Final[dict[str, Kernel]] = {

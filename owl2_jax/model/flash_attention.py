@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
 
 from owl2_jax.model import remat
 from owl2_jax.model.attention import MASKED
@@ -39,7 +40,9 @@ _LEAST_TILE: Final = 256  # of a row that long: smaller ones end before a matrix
 _LARGEST_TILE: Final = 640
 _CAUSAL_TILES: Final = 4  # of a row, if it has as many registers: a tile on the diagonal is half in vain
 _TOKENS_PER_STEP: Final = 2048  # of all heads: a step of the grid takes time by itself
-LONGEST: Final = 4096  # tokens of a row, which lies in fast memory whole
+ROW_BYTES: Final = (
+    2**20
+)  # of a head, at most: a row lies in fast memory whole, and so does what is made of it
 
 _ROWS_OF_BOTH: Final = (((1,), (1,)), ((), ()))  # a b^T
 _COLUMNS_OF_BOTH: Final = (((0,), (0,)), ((), ()))  # a^T b
@@ -49,14 +52,15 @@ Angles = tuple[Array, Array] | tuple[()]  # from `rotary.rolled_angles`, or none
 Spans = tuple[Array, Array] | tuple[()]  # first and last key that each query sees, int32[B, 1, T], or all
 
 
-def fits(length: int, head_dim: int) -> bool:
+def fits(length: int, head_dim: int, dtype: DTypeLike) -> bool:
     """Whether the kernels take rows of so many tokens, and heads of this width that have a register each."""
-    return length <= LONGEST and head_dim % _LANES == 0
+    return head_dim % _LANES == 0 and length * head_dim * jnp.dtype(dtype).itemsize <= ROW_BYTES
 
 
-def fits_narrow(length: int, heads: int, head_dim: int) -> bool:
+def fits_narrow(length: int, heads: int, head_dim: int, dtype: DTypeLike) -> bool:
     """Whether they take so many heads of a device that share registers, each with keys of its own."""
-    return length <= LONGEST and _LANES % head_dim == 0 and heads * head_dim % _LANES == 0
+    together = _LANES % head_dim == 0 and heads * head_dim % _LANES == 0
+    return together and fits(length, _LANES, dtype)
 
 
 def causal_spans(segment_ids: Array) -> Spans:
@@ -264,7 +268,7 @@ def _call(
         scratch_shapes=[pltpu.VMEM(shape, dtype) for shape, dtype in scratch.values()],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=blocks + kept + 8 * 4 * plan.tile**2,
+            vmem_limit_bytes=blocks + kept + 6 * size * 4 * plan.tile**2,
         ),
         interpret=interpret, name=name,
     )  # fmt: skip

@@ -140,25 +140,32 @@ class Linear(nn.Module):
 
         The scales are dtype[*out_shape], and None without integers.
         """
-        names = self.in_axes + self.out_axes
+        kernel, scale = self._stored_weights()
+        return self._gathered(kernel, self.out_axes), scale
+
+    def _stored_weights(self) -> tuple[Array, Array | None]:
+        """The kernel as it lies in memory, [*in_shape, *out_shape], and its scales dtype[*out_shape]."""
         start = self.kernel_init or fan_in_normal(len(self.in_shape))
         kernel = self.param(
             "kernel",
-            partitioned(random_integers if self.int8 else start, names),
+            partitioned(random_integers if self.int8 else start, self.in_axes + self.out_axes),
             self.in_shape + self.out_shape,
             jnp.int8 if self.int8 else self.param_dtype,
         )
-        fan_in = math.prod(self.in_shape)
         # Integers are gathered as they are, which moves half the bytes.
         kernel = kernel if self.int8 else kernel.astype(self.dtype)
+        if self.int8 or self.has_variable("params", KERNEL_SCALE):
+            return kernel, self._scale(math.prod(self.in_shape)).astype(self.dtype)
+        return kernel, None
+
+    def _gathered(self, kernel: Array, out_axes: tuple[str, ...]) -> Array:
+        """A kernel [*in_shape, ...], or some of its outputs, in the dtype and place of the product."""
+        names = self.in_axes + out_axes
         if len(names) > 2 and is_gathered(names):
             # In pieces, a matrix of heads takes nothing to flatten; gathered, a copy of it.
-            kernel = lax.optimization_barrier(kernel.reshape(fan_in, -1))
-            names = (self.in_axes[0], self.out_axes[0])
-        kernel = gather_weight(kernel, names).astype(self.dtype)
-        if self.int8 or self.has_variable("params", KERNEL_SCALE):
-            return kernel, self._scale(fan_in).astype(self.dtype)
-        return kernel, None
+            kernel = lax.optimization_barrier(kernel.reshape(math.prod(self.in_shape), -1))
+            names = (self.in_axes[0], out_axes[0])
+        return gather_weight(kernel, names).astype(self.dtype)
 
     def _bias(self) -> Array:
         start = partitioned(self.bias_init, self.out_axes)

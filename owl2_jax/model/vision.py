@@ -30,30 +30,28 @@ class FusedProjections(Linear):
     """Queries, keys and values of one kernel, `out_shape` (N, 3, H).
 
     Attributes:
-      apart: multiply with each third of the kernel by itself. What is cut from one product would be copied
-        for an attention kernel.
+      apart: multiply with each third of the kernel by itself, and leave heads side by side. What is cut from
+        one product would be copied for an attention kernel, and so would heads that come apart.
     """
 
     apart: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> list[Array]:
-        """dtype[M, P, E] to three of dtype[M, P, N, H]."""
-        count, _, width = self.out_shape
+        """dtype[M, P, E] to three of dtype[M, P, N, H]; apart, of dtype[M, P, N * H]."""
         if not self.apart:
             together = super().__call__(x)
             together = nn.with_logical_constraint(together, (axes.IMAGES, None, axes.ACT_HEADS, None, None))
             return [together[:, :, :, part] for part in range(3)]
-        (kernel, scale), bias = self._weights(), self._bias()
-        kernel = kernel.reshape(*self.in_shape, *self.out_shape)
+        (kernel, scale), bias = self._stored_weights(), self._bias()
+        heads, _, width = self.out_axes
         parts = []
         for part in range(3):
-            y = x.astype(self.dtype) @ kernel[:, :, part].reshape(x.shape[-1], -1)
-            y = y.reshape(*x.shape[:-1], count, width)
-            y = y if scale is None else y * scale[:, part]
-            parts.append(
-                nn.with_logical_constraint(y + bias[:, part], (axes.IMAGES, None, axes.ACT_HEADS, None))
-            )
+            third = self._gathered(kernel[:, :, part], (heads, width))
+            y = x.astype(self.dtype) @ third.reshape(x.shape[-1], -1)
+            y = y if scale is None else y * scale[:, part].reshape(-1)
+            y = y + bias[:, part].reshape(-1)
+            parts.append(nn.with_logical_constraint(y, (axes.IMAGES, None, axes.ACT_HEADS)))
         return parts
 
 
@@ -76,8 +74,8 @@ class VisionAttention(nn.Module):
             kernel_init=initializers.alike_qkv, name="qkv", apart=flash,
         )  # fmt: skip
         if flash:
-            flat = (part.reshape(*x.shape[:2], -1) for part in project(x))
-            context = attention_kernels.flash_everywhere(*flat, width).reshape(*x.shape[:2], heads, width)
+            context = attention_kernels.flash_everywhere(*project(x), width)
+            context = context.reshape(*x.shape[:2], heads, width)
         else:
             context, probabilities = attention.dot_product(*project(x), None)
             self.sow("intermediates", "attention", probabilities)

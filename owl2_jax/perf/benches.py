@@ -112,12 +112,12 @@ def time_attention(config: RunConfig, calls: int) -> dict[str, Any]:
         for key, count in zip(keys, counts, strict=True)
     )
     segments = jnp.ones((data.rows, data.row_length), jnp.int32)
-    best = attention_kernels.best(jax.default_backend(), data.row_length, dtype, width)
+    names = attention_kernels.fitting(attention_kernels.default_platform(), data.row_length, dtype, width)
     exact = _forward_and_gradients(attention_kernels.xla)(
         *(x.astype(jnp.float32) for x in (q, k, v)), segments
     )
     rows = []
-    for name in dict.fromkeys(("xla", best)):
+    for name in names:
         run = _forward_and_gradients(attention_kernels.KERNELS[name])
         error = max(
             float(jnp.max(jnp.abs(got.astype(jnp.float32) - want)) / jnp.max(jnp.abs(want)))

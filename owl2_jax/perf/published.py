@@ -68,6 +68,7 @@ class Published:
             "model": {
                 "dtype": "bfloat16",
                 "remat": self.remat,
+                "attention": "splash",  # as theirs
                 "vision": _SMALLEST_VISION,
                 "abstractor": _SMALLEST_ABSTRACTOR,
                 "decoder": {

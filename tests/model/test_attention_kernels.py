@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -235,12 +236,10 @@ def test_kernels_for_tpu_and_the_written_out_product_agree_on_owl2_1(name, beyon
 def test_shapes_a_kernel_cannot_take_are_refused():
     with pytest.raises(Owl2Error, match=r"found 200 = 1 \* 128 \+ 72"):
         attention_kernels.splash(*case(length=200))
-    with pytest.raises(Owl2Error, match="multiple of 128 channels, found 200 and 32"):
+    with pytest.raises(Owl2Error, match=r"rows of at most 2048 tokens of float32, .* found 32 and 200"):
         attention_kernels.flash(*case(length=200))
-    with pytest.raises(
-        Owl2Error, match=r"at most 4096 tokens .* found 4224 and 128; set model.attention=splash"
-    ):
-        attention_kernels.flash(*case(length=4224, width=128, heads=2))
+    with pytest.raises(Owl2Error, match=r"found 128 and 2176; set model.attention=splash"):
+        attention_kernels.flash(*case(length=2176, width=128, heads=2))
     with pytest.raises(Owl2Error, match="found float32 and 32"):
         attention_kernels.cudnn(*case(length=128))
 
@@ -250,10 +249,16 @@ def test_shapes_a_kernel_cannot_take_are_refused():
     [
         ("tpu", 2048, "bfloat16", 128, "flash"),
         ("tpu", 2000, "bfloat16", 128, "flash"),
-        ("tpu", 4096, "float32", 256, "flash"),
+        ("tpu", 4096, "bfloat16", 128, "flash"),
+        ("tpu", 4096, "float32", 128, "splash"),
+        ("tpu", 2048, "bfloat16", 256, "flash"),
+        ("tpu", 1024, "float32", 256, "flash"),
+        ("tpu", 4096, "bfloat16", 256, "splash"),
         ("tpu", 8192, "bfloat16", 128, "splash"),
         ("tpu", 2048, "bfloat16", 64, "splash"),
         ("tpu", 2000, "bfloat16", 64, "xla"),
+        ("old tpu", 2048, "bfloat16", 128, "splash"),
+        ("old tpu", 2000, "bfloat16", 128, "xla"),
         ("gpu", 2048, "bfloat16", 128, "cudnn"),
         ("gpu", 2048, "float32", 128, "xla"),
         ("gpu", 2048, "bfloat16", 256, "xla"),
@@ -262,6 +267,15 @@ def test_shapes_a_kernel_cannot_take_are_refused():
 )
 def test_auto_takes_the_best_kernel_that_fits(platform, length, dtype, width, name):
     assert attention_kernels.best(platform, length, dtype, width) == name
+
+
+def test_a_tpu_with_little_fast_memory_is_told_apart(monkeypatch):
+    assert attention_kernels.default_platform() == "cpu"
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    for kind, platform in (("TPU v4", "old tpu"), ("TPU v5 lite", "tpu"), ("TPU v6 lite", "tpu")):
+        device = types.SimpleNamespace(device_kind=kind)
+        monkeypatch.setattr(jax, "devices", lambda device=device: [device])
+        assert attention_kernels.default_platform() == platform
 
 
 def test_unknown_kernel_names_the_nearest():
