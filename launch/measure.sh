@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Measures a training step, prefill and decoding on one TPU or GPU machine, from a
 # bare image, beside what the compiled program should take (a forecast on a TPU, a
-# bound on a GPU). The 7B model is cut to the layers that fit. Writes one JSON and
-# prints one row for docs/pages/reference/measured.md; 12 minutes with the install.
+# bound on a GPU). The 7B model is cut to the layers that fit; a TPU also takes a step
+# with splash attention. Writes one JSON and prints one row for
+# docs/pages/reference/measured.md; 12 minutes with the install.
 #
 #   bash launch/measure.sh [FILE.json]      (default: measured.json)
 #

@@ -126,8 +126,9 @@ class Linear(nn.Module):
         # contracted axes costs twice as much on a CPU, and other devices do not mind.
         rows = x.shape[: x.ndim - len(self.in_shape)]
         flat = x.astype(self.dtype).reshape(-1, math.prod(self.in_shape))
-        y = self._product(flat).reshape(*rows, *self.out_shape)
-        return y + self._bias() if self.use_bias else y
+        y = self._product(flat)
+        y = y + self._bias().reshape(-1) if self.use_bias else y
+        return y.reshape(*rows, *self.out_shape)
 
     def _product(self, flat: Array) -> Array:
         """dtype[rows, fan_in] to dtype[rows, fan_out], without the bias."""

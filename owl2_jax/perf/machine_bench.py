@@ -17,6 +17,7 @@ import jax
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.json_files import write_json
+from owl2_jax.model import attention_kernels
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.presets import preset
 from owl2_jax.parallel.chips import chip_of
@@ -45,13 +46,15 @@ def measure_machine(calls: int, seconds: float, say: Callable[[str], None] | Non
     """
     device, chip = jax.devices()[0], chip_of(jax.devices()[0])
     started, rows = time.monotonic(), []
-    for what in _LARGE:
+    memory = None if chip is None else chip.memory
+    others = [("train", name) for name in _other_kernels(memory)]
+    for what, attention in [*((what, "auto") for what in _LARGE), *others]:
         if time.monotonic() - started > seconds:
-            rows.append({"what": what, "left_out": f"{seconds:.0f} s were over"})
+            rows.append({"what": what, "attention": attention, "left_out": f"{seconds:.0f} s were over"})
             continue
         if say is not None:
-            say(f"measuring {what}")
-        rows.append(_measure(what, calls, None if chip is None else chip.memory))
+            say(f"measuring {what}, attention={attention}")
+        rows.append(_measure(what, attention, calls, memory))
     return {
         "device": device.device_kind,
         "jax": jax.__version__,
@@ -60,7 +63,16 @@ def measure_machine(calls: int, seconds: float, say: Callable[[str], None] | Non
     }
 
 
-def _measure(what: str, calls: int, memory: float | None) -> dict[str, Any]:
+def _other_kernels(memory: float | None) -> list[str]:
+    """Fused kernels of attention that a training step could take beside the best one."""
+    if memory is None:
+        return []
+    model, (_, length) = preset("owl2_7b"), _LARGE["train"]
+    platform = attention_kernels.default_platform()
+    return attention_kernels.fitting(platform, length, model.dtype, model.decoder.head_dim)[1:-1]
+
+
+def _measure(what: str, attention: str, calls: int, memory: float | None) -> dict[str, Any]:
     """The deepest model that fits."""
     name, shapes = ("owl2_7b", _LARGE) if memory is not None else ("owl2_tiny", _SMALL)
     rows, length = shapes[what]
@@ -68,7 +80,7 @@ def _measure(what: str, calls: int, memory: float | None) -> dict[str, Any]:
     mesh = make_mesh({DATA: 1}, jax.devices()[:1])
     shape = Shape(rows, length, 0 if what == "decode" else rows, 0 if what == "decode" else 1)
     for depth in depths(preset(name), what, memory):
-        model = cut(values.model, depth)
+        model = cut(values.model, depth).replace(attention=attention)
         if what != "train":
             model = model.replace(param_dtype=model.dtype, remat="none")
         try:
@@ -105,6 +117,7 @@ def _row(what: str, name: str, model: Owl2Config, shape: Shape, found: timing.Ti
     low, high = found.spread()
     return {
         "what": what,
+        "attention": model.attention,
         "model": name,
         "layers": model.decoder.num_layers,
         "rows": shape.rows,
@@ -130,7 +143,8 @@ def table_row(report: Mapping[str, Any]) -> str:
 
 
 def _cell(row: Mapping[str, Any]) -> str:
-    words = f"{row['layers']} layers, {row['rows']} x {row['length']}: {row['seconds'] * 1e3:.1f} ms"
+    kernel = "" if row["attention"] == "auto" else f" with {row['attention']} attention"
+    words = f"{row['layers']} layers, {row['rows']} x {row['length']}{kernel}: {row['seconds'] * 1e3:.1f} ms"
     if row["expected_seconds"]:
         words += f" ({row['expected_by']} {row['expected_seconds'] * 1e3:.1f} ms)"
     return words

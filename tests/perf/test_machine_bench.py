@@ -58,15 +58,27 @@ def test_json_and_row_hold_what_was_expected_beside_what_was_measured(measured, 
 
 def test_what_does_not_fit_is_tried_with_fewer_layers(measured):
     seen = measured(1)
-    row = machine_bench._measure("train", 2, CHIPS["h100"].memory)
+    row = machine_bench._measure("train", "auto", 2, CHIPS["h100"].memory)
     assert row["layers"] == 8
     assert [model.decoder.num_layers for _, model in seen] == [12, 8]
+
+
+def test_a_tpu_also_takes_a_step_with_the_kernel_that_is_not_its_best(measured, monkeypatch):
+    measured(0)
+    monkeypatch.setattr(machine_bench, "chip_of", lambda device: CHIPS["v5e"])
+    for platform, others in (("tpu", ["splash"]), ("old tpu", []), ("gpu", [])):
+        monkeypatch.setattr(machine_bench.attention_kernels, "default_platform", lambda name=platform: name)
+        report = machine_bench.measure_machine(calls=2, seconds=60)
+        kernels = [(row["what"], row["attention"]) for row in report["workloads"]]
+        assert kernels[:3] == [(what, "auto") for what in ("train", "prefill", "decode")]
+        assert kernels[3:] == [("train", name) for name in others]
+        assert ("1 x 2048 with splash attention: 500.0 ms" in machine_bench.table_row(report)) == bool(others)
 
 
 def test_a_machine_too_small_for_one_layer_is_told(measured):
     measured(99)
     with pytest.raises(Owl2Error, match="not even one layer of owl2_7b fits"):
-        machine_bench._measure("train", 2, 1e9)
+        machine_bench._measure("train", "auto", 2, 1e9)
 
 
 def test_nothing_new_begins_when_the_time_is_over(measured):
