@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 
 from owl2_jax.core import axes
 from owl2_jax.core.errors import Owl2Error, unknown_name
-from owl2_jax.model import flash_attention, remat
+from owl2_jax.model import flash_attention, flash_plan, remat
 from owl2_jax.model.attention import causal_segment_mask, dot_product, query_segments
 from owl2_jax.model.config import SPLASH_BLOCK, Owl2Config
 from owl2_jax.model.layers import pieces
@@ -45,18 +45,20 @@ def xla(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
 def flash(q: Array, k: Array, v: Array, segment_ids: Array, interpret: bool = False) -> Array:
     """Our Pallas attention for TPU, of rows that lie in fast memory whole; see `flash_attention`.
 
+    The tokens of a segment follow each other here.
+
     Args:
       interpret: run the kernel's program without a TPU, slowly.
 
     Raises:
-      Owl2Error: a row or a head_dim that it does not take.
+      Owl2Error: a row or a head_dim that it does not take, or heads that do not divide over devices.
     """
-    flat = (part.reshape(*part.shape[:2], -1) for part in (q, k, v))
+    flat = (side_by_side(part) for part in (q, k, v))
     return flash_turning(*flat, (), segment_ids, q.shape[-1], interpret).reshape(q.shape)
 
 
 def flash_turning(
-    q: Array, k: Array, v: Array, angles: flash_attention.Angles, segment_ids: Array, head_dim: int,
+    q: Array, k: Array, v: Array, angles: flash_plan.Angles, segment_ids: Array, head_dim: int,
     interpret: bool = False,
 ) -> Array:  # fmt: skip
     """The same, which turns queries and keys by the rotary embedding on the way.
@@ -72,13 +74,19 @@ def flash_turning(
     Returns:
       dtype[B, T, N * H].
     """
-    length = q.shape[1]
+    length, ways = q.shape[1], pieces((axes.ACT_HEADS,))
     if not flash_attention.fits(length, head_dim, q.dtype):
-        longest = flash_attention.ROW_BYTES // (128 * q.dtype.itemsize)
+        other = fitting("old tpu", length, q.dtype, head_dim)[-1]
+        longest = flash_attention.ROW_BYTES // (max(head_dim, 128) * q.dtype.itemsize)
         raise Owl2Error(
-            f"flash attention takes heads of 128 channels in rows of at most {longest} tokens of {q.dtype}, "
-            f"and of a multiple in as much shorter ones; found {head_dim} and {length}; set "
-            "model.attention=splash or xla"
+            "flash attention takes heads of a multiple of 128 channels in rows of at most "
+            f"{longest} tokens of {q.dtype}; found {head_dim} channels and {length} tokens "
+            f"(data.row_length); set model.attention={other}"
+        )
+    if any(x.shape[-1] // head_dim % ways for x in (q, k)):
+        raise Owl2Error(
+            f"{q.shape[-1] // head_dim} heads of queries and {k.shape[-1] // head_dim} of keys do not divide "
+            f"over {ways} devices; choose a mesh whose tensor axis divides both, or set model.attention=xla"
         )
     rows, heads = (axes.BATCH, axes.LENGTH, None), (axes.BATCH, axes.LENGTH, axes.ACT_HEADS)
     spans = (axes.BATCH, None, axes.LENGTH)
@@ -98,13 +106,19 @@ def flash_everywhere(q: Array, k: Array, v: Array, head_dim: int, interpret: boo
 def sees_by_flash(config: Owl2Config, count: int, length: int) -> bool:
     """Whether the vision encoder's attention is `flash_everywhere`, for so many images of `length` tokens.
 
-    It is where the decoder's kernel for rows of that length is flash, and on a mesh images and heads
+    It is where the decoder's is a kernel for TPU, if heads fill registers and on a mesh images and heads
     divide over its devices.
     """
     heads, left = divmod(config.vision.num_heads, pieces((axes.ACT_HEADS,)))
     divides = not left and count % pieces((axes.IMAGES,)) == 0
     takes = flash_attention.fits_narrow(length, heads, config.vision.head_dim, config.dtype)
-    return divides and takes and resolved(config, length) == "flash"
+    named = config.attention if config.attention != "auto" else default_platform()
+    return divides and takes and named in ("flash", "splash", "tpu")
+
+
+def side_by_side(x: Array) -> Array:
+    """x[..., N, H] as [..., N * H]."""
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
 def _on_mesh(local: Callable[..., Array], names: list[tuple[str | None, ...]], arguments: Any) -> Array:

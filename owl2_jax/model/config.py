@@ -251,7 +251,7 @@ class Owl2Config:
         `owl2_jax.model.remat.POLICIES`.
       attention: kernel of the decoder's full-sequence attention; a name of
         `owl2_jax.model.attention_kernels.KERNELS`; "auto" for the device's best. Where it is
-        flash, the vision encoder's is too.
+        flash or splash, the vision encoder's is flash, if its heads fill registers.
       image_kv: "gather" computes the image copies of queries, keys and values
         only where an image stands; so does "product", which takes these tokens and puts them
         back by products, faster on a TPU with several rows per chip; "select" computes them

@@ -147,7 +147,7 @@ class DecoderAttention(nn.Module):
             q = (q * inputs.query_scale).astype(q.dtype)
         q, k, v = (
             checkpoint_name(
-                nn.with_logical_constraint(part.reshape(*part.shape[:2], -1), names), remat.PROJECTIONS
+                nn.with_logical_constraint(attention_kernels.side_by_side(part), names), remat.PROJECTIONS
             )
             for part in (q, k, v)
         )

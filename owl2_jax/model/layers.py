@@ -126,7 +126,7 @@ class Linear(nn.Module):
         # contracted axes costs twice as much on a CPU, and other devices do not mind.
         rows = x.shape[: x.ndim - len(self.in_shape)]
         flat = x.astype(self.dtype).reshape(-1, math.prod(self.in_shape))
-        y = self._product(flat).reshape(*rows, -1)
+        y = self._product(flat).reshape(*rows, math.prod(self.out_shape))
         # Before heads come apart, which an attention kernel may take side by side.
         y = y + self._bias().reshape(-1) if self.use_bias else y
         return y.reshape(*rows, *self.out_shape)

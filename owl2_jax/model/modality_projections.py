@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from owl2_jax.core import axes
-from owl2_jax.model import image_positions
+from owl2_jax.model import attention_kernels, image_positions
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.initializers import near_tokens
 from owl2_jax.model.layers import Linear
@@ -68,7 +68,7 @@ class ModalityProjections(nn.Module):
         for number, which in enumerate("qkv"):
             if which in adapted:
                 # Heads stay side by side, as products make them: apart, they would be copied.
-                flat = (x.reshape(*x.shape[:-2], -1) for x in (text[number], images[which]))
+                flat = (attention_kernels.side_by_side(part) for part in (text[number], images[which]))
                 text[number] = put(*flat).reshape(text[number].shape)
         return text
 

@@ -184,7 +184,7 @@ def init_params(config: Owl2Config, rng: Array) -> Params:
 @functools.partial(jax.jit, static_argnums=0)
 def _init(config: Owl2Config, rng: Array) -> Params:
     # Compiled, so that its shapes and its values are traced together, once in a process.
-    # The few tokens that shapes are found with fit no fused attention kernel.
+    # The few tokens that shapes are found with may fit no fused attention kernel.
     config = config.replace(attention="xla")
     return Owl2(config).init(rng, *init_inputs(config))["params"]
 

@@ -49,7 +49,8 @@ _REGISTER: Final = 1024
 _SLOW: Final = ("math.exp", "math.exp2", "math.log", "arith.divf", "math.tanh")
 _SLOW_VECTORS: Final = 4.0
 _ARITHMETIC: Final = {"arith.addi": operator.add, "arith.subi": operator.sub, "arith.muli": operator.mul}
-# Of vector operations only what computes; views, loads and stores are issued beside it.
+# Of vector operations only what computes or moves numbers between registers; views, loads and stores are
+# issued beside it.
 _COMPUTING: Final = (
     "arith.", "math.", "vector.multi_reduction", "vector.transpose", "tpu.transpose", "tpu.dynamic_rotate",
 )  # fmt: skip
@@ -205,7 +206,10 @@ def _constant(value: ir.Value) -> int | None:
         return None
     name = _name(owner)
     if name == "arith.constant":
-        return int(owner.attributes["value"])
+        try:
+            return int(owner.attributes["value"])
+        except (TypeError, ValueError):  # of a vector
+            return None
     arithmetic = _ARITHMETIC.get(name)
     numbers = [_constant(operand) for operand in operands] if arithmetic else [None]
     return None if None in numbers else arithmetic(*numbers)

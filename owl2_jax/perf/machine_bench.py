@@ -117,7 +117,7 @@ def _row(what: str, name: str, model: Owl2Config, shape: Shape, found: timing.Ti
     low, high = found.spread()
     return {
         "what": what,
-        "attention": model.attention,
+        "attention": attention_kernels.resolved(model, shape.length) if what == "train" else None,
         "model": name,
         "layers": model.decoder.num_layers,
         "rows": shape.rows,
@@ -143,7 +143,7 @@ def table_row(report: Mapping[str, Any]) -> str:
 
 
 def _cell(row: Mapping[str, Any]) -> str:
-    kernel = "" if row["attention"] == "auto" else f" with {row['attention']} attention"
+    kernel = f" with {row['attention']} attention" if row["attention"] else ""
     words = f"{row['layers']} layers, {row['rows']} x {row['length']}{kernel}: {row['seconds'] * 1e3:.1f} ms"
     if row["expected_seconds"]:
         words += f" ({row['expected_by']} {row['expected_seconds'] * 1e3:.1f} ms)"

@@ -179,7 +179,6 @@ def config_lines(plan: Plan) -> tuple[str, ...]:
     """What makes a config this plan, as lines of its file."""
     lines = [
         f'config.model.remat = "{plan.model.remat}"',
-        f"config.model.splash_block = {plan.model.splash_block}",
         f'config.model.image_kv = "{plan.model.image_kv}"',
         f"config.model.scan_unroll = {plan.model.scan_unroll}",
         f"config.mesh = { ({axis: size for axis, size in plan.mesh.shape.items() if size > 1}) }",
@@ -189,6 +188,8 @@ def config_lines(plan: Plan) -> tuple[str, ...]:
         f"config.train.loss_chunk = {plan.train.loss_chunk}",
         f"config.train.compiler_options = {dict(plan.train.compiler_options)}",
     ]
+    if plan.model.attention == "splash":
+        lines.append(f"config.model.splash_block = {plan.model.splash_block}")
     return tuple(lines)
 
 
