@@ -10,15 +10,15 @@ alike); a frozen vision encoder with `train.groups.N.trainable=False` for N from
 checkpoints/pretrained_2_1_448; its release tells no recipe.
 
 Hardware: 64 chips of TPU v5p (v5p:4x4x4), 4 rows of a chip at a time, or 256 chips of
-TPU v5e (v5e:16x16); the larger head of mPLUG-Owl2.1 leaves 0.1 GiB of these, and 3 with
+TPU v5e (v5e:16x16); the larger head of mPLUG-Owl2.1 leaves 0.2 GiB of these, and 3 with
 `model.remat=attention_mlp`.
 Smaller chips take fewer rows: `configs/instruct_7b.py:accumulate=4`, or `model.remat=full`.
 
 Expected hours: 1.0 at the chips' peak, 2.5 at 40 % of it, which is an assumption and
 no measurement. The formula is steps x model FLOPs of a step / (chips x peak), as
 `owl2 inspect --config=configs/instruct_7b.py --topology=v5p:4x4x4` counts them; `owl2 fit` with
-the same arguments compiles the step and bounds it from below: 32.1 of 95.7 GiB per
-chip, at least 0.84 s a step and 1.1 h in all (1.7 h by its forecast).
+the same arguments compiles the step and bounds it from below: 31.8 of 95.7 GiB per
+chip, at least 0.84 s a step and 1.1 h in all (1.5 h by its forecast).
 
 Out comes `runs/instruct`: the model; `owl2 convert to-torch` makes the released format of it.
 

@@ -13,8 +13,8 @@ at a time. Smaller slices: `accumulate=16`, or `model.remat=full`.
 Expected hours: 25.6 at the chips' peak, 64 at 40 % of it, which is an assumption and
 no measurement. The formula is steps x model FLOPs of a step / (chips x peak), as
 `owl2 inspect --config=configs/pretrain_7b.py --topology=v5p:4x4x4` counts them; `owl2 fit` with
-`accumulate=2` compiles the step and bounds it from below: 67.6 of 95.7 GiB per chip, at
-least 2.30 s a step and 27.1 h in all (48 h by its forecast).
+`accumulate=2` compiles the step and bounds it from below: 59.7 of 95.7 GiB per chip, at
+least 2.29 s a step and 27.0 h in all (38 h by its forecast).
 
 Out comes `runs/pretrain`: the checkpoint that stage 2 starts from, at 224 pixels.
 
