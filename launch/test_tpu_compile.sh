@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compiles for TPUs that are not there, with the real TPU compiler: the attention
-# kernel forward and backward for three generations, the full model's decode
+# kernels forward and backward for three generations, the full model's decode
 # step, and a small training step.
 #
 #   bash launch/test_tpu_compile.sh

@@ -1,0 +1,90 @@
+"""Cycles of our flash attention as the TPU compiler schedules it, beside what `owl2 fit` counts.
+
+python -m tests.model.tpu_schedule v5e:1x1
+
+A kernel's final program is a list of bundles, a cycle each but for what is waited for; loops say where they
+begin. Needs the extra `fit`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from owl2_jax.parallel.chips import compiler_environment, parse_topology
+
+LENGTH, HEADS, HEAD_DIM = 2048, 32, 128
+# Of the loops over four tiles, in their order; a loop of one iteration is none.
+TRIPS = {"flash_forward": (2, 3, 4), "flash_backward": (4, 3, 2)}
+# A line of a dumped program: address, labels, a mark for every loop that it stands in, and the bundle.
+_BUNDLE = re.compile(r"\s*(?:0x[0-9a-f]+|0)\s+(?:(LB|LH|LE|PB|PF|CT):)?\s*:?\s*((?:>\s*)*)\{")
+
+
+def cycles(program: str, trips: tuple[int, ...]) -> int:
+    """Bundles that one step of the grid issues.
+
+    Raises:
+      ValueError: the program has other loops.
+    """
+    outside, bodies = 0, []
+    for line in program.splitlines():
+        found = _BUNDLE.match(line)
+        if found is None:
+            continue
+        depth = found[2].count(">")
+        if depth > 1 and found[1] == "LB":
+            bodies.append(0)
+        if depth > 1 and bodies:
+            bodies[-1] += 1
+        elif depth == 1:  # the loop over the grid
+            outside += 1
+    if len(bodies) != len(trips):
+        raise ValueError(f"expected {len(trips)} loops, found {len(bodies)}")
+    return outside + sum(body * count for body, count in zip(bodies, trips, strict=True))
+
+
+def main() -> int:
+    topology = parse_topology(sys.argv[1])
+    folder = Path(tempfile.mkdtemp())
+    flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_hlo_text=false"
+    os.environ.update(compiler_environment(topology), LIBTPU_INIT_ARGS=flags)
+
+    import jax
+    import jax.numpy as jnp
+
+    from owl2_jax.model import attention_kernels
+    from owl2_jax.perf import hlo, kernels
+    from owl2_jax.perf.tpu_compile import topology_devices
+
+    sharding = jax.sharding.SingleDeviceSharding(topology_devices(topology)[0])
+    array = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    x = array((1, LENGTH, HEADS * HEAD_DIM), jnp.bfloat16)
+    angle, ids = array((1, LENGTH, HEAD_DIM), jnp.float32), array((1, LENGTH), jnp.int32)
+
+    def both(q, k, v, gradient, angles, ids):
+        run = lambda *parts: attention_kernels.flash_turning(*parts, angles, ids, HEAD_DIM)
+        context, back = jax.vjp(run, q, k, v)
+        return context, back(gradient)
+
+    text = jax.jit(both).lower(x, x, x, x, (angle, angle), ids).compile().as_text()
+    module, chip = hlo.read_module(text), topology.chip
+    for computation in module.computations.values():
+        for call in computation.values():
+            name = next((name for name in TRIPS if name in call.name), None)
+            if name is None or call.op != "custom-call":
+                continue
+            work = kernels.read_kernel(call, kernels.places(call, computation))
+            (dump,) = folder.glob(f"*{name}*-final_bundles.txt")
+            scheduled = cycles(dump.read_text(), TRIPS[name]) * work.steps / chip.cores
+            times = scheduled / chip.clock, work.seconds(chip), work.flops / chip.flops
+            words = ("as scheduled", "as counted", "its products at the peak")
+            said = (f"{time * 1e3:.3f} ms {word}" for time, word in zip(times, words, strict=True))
+            print(f"{name}: {', '.join(said)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
