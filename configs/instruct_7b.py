@@ -43,6 +43,7 @@ def get_config(argument: str = "") -> ConfigDict:
         remat="products",  # ours: that many rows leave room to keep the products
     )
     config.model.image_kv = "product"  # ours: a TPU multiplies where it would copy
+    config.model.splash_block = 1024  # ours: fewer steps of splash attention, where that is asked for
     config.data = {
         "datasets": instruct.mixture(),
         "rows": 256,  # global batch 256

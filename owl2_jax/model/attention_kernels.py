@@ -24,7 +24,7 @@ from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.model import flash_attention, flash_plan, remat
 from owl2_jax.model.attention import causal_segment_mask, dot_product, query_segments
 from owl2_jax.model.config import SPLASH_BLOCK, Owl2Config
-from owl2_jax.model.layers import pieces
+from owl2_jax.model.layers import pieces, side_by_side
 
 Array = jax.Array
 Kernel = Callable[[Array, Array, Array, Array], Array]
@@ -67,9 +67,10 @@ def flash_turning(
 
     Args:
       q: dtype[B, T, N * H]. k, v: dtype[B, T, K * H].
-      angles: from `rotary.rolled_angles`; or none, for no turn.
+      angles: from `rotary.rolled_angles`, float32[B, T, H] each; or none, for no turn.
       segment_ids: int32[B, T].
       head_dim: H.
+      interpret: run the kernel's program without a TPU, slowly.
 
     Returns:
       dtype[B, T, N * H].
@@ -77,11 +78,10 @@ def flash_turning(
     length, ways = q.shape[1], pieces((axes.ACT_HEADS,))
     if not flash_attention.fits(length, head_dim, q.dtype):
         other = fitting("old tpu", length, q.dtype, head_dim)[-1]
-        longest = flash_attention.ROW_BYTES // (max(head_dim, 128) * q.dtype.itemsize)
         raise Owl2Error(
             "flash attention takes heads of a multiple of 128 channels in rows of at most "
-            f"{longest} tokens of {q.dtype}; found {head_dim} channels and {length} tokens "
-            f"(data.row_length); set model.attention={other}"
+            f"{flash_attention.longest(head_dim, q.dtype)} tokens of {q.dtype}; found {head_dim} channels "
+            f"and {length} tokens (data.row_length); set model.attention={other}"
         )
     if any(x.shape[-1] // head_dim % ways for x in (q, k)):
         raise Owl2Error(
@@ -106,19 +106,15 @@ def flash_everywhere(q: Array, k: Array, v: Array, head_dim: int, interpret: boo
 def sees_by_flash(config: Owl2Config, count: int, length: int) -> bool:
     """Whether the vision encoder's attention is `flash_everywhere`, for so many images of `length` tokens.
 
-    It is where the decoder's is a kernel for TPU, if heads fill registers and on a mesh images and heads
-    divide over its devices.
+    It is on a TPU, or where a kernel for TPU is asked for by name, if a row is no longer than flash takes,
+    heads fill registers, and on a mesh images and heads divide over its devices.
     """
     heads, left = divmod(config.vision.num_heads, pieces((axes.ACT_HEADS,)))
     divides = not left and count % pieces((axes.IMAGES,)) == 0
     takes = flash_attention.fits_narrow(length, heads, config.vision.head_dim, config.dtype)
-    named = config.attention if config.attention != "auto" else default_platform()
-    return divides and takes and named in ("flash", "splash", "tpu")
-
-
-def side_by_side(x: Array) -> Array:
-    """x[..., N, H] as [..., N * H]."""
-    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+    platform = default_platform()
+    named = config.attention if config.attention != "auto" else platform
+    return divides and takes and named in ("flash", "splash", "tpu") and platform != "old tpu"
 
 
 def _on_mesh(local: Callable[..., Array], names: list[tuple[str | None, ...]], arguments: Any) -> Array:

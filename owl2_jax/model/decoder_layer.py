@@ -12,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from owl2_jax.core import axes
 from owl2_jax.model import attention, attention_kernels, paged_attention, paged_kernels, remat
 from owl2_jax.model.config import Owl2Config
-from owl2_jax.model.layers import Scale, pieces, rms_normalize
+from owl2_jax.model.layers import Scale, pieces, rms_normalize, side_by_side
 from owl2_jax.model.lora import layer_linear
 from owl2_jax.model.modality_projections import ModalityProjections
 from owl2_jax.model.pages import COMBINED, PagedBatch, Pages, write_pairs, write_tokens
@@ -146,9 +146,7 @@ class DecoderAttention(nn.Module):
         if inputs.query_scale is not None:
             q = (q * inputs.query_scale).astype(q.dtype)
         q, k, v = (
-            checkpoint_name(
-                nn.with_logical_constraint(attention_kernels.side_by_side(part), names), remat.PROJECTIONS
-            )
+            checkpoint_name(nn.with_logical_constraint(side_by_side(part), names), remat.PROJECTIONS)
             for part in (q, k, v)
         )
         angles = rolled_angles(inputs.sin, inputs.cos)

@@ -32,9 +32,14 @@ Array = jax.Array
 ROW_BYTES: Final = 2**20
 
 
+def longest(head_dim: int, dtype: DTypeLike) -> int:
+    """Tokens of a row of heads of this width, at most."""
+    return ROW_BYTES // (max(head_dim, LANES) * jnp.dtype(dtype).itemsize)
+
+
 def fits(length: int, head_dim: int, dtype: DTypeLike) -> bool:
     """Whether the kernels take rows of so many tokens, and heads of this width that have a register each."""
-    return head_dim % LANES == 0 and length * head_dim * jnp.dtype(dtype).itemsize <= ROW_BYTES
+    return head_dim % LANES == 0 and length <= longest(head_dim, dtype)
 
 
 def fits_narrow(length: int, heads: int, head_dim: int, dtype: DTypeLike) -> bool:
@@ -48,6 +53,9 @@ def causal_spans(segment_ids: Array) -> Spans:
 
     Args:
       segment_ids: int32[B, T], 0 for padding, rising; a segment's tokens follow each other.
+
+    Returns:
+      int32[B, 1, T] twice.
     """
     places = jnp.broadcast_to(jnp.arange(segment_ids.shape[1], dtype=jnp.int32), segment_ids.shape)
     queries = lax.cummax(segment_ids, axis=1)
@@ -64,7 +72,7 @@ def flash(
 
     Args:
       q: dtype[B, T, N * H]. k, v: dtype[B, T, K * H], K a divisor of N.
-      angles: the rotary embedding of queries and keys, if any.
+      angles: the rotary embedding of queries and keys, float32[B, T, H] each, if any; not for narrow heads.
       spans: of causal attention, from `causal_spans`; without, all see all. Every query sees a key.
       head_dim: H.
       interpret: run the kernels' program without a TPU, slowly.
@@ -77,12 +85,13 @@ def flash(
     """
     queries, keys = q.shape[-1], k.shape[-1]
     whole = queries % head_dim == keys % head_dim == 0 < keys and queries % keys == 0
-    narrow = queries == keys and fits_narrow(q.shape[1], keys // head_dim, head_dim, q.dtype)
+    narrow = not angles and queries == keys and fits_narrow(q.shape[1], keys // head_dim, head_dim, q.dtype)
     if not whole or not (fits(q.shape[1], head_dim, q.dtype) or narrow):
         raise Owl2Error(
             f"flash attention on one device takes heads of a multiple of {LANES} channels, or as many narrow "
-            f"ones as fill that, and {ROW_BYTES} bytes of a head's row; found {queries} channels of queries "
-            f"and {keys} of keys in heads of {head_dim}, and {q.shape[1]} tokens of {q.dtype}"
+            "ones without angles as fill that, in rows of at most "
+            f"{longest(head_dim, q.dtype)} tokens; found {queries} channels of queries and {keys} of keys in "
+            f"heads of {head_dim}, and {q.shape[1]} tokens of {q.dtype}; set model.attention=xla"
         )
     return _flash(q, k, v, angles, spans, head_dim, interpret)
 

@@ -23,13 +23,12 @@ Array = jax.Array
 
 LANES: Final = 128  # of a register
 _TILES: Final = range(LANES, 641, LANES)
-_OF_A_TILE: Final = (
-    64  # keys and queries that a tile takes as long as by itself, before a matrix unit is filled
-)
+# Keys and queries that a tile takes as long as by itself, before a matrix unit is filled.
+_TILE_START: Final = 64
 _TOKENS_PER_STEP: Final = 2048  # of all heads: a step of the grid takes time by itself
 # Numbers that a kernel holds of a tile at a time, each of twice the inputs' size: products of float32 are
 # several.
-_HELD_OF_A_TILE: Final = 12
+_NUMBERS_HELD: Final = 12
 
 Angles = tuple[Array, Array] | tuple[()]  # from `rotary.rolled_angles`, or none
 Spans = tuple[Array, Array] | tuple[()]  # first and last key that each query sees, int32[B, 1, T], or all
@@ -141,7 +140,7 @@ def plan(q: Array, k: Array, head_dim: int, is_causal: bool) -> Plan:
     def cost(tile: int) -> int:
         count = -(-length // tile)
         pairs = count * (count + 1) // 2 if is_causal else count**2
-        return pairs * (tile + _OF_A_TILE) ** 2
+        return pairs * (tile + _TILE_START) ** 2
 
     tile = min(_TILES, key=cost)
     padded = -(-length // tile) * tile
@@ -170,7 +169,7 @@ def call(
         scratch_shapes=[pltpu.VMEM(shape, dtype) for shape, dtype in scratch.values()],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"),
-            vmem_limit_bytes=blocks + kept + _HELD_OF_A_TILE * 2 * size * sizes.tile**2,
+            vmem_limit_bytes=blocks + kept + _NUMBERS_HELD * 2 * size * sizes.tile**2,
         ),
         interpret=interpret, name=name,
     )  # fmt: skip

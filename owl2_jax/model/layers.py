@@ -237,6 +237,11 @@ def rms_normalize(x: Array, eps: float) -> Array:
     return wide * lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + eps)
 
 
+def side_by_side(x: Array) -> Array:
+    """Heads x[..., N, H] as x[..., N * H]."""
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+
+
 def quick_gelu(x: Array) -> Array:
     """CLIP's activation, `x * sigmoid(1.702 x)`."""
     return x * nn.sigmoid(1.702 * x)

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from owl2_jax.core import axes
-from owl2_jax.model import attention_kernels, image_positions
+from owl2_jax.model import image_positions
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.initializers import near_tokens
-from owl2_jax.model.layers import Linear
+from owl2_jax.model.layers import Linear, side_by_side
 from owl2_jax.model.lora import FusedLoraAdapter, layer_linear
 
 Array = jax.Array
@@ -68,7 +68,7 @@ class ModalityProjections(nn.Module):
         for number, which in enumerate("qkv"):
             if which in adapted:
                 # Heads stay side by side, as products make them: apart, they would be copied.
-                flat = (attention_kernels.side_by_side(part) for part in (text[number], images[which]))
+                flat = (side_by_side(part) for part in (text[number], images[which]))
                 text[number] = put(*flat).reshape(text[number].shape)
         return text
 

@@ -12,9 +12,8 @@ from owl2_jax.core.errors import unknown_name
 
 # Names given to activations with `jax.ad_checkpoint.checkpoint_name`.
 PROJECTIONS: Final = "projections"  # queries, keys and values as the attention kernel takes them
-CONTEXT: Final = (
-    "context"  # output of attention before its output projection, and what its backward kernels need
-)
+# output of attention before its output projection, and what its backward kernels need
+CONTEXT: Final = "context"
 MLP_HIDDEN: Final = "mlp_hidden"  # gated hidden activation of the MLP
 
 _policies = jax.checkpoint_policies

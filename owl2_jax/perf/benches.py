@@ -118,12 +118,13 @@ def time_attention(config: RunConfig, calls: int) -> dict[str, Any]:
     )
     rows = []
     for name in names:
-        run = _forward_and_gradients(attention_kernels.KERNELS[name])
+        kernel = attention_kernels.kernel(name, config.model.splash_block)
+        run = _forward_and_gradients(kernel)
         error = max(
             float(jnp.max(jnp.abs(got.astype(jnp.float32) - want)) / jnp.max(jnp.abs(want)))
             for got, want in zip(run(q, k, v, segments), exact, strict=True)
         )
-        forward = jax.jit(attention_kernels.KERNELS[name])
+        forward = jax.jit(kernel)
         rows.append(
             {
                 "kernel": name,

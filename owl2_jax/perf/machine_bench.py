@@ -30,6 +30,7 @@ from owl2_jax.perf.workloads import build
 # Rows and length of a row, per device.
 _LARGE: Final[dict[str, tuple[int, int]]] = {"train": (1, 2048), "prefill": (4, 1024), "decode": (32, 2048)}
 _SMALL: Final[dict[str, tuple[int, int]]] = {"train": (2, 64), "prefill": (2, 64), "decode": (4, 192)}
+_SPLASH_BLOCK: Final = 1024  # as stage 2 asks for
 _DEPTHS: Final = (32, 24, 16, 12, 8, 6, 4, 2, 1)
 # Bytes per parameter: float32 with its gradient and two moments, or bfloat16 alone.
 _BYTES: Final = {"train": 16.0, "prefill": 2.0, "decode": 2.0}
@@ -80,7 +81,7 @@ def _measure(what: str, attention: str, calls: int, memory: float | None) -> dic
     mesh = make_mesh({DATA: 1}, jax.devices()[:1])
     shape = Shape(rows, length, 0 if what == "decode" else rows, 0 if what == "decode" else 1)
     for depth in depths(preset(name), what, memory):
-        model = cut(values.model, depth).replace(attention=attention)
+        model = cut(values.model, depth).replace(attention=attention, splash_block=_SPLASH_BLOCK)
         if what != "train":
             model = model.replace(param_dtype=model.dtype, remat="none")
         try:

@@ -2,8 +2,8 @@
 
 First every remat policy with ever more rows at a time, until it does not fit;
 then, from the best of them, one change after the other that makes it faster: how tokens
-of images are taken and put back, logits at a time, options of the compiler, tiles of the
-attention kernel, mesh, layers per iteration.
+of images are taken and put back, logits at a time, options of the compiler, tiles of
+splash attention, mesh, layers per iteration.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from owl2_jax.core.append_file import AppendFile
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.json_files import json_lines
-from owl2_jax.model import remat
+from owl2_jax.model import attention_kernels, remat
 from owl2_jax.parallel import mesh as meshes
 from owl2_jax.parallel.chips import fusion_options
 from owl2_jax.parallel.shardings import batch_ways, check_batch
@@ -188,8 +188,11 @@ def config_lines(plan: Plan) -> tuple[str, ...]:
         f"config.train.loss_chunk = {plan.train.loss_chunk}",
         f"config.train.compiler_options = {dict(plan.train.compiler_options)}",
     ]
-    if plan.model.attention == "splash":
-        lines.append(f"config.model.splash_block = {plan.model.splash_block}")
+    model, width = plan.model, plan.model.decoder.head_dim
+    if model.attention != attention_kernels.best("tpu", plan.shape.length, model.dtype, width):
+        lines.append(f'config.model.attention = "{model.attention}"')
+    if model.attention == "splash":
+        lines.append(f"config.model.splash_block = {model.splash_block}")
     return tuple(lines)
 
 

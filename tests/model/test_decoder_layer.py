@@ -50,6 +50,7 @@ def test_queries_and_context_are_kept_once(attention, policy, kept):
         (1, decoder.num_heads, LENGTH, decoder.head_dim),
         (1, LENGTH, decoder.num_heads * decoder.head_dim),
     }
+    sums = (1, decoder.num_heads, 1, LENGTH)  # of the softmax, without which a kernel would run again
     inputs = text_inputs(decoder)
     x = jax.ShapeDtypeStruct((1, LENGTH, decoder.width), jnp.float32)
 
@@ -64,10 +65,13 @@ def test_queries_and_context_are_kept_once(attention, policy, kept):
         )
         params = meta.unbox(made["params"])
         backward = jax.eval_shape(lambda params, x: jax.vjp(call, params, x)[1], params, x)
-        return sum(leaf.shape in shapes for leaf in jax.tree.leaves(backward))
+        kept = [leaf.shape for leaf in jax.tree.leaves(backward)]
+        return sum(shape in shapes for shape in kept), kept.count(sums)
 
     # Beside the stream, which is kept in any case and has a shape of these.
-    assert count(policy) - count("full") == kept
+    (found, of_softmax), (without, none) = count(policy), count("full")
+    assert found - without == kept
+    assert of_softmax - none == (attention == "flash")
 
 
 @pytest.mark.parametrize(("attention", "written"), [("flash", 2), ("splash", 2), ("xla", 0)])

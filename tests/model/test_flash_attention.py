@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.model import attention, attention_kernels, flash_attention, flash_plan, presets, rotary
+from owl2_jax.model.layers import side_by_side
 from owl2_jax.model.vision import VisionEncoder
 from owl2_jax.parallel.axis_rules import activate
 from owl2_jax.parallel.mesh import make_mesh
@@ -25,7 +26,7 @@ FLASH = lambda *arguments: attention_kernels.flash(*arguments, interpret=True)
 @pytest.mark.parametrize(
     ("length", "heads", "kv_heads", "width"),
     [(256, 8, 8, 128), (640, 4, 2, 128), (1024, 1, 1, 128), (384, 2, 1, 256), (200, 3, 3, 128),
-     (1100, 2, 1, 128)],
+     (1100, 2, 1, 128), (769, 2, 1, 128)],
 )  # fmt: skip
 def test_flash_equals_the_written_out_product(length, heads, kv_heads, width):
     """Of one tile and many, of rows that end within one, of several heads at a time, of shared keys."""
@@ -65,7 +66,8 @@ def test_flash_on_a_mesh_equals_the_written_out_product():
 
 
 @pytest.mark.parametrize(
-    ("length", "heads", "width"), [(100, 2, 64), (256, 8, 32), (257, 4, 64), (577, 2, 64), (1025, 1, 128)]
+    ("length", "heads", "width"),
+    [(100, 2, 64), (256, 8, 32), (257, 4, 64), (577, 2, 64), (1025, 1, 128), (1537, 2, 64)],
 )
 def test_flash_without_a_mask_equals_the_written_out_product(length, heads, width):
     """What fills the last tile is neither seen nor given a gradient; narrow heads share registers."""
@@ -97,7 +99,7 @@ def test_flash_turns_queries_and_keys_and_their_gradients(length, heads, kv_head
     angles = rotary.rope_angles(positions, width, 1e4)
 
     def turning(q, k, v, segments):
-        flat = (attention_kernels.side_by_side(part) for part in (q, k, v))
+        flat = (side_by_side(part) for part in (q, k, v))
         rolled = rotary.rolled_angles(*angles)
         return attention_kernels.flash_turning(*flat, rolled, segments, width, True).reshape(q.shape)
 
@@ -159,7 +161,7 @@ def test_heads_that_no_device_has_whole_are_refused():
     mesh = make_mesh({"fsdp": 2, "tensor": 4}, jax.devices()[:8])
     with pytest.raises(Owl2Error, match="4 heads of queries and 2 of keys do not divide over 4 devices"):
         activate(mesh)(FLASH)(q, k, v, segments)
-    flat = [attention_kernels.side_by_side(part) for part in (q, k, v)]
+    flat = [side_by_side(part) for part in (q, k, v)]
     for channels in (64, 96, 32):
         with pytest.raises(Owl2Error, match=f"in heads of {channels}"):
             attention_kernels.flash_everywhere(*flat, channels, True)
@@ -187,16 +189,21 @@ def test_images_go_through_flash_where_text_has_a_kernel_for_tpu(name, length, f
     assert [wrapped(config, 2, length) for wrapped in found] == [flash, False, flash, flash]
     for platform in ("tpu", "old tpu", "gpu"):
         monkeypatch.setattr(attention_kernels, "default_platform", lambda name=platform: name)
-        on_tpu = platform == "tpu" and length < 4096
-        assert attention_kernels.sees_by_flash(config, 2, length) == (on_tpu if name == "auto" else flash)
+        wanted = {"tpu": flash or (name == "auto" and length < 4096), "old tpu": False, "gpu": flash}
+        assert attention_kernels.sees_by_flash(config, 2, length) == wanted[platform]
     narrow = config.replace(vision=dataclasses.replace(config.vision, width=64, num_heads=1))
     assert not attention_kernels.sees_by_flash(narrow, 2, length)
 
 
 def test_vision_encoder_with_flash_equals_the_written_out_product(monkeypatch):
     """Queries, keys and values are then products by themselves."""
-    interpreted = functools.partial(attention_kernels.flash_everywhere, interpret=True)
-    monkeypatch.setattr(attention_kernels, "flash_everywhere", interpreted)
+    interpreted, calls = functools.partial(attention_kernels.flash_everywhere, interpret=True), []
+
+    def counted(q, *others):
+        calls.append(q.shape)
+        return interpreted(q, *others)
+
+    monkeypatch.setattr(attention_kernels, "flash_everywhere", counted)
     config = tiny.tiny_config()
     size = 11 * config.vision.patch_size
     vision = dataclasses.replace(config.vision, image_size=size, width=256, num_heads=4)
@@ -214,7 +221,10 @@ def test_vision_encoder_with_flash_equals_the_written_out_product(monkeypatch):
         return jax.jit(wrap(jax.grad(loss, has_aux=True)))(*arguments)
 
     got, features = run("flash", placed, activate(mesh))
+    assert set(calls) == {(2, 11**2 + 1, 256)}
+    calls.clear()
     want, expected = run("xla", (params, images), lambda step: step)
+    assert not calls
     np.testing.assert_allclose(features, expected, atol=1e-4, rtol=1e-4)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * max(np.abs(b).max(), 1), rtol=1e-3),

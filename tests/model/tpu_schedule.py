@@ -47,8 +47,16 @@ def cycles(program: str, trips: tuple[int, ...]) -> int:
 
 
 def main() -> int:
-    topology = parse_topology(sys.argv[1])
-    folder = Path(tempfile.mkdtemp())
+    if len(sys.argv) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as folder:
+        return compare(sys.argv[1], Path(folder))
+
+
+def compare(slice_: str, folder: Path) -> int:
+    """Compiles the kernels for a chip of a slice and prints their times; the compiler writes into a folder."""
+    topology = parse_topology(slice_)
     flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_hlo_text=false"
     os.environ.update(compiler_environment(topology), LIBTPU_INIT_ARGS=flags)
 
@@ -77,8 +85,14 @@ def main() -> int:
             if name is None or call.op != "custom-call":
                 continue
             work = kernels.read_kernel(call, kernels.places(call, computation))
-            (dump,) = folder.glob(f"*{name}*-final_bundles.txt")
-            scheduled = cycles(dump.read_text(), TRIPS[name]) * work.steps / chip.cores
+            dumps = list(folder.glob(f"*{name}*-final_bundles.txt"))
+            if len(dumps) != 1:
+                print(
+                    f"error: expected one program of {name} from the compiler, found {len(dumps)}",
+                    file=sys.stderr,
+                )
+                return 1
+            scheduled = cycles(dumps[0].read_text(), TRIPS[name]) * work.steps / chip.cores
             times = scheduled / chip.clock, work.seconds(chip), work.flops / chip.flops
             words = ("as scheduled", "as counted", "its products at the peak")
             said = (f"{time * 1e3:.3f} ms {word}" for time, word in zip(times, words, strict=True))
