@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def compare(slice_: str, folder: Path) -> int:
-    """Compiles the kernels for a chip of a slice and prints their times; the compiler writes into a folder."""
+    """Compiles the kernels for a chip of a slice and prints their times; programs are dumped into a folder."""
     topology = parse_topology(slice_)
     flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_hlo_text=false"
     os.environ.update(compiler_environment(topology), LIBTPU_INIT_ARGS=flags)
@@ -87,10 +87,7 @@ def compare(slice_: str, folder: Path) -> int:
             work = kernels.read_kernel(call, kernels.places(call, computation))
             dumps = list(folder.glob(f"*{name}*-final_bundles.txt"))
             if len(dumps) != 1:
-                print(
-                    f"error: expected one program of {name} from the compiler, found {len(dumps)}",
-                    file=sys.stderr,
-                )
+                print(f"error: expected a program of {name}, found {len(dumps)}", file=sys.stderr)
                 return 1
             scheduled = cycles(dumps[0].read_text(), TRIPS[name]) * work.steps / chip.cores
             times = scheduled / chip.clock, work.seconds(chip), work.flops / chip.flops
