@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def compare(slice_: str, folder: Path) -> int:
-    """Compiles the kernels for a chip of a slice and prints their times; programs are dumped into a folder."""
+    """Compiles the kernels for a chip of a slice and prints their times; programs go into a folder."""
     topology = parse_topology(slice_)
     flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_hlo_text=false"
     os.environ.update(compiler_environment(topology), LIBTPU_INIT_ARGS=flags)
