@@ -109,12 +109,14 @@ def sees_by_flash(config: Owl2Config, count: int, length: int) -> bool:
     It is on a TPU, or where a kernel for TPU is asked for by name, if a row is no longer than flash takes,
     heads fill registers, and on a mesh images and heads divide over its devices.
     """
+    if config.attention not in ("auto", "flash", "splash"):
+        return False  # which asks for no device: shapes are found before several hosts have met
     heads, left = divmod(config.vision.num_heads, pieces((axes.ACT_HEADS,)))
     divides = not left and count % pieces((axes.IMAGES,)) == 0
     takes = flash_attention.fits_narrow(length, heads, config.vision.head_dim, config.dtype)
     platform = default_platform()
-    named = config.attention if config.attention != "auto" else platform
-    return divides and takes and named in ("flash", "splash", "tpu") and platform != "old tpu"
+    wanted = platform == "tpu" if config.attention == "auto" else platform != "old tpu"
+    return divides and takes and wanted
 
 
 def _on_mesh(local: Callable[..., Array], names: list[tuple[str | None, ...]], arguments: Any) -> Array:
