@@ -101,7 +101,7 @@ def test_every_block_of_shell_is_shell_and_every_script_in_it_is_there(path):
 
 NAMES = re.compile(r"`([^`\n]+)`")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]+")
-FIELD = re.compile(r"\b(?:model|data|train|heldout)\.[a-z_.]+[a-z_](?![\w/])")
+FIELD = re.compile(r"(?<![\w.])(?:model|data|train|heldout)\.[a-z_.]+[a-z_](?![\w/])")
 OTHERS = ("python ", "pip ", "tensorboard ", "XLA_FLAGS")  # programs with flags of their own
 
 
