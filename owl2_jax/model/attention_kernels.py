@@ -114,7 +114,7 @@ def sees_by_flash(config: Owl2Config, count: int, length: int) -> bool:
     heads, left = divmod(config.vision.num_heads, pieces((axes.ACT_HEADS,)))
     divides = not left and count % pieces((axes.IMAGES,)) == 0
     takes = flash_attention.fits_narrow(length, heads, config.vision.head_dim, config.dtype)
-    platform = default_platform()
+    platform = current_platform()
     wanted = platform == "tpu" if config.attention == "auto" else platform != "old tpu"
     return divides and takes and wanted
 
@@ -230,26 +230,26 @@ def masked_attention(q: Array, k: Array, v: Array, segment_ids: Array, implement
 
 
 def auto(q: Array, k: Array, v: Array, segment_ids: Array, block: int = SPLASH_BLOCK) -> Array:
-    """The fastest kernel of the default device that takes these shapes."""
-    name = best(default_platform(), q.shape[1], q.dtype, q.shape[-1])
+    """The fastest kernel of `current_platform` that takes these shapes."""
+    name = best(current_platform(), q.shape[1], q.dtype, q.shape[-1])
     return kernel(name, block)(q, k, v, segment_ids)
 
 
 def resolved(config: Owl2Config, length: int) -> str:
-    """The kernel of whole rows of so many tokens; "auto" is the default device's best."""
+    """The kernel of whole rows of so many tokens; "auto" is the best of `current_platform`."""
     if config.attention != "auto":
         return config.attention
-    return best(default_platform(), length, config.dtype, config.decoder.head_dim)
+    return best(current_platform(), length, config.dtype, config.decoder.head_dim)
 
 
-def default_platform() -> str:
-    """Of the default device: "tpu", "old tpu", "gpu" or "cpu"."""
-    platform = jax.default_backend()
-    return f"old {platform}" if jax.devices()[0].device_kind in _OLD_TPUS else platform
+def current_platform() -> str:
+    """Of the mesh's devices, which need not be here, else of the default one: "tpu", "old tpu", "gpu" or "cpu"."""
+    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+    return f"old {device.platform}" if device.device_kind in _OLD_TPUS else device.platform
 
 
 def best(platform: str, length: int, dtype: DTypeLike, width: int) -> str:
-    """Name of the kernel for a platform, as `default_platform` says it, and shape."""
+    """Name of the kernel for a platform, as `current_platform` says it, and shape."""
     return fitting(platform, length, dtype, width)[-1]
 
 

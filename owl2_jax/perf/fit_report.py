@@ -30,7 +30,7 @@ def as_dict(result: Result, versions: Versions | None = None, ops: bool = False)
         "accumulation": plan.accumulation,
         "rows_per_piece": plan.rows_per_piece,
         "remat": plan.model.remat,
-        "attention": plan.model.attention,
+        "attention": plan.attention,
         "options": dict(plan.train.compiler_options),
         "compile_seconds": round(fit.compile_s, 1),
         "versions": dataclasses.asdict(versions) if versions else None,

@@ -48,6 +48,12 @@ class Plan:
         return chunk if self.what == "train" and chunk < self.shape.targets else 0
 
     @property
+    def attention(self) -> str:
+        """The kernel of whole rows; "auto" is the best of the slice's chips."""
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            return attention_kernels.resolved(self.model, self.shape.length)
+
+    @property
     def images_beside(self) -> bool:
         """Whether a training step moves no image between devices, see `make_trainer`."""
         return self.what == "train" and images_beside(self.shape.shards, self.mesh, self.accumulation)
@@ -88,9 +94,6 @@ def make_plan(what: str, config: RunConfig, topology: Topology, mesh: str | None
     if what != "train":
         # Parameters as they are served; nothing goes backward.
         model = model.replace(param_dtype=model.dtype, remat="none")
-    if model.attention == "auto":
-        width = model.decoder.head_dim
-        model = model.replace(attention=attention_kernels.best("tpu", data.row_length, model.dtype, width))
     shape = Shape(data.rows, data.row_length, data.images, data.images_per_row, data.max_targets, data.shards)
     return Plan(what, model, train, shape, meshes.make_mesh(spec, topology_devices(topology)), topology)
 

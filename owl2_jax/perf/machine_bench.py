@@ -69,7 +69,7 @@ def _other_kernels(memory: float | None) -> list[str]:
     if memory is None:
         return []
     model, (_, length) = preset("owl2_7b"), _LARGE["train"]
-    platform = attention_kernels.default_platform()
+    platform = attention_kernels.current_platform()
     return attention_kernels.fitting(platform, length, model.dtype, model.decoder.head_dim)[1:-1]
 
 

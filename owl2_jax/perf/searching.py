@@ -23,10 +23,10 @@ import numpy as np
 from owl2_jax.core.append_file import AppendFile
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.json_files import json_lines
-from owl2_jax.model import attention_kernels, remat
+from owl2_jax.model import remat
 from owl2_jax.parallel import mesh as meshes
 from owl2_jax.parallel.chips import fusion_options
-from owl2_jax.parallel.shardings import batch_ways, check_batch
+from owl2_jax.parallel.shardings import batch_ways
 from owl2_jax.perf.fitting import Plan, Result, describe
 from owl2_jax.perf.tpu_compile import topology_devices
 from owl2_jax.perf.versions import Versions
@@ -156,7 +156,10 @@ def search(plan: Plan, measure: Callable[[Plan], Result], memory: Memory) -> lis
         if least.seconds is None:
             break
         for candidate in changes(best):
-            attempt(candidate)
+            try:
+                attempt(candidate)
+            except Owl2Error as error:  # heads or rows that a mesh does not divide
+                print(f"left out: {error}", file=sys.stderr, flush=True)
     return [made for _, made in tried.values()]
 
 
@@ -188,11 +191,10 @@ def config_lines(plan: Plan) -> tuple[str, ...]:
         f"config.train.loss_chunk = {plan.train.loss_chunk}",
         f"config.train.compiler_options = {dict(plan.train.compiler_options)}",
     ]
-    model, width = plan.model, plan.model.decoder.head_dim
-    if model.attention != attention_kernels.best("tpu", plan.shape.length, model.dtype, width):
-        lines.append(f'config.model.attention = "{model.attention}"')
-    if model.attention == "splash":
-        lines.append(f"config.model.splash_block = {model.splash_block}")
+    if plan.model.attention != "auto":
+        lines.append(f'config.model.attention = "{plan.model.attention}"')
+    if plan.attention == "splash":
+        lines.append(f"config.model.splash_block = {plan.model.splash_block}")
     return tuple(lines)
 
 
@@ -224,23 +226,18 @@ def _in_parts(plan: Plan, parts: int) -> Plan:
 
 
 def _meshes(plan: Plan) -> Iterator[Plan]:
-    """Some of the chips along the tensor axis, where heads and rows divide."""
+    """Some of the chips along the tensor axis."""
     for tensor in _TENSOR:
         if plan.mesh.size % tensor or plan.mesh.shape[meshes.TENSOR] != 1:
             continue
         mesh = meshes.make_mesh({meshes.FSDP: -1, meshes.TENSOR: tensor}, topology_devices(plan.topology))
-        candidate = dataclasses.replace(plan, mesh=mesh)
-        try:
-            check_batch(plan.shape.rows, mesh, accumulation=candidate.accumulation)
-        except Owl2Error:
-            continue
-        yield candidate
+        yield dataclasses.replace(plan, mesh=mesh)
 
 
 def _tiles(plan: Plan) -> Iterator[Plan]:
     for block in _TILES:
         other = block != plan.model.splash_block
-        if other and plan.model.attention == "splash" and plan.shape.length % block == 0:
+        if other and plan.attention == "splash" and plan.shape.length % block == 0:
             yield dataclasses.replace(plan, model=plan.model.replace(splash_block=block))
 
 

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
-from owl2_jax.model import attention, attention_kernels
+from owl2_jax.model import attention, attention_kernels, presets
 from owl2_jax.model.owl2 import Owl2
 from owl2_jax.parallel.axis_rules import activate
 from owl2_jax.parallel.mesh import make_mesh
@@ -120,13 +120,31 @@ def test_auto_takes_the_best_kernel_that_fits(platform, length, dtype, width, na
     assert attention_kernels.best(platform, length, dtype, width) == name
 
 
-def test_a_tpu_with_little_fast_memory_is_told_apart(monkeypatch):
-    assert attention_kernels.default_platform() == "cpu"
-    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    for kind, platform in (("TPU v4", "old tpu"), ("TPU v5 lite", "tpu"), ("TPU v6 lite", "tpu")):
-        device = types.SimpleNamespace(device_kind=kind)
-        monkeypatch.setattr(jax, "devices", lambda device=device: [device])
-        assert attention_kernels.default_platform() == platform
+KINDS = [("tpu", "TPU v4", "old tpu"), ("tpu", "TPU v5 lite", "tpu"), ("gpu", "NVIDIA H200", "gpu")]
+
+
+@pytest.mark.parametrize(("platform", "kind", "name"), KINDS)
+def test_a_tpu_with_little_fast_memory_is_told_apart(platform, kind, name, monkeypatch):
+    device = types.SimpleNamespace(platform=platform, device_kind=kind)
+    assert attention_kernels.current_platform() == "cpu"
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert attention_kernels.current_platform() == name
+
+
+@pytest.mark.parametrize(("platform", "kind", "name"), KINDS)
+def test_auto_is_for_the_devices_of_the_mesh_which_need_not_be_here(platform, kind, name):
+    device = jax.sharding.AbstractDevice(device_kind=kind, num_cores=1, platform=platform)
+    mesh = jax.sharding.AbstractMesh((2,), ("fsdp",), abstract_device=device)
+    config = presets.preset("owl2_7b").replace(attention="auto")
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert attention_kernels.current_platform() == name
+        expected = {"tpu": "flash", "old tpu": "splash", "gpu": "cudnn"}[name]
+        assert attention_kernels.resolved(config, 2048) == expected
+        # Rows of text that no kernel takes leave the vision encoder its own.
+        assert attention_kernels.resolved(config, 5000) in ("xla", "cudnn")
+        assert attention_kernels.sees_by_flash(config, 2, 1025) == (name == "tpu")
+    assert attention_kernels.resolved(config, 2048) == "xla"
+    assert not attention_kernels.sees_by_flash(config, 2, 1025)
 
 
 def test_unknown_kernel_names_the_nearest():

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from owl2_jax.core.errors import Owl2Error
-from owl2_jax.model import attention, attention_kernels, flash_attention, flash_plan, presets, rotary
+from owl2_jax.model import attention, attention_kernels, flash_attention, flash_plan, presets, remat, rotary
 from owl2_jax.model.layers import side_by_side
 from owl2_jax.model.vision import VisionEncoder
 from owl2_jax.parallel.axis_rules import activate
@@ -156,6 +157,33 @@ def test_short_rows_share_a_step_and_narrow_heads_a_register(
     assert plan.grid == grid
 
 
+@pytest.mark.parametrize(("policy", "kernels"), [("none", 2), ("products", 2), ("context", 2), ("full", 3)])
+def test_a_policy_that_keeps_the_context_leaves_no_second_forward_kernel(policy, kernels):
+    """Of the recomputation's kernel nothing is read then, so that no compiler keeps it."""
+
+    def layer(x, weights, segments):
+        flat = (checkpoint_name(part, remat.PROJECTIONS) for part in jnp.split(x @ weights, 3, -1))
+        return attention_kernels.flash_turning(*flat, (), segments, 128)
+
+    kept = remat.policy(policy)
+    run = layer if kept is None else jax.checkpoint(layer, policy=kept, prevent_cse=False)
+    gradient = jax.grad(lambda *arguments: run(*arguments).sum(), argnums=1)
+    program = jax.make_jaxpr(gradient)(jnp.ones((1, 256, 128)), jnp.ones((128, 384)), jnp.ones((1, 256), int))
+    assert read_kernels(program.jaxpr) == kernels
+
+
+def read_kernels(jaxpr):
+    """Kernels of a program of which a later step or the caller reads something."""
+    read = {id(value) for each in jaxpr.eqns for value in each.invars} | set(map(id, jaxpr.outvars))
+    found = 0
+    for each in jaxpr.eqns:
+        if each.primitive.name == "pallas_call":
+            found += any(id(value) in read for value in each.outvars)
+        elif each.primitive.name in ("remat2", "checkpoint"):
+            found += read_kernels(each.params["jaxpr"])
+    return found
+
+
 def test_heads_that_no_device_has_whole_are_refused():
     q, k, v, segments = case(heads=4, kv_heads=2, width=128)
     mesh = make_mesh({"fsdp": 2, "tensor": 4}, jax.devices()[:8])
@@ -188,7 +216,7 @@ def test_images_go_through_flash_where_text_has_a_kernel_for_tpu(name, length, f
     ]
     assert [wrapped(config, 2, length) for wrapped in found] == [flash, False, flash, flash]
     for platform in ("tpu", "old tpu", "gpu"):
-        monkeypatch.setattr(attention_kernels, "default_platform", lambda name=platform: name)
+        monkeypatch.setattr(attention_kernels, "current_platform", lambda name=platform: name)
         wanted = {"tpu": flash or (name == "auto" and length < 4096), "old tpu": False, "gpu": flash}
         assert attention_kernels.sees_by_flash(config, 2, length) == wanted[platform]
     narrow = config.replace(vision=dataclasses.replace(config.vision, width=64, num_heads=1))
