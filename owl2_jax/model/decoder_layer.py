@@ -10,7 +10,7 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from owl2_jax.core import axes
-from owl2_jax.model import attention, attention_kernels, paged_attention, paged_kernels, remat
+from owl2_jax.model import attention, attention_kernels, paged_attention, paged_kernels, prompt_attention, remat
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import Scale, pieces, rms_normalize, side_by_side
 from owl2_jax.model.lora import layer_linear
@@ -92,6 +92,9 @@ class DecoderAttention(nn.Module):
         """
         projections = ModalityProjections(self.config)
         nn.share_scope(self, projections)
+        if inputs.paged is not None and self._are_prompts(x, keys, values, inputs.paged):
+            context, keys = self._attend_prompts(projections, x, inputs, layer, keys)
+            return self._out(context), keys, values
         q, k, v = projections(x, inputs.is_image, inputs.starts)
         if inputs.paged is None and self._kernel(x) == "flash":
             return self._out(self._attend_flat(q, k, v, inputs)), keys, values
@@ -149,7 +152,7 @@ class DecoderAttention(nn.Module):
             checkpoint_name(nn.with_logical_constraint(side_by_side(part), names), remat.PROJECTIONS)
             for part in (q, k, v)
         )
-        angles = rolled_angles(inputs.sin, inputs.cos)
+        angles = rolled_angles(inputs.sin, inputs.cos, shape[-1])
         return attention_kernels.flash_turning(q, k, v, angles, inputs.segment_ids, shape[-1]).reshape(shape)
 
     def _attend_pages(
@@ -169,6 +172,31 @@ class DecoderAttention(nn.Module):
         layers = self.config.decoder.num_layers
         pages = write_pairs(Pages(keys, None), pairs[:, 0], batch, layer, layers)
         return self._look(q, pages, batch, layer)
+
+    def _are_prompts(self, x: Array, keys: Array, values: Array | None, batch: PagedBatch) -> bool:
+        """Whether tokens dtype[T, 1, D] have a kernel of their own, which shows no probabilities."""
+        shows = self.is_mutable_collection("intermediates")
+        pages, width = Pages(keys, values), self.config.decoder.head_dim
+        return not shows and paged_kernels.are_prompts(x.shape[0], width, pages, batch)
+
+    def _attend_prompts(
+        self, projections: ModalityProjections, x: Array, inputs: LayerInputs, layer: Array, keys: Array
+    ) -> tuple[Array, Array]:
+        """`_attend_pages` of many tokens of each row: keys and values go to their pages and nowhere else."""
+        batch, layers = inputs.paged, self.config.decoder.num_layers
+
+        def write(pages: Pages, k: Array, v: Array, at: Array) -> Pages:
+            sin, cos = (angle.at[at].get(mode="clip") for angle in (inputs.sin, inputs.cos))
+            k = apply_rope(k, sin, cos, by_product=True)
+            return write_tokens(pages, k[:, 0], v[:, 0], batch.of_tokens(at), layer, layers)
+
+        q, pages = projections(x, inputs.is_image, inputs.starts, write, Pages(keys, None))
+        if inputs.query_scale is not None:
+            q = (q * inputs.query_scale).astype(q.dtype)
+        flat = nn.with_logical_constraint(side_by_side(q)[:, 0], (axes.BATCH, axes.ACT_HEADS))
+        angles = tuple(angle[:, 0] for angle in rolled_angles(inputs.sin, inputs.cos, q.shape[-1]))
+        context = prompt_attention.attend(flat, angles, pages, batch, layer, layers)
+        return context.reshape(q.shape), pages.keys
 
     def _look(
         self, q: Array, pages: Pages, batch: PagedBatch, layer: Array

@@ -19,15 +19,28 @@ from owl2_jax.model.flash_plan import Plan
 
 Array = jax.Array
 
+# Of queries so far: greatest scores and sums of exponentials, float32[1, queries], and values mixed by these,
+# float32[lanes, queries].
+Mixed = tuple[Array, Array, Array]
+
 _PLAIN: Final = (((1,), (0,)), ((), ()))  # a b
-_ROWS_OF_BOTH: Final = (((1,), (1,)), ((), ()))  # a b^T
-_COLUMNS_OF_BOTH: Final = (((0,), (0,)), ((), ()))  # a^T b
+ROWS_OF_BOTH: Final = (((1,), (1,)), ((), ()))  # a b^T
+COLUMNS_OF_BOTH: Final = (((0,), (0,)), ((), ()))  # a^T b
 
 
 def forward(
     plan: Plan, angles: Any, spans: Any, q: Any, k: Any, v: Any, out: Any, sums: Any, turned_keys: Any
 ) -> None:
-    """Writes the context of a block's queries, and the logarithms of the softmax's sums."""
+    """Writes the context of a block's queries, and the logarithms of the softmax's sums.
+
+    Blocks are of one row, of P = `plan.padded` tokens and W = `plan.width` channels of whole heads.
+
+    Args:
+      angles: float32[P, H] each, or none. spans: int32[1, P] each, or none.
+      q, k, v: dtype[P, W], as products made them.
+      out: dtype[P, W]. sums: float32[heads of W, 1, P]. Both are written.
+      turned_keys: dtype[P, G] of one group of `plan.groups`, G channels, at a time.
+    """
     whole = slice(0, plan.padded)
     for lanes, heads in plan.groups:
         turned_keys[...] = _read(plan, k, whole, lanes, angles)
@@ -47,27 +60,36 @@ def _mix(
 ) -> tuple[Array, Array]:
     """Values mixed for a tile of one head's queries, [lanes, tile], and logarithms of its sums, [1, tile]."""
 
-    def add(step: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        most, total, mixed = carry
+    def add(step: Any, carry: Mixed) -> Mixed:
         keys = plan.rows(step)
-        scores = _multiply(turned_keys[keys, :], queries, _ROWS_OF_BOTH)
+        scores = multiply(turned_keys[keys, :], queries, ROWS_OF_BOTH)
         scores = _where_seen(plan, spans, step, plan.tiles[tile], scores, MASKED)
-        higher = jnp.maximum(most, scores.max(axis=0, keepdims=True))
-        weights, old = jnp.exp(scores - higher), jnp.exp(most - higher)
-        values = _read(plan, v, keys, lanes)
-        more = _multiply(values, weights.astype(values.dtype), _COLUMNS_OF_BOTH)
-        return higher, total * old + weights.sum(axis=0, keepdims=True), mixed * old + more
+        return mix(carry, scores, _read(plan, v, keys, lanes))
 
-    nothing = (
-        jnp.full((1, plan.tile), MASKED, jnp.float32),
-        jnp.zeros((1, plan.tile), jnp.float32),
-        jnp.zeros((plan.group, plan.tile), jnp.float32),
-    )
     # A tile of which a query sees nothing adds ones before the first key that it sees, whose score
     # wipes them out, and zeros after that.
     seen = range(tile + 1 if plan.is_causal else len(plan.tiles))
-    most, total, mixed = plan.each(seen, add, nothing)
+    most, total, mixed = plan.each(seen, add, nothing(plan.group, plan.tile))
     return mixed / total, most + jnp.log(total)
+
+
+def nothing(lanes: int, queries: int) -> Mixed:
+    """Of no keys yet."""
+    most, total = jnp.full((1, queries), MASKED, jnp.float32), jnp.zeros((1, queries), jnp.float32)
+    return most, total, jnp.zeros((lanes, queries), jnp.float32)
+
+
+def mix(carry: Mixed, scores: Array, values: Array) -> Mixed:
+    """Adds a tile of keys.
+
+    Args:
+      scores: float32[keys, queries]. values: dtype[keys, lanes].
+    """
+    most, total, mixed = carry
+    higher = jnp.maximum(most, scores.max(axis=0, keepdims=True))
+    weights, old = jnp.exp(scores - higher), jnp.exp(most - higher)
+    more = multiply(values, weights.astype(values.dtype), COLUMNS_OF_BOTH)
+    return higher, total * old + weights.sum(axis=0, keepdims=True), mixed * old + more
 
 
 def backward(
@@ -75,7 +97,16 @@ def backward(
     dq: Any, dk: Any, dv: Any, turned_keys: Any, turned_queries: Any, of_queries: Any, of_keys: Any,
     of_values: Any, mixed: Any,
 ) -> None:  # fmt: skip
-    """Writes the gradients of a block's queries; of its keys and values after their last block of queries."""
+    """Writes the gradients of a block's queries; of its keys and values after their last block of queries.
+
+    Args:
+      angles, spans, q, k, v: as `forward` takes them. context, sums: as it wrote them.
+      gradient: of the context, dtype[P, W].
+      dq, dk, dv: dtype[P, W], which are written.
+      turned_keys, turned_queries: dtype[P, G] of one group and, of queries, one head at a time.
+      of_queries: float32[G, P], what is added to so far. of_keys, of_values: the same, float32[P, W].
+      mixed: float32[1, P], per query the sum of its probabilities times their gradients.
+    """
     from jax.experimental import pallas as pl
 
     whole = slice(0, plan.padded)
@@ -103,12 +134,12 @@ def backward(
                 )  # fmt: skip
         for rows in plan.tiles:
             back = of_queries[:, rows].T * plan.head_dim**-0.5
-            dq[rows, lanes] = _turned(back, angles, rows, back=True).astype(dq.dtype)
+            dq[rows, lanes] = turned(back, angles, rows, back=True).astype(dq.dtype)
 
     @pl.when(among_queries == plan.per_keys - 1)
     def _() -> None:
         for lanes, _ in plan.groups:
-            dk[:, lanes] = _turned(of_keys[:, lanes], angles, whole, back=True).astype(dk.dtype)
+            dk[:, lanes] = turned(of_keys[:, lanes], angles, whole, back=True).astype(dk.dtype)
             dv[:, lanes] = of_values[:, lanes].astype(dv.dtype)
 
 
@@ -123,18 +154,19 @@ def _add_gradients(
         rows = plan.rows(step)
         queries = turned_queries[rows, :]
         outer = _only(_read(plan, gradient, rows, lanes), own)
-        scores = _multiply(turned_keys[keys, :], queries, _ROWS_OF_BOTH)
+        scores = multiply(turned_keys[keys, :], queries, ROWS_OF_BOTH)
         weights = _where_seen(plan, spans, tile, rows, jnp.exp(scores - sums[:, rows]), 0.0)
-        of_weights = _multiply(_read(plan, v, keys, lanes), outer, _ROWS_OF_BOTH)
+        of_weights = multiply(_read(plan, v, keys, lanes), outer, ROWS_OF_BOTH)
         of_scores = (weights * (of_weights - mixed[:, rows])).astype(queries.dtype)
-        of_values[keys, lanes] += _multiply(weights.astype(outer.dtype), outer)
-        of_keys[keys, lanes] += _multiply(of_scores, queries)
-        of_queries[own, rows] += _multiply(turned_keys[keys, :], of_scores, _COLUMNS_OF_BOTH)[own]
+        of_values[keys, lanes] += multiply(weights.astype(outer.dtype), outer)
+        of_keys[keys, lanes] += multiply(of_scores, queries)
+        of_queries[own, rows] += multiply(turned_keys[keys, :], of_scores, COLUMNS_OF_BOTH)[own]
 
     plan.each(range(tile if plan.is_causal else 0, len(plan.tiles)), add)
 
 
-def _multiply(a: Array, b: Array, dimensions: Any = _PLAIN) -> Array:
+def multiply(a: Array, b: Array, dimensions: Any = _PLAIN) -> Array:
+    """A product with sums in float32; inputs of float32 are multiplied as such."""
     precision = lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     return lax.dot_general(a, b, dimensions, precision=precision, preferred_element_type=jnp.float32)
 
@@ -145,7 +177,7 @@ def _read(
     """Rows of a block, turned by the rotary embedding and multiplied, if at all; zeros beyond the row."""
     x = ref[rows, lanes]
     dtype = x.dtype
-    x = _turned(x, angles, rows)
+    x = turned(x, angles, rows)
     x = x if scale is None else x.astype(jnp.float32) * scale
     if plan.ends_in(rows):
         places = rows.start + lax.broadcasted_iota(jnp.int32, x.shape, 0)
@@ -153,7 +185,7 @@ def _read(
     return x.astype(dtype)
 
 
-def _turned(x: Array, angles: Any, rows: slice, back: bool = False) -> Array:
+def turned(x: Array, angles: Any, rows: slice, back: bool = False) -> Array:
     """x[T, H] after the rotary embedding, or a gradient before it; as it is without one."""
     from jax.experimental.pallas import tpu as pltpu
 

@@ -6,7 +6,8 @@ other half are the norms of `decoder_layer.py`.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,9 @@ from owl2_jax.model.layers import Linear, side_by_side
 from owl2_jax.model.lora import FusedLoraAdapter, layer_linear
 
 Array = jax.Array
+T = TypeVar("T")
+# (what is written so far, keys, values, their tokens) -> the same with these
+Write = Callable[[T, Array, Array, Array], T]
 
 # Projections that every token goes through. Where inference has put the kernels of heads that belong
 # together side by side, under one name, they are a single product.
@@ -36,7 +40,14 @@ class ModalityProjections(nn.Module):
     config: Owl2Config
 
     @nn.compact
-    def __call__(self, x: Array, is_image: Array | None, starts: Array | None) -> list[Array]:
+    def __call__(
+        self,
+        x: Array,
+        is_image: Array | None,
+        starts: Array | None,
+        write: Write[T] | None = None,
+        into: T | None = None,
+    ) -> list[Array] | tuple[Array, T]:
         """Projects every token as what it is.
 
         Args:
@@ -44,12 +55,17 @@ class ModalityProjections(nn.Module):
           is_image: bool[B, T], the modality indicator, or None without images.
           starts: int32[B, I], first positions of images; None in a flat batch, where any token may be an
             image's.
+          write: of a flat batch whose keys and values are wanted nowhere else: puts those of tokens
+            int32[n] into something, first all as text's, then those of images over them.
+          into: what it is first given.
 
         Returns:
-          Queries, dtype[B, T, N, H], keys and values, dtype[B, T, K, H].
+          Queries, dtype[B, T, N, H], keys and values, dtype[B, T, K, H]; or queries and what was written.
         """
         text = self._text_projections(x)
         adapted = self.config.decoder.adapted_projections
+        if write is not None:
+            return self._write(text, write, into, x, is_image if adapted else None)
         if is_image is None or not adapted:
             return text
         if starts is None:
@@ -82,14 +98,42 @@ class ModalityProjections(nn.Module):
                 for which, part in zip("qkv", text, strict=True)
             ]
 
-        def replace(module: ModalityProjections, x: Array, text: list[Array]) -> list[Array]:
-            return module._replace_images(text, x, is_image)
+        def put(parts: list[Array], images: dict[str, Array], at: Array) -> list[Array]:
+            return [
+                _put(part, images[which], at) if which in images else part
+                for which, part in zip("qkv", parts, strict=True)
+            ]
 
-        projected = replace if x.shape[0] > 2 * _IMAGES_AT_A_TIME else select
-        return nn.cond(jnp.any(is_image), projected, lambda _, x, text: list(text), self, x, list(text))
+        if x.shape[0] > 2 * _IMAGES_AT_A_TIME:
+            return self._each_image(put, list(text), x, is_image)
+        return nn.cond(jnp.any(is_image), select, lambda _, x, text: list(text), self, x, list(text))
 
-    def _replace_images(self, text: list[Array], x: Array, is_image: Array) -> list[Array]:
-        """`_select_images` of many tokens T: those of images are taken out, some at a time.
+    def _write(
+        self, text: list[Array], write: Write[T], into: T, x: Array, is_image: Array | None
+    ) -> tuple[Array, T]:
+        """Queries, and keys and values written somewhere."""
+        q, k, v = text
+        into = write(into, k, v, jnp.arange(x.shape[0]))
+        if is_image is None:
+            return q, into
+
+        def put(carry: tuple[Array, T], images: dict[str, Array], at: Array) -> tuple[Array, T]:
+            q, into = carry
+            q = _put(q, images["q"], at) if "q" in images else q
+            if images.keys() == {"q"}:
+                return q, into
+            k_image, v_image = (
+                images[which] if which in images else part.at[at].get(mode="clip")
+                for which, part in (("k", k), ("v", v))
+            )
+            return q, write(into, k_image, v_image, at)
+
+        return self._each_image(put, (q, into), x, is_image)
+
+    def _each_image(
+        self, put: Callable[[T, dict[str, Array], Array], T], carry: T, x: Array, is_image: Array
+    ) -> T:
+        """Takes the tokens of images out of many, some at a time, and puts their projections somewhere.
 
         For the loop a TPU copies the kernels, which few tokens are not worth.
         """
@@ -97,23 +141,15 @@ class ModalityProjections(nn.Module):
         places = jnp.nonzero(is_image[:, 0], size=count + size, fill_value=count)[0]
         blocks = (jnp.sum(is_image, dtype=jnp.int32) + size - 1) // size
 
-        def going(_: ModalityProjections, carry: tuple[Array, list[Array]]) -> Array:
+        def going(_: ModalityProjections, carry: tuple[Array, T]) -> Array:
             return carry[0] < blocks
 
-        def replace(
-            module: ModalityProjections, carry: tuple[Array, list[Array]]
-        ) -> tuple[Array, list[Array]]:
+        def step(module: ModalityProjections, carry: tuple[Array, T]) -> tuple[Array, T]:
             number, parts = carry
             at = jax.lax.dynamic_slice_in_dim(places, number * size, size)
-            images = module._image_projections(x.at[at].get(mode="clip"))
-            put = {
-                which: part.at[at].set(images[which], mode="drop") if which in images else part
-                for which, part in zip("qkv", parts, strict=True)
-            }
-            return number + 1, list(put.values())
+            return number + 1, put(parts, module._image_projections(x.at[at].get(mode="clip")), at)
 
-        start = jnp.zeros((), jnp.int32), list(text)
-        return nn.while_loop(going, replace, self, start)[1]
+        return nn.while_loop(going, step, self, (jnp.zeros((), jnp.int32), carry))[1]
 
     def _text_projections(self, x: Array) -> list[Array]:
         """Queries, keys and values as for text, likewise."""
@@ -178,3 +214,8 @@ class ModalityProjections(nn.Module):
         if name.startswith(("q", "k")):
             settings["bias_init"] = near_tokens(decoder.num_kv_heads)
         return layer_linear(self.config, name, (decoder.width,), shape, (axes.EMBED,), names, **settings)
+
+
+def _put(whole: Array, parts: Array, at: Array) -> Array:
+    """Parts [n, ...] in the place of tokens int32[n]; those beyond the last are dropped."""
+    return whole.at[at].set(parts, mode="drop")

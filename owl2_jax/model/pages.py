@@ -96,6 +96,11 @@ class PagedBatch:
     count: Array
     prompt_lengths: Array
 
+    def of_tokens(self, at: Array) -> PagedBatch:
+        """Where these tokens int32[n] lie, T and beyond being padding; rows stay as they are."""
+        rows = self.rows.at[at].get(mode="fill", fill_value=self.block_tables.shape[0])
+        return self.replace(rows=rows, positions=self.positions.at[at].get(mode="clip"))
+
 
 def empty_pages(config: Owl2Config, count: int, page_size: int, layout: str = HEADS) -> Pages:
     """P = `count` pages for every layer, all zeros."""

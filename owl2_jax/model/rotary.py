@@ -91,17 +91,17 @@ def rotate_pairs(
     return rotated[..., :groups, :].reshape(q.shape), pairs
 
 
-def rolled_angles(sin: Array, cos: Array) -> tuple[Array, Array]:
-    """What turns channels x[..., H] that are also rolled by half: `x * cos + roll(x, H / 2) * sin`.
+def rolled_angles(sin: Array, cos: Array, width: int) -> tuple[Array, Array]:
+    """What turns channels x[..., H = width] that are also rolled by half: `x * cos + roll(x, H / 2) * sin`.
 
     Args:
-      sin, cos: float32[B, T, 1, H / 2], from `rope_angles`.
+      sin, cos: float32[B, T, 1, H / 2], from `rope_angles`, or of both halves.
 
     Returns:
       float32[B, T, H] each.
     """
-    sin, cos = sin[:, :, 0], cos[:, :, 0]
-    return jnp.concatenate([-sin, sin], axis=-1), jnp.concatenate([cos, cos], axis=-1)
+    sin, cos = (over_both_halves(angle[:, :, 0], width) for angle in (sin, cos))
+    return jnp.where(np.arange(width) < width // 2, -sin, sin), cos
 
 
 def over_both_halves(angle: Array, width: int) -> Array:

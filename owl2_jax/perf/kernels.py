@@ -21,7 +21,8 @@ attention looks up which blocks its mask leaves) runs `share` of the time.
 
 A kernel over pages fetches them itself, as many as its table has places: every
 block of queries walks through all pages of every row it belongs to. Its loops
-over rows and pages are counted by that.
+over rows and pages are counted by that. Other loops over data run as often as
+the kernel's own estimate of its products says, and once where it has none.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from jaxlib.mlir import ir
 
 _BODY: Final = re.compile(r'"custom_call_config":\s*\{"body":\s*"([^"]+)"')
+_ESTIMATE: Final = re.compile(r'"cost_estimate":\s*\{[^}]*"flops":\s*"?(\d+)')
 # Assumed: a step of the grid by itself, for addresses and for starting and awaiting copies.
 STEP_SECONDS: Final = 0.35e-6
 _REGISTER: Final = 1024
@@ -111,7 +113,9 @@ def read_kernel(call: Instruction, on_chip: tuple[bool, ...], share: float | Non
         others = -3 if "dkv" in program.name else -2
         share = causal_share(bounds[others], bounds[-1]) if "splash" in program.name else 1.0
     flops, vectors, walk = 0.0, 0.0, paged(program)
-    for operation, times in _executed(program, share, walk.trips if walk else ()):
+    estimate = _ESTIMATE.search(call.attributes)
+    repeats = _repeats(program, share, float(estimate[1])) if estimate and not walk else 1.0
+    for operation, times in _executed(program, share, walk.trips if walk else (), repeats):
         flops += times * _product(operation)
         vectors += times * _vectors(operation)
     steps = float(math.prod(bounds))
@@ -139,19 +143,35 @@ def _fetches(program: Program, number: int, share: float) -> float:
     return times * share if axis == len(program.bounds) - 1 else times
 
 
+def _repeats(program: Program, share: float, estimate: float) -> float:
+    """Iterations of every loop over data with which a call's products are as many as it estimates."""
+    without, once = (
+        sum(times * _product(operation) for operation, times in _executed(program, share, (), repeats))
+        for repeats in (0.0, 1.0)
+    )
+    wanted = estimate / math.prod(program.bounds) - without
+    return max(wanted / (once - without), 0.0) if once > without else 1.0
+
+
 def _executed(
-    program: Program, share: float, trips: tuple[float, ...]
+    program: Program, share: float, trips: tuple[float, ...], repeats: float
 ) -> Iterator[tuple[ir.Operation, float]]:
     """Every operation of a step, and how often it runs in one of them on average.
 
-    `trips` are the iterations of loops over data, the outermost first; further ones count once.
+    `trips` are the iterations of walks through pages, the outermost first; further ones run once. `repeats`
+    are those of other loops whose bounds are data.
     """
     indices = dict(zip(program.block.arguments, program.bounds, strict=False))
-    yield from _walk(program.block, 1.0, indices, share, trips)
+    yield from _walk(program.block, 1.0, indices, share, trips, repeats)
 
 
 def _walk(
-    block: ir.Block, times: float, indices: dict[ir.Value, int], share: float, trips: tuple[float, ...]
+    block: ir.Block,
+    times: float,
+    indices: dict[ir.Value, int],
+    share: float,
+    trips: tuple[float, ...],
+    repeats: float,
 ) -> Iterator[tuple[ir.Operation, float]]:
     for each in block.operations:
         operation = each.operation
@@ -163,12 +183,13 @@ def _walk(
             size = _index_of(operation.operands[0], indices)
             inner = times * (share if size is None else 1.0 / size)
         elif name == "scf.for":
-            inner = times * _trips(operation)
+            known = _trips(operation)
+            inner = times * (repeats if known is None else known)
         else:
             yield operation, times
         for region in operation.regions:
             for body in region.blocks:
-                yield from _walk(body, inner, indices, share, deeper)
+                yield from _walk(body, inner, indices, share, deeper, repeats)
 
 
 def _name(operation: ir.Operation) -> str:
@@ -190,11 +211,11 @@ def _index_of(value: ir.Value, indices: dict[ir.Value, int]) -> int | None:
     return sizes[0] if len(sizes) == 1 else None
 
 
-def _trips(loop: ir.Operation) -> float:
-    """Iterations of a loop whose bounds are known, else 1."""
+def _trips(loop: ir.Operation) -> float | None:
+    """Iterations of a loop, or None where its bounds are data."""
     first, last, step = (_constant(loop.operands[i]) for i in range(3))
     if first is None or last is None or not step:
-        return 1.0
+        return None
     return float(max(-(-(last - first) // step), 1))
 
 

@@ -101,7 +101,7 @@ def test_flash_turns_queries_and_keys_and_their_gradients(length, heads, kv_head
 
     def turning(q, k, v, segments):
         flat = (side_by_side(part) for part in (q, k, v))
-        rolled = rotary.rolled_angles(*angles)
+        rolled = rotary.rolled_angles(*angles, width)
         return attention_kernels.flash_turning(*flat, rolled, segments, width, True).reshape(q.shape)
 
     def turned(q, k, v, segments):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -121,6 +122,9 @@ def test_pairs_are_turned_to_the_bits_of_queries_keys_and_values_by_themselves(
 def test_channels_rolled_by_half_are_turned_alike() -> None:
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 10, 3, 16)), jnp.float32)
     sin, cos = rotary.rope_angles(jnp.asarray([range(10), range(5, 15)]), 16, 500.0)
-    rolled_sin, rolled_cos = (angle[:, :, None] for angle in rotary.rolled_angles(sin, cos))
+    halves = rotary.rolled_angles(sin, cos, 16)
+    whole = rotary.rolled_angles(*(rotary.over_both_halves(angle, 16) for angle in (sin, cos)), 16)
+    jax.tree.map(np.testing.assert_array_equal, halves, whole)
+    rolled_sin, rolled_cos = (angle[:, :, None] for angle in halves)
     found = x * rolled_cos + jnp.roll(x, 8, axis=-1) * rolled_sin
     np.testing.assert_allclose(found, rotary.apply_rope(x, sin, cos), atol=1e-6)

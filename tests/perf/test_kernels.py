@@ -143,6 +143,35 @@ def test_a_loop_runs_as_often_as_its_bounds_say():
     assert kernels.read_kernel(call, (False, False)).flops == 3 * 2 * 128**3
 
 
+def repeated_by_data(count_ref, x_ref, y_ref, out_ref):
+    """A product by itself, and another as often as an array says."""
+    multiply = lambda _, total: total + jnp.dot(x_ref[...], y_ref[...], preferred_element_type=jnp.float32)
+    out_ref[...] = jax.lax.fori_loop(0, count_ref[0], multiply, multiply(0, jnp.zeros_like(out_ref)))
+
+
+@pytest.mark.parametrize("products", [None, 1, 4, 9])
+def test_a_loop_over_data_runs_as_often_as_the_kernel_estimates(products):
+    one, steps = 2 * 128**3, 2
+    estimate = None if products is None else pl.CostEstimate(steps * products * one, 0, 0)
+    call_it = pl.pallas_call(
+        repeated_by_data,
+        out_shape=jax.ShapeDtypeStruct((128, 128), jnp.float32),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=1,
+            grid=(steps,),
+            in_specs=[pl.BlockSpec((128, 128), lambda i, count: (0, 0))] * 2,
+            out_specs=pl.BlockSpec((128, 128), lambda i, count: (0, 0)),
+        ),
+        cost_estimate=estimate,
+    )
+    block = jnp.ones((128, 128), jnp.bfloat16)
+    (call,) = calls(call_it, jnp.ones(1, jnp.int32), block, block)
+    found = kernels.read_kernel(call, (False,) * 3)
+    # A loop may be written as one of several at a time and one of what is left; each counts once then.
+    expected = (2, 3) if products is None else (products,)
+    assert found.flops / (steps * one) in expected
+
+
 def turned(x_ref, out_ref):
     out_ref[...] = pltpu.roll(x_ref[...], 64, 1).T
 

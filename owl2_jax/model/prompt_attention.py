@@ -1,0 +1,194 @@
+"""Flash attention for TPU of prompts over pages, of which many tokens come in one step.
+
+The pages of every row are put side by side once, and a row's keys and values of a head then lie in fast
+memory whole while its queries come block by block. A block of the flat batch may hold tokens of several
+rows, and a row's tokens may lie in several blocks; a step of the kernel's grid is one such visit:
+
+    tokens    0 . . . . . . . . . . . . . . .
+    rows      0 0 0 0 0 1 1 1 2 2 2 2 2 2 - -       - : padding, a last row that sees nothing
+    blocks    0 0 0 0 1 1 1 1 2 2 2 2 3 3 3 3
+    visits    |0:0  |1:0|1:1|2:2    |3:2|3:-|       block:row
+
+A query sees its row's keys up to its own, so that a visit ends with the tile of its last query.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+from jax.typing import DTypeLike
+
+from owl2_jax.core import axes
+from owl2_jax.model import flash_kernels
+from owl2_jax.model.attention import MASKED
+from owl2_jax.model.flash_plan import LANES, Angles
+from owl2_jax.model.pages import PagedBatch, Pages
+
+Array = jax.Array
+
+_TILE: Final = 512  # queries and keys at a time
+_ROW_BYTES: Final = 2**22  # of a head's keys, at most: they and as many values lie in fast memory, twice
+_NUMBERS_HELD: Final = 12  # of a tile at a time
+
+
+def fits(positions: int, head_dim: int, dtype: DTypeLike) -> bool:
+    """Whether the kernel takes rows of so many positions, and heads of this width."""
+    return head_dim % LANES == 0 and positions * head_dim * jnp.dtype(dtype).itemsize <= _ROW_BYTES
+
+
+def attend(
+    q: Array, angles: Angles, pages: Pages, batch: PagedBatch, layer: Array, num_layers: int,
+    interpret: bool = False,
+) -> Array:  # fmt: skip
+    """Attention over combined pages, which hold the batch's own keys too; queries are turned on the way.
+
+    On a mesh every device runs the kernel on its own heads.
+
+    Args:
+      q: dtype[T, N * H], as products made them.
+      angles: from `rotary.rolled_angles` for the T tokens, float32[T, H] each.
+      interpret: run the kernel's program without a TPU, slowly.
+
+    Returns:
+      dtype[T, N * H]; zeros for padding.
+    """
+    tables = batch.block_tables + layer * (pages.keys.shape[0] // num_layers)
+    local = functools.partial(_local, interpret=interpret)
+    arguments = q, pages.keys, angles, tables, visits(batch, q.shape[0])
+    if jax.sharding.get_abstract_mesh().empty:
+        return local(*arguments)
+    heads = nn.logical_to_mesh_axes((None, axes.ACT_HEADS))
+    whole = jax.sharding.PartitionSpec()
+    specs = heads, nn.logical_to_mesh_axes(pages.axes), (whole,) * len(angles), whole, (whole,) * 6
+    return jax.shard_map(local, in_specs=specs, out_specs=heads, check_vma=False)(*arguments)
+
+
+def visits(batch: PagedBatch, tokens: int) -> tuple[Array, ...]:
+    """Every visit of a block to a row, padding being a last row, and visits that do nothing behind them.
+
+    Returns:
+      int32[V] each: block, row, first token and end of what is visited of the flat batch, what takes a
+      token of it to its position, and keys that its last query sees.
+    """
+    rows = batch.lengths.shape[0]
+    block = _block(tokens)
+    total = batch.starts[batch.count[0]]
+    starts = jnp.append(jnp.minimum(batch.starts, total), tokens)  # of rows and of padding; its end
+    firsts, ends = starts[:-1], starts[1:]
+    blocks = jnp.where(ends > firsts, (ends - 1) // block - firsts // block + 1, 0)
+    behind = jnp.cumsum(blocks)
+    visit = jnp.arange(-(-tokens // block) + rows)
+    row = jnp.minimum(jnp.searchsorted(behind, visit, side="right"), rows)
+    number = firsts[row] // block + visit - (behind - blocks)[row]
+    number = jnp.minimum(number, -(-tokens // block) - 1)
+    first, end = jnp.maximum(firsts[row], number * block), jnp.minimum(ends[row], (number + 1) * block)
+    is_real = visit < behind[-1]
+    end = jnp.where(is_real, end, first)
+    lengths = jnp.append(batch.lengths, 0)
+    offset = lengths[row] - ends[row]
+    seen = jnp.where(is_real & (row < rows), end + offset, 0)
+    found = number, jnp.minimum(row, rows - 1), first, end, offset, seen
+    return tuple(part.astype(jnp.int32) for part in found)
+
+
+def _block(tokens: int) -> int:
+    """Tokens of a block."""
+    return min(_TILE, -(-tokens // LANES) * LANES)
+
+
+def _local(
+    q: Array, pages: Array, angles: Angles, tables: Array, visited: tuple[Array, ...], interpret: bool
+) -> Array:
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import tpu as pltpu
+
+    rows, places = tables.shape
+    size, pairs, width = pages.shape[1:]
+    tile = min(_TILE, -(-places * size // LANES) * LANES)
+    tables = jnp.pad(tables, ((0, 0), (0, -places % (tile // size))))
+    held = pages[tables].reshape(rows, -1, pairs * width)
+    tokens, block = q.shape[0], _block(q.shape[0])
+    heads, kv_heads = q.shape[1] // width, pairs // 2
+    per_keys = heads // kv_heads
+    of_queries = pl.BlockSpec((block, width), lambda h, g, i, block, *_: (block[i], h * per_keys + g))
+    of_angles = pl.BlockSpec((block, width), lambda h, g, i, block, *_: (block[i], 0))
+
+    def of_row(part: int) -> Any:
+        return pl.BlockSpec((None, held.shape[1], width), lambda h, g, i, block, row, *_: (row[i], 0, 2 * h + part))
+
+    item = q.dtype.itemsize
+    blocks = 4 * (block * width + held.shape[1] * width) * item + 4 * block * width * 4
+    return pl.pallas_call(
+        functools.partial(_kernel, tile),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=len(visited),
+            grid=(kv_heads, per_keys, len(visited[0])),
+            in_specs=(of_queries, of_row(0), of_row(1), *[of_angles] * len(angles)),
+            out_specs=of_queries,
+        ),
+        out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary", "arbitrary"),
+            vmem_limit_bytes=blocks + _NUMBERS_HELD * 4 * tile * block,
+        ),
+        cost_estimate=_cost(tokens, rows, held.shape[1], heads, width, item),
+        interpret=interpret,
+        name="prompt_attention",
+    )(*visited, q, held, held, *angles)
+
+
+def _cost(tokens: int, rows: int, positions: int, heads: int, width: int, size: int) -> Any:
+    """Of rows that are as long as their tables are wide, whose last tokens these are, as many of each."""
+    from jax.experimental import pallas as pl
+
+    own = tokens // rows
+    blocks = -(-own // _TILE)
+    seen = sum(min(positions, positions - own + (i + 1) * _TILE) for i in range(blocks))
+    pairs = rows * heads * seen * min(own, _TILE)
+    moved = size * width * (2 * tokens * heads + 2 * rows * positions * heads)
+    return pl.CostEstimate(flops=4 * pairs * width, transcendentals=pairs, bytes_accessed=moved)
+
+
+def _kernel(
+    tile: int, block: Any, row: Any, first: Any, end: Any, offset: Any, seen: Any, q: Any, k: Any, v: Any,
+    *others: Any,
+) -> None:  # fmt: skip
+    """One visit of one head.
+
+    Args:
+      block, row, first, end, offset, seen: from `visits`.
+      q: dtype[B, H], a block of queries. k, v: dtype[L, H], keys and values of a row.
+      others: angles float32[B, H], if any, and the context dtype[B, H], of which the visit's tokens are written.
+    """
+    from jax.experimental import pallas as pl
+
+    del row
+    *angles, out = others
+    visit = pl.program_id(2)
+    begin = block[visit] * q.shape[0]
+
+    @pl.when(end[visit] > first[visit])
+    def _() -> None:
+        turned = flash_kernels.turned(q[...], angles, slice(None)).astype(jnp.float32)
+        queries = (turned * q.shape[1] ** -0.5).astype(q.dtype)
+        positions = begin + offset[visit] + lax.broadcasted_iota(jnp.int32, (1, q.shape[0]), 1)
+
+        def add(step: Any, carry: flash_kernels.Mixed) -> flash_kernels.Mixed:
+            rows = pl.ds(pl.multiple_of(step * tile, tile), tile)
+            scores = flash_kernels.multiply(k[rows, :], queries, flash_kernels.ROWS_OF_BOTH)
+            places = step * tile + lax.broadcasted_iota(jnp.int32, scores.shape, 0)
+            scores = jnp.where(places <= positions, scores, MASKED)
+            return flash_kernels.mix(carry, scores, v[rows, :])
+
+        tiles = lax.div(seen[visit] + tile - 1, tile)
+        nothing = flash_kernels.nothing(q.shape[1], q.shape[0])
+        _, total, mixed = lax.fori_loop(0, tiles, add, nothing)
+        context = (mixed / jnp.where(total == 0.0, 1.0, total)).T
+        tokens = begin + lax.broadcasted_iota(jnp.int32, out.shape, 0)
+        mine = (tokens >= first[visit]) & (tokens < end[visit])
+        out[...] = jnp.where(mine, context, out[...].astype(jnp.float32)).astype(out.dtype)
