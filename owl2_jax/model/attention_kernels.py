@@ -243,7 +243,7 @@ def resolved(config: Owl2Config, length: int) -> str:
 
 
 def current_platform() -> str:
-    """Of the mesh's devices, which need not be here, else of the default one: "tpu", "old tpu", "gpu" or "cpu"."""
+    """Of the mesh's devices, which need not be here, or the default one: "tpu", "old tpu", "gpu" or "cpu"."""
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
     return f"old {device.platform}" if device.device_kind in _OLD_TPUS else device.platform
 

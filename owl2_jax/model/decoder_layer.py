@@ -10,7 +10,14 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
 from owl2_jax.core import axes
-from owl2_jax.model import attention, attention_kernels, paged_attention, paged_kernels, prompt_attention, remat
+from owl2_jax.model import (
+    attention,
+    attention_kernels,
+    paged_attention,
+    paged_kernels,
+    prompt_attention,
+    remat,
+)
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.layers import Scale, pieces, rms_normalize, side_by_side
 from owl2_jax.model.lora import layer_linear

@@ -15,7 +15,7 @@ A query sees its row's keys up to its own, so that a visit ends with the tile of
 from __future__ import annotations
 
 import functools
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,17 +64,30 @@ def attend(
         return local(*arguments)
     heads = nn.logical_to_mesh_axes((None, axes.ACT_HEADS))
     whole = jax.sharding.PartitionSpec()
-    specs = heads, nn.logical_to_mesh_axes(pages.axes), (whole,) * len(angles), whole, (whole,) * 6
+    specs = heads, nn.logical_to_mesh_axes(pages.axes), (whole,) * len(angles), whole, whole
     return jax.shard_map(local, in_specs=specs, out_specs=heads, check_vma=False)(*arguments)
 
 
-def visits(batch: PagedBatch, tokens: int) -> tuple[Array, ...]:
-    """Every visit of a block to a row, padding being a last row, and visits that do nothing behind them.
+class Visits(NamedTuple):
+    """Visits of blocks to rows, int32[V] each.
 
-    Returns:
-      int32[V] each: block, row, first token and end of what is visited of the flat batch, what takes a
-      token of it to its position, and keys that its last query sees.
+    Attributes:
+      block, row: which.
+      first, end: tokens of the flat batch that are visited, none where a visit does nothing.
+      offset: what makes a token's number its position.
+      seen: keys that the last of the tokens sees.
     """
+
+    block: Array
+    row: Array
+    first: Array
+    end: Array
+    offset: Array
+    seen: Array
+
+
+def visits(batch: PagedBatch, tokens: int) -> Visits:
+    """Every visit in the order of tokens, padding being a last row, and behind them some that do nothing."""
     rows = batch.lengths.shape[0]
     block = _block(tokens)
     total = batch.starts[batch.count[0]]
@@ -93,7 +106,7 @@ def visits(batch: PagedBatch, tokens: int) -> tuple[Array, ...]:
     offset = lengths[row] - ends[row]
     seen = jnp.where(is_real & (row < rows), end + offset, 0)
     found = number, jnp.minimum(row, rows - 1), first, end, offset, seen
-    return tuple(part.astype(jnp.int32) for part in found)
+    return Visits(*(part.astype(jnp.int32) for part in found))
 
 
 def _block(tokens: int) -> int:
@@ -101,9 +114,7 @@ def _block(tokens: int) -> int:
     return min(_TILE, -(-tokens // LANES) * LANES)
 
 
-def _local(
-    q: Array, pages: Array, angles: Angles, tables: Array, visited: tuple[Array, ...], interpret: bool
-) -> Array:
+def _local(q: Array, pages: Array, angles: Angles, tables: Array, visited: Visits, interpret: bool) -> Array:
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu as pltpu
 
@@ -115,11 +126,14 @@ def _local(
     tokens, block = q.shape[0], _block(q.shape[0])
     heads, kv_heads = q.shape[1] // width, pairs // 2
     per_keys = heads // kv_heads
-    of_queries = pl.BlockSpec((block, width), lambda h, g, i, block, *_: (block[i], h * per_keys + g))
-    of_angles = pl.BlockSpec((block, width), lambda h, g, i, block, *_: (block[i], 0))
-
-    def of_row(part: int) -> Any:
-        return pl.BlockSpec((None, held.shape[1], width), lambda h, g, i, block, row, *_: (row[i], 0, 2 * h + part))
+    of_queries = pl.BlockSpec((block, width), lambda h, g, i, *v: (Visits(*v).block[i], h * per_keys + g))
+    of_angles = pl.BlockSpec((block, width), lambda h, g, i, *v: (Visits(*v).block[i], 0))
+    of_keys, of_values = (
+        pl.BlockSpec(
+            (None, held.shape[1], width), lambda h, g, i, *v, part=part: (Visits(*v).row[i], 0, 2 * h + part)
+        )
+        for part in (0, 1)
+    )
 
     item = q.dtype.itemsize
     blocks = 4 * (block * width + held.shape[1] * width) * item + 4 * block * width * 4
@@ -127,8 +141,8 @@ def _local(
         functools.partial(_kernel, tile),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(visited),
-            grid=(kv_heads, per_keys, len(visited[0])),
-            in_specs=(of_queries, of_row(0), of_row(1), *[of_angles] * len(angles)),
+            grid=(kv_heads, per_keys, len(visited.block)),
+            in_specs=(of_queries, of_keys, of_values, *[of_angles] * len(angles)),
             out_specs=of_queries,
         ),
         out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
@@ -154,29 +168,26 @@ def _cost(tokens: int, rows: int, positions: int, heads: int, width: int, size: 
     return pl.CostEstimate(flops=4 * pairs * width, transcendentals=pairs, bytes_accessed=moved)
 
 
-def _kernel(
-    tile: int, block: Any, row: Any, first: Any, end: Any, offset: Any, seen: Any, q: Any, k: Any, v: Any,
-    *others: Any,
-) -> None:  # fmt: skip
+def _kernel(tile: int, *refs: Any) -> None:
     """One visit of one head.
 
     Args:
-      block, row, first, end, offset, seen: from `visits`.
-      q: dtype[B, H], a block of queries. k, v: dtype[L, H], keys and values of a row.
-      others: angles float32[B, H], if any, and the context dtype[B, H], of which the visit's tokens are written.
+      refs: `Visits`; a block of queries, dtype[B, H]; keys and values of a row, dtype[S, H]; the queries'
+        angles, float32[B, H] each, if any; and their context, dtype[B, H], of which what is visited is
+        written.
     """
     from jax.experimental import pallas as pl
 
-    del row
-    *angles, out = others
+    visited, (q, k, v, *angles, out) = Visits(*refs[:6]), refs[6:]
     visit = pl.program_id(2)
-    begin = block[visit] * q.shape[0]
+    first, end, offset, seen = (part[visit] for part in visited[2:])
+    begin = visited.block[visit] * q.shape[0]
 
-    @pl.when(end[visit] > first[visit])
+    @pl.when(end > first)
     def _() -> None:
         turned = flash_kernels.turned(q[...], angles, slice(None)).astype(jnp.float32)
         queries = (turned * q.shape[1] ** -0.5).astype(q.dtype)
-        positions = begin + offset[visit] + lax.broadcasted_iota(jnp.int32, (1, q.shape[0]), 1)
+        positions = begin + offset + lax.broadcasted_iota(jnp.int32, (1, q.shape[0]), 1)
 
         def add(step: Any, carry: flash_kernels.Mixed) -> flash_kernels.Mixed:
             rows = pl.ds(pl.multiple_of(step * tile, tile), tile)
@@ -185,10 +196,10 @@ def _kernel(
             scores = jnp.where(places <= positions, scores, MASKED)
             return flash_kernels.mix(carry, scores, v[rows, :])
 
-        tiles = lax.div(seen[visit] + tile - 1, tile)
+        tiles = lax.div(seen + tile - 1, tile)
         nothing = flash_kernels.nothing(q.shape[1], q.shape[0])
         _, total, mixed = lax.fori_loop(0, tiles, add, nothing)
         context = (mixed / jnp.where(total == 0.0, 1.0, total)).T
         tokens = begin + lax.broadcasted_iota(jnp.int32, out.shape, 0)
-        mine = (tokens >= first[visit]) & (tokens < end[visit])
+        mine = (tokens >= first) & (tokens < end)
         out[...] = jnp.where(mine, context, out[...].astype(jnp.float32)).astype(out.dtype)
