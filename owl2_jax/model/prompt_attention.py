@@ -1,4 +1,4 @@
-"""Flash attention for TPU of prompts over pages, of which many tokens come in one step.
+"""Flash attention for TPU of long prompts over pages, of which many tokens come in one step.
 
 The pages of every row are put side by side once, and a row's keys and values of a head then lie in fast
 memory whole while its queries come block by block. A block of the flat batch may hold tokens of several
@@ -36,9 +36,16 @@ _ROW_BYTES: Final = 2**22  # of a head's keys, at most: they and as many values 
 _NUMBERS_HELD: Final = 12  # of a tile at a time
 
 
-def fits(positions: int, head_dim: int, dtype: DTypeLike) -> bool:
-    """Whether the kernel takes rows of so many positions, and heads of this width."""
-    return head_dim % LANES == 0 and positions * head_dim * jnp.dtype(dtype).itemsize <= _ROW_BYTES
+def fits(tokens: int, rows: int, positions: int, head_dim: int, dtype: DTypeLike) -> bool:
+    """Whether the kernel takes a batch, whose rows have a block of tokens each or more as a rule.
+
+    For fewer, it takes longer to put the pages of all rows side by side than it saves.
+
+    Args:
+      positions: of a row at its longest.
+    """
+    in_fast_memory = positions * head_dim * jnp.dtype(dtype).itemsize <= _ROW_BYTES
+    return head_dim % LANES == 0 and in_fast_memory and tokens >= rows * _TILE
 
 
 def attend(

@@ -125,30 +125,31 @@ def test_visits_take_every_token_once(case, tile, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("positions", "width", "dtype", "does"),
+    ("tokens", "positions", "width", "dtype", "does"),
     [
-        (16384, 128, "bfloat16", True),
-        (16400, 128, "bfloat16", False),
-        (8192, 128, "float32", True),
-        (8192, 256, "bfloat16", True),
-        (2048, 64, "bfloat16", False),
+        (2048, 16384, 128, "bfloat16", True),
+        (2048, 16400, 128, "bfloat16", False),
+        (2048, 8192, 128, "float32", True),
+        (2048, 8192, 256, "bfloat16", True),
+        (2048, 2048, 64, "bfloat16", False),
+        (2047, 2048, 128, "bfloat16", False),
     ],
 )
-def test_rows_that_lie_in_fast_memory(positions, width, dtype, does):
-    assert prompt_attention.fits(positions, width, dtype) == does
+def test_rows_that_lie_in_fast_memory_and_have_a_block_of_tokens_each(tokens, positions, width, dtype, does):
+    assert prompt_attention.fits(tokens, 4, positions, width, dtype) == does
 
 
 @pytest.mark.parametrize(
     ("platform", "tokens", "layout", "does"),
     [
-        ("tpu", 256, COMBINED, True),
-        ("tpu", 255, COMBINED, False),
-        ("tpu", 256, HEADS, False),
-        ("old tpu", 256, COMBINED, False),
-        ("gpu", 256, COMBINED, False),
+        ("tpu", 1024, COMBINED, True),
+        ("tpu", 1023, COMBINED, False),
+        ("tpu", 1024, HEADS, False),
+        ("old tpu", 1024, COMBINED, False),
+        ("gpu", 1024, COMBINED, False),
     ],
 )
-def test_prompts_have_their_kernel_where_rows_have_many_tokens(platform, tokens, layout, does, monkeypatch):
+def test_long_prompts_have_their_kernel_on_a_tpu(platform, tokens, layout, does, monkeypatch):
     monkeypatch.setattr(paged_kernels.attention_kernels, "current_platform", lambda: platform)
     batch = batch_of([128, 128], [128, 128], 256, 2, SIZE, HELD)
     assert paged_kernels.are_prompts(tokens, WIDTH, filled([128], 2, 2, layout)[0], batch) == does
@@ -182,6 +183,7 @@ def test_a_layer_over_prompts_is_the_one_over_the_pages_of_the_reference(
     params = module.init(jax.random.key(0), x.swapaxes(0, 1), whole, False, layer, None, None)
     monkeypatch.setattr(modality_projections, "_IMAGES_AT_A_TIME", 64)
     monkeypatch.setattr(prompt_attention, "attend", INTERPRETED)
+    monkeypatch.setattr(prompt_attention, "_TILE", 128)
     monkeypatch.setattr(paged_kernels.attention_kernels, "current_platform", lambda: "tpu")
     for layout in (HEADS, COMBINED):
         pages = filled(lengths, rows, 2, layout)[0]
