@@ -100,8 +100,8 @@ def rolled_angles(sin: Array, cos: Array, width: int) -> tuple[Array, Array]:
     Returns:
       float32[B, T, H] each.
     """
-    sin, cos = (over_both_halves(angle[:, :, 0], width) for angle in (sin, cos))
-    return jnp.where(np.arange(width) < width // 2, -sin, sin), cos
+    sin, cos = (angle[:, :, 0, : width // 2] for angle in (sin, cos))
+    return jnp.concatenate([-sin, sin], axis=-1), jnp.concatenate([cos, cos], axis=-1)
 
 
 def over_both_halves(angle: Array, width: int) -> Array:
