@@ -106,7 +106,10 @@ def step_options(device: jax.Device) -> dict[str, str]:
     """
     if device.platform != "tpu":
         return {}
-    return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000", **fusion_options(device)}
+    return {
+        "xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000",
+        **fusion_options(device, over_pages=True),
+    }
 
 
 @functools.cache

@@ -37,6 +37,7 @@ class Chip:
       cores: that share the work of a chip.
       fusion_memory: KiB of fast memory that the TPU compiler should let a fusion take; 0: as many as it
         does by itself. By its own estimates, products run faster with more.
+      page_fusion_memory: the same for a step over pages; 0: as for others.
     """
 
     flops: float
@@ -49,6 +50,7 @@ class Chip:
     clock: float = 0.0
     cores: int = 1
     fusion_memory: int = 0
+    page_fusion_memory: int = 0
 
     @property
     def vector_rate(self) -> float:
@@ -67,8 +69,12 @@ CHIPS: Final[dict[str, Chip]] = {
     "v5p": Chip(
         459e12, 95.74 * GIB, 2765 * GB, 100 * GB, 6,
         wrap=4, accelerator="v5p", clock=1.75e9, cores=2, fusion_memory=24576,
+        page_fusion_memory=32768,
     ),
-    "v6e": Chip(918e12, 31.25 * GIB, 1638 * GB, 100 * GB, 4, wrap=16, accelerator="v6e", clock=1.75e9),
+    "v6e": Chip(
+        918e12, 31.25 * GIB, 1638 * GB, 100 * GB, 4,
+        wrap=16, accelerator="v6e", clock=1.75e9, page_fusion_memory=49152,
+    ),
     "a100-40": Chip(312e12, 40 * GB, 1555 * GB, 25 * GB, 12),
     "a100-80": Chip(312e12, 80 * GB, 2039 * GB, 25 * GB, 12),
     "h100": Chip(989.4e12, 80 * GB, 3350 * GB, 25 * GB, 18),
@@ -181,9 +187,10 @@ def chip_of(device: jax.Device) -> Chip | None:
     return None if name is None else CHIPS[name]
 
 
-def fusion_options(device: jax.Device) -> dict[str, str]:
+def fusion_options(device: jax.Device, over_pages: bool = False) -> dict[str, str]:
     """Options of the compiler for the fast memory of a fusion; none where its own choice stays."""
     chip = chip_of(device)
-    if chip is None or not chip.fusion_memory:
+    if chip is None:
         return {}
-    return {"xla_tpu_scoped_vmem_limit_kib": str(chip.fusion_memory)}
+    memory = (chip.page_fusion_memory if over_pages else 0) or chip.fusion_memory
+    return {"xla_tpu_scoped_vmem_limit_kib": str(memory)} if memory else {}
