@@ -41,10 +41,9 @@ def layout(platform: str, head_dim: int, page_size: int) -> str:
 
 def are_prompts(tokens: int, head_dim: int, pages: Pages, batch: PagedBatch) -> bool:
     """Whether `prompt_attention` takes a batch: of long prompts, on a TPU."""
-    rows, places = batch.block_tables.shape
     on_tpu = pages.layout == COMBINED and attention_kernels.current_platform() == "tpu"
-    positions = places * pages.page_size
-    return on_tpu and prompt_attention.fits(tokens, rows, positions, head_dim, pages.keys.dtype)
+    tables, dtype = batch.block_tables.shape, pages.keys.dtype
+    return on_tpu and prompt_attention.fits(tokens, tables, pages.page_size, head_dim, dtype)
 
 
 def attend(q: Array, pages: Pages, batch: PagedBatch, layer: Array, num_layers: int) -> Array:

@@ -36,16 +36,18 @@ _ROW_BYTES: Final = 2**22  # of a head's keys, at most: they and as many values 
 _NUMBERS_HELD: Final = 12  # of a tile at a time
 
 
-def fits(tokens: int, rows: int, positions: int, head_dim: int, dtype: DTypeLike) -> bool:
+def fits(tokens: int, tables: tuple[int, int], page_size: int, head_dim: int, dtype: DTypeLike) -> bool:
     """Whether the kernel takes a batch, whose rows have a block of tokens each or more as a rule.
 
     For fewer, it takes longer to put the pages of all rows side by side than it saves.
 
     Args:
-      positions: of a row at its longest.
+      tables: rows and places of the block tables.
     """
-    in_fast_memory = positions * head_dim * jnp.dtype(dtype).itemsize <= _ROW_BYTES
-    return head_dim % LANES == 0 and in_fast_memory and tokens >= rows * _TILE
+    rows, places = tables
+    row_bytes = places * page_size * head_dim * jnp.dtype(dtype).itemsize
+    whole = head_dim % LANES == 0 and _TILE % page_size == 0
+    return whole and row_bytes <= _ROW_BYTES and tokens >= rows * _TILE
 
 
 def attend(
@@ -64,7 +66,7 @@ def attend(
     Returns:
       dtype[T, N * H]; zeros for padding.
     """
-    tables = batch.block_tables + layer * (pages.keys.shape[0] // num_layers)
+    tables = _own_pages(batch, pages.page_size) + layer * (pages.keys.shape[0] // num_layers)
     local = functools.partial(_local, interpret=interpret)
     arguments = q, pages.keys, angles, tables, visits(batch, q.shape[0])
     if jax.sharding.get_abstract_mesh().empty:
@@ -73,6 +75,13 @@ def attend(
     whole = jax.sharding.PartitionSpec()
     specs = heads, nn.logical_to_mesh_axes(pages.axes), (whole,) * len(angles), whole, whole
     return jax.shard_map(local, in_specs=specs, out_specs=heads, check_vma=False)(*arguments)
+
+
+def _own_pages(batch: PagedBatch, size: int) -> Array:
+    """The block tables with a row's first page behind its last, so that it reads what is its own alone."""
+    tables = batch.block_tables
+    is_held = jnp.arange(tables.shape[1]) * size < batch.lengths[:, None]
+    return jnp.where(is_held, tables, tables[:, :1])
 
 
 class Visits(NamedTuple):
@@ -128,7 +137,7 @@ def _local(q: Array, pages: Array, angles: Angles, tables: Array, visited: Visit
     rows, places = tables.shape
     size, pairs, width = pages.shape[1:]
     tile = min(_TILE, -(-places * size // LANES) * LANES)
-    tables = jnp.pad(tables, ((0, 0), (0, -places % (tile // size))))
+    tables = jnp.pad(tables, ((0, 0), (0, -places % (tile // size))), mode="edge")
     held = pages[tables].reshape(rows, -1, pairs * width)
     tokens, block = q.shape[0], _block(q.shape[0])
     heads, kv_heads = q.shape[1] // width, pairs // 2

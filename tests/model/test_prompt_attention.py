@@ -72,6 +72,24 @@ def test_prompts_see_their_rows_up_to_themselves(case, heads, kv_heads, tile, mo
     assert not padding.any()
 
 
+def test_a_row_reads_no_page_that_is_not_its_own():
+    lengths, counts, tokens, rows = ROWS["ragged, some begun before, and padding"]
+    batch = batch_of(lengths, counts, tokens, rows, SIZE, HELD)
+    pages, keys, values = filled(lengths, rows, 2)
+    tables = np.asarray(batch.block_tables).copy()
+    needed = [-(-length // SIZE) for length in lengths]
+    own = {page for table, count in zip(tables, needed, strict=False) for page in table[:count]}
+    others = np.array([page for page in range(HELD) if page not in own])
+    for row in range(rows):
+        tables[row, (needed + [0] * rows)[row] :] = others[0]
+    pages = Pages(pages.keys.at[HELD + others].set(jnp.nan), None)
+    batch = batch.replace(block_tables=jnp.asarray(tables))
+    q = np.random.default_rng(2).normal(size=(tokens, 2, WIDTH)).astype(np.float32)
+    found = INTERPRETED(jnp.asarray(q).reshape(tokens, -1), (), pages, batch, jnp.int32(1), LAYERS)
+    found = found[: sum(counts)].reshape(-1, 2, WIDTH)
+    np.testing.assert_allclose(found, expected(q, batch, keys, values), atol=2e-6)
+
+
 def test_queries_are_turned_on_the_way():
     lengths, counts, tokens, rows = ROWS["ragged, some begun before, and padding"]
     batch = batch_of(lengths, counts, tokens, rows, SIZE, HELD)
@@ -125,18 +143,23 @@ def test_visits_take_every_token_once(case, tile, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "positions", "width", "dtype", "does"),
+    ("tokens", "places", "size", "width", "dtype", "does"),
     [
-        (2048, 16384, 128, "bfloat16", True),
-        (2048, 16400, 128, "bfloat16", False),
-        (2048, 8192, 128, "float32", True),
-        (2048, 8192, 256, "bfloat16", True),
-        (2048, 2048, 64, "bfloat16", False),
-        (2047, 2048, 128, "bfloat16", False),
+        (2048, 1024, 16, 128, "bfloat16", True),
+        (2048, 1025, 16, 128, "bfloat16", False),
+        (2048, 512, 16, 128, "float32", True),
+        (2048, 512, 16, 256, "bfloat16", True),
+        (2048, 128, 16, 64, "bfloat16", False),
+        (2047, 128, 16, 128, "bfloat16", False),
+        (2048, 43, 48, 128, "bfloat16", False),
+        (2048, 4, 512, 128, "bfloat16", True),
+        (2048, 2048, 1, 128, "bfloat16", True),
     ],
 )
-def test_rows_that_lie_in_fast_memory_and_have_a_block_of_tokens_each(tokens, positions, width, dtype, does):
-    assert prompt_attention.fits(tokens, 4, positions, width, dtype) == does
+def test_rows_that_lie_in_fast_memory_and_have_a_block_of_tokens_each(
+    tokens, places, size, width, dtype, does
+):
+    assert prompt_attention.fits(tokens, (4, places), size, width, dtype) == does
 
 
 @pytest.mark.parametrize(
