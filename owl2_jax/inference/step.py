@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from owl2_jax.core import platforms
 from owl2_jax.core.tree import Params
 from owl2_jax.inference.sampler_rows import SamplerRows
 from owl2_jax.model.owl2 import Owl2
@@ -223,7 +224,7 @@ def _choose(owl: Owl2, variables: Params, last: Array, asked: SamplerInputs, car
     rows = last.shape[0]
     size = min(_CHOSEN_AT_A_TIME, rows)
     on_mesh = not jax.sharding.get_abstract_mesh().empty
-    if jax.default_backend() != "cpu" or on_mesh or rows % size:
+    if platforms.current_platform() != "cpu" or on_mesh or rows % size:
         return sample(owl.apply(variables, last, method="logits"), asked, carry.sampler)
 
     def choose(number: Array, found: Chosen) -> Chosen:

@@ -19,7 +19,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from owl2_jax.core import axes
+from owl2_jax.core import axes, platforms
 from owl2_jax.core.errors import Owl2Error, unknown_name
 from owl2_jax.model import flash_attention, flash_plan, remat
 from owl2_jax.model.attention import causal_segment_mask, dot_product, query_segments
@@ -32,8 +32,6 @@ Kernel = Callable[[Array, Array, Array, Array], Array]
 # Rows and columns of a splash tile; a sequence must be a multiple of the smallest.
 _SPLASH_BLOCKS: Final = (512, 384, 256, 128)
 _CUDNN_MAX_HEAD_WIDTH: Final = 128
-# Their fast memory of 16 MiB does not hold a row.
-_OLD_TPUS: Final = ("TPU v2", "TPU v3", "TPU v4", "TPU v4 lite")
 
 
 def xla(q: Array, k: Array, v: Array, segment_ids: Array) -> Array:
@@ -114,7 +112,7 @@ def sees_by_flash(config: Owl2Config, count: int, length: int) -> bool:
     heads, left = divmod(config.vision.num_heads, pieces((axes.ACT_HEADS,)))
     divides = not left and count % pieces((axes.IMAGES,)) == 0
     takes = flash_attention.fits_narrow(length, heads, config.vision.head_dim, config.dtype)
-    platform = current_platform()
+    platform = platforms.current_platform()
     wanted = platform == "tpu" if config.attention == "auto" else platform != "old tpu"
     return divides and takes and wanted
 
@@ -230,26 +228,20 @@ def masked_attention(q: Array, k: Array, v: Array, segment_ids: Array, implement
 
 
 def auto(q: Array, k: Array, v: Array, segment_ids: Array, block: int = SPLASH_BLOCK) -> Array:
-    """The fastest kernel of `current_platform` that takes these shapes."""
-    name = best(current_platform(), q.shape[1], q.dtype, q.shape[-1])
+    """The fastest kernel of `platforms.current_platform` that takes these shapes."""
+    name = best(platforms.current_platform(), q.shape[1], q.dtype, q.shape[-1])
     return kernel(name, block)(q, k, v, segment_ids)
 
 
 def resolved(config: Owl2Config, length: int) -> str:
-    """The kernel of whole rows of so many tokens; "auto" is the best of `current_platform`."""
+    """The kernel of whole rows of so many tokens; "auto" is the best of `platforms.current_platform`."""
     if config.attention != "auto":
         return config.attention
-    return best(current_platform(), length, config.dtype, config.decoder.head_dim)
-
-
-def current_platform() -> str:
-    """Of the mesh's devices, which need not be here, or the default one: "tpu", "old tpu", "gpu" or "cpu"."""
-    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
-    return f"old {device.platform}" if device.device_kind in _OLD_TPUS else device.platform
+    return best(platforms.current_platform(), length, config.dtype, config.decoder.head_dim)
 
 
 def best(platform: str, length: int, dtype: DTypeLike, width: int) -> str:
-    """Name of the kernel for a platform, as `current_platform` says it, and shape."""
+    """Name of the kernel for a platform, as `platforms.current_platform` says it, and shape."""
     return fitting(platform, length, dtype, width)[-1]
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from owl2_jax.core import axes
-from owl2_jax.model import image_positions, remat, rotary
+from owl2_jax.model import image_positions, prompt_attention, remat, rotary
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.decoder_layer import STREAM, DecoderBlock, LayerInputs, for_tiles
 from owl2_jax.model.layers import Linear, Scale, at_least_float32, gather_weight, partitioned, rms_normalize
@@ -125,6 +125,10 @@ class Decoder(nn.Module):
         sin, cos = rotary.rope_angles(positions, decoder.head_dim, base)
         if for_tiles(self.config, x, pages):
             sin, cos = (rotary.over_both_halves(angle, decoder.head_dim) for angle in (sin, cos))
+        visits = None
+        shows = self.is_mutable_collection("intermediates")  # of which the kernel for prompts has none
+        if not shows and prompt_attention.takes(self.config, x.shape[0], pages, batch):
+            visits = prompt_attention.visits(batch, x.shape[0])
         inputs = LayerInputs(
             sin=sin,
             cos=cos,
@@ -133,6 +137,7 @@ class Decoder(nn.Module):
             is_image=None if is_image is None else is_image[:, None],
             segment_ids=None,
             paged=batch,
+            visits=visits,
         )
         carry = (x, pages.keys, pages.values)
         (x, keys, values), _ = self.layers(carry, jnp.arange(decoder.num_layers), inputs)

@@ -50,6 +50,7 @@ class LayerInputs:
       segment_ids: int32[B, T] when attention is among these T tokens, or None
         when it is over pages.
       paged: the tokens as a flat batch over pages (they are [T, 1] then), or None.
+      visits: of the kernel for long prompts, where it is the one to run.
     """
 
     sin: Array
@@ -59,6 +60,7 @@ class LayerInputs:
     is_image: Array | None
     segment_ids: Array | None
     paged: PagedBatch | None = None
+    visits: prompt_attention.Visits | None = None
 
 
 def for_tiles(config: Owl2Config, x: Array, pages: Pages | None) -> bool:
@@ -99,7 +101,7 @@ class DecoderAttention(nn.Module):
         """
         projections = ModalityProjections(self.config)
         nn.share_scope(self, projections)
-        if inputs.paged is not None and self._are_prompts(x, keys, values, inputs.paged):
+        if inputs.visits is not None:
             context, keys = self._attend_prompts(projections, x, inputs, layer, keys)
             return self._out(context), keys, values
         q, k, v = projections(x, inputs.is_image, inputs.starts)
@@ -180,29 +182,34 @@ class DecoderAttention(nn.Module):
         pages = write_pairs(Pages(keys, None), pairs[:, 0], batch, layer, layers)
         return self._look(q, pages, batch, layer)
 
-    def _are_prompts(self, x: Array, keys: Array, values: Array | None, batch: PagedBatch) -> bool:
-        """Whether tokens dtype[T, 1, D] have a kernel of their own, which shows no probabilities."""
-        shows = self.is_mutable_collection("intermediates")
-        pages, width = Pages(keys, values), self.config.decoder.head_dim
-        return not shows and paged_kernels.are_prompts(x.shape[0], width, pages, batch)
-
     def _attend_prompts(
         self, projections: ModalityProjections, x: Array, inputs: LayerInputs, layer: Array, keys: Array
     ) -> tuple[Array, Array]:
-        """`_attend_pages` of many tokens of each row: keys and values go to their pages and nowhere else."""
+        """`_attend_pages` of long prompts: keys and values go to their pages and nowhere else.
+
+        Args:
+          x: dtype[T, 1, D].
+
+        Returns:
+          [T, 1, N, H], and the pages' array.
+        """
         batch, layers = inputs.paged, self.config.decoder.num_layers
 
-        def write(pages: Pages, k: Array, v: Array, at: Array) -> Pages:
-            sin, cos = (angle.at[at].get(mode="clip") for angle in (inputs.sin, inputs.cos))
+        def write(pages: Pages, k: Array, v: Array, at: Array | None) -> Pages:
+            sin, cos, of_tokens = inputs.sin, inputs.cos, batch
+            if at is not None:
+                sin, cos = (angle.at[at].get(mode="clip") for angle in (sin, cos))
+                of_tokens = batch.of_tokens(at)
             k = apply_rope(k, sin, cos, by_product=True)
-            return write_tokens(pages, k[:, 0], v[:, 0], batch.of_tokens(at), layer, layers)
+            return write_tokens(pages, k[:, 0], v[:, 0], of_tokens, layer, layers)
 
         q, pages = projections(x, inputs.is_image, inputs.starts, write, Pages(keys, None))
-        if inputs.query_scale is not None:
-            q = (q * inputs.query_scale).astype(q.dtype)
         flat = nn.with_logical_constraint(side_by_side(q)[:, 0], (axes.BATCH, axes.ACT_HEADS))
-        angles = tuple(angle[:, 0] for angle in rolled_angles(inputs.sin, inputs.cos, q.shape[-1]))
-        context = prompt_attention.attend(flat, angles, pages, batch, layer, layers)
+        # The rotation is linear, so a scale of the query may as well be one of its angles.
+        scale = 1.0 if inputs.query_scale is None else inputs.query_scale
+        rolled = rolled_angles(inputs.sin * scale, inputs.cos * scale, q.shape[-1])
+        angles = tuple(angle[:, 0] for angle in rolled)
+        context = prompt_attention.attend(flat, angles, pages, batch, inputs.visits, layer, layers)
         return context.reshape(q.shape), pages.keys
 
     def _look(

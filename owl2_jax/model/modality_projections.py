@@ -21,16 +21,17 @@ from owl2_jax.model.layers import Linear, side_by_side
 from owl2_jax.model.lora import FusedLoraAdapter, layer_linear
 
 Array = jax.Array
-T = TypeVar("T")
-# (what is written so far, keys, values, their tokens) -> the same with these
-Write = Callable[[T, Array, Array, Array], T]
+Written = TypeVar("Written")
+# (what is written so far, keys, values, their tokens int32[n] or None for all) -> the same with these
+Write = Callable[[Written, Array, Array, Array | None], Written]
 
 # Projections that every token goes through. Where inference has put the kernels of heads that belong
 # together side by side, under one name, they are a single product.
 TEXT_PROJECTIONS: Final = ("q", "k_text", "v_text")
 MERGED: Final = "q_k_text_v_text"
 
-# Tokens of images that are projected together, where a flat batch has more than twice as many tokens.
+# Tokens of images that are projected together, where a flat batch has more than twice as many tokens or keys
+# and values are written somewhere.
 _IMAGES_AT_A_TIME: Final = 512
 
 
@@ -45,9 +46,9 @@ class ModalityProjections(nn.Module):
         x: Array,
         is_image: Array | None,
         starts: Array | None,
-        write: Write[T] | None = None,
-        into: T | None = None,
-    ) -> list[Array] | tuple[Array, T]:
+        write: Write[Written] | None = None,
+        into: Written | None = None,
+    ) -> list[Array] | tuple[Array, Written]:
         """Projects every token as what it is.
 
         Args:
@@ -109,15 +110,15 @@ class ModalityProjections(nn.Module):
         return nn.cond(jnp.any(is_image), select, lambda _, x, text: list(text), self, x, list(text))
 
     def _write(
-        self, text: list[Array], write: Write[T], into: T, x: Array, is_image: Array | None
-    ) -> tuple[Array, T]:
+        self, text: list[Array], write: Write[Written], into: Written, x: Array, is_image: Array | None
+    ) -> tuple[Array, Written]:
         """Queries, and keys and values written somewhere."""
         q, k, v = text
-        into = write(into, k, v, jnp.arange(x.shape[0]))
+        into = write(into, k, v, None)
         if is_image is None:
             return q, into
 
-        def put(carry: tuple[Array, T], images: dict[str, Array], at: Array) -> tuple[Array, T]:
+        def put(carry: tuple[Array, Written], images: dict[str, Array], at: Array) -> tuple[Array, Written]:
             q, into = carry
             q = _put(q, images["q"], at) if "q" in images else q
             if images.keys() == {"q"}:
@@ -131,8 +132,12 @@ class ModalityProjections(nn.Module):
         return self._each_image(put, (q, into), x, is_image)
 
     def _each_image(
-        self, put: Callable[[T, dict[str, Array], Array], T], carry: T, x: Array, is_image: Array
-    ) -> T:
+        self,
+        put: Callable[[Written, dict[str, Array], Array], Written],
+        carry: Written,
+        x: Array,
+        is_image: Array,
+    ) -> Written:
         """Takes the tokens of images out of many, some at a time, and puts their projections somewhere.
 
         For the loop a TPU copies the kernels, which few tokens are not worth.
@@ -141,10 +146,10 @@ class ModalityProjections(nn.Module):
         places = jnp.nonzero(is_image[:, 0], size=count + size, fill_value=count)[0]
         blocks = (jnp.sum(is_image, dtype=jnp.int32) + size - 1) // size
 
-        def going(_: ModalityProjections, carry: tuple[Array, T]) -> Array:
+        def going(_: ModalityProjections, carry: tuple[Array, Written]) -> Array:
             return carry[0] < blocks
 
-        def step(module: ModalityProjections, carry: tuple[Array, T]) -> tuple[Array, T]:
+        def step(module: ModalityProjections, carry: tuple[Array, Written]) -> tuple[Array, Written]:
             number, parts = carry
             at = jax.lax.dynamic_slice_in_dim(places, number * size, size)
             return number + 1, put(parts, module._image_projections(x.at[at].get(mode="clip")), at)

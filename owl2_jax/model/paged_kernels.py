@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from owl2_jax.core import axes
-from owl2_jax.model import attention_kernels, paged_attention, prompt_attention
+from owl2_jax.model import paged_attention
 from owl2_jax.model.pages import BY_HEAD, COMBINED, HEADS, PagedBatch, Pages, to_lanes
 
 Array = jax.Array
@@ -37,13 +37,6 @@ def layout(platform: str, head_dim: int, page_size: int) -> str:
         return COMBINED
     powers = all(size & (size - 1) == 0 for size in (head_dim, page_size))
     return BY_HEAD if platform == "gpu" and powers and head_dim >= _LEAST_WIDTH else HEADS
-
-
-def are_prompts(tokens: int, head_dim: int, pages: Pages, batch: PagedBatch) -> bool:
-    """Whether `prompt_attention` takes a batch: of long prompts, on a TPU."""
-    on_tpu = pages.layout == COMBINED and attention_kernels.current_platform() == "tpu"
-    tables, dtype = batch.block_tables.shape, pages.keys.dtype
-    return on_tpu and prompt_attention.fits(tokens, tables, pages.page_size, head_dim, dtype)
 
 
 def attend(q: Array, pages: Pages, batch: PagedBatch, layer: Array, num_layers: int) -> Array:

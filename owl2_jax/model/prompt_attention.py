@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
-from jax.typing import DTypeLike
 
-from owl2_jax.core import axes
+from owl2_jax.core import axes, platforms
 from owl2_jax.model import flash_kernels
 from owl2_jax.model.attention import MASKED
+from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.flash_plan import LANES, Angles
-from owl2_jax.model.pages import PagedBatch, Pages
+from owl2_jax.model.pages import COMBINED, PagedBatch, Pages
 
 Array = jax.Array
 
@@ -36,22 +36,23 @@ _ROW_BYTES: Final = 2**22  # of a head's keys, at most: they and as many values 
 _NUMBERS_HELD: Final = 12  # of a tile at a time
 
 
-def fits(tokens: int, tables: tuple[int, int], page_size: int, head_dim: int, dtype: DTypeLike) -> bool:
-    """Whether the kernel takes a batch, whose rows have a block of tokens each or more as a rule.
+def takes(config: Owl2Config, tokens: int, pages: Pages, batch: PagedBatch) -> bool:
+    """Whether a step over pages runs this kernel: one of `tokens` of long prompts, on a TPU.
 
-    For fewer, it takes longer to put the pages of all rows side by side than it saves.
-
-    Args:
-      tables: rows and places of the block tables.
+    Rows have a block of tokens each or more then, and a quarter of their longest, as a rule. Of fewer, it
+    takes longer to put the pages of all rows side by side than it saves.
     """
-    rows, places = tables
-    row_bytes = places * page_size * head_dim * jnp.dtype(dtype).itemsize
-    whole = head_dim % LANES == 0 and _TILE % page_size == 0
-    return whole and row_bytes <= _ROW_BYTES and tokens >= rows * _TILE
+    rows, places = batch.block_tables.shape
+    positions, width = places * pages.page_size, config.decoder.head_dim
+    row_bytes = positions * width * pages.keys.dtype.itemsize
+    fits = width % LANES == 0 and _TILE % pages.page_size == 0 and row_bytes <= _ROW_BYTES
+    are_long = tokens >= rows * max(_TILE, positions // 4)
+    is_asked = pages.layout == COMBINED and config.attention in ("auto", "flash")
+    return is_asked and fits and are_long and platforms.current_platform() == "tpu"
 
 
 def attend(
-    q: Array, angles: Angles, pages: Pages, batch: PagedBatch, layer: Array, num_layers: int,
+    q: Array, angles: Angles, pages: Pages, batch: PagedBatch, visited: Visits, layer: Array, num_layers: int,
     interpret: bool = False,
 ) -> Array:  # fmt: skip
     """Attention over combined pages, which hold the batch's own keys too; queries are turned on the way.
@@ -60,35 +61,30 @@ def attend(
 
     Args:
       q: dtype[T, N * H], as products made them.
-      angles: from `rotary.rolled_angles` for the T tokens, float32[T, H] each.
+      angles: from `rotary.rolled_angles` for the T tokens, float32[T, H] each; or none, for no turn.
+      visited: from `visits`; the same for all layers.
+      layer: int32[], of `num_layers`.
       interpret: run the kernel's program without a TPU, slowly.
 
     Returns:
       dtype[T, N * H]; zeros for padding.
     """
-    tables = _own_pages(batch, pages.page_size) + layer * (pages.keys.shape[0] // num_layers)
+    tables = batch.block_tables + layer * (pages.keys.shape[0] // num_layers)
     local = functools.partial(_local, interpret=interpret)
-    arguments = q, pages.keys, angles, tables, visits(batch, q.shape[0])
+    arguments = q, pages.keys, angles, tables, batch.lengths, visited
     if jax.sharding.get_abstract_mesh().empty:
         return local(*arguments)
     heads = nn.logical_to_mesh_axes((None, axes.ACT_HEADS))
     whole = jax.sharding.PartitionSpec()
-    specs = heads, nn.logical_to_mesh_axes(pages.axes), (whole,) * len(angles), whole, whole
+    specs = heads, nn.logical_to_mesh_axes(pages.axes), (whole,) * len(angles), whole, whole, whole
     return jax.shard_map(local, in_specs=specs, out_specs=heads, check_vma=False)(*arguments)
-
-
-def _own_pages(batch: PagedBatch, size: int) -> Array:
-    """The block tables with a row's first page behind its last, so that it reads what is its own alone."""
-    tables = batch.block_tables
-    is_held = jnp.arange(tables.shape[1]) * size < batch.lengths[:, None]
-    return jnp.where(is_held, tables, tables[:, :1])
 
 
 class Visits(NamedTuple):
     """Visits of blocks to rows, int32[V] each.
 
     Attributes:
-      block, row: which.
+      block, row: which. Where nothing is seen, the row is the one before, which need not be fetched.
       first, end: tokens of the flat batch that are visited, none where a visit does nothing.
       offset: what makes a token's number its position.
       seen: keys that the last of the tokens sees.
@@ -112,7 +108,7 @@ def visits(batch: PagedBatch, tokens: int) -> Visits:
     blocks = jnp.where(ends > firsts, (ends - 1) // block - firsts // block + 1, 0)
     behind = jnp.cumsum(blocks)
     visit = jnp.arange(-(-tokens // block) + rows)
-    row = jnp.minimum(jnp.searchsorted(behind, visit, side="right"), rows)
+    row = jnp.minimum(jnp.searchsorted(behind, visit, side="right", method="compare_all"), rows)
     number = firsts[row] // block + visit - (behind - blocks)[row]
     number = jnp.minimum(number, -(-tokens // block) - 1)
     first, end = jnp.maximum(firsts[row], number * block), jnp.minimum(ends[row], (number + 1) * block)
@@ -121,7 +117,8 @@ def visits(batch: PagedBatch, tokens: int) -> Visits:
     lengths = jnp.append(batch.lengths, 0)
     offset = lengths[row] - ends[row]
     seen = jnp.where(is_real & (row < rows), end + offset, 0)
-    found = number, jnp.minimum(row, rows - 1), first, end, offset, seen
+    row = jnp.minimum(row, jnp.maximum(batch.count[0] - 1, 0))
+    found = number, row, first, end, offset, seen
     return Visits(*(part.astype(jnp.int32) for part in found))
 
 
@@ -130,15 +127,19 @@ def _block(tokens: int) -> int:
     return min(_TILE, -(-tokens // LANES) * LANES)
 
 
-def _local(q: Array, pages: Array, angles: Angles, tables: Array, visited: Visits, interpret: bool) -> Array:
+def _local(
+    q: Array, pages: Array, angles: Angles, tables: Array, lengths: Array, visited: Visits, interpret: bool
+) -> Array:
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu as pltpu
 
     rows, places = tables.shape
     size, pairs, width = pages.shape[1:]
     tile = min(_TILE, -(-places * size // LANES) * LANES)
-    tables = jnp.pad(tables, ((0, 0), (0, -places % (tile // size))), mode="edge")
-    held = pages[tables].reshape(rows, -1, pairs * width)
+    tables = jnp.pad(tables, ((0, 0), (0, -places % (tile // size))))
+    # Zeros behind a row: what others left there may be no number, which no weight of zero wipes out.
+    is_held = jnp.arange(tables.shape[1] * size).reshape(-1, size) < lengths[:, None, None]
+    held = jnp.where(is_held[..., None, None], pages[tables], 0).reshape(rows, -1, pairs * width)
     tokens, block = q.shape[0], _block(q.shape[0])
     heads, kv_heads = q.shape[1] // width, pairs // 2
     per_keys = heads // kv_heads
@@ -163,7 +164,7 @@ def _local(q: Array, pages: Array, angles: Angles, tables: Array, visited: Visit
         ),
         out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary", "arbitrary"),
+            dimension_semantics=("parallel", "parallel", "arbitrary"),
             vmem_limit_bytes=blocks + _NUMBERS_HELD * 4 * tile * block,
         ),
         cost_estimate=_cost(tokens, rows, held.shape[1], heads, width, item),
@@ -173,14 +174,18 @@ def _local(q: Array, pages: Array, angles: Angles, tables: Array, visited: Visit
 
 
 def _cost(tokens: int, rows: int, positions: int, heads: int, width: int, size: int) -> Any:
-    """Of rows that are as long as their tables are wide, whose last tokens these are, as many of each."""
+    """For the compiler, which does not know how long rows are: `positions` each, the last of them the tokens.
+
+    Args:
+      size: bytes of a number of queries, keys and values.
+    """
     from jax.experimental import pallas as pl
 
-    own = tokens // rows
+    own = min(tokens // rows, positions)
     blocks = -(-own // _TILE)
     seen = sum(min(positions, positions - own + (i + 1) * _TILE) for i in range(blocks))
     pairs = rows * heads * seen * min(own, _TILE)
-    moved = size * width * (2 * tokens * heads + 2 * rows * positions * heads)
+    moved = 2 * size * width * heads * (tokens + rows * positions) + 8 * tokens * width * heads
     return pl.CostEstimate(flops=4 * pairs * width, transcendentals=pairs, bytes_accessed=moved)
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from owl2_jax.config import RunConfig
+from owl2_jax.core import platforms
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.tree import PyTree
 from owl2_jax.model import attention_kernels
@@ -112,7 +113,7 @@ def time_attention(config: RunConfig, calls: int) -> dict[str, Any]:
         for key, count in zip(keys, counts, strict=True)
     )
     segments = jnp.ones((data.rows, data.row_length), jnp.int32)
-    names = attention_kernels.fitting(attention_kernels.current_platform(), data.row_length, dtype, width)
+    names = attention_kernels.fitting(platforms.current_platform(), data.row_length, dtype, width)
     exact = _forward_and_gradients(attention_kernels.xla)(
         *(x.astype(jnp.float32) for x in (q, k, v)), segments
     )

@@ -9,13 +9,13 @@ import jax
 from jax.sharding import Mesh
 
 from owl2_jax.config import RunConfig
-from owl2_jax.model import attention_kernels, flops
+from owl2_jax.model import flops
 from owl2_jax.model.config import SPLASH_BLOCK, Owl2Config
 from owl2_jax.parallel import mesh as meshes
 from owl2_jax.parallel.chips import Topology
 from owl2_jax.parallel.shardings import batch_ways, images_beside
 from owl2_jax.perf.tpu_compile import Fit, compile_for, topology_devices
-from owl2_jax.perf.workload import Shape, Workload
+from owl2_jax.perf.workload import Shape, Workload, with_kernel
 from owl2_jax.perf.workloads import build
 from owl2_jax.training.config import TrainConfig
 
@@ -50,8 +50,7 @@ class Plan:
     @property
     def attention(self) -> str:
         """The kernel of whole rows; "auto" is the best of the slice's chips."""
-        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
-            return attention_kernels.resolved(self.model, self.shape.length)
+        return with_kernel(self.model, self.shape.length, self.mesh).attention
 
     @property
     def images_beside(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import jax
 
+from owl2_jax.core import platforms
 from owl2_jax.core.errors import Owl2Error
 from owl2_jax.core.json_files import write_json
 from owl2_jax.model import attention_kernels
@@ -69,7 +70,7 @@ def _other_kernels(memory: float | None) -> list[str]:
     if memory is None:
         return []
     model, (_, length) = preset("owl2_7b"), _LARGE["train"]
-    platform = attention_kernels.current_platform()
+    platform = platforms.current_platform()
     return attention_kernels.fitting(platform, length, model.dtype, model.decoder.head_dim)[1:-1]
 
 

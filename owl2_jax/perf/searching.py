@@ -30,6 +30,7 @@ from owl2_jax.parallel.shardings import batch_ways
 from owl2_jax.perf.fitting import Plan, Result, describe
 from owl2_jax.perf.tpu_compile import topology_devices
 from owl2_jax.perf.versions import Versions
+from owl2_jax.perf.workloads import build
 
 # Sets of compiler options that are worth a try, on all generations.
 OPTIONS: Final[tuple[dict[str, str], ...]] = (
@@ -147,6 +148,15 @@ def search(plan: Plan, measure: Callable[[Plan], Result], memory: Memory) -> lis
             tried[words] = (candidate, known)
         return tried[words][1]
 
+    def is_refused(candidate: Plan) -> bool:
+        """Whether a change makes no program: of heads, for one, that its mesh does not divide."""
+        try:
+            build(candidate.what, candidate.model, candidate.train, candidate.shape, candidate.mesh)
+        except Owl2Error as error:
+            print(f"left out {describe(candidate)}: {error}", file=sys.stderr, flush=True)
+            return True
+        return False
+
     for family in _families(plan):
         for candidate in family:
             if attempt(candidate).seconds is None:
@@ -156,10 +166,8 @@ def search(plan: Plan, measure: Callable[[Plan], Result], memory: Memory) -> lis
         if least.seconds is None:
             break
         for candidate in changes(best):
-            try:
+            if not is_refused(candidate):
                 attempt(candidate)
-            except Owl2Error as error:  # heads or rows that a mesh does not divide
-                print(f"left out: {error}", file=sys.stderr, flush=True)
     return [made for _, made in tried.values()]
 
 

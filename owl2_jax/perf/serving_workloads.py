@@ -24,7 +24,7 @@ from owl2_jax.model.config import Owl2Config
 from owl2_jax.model.pages import empty_pages
 from owl2_jax.parallel import axis_rules, shardings
 from owl2_jax.perf import synthetic
-from owl2_jax.perf.workload import Shape, Workload
+from owl2_jax.perf.workload import Shape, Workload, with_kernel
 from owl2_jax.training.config import TrainConfig
 
 # Tokens of a row between two looks at the host.
@@ -103,7 +103,7 @@ def _workload(
         ),
         arguments=(params, held, seen, asked),
         parts={"parameters": params, "cache": held[0], "sampler": held[1]},
-        flops=flops.forward_flops(config, work),
+        flops=flops.forward_flops(with_kernel(config, shape.length, mesh), work),
         tokens=shape.rows if name == "decode" else len(inputs.tokens),
         carried=1,
         materialize=materialize,

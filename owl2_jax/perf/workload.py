@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
+from jax.sharding import Mesh
 
 from owl2_jax.core.tree import PyTree
-from owl2_jax.model import flops
+from owl2_jax.model import attention_kernels, flops
+from owl2_jax.model.config import Owl2Config
 
 
 @dataclass(frozen=True)
@@ -63,3 +65,9 @@ class Workload:
     carried: int
     materialize: Callable[[], tuple[PyTree, ...]]
     conditions: bool = True
+
+
+def with_kernel(config: Owl2Config, length: int, mesh: Mesh) -> Owl2Config:
+    """The configuration with the kernel that "auto" attention is for rows of `length` tokens on a mesh."""
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return config.replace(attention=attention_kernels.resolved(config, length))

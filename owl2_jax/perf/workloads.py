@@ -16,7 +16,7 @@ from owl2_jax.model import flops, owl2
 from owl2_jax.model.config import Owl2Config
 from owl2_jax.parallel import shardings
 from owl2_jax.perf import serving_workloads, synthetic
-from owl2_jax.perf.workload import Shape, Workload
+from owl2_jax.perf.workload import Shape, Workload, with_kernel
 from owl2_jax.training.config import TrainConfig
 from owl2_jax.training.step import DeviceBatch
 from owl2_jax.training.trainer import make_trainer
@@ -43,7 +43,7 @@ def _train(config: Owl2Config, train: TrainConfig, shape: Shape, mesh: Mesh) -> 
     trainer = make_trainer(config, train, mesh, max_targets=shape.max_targets, shards=shape.shards)
     state, batch = trainer.abstract_state(), _batch(config, shape, mesh, train.accumulate_steps)
     counted = flops.train_flops(
-        config,
+        with_kernel(config, shape.length, mesh),
         flops.batch_work(
             config, shape.rows, shape.length, shape.images, shape.images_per_row, shape.max_targets
         ),

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from owl2_jax.core import platforms
 from owl2_jax.sampling.params import MAX_BIAS
 from owl2_jax.sampling.truncation import truncate
 
@@ -244,7 +245,7 @@ def _penalize(logits: Array, inputs: SamplerInputs, state: SamplerState) -> Arra
 def _drawn(logits: Array, inputs: SamplerInputs) -> Array:
     """int32[S], drawn; a CPU takes a few rows at a time, whose arrays stay in its caches."""
     rows = logits.shape[0]
-    if jax.default_backend() != "cpu" or rows % _ROWS_AT_A_TIME:
+    if platforms.current_platform() != "cpu" or rows % _ROWS_AT_A_TIME:
         return _draw(logits, inputs)
     inputs = inputs.replace(**dict.fromkeys(_LARGE))
     parts = jax.tree.map(lambda leaf: leaf.reshape(-1, _ROWS_AT_A_TIME, *leaf.shape[1:]), (logits, inputs))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from owl2_jax.core import platforms
 from owl2_jax.core.errors import Owl2Error, UnknownNameError
 from owl2_jax.model import attention, attention_kernels, presets
 from owl2_jax.model.owl2 import Owl2
@@ -126,9 +127,9 @@ KINDS = [("tpu", "TPU v4", "old tpu"), ("tpu", "TPU v5 lite", "tpu"), ("gpu", "N
 @pytest.mark.parametrize(("platform", "kind", "name"), KINDS)
 def test_a_tpu_with_little_fast_memory_is_told_apart(platform, kind, name, monkeypatch):
     device = types.SimpleNamespace(platform=platform, device_kind=kind)
-    assert attention_kernels.current_platform() == "cpu"
+    assert platforms.current_platform() == "cpu"
     monkeypatch.setattr(jax, "devices", lambda: [device])
-    assert attention_kernels.current_platform() == name
+    assert platforms.current_platform() == name
 
 
 @pytest.mark.parametrize(("platform", "kind", "name"), KINDS)
@@ -137,7 +138,7 @@ def test_auto_is_for_the_devices_of_the_mesh_which_need_not_be_here(platform, ki
     mesh = jax.sharding.AbstractMesh((2,), ("fsdp",), abstract_device=device)
     config = presets.preset("owl2_7b").replace(attention="auto")
     with jax.sharding.use_abstract_mesh(mesh):
-        assert attention_kernels.current_platform() == name
+        assert platforms.current_platform() == name
         expected = {"tpu": "flash", "old tpu": "splash", "gpu": "cudnn"}[name]
         assert attention_kernels.resolved(config, 2048) == expected
         # Rows of text that no kernel takes leave the vision encoder its own.

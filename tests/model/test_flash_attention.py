@@ -216,7 +216,7 @@ def test_images_go_through_flash_where_text_has_a_kernel_for_tpu(name, length, f
     ]
     assert [wrapped(config, 2, length) for wrapped in found] == [flash, False, flash, flash]
     for platform in ("tpu", "old tpu", "gpu"):
-        monkeypatch.setattr(attention_kernels, "current_platform", lambda name=platform: name)
+        monkeypatch.setattr(attention_kernels.platforms, "current_platform", lambda name=platform: name)
         wanted = {"tpu": flash or (name == "auto" and length < 4096), "old tpu": False, "gpu": flash}
         assert attention_kernels.sees_by_flash(config, 2, length) == wanted[platform]
     narrow = config.replace(vision=dataclasses.replace(config.vision, width=64, num_heads=1))

@@ -6,17 +6,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
-from owl2_jax.model import attention, modality_projections, paged_kernels, prompt_attention, rotary
+from owl2_jax.inference.merged_projections import merge
+from owl2_jax.model import (
+    attention,
+    modality_projections,
+    paged_attention,
+    paged_kernels,
+    prompt_attention,
+    rotary,
+)
+from owl2_jax.model.config import LoraConfig
+from owl2_jax.model.decoder import Decoder
 from owl2_jax.model.decoder_layer import DecoderAttention, LayerInputs
-from owl2_jax.model.pages import COMBINED, HEADS, Pages, empty_pages, keys_of, write_tokens
+from owl2_jax.model.pages import COMBINED, HEADS, PagedBatch, Pages, empty_pages, keys_of, write_tokens
 from owl2_jax.parallel import axis_rules
 from owl2_jax.parallel.mesh import make_mesh
 from owl2_jax.testing import tiny
 from tests.model.test_paged_attention import batch_of
 
 LAYERS, SIZE, WIDTH, HELD = 2, 16, 128, 60
-INTERPRETED = functools.partial(prompt_attention.attend, interpret=True)
+
+
+def attend(q, angles, pages, batch, interpret=True):
+    """Layer 1 by the kernel; q as heads or flat, and so what it returns."""
+    flat = jnp.asarray(q).reshape(len(q), -1)
+    visited = prompt_attention.visits(batch, len(q))
+    layer = jnp.int32(1)
+    found = prompt_attention.attend(flat, angles, pages, batch, visited, layer, LAYERS, interpret)
+    return found.reshape(q.shape)
+
 
 # Positions of rows, how many of their last ones are tokens, tokens of the batch, rows of its tables.
 ROWS = {
@@ -66,7 +86,7 @@ def test_prompts_see_their_rows_up_to_themselves(case, heads, kv_heads, tile, mo
     batch = batch_of(lengths, counts, tokens, rows, SIZE, HELD)
     pages, keys, values = filled(lengths, rows, kv_heads)
     q = np.random.default_rng(2).normal(size=(tokens, heads, WIDTH)).astype(np.float32)
-    found = INTERPRETED(jnp.asarray(q).reshape(tokens, -1), (), pages, batch, jnp.int32(1), LAYERS)
+    found = attend(q, (), pages, batch)
     found, padding = np.split(found.reshape(q.shape), [sum(counts)])
     np.testing.assert_allclose(found, expected(q, batch, keys, values), atol=2e-6)
     assert not padding.any()
@@ -85,7 +105,7 @@ def test_a_row_reads_no_page_that_is_not_its_own():
     pages = Pages(pages.keys.at[HELD + others].set(jnp.nan), None)
     batch = batch.replace(block_tables=jnp.asarray(tables))
     q = np.random.default_rng(2).normal(size=(tokens, 2, WIDTH)).astype(np.float32)
-    found = INTERPRETED(jnp.asarray(q).reshape(tokens, -1), (), pages, batch, jnp.int32(1), LAYERS)
+    found = attend(q, (), pages, batch)
     found = found[: sum(counts)].reshape(-1, 2, WIDTH)
     np.testing.assert_allclose(found, expected(q, batch, keys, values), atol=2e-6)
 
@@ -97,7 +117,7 @@ def test_queries_are_turned_on_the_way():
     q = np.random.default_rng(2).normal(size=(tokens, 2, WIDTH)).astype(np.float32)
     angles = rotary.rope_angles(batch.positions[:, None], WIDTH, 1e4)
     rolled = tuple(angle[:, 0] for angle in rotary.rolled_angles(*angles, WIDTH))
-    found = INTERPRETED(jnp.asarray(q).reshape(tokens, -1), rolled, pages, batch, jnp.int32(1), LAYERS)
+    found = attend(q, rolled, pages, batch)
     turned = rotary.apply_rope(jnp.asarray(q)[:, None], *angles)[:, 0]
     real = sum(counts)
     found = found[:real].reshape(-1, 2, WIDTH)
@@ -109,12 +129,12 @@ def test_every_device_of_a_mesh_has_its_own_heads():
     batch = batch_of(lengths, counts, tokens, rows, SIZE, HELD)
     pages = filled(lengths, rows, 4)[0]
     q = jnp.asarray(np.random.default_rng(2).normal(size=(tokens, 8 * WIDTH)), jnp.float32)
-    alone = INTERPRETED(q, (), pages, batch, jnp.int32(1), LAYERS)
+    alone = attend(q, (), pages, batch)
     mesh = make_mesh({"data": 2, "tensor": 4})
-    run = jax.jit(axis_rules.activate(mesh)(INTERPRETED), static_argnums=5)
+    run = jax.jit(axis_rules.activate(mesh)(attend))
     place = lambda x, *axes: jax.device_put(x, jax.NamedSharding(mesh, jax.P(*axes)))
     pages = Pages(place(pages.keys, None, None, "tensor"), None)
-    found = run(place(q, None, "tensor"), (), pages, batch, jnp.int32(1), LAYERS)
+    found = run(place(q, None, "tensor"), (), pages, batch)
     assert len(found.sharding.device_set) == 8
     np.testing.assert_allclose(found, alone, atol=1e-6)
 
@@ -142,59 +162,118 @@ def test_visits_take_every_token_once(case, tile, monkeypatch):
         assert seen[visit] == positions[-1] + 1
 
 
+def test_a_block_sees_no_tile_beyond_its_last_query(monkeypatch):
+    monkeypatch.setattr(prompt_attention, "_TILE", 128)
+    batch = batch_of([160], [160], 160, 1, SIZE, HELD)
+    pages, keys, values = filled([160], 1, 2)
+    later = HELD + batch.block_tables[0, 128 // SIZE : 160 // SIZE]
+    q = np.random.default_rng(2).normal(size=(160, 2, WIDTH)).astype(np.float32)
+    found = attend(q, (), Pages(pages.keys.at[later].set(jnp.nan), None), batch)
+    np.testing.assert_allclose(found[:128], expected(q, batch, keys, values)[:128], atol=2e-6)
+    assert np.isnan(found[128:]).all()
+
+
+def test_the_compiler_is_told_of_the_tiles_that_whole_prompts_see():
+    """Four prompts of 2048: of 4 x 4 tiles each 10, scores and what they mix."""
+    cost = prompt_attention._cost(8192, 4, 2048, 32, 128, 2)
+    assert cost.flops == 4 * 10 * 32 * 2 * 2 * 512 * 512 * 128
+    begun = prompt_attention._cost(2048, 4, 2048, 32, 128, 2)
+    assert begun.flops == 4 * 4 * 32 * 2 * 2 * 512 * 512 * 128
+    assert prompt_attention._cost(8192, 1, 2048, 32, 128, 2).flops == cost.flops / 4
+
+
+LONG = {"tokens": 8192, "rows": 4, "places": 128, "size": 16, "width": 128, "dtype": "bfloat16"}
+
+
 @pytest.mark.parametrize(
-    ("tokens", "places", "size", "width", "dtype", "does"),
+    ("changed", "does"),
     [
-        (2048, 1024, 16, 128, "bfloat16", True),
-        (2048, 1025, 16, 128, "bfloat16", False),
-        (2048, 512, 16, 128, "float32", True),
-        (2048, 512, 16, 256, "bfloat16", True),
-        (2048, 128, 16, 64, "bfloat16", False),
-        (2047, 128, 16, 128, "bfloat16", False),
-        (2048, 43, 48, 128, "bfloat16", False),
-        (2048, 4, 512, 128, "bfloat16", True),
-        (2048, 2048, 1, 128, "bfloat16", True),
+        ({}, True),
+        ({"attention": "flash"}, True),
+        ({"attention": "xla"}, False),
+        ({"attention": "splash"}, False),
+        ({"platform": "old tpu"}, False),
+        ({"platform": "gpu"}, False),
+        ({"layout": HEADS}, False),
+        ({"width": 64}, False),
+        ({"size": 48}, False),
+        ({"size": 1, "places": 2048}, True),
+        ({"size": 512, "places": 4}, True),
+        ({"size": 1024, "places": 2}, False),
+        ({"tokens": 2048}, True),
+        ({"tokens": 2047}, False),
+        ({"rows": 16}, True),
+        ({"rows": 17}, False),
+        ({"places": 512}, True),
+        ({"places": 513}, False),
+        ({"places": 1024, "rows": 2}, True),
+        ({"places": 1024, "rows": 2, "dtype": "float32"}, False),
+        ({"places": 1025, "rows": 1}, False),
     ],
 )
-def test_rows_that_lie_in_fast_memory_and_have_a_block_of_tokens_each(
-    tokens, places, size, width, dtype, does
-):
-    assert prompt_attention.fits(tokens, (4, places), size, width, dtype) == does
+def test_long_prompts_have_their_kernel_on_a_tpu(changed, does, monkeypatch):
+    case = {**LONG, "platform": "tpu", "layout": COMBINED, "attention": "auto", **changed}
+    monkeypatch.setattr(prompt_attention.platforms, "current_platform", lambda: case["platform"])
+    owl = config(2, 2).replace(**{"attention": case["attention"], "decoder.width": 2 * case["width"]})
+    array = lambda *shape: jax.ShapeDtypeStruct(shape, case["dtype"])
+    pages = Pages(array(9, case["size"], 4, 128), None)
+    if case["layout"] == HEADS:
+        pages = Pages(array(9, 2, 128, case["size"]), array(9, 2, case["size"], 128))
+    nothing, tables = array(1), array(case["rows"], case["places"])
+    batch = PagedBatch(nothing, nothing, tables, nothing, nothing, nothing, nothing)
+    assert prompt_attention.takes(owl, case["tokens"], pages, batch) == does
 
 
-@pytest.mark.parametrize(
-    ("platform", "tokens", "layout", "does"),
-    [
-        ("tpu", 1024, COMBINED, True),
-        ("tpu", 1023, COMBINED, False),
-        ("tpu", 1024, HEADS, False),
-        ("old tpu", 1024, COMBINED, False),
-        ("gpu", 1024, COMBINED, False),
-    ],
-)
-def test_long_prompts_have_their_kernel_on_a_tpu(platform, tokens, layout, does, monkeypatch):
-    monkeypatch.setattr(paged_kernels.attention_kernels, "current_platform", lambda: platform)
-    batch = batch_of([128, 128], [128, 128], 256, 2, SIZE, HELD)
-    assert paged_kernels.are_prompts(tokens, WIDTH, filled([128], 2, 2, layout)[0], batch) == does
+def test_a_decoder_takes_it_where_nobody_looks_at_probabilities(monkeypatch):
+    monkeypatch.setattr(prompt_attention, "_TILE", 128)
+    owl = config(2, 2)
+    module, batch = Decoder(owl), batch_of([128, 128], [128, 128], 256, 2, SIZE, HELD)
+    x, pages = jnp.zeros((256, 1, owl.decoder.width)), filled([128, 128], 2, 2)[0]
+    ones = jnp.ones((1, 8), int)
+    params = module.init(jax.random.key(0), x[:8].swapaxes(0, 1), ones, ones, None)
+    monkeypatch.setattr(prompt_attention.platforms, "current_platform", lambda: "tpu")
+    run = functools.partial(module.apply, params, x, None, pages, batch, method="step")
+    taken = []
+    monkeypatch.setattr(prompt_attention, "attend", lambda q, *others: taken.append(1) or q)
+    monkeypatch.setattr(paged_kernels, "ragged", lambda q, *others: q)
+    monkeypatch.setattr(paged_attention, "probabilities", lambda q, *others: q)
+    run(mutable=["intermediates"])
+    assert not taken
+    run()
+    assert taken
 
 
-@pytest.mark.parametrize(
-    ("count", "adaptive", "scaled"),
-    [(0, "full", False), (1, "full", False), (70, "full", True), (256, "full", False), (70, "qkv", False),
-     (70, "q", False), (70, "k", False), (70, "none", False)],
-)  # fmt: skip
-def test_a_layer_over_prompts_is_the_one_over_the_pages_of_the_reference(
-    count, adaptive, scaled, monkeypatch
-):
-    """Of which some tokens are of images, fewer and more than are projected at a time."""
-    lengths, counts, tokens, rows = [140, 150], [140, 100], 256, 2
+LAYERS_OF = {
+    "text": {"count": 0},
+    "a token of an image": {"count": 1},
+    "tokens of images, and log-n": {"count": 70, "scaled": True},
+    "nothing but images": {"count": 256},
+    "adapted queries": {"count": 70, "decoder.adaptive": "qkv"},
+    "queries alone": {"count": 70, "decoder.adaptive": "q"},
+    "keys alone": {"count": 70, "decoder.adaptive": "k"},
+    "a plain decoder": {"count": 70, "decoder.adaptive": "none"},
+    "shared keys": {"count": 70, "heads": 4},
+    "one kernel": {"count": 70, "merged": True},
+    "adapters": {"count": 70, "lora": LoraConfig(rank=4)},
+    "adapters on integers": {"count": 70, "lora": LoraConfig(rank=4, base="int8")},
+}
+
+
+@pytest.mark.parametrize("padding", [0, 20])
+@pytest.mark.parametrize("case", LAYERS_OF)
+def test_a_layer_over_prompts_is_the_one_over_the_pages_of_the_reference(case, padding, monkeypatch):
+    """Of which some tokens are of images, fewer and more than are projected at a time; never the last one."""
+    changed = dict(LAYERS_OF[case])
+    count, heads = changed.pop("count"), changed.pop("heads", 2)
+    scaled, merged = changed.pop("scaled", False), changed.pop("merged", False)
+    tokens, rows = 256, 2
+    lengths, counts = [140, 150], [140, 116 - padding]
     batch = batch_of(lengths, counts, tokens, rows, SIZE, HELD)
-    owl = config(2, 2).replace(**{"decoder.adaptive": adaptive, "image_kv": "select"})
-    draws = np.random.default_rng(3)
+    owl, draws = config(heads, 2).replace(**{"image_kv": "select", **changed}), np.random.default_rng(3)
     positions = batch.positions[:, None]
     x = jnp.asarray(draws.normal(size=(tokens, 1, owl.decoder.width)), jnp.float32)
     is_image = np.zeros(tokens, bool)
-    is_image[draws.permutation(tokens)[:count]] = True
+    is_image[draws.permutation(tokens - (count < tokens))[:count]] = True
     sin, cos = rotary.rope_angles(positions, WIDTH, owl.decoder.rope_theta)
     scale = 1.0 + 0.1 * positions[..., None, None] if scaled else None
     inputs = LayerInputs(sin, cos, scale, None, jnp.asarray(is_image)[:, None], None, paged=batch)
@@ -204,12 +283,18 @@ def test_a_layer_over_prompts_is_the_one_over_the_pages_of_the_reference(
         jnp.ones((1, tokens), int),
     )  # fmt: skip
     params = module.init(jax.random.key(0), x.swapaxes(0, 1), whole, False, layer, None, None)
+    params = jax.tree_util.tree_map_with_path(  # adapters begin as nothing
+        lambda path, leaf: leaf + 0.01 if "lora_b" in jax.tree_util.keystr(path) else leaf, nn.unbox(params)
+    )
     monkeypatch.setattr(modality_projections, "_IMAGES_AT_A_TIME", 64)
-    monkeypatch.setattr(prompt_attention, "attend", INTERPRETED)
+    kernel = functools.partial(prompt_attention.attend, interpret=True)
+    monkeypatch.setattr(prompt_attention, "attend", kernel)
     monkeypatch.setattr(prompt_attention, "_TILE", 128)
-    monkeypatch.setattr(paged_kernels.attention_kernels, "current_platform", lambda: "tpu")
-    for layout in (HEADS, COMBINED):
-        pages = filled(lengths, rows, 2, layout)[0]
+    visits = prompt_attention.visits(batch, tokens)
+    for layout, visited in ((HEADS, None), (COMBINED, visits)):
+        if visited is not None and merged:
+            params = {"params": merge(params["params"])}
+        pages, inputs = filled(lengths, rows, 2, layout)[0], inputs.replace(visits=visited)
         out = module.apply(params, x, inputs, layout == COMBINED, layer, pages.keys, pages.values)
         found[layout] = out[0][: sum(counts)]
         held[layout] = [
@@ -218,7 +303,3 @@ def test_a_layer_over_prompts_is_the_one_over_the_pages_of_the_reference(
         ]
     np.testing.assert_allclose(found[COMBINED], found[HEADS], atol=2e-5)
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), held[COMBINED], held[HEADS])
-    # The layer did take the kernel, and not the reference: no CPU runs it.
-    monkeypatch.setattr(prompt_attention, "attend", functools.partial(INTERPRETED, interpret=False))
-    with pytest.raises(ValueError, match="interpret"):
-        module.apply(params, x, inputs, True, layer, pages.keys, pages.values)

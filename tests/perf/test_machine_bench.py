@@ -67,7 +67,7 @@ def test_a_tpu_also_takes_a_step_with_the_kernel_that_is_not_its_best(measured, 
     measured(0)
     monkeypatch.setattr(machine_bench, "chip_of", lambda device: CHIPS["v5e"])
     for platform, others in (("tpu", ["splash"]), ("old tpu", []), ("gpu", [])):
-        monkeypatch.setattr(machine_bench.attention_kernels, "current_platform", lambda name=platform: name)
+        monkeypatch.setattr(machine_bench.platforms, "current_platform", lambda name=platform: name)
         report = machine_bench.measure_machine(calls=2, seconds=60)
         kernels = [(row["what"], row["attention"]) for row in report["workloads"]]
         best = {"tpu": "flash", "old tpu": "splash", "gpu": "cudnn"}[platform]
