@@ -71,12 +71,12 @@ def attend(
     """
     tables = batch.block_tables + layer * (pages.keys.shape[0] // num_layers)
     local = functools.partial(_local, interpret=interpret)
-    arguments = q, pages.keys, angles, tables, batch.lengths, visited
+    arguments = q, pages.keys, angles, tables, visited
     if jax.sharding.get_abstract_mesh().empty:
         return local(*arguments)
     heads = nn.logical_to_mesh_axes((None, axes.ACT_HEADS))
     whole = jax.sharding.PartitionSpec()
-    specs = heads, nn.logical_to_mesh_axes(pages.axes), (whole,) * len(angles), whole, whole, whole
+    specs = heads, nn.logical_to_mesh_axes(pages.axes), (whole,) * len(angles), whole, whole
     return jax.shard_map(local, in_specs=specs, out_specs=heads, check_vma=False)(*arguments)
 
 
@@ -127,9 +127,7 @@ def _block(tokens: int) -> int:
     return min(_TILE, -(-tokens // LANES) * LANES)
 
 
-def _local(
-    q: Array, pages: Array, angles: Angles, tables: Array, lengths: Array, visited: Visits, interpret: bool
-) -> Array:
+def _local(q: Array, pages: Array, angles: Angles, tables: Array, visited: Visits, interpret: bool) -> Array:
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu as pltpu
 
@@ -137,9 +135,7 @@ def _local(
     size, pairs, width = pages.shape[1:]
     tile = min(_TILE, -(-places * size // LANES) * LANES)
     tables = jnp.pad(tables, ((0, 0), (0, -places % (tile // size))))
-    # Zeros behind a row: what others left there may be no number, which no weight of zero wipes out.
-    is_held = jnp.arange(tables.shape[1] * size).reshape(-1, size) < lengths[:, None, None]
-    held = jnp.where(is_held[..., None, None], pages[tables], 0).reshape(rows, -1, pairs * width)
+    held = pages[tables].reshape(rows, -1, pairs * width)
     tokens, block = q.shape[0], _block(q.shape[0])
     heads, kv_heads = q.shape[1] // width, pairs // 2
     per_keys = heads // kv_heads
@@ -215,7 +211,10 @@ def _kernel(tile: int, *refs: Any) -> None:
             scores = flash_kernels.multiply(k[rows, :], queries, flash_kernels.ROWS_OF_BOTH)
             places = step * tile + lax.broadcasted_iota(jnp.int32, scores.shape, 0)
             scores = jnp.where(places <= positions, scores, MASKED)
-            return flash_kernels.mix(carry, scores, v[rows, :])
+            # What others left behind a row may be no number, which no weight of zero wipes out.
+            is_seen = step * tile + lax.broadcasted_iota(jnp.int32, (tile, q.shape[1]), 0) < seen
+            values = jnp.where(is_seen, v[rows, :].astype(jnp.float32), 0.0).astype(v.dtype)
+            return flash_kernels.mix(carry, scores, values)
 
         tiles = lax.div(seen + tile - 1, tile)
         nothing = flash_kernels.nothing(q.shape[1], q.shape[0])

@@ -92,7 +92,7 @@ def test_prompts_see_their_rows_up_to_themselves(case, heads, kv_heads, tile, mo
     assert not padding.any()
 
 
-def test_a_row_reads_no_page_that_is_not_its_own():
+def test_what_others_left_behind_a_row_and_in_other_pages_does_not_matter():
     lengths, counts, tokens, rows = ROWS["ragged, some begun before, and padding"]
     batch = batch_of(lengths, counts, tokens, rows, SIZE, HELD)
     pages, keys, values = filled(lengths, rows, 2)
@@ -102,7 +102,11 @@ def test_a_row_reads_no_page_that_is_not_its_own():
     others = np.array([page for page in range(HELD) if page not in own])
     for row in range(rows):
         tables[row, (needed + [0] * rows)[row] :] = others[0]
-    pages = Pages(pages.keys.at[HELD + others].set(jnp.nan), None)
+    left = pages.keys.at[HELD + others].set(jnp.nan)
+    for row, length in enumerate(lengths):
+        if length % SIZE:
+            left = left.at[HELD + tables[row, length // SIZE], length % SIZE :].set(jnp.nan)
+    pages = Pages(left, None)
     batch = batch.replace(block_tables=jnp.asarray(tables))
     q = np.random.default_rng(2).normal(size=(tokens, 2, WIDTH)).astype(np.float32)
     found = attend(q, (), pages, batch)
