@@ -86,7 +86,8 @@ def compare(slice_: str, folder: Path) -> int:
         return context, back(gradient)
 
     def prompts(q, angles, keys, batch):
-        return prompt_attention.attend(q, angles, Pages(keys, None), batch, jnp.int32(0), 1)
+        visited = prompt_attention.visits(batch, len(q))
+        return prompt_attention.attend(q, angles, Pages(keys, None), batch, visited, jnp.int32(0), 1)
 
     tokens, places = PROMPTS * LENGTH, LENGTH // PAGE_SIZE
     batch = PagedBatch(
