@@ -30,8 +30,8 @@ Write = Callable[[Written, Array, Array, Array | None], Written]
 TEXT_PROJECTIONS: Final = ("q", "k_text", "v_text")
 MERGED: Final = "q_k_text_v_text"
 
-# Tokens of images that are projected together, where a flat batch has more than twice as many tokens or keys
-# and values are written somewhere.
+# Tokens of images that are projected together, where a flat batch has more than twice as many tokens, or its
+# keys and values are written somewhere.
 _IMAGES_AT_A_TIME: Final = 512
 
 
@@ -105,9 +105,11 @@ class ModalityProjections(nn.Module):
                 for which, part in zip("qkv", parts, strict=True)
             ]
 
-        if x.shape[0] > 2 * _IMAGES_AT_A_TIME:
-            return self._each_image(put, list(text), x, is_image)
-        return nn.cond(jnp.any(is_image), select, lambda _, x, text: list(text), self, x, list(text))
+        def replace(module: ModalityProjections, x: Array, text: list[Array]) -> list[Array]:
+            return module._each_image(put, list(text), x, is_image)
+
+        projected = replace if x.shape[0] > 2 * _IMAGES_AT_A_TIME else select
+        return nn.cond(jnp.any(is_image), projected, lambda _, x, text: list(text), self, x, list(text))
 
     def _write(
         self, text: list[Array], write: Write[Written], into: Written, x: Array, is_image: Array | None
