@@ -50,7 +50,7 @@ class LayerInputs:
       segment_ids: int32[B, T] when attention is among these T tokens, or None
         when it is over pages.
       paged: the tokens as a flat batch over pages (they are [T, 1] then), or None.
-      visits: of the kernel for long prompts, where it is the one to run.
+      visits: `prompt_attention.visits` of the batch where that kernel is the one to run, else None.
     """
 
     sin: Array

@@ -114,7 +114,10 @@ class ModalityProjections(nn.Module):
     def _write(
         self, text: list[Array], write: Write[Written], into: Written, x: Array, is_image: Array | None
     ) -> tuple[Array, Written]:
-        """Queries, and keys and values written somewhere."""
+        """Queries, and keys and values written somewhere.
+
+        The loop over images runs in any case: a condition around it would have what is written copied.
+        """
         q, k, v = text
         into = write(into, k, v, None)
         if is_image is None:

@@ -37,7 +37,7 @@ _NUMBERS_HELD: Final = 12  # of a tile at a time
 
 
 def takes(config: Owl2Config, tokens: int, pages: Pages, batch: PagedBatch) -> bool:
-    """Whether a step over pages runs this kernel: one of `tokens` of long prompts, on a TPU.
+    """Whether a step over pages runs this kernel: one of `tokens` tokens in all, of long prompts, on a TPU.
 
     Rows have a block of tokens each or more then, and a quarter of their longest, as a rule. Of fewer, it
     takes longer to put the pages of all rows side by side than it saves.
@@ -170,7 +170,9 @@ def _local(q: Array, pages: Array, angles: Angles, tables: Array, visited: Visit
 
 
 def _cost(tokens: int, rows: int, positions: int, heads: int, width: int, size: int) -> Any:
-    """For the compiler, which does not know how long rows are: `positions` each, the last of them the tokens.
+    """What the compiler and `owl2 fit` take a call for, as lengths are data.
+
+    Rows have `positions` each, the last of which are their share of the tokens.
 
     Args:
       size: bytes of a number of queries, keys and values.

@@ -18,7 +18,7 @@ from jax.sharding import AbstractMesh
 
 from owl2_jax.config import RunConfig
 from owl2_jax.core import tree
-from owl2_jax.model import flops
+from owl2_jax.model import attention_kernels, flops
 from owl2_jax.model.owl2 import abstract_params, logical_axes
 from owl2_jax.parallel import mesh as meshes
 from owl2_jax.parallel.axis_rules import storage_spec
@@ -180,8 +180,12 @@ def _flops(
     work = flops.batch_work(
         config.model, data.rows, length, data.images, data.images_per_row, data.max_targets
     )
+    model = config.model
+    if model.attention == "auto" and machine.chip is not None:
+        platform, width = "tpu" if machine.chip.accelerator else "gpu", model.decoder.head_dim
+        model = model.replace(attention=attention_kernels.best(platform, length, model.dtype, width))
     counted = flops.train_flops(
-        config.model,
+        model,
         work,
         lambda name: specs[name].trained,
         chunked_head=0 < config.train.loss_chunk < targets,

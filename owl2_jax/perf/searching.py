@@ -30,7 +30,6 @@ from owl2_jax.parallel.shardings import batch_ways
 from owl2_jax.perf.fitting import Plan, Result, describe
 from owl2_jax.perf.tpu_compile import topology_devices
 from owl2_jax.perf.versions import Versions
-from owl2_jax.perf.workloads import build
 
 # Sets of compiler options that are worth a try, on all generations.
 OPTIONS: Final[tuple[dict[str, str], ...]] = (
@@ -137,37 +136,36 @@ def search(plan: Plan, measure: Callable[[Plan], Result], memory: Memory) -> lis
     """All attempts, in the order in which they were made."""
     tried: dict[str, tuple[Plan, Attempt]] = {}
 
-    def attempt(candidate: Plan) -> Attempt:
+    def attempt(candidate: Plan, is_change: bool = False) -> Attempt | None:
         words = describe(candidate)
         if words not in tried:
             known = memory.get(candidate)
             print(f"{'remembered' if known else 'compiling'} {words}", file=sys.stderr, flush=True)
             if known is None:
-                known = _attempt(measure(candidate))
+                try:
+                    result = measure(candidate)
+                except Owl2Error as error:
+                    if not is_change:
+                        raise
+                    # Heads that a mesh does not divide, or an option that the compiler fails over.
+                    print(f"left out {words}: {error}", file=sys.stderr, flush=True)
+                    return None
+                known = _attempt(result)
                 memory.put(candidate, known)
             tried[words] = (candidate, known)
         return tried[words][1]
 
-    def is_refused(candidate: Plan) -> bool:
-        """Whether a change makes no program: of heads, for one, that its mesh does not divide."""
-        try:
-            build(candidate.what, candidate.model, candidate.train, candidate.shape, candidate.mesh)
-        except Owl2Error as error:
-            print(f"left out {describe(candidate)}: {error}", file=sys.stderr, flush=True)
-            return True
-        return False
-
     for family in _families(plan):
         for candidate in family:
-            if attempt(candidate).seconds is None:
+            made = attempt(candidate)
+            if made is None or made.seconds is None:
                 break
     for changes in _CHANGES if plan.what == "train" else ():
         best, least = min(tried.values(), key=lambda pair: pair[1].rank)
         if least.seconds is None:
             break
         for candidate in changes(best):
-            if not is_refused(candidate):
-                attempt(candidate)
+            attempt(candidate, is_change=True)
     return [made for _, made in tried.values()]
 
 

@@ -68,6 +68,9 @@ class Workload:
 
 
 def with_kernel(config: Owl2Config, length: int, mesh: Mesh) -> Owl2Config:
-    """The configuration with the kernel that "auto" attention is for rows of `length` tokens on a mesh."""
+    """The configuration with the kernel that "auto" attention is for rows of `length` tokens on a mesh.
+
+    Its FLOPs are a lower bound for steps over pages, whose kernels mask what these leave out.
+    """
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         return config.replace(attention=attention_kernels.resolved(config, length))

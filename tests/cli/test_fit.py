@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from owl2_jax.cli import main
+from owl2_jax.core.errors import Owl2Error
 from owl2_jax.parallel.chips import GIB, compiler_environment, parse_topology
 from owl2_jax.perf import fitting, published, run_config, searching, versions
 from owl2_jax.perf.forecast import Forecast
@@ -181,15 +182,25 @@ def test_search_remembers_what_it_tried(tmp_path, capsys, monkeypatch):
 
 def test_search_goes_on_after_a_change_that_the_program_refuses(capsys, monkeypatch):
     monkeypatch.setattr(searching, "topology_devices", lambda topology: jax.devices()[: topology.count])
-    monkeypatch.setattr(fitting, "measure", fake_result)
+    built = []
+
+    def measure(plan):
+        if plan.train.compiler_options == {"xla_tpu_scoped_vmem_limit_kib": "32768"}:
+            raise Owl2Error("the TPU compiler failed: too little of something")
+        built.append(fitting.build(plan.what, plan.model, plan.train, plan.shape, plan.mesh))
+        return fake_result(plan)
+
+    monkeypatch.setattr(fitting, "measure", measure)
     heads = ["model.decoder.width=96", "model.decoder.num_heads=6", "model.decoder.num_kv_heads=2"]
     assert main.main(["fit", "--search", "--json", *TINY, "--rows=32", *heads]) == 0
     output = capsys.readouterr()
-    assert "left out " in output.err
+    assert output.err.count("left out ") == 2
+    assert "tpu_scoped_vmem_limit_kib=32768: the TPU compiler failed" in output.err
     assert "cannot be cut over mesh axis tensor of 4" in output.err
     words = [attempt["words"] for attempt in json.loads(output.out)["attempts"]]
     assert any("tensor=2" in each for each in words)
-    assert not any("tensor=4" in each for each in words)
+    assert not any("tensor=4" in each or "=32768" in each for each in words)
+    assert len(words) == len(built)
 
 
 def test_search_prints_attempts_tables_and_config_lines(capsys, monkeypatch):
