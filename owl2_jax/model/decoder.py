@@ -126,9 +126,8 @@ class Decoder(nn.Module):
         if for_tiles(self.config, x, pages):
             sin, cos = (rotary.over_both_halves(angle, decoder.head_dim) for angle in (sin, cos))
         visits = None
-        shows = self.is_mutable_collection(
-            "intermediates"
-        )  # probabilities, which prompts' kernel does not give
+        # The kernel for prompts gives no probabilities to show.
+        shows = self.is_mutable_collection("intermediates")
         if not shows and prompt_attention.takes(self.config, x.shape[0], pages, batch):
             visits = prompt_attention.visits(batch, x.shape[0])
         inputs = LayerInputs(

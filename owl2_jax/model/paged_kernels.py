@@ -97,8 +97,8 @@ def _ragged_local(q: Array, keys: Array, lengths: Array, tables: Array, starts: 
     from jax.experimental.pallas.ops.tpu.ragged_paged_attention import ragged_paged_attention
 
     size, tokens = keys.shape[1], q.shape[0]
-    are_prompts = tokens >= _QUERIES_OF_PROMPTS * tables.shape[0]
-    queries = _QUERIES_OF_PROMPTS if are_prompts else _QUERIES_PER_BLOCK
+    has_many = tokens >= _QUERIES_OF_PROMPTS * tables.shape[0]
+    queries = _QUERIES_OF_PROMPTS if has_many else _QUERIES_PER_BLOCK
     run = functools.partial(
         ragged_paged_attention,
         sm_scale=q.shape[-1] ** -0.5,

@@ -197,7 +197,8 @@ def _kernel(tile: int, *refs: Any) -> None:
     """
     from jax.experimental import pallas as pl
 
-    visited, (q, k, v, *angles, out) = Visits(*refs[:6]), refs[6:]
+    count = len(Visits._fields)
+    visited, (q, k, v, *angles, out) = Visits(*refs[:count]), refs[count:]
     visit = pl.program_id(2)
     first, end, offset, seen = (part[visit] for part in visited[2:])
     begin = visited.block[visit] * q.shape[0]
